@@ -1,0 +1,121 @@
+# finetree: `make help` lists the verbs. A fresh clone needs python3.11+, make and a package index, nothing else.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.9
+UV := .bootstrap/bin/uv
+BIN := .venv/bin
+BUF := ../$(BIN)/buf
+PYTEST := $(BIN)/python -m pytest --quiet --dist loadgroup
+MEMBERS := $(wildcard protos/pyproject.toml clients/*/pyproject.toml services/*/pyproject.toml services/trainer/*/pyproject.toml)
+CONTRACT := $(shell find protos/finetree_api protos/vendor -name '*.proto' 2>/dev/null)
+
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := .venv
+unexport VIRTUAL_ENV
+
+.PHONY: help setup run test test-unit test-integration test-robustness check check-code check-contract check-lock generate release clean
+
+help:  ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# ---------------------------------------------------------------------------------------------------- environment
+
+setup: .venv/.ready  ## build .venv from uv.lock (again only when the lock changed)
+
+.bootstrap/.ready: Makefile
+	@if ! $(UV) --version 2>/dev/null | grep -q '^uv $(UV_VERSION)'; then
+	  echo "setup: uv $(UV_VERSION)"
+	  for python in python3.11 python3.12 python3.13 python3.14 python3 none; do
+	    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+	  done
+	  [ $$python != none ] || { echo "setup: no python3.11 or newer on PATH; install one" >&2; exit 1; }
+	  $$python -m venv --clear .bootstrap
+	  .bootstrap/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	fi
+	touch $@
+
+# torch is installed by pip, at the locked version, so that a machine whose pip is set up with CPU wheels (find-links or
+# an index of its own) takes those and leaves 3 GB of CUDA libraries out; elsewhere pip takes the index's CUDA build.
+.venv/.ready: .bootstrap/.ready uv.lock pyproject.toml $(MEMBERS)
+	@echo "setup: the locked environment"
+	cuda="torch $$(sed -nE 's/^name = "(nvidia-.*|cuda-.*|triton)"$$/\1/p' uv.lock | grep -v '^nvidia-ml-py$$')"
+	$(UV) sync --quiet --frozen --inexact --all-packages --all-groups --all-extras --python .bootstrap/bin/python $$(printf ' --no-install-package %s' $$cuda)
+	echo "setup: torch"
+	torch="$$(sed -nE '/^name = "torch"$$/{n;s/^version = "(.*)"$$/torch==\1/p}' uv.lock)"
+	.bootstrap/bin/python -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --root-user-action=ignore "$$torch"
+	touch $@
+
+# ------------------------------------------------------------------------------------------------------------ use
+
+run: setup  ## start a demonstration of the whole suite on this machine
+	@$(BIN)/finetree demo
+
+# ---------------------------------------------------------------------------------------------------------- tests
+
+test: test-unit test-integration test-robustness  ## every tier of the test suite
+
+test-unit: setup  ## unit and contract tests (budget 90 s on two cores)
+	@$(call tier,unit + contract,2,tests/unit tests/contract)
+
+test-integration: setup  ## real servers and workers on loopback (budget 4 min)
+	@$(call tier,integration,2,tests/integration)
+
+test-robustness: setup  ## kill, fill, cut and fuzz (budget 4 min)
+	@$(call tier,robustness + fuzz,2,tests/robustness tests/fuzz)
+
+# $(call tier,NAME,PROCESSES,FOLDERS): run one tier and print the time it took.
+define tier
+	folders="$(wildcard $(3))"
+	if [ -z "$$folders" ]; then echo "$(1): no folder among $(3)" >&2; exit 1; fi
+	echo "== $(1)"
+	start=$$SECONDS
+	$(PYTEST) -n $(2) $$folders
+	echo "== $(1): $$((SECONDS - start)) s"
+endef
+
+# --------------------------------------------------------------------------------------------------------- checks
+
+check: check-lock check-code check-contract  ## format, lint, types, arrows, contract, generated code, lock
+
+check-lock: setup
+	@echo "check: uv.lock"
+	$(UV) lock --quiet --check
+
+check-code: setup
+	@echo "check: format"
+	$(BIN)/ruff format --quiet --check .
+	echo "check: lint"
+	$(BIN)/ruff check --quiet .
+	echo "check: types"
+	$(BIN)/mypy --no-error-summary
+	echo "check: arrows"
+	$(BIN)/lint-imports --no-logo >.make-arrows 2>&1 || { cat .make-arrows; rm .make-arrows; exit 1; }
+	rm .make-arrows
+
+check-contract: setup
+	@echo "check: contract lint"
+	cd protos
+	$(BUF) lint
+	echo "check: contract format"
+	$(BUF) format --diff --exit-code --path finetree_api
+	echo "check: contract compatibility"
+	[ -s released.binpb ] || { echo "protos/released.binpb is missing: there is nothing to compare the contract with" >&2; exit 1; }
+	$(BUF) build --output - --path finetree_api | $(BUF) breaking - --against released.binpb --exclude-imports
+	echo "check: generated code"
+	../$(BIN)/python generate.py --check
+
+# ------------------------------------------------------------------------------------------------------- contract
+
+generate: setup  ## write protos/gen and typings from the .proto files
+	@$(BIN)/python protos/generate.py
+
+release: setup  ## make the present contract the baseline of the compatibility check (bump its version first)
+	@$(BIN)/python protos/generate.py --release
+
+clean:  ## remove the environment and everything that tools left behind
+	@rm -rf .venv .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
