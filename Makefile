@@ -25,6 +25,7 @@ help:  ## list the verbs
 # ---------------------------------------------------------------------------------------------------- environment
 
 setup: .venv/.ready  ## build .venv from uv.lock (again only when the lock changed)
+	@:
 
 .bootstrap/.ready: Makefile
 	@if ! $(UV) --version 2>/dev/null | grep -q '^uv $(UV_VERSION)'; then
