@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every rule of the contract compiles: a rule that does not would refuse each request of its rpc, but only at run time."""
+"""Every rule of the contract compiles: a rule that does not refuses every request, and only at run time."""
 
+from contextlib import suppress
 from importlib.resources import files
 
 import protovalidate
@@ -32,10 +33,8 @@ def filled(descriptor, depth=4):
 def test_every_rule_of_a_message_compiles(name):
     descriptor = POOL.FindMessageTypeByName(name)
     for message in (message_factory.GetMessageClass(descriptor)(), filled(descriptor)):
-        try:
+        with suppress(protovalidate.ValidationError):  # anything else is a rule that does not compile
             protovalidate.validate(message)
-        except protovalidate.ValidationError as refusal:
-            assert refusal.violations
 
 
 def test_there_are_messages_of_all_four_packages():
