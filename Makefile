@@ -116,6 +116,7 @@ generate: setup  ## write protos/gen and typings from the .proto files
 
 release: setup  ## make the present contract the baseline of the compatibility check (bump its version first)
 	@$(BIN)/python protos/generate.py --release
+	$(UV) lock --quiet  # it names the version too
 
 clean:  ## remove the environment and everything that tools left behind
 	@rm -rf .venv .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
