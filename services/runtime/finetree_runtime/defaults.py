@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suite's defaults: what an unset field of a RunSpec means, why, and where the number comes from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
+SEQUENCE_LENGTH_STEP = 64
+"""Sequence lengths are rounded up to a multiple of this (tokens), so that kernels meet few distinct shapes."""
+UNKNOWN_SEQUENCE_LENGTH = 2048
+"""Tokens, where nothing is known of the data (recipe policy, max_seq_len)."""
+CHECKPOINT_EVERY_STEPS = 100
+"""Optimizer steps between checkpoints."""
+
+
+CPU_BF16_ADVANTAGE = 1.2
+"""How much faster bfloat16 must be before a CPU trains in it (own choice: below it, float32's accuracy is free)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """A value that an unset field takes."""
+
+    field_path: str
+    """RunSpec path."""
+    value: Any
+    """Value of the field's own type."""
+    reason: str
+    """Why, in one line."""
+    kind: ev.ProvenanceKind = ev.PROVENANCE_KIND_COMPUTED
+    """Kind of source."""
+    source: str = "finetree defaults"
+    """Name of the source."""
+    locator: str = ""
+    """Place inside the source."""
+
+    @property
+    def rule_id(self) -> str:
+        """Stable id of the default."""
+        return f"default.{self.field_path}"
+
+    def provenance(self) -> ev.Provenance:
+        """The source as a message."""
+        return ev.Provenance(kind=self.kind, source=self.source, locator=self.locator)
+
+
+_LEARNING_RATES: dict[str, tuple[float, str, str]] = {
+    "full": (2e-5, "a tenth of the LoRA rate", "LoRA Without Regret (10x rule), alignment-handbook 2e-5"),
+    "lora": (2e-4, "usual for LoRA up to 13B", "QLoRA paper, alignment-handbook, Unsloth guide"),
+    "qlora": (2e-4, "usual for QLoRA up to 13B", "QLoRA paper, table of hyperparameters"),
+    "prefix": (5e-3, "prefixes need a high rate", "PEFT method comparison, MetaMathQA"),
+    "adapter": (1e-4, "usual for bottleneck adapters", "AdapterHub documentation"),
+}
+
+
+def defaults_for(spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> Iterator[Default]:
+    """Defaults of a spec in field order; later ones may read what earlier ones filled in."""
+    method = spec.WhichOneof("method")
+    yield from _method_defaults(spec, method)
+    yield from _training_defaults(spec, method, profile)
+    yield from _compute_defaults(spec)
+    yield from _evaluation_defaults(spec)
+    yield Default("checkpoints.every_steps", CHECKPOINT_EVERY_STEPS, "a crash costs at most so many steps")
+    yield Default("checkpoints.keep", 2, "the newest, and one before it")
+
+
+def _method_defaults(spec: rs.RunSpec, method: str | None) -> Iterator[Default]:
+    if method in ("lora", "qlora"):
+        prefix = "lora" if method == "lora" else "qlora.lora"
+        yield from _lora_defaults(spec.lora if method == "lora" else spec.qlora.lora, prefix)
+    if method == "qlora":
+        yield Default("qlora.quantization", rs.QUANTIZATION_NF4, "4-bit is recommended", *_cite("L182-L197"))
+        yield Default(
+            "qlora.double_quantization",
+            value=True,
+            reason="saves 0.37 bit a weight",
+            kind=ev.PROVENANCE_KIND_PUBLISHED,
+            source="QLoRA paper, section 3",
+        )
+    if method == "prefix":
+        yield Default("prefix.virtual_tokens", 20, "20 to 50 train best", *_paper("PEFT method comparison"))
+        yield Default("prefix.init", rs.PREFIX_INIT_TEXT, "random starts forget", *_paper("PEFT method comparison"))
+    if method == "adapter":
+        yield Default("adapter.bottleneck_size", 64, "the size of Houlsby et al.", *_paper("Houlsby et al. 2019"))
+        yield Default("adapter.placement", rs.ADAPTER_PLACEMENT_PFEIFFER, "half the cost of Houlsby's")
+
+
+def _lora_defaults(lora: rs.Lora, prefix: str) -> Iterator[Default]:
+    rank = lora.rank if lora.HasField("rank") else 8
+    yield Default(f"{prefix}.rank", 8, "recommended rank", *_cite("L161-L180"))
+    yield Default(f"{prefix}.alpha", float(2 * rank), "twice the rank", *_cite("L406-L414"))
+    yield Default(f"{prefix}.dropout", 0.1, "quick-reference default", *_cite("L406-L414"))
+    if not lora.target_modules:
+        yield Default(
+            f"{prefix}.targets", rs.TARGET_PRESET_ALL_LINEAR, "attention alone loses", *_paper("QLoRA paper, figure 2")
+        )
+
+
+def _training_defaults(spec: rs.RunSpec, method: str | None, profile: rs.DatasetProfile | None) -> Iterator[Default]:
+    yield Default("training.epochs", 3.0, "usual below 10,000 examples", *_paper("LLaMA-Factory, Unsloth guides"))
+    if method is not None:
+        rate, reason, source = _LEARNING_RATES[method]
+        yield Default("training.learning_rate", rate, reason, *_paper(source))
+    yield Default("training.schedule", rs.SCHEDULE_COSINE, "usual", *_paper("alignment-handbook"))
+    yield Default("training.warmup_ratio", 0.1, "usual below 1,000 steps", *_paper("alignment-handbook"))
+    yield Default("training.weight_decay", 0.01, "usual", *_paper("torchtune recipes"))
+    yield Default("training.max_grad_norm", 1.0, "usual", *_paper("torchtune recipes"))
+    yield Default("training.effective_batch_size", 16, "at most 32 for LoRA", *_paper("QLoRA paper, torchtune"))
+    effective = spec.training.effective_batch_size or 16
+    yield Default("training.micro_batch_size", min(effective, 4), "small enough for most devices")
+    length = suggested_sequence_length(profile) or UNKNOWN_SEQUENCE_LENGTH
+    yield Default("training.sequence_length", length, "keeps 99 % of the rows whole, or 2048 where unknown")
+    # Prefixes and packing exclude each other, see plan.combination_problem.
+    packing = rs.PACKING_OFF if method == "prefix" else rs.PACKING_ON
+    yield Default("training.packing", packing, "no token is spent on padding", *_paper("torchtune README ladder"))
+    yield Default("training.loss_tokens", rs.LOSS_TOKENS_COMPLETIONS, "answers are learned, not questions")
+    yield Default("training.seed", 0, "any number will do")
+
+
+def _compute_defaults(spec: rs.RunSpec) -> Iterator[Default]:
+    on_cpu = spec.hardware.WhichOneof("device") == "cpu"
+    precision = cpu_precision(spec.hardware.cpu) if on_cpu else rs.PRECISION_BF16
+    yield Default("precision", precision, "the faster of bfloat16 and float32 on this device")
+    yield Default("optimizer", rs.OPTIMIZER_ADAMW, "usual")
+    yield Default("attention", rs.ATTENTION_KERNEL_SDPA, "works everywhere")
+    yield Default("gradient_checkpointing", rs.GRADIENT_CHECKPOINTING_OFF, "costs a quarter of the speed")
+    yield Default("loss_kernel", rs.LOSS_KERNEL_COMPLETION_ONLY, "no logits where nothing is learned")
+    if spec.hardware.WhichOneof("device") is not None:
+        yield Default("hardware.count", 1, "one device")
+
+
+def _evaluation_defaults(spec: rs.RunSpec) -> Iterator[Default]:
+    held_out = spec.evaluation.HasField("dataset") or spec.evaluation.split_fraction > 0
+    if not held_out:
+        return
+    yield Default("evaluation.metrics", [rs.METRIC_LOSS], "cheap, and tells when to stop")
+    if rs.METRIC_EXACT_MATCH in spec.evaluation.metrics:
+        yield Default("evaluation.max_new_tokens", 64, "long enough for short answers")
+
+
+def cpu_precision(cpu: rs.CpuDevice) -> rs.Precision:
+    """Number format for a CPU: bfloat16 unless float32 was measured to be about as fast."""
+    if cpu.fp32_flops_per_second > 0 and cpu.bf16_flops_per_second < CPU_BF16_ADVANTAGE * cpu.fp32_flops_per_second:
+        return rs.PRECISION_FP32
+    return rs.PRECISION_BF16
+
+
+def suggested_sequence_length(profile: rs.DatasetProfile | None) -> int:
+    """Tokens that keep 99 % of the rows whole, rounded up to a multiple of 64; 0 when lengths are unknown."""
+    if profile is None or not profile.token_lengths:
+        return 0
+    wanted = 0.99 * sum(bucket.count for bucket in profile.token_lengths)
+    seen = 0
+    bound = 0
+    for bucket in sorted(profile.token_lengths, key=lambda item: item.upper_bound):
+        seen += bucket.count
+        bound = bucket.upper_bound
+        if seen >= wanted:
+            break
+    return -(-bound // SEQUENCE_LENGTH_STEP) * SEQUENCE_LENGTH_STEP
+
+
+def _cite(lines: str) -> tuple[ev.ProvenanceKind, str, str]:
+    return ev.PROVENANCE_KIND_PLAYBOOK, "playbook", lines
+
+
+def _paper(source: str) -> tuple[ev.ProvenanceKind, str, str]:
+    return ev.PROVENANCE_KIND_PUBLISHED, source, ""

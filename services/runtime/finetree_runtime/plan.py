@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan is: the suite's defaults, what may be combined, and the digest of what was approved.
+
+The recommender, the estimator and the trainer never import each other, yet must agree on what an unset field means and
+on which settings exclude each other. That agreement lives here and nowhere else.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from finetree_runtime.defaults import Default, defaults_for
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A run with every default filled in."""
+
+    spec: rs.RunSpec
+    """A copy; the request's own message is never changed."""
+    sources: tuple[ev.SettingSource, ...]
+    """One entry for every value that was set or filled in, in field order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Settings that cannot go together."""
+
+    reason: str
+    """Stable code, upper snake case."""
+    field_path: str
+    """RunSpec path of the setting to change."""
+    message: str
+    """What is wrong and what to do."""
+
+
+def resolve_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None) -> Resolved:
+    """Fill in every unset field that matters; `profile` sizes the sequence length when the spec leaves it open.
+
+    A spec without a method stays without one: choosing it is the recommender's work, refusing it the caller's.
+    """
+    resolved = rs.RunSpec()
+    resolved.CopyFrom(spec)
+    filled: dict[str, Default] = {}
+    known = profile if profile is not None else spec_profile(spec)
+    for default in defaults_for(resolved, known):
+        if _fill(resolved, default):
+            filled[default.field_path] = default
+    sources = tuple(_source(path, filled.get(path)) for path in set_paths(resolved))
+    return Resolved(resolved, sources)
+
+
+def spec_profile(spec: rs.RunSpec) -> rs.DatasetProfile | None:
+    """The dataset profile that a spec carries itself, if it does."""
+    return spec.dataset.profile if spec.dataset.WhichOneof("source") == "profile" else None
+
+
+def optimizer_steps(spec: rs.RunSpec, examples: int) -> int:
+    """Optimizer steps of a resolved spec over `examples` rows; a last, smaller batch is a step too.
+
+    With `epochs` = 2.5 the data is seen two and a half times; steps are counted per epoch, as the trainer batches.
+    """
+    if spec.training.WhichOneof("length") == "max_steps":
+        return int(spec.training.max_steps)
+    per_epoch = max(1, math.ceil(examples / max(1, spec.training.effective_batch_size)))
+    return max(1, math.ceil(per_epoch * spec.training.epochs - 1e-9))
+
+
+def combination_problem(spec: rs.RunSpec) -> Problem | None:
+    """The first pair of settings of a resolved spec that cannot go together, if there is one."""
+    method = spec.WhichOneof("method")
+    training = spec.training
+    checkpointing = spec.gradient_checkpointing in (
+        rs.GRADIENT_CHECKPOINTING_FULL,
+        rs.GRADIENT_CHECKPOINTING_OFFLOADED,
+    )
+    if method == "prefix" and checkpointing:
+        text = "prefix tuning keeps its keys and values in the cache that checkpointing drops; turn checkpointing off"
+        return Problem("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing", text)
+    if method == "prefix" and training.packing == rs.PACKING_ON:
+        text = "packed rows would not all see the prefix; set training.packing to PACKING_OFF"
+        return Problem("PREFIX_WITH_PACKING", "training.packing", text)
+    if training.micro_batch_size > training.effective_batch_size > 0:
+        text = (
+            f"a micro-batch of {training.micro_batch_size} rows is larger than the batch of "
+            f"{training.effective_batch_size} rows that it is part of; lower it"
+        )
+        return Problem("MICRO_BATCH_TOO_LARGE", "training.micro_batch_size", text)
+    return None
+
+
+def plan_digest(spec: rs.RunSpec, profile: rs.DatasetProfile | None, revision: ev.Revision) -> str:
+    """Hash of a resolved spec, its dataset profile and the revisions: "sha256:" and 64 hex digits.
+
+    The rule pack is left out: it decides which plan is proposed, not what the plan is, so a plan that a person wrote
+    by hand and the same plan from a recommendation have the same digest.
+    """
+    pinned = ev.Revision()
+    pinned.CopyFrom(revision)
+    pinned.ClearField("pack")
+    body = {
+        "spec": canonical(spec),
+        "profile": canonical(profile) if profile is not None else None,
+        "revision": canonical(pinned),
+    }
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def canonical(message: Message) -> dict[str, Any]:
+    """A message as a dictionary whose JSON is the same in every process (map order does not matter)."""
+    document: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return document
+
+
+def difference(left: Message, right: Message) -> dict[str, tuple[str, str]]:
+    """Fields in which two messages differ: path to the JSON of either side ("" where a side has none)."""
+    a, b = _flatten(canonical(left)), _flatten(canonical(right))
+    return {path: (a.get(path, ""), b.get(path, "")) for path in sorted(a | b) if a.get(path) != b.get(path)}
+
+
+def set_paths(message: Message, prefix: str = "") -> list[str]:
+    """Paths of the leaves that are set in a message, in field order; lists count as leaves."""
+    paths: list[str] = []
+    for field, value in message.ListFields():
+        path = f"{prefix}{field.name}"
+        if field.message_type is not None and not field.is_repeated:
+            # A message without fields of its own, such as `full: {}`, is itself the choice that was made.
+            paths.extend(set_paths(value, f"{path}.") or [path])
+        else:
+            paths.append(path)
+    return paths
+
+
+def _fill(spec: rs.RunSpec, default: Default) -> bool:
+    """Set a default's field unless it is set; say whether it was."""
+    *parents, name = default.field_path.split(".")
+    target: Any = spec
+    for parent in parents:
+        target = getattr(target, parent)
+    field = target.DESCRIPTOR.fields_by_name[name]
+    if field.is_repeated:
+        if getattr(target, name):
+            return False
+        getattr(target, name).extend(default.value)
+        return True
+    group = field.containing_oneof
+    if group is not None and target.WhichOneof(group.name) is not None:
+        return False
+    if not field.has_presence and getattr(target, name) != field.default_value:
+        return False
+    setattr(target, name, default.value)
+    return True
+
+
+def _source(path: str, default: Default | None) -> ev.SettingSource:
+    if default is None:
+        return ev.SettingSource(field_path=path, rule_id="request", reason="given in the request")
+    return ev.SettingSource(
+        field_path=path, rule_id=default.rule_id, reason=default.reason, provenance=default.provenance()
+    )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, dict):
+        flat: dict[str, str] = {}
+        for key, item in value.items():
+            flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+        return flat or {prefix: "{}"}
+    return {prefix: json.dumps(value, sort_keys=True)}

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shared meaning of a plan: defaults, combinations, digest."""
+
+import pytest
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime import plan
+from finetree_runtime.defaults import cpu_precision, suggested_sequence_length
+
+
+def lora_spec(**training: float) -> rs.RunSpec:
+    spec = rs.RunSpec(model=rs.ModelSource(name="smollm2-135m-instruct"), lora=rs.Lora())
+    for name, value in training.items():
+        setattr(spec.training, name, value)
+    return spec
+
+
+def test_lora_gets_the_quick_reference_defaults() -> None:
+    spec = plan.resolve_spec(lora_spec()).spec
+    assert (spec.lora.rank, spec.lora.alpha, round(spec.lora.dropout, 6)) == (8, 16.0, 0.1)
+    assert spec.lora.targets == rs.TARGET_PRESET_ALL_LINEAR
+    assert spec.training.packing == rs.PACKING_ON
+
+
+def test_alpha_follows_a_given_rank() -> None:
+    spec = plan.resolve_spec(rs.RunSpec(lora=rs.Lora(rank=32))).spec
+    assert spec.lora.alpha == 64.0
+
+
+def test_given_values_stay_even_when_they_are_zero() -> None:
+    given = lora_spec(weight_decay=0.0, max_grad_norm=0.0, seed=0)
+    given.lora.dropout = 0.0
+    spec = plan.resolve_spec(given).spec
+    assert (spec.training.weight_decay, spec.training.max_grad_norm, spec.lora.dropout) == (0.0, 0.0, 0.0)
+
+
+def test_max_steps_is_not_joined_by_epochs() -> None:
+    spec = plan.resolve_spec(lora_spec(max_steps=7)).spec
+    assert spec.training.WhichOneof("length") == "max_steps"
+
+
+def test_request_is_not_changed() -> None:
+    given = lora_spec()
+    before = given.SerializeToString(deterministic=True)
+    plan.resolve_spec(given)
+    assert given.SerializeToString(deterministic=True) == before
+
+
+def test_every_set_value_has_exactly_one_source() -> None:
+    resolved = plan.resolve_spec(lora_spec(learning_rate=1e-3))
+    paths = [source.field_path for source in resolved.sources]
+    assert paths == plan.set_paths(resolved.spec)
+    assert len(paths) == len(set(paths))
+    by_path = {source.field_path: source for source in resolved.sources}
+    assert by_path["training.learning_rate"].rule_id == "request"
+    assert by_path["lora.rank"].rule_id == "default.lora.rank"
+    assert by_path["lora.rank"].provenance.locator
+
+
+def test_resolving_twice_changes_nothing() -> None:
+    once = plan.resolve_spec(lora_spec()).spec
+    assert plan.resolve_spec(once).spec == once
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora", "prefix", "adapter"])
+def test_defaults_of_every_method_can_be_combined(method: str) -> None:
+    spec = rs.RunSpec()
+    getattr(spec, method).SetInParent()
+    assert plan.combination_problem(plan.resolve_spec(spec).spec) is None
+
+
+def test_prefix_refuses_checkpointing_and_packing() -> None:
+    spec = rs.RunSpec(prefix=rs.PrefixTuning(), gradient_checkpointing=rs.GRADIENT_CHECKPOINTING_FULL)
+    problem = plan.combination_problem(plan.resolve_spec(spec).spec)
+    assert problem is not None
+    assert (problem.reason, problem.field_path) == ("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing")
+    packed = rs.RunSpec(prefix=rs.PrefixTuning(), training=rs.Training(packing=rs.PACKING_ON))
+    other = plan.combination_problem(plan.resolve_spec(packed).spec)
+    assert other is not None
+    assert other.reason == "PREFIX_WITH_PACKING"
+
+
+def test_micro_batch_larger_than_batch_is_a_problem() -> None:
+    spec = lora_spec(effective_batch_size=2, micro_batch_size=3)
+    problem = plan.combination_problem(plan.resolve_spec(spec).spec)
+    assert problem is not None
+    assert problem.reason == "MICRO_BATCH_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "examples", "batch", "steps"),
+    [(1, 10, 4, 3), (2, 10, 4, 6), (2.5, 8, 4, 5), (0.1, 8, 4, 1), (3, 1, 16, 3)],
+)
+def test_optimizer_steps_count_the_short_last_batch(epochs: float, examples: int, batch: int, steps: int) -> None:
+    assert plan.optimizer_steps(lora_spec(epochs=epochs, effective_batch_size=batch), examples) == steps
+
+
+def test_cpu_precision_follows_the_measured_rates() -> None:
+    assert cpu_precision(rs.CpuDevice()) == rs.PRECISION_BF16
+    slow = rs.CpuDevice(bf16_flops_per_second=1.0e11, fp32_flops_per_second=1.0e11)
+    assert cpu_precision(slow) == rs.PRECISION_FP32
+    fast = rs.CpuDevice(bf16_flops_per_second=1.3e11, fp32_flops_per_second=1.0e11)
+    assert cpu_precision(fast) == rs.PRECISION_BF16
+
+
+def test_sequence_length_keeps_99_percent_whole() -> None:
+    profile = rs.DatasetProfile(examples=1000)
+    for bound, count in ((128, 985), (300, 10), (4000, 5)):
+        profile.token_lengths.add(upper_bound=bound, count=count)
+    assert suggested_sequence_length(profile) == 320
+    assert suggested_sequence_length(rs.DatasetProfile(examples=5)) == 0
+    assert plan.resolve_spec(lora_spec(), profile=profile).spec.training.sequence_length == 320
+
+
+def test_digest_changes_with_spec_profile_and_revision_but_not_with_the_pack() -> None:
+    spec, profile = plan.resolve_spec(lora_spec()).spec, rs.DatasetProfile(examples=5)
+    revision = ev.Revision(engine=ev.RevisionComponent(id="engine-1", sha256="aa"))
+    digest = plan.plan_digest(spec, profile, revision)
+    assert digest == plan.plan_digest(spec, profile, revision)
+    other = lora_spec(seed=1)
+    assert plan.plan_digest(plan.resolve_spec(other).spec, profile, revision) != digest
+    assert plan.plan_digest(spec, rs.DatasetProfile(examples=6), revision) != digest
+    assert plan.plan_digest(spec, profile, ev.Revision()) != digest
+    with_pack = ev.Revision(engine=revision.engine, pack=ev.RevisionComponent(id="playbook-1"))
+    assert plan.plan_digest(spec, profile, with_pack) == digest
+
+
+def test_difference_names_the_fields() -> None:
+    left, right = lora_spec(seed=1), lora_spec(seed=2)
+    right.optimizer = rs.OPTIMIZER_SGD
+    assert plan.difference(left, right) == {
+        "optimizer": ("", '"OPTIMIZER_SGD"'),
+        "training.seed": ('"1"', '"2"'),
+    }
