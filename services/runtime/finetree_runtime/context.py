@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a handler may know about the call it serves, without passing it through every function.
+
+Outside a call (a background task, a test) the defaults hold: the local principal, no request id, no deadline.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls: a name for the log and the audit, and the project that short resource names belong to."""
+
+    name: str
+    project: str = "default"
+    scopes: frozenset[str] = frozenset()
+
+
+LOCAL = Principal(name="local")
+"""The one caller there is where no authentication is set up."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One rpc in progress. `deadline` is on the clock of `time.monotonic`, None where there is none."""
+
+    method: str = ""
+    request_id: str = ""
+    principal: Principal = LOCAL
+    deadline: float | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+CURRENT: contextvars.ContextVar[Call | None] = contextvars.ContextVar("finetree_call", default=None)
+"""The call of this task; set by the interceptor, read through the functions below."""
+
+
+def principal() -> Principal:
+    """Who calls."""
+    call = CURRENT.get()
+    return call.principal if call else LOCAL
+
+
+def request_id() -> str:
+    """The id that the client sent or the interceptor made; empty outside a call."""
+    call = CURRENT.get()
+    return call.request_id if call else ""
+
+
+def remaining() -> float | None:
+    """Seconds until the caller gives up, never negative; None where nobody set a limit."""
+    call = CURRENT.get()
+    if call is None or call.deadline is None:
+        return None
+    return max(0.0, call.deadline - time.monotonic())
+
+
+def bind(**fields: Any) -> None:
+    """Add fields to the log line of this call: ids and counts, never a secret or user text. No-op outside a call."""
+    call = CURRENT.get()
+    if call is not None:
+        call.fields.update(fields)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of the contract, applied.
+
+The stubs carry no rules, so that clients need no validation library. The rules come with the contract as a descriptor
+set (finetree_api/rules.binpb) and live in a descriptor pool of their own: a message is parsed a second time, with the
+class that has the rules. Measured: 17 µs for a request of 300 bytes and 35 rules.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from importlib import resources
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import Message
+
+from finetree_runtime.errors import InvalidArgument, Violation
+
+PACKAGE = "finetree_api."
+"""Messages of other packages (health, reflection) have no rules."""
+
+
+def validate(message: Message, *, path: str = "") -> None:
+    """Check a message against the rules of the contract.
+
+    Args:
+        message: Any message of the contract.
+        path: What the field paths of the violations begin with, for a message inside a request ("rows[3].request").
+
+    Raises:
+        InvalidArgument: INVALID_REQUEST with one violation for each rule that is broken.
+    """
+    name = message.DESCRIPTOR.full_name
+    if not name.startswith(PACKAGE):
+        return
+    found = _validator().collect_violations(_class(name).FromString(message.SerializeToString()))
+    if found:
+        raise _invalid([_violation(item.proto, path) for item in found])
+
+
+def warm(messages: Iterable[str]) -> None:
+    """Validate an empty message of each full name: the first one of a type compiles its rules, which takes ms."""
+    for name in messages:
+        _validator().collect_violations(_class(name)())
+
+
+def _invalid(violations: list[Violation]) -> InvalidArgument:
+    first = violations[0]
+    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+    return InvalidArgument("INVALID_REQUEST", f"{first.field_path}: {first.description}{more}", violations=violations)
+
+
+def _violation(found: Any, path: str) -> Violation:
+    """A violation of the library as ours; the rule's id in UPPER_SNAKE is its reason ("int64.gte" → "INT64_GTE")."""
+    where = ".".join(part for part in (path, _dotted(found.field)) if part)
+    reason = found.rule_id.upper().replace(".", "_").replace("-", "_")
+    return Violation(where or "request", found.message or found.rule_id, reason)
+
+
+def _dotted(field: Any) -> str:
+    return ".".join(_element(element) for element in field.elements) if field is not None else ""
+
+
+def _element(element: Any) -> str:
+    """`rows[3]`, `labels["team"]` or a plain name."""
+    if element.subscript is None:
+        return str(element.field_name)
+    key = element.subscript.value
+    return f'{element.field_name}["{key}"]' if isinstance(key, str) else f"{element.field_name}[{key}]"
+
+
+@functools.cache
+def _validator() -> Any:
+    import protovalidate  # 130 ms, not needed by programs that only import this module
+
+    return protovalidate.Validator()
+
+
+@functools.cache
+def _pool() -> descriptor_pool.DescriptorPool:
+    pool = descriptor_pool.DescriptorPool()
+    image = resources.files("finetree_api").joinpath("rules.binpb").read_bytes()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(image).file:
+        pool.AddSerializedFile(file.SerializeToString())
+    return pool
+
+
+@functools.cache
+def _class(full_name: str) -> type[Message]:
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(full_name))
