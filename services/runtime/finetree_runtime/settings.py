@@ -16,23 +16,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
-import re
 import sys
 import tomllib
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NewType, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+from finetree_runtime.values import CONVERTERS, METAVARS, Duration, Secret, kind_of
+
+__all__ = [
+    "Duration",
+    "Secret",
+    "ServiceSettings",
+    "SettingsError",
+    "listen_address",
+    "load",
+    "load_or_exit",
+    "required",
+    "setting",
+]
 
 T = TypeVar("T")
-
-Duration = NewType("Duration", float)
-"""Seconds; written as "90", "90s", "250ms", "15m", "2h" or "7d"."""
-
-_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
 class SettingsError(Exception):
@@ -48,25 +54,6 @@ class SettingsError(Exception):
         self.reason = reason
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Secret:
-    """A value that no log, error or `repr` shows."""
-
-    _value: str = ""
-
-    def reveal(self) -> str:
-        """The value itself."""
-        return self._value
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __repr__(self) -> str:
-        return "Secret('***')" if self._value else "Secret('')"
-
-    __str__ = __repr__
-
-
 def setting(default: Any, text: str) -> Any:
     """A dataclass field with a default and the line that `--help` shows for it."""
     return dataclasses.field(default=default, metadata={"help": text})
@@ -75,6 +62,31 @@ def setting(default: Any, text: str) -> Any:
 def required(text: str) -> Any:
     """A dataclass field that has no default: starting without it is an error."""
     return dataclasses.field(metadata={"help": text})
+
+
+def listen_address(port: int) -> Any:
+    """The `address` field of a service whose usual port is `port`, on loopback."""
+    return setting(f"127.0.0.1:{port}", "Where to listen: HOST:PORT (port 0: any free one) or unix:PATH.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """What every service can be told. A service's own settings extend this class."""
+
+    address: str = listen_address(0)
+    insecure: bool = setting(default=False, text="Allow an address that is not loopback without TLS.")
+    tls_cert: Path | None = setting(None, "PEM certificate chain; read again when the file changes.")
+    tls_key: Path | None = setting(None, "PEM private key of the certificate.")
+    tls_client_ca: Path | None = setting(None, "PEM certificates that clients must be signed by (mutual TLS).")
+    ready_file: Path | None = setting(None, "Write the ready line (JSON with the bound address) here, not to stdout.")
+    metrics_address: str = setting("", "HOST:PORT of the Prometheus page, plain HTTP; empty: no metrics.")
+    log_level: str = setting("info", "debug, info, warning or error.")
+    drain_time: Duration = setting(10.0, "Longest time that running calls get after SIGTERM.")
+    max_call_time: Duration = setting(60.0, "Longest time of a unary call.")
+    max_request_bytes: int = setting(256 * 1024, "Largest request message.")
+    page_token_key: Secret = setting(
+        Secret(), "Key that signs page tokens; the same for all replicas. Default: random."
+    )
 
 
 def load(cls: type[T], argv: Sequence[str], env: Mapping[str, str], prefix: str) -> T:
@@ -130,7 +142,7 @@ class _Option:
 
     @classmethod
     def of(cls, field: dataclasses.Field[Any], annotation: Any, prefix: str) -> list[_Option]:
-        kind = _kind(annotation)
+        kind = kind_of(annotation)
         options = [cls(field.name, field, kind, prefix)]
         if kind is Secret:
             options.append(cls(f"{field.name}_file", field, kind, prefix, is_file=True))
@@ -165,7 +177,7 @@ class _Option:
         try:
             if self.is_file:
                 return Secret(Path(str(raw)).read_text(encoding="utf-8").strip())
-            return _CONVERTERS[self.kind](raw)
+            return CONVERTERS[self.kind](raw)
         except OSError as error:
             raise SettingsError("SETTING_INVALID", f"{origin}: cannot read the file: {error.strerror}") from None
         except ValueError as error:
@@ -225,80 +237,10 @@ def _parser(options: list[_Option], prefix: str) -> _Parser:
             parser.add_argument(option.flag, dest=option.key, action=argparse.BooleanOptionalAction, help=text)
         else:
             action = "append" if option.kind is tuple else "store"
-            name = "FILE" if option.is_file else _METAVARS[option.kind]
+            name = "FILE" if option.is_file else METAVARS[option.kind]
             parser.add_argument(option.flag, dest=option.key, action=action, metavar=name, help=text)
     return parser
 
 
-def _kind(annotation: Any) -> Any:
-    """What to convert to: the annotation itself, `tuple` for tuple[str, ...], and X for X | None."""
-    alternatives = [part for part in typing.get_args(annotation) if part is not type(None)]
-    if typing.get_origin(annotation) is tuple:
-        return tuple
-    kind = alternatives[0] if alternatives else annotation
-    if kind not in _CONVERTERS:
-        raise TypeError(f"a setting cannot be a {annotation}")
-    return kind
-
-
-def _text(raw: Any) -> str:
-    if not isinstance(raw, str):
-        raise ValueError(f"{raw!r} is not text")  # noqa: TRY004  # one kind of error for every bad value
-    return raw
-
-
-def _integer(raw: Any) -> int:
-    if isinstance(raw, str) and re.fullmatch(r"[+-]?\d[\d_]*", raw.strip()):
-        return int(raw)
-    if isinstance(raw, int) and not isinstance(raw, bool):
-        return raw
-    raise ValueError(f"{raw!r} is not a whole number")
-
-
-def _number(raw: Any) -> float:
-    try:
-        if not isinstance(raw, bool) and math.isfinite(number := float(raw)):
-            return number
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(f"{raw!r} is not a number")
-
-
-def _boolean(raw: Any) -> bool:
-    if isinstance(raw, bool):
-        return raw
-    if isinstance(raw, str) and raw.strip().lower() in _BOOLS:
-        return _BOOLS[raw.strip().lower()]
-    raise ValueError(f"{raw!r} is neither true nor false")
-
-
-def _duration(raw: Any) -> Duration:
-    if isinstance(raw, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", raw.strip())):
-        return Duration(float(match[1]) * _UNITS[match[2] or ""])
-    if isinstance(raw, int | float) and not isinstance(raw, bool) and raw >= 0:
-        return Duration(float(raw))
-    raise ValueError(f"{raw!r} is not a duration such as 90, 250ms, 15m or 2h")
-
-
-def _strings(raw: Any) -> tuple[str, ...]:
-    """A list, or text with commas; a flag may also be given several times."""
-    parts = raw if isinstance(raw, list) else [raw]
-    return tuple(item.strip() for part in parts for item in _text(part).split(",") if item.strip())
-
-
 def _shown(default: Any) -> str:
     return ",".join(default) if isinstance(default, tuple) else str(default)
-
-
-_CONVERTERS: dict[Any, Callable[[Any], Any]] = {
-    str: _text,
-    int: _integer,
-    float: _number,
-    bool: _boolean,
-    Path: lambda raw: Path(_text(raw)).expanduser(),
-    Duration: _duration,
-    Secret: lambda raw: Secret(_text(raw)),
-    tuple: _strings,
-}
-
-_METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH", Duration: "TIME", tuple: "TEXT[,TEXT]"}

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the text of a setting becomes a value. Every converter raises ValueError with words that fit behind "NAME: "."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NewType
+
+Duration = NewType("Duration", float)
+"""Seconds; written as "90", "90s", "250ms", "15m", "2h" or "7d"."""
+
+_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Secret:
+    """A value that no log, error or `repr` shows."""
+
+    _value: str = ""
+
+    def reveal(self) -> str:
+        """The value itself."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret('***')" if self._value else "Secret('')"
+
+    __str__ = __repr__
+
+
+def kind_of(annotation: Any) -> Any:
+    """What to convert to: the annotation itself, `tuple` for tuple[str, ...], and X for X | None.
+
+    Raises:
+        TypeError: No converter makes such a value; a fault of the program, not of its user.
+    """
+    if typing.get_origin(annotation) is tuple:
+        return tuple
+    alternatives = [part for part in typing.get_args(annotation) if part is not type(None)]
+    kind = alternatives[0] if alternatives else annotation
+    if kind not in CONVERTERS:
+        raise TypeError(f"a setting cannot be a {annotation}")
+    return kind
+
+
+def _text(raw: Any) -> str:
+    if not isinstance(raw, str):
+        raise ValueError(f"{raw!r} is not text")  # noqa: TRY004  # one kind of error for every bad value
+    return raw
+
+
+def _secret(raw: Any) -> Secret:
+    if not isinstance(raw, str):
+        raise ValueError("a secret is text")  # noqa: TRY004  # likewise; and the value itself is not repeated
+    return Secret(raw)
+
+
+def _integer(raw: Any) -> int:
+    if isinstance(raw, str) and re.fullmatch(r"[+-]?\d[\d_]*", raw.strip()):
+        return int(raw)
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        return raw
+    raise ValueError(f"{raw!r} is not a whole number")
+
+
+def _number(raw: Any) -> float:
+    try:
+        if not isinstance(raw, bool) and math.isfinite(number := float(raw)):
+            return number
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{raw!r} is not a number")
+
+
+def _boolean(raw: Any) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, str) and raw.strip().lower() in _BOOLS:
+        return _BOOLS[raw.strip().lower()]
+    raise ValueError(f"{raw!r} is neither true nor false")
+
+
+def _duration(raw: Any) -> Duration:
+    if isinstance(raw, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", raw.strip())):
+        return Duration(float(match[1]) * _UNITS[match[2] or ""])
+    if isinstance(raw, int | float) and not isinstance(raw, bool) and 0 <= raw < math.inf:
+        return Duration(float(raw))
+    raise ValueError(f"{raw!r} is not a duration such as 90, 250ms, 15m or 2h")
+
+
+def _strings(raw: Any) -> tuple[str, ...]:
+    """A list, or text with commas; a flag may also be given several times."""
+    parts = raw if isinstance(raw, list) else [raw]
+    return tuple(item.strip() for part in parts for item in _text(part).split(",") if item.strip())
+
+
+CONVERTERS: dict[Any, Callable[[Any], Any]] = {
+    str: _text,
+    int: _integer,
+    float: _number,
+    bool: _boolean,
+    Path: lambda raw: Path(_text(raw)).expanduser(),
+    Duration: _duration,
+    Secret: _secret,
+    tuple: _strings,
+}
+"""By type of the setting."""
+
+METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH", Duration: "TIME", tuple: "TEXT[,TEXT]"}
+"""What `--help` calls a value."""
