@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets: uploaded in pieces, checked row by row, kept once for each content."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetree_api.trainer.v1 import dataset_pb2
+from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound, OutOfRange, ResourceExhausted
+from finetree_runtime.ids import ResourceName, uuid7
+from sqlalchemy import Connection, delete
+
+from finetree_trainer import machine, rows
+from finetree_trainer.disk import Upload, move_durably, require_space
+from finetree_trainer.draft import timestamp
+from finetree_trainer.log import Clock
+from finetree_trainer.requests import body_hash
+from finetree_trainer.store import datasets, jobs, schema
+from finetree_trainer.store.database import Store, private_folder
+from finetree_trainer.store.datasets import DatasetRow
+
+SYNC_BYTES = 8 * 1024 * 1024
+"""Bytes between two commits of an upload: what a cut sends again at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes of one dataset, of a project's datasets, and what stays free on the disk."""
+
+    dataset: int
+    project: int
+    reserve: int
+
+
+class Datasets:
+    """The datasets of all projects."""
+
+    def __init__(self, store: Store, clock: Clock, data_dir: Path, limits: Limits) -> None:
+        self._store, self._clock, self._limits = store, clock, limits
+        self._contents = private_folder(data_dir / "datasets")
+        self._uploads = private_folder(data_dir / "uploads")
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def content(self, sha256: str) -> Path:
+        """The file of a content."""
+        return self._contents / f"{sha256}.jsonl"
+
+    async def create(
+        self, project: str, owner: str, request: dataset_pb2.CreateDatasetRequest
+    ) -> dataset_pb2.Dataset:
+        """Start an upload, or give the dataset that the project has of the same content.
+
+        Raises ResourceExhausted DATASET_TOO_LARGE or DISK_FULL, AlreadyExists REQUEST_ID_REUSED.
+        """
+        fresh = self._fresh(project, owner, request)
+        limits = self._limits
+
+        def work(connection: Connection) -> DatasetRow:
+            known = jobs.claim_request_id(
+                connection,
+                project,
+                request.request_id,
+                method="CreateDataset",
+                body_hash=body_hash(request, "request_id", "parent"),
+                resource=fresh.uid,
+                now=fresh.create_time,
+            )
+            if known is not None:
+                return _still_there(datasets.load(connection, known))
+            same = datasets.by_content(connection, project, fresh.sha256)
+            if same is not None:
+                return same
+            if fresh.size_bytes > limits.dataset:
+                raise _too_large("size_bytes", fresh.size_bytes, limits.dataset, "a dataset")
+            used = datasets.bytes_of_project(connection, project) + fresh.size_bytes
+            if used > limits.project:
+                raise _too_large("size_bytes", used, limits.project, "the datasets of a project")
+            require_space(self._uploads, fresh.size_bytes + limits.reserve)
+            datasets.create(connection, fresh)
+            return fresh
+
+        row = await self._store.write(work)
+        if row is not fresh and request.request_id and row.uid != fresh.uid:
+            await self._store.write(lambda connection: _rebind(connection, project, request.request_id, row.uid))
+        return to_message(row)
+
+    async def write(self, uid: str, pieces: AsyncIterator[tuple[int, bytes]]) -> dataset_pb2.Dataset:
+        """Append pieces (offset, bytes). What has arrived is committed even when the stream is cut.
+
+        With the last byte the hash and the rows are checked. Raises the errors that WriteDataset documents.
+        """
+        lock = self._locks.setdefault(uid, asyncio.Lock())
+        try:
+            async with lock:
+                row = await self._row(uid)
+                if row.ready:
+                    raise FailedPrecondition("DATASET_READY", "The dataset is complete; nothing is left to write.")
+                row.committed_bytes = await self._receive(row, pieces)
+                if row.committed_bytes == row.size_bytes:
+                    row = await self._finish(row)
+                return to_message(row)
+        finally:
+            if not lock.locked():
+                self._locks.pop(uid, None)
+
+    async def get(self, uid: str) -> dataset_pb2.Dataset:
+        """A dataset. Raises NotFound DATASET_NOT_FOUND."""
+        return to_message(await self._row(uid))
+
+    async def ready(self, uid: str) -> DatasetRow:
+        """A dataset that can be trained on. Raises NotFound, or FailedPrecondition DATASET_NOT_READY."""
+        row = await self._row(uid)
+        if not row.ready:
+            raise FailedPrecondition(
+                "DATASET_NOT_READY",
+                f"Dataset {uid} has {row.committed_bytes} of {row.size_bytes} bytes; finish the upload.",
+                metadata={"committed_bytes": str(row.committed_bytes)},
+            )
+        return row
+
+    async def page(self, project: str, *, before: str, limit: int) -> list[dataset_pb2.Dataset]:
+        """Datasets of a project, newest first, older than the uid `before`."""
+        found = await self._store.read(
+            lambda connection: datasets.page(connection, project, before=before, limit=limit)
+        )
+        return [to_message(row) for row in found]
+
+    async def delete(self, uid: str) -> None:
+        """Delete a dataset. Raises NotFound, FailedPrecondition DATASET_IN_USE with the job that needs it."""
+
+        def work(connection: Connection) -> tuple[str, bool]:
+            row = datasets.load(connection, uid)
+            if row is None:
+                raise _not_found(uid)
+            user = jobs.user_of_dataset(connection, uid, machine.LIVE)
+            if user is not None:
+                text = f"{user.name} needs this dataset; wait for it or cancel it."
+                raise FailedPrecondition(
+                    "DATASET_IN_USE", text, metadata={"job": user.name}, violations=[(user.name, text)]
+                )
+            datasets.remove(connection, uid)
+            return row.sha256, datasets.count_of_content(connection, row.sha256) == 0
+
+        sha256, unused = await self._store.write(work)
+        await asyncio.to_thread((self._uploads / f"{uid}.part").unlink, missing_ok=True)
+        if unused:
+            await asyncio.to_thread(self.content(sha256).unlink, missing_ok=True)
+
+    async def _row(self, uid: str) -> DatasetRow:
+        row = await self._store.read(lambda connection: datasets.load(connection, uid))
+        if row is None:
+            raise _not_found(uid)
+        return row
+
+    def _fresh(self, project: str, owner: str, request: dataset_pb2.CreateDatasetRequest) -> DatasetRow:
+        uid, now = str(uuid7()), self._clock()
+        record = dataset_pb2.Dataset(
+            name=str(ResourceName(project, "datasets", uid)),
+            uid=uid,
+            display_name=request.display_name,
+            format=request.format or dataset_pb2.DATASET_FORMAT_JSONL,
+            size_bytes=request.size_bytes,
+            sha256=request.sha256,
+            created_by=owner,
+            create_time=timestamp(now),
+            labels=dict(request.labels),
+        )
+        return DatasetRow(
+            uid=uid,
+            project=project,
+            owner=owner,
+            sha256=request.sha256,
+            size_bytes=request.size_bytes,
+            committed_bytes=0,
+            ready=False,
+            create_time=now,
+            update_time=now,
+            record=record.SerializeToString(),
+        )
+
+    async def _receive(self, row: DatasetRow, pieces: AsyncIterator[tuple[int, bytes]]) -> int:
+        upload = await asyncio.to_thread(self._open, row)
+        if upload is None:
+            return row.size_bytes
+        try:
+            async for offset, data in pieces:
+                _check_place(row, upload.position, offset, len(data))
+                await asyncio.to_thread(upload.write, data)
+                if upload.position - upload.synced >= SYNC_BYTES:
+                    await self._commit(row.uid, upload)
+        finally:
+            # Also when the client is gone: what came is kept. Shielded, since a cancelled call runs this too.
+            await asyncio.shield(self._close(row.uid, upload))
+        return upload.synced
+
+    def _open(self, row: DatasetRow) -> Upload | None:
+        """The upload's file; None where a crash came between its last rename and the note of it."""
+        part = self._uploads / f"{row.uid}.part"
+        if row.committed_bytes == row.size_bytes and not part.exists() and self.content(row.sha256).exists():
+            return None
+        return Upload(part, row.committed_bytes)
+
+    async def _close(self, uid: str, upload: Upload) -> None:
+        try:
+            await self._commit(uid, upload)
+        finally:
+            await asyncio.to_thread(upload.close)
+
+    async def _commit(self, uid: str, upload: Upload) -> None:
+        committed = await asyncio.to_thread(upload.sync)
+        now = self._clock()
+        await self._store.write(lambda connection: datasets.commit_bytes(connection, uid, committed, now=now))
+
+    async def _finish(self, row: DatasetRow) -> DatasetRow:
+        part, content = self._uploads / f"{row.uid}.part", self.content(row.sha256)
+        file = part if part.exists() else content
+        try:
+            checked = await asyncio.to_thread(_verify, file, row.sha256)
+        except InvalidArgument as error:
+            await self._reject(row, forget=error.reason != "HASH_MISMATCH")
+            raise
+        if file is part:
+            await asyncio.to_thread(move_durably, part, content)
+        record = dataset_pb2.Dataset.FromString(row.record)
+        record.row_schema = checked.schema
+        record.profile.CopyFrom(checked.profile)
+        row.record, row.ready, row.update_time = record.SerializeToString(), True, self._clock()
+        await self._store.write(
+            lambda connection: datasets.make_ready(connection, row.uid, row.record, now=row.update_time)
+        )
+        return row
+
+    async def _reject(self, row: DatasetRow, *, forget: bool) -> None:
+        """Take back what cannot be used: a file with a wrong hash is sent again, one with wrong rows never was."""
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            if forget:
+                datasets.remove(connection, row.uid)
+                ids = schema.request_ids.c
+                connection.execute(delete(schema.request_ids).where(ids.resource == row.uid))
+            else:
+                datasets.commit_bytes(connection, row.uid, 0, now=now)
+
+        await self._store.write(work)
+        await asyncio.to_thread((self._uploads / f"{row.uid}.part").unlink, missing_ok=True)
+
+
+def to_message(row: DatasetRow) -> dataset_pb2.Dataset:
+    """A row as the contract shows it."""
+    message = dataset_pb2.Dataset.FromString(row.record)
+    message.state = dataset_pb2.DATASET_STATE_READY if row.ready else dataset_pb2.DATASET_STATE_UPLOADING
+    message.committed_bytes = row.size_bytes if row.ready else row.committed_bytes
+    message.update_time.CopyFrom(timestamp(row.update_time))
+    message.etag = f"{row.update_time:x}"
+    return message
+
+
+def _verify(file: Path, sha256: str) -> rows.Checked:
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != sha256:
+        text = "does not match the uploaded bytes; upload them again from offset 0"
+        raise InvalidArgument(
+            "HASH_MISMATCH", f"sha256 {text}.", metadata={"sha256": found}, violations=[("sha256", text)]
+        )
+    return rows.check(file)
+
+
+def _check_place(row: DatasetRow, position: int, offset: int, length: int) -> None:
+    if offset != position:
+        raise OutOfRange(
+            "OFFSET_MISMATCH",
+            f"offset: the next byte is {position}, not {offset}; go on from committed_bytes.",
+            metadata={"committed_bytes": str(position)},
+        )
+    if position + length > row.size_bytes:
+        text = f"goes beyond the {row.size_bytes} bytes that CreateDataset stated"
+        raise InvalidArgument("SIZE_MISMATCH", f"data: {text}.", violations=[("data", text, "SIZE_MISMATCH")])
+
+
+def _still_there(row: DatasetRow | None) -> DatasetRow:
+    if row is None:
+        raise FailedPrecondition("DATASET_DELETED", "This request made a dataset that was deleted; use a new request_id.")
+    return row
+
+
+def _rebind(connection: Connection, project: str, request_id: str, uid: str) -> None:
+    """Let a request id name the dataset that it was answered with, not the one that it would have made."""
+    ids = schema.request_ids
+    chosen = (ids.c.project == project) & (ids.c.request_id == request_id)
+    connection.execute(ids.update().where(chosen).values(resource=uid))
+
+
+def _too_large(field: str, size: int, limit: int, what: str) -> ResourceExhausted:
+    text = f"{field}: {size} bytes; {what} may have {limit}."
+    return ResourceExhausted("DATASET_TOO_LARGE", text, metadata={"limit": str(limit)}, violations=[(field, text)])
+
+
+def _not_found(uid: str) -> NotFound:
+    return NotFound("DATASET_NOT_FOUND", f"There is no dataset {uid!r}; ListDatasets shows the ones there are.")

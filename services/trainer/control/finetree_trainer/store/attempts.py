@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attempts: each start of a worker on a job, how far its events are in the log, and how it ended."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, text, update
+
+from finetree_trainer.store import schema
+
+_attempts = schema.attempts.c
+
+
+@dataclass(slots=True)
+class AttemptRow:
+    """A row of `attempts`. `worker` names the process's folder, whose lock tells whether it lives."""
+
+    job_uid: str
+    attempt: int
+    token_hash: str
+    worker: str
+    worker_token_hash: str
+    pid: int
+    slot: str
+    acknowledged: int = 0
+    last_heartbeat: int = 0
+    started: int = 0
+    ended: int = 0
+    cause: str = ""
+
+
+_FIELDS = tuple(AttemptRow.__dataclass_fields__)
+_COLUMNS = tuple(schema.attempts.c[name] for name in _FIELDS)
+_ACKNOWLEDGE = text("""
+UPDATE attempts SET acknowledged = :acknowledged, last_heartbeat = :now
+WHERE job_uid = :uid AND attempt = :attempt AND acknowledged = :expected""")
+
+
+def _row(found: Row[Any]) -> AttemptRow:
+    return AttemptRow(*found)
+
+
+def create(connection: Connection, row: AttemptRow) -> None:
+    """Insert an attempt."""
+    values: dict[str, Any] = {name: getattr(row, name) for name in _FIELDS}
+    connection.execute(insert(schema.attempts), values | {"shard": schema.shard_of(row.job_uid)})
+
+
+def load(connection: Connection, uid: str, attempt: int) -> AttemptRow | None:
+    """An attempt of a job."""
+    query = select(*_COLUMNS).where(_attempts.job_uid == uid, _attempts.attempt == attempt)
+    found = connection.execute(query).first()
+    return _row(found) if found is not None else None
+
+
+def open_attempts(connection: Connection) -> list[AttemptRow]:
+    """Attempts whose process is not proven dead."""
+    query = select(*_COLUMNS).where(_attempts.ended == 0).order_by(_attempts.job_uid)
+    return [_row(found) for found in connection.execute(query)]
+
+
+def of_worker(connection: Connection, worker: str) -> AttemptRow | None:
+    """The open attempt that a worker process was given."""
+    query = select(*_COLUMNS).where(_attempts.worker == worker, _attempts.ended == 0)
+    found = connection.execute(query).first()
+    return _row(found) if found is not None else None
+
+
+def acknowledge(connection: Connection, row: AttemptRow, acknowledged: int, *, now: int) -> bool:
+    """Note that worker events up to `acknowledged` are in the log: in the transaction that puts them there."""
+    values = {"uid": row.job_uid, "attempt": row.attempt, "expected": row.acknowledged}
+    return connection.execute(_ACKNOWLEDGE, values | {"acknowledged": acknowledged, "now": now}).rowcount == 1
+
+
+def beat(connection: Connection, uid: str, attempt: int, *, now: int) -> None:
+    """Note a sign of life."""
+    chosen = (_attempts.job_uid == uid) & (_attempts.attempt == attempt)
+    connection.execute(update(schema.attempts).where(chosen).values(last_heartbeat=now))
+
+
+def end(connection: Connection, uid: str, attempt: int, cause: str, *, now: int) -> bool:
+    """Note that an attempt's process is dead; false when that was noted before."""
+    chosen = (_attempts.job_uid == uid) & (_attempts.attempt == attempt) & (_attempts.ended == 0)
+    return connection.execute(update(schema.attempts).where(chosen).values(ended=now, cause=cause)).rowcount == 1
+
+
+def count_by_cause(connection: Connection, uid: str, cause: str) -> int:
+    """How many attempts of a job ended for a cause: what its failure budgets are counted with."""
+    query = select(func.count()).where(_attempts.job_uid == uid, _attempts.cause == cause)
+    return int(connection.execute(query).scalar_one())

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opens the store: an engine that writes, one that reads, the threads between them and asyncio."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy.pool import QueuePool
+
+from finetree_trainer.store import schema
+from finetree_trainer.store.migrations import migrate
+from finetree_trainer.store.writer import Writer, as_domain
+
+T = TypeVar("T")
+
+READERS = 3
+"""Threads that read. Cold queries only: live watchers are served from memory."""
+
+
+class Store:
+    """The durable part of the trainer. `write` and `read` run functions of a connection, never across an await."""
+
+    def __init__(self, file: Path) -> None:
+        url = f"sqlite:///{file}"
+        self._writing = _engine(url, begin="BEGIN IMMEDIATE", size=1)
+        self.schema_version = migrate(self._writing)
+        # Else anyone on the machine could read specs and prompts.
+        file.chmod(0o600)
+        self._reading = _engine(url, begin="BEGIN", size=READERS)
+        self._writer = Writer(self._writing)
+        self._readers = ThreadPoolExecutor(READERS, "store-reader")
+        with self._reading.begin() as connection:
+            self.log_epoch = str(connection.execute(_EPOCH).scalar_one())
+
+    def submit(self, run: Callable[[Connection], T]) -> Future[T]:
+        """Queue a function for the writer thread; its future is done once what it wrote is durable."""
+        return self._writer.submit(run)
+
+    async def write(self, run: Callable[[Connection], T]) -> T:
+        """Run a function on the writer thread; returns once what it wrote is durable.
+
+        A caller that is cancelled meanwhile does not undo the write.
+        """
+        return await asyncio.wrap_future(self._writer.submit(run))
+
+    async def read(self, run: Callable[[Connection], T]) -> T:
+        """Run a function on a reader thread, in one consistent view of the database."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, run)
+
+    def read_now(self, run: Callable[[Connection], T]) -> T:
+        """Run a function on this thread, in one consistent view of the database."""
+        try:
+            with self._reading.begin() as connection:
+                return run(connection)
+        except Exception as error:
+            raise as_domain(error) from error
+
+    def close(self) -> None:
+        """Finish every submitted write, then close the files."""
+        self._writer.close()
+        self._readers.shutdown()
+        self._reading.dispose()
+        self._writing.dispose()
+
+
+_EPOCH = select(schema.meta.c.value).where(schema.meta.c.key == "log_epoch")
+
+
+def _engine(url: str, *, begin: str, size: int) -> Engine:
+    engine = create_engine(url, poolclass=QueuePool, pool_size=size, max_overflow=0)
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        # The driver's own implicit transactions would start late and without a write lock.
+        connection.isolation_level = None
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def private_folder(folder: Path) -> Path:
+    """Make a folder that only this user can enter, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chmod(folder, 0o700)  # noqa: PTH101 - mkdir's mode is cut by the umask and left alone when the folder exists
+    return folder

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets and artifacts: cold queries in SQLAlchemy Core."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from finetree_trainer.store import schema
+
+_datasets = schema.datasets.c
+_artifacts = schema.artifacts.c
+
+
+@dataclass(slots=True)
+class DatasetRow:
+    """A row of `datasets`. `record` is the Dataset with what does not change, and its profile once it is ready."""
+
+    uid: str
+    project: str
+    owner: str
+    sha256: str
+    size_bytes: int
+    committed_bytes: int
+    ready: bool
+    create_time: int
+    update_time: int
+    record: bytes
+
+
+_FIELDS = tuple(DatasetRow.__dataclass_fields__)
+_COLUMNS = tuple(schema.datasets.c[name] for name in _FIELDS)
+
+
+def _row(found: Row[Any]) -> DatasetRow:
+    row = DatasetRow(*found)
+    row.ready = bool(row.ready)
+    return row
+
+
+def create(connection: Connection, row: DatasetRow) -> None:
+    """Insert a dataset."""
+    values: dict[str, Any] = {name: getattr(row, name) for name in _FIELDS}
+    values |= {"ready": int(row.ready), "shard": schema.shard_of(row.uid)}
+    connection.execute(insert(schema.datasets), values)
+
+
+def load(connection: Connection, uid: str) -> DatasetRow | None:
+    """The dataset of a uid."""
+    found = connection.execute(select(*_COLUMNS).where(_datasets.uid == uid)).first()
+    return _row(found) if found is not None else None
+
+
+def by_content(connection: Connection, project: str, sha256: str) -> DatasetRow | None:
+    """The dataset of a project that has this content."""
+    query = select(*_COLUMNS).where(_datasets.project == project, _datasets.sha256 == sha256)
+    found = connection.execute(query).first()
+    return _row(found) if found is not None else None
+
+
+def page(connection: Connection, project: str, *, before: str, limit: int) -> list[DatasetRow]:
+    """Datasets of a project, newest first, with uids below `before` ("" means all)."""
+    query = select(*_COLUMNS).where(_datasets.project == project).order_by(_datasets.uid.desc()).limit(limit)
+    if before:
+        query = query.where(_datasets.uid < before)
+    return [_row(found) for found in connection.execute(query)]
+
+
+def commit_bytes(connection: Connection, uid: str, committed: int, *, now: int) -> None:
+    """Note how many bytes are safely on disk."""
+    values = {"committed_bytes": committed, "update_time": now}
+    connection.execute(update(schema.datasets).where(_datasets.uid == uid).values(values))
+
+
+def make_ready(connection: Connection, uid: str, record: bytes, *, now: int) -> None:
+    """Note that a dataset is complete and checked."""
+    values = {"ready": 1, "record": record, "update_time": now, "committed_bytes": _datasets.size_bytes}
+    connection.execute(update(schema.datasets).where(_datasets.uid == uid).values(values))
+
+
+def remove(connection: Connection, uid: str) -> None:
+    """Delete a dataset's row."""
+    connection.execute(delete(schema.datasets).where(_datasets.uid == uid))
+
+
+def count_of_content(connection: Connection, sha256: str) -> int:
+    """How many datasets, over all projects, share a content file."""
+    return int(connection.execute(select(func.count()).where(_datasets.sha256 == sha256)).scalar_one())
+
+
+def bytes_of_project(connection: Connection, project: str) -> int:
+    """Bytes of all datasets of a project, complete or not."""
+    query = select(func.coalesce(func.sum(_datasets.size_bytes), 0)).where(_datasets.project == project)
+    return int(connection.execute(query).scalar_one())
+
+
+def put_artifact(
+    connection: Connection, uid: str, artifact: str, attempt: int, record: bytes, *, now: int
+) -> None:
+    """Register an artifact, in the transaction that logs it."""
+    values = {"job_uid": uid, "artifact": artifact, "shard": schema.shard_of(uid), "attempt": attempt}
+    chosen = (_artifacts.job_uid == uid) & (_artifacts.artifact == artifact)
+    connection.execute(delete(schema.artifacts).where(chosen))
+    connection.execute(insert(schema.artifacts), values | {"create_time": now, "record": record})
+
+
+def artifact(connection: Connection, uid: str, name: str) -> bytes | None:
+    """The record of an artifact."""
+    query = select(_artifacts.record).where(_artifacts.job_uid == uid, _artifacts.artifact == name)
+    found = connection.execute(query).scalar()
+    return bytes(found) if found is not None else None
+
+
+def artifacts_page(connection: Connection, uid: str, *, after: str, limit: int) -> list[tuple[str, bytes]]:
+    """Names and records of a job's artifacts, in the order of their names, after `after`."""
+    query = select(_artifacts.artifact, _artifacts.record).where(_artifacts.job_uid == uid, _artifacts.artifact > after)
+    found = connection.execute(query.order_by(_artifacts.artifact).limit(limit))
+    return [(row.artifact, bytes(row.record)) for row in found]

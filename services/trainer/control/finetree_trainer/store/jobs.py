@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs, their labels and the request ids that made them: cold queries in SQLAlchemy Core."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetree_runtime.errors import AlreadyExists
+from sqlalchemy import Connection, Row, and_, func, insert, or_, select
+
+from finetree_trainer.store import schema
+
+_jobs = schema.jobs.c
+
+
+@dataclass(slots=True)
+class JobRow:
+    """A row of `jobs`. Times are microseconds since 1970, 0 for never."""
+
+    uid: str
+    project: str
+    owner: str
+    kind: int
+    state: int
+    suspended: bool
+    attempt: int
+    last_seq: int
+    oldest_seq: int
+    attempt_started: int
+    cancel_requested: int
+    create_time: int
+    update_time: int
+    end_time: int
+    dataset_uid: str
+    evaluation_uid: str
+    record: bytes
+    snapshot: bytes
+
+    @property
+    def name(self) -> str:
+        """Resource name."""
+        return f"projects/{self.project}/jobs/{self.uid}"
+
+
+_FIELDS = tuple(JobRow.__dataclass_fields__)
+_COLUMNS = tuple(schema.jobs.c[name] for name in _FIELDS)
+
+
+def _row(found: Row[Any]) -> JobRow:
+    row = JobRow(*found)
+    row.suspended = bool(row.suspended)
+    return row
+
+
+def create(connection: Connection, row: JobRow, labels: Mapping[str, str]) -> None:
+    """Insert a job and its labels."""
+    values: dict[str, Any] = {name: getattr(row, name) for name in _FIELDS}
+    values |= {"suspended": int(row.suspended), "shard": schema.shard_of(row.uid)}
+    connection.execute(insert(schema.jobs), values)
+    if labels:
+        rows = [{"job_uid": row.uid, "key": key, "value": value} for key, value in labels.items()]
+        connection.execute(insert(schema.job_labels), rows)
+
+
+def load(connection: Connection, uid: str) -> JobRow | None:
+    """The job of a uid."""
+    found = connection.execute(select(*_COLUMNS).where(_jobs.uid == uid)).first()
+    return _row(found) if found is not None else None
+
+
+def page(
+    connection: Connection,
+    project: str,
+    *,
+    before: str,
+    limit: int,
+    states: Sequence[int] = (),
+    labels: Mapping[str, str] | None = None,
+) -> list[JobRow]:
+    """Jobs of a project, newest first, with uids below `before` ("" means all): uids grow with time."""
+    query = select(*_COLUMNS).where(_jobs.project == project).order_by(_jobs.uid.desc()).limit(limit)
+    if before:
+        query = query.where(_jobs.uid < before)
+    if states:
+        query = query.where(_jobs.state.in_(states))
+    for key, value in (labels or {}).items():
+        label = schema.job_labels.c
+        matching = select(label.job_uid).where(and_(label.key == key, label.value == value))
+        query = query.where(_jobs.uid.in_(matching))
+    return [_row(found) for found in connection.execute(query)]
+
+
+def in_states(connection: Connection, states: Iterable[int]) -> list[JobRow]:
+    """Every job in one of these states, oldest first."""
+    query = select(*_COLUMNS).where(_jobs.state.in_(list(states))).order_by(_jobs.uid)
+    return [_row(found) for found in connection.execute(query)]
+
+
+def count_in_state(connection: Connection, state: int) -> int:
+    """How many jobs are in a state."""
+    return int(connection.execute(select(func.count()).where(_jobs.state == state)).scalar_one())
+
+
+def user_of_dataset(connection: Connection, dataset_uid: str, live: Iterable[int]) -> JobRow | None:
+    """A job in one of the states `live` that reads a dataset, if there is one."""
+    reads = or_(_jobs.dataset_uid == dataset_uid, _jobs.evaluation_uid == dataset_uid)
+    found = connection.execute(select(*_COLUMNS).where(reads, _jobs.state.in_(list(live))).limit(1)).first()
+    return _row(found) if found is not None else None
+
+
+def claim_request_id(
+    connection: Connection, project: str, request_id: str, *, method: str, body_hash: str, resource: str, now: int
+) -> str | None:
+    """Bind a request id to a resource, for ever; the resource it is already bound to by the same request, if any.
+
+    Raises AlreadyExists REQUEST_ID_REUSED when the id belongs to another request. "" as id binds nothing.
+    """
+    if not request_id:
+        return None
+    ids = schema.request_ids.c
+    query = select(ids.method, ids.body_hash, ids.resource).where(ids.project == project, ids.request_id == request_id)
+    found = connection.execute(query).first()
+    if found is None:
+        values = {"project": project, "request_id": request_id, "method": method, "body_hash": body_hash}
+        connection.execute(insert(schema.request_ids), values | {"resource": resource, "create_time": now})
+        return None
+    if (found.method, found.body_hash) != (method, body_hash):
+        raise AlreadyExists(
+            "REQUEST_ID_REUSED",
+            f"request_id {request_id!r} belongs to another request; take a new one.",
+            metadata={"request_id": request_id, "resource": found.resource},
+        )
+    return str(found.resource)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbered steps from an empty database to the tables of `schema.py`, each in a transaction of its own.
+
+A step is text and never changes once released; a new one is appended. One transaction for all of them would hold every
+lock until the last is done, which is how an upgrade under load deadlocks.
+"""
+
+import secrets
+
+from sqlalchemy import Connection, Engine, text
+
+_FIRST = """
+CREATE TABLE jobs (
+  uid TEXT PRIMARY KEY, shard INTEGER NOT NULL, project TEXT NOT NULL, owner TEXT NOT NULL, kind INTEGER NOT NULL,
+  state INTEGER NOT NULL, suspended INTEGER NOT NULL, attempt BIGINT NOT NULL, last_seq BIGINT NOT NULL,
+  oldest_seq BIGINT NOT NULL, attempt_started BIGINT NOT NULL, cancel_requested BIGINT NOT NULL,
+  create_time BIGINT NOT NULL, update_time BIGINT NOT NULL, end_time BIGINT NOT NULL, dataset_uid TEXT NOT NULL,
+  evaluation_uid TEXT NOT NULL, record {bytes} NOT NULL, snapshot {bytes} NOT NULL);
+CREATE INDEX jobs_by_project ON jobs (project, uid);
+CREATE INDEX jobs_by_state ON jobs (state, uid);
+CREATE TABLE job_labels (
+  job_uid TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (job_uid, key));
+CREATE INDEX job_labels_by_value ON job_labels (key, value, job_uid);
+CREATE TABLE event_blocks (
+  job_uid TEXT NOT NULL, first_seq BIGINT NOT NULL, last_seq BIGINT NOT NULL, shard INTEGER NOT NULL,
+  attempt BIGINT NOT NULL, kinds BIGINT NOT NULL, time_first BIGINT NOT NULL, time_last BIGINT NOT NULL,
+  crc BIGINT NOT NULL, payload {bytes} NOT NULL, PRIMARY KEY (job_uid, first_seq));
+CREATE TABLE attempts (
+  job_uid TEXT NOT NULL, attempt BIGINT NOT NULL, shard INTEGER NOT NULL, token_hash TEXT NOT NULL,
+  worker TEXT NOT NULL, worker_token_hash TEXT NOT NULL, pid BIGINT NOT NULL, slot TEXT NOT NULL,
+  acknowledged BIGINT NOT NULL, last_heartbeat BIGINT NOT NULL, started BIGINT NOT NULL, ended BIGINT NOT NULL,
+  cause TEXT NOT NULL, PRIMARY KEY (job_uid, attempt));
+CREATE INDEX attempts_open ON attempts (ended, job_uid);
+CREATE TABLE artifacts (
+  job_uid TEXT NOT NULL, artifact TEXT NOT NULL, shard INTEGER NOT NULL, attempt BIGINT NOT NULL,
+  create_time BIGINT NOT NULL, record {bytes} NOT NULL, PRIMARY KEY (job_uid, artifact));
+CREATE TABLE datasets (
+  uid TEXT PRIMARY KEY, shard INTEGER NOT NULL, project TEXT NOT NULL, owner TEXT NOT NULL, sha256 TEXT NOT NULL,
+  size_bytes BIGINT NOT NULL, committed_bytes BIGINT NOT NULL, ready INTEGER NOT NULL, create_time BIGINT NOT NULL,
+  update_time BIGINT NOT NULL, record {bytes} NOT NULL, CONSTRAINT datasets_by_content UNIQUE (project, sha256));
+CREATE INDEX datasets_by_project ON datasets (project, uid);
+CREATE INDEX datasets_by_hash ON datasets (sha256);
+CREATE TABLE request_ids (
+  project TEXT NOT NULL, request_id TEXT NOT NULL, method TEXT NOT NULL, body_hash TEXT NOT NULL,
+  resource TEXT NOT NULL, create_time BIGINT NOT NULL, PRIMARY KEY (project, request_id))
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+"""Step N takes a database from version N - 1 to N. Statements are separated by semicolons."""
+
+
+class SchemaTooNewError(Exception):
+    """The database was written by a newer version, whose tables this one does not know."""
+
+
+def migrate(engine: Engine) -> int:
+    """Bring a database to the newest version and return that version.
+
+    Raises SchemaTooNewError for a database of a later version: an older service must not write to it.
+    """
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"))
+        version = _version(connection)
+    if version > len(MIGRATIONS):
+        raise SchemaTooNewError(f"the database has schema {version}, this program knows {len(MIGRATIONS)}")
+    for number in range(version + 1, len(MIGRATIONS) + 1):
+        with engine.begin() as connection:
+            # Read again under the write lock: of two services that start together, one migrates.
+            if _version(connection) < number:
+                _apply(connection, number)
+    return len(MIGRATIONS)
+
+
+def _apply(connection: Connection, number: int) -> None:
+    blob = "BYTEA" if connection.dialect.name == "postgresql" else "BLOB"
+    for statement in MIGRATIONS[number - 1].replace("{bytes}", blob).split(";"):
+        connection.exec_driver_sql(statement)
+    connection.execute(text("DELETE FROM meta WHERE key = 'schema_version'"))
+    connection.execute(text("INSERT INTO meta VALUES ('schema_version', :version)"), {"version": str(number)})
+    if number == 1:
+        # Cursors carry it: one from before a restored backup must not be taken for a place in this log.
+        epoch = secrets.token_hex(4)
+        connection.execute(text("INSERT INTO meta VALUES ('log_epoch', :epoch)"), {"epoch": epoch})
+
+
+def _version(connection: Connection) -> int:
+    found = connection.execute(text("SELECT value FROM meta WHERE key = 'schema_version'")).scalar()
+    return int(found) if found is not None else 0

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables as they are after the last migration, for queries; `migrations.py` is what makes them.
+
+Every row that belongs to someone carries `project`, `owner` and `shard` (hash of the uid over `SHARDS` virtual shards),
+so that a database can be split or a project be listed without a rewrite. Times are integers, microseconds since 1970.
+"""
+
+import zlib
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, UniqueConstraint
+
+SHARDS = 1024
+"""Virtual shards. More than any number of hosts to come, and fixed for ever: a job's shard never changes."""
+
+metadata = MetaData()
+
+meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", String, nullable=False))
+"""`schema_version`, `log_epoch`, and what was measured about this host."""
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("uid", String, primary_key=True),
+    Column("shard", Integer, nullable=False),
+    Column("project", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("kind", Integer, nullable=False),
+    Column("state", Integer, nullable=False),
+    Column("suspended", Integer, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("oldest_seq", BigInteger, nullable=False),
+    Column("attempt_started", BigInteger, nullable=False),
+    Column("cancel_requested", BigInteger, nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Column("update_time", BigInteger, nullable=False),
+    Column("end_time", BigInteger, nullable=False),
+    Column("dataset_uid", String, nullable=False),
+    Column("evaluation_uid", String, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    Column("snapshot", LargeBinary, nullable=False),
+    Index("jobs_by_project", "project", "uid"),
+    Index("jobs_by_state", "state", "uid"),
+)
+"""`record` is the Job as created (spec, labels, estimate: never written again), `snapshot` the part that changes."""
+
+job_labels = Table(
+    "job_labels",
+    metadata,
+    Column("job_uid", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("value", String, nullable=False),
+    Index("job_labels_by_value", "key", "value", "job_uid"),
+)
+
+event_blocks = Table(
+    "event_blocks",
+    metadata,
+    Column("job_uid", String, primary_key=True),
+    Column("first_seq", BigInteger, primary_key=True),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("kinds", BigInteger, nullable=False),
+    Column("time_first", BigInteger, nullable=False),
+    Column("time_last", BigInteger, nullable=False),
+    Column("crc", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+"""Events first_seq … last_seq, length-delimited; `kinds` has the bit 1 << kind of every event in the block."""
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_uid", String, primary_key=True),
+    Column("attempt", BigInteger, primary_key=True),
+    Column("shard", Integer, nullable=False),
+    Column("token_hash", String, nullable=False),
+    Column("worker", String, nullable=False),
+    Column("worker_token_hash", String, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("slot", String, nullable=False),
+    Column("acknowledged", BigInteger, nullable=False),
+    Column("last_heartbeat", BigInteger, nullable=False),
+    Column("started", BigInteger, nullable=False),
+    Column("ended", BigInteger, nullable=False),
+    Column("cause", String, nullable=False),
+    Index("attempts_open", "ended", "job_uid"),
+)
+"""One row for each start of a worker on a job. `ended` stays 0 until the process is proven dead."""
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("job_uid", String, primary_key=True),
+    Column("artifact", String, primary_key=True),
+    Column("shard", Integer, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("uid", String, primary_key=True),
+    Column("shard", Integer, nullable=False),
+    Column("project", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("sha256", String, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("committed_bytes", BigInteger, nullable=False),
+    Column("ready", Integer, nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Column("update_time", BigInteger, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    UniqueConstraint("project", "sha256", name="datasets_by_content"),
+    Index("datasets_by_project", "project", "uid"),
+    Index("datasets_by_hash", "sha256"),
+)
+
+request_ids = Table(
+    "request_ids",
+    metadata,
+    Column("project", String, primary_key=True),
+    Column("request_id", String, primary_key=True),
+    Column("method", String, nullable=False),
+    Column("body_hash", String, nullable=False),
+    Column("resource", String, nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+)
+"""Kept for ever: the promise that one request id makes one thing has no end."""
+
+
+def shard_of(uid: str) -> int:
+    """Virtual shard of a uid: CRC-32 (the same on every platform and in every language), modulo `SHARDS`."""
+    return zlib.crc32(uid.encode()) % SHARDS

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One thread that writes, and commits whatever waits in one transaction (group commit)."""
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from finetree_runtime.errors import DomainError, ResourceExhausted, Unavailable
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+T = TypeVar("T")
+
+GROUP_LIMIT = 1000
+"""Most pieces of work in one transaction: bounds how long the first of them waits."""
+
+
+class _Work(Generic[T]):
+    """A piece of work, its future, and its result until the transaction is durable."""
+
+    __slots__ = ("done", "failure", "future", "run")
+
+    def __init__(self, run: Callable[[Connection], T]) -> None:
+        self.run = run
+        self.future: Future[T] = Future()
+        self.done: T | None = None
+        self.failure: Exception | None = None
+
+
+class Writer:
+    """Runs work on its own thread and connection, in the order of submission.
+
+    Each piece of work is atomic: when it raises, its own writes are undone and its future gets the exception, while the
+    rest of the group commits. A future is resolved only after the commit that made it durable (synchronous=FULL).
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._queue: queue.SimpleQueue[_Work[Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._loop, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, run: Callable[[Connection], T]) -> Future[T]:
+        """Queue work; the future is done when it is durable, and raises what it raised (or the store's DomainError)."""
+        work = _Work(run)
+        self._queue.put(work)
+        return work.future
+
+    def close(self) -> None:
+        """Finish what was submitted, then end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _loop(self) -> None:
+        with self._engine.connect() as connection:
+            open_ = True
+            while open_:
+                group, open_ = self._next_group()
+                if group:
+                    self._commit(connection, group)
+
+    def _next_group(self) -> tuple[list[_Work[Any]], bool]:
+        group: list[_Work[Any]] = []
+        item = self._queue.get()
+        while item is not None:
+            group.append(item)
+            if len(group) >= GROUP_LIMIT:
+                return group, True
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return group, True
+        return group, False
+
+    def _commit(self, connection: Connection, group: list[_Work[Any]]) -> None:
+        try:
+            with connection.begin():
+                for work in group:
+                    _run(connection, work)
+        except Exception as error:  # noqa: BLE001 - whatever broke the transaction is the answer to all of its work
+            failure = as_domain(error)
+            for work in group:
+                work.failure = work.failure or failure
+        for work in group:
+            if work.failure is not None:
+                work.future.set_exception(work.failure)
+            else:
+                work.future.set_result(work.done)
+
+
+def _run(connection: Connection, work: _Work[Any]) -> None:
+    connection.exec_driver_sql("SAVEPOINT work")
+    try:
+        work.done = work.run(connection)
+    except Exception as error:  # noqa: BLE001 - it belongs to whoever submitted the work, and goes there
+        work.failure = as_domain(error)
+        # A full disk has rolled back the whole transaction already: then this raises, and the group fails as one.
+        connection.exec_driver_sql("ROLLBACK TO work")
+    connection.exec_driver_sql("RELEASE work")
+
+
+def as_domain(error: Exception) -> Exception:
+    """A database's own failure as RESOURCE_EXHAUSTED DISK_FULL or UNAVAILABLE STORE_UNAVAILABLE; others unchanged."""
+    if isinstance(error, DomainError) or not isinstance(error, DBAPIError):
+        return error
+    if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return disk_full()
+    refusal = Unavailable("STORE_UNAVAILABLE", "The trainer's database cannot be written; try again.", retry_delay=1.0)
+    refusal.__cause__ = error
+    return refusal
+
+
+def disk_full() -> ResourceExhausted:
+    """The refusal that a full disk gives, wherever it is met."""
+    return ResourceExhausted("DISK_FULL", "The trainer's disk is full; free space and try again.", retry_delay=30.0)
