@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run has shown so far: its summary at the end, and what remains of it while it runs."""
+
+from collections import deque
+from statistics import fmean, median, quantiles
+
+from finetree_api.trainer.v1 import event_pb2
+from finetree_api.types.v1 import evidence_pb2
+
+from finetree_worker.events import EvalMetrics, PhaseProgress, StepMetrics
+
+FINAL_STEPS = 10
+"""Steps whose mean is the final loss (RunSummary.final_loss)."""
+RECENT_STEPS = 64
+"""Steps that the forecast looks back on."""
+MIN_STEPS = 3
+"""Steps before anything is forecast: the first ones pay for allocations and caches."""
+COVERAGE = 0.8
+"""Share of steps between the first and the last decile, which span the forecast's interval."""
+
+
+class RunRecord:
+    """Gathers step, evaluation and phase events in order."""
+
+    def __init__(self) -> None:
+        self._first_loss: float | None = None
+        self._last_losses: deque[float] = deque(maxlen=FINAL_STEPS)
+        self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._all_seconds: list[float] = []
+        self._exact_match: dict[str, float] = {}
+        self._phases: dict[str, float] = {}
+        self._peak_memory = self._tokens = self._steps = 0
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Highest memory that any step has shown."""
+        return self._peak_memory
+
+    def phase(self, event: PhaseProgress) -> None:
+        """Note how long a phase has taken so far."""
+        self._phases[event.phase.value] = max(event.seconds, self._phases.get(event.phase.value, 0.0))
+
+    def step(self, event: StepMetrics) -> None:
+        """Note an optimizer step."""
+        self._steps += 1
+        self._recent.append(event.step_seconds)
+        self._all_seconds.append(event.step_seconds)
+        self._peak_memory = max(self._peak_memory, event.memory_bytes)
+        self._tokens = event.tokens
+        if event.loss is not None:
+            self._first_loss = event.loss if self._first_loss is None else self._first_loss
+            self._last_losses.append(event.loss)
+
+    def evaluation(self, event: EvalMetrics) -> None:
+        """Note an evaluation; step 0 is the model before training."""
+        if event.exact_match is not None:
+            self._exact_match["before" if event.step == 0 else "after"] = event.exact_match
+
+    def remaining(self, expected_seconds: float) -> evidence_pb2.Interval | None:
+        """Seconds that remain, spread as the recent steps are; None before there are enough of them."""
+        if len(self._recent) < MIN_STEPS:
+            return None
+        deciles, middle = quantiles(self._recent, n=10, method="inclusive"), median(self._recent)
+        source = {"source": "this run", "locator": "deciles of recent step times"}
+        scale = expected_seconds / middle if middle > 0 else 0.0
+        return evidence_pb2.Interval(
+            low=min(deciles[0] * scale, expected_seconds),
+            expected=expected_seconds,
+            high=max(deciles[-1] * scale, expected_seconds),
+            coverage=COVERAGE,
+            provenance=[evidence_pb2.Provenance(kind=evidence_pb2.PROVENANCE_KIND_MEASURED, **source)],
+        )
+
+    def summary(self, total_seconds: float) -> event_pb2.RunSummary:
+        """Numbers at the end of the attempt."""
+        return event_pb2.RunSummary(
+            first_loss=self._first_loss,
+            final_loss=fmean(self._last_losses) if self._last_losses else None,
+            exact_match_before=self._exact_match.get("before"),
+            exact_match_after=self._exact_match.get("after"),
+            peak_memory_bytes=self._peak_memory,
+            phase_seconds=self._phases,
+            total_seconds=total_seconds,
+            processed_tokens=self._tokens,
+            steps=self._steps,
+            median_step_seconds=median(self._all_seconds) if self._all_seconds else 0.0,
+        )
