@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging as stdlib
 import sys
 from typing import Any
@@ -22,7 +23,7 @@ def configure(level: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Stderr()),
         cache_logger_on_first_use=True,
     )
     stdlib.basicConfig(handlers=[_Forward()], level=max(LEVELS[level], stdlib.WARNING), force=True)
@@ -30,7 +31,22 @@ def configure(level: str) -> None:
 
 def get_logger() -> Any:
     """The process's logger: `get_logger().info("job_started", job=name)`; an event is a snake_case name."""
-    return _structlog().get_logger()
+    structlog = _structlog()
+    if not structlog.is_configured():
+        configure("info")
+    return structlog.get_logger()
+
+
+class _Stderr:
+    """Standard error as it is now. A line that cannot be written is lost: no call fails because of its log line."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 class _Forward(stdlib.Handler):

@@ -31,10 +31,12 @@ class CallMetrics:
         self._seconds = prometheus_client.Histogram(
             "grpc_server_handling_seconds", "Time from a call's start to its end.", names, buckets=_BUCKETS
         )
+        self._registry = prometheus_client.REGISTRY
         self._bound: dict[tuple[str, str], tuple[Any, Any]] = {}
         try:
             self._server, self._thread = prometheus_client.start_http_server(int(port), host.strip("[]"))
         except (OSError, ValueError, OverflowError):
+            self._forget()
             raise SettingsError("ADDRESS_UNAVAILABLE", f"cannot serve metrics on {address}: is it in use?") from None
 
     @property
@@ -53,6 +55,11 @@ class CallMetrics:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=5)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._registry.unregister(self._handled)
+        self._registry.unregister(self._seconds)
 
     def _bind(self, kind: str, method: str, code: str) -> tuple[Any, Any]:
         """Looking label values up costs more than counting: do it once for each method and code."""

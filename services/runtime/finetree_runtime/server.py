@@ -59,7 +59,7 @@ class Service:
         authenticator: Tells who calls.
         on_start: Awaited before the port is bound; may still `add`. A SettingsError or DomainError ends the start.
         on_drain: Awaited when calls are no longer taken, while the running ones end; cut off after `drain_time`.
-        on_stop: Awaited when no call runs any more; cut off after `STOP_SECONDS`.
+        on_stop: Awaited at the very end, also of a start that failed; cut off after `STOP_SECONDS`.
         draining: Set when the service begins to stop: a stream's handler sends its last message and returns.
     """
 
@@ -109,7 +109,8 @@ async def serving(service: Service) -> AsyncIterator[str]:
     credentials = tls.server_credentials(settings)
     metrics = CallMetrics(settings.metrics_address) if settings.metrics_address else None
     try:
-        await _call(service.on_start)
+        if service.on_start is not None:
+            await service.on_start()
         interceptor = CallInterceptor(
             version=service.version,
             authenticator=service.authenticator,
@@ -126,6 +127,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
         finally:
             await _drain(service, server, interceptor)
     finally:
+        await _call_within(service.on_stop, STOP_SECONDS, "on_stop")
         if metrics is not None:
             metrics.close()
 
@@ -164,18 +166,15 @@ async def _drain(service: Service, server: aio.Server, interceptor: CallIntercep
     await asyncio.gather(interceptor.finish(grace), _call_within(service.on_drain, grace, "on_drain"))
     await stopping
     await interceptor.finish(1.0)  # calls that were cut off still run their `finally`
-    await _call_within(service.on_stop, STOP_SECONDS, "on_stop")
-
-
-async def _call(hook: Hook | None) -> None:
-    if hook is not None:
-        await hook()
 
 
 async def _call_within(hook: Hook | None, seconds: float, name: str) -> None:
     """Run a hook of the way down, where nothing may stop the rest."""
+    if hook is None:
+        return
     try:
-        await asyncio.wait_for(_call(hook), seconds)
+        async with asyncio.timeout(seconds):
+            await hook()
     except Exception as error:  # noqa: BLE001  # whatever it is, the service goes on stopping
         logging.get_logger().error("hook_failed", hook=name, exc_info=error)
 

@@ -22,9 +22,9 @@ import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
-from finetree_runtime.values import CONVERTERS, METAVARS, Duration, Secret, kind_of
+from finetree_runtime.values import Duration, Secret, convert, kind_of, metavar
 
 __all__ = [
     "Duration",
@@ -80,7 +80,7 @@ class ServiceSettings:
     tls_client_ca: Path | None = setting(None, "PEM certificates that clients must be signed by (mutual TLS).")
     ready_file: Path | None = setting(None, "Write the ready line (JSON with the bound address) here, not to stdout.")
     metrics_address: str = setting("", "HOST:PORT of the Prometheus page, plain HTTP; empty: no metrics.")
-    log_level: str = setting("info", "debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least important log line to write.")
     drain_time: Duration = setting(10.0, "Longest time that running calls get after SIGTERM.")
     max_call_time: Duration = setting(60.0, "Longest time of a unary call.")
     max_request_bytes: int = setting(256 * 1024, "Largest request message.")
@@ -93,8 +93,8 @@ def load(cls: type[T], argv: Sequence[str], env: Mapping[str, str], prefix: str)
     """Build the settings.
 
     Args:
-        cls: A dataclass whose fields are str, int, float, bool, Path, Duration, Secret or tuple[str, ...], or one of
-            these or None.
+        cls: A dataclass whose fields are str, int, float, bool, Path, Duration, Secret, Literal of words or
+            tuple[str, ...], or one of these or None.
         argv: The command line without the program's name. `--help` prints every setting and exits with 0.
         env: The environment.
         prefix: Of the environment's variables, for example "FINETREE_ESTIMATOR".
@@ -177,7 +177,7 @@ class _Option:
         try:
             if self.is_file:
                 return Secret(Path(str(raw)).read_text(encoding="utf-8").strip())
-            return CONVERTERS[self.kind](raw)
+            return convert(self.kind, raw)
         except OSError as error:
             raise SettingsError("SETTING_INVALID", f"{origin}: cannot read the file: {error.strerror}") from None
         except ValueError as error:
@@ -237,7 +237,7 @@ def _parser(options: list[_Option], prefix: str) -> _Parser:
             parser.add_argument(option.flag, dest=option.key, action=argparse.BooleanOptionalAction, help=text)
         else:
             action = "append" if option.kind is tuple else "store"
-            name = "FILE" if option.is_file else METAVARS[option.kind]
+            name = "FILE" if option.is_file else metavar(option.kind)
             parser.add_argument(option.flag, dest=option.key, action=action, metavar=name, help=text)
     return parser
 

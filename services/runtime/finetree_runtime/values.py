@@ -40,16 +40,39 @@ class Secret:
 def kind_of(annotation: Any) -> Any:
     """What to convert to: the annotation itself, `tuple` for tuple[str, ...], and X for X | None.
 
+    A Literal of words is a choice.
+
     Raises:
         TypeError: No converter makes such a value; a fault of the program, not of its user.
     """
     if typing.get_origin(annotation) is tuple:
         return tuple
+    if typing.get_origin(annotation) is typing.Literal:
+        return annotation
     alternatives = [part for part in typing.get_args(annotation) if part is not type(None)]
     kind = alternatives[0] if alternatives else annotation
     if kind not in CONVERTERS:
         raise TypeError(f"a setting cannot be a {annotation}")
     return kind
+
+
+def convert(kind: Any, raw: Any) -> Any:
+    """The value that was written as `raw`.
+
+    Raises:
+        ValueError: It is not such a value; the message says what one looks like.
+    """
+    if typing.get_origin(kind) is not typing.Literal:
+        return CONVERTERS[kind](raw)
+    words = typing.get_args(kind)
+    if raw not in words:
+        raise ValueError(f"{raw!r} is not one of {', '.join(words)}")
+    return raw
+
+
+def metavar(kind: Any) -> str:
+    """What `--help` calls a value."""
+    return "|".join(typing.get_args(kind)) if typing.get_origin(kind) is typing.Literal else METAVARS[kind]
 
 
 def _text(raw: Any) -> str:
@@ -115,5 +138,12 @@ CONVERTERS: dict[Any, Callable[[Any], Any]] = {
 }
 """By type of the setting."""
 
-METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH", Duration: "TIME", tuple: "TEXT[,TEXT]"}
+METAVARS: dict[Any, str] = {
+    str: "TEXT",
+    int: "N",
+    float: "NUMBER",
+    Path: "PATH",
+    Duration: "TIME",
+    tuple: "TEXT[,TEXT]",
+}
 """What `--help` calls a value."""
