@@ -1,2 +1,143 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The finetree SDK: the one client of the recommender, the estimator and the trainer."""
+"""The finetree SDK: the one client of the recommender, the estimator and the trainer.
+
+    client = finetree.Client()
+    answer = client.recommend({"model": {"name": "smollm2-135m-instruct"}, "hardware": {"accelerator": "rtx-4090"}})
+    job = client.create_job(answer.spec)
+    for event in job.events():
+        print(event.message)
+
+Importing it loads neither grpc nor protobuf: names are looked up when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from finetree._version import __version__
+
+if TYPE_CHECKING:
+    from finetree._async.client import AsyncClient
+    from finetree._async.events import AsyncEventStream
+    from finetree._async.job import AsyncJob
+    from finetree._async.pages import AsyncPages
+    from finetree._shared.options import TLS
+    from finetree._sync.client import Client
+    from finetree._sync.events import EventStream
+    from finetree._sync.job import Job
+    from finetree._sync.pages import Pages
+    from finetree.errors import (
+        Aborted,
+        AlreadyExists,
+        Cancelled,
+        ClientClosed,
+        DeadlineExceeded,
+        FailedPrecondition,
+        FinetreeError,
+        FinetreeTimeout,
+        ForkedClientError,
+        Internal,
+        InvalidArgument,
+        InvalidSpec,
+        JobFailed,
+        NotFound,
+        OutOfRange,
+        PermissionDenied,
+        PlanDrift,
+        ResourceExhausted,
+        Unauthenticated,
+        Unavailable,
+        Unimplemented,
+        Violation,
+    )
+    from finetree.json import to_json
+    from finetree.spec import spec_from_dict
+
+_HOMES = {
+    "finetree._async.client": ("AsyncClient",),
+    "finetree._async.events": ("AsyncEventStream",),
+    "finetree._async.job": ("AsyncJob",),
+    "finetree._async.pages": ("AsyncPages",),
+    "finetree._shared.options": ("TLS",),
+    "finetree._sync.client": ("Client",),
+    "finetree._sync.events": ("EventStream",),
+    "finetree._sync.job": ("Job",),
+    "finetree._sync.pages": ("Pages",),
+    "finetree.errors": (
+        "Aborted",
+        "AlreadyExists",
+        "Cancelled",
+        "ClientClosed",
+        "DeadlineExceeded",
+        "FailedPrecondition",
+        "FinetreeError",
+        "FinetreeTimeout",
+        "ForkedClientError",
+        "Internal",
+        "InvalidArgument",
+        "InvalidSpec",
+        "JobFailed",
+        "NotFound",
+        "OutOfRange",
+        "PermissionDenied",
+        "PlanDrift",
+        "ResourceExhausted",
+        "Unauthenticated",
+        "Unavailable",
+        "Unimplemented",
+        "Violation",
+    ),
+    "finetree.json": ("to_json",),
+    "finetree.spec": ("spec_from_dict",),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "TLS",
+    "Aborted",
+    "AlreadyExists",
+    "AsyncClient",
+    "AsyncEventStream",
+    "AsyncJob",
+    "AsyncPages",
+    "Cancelled",
+    "Client",
+    "ClientClosed",
+    "DeadlineExceeded",
+    "EventStream",
+    "FailedPrecondition",
+    "FinetreeError",
+    "FinetreeTimeout",
+    "ForkedClientError",
+    "Internal",
+    "InvalidArgument",
+    "InvalidSpec",
+    "Job",
+    "JobFailed",
+    "NotFound",
+    "OutOfRange",
+    "Pages",
+    "PermissionDenied",
+    "PlanDrift",
+    "ResourceExhausted",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "Violation",
+    "__version__",
+    "spec_from_dict",
+    "to_json",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'finetree' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

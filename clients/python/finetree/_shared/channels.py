@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both transports tell gRPC: arguments, credentials, metadata, user agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+# Core writes notices about forks and GOAWAYs to stderr, which belongs to the caller's program. Before grpc is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+import grpc
+
+from finetree._shared.options import TLS, Options, Target
+from finetree._version import __version__
+
+Kind = Literal["unary", "stream"]
+# Figures: gRFC A6 and AIP-194; 4 attempts spread over at most 50 + 100 + 200 ms, so a deadline is never spent on them.
+RETRY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.05s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+SERVICE_CONFIG = json.dumps({
+    "methodConfig": [{"name": [{}], "retryPolicy": RETRY}],
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+})
+MAX_RECEIVED_BYTES = 16 * 1024 * 1024
+python = ".".join(map(str, sys.version_info[:3]))
+USER_AGENT = f"finetree-python/{__version__} grpc/{grpc.__version__} python/{python}"
+
+
+def channel_arguments(options: Options, target: Target, kind: Kind) -> list[tuple[str, int | str]]:
+    """Arguments of a channel. Streams are not retried by gRPC: they know themselves where to go on."""
+    arguments: list[tuple[str, int | str]] = [
+        # The global pool would hand a forked child its parent's sockets.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 5_000),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
+        ("grpc.primary_user_agent", USER_AGENT),
+        ("grpc.enable_http_proxy", 0 if _is_local(target.address) else 1),
+    ]
+    if kind == "unary" and options.retries:
+        arguments += [("grpc.enable_retries", 1), ("grpc.service_config", SERVICE_CONFIG)]
+    else:
+        arguments += [("grpc.enable_retries", 0)]
+    if target.tls and target.tls.server_name:
+        arguments.append(("grpc.ssl_target_name_override", target.tls.server_name))
+    return arguments
+
+
+def credentials(tls: TLS) -> grpc.ChannelCredentials:
+    """Credentials from PEM bytes or files, read now: a rotated file takes effect with the next channel."""
+    return grpc.ssl_channel_credentials(_pem(tls.ca), _pem(tls.key), _pem(tls.certificate))
+
+
+def new_request_id() -> str:
+    """An id for a call; made once per call and kept over its attempts."""
+    return str(uuid.uuid4())
+
+
+def metadata(options: Options, request_id: str) -> Sequence[tuple[str, str]]:
+    """Metadata of a call."""
+    pairs = [("x-request-id", request_id)]
+    if options.token:
+        pairs.append(("authorization", f"Bearer {options.token}"))
+    if trace := trace_context():
+        pairs.append(("traceparent", trace))
+    return tuple(pairs)
+
+
+def trace_context() -> str:
+    """W3C trace context of the caller's span; "" where the program has not loaded OpenTelemetry."""
+    if "opentelemetry.trace" not in sys.modules:
+        return ""
+    context = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
+    if not context.is_valid:
+        return ""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+
+
+def _pem(value: bytes | Path | None) -> bytes | None:
+    return Path(value).read_bytes() if value is not None and not isinstance(value, bytes) else value
+
+
+def _is_local(address: str) -> bool:
+    return address.startswith(("unix:", "127.", "localhost:", "[::1]"))

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Following a job's event log without any input or output: what to ask for, what to hand on, when it is over.
+
+The service numbers the events of a job 1, 2, 3 … without a gap. A follower hands on each number once: it drops what it
+has seen, and when a number is missing it asks again from the last one it has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+
+from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+
+from finetree.errors import Internal, InvalidArgument, Unavailable, Violation
+
+MISSED_HEARTBEATS = 3
+PATIENCE_WITH_HOLES = 3
+UNKNOWN = -1
+# The cursor of a batch, and the last number handed on from the batch behind it.
+TOKEN = re.compile(r"(?P<cursor>.*)~(?P<seq>\d+)", re.DOTALL)
+TERMINAL = event_pb2.EVENT_KIND_TERMINAL
+ENDED = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED}
+
+
+class Follow:
+    """State of one follower.
+
+    Attributes:
+        finished: the Terminal event has been handed on, or lies before the place where the follower began.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        after_seq: int,
+        cursor: str,
+        kinds: Sequence[int],
+        min_level: int,
+        heartbeat: float,
+    ) -> None:
+        if not 0.1 <= heartbeat <= 60:
+            text = f"must be 0.1 to 60 seconds, got {heartbeat}"
+            raise InvalidArgument(
+                f"heartbeat: {text}", reason="INVALID_REQUEST", violations=(Violation("heartbeat", text),)
+            )
+        self.name = name
+        self.silence = heartbeat * MISSED_HEARTBEATS
+        self.finished = False
+        self._heartbeat = heartbeat
+        self._wanted = frozenset(kinds)
+        self._min_level = min_level
+        self._ready: deque[event_pb2.JobEvent] = deque()
+        self._base, self._seen = _start(cursor, after_seq)
+        self._handed = self._seen
+        self._pending = self._base
+        self._holes = 0
+
+    @property
+    def cursor(self) -> str:
+        """Where to go on after the event handed on last; a text to store, and to give to `events(cursor=…)`."""
+        return self._base if self._handed == UNKNOWN else f"{self._base}~{self._handed}"
+
+    def request(self) -> trainer_pb2.WatchJobRequest:
+        """What to ask for now."""
+        request = trainer_pb2.WatchJobRequest(name=self.name, min_level=self._min_level)  # type: ignore[arg-type]  # a level newer than this client passes as a number
+        request.heartbeat.FromNanoseconds(round(self._heartbeat * 1e9))
+        if self._wanted:
+            request.kinds.extend(sorted(self._wanted | {TERMINAL}))  # type: ignore[arg-type]  # likewise
+        # After a hole the cursor points behind it: the number points before it.
+        if self._pending and not self._holes:
+            request.cursor = self._pending
+        elif self._seen > 0:
+            request.after_seq = self._seen
+        return request
+
+    def accept(self, batch: trainer_pb2.WatchJobResponse) -> None:
+        """Take in a batch.
+
+        Raises:
+            Unavailable: numbers are missing (EVENTS_MISSING): attach again.
+            Internal: they are missing from the log itself.
+        """
+        for event in batch.events:
+            if event.seq <= self._seen:
+                continue
+            if not self._filtered and self._seen != UNKNOWN:
+                self._check(range(self._seen + 1, event.seq), batch)
+            self._seen = event.seq
+            self._holes = 0
+            self._ready.append(event)
+        self._pending = batch.cursor or self._pending
+        if not self._ready:
+            self._caught_up()
+
+    def take(self) -> event_pb2.JobEvent | None:
+        """The next event to hand on, None when more must be received."""
+        while self._ready:
+            event = self._ready.popleft()
+            self._handed = event.seq
+            terminal = event.kind == TERMINAL or event.HasField("terminal")
+            self.finished = self.finished or terminal
+            if not self._ready:
+                self._caught_up()
+            if not terminal or not self._wanted or TERMINAL in self._wanted:
+                return event
+        return None
+
+    def ended_without_terminal(self, job: job_pb2.Job) -> bool:
+        """Whether a stream that ended cleanly, without a Terminal event, has nothing left to tell.
+
+        That is so after a Terminal that the follower began behind, or that its level leaves out.
+        """
+        told_all = self._filtered or self._seen == UNKNOWN or job.last_seq <= self._seen
+        self.finished = job.state in ENDED and told_all
+        return self.finished
+
+    @property
+    def _filtered(self) -> bool:
+        return bool(self._wanted) or self._min_level > event_pb2.EVENT_LEVEL_DEBUG
+
+    def _caught_up(self) -> None:
+        if not self._holes:
+            self._base = self._pending
+
+    def _check(self, missing: range, batch: trainer_pb2.WatchJobResponse) -> None:
+        if all(any(skip.first_seq <= seq <= skip.last_seq for skip in batch.skipped) for seq in missing):
+            return
+        self._holes += 1
+        text = f"events {missing.start} to {missing.stop - 1} of {self.name} are missing from the stream"
+        if self._holes > PATIENCE_WITH_HOLES:
+            raise Internal(f"{text}, again and again; report it", reason="EVENT_LOG_GAP")
+        raise Unavailable(text, reason="EVENTS_MISSING")
+
+
+def _start(cursor: str, after_seq: int) -> tuple[str, int]:
+    if cursor and after_seq:
+        text = "give either a cursor or after_seq"
+        raise InvalidArgument(text, reason="INVALID_REQUEST", violations=(Violation("cursor", text),))
+    if after_seq < 0:
+        text = f"must be 0 or more, got {after_seq}"
+        raise InvalidArgument(
+            f"after_seq: {text}", reason="INVALID_REQUEST", violations=(Violation("after_seq", text),)
+        )
+    if found := TOKEN.fullmatch(cursor):
+        return found["cursor"], int(found["seq"])
+    return cursor, UNKNOWN if cursor else after_seq
+
+
+def heartbeats_missed(follow: Follow) -> Unavailable:
+    """The error for a silent stream."""
+    return Unavailable(
+        f"no message about {follow.name} for {follow.silence:g} s, not even a heartbeat", reason="HEARTBEAT_MISSED"
+    )
+
+
+def ended_early(follow: Follow) -> Unavailable:
+    """The error for a stream that ended cleanly before its Terminal event."""
+    return Unavailable(f"the stream of {follow.name} ended before its Terminal event", reason="STREAM_ENDED")

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fork safety. A fork while a thread is inside a unary call crashes up to a quarter of the children; so unary calls pass
+a gate which closes before a fork, and channels are dropped in the child, where new ones are made on the first call."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import grpc
+
+from finetree.errors import ForkedClientError
+
+LONGEST_WAIT = 2.0
+WAYS_OUT = (
+    "close the AsyncClient before the fork, or use the synchronous finetree.Client in the child, "
+    "or start children with 'spawn' or 'forkserver'"
+)
+
+
+class Forgetful(Protocol):
+    """Something that holds channels and can drop them."""
+
+    def forget(self) -> None:
+        """Drop every channel without touching it: its sockets and threads are the parent's."""
+
+
+class Gate:
+    """Counts unary calls in flight, and holds new ones back while a fork is due."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self._condition = threading.Condition()
+        self._in_flight = 0
+        self._closed = False
+        self._holders: weakref.WeakSet[Forgetful] = weakref.WeakSet()
+        self._used = False
+        self._open_aio: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._aio_hangs = False
+        self._everything_hangs = False
+        # What a child inherited stays referenced: its destructor would wait for threads that only the parent has.
+        self._inherited: list[object] = []
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Around a unary call."""
+        with self._condition:
+            while self._closed:
+                self._condition.wait()
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._in_flight -= 1
+                self._condition.notify_all()
+
+    def register(self, holder: Forgetful) -> None:
+        """Let a transport be told of forks."""
+        self._holders.add(holder)
+
+    def check(self, *, aio: bool) -> None:
+        """Refuse a call that would hang. Called before a channel is made or used.
+
+        Raises:
+            ForkedClientError: this is a forked child, and gRPC cannot work in it.
+        """
+        if self._everything_hangs:
+            raise ForkedClientError(
+                "this process was forked with GRPC_ENABLE_FORK_SUPPORT=0, where every gRPC call of a child hangs; "
+                "unset it, or start children with 'spawn' or 'forkserver'",
+                reason="FORKED_CLIENT",
+            )
+        if aio and self._aio_hangs:
+            raise ForkedClientError(
+                f"this process was forked while an AsyncClient was open, so its calls would hang; {WAYS_OUT}",
+                reason="FORKED_CLIENT",
+            )
+        self._used = True
+
+    def opened(self, channel: Any) -> None:
+        """Note an open aio channel."""
+        self._open_aio.add(channel)
+
+    def closed(self, channel: Any) -> None:
+        """Note that it was closed."""
+        self._open_aio.discard(channel)
+
+    def keep(self, inherited: object) -> None:
+        """Keep what a forked child inherited from being destroyed."""
+        self._inherited.append(inherited)
+
+    def before_fork(self) -> None:
+        """Hold new unary calls back and wait, at most two seconds, for those in flight. Keeps the lock over the fork."""
+        self._condition.acquire()
+        self._closed = True
+        deadline = time.monotonic() + LONGEST_WAIT
+        while self._in_flight and (left := deadline - time.monotonic()) > 0:
+            self._condition.wait(left)
+
+    def after_in_parent(self) -> None:
+        """Let calls go on."""
+        self._closed = False
+        self._condition.notify_all()
+        self._condition.release()
+
+    def after_in_child(self) -> None:
+        """Start afresh: no call is in flight here, and no channel is ours."""
+        self._condition = threading.Condition()
+        self._in_flight, self._closed = 0, False
+        self.generation += 1
+        self._aio_hangs = self._aio_hangs or bool(self._open_aio)
+        self._everything_hangs = self._used and os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in {"0", "false"}
+        self.keep(list(self._open_aio))
+        self._open_aio = weakref.WeakSet()
+        for holder in list(self._holders):
+            holder.forget()
+
+
+GATE = Gate()
+if hasattr(os, "register_at_fork"):
+    # After `import grpc`: hooks before a fork run in reverse order, so ours waits before gRPC's own sees the fork.
+    assert grpc.__version__  # noqa: S101 - keeps the import that this order is about
+    os.register_at_fork(
+        before=GATE.before_fork, after_in_parent=GATE.after_in_parent, after_in_child=GATE.after_in_child
+    )

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a client reaches the services: addresses, encryption, deadlines. Nothing here touches gRPC."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from finetree.errors import InvalidArgument, Violation
+
+Service = Literal["recommender", "estimator", "trainer"]
+SERVICES: tuple[Service, ...] = ("recommender", "estimator", "trainer")
+DEFAULT_ADDRESS: Mapping[Service, str] = {
+    "recommender": "127.0.0.1:50051",
+    "estimator": "127.0.0.1:50052",
+    "trainer": "127.0.0.1:50053",
+}
+RECONNECT_TIMEOUT = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """Encryption. Each field is PEM bytes or a path to them.
+
+    `ca` are the authorities to trust (None: the system's), `certificate` and `key` this client's own (mutual TLS),
+    `server_name` the name that the server's certificate must carry, when it is not the address's.
+    """
+
+    ca: bytes | Path | None = None
+    certificate: bytes | Path | None = None
+    key: bytes | Path | None = field(default=None, repr=False)
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a service is, in gRPC's words ("host:port" or "unix:…"), and whether to encrypt."""
+
+    address: str
+    tls: TLS | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything a client was made with. `timeout` is the caller's own for unary calls; None means each call's default."""
+
+    targets: Mapping[Service, Target]
+    project: str
+    token: str | None = field(default=None, repr=False)
+    timeout: float | None = None
+    retries: bool = True
+    reconnect_timeout: float = RECONNECT_TIMEOUT
+
+    def without_secrets(self) -> Options:
+        """A copy that may be pickled: no token, no private key."""
+        bare = {name: replace(t, tls=t.tls and replace(t.tls, key=None)) for name, t in self.targets.items()}
+        return replace(self, targets=bare, token=None)
+
+
+def make_options(
+    address: str | None,
+    addresses: Mapping[Service, str | None],
+    *,
+    project: str | None,
+    token: str | None,
+    tls: bool | TLS | None,
+    timeout: float | None,
+    retries: bool,
+    reconnect_timeout: float,
+) -> Options:
+    """Arguments before environment (FINETREE_ADDRESS, FINETREE_TRAINER_ADDRESS …) before defaults."""
+    if timeout is not None and timeout <= 0:
+        raise _invalid("timeout", f"must be more than 0 seconds, got {timeout}")
+    token = token or os.environ.get("FINETREE_TOKEN") or None
+    targets = {
+        service: _target(_address(service, address, addresses.get(service)), tls=tls, token=token)
+        for service in SERVICES
+    }
+    project = project or os.environ.get("FINETREE_PROJECT") or "default"
+    return Options(targets, project.removeprefix("projects/"), token, timeout, retries, reconnect_timeout)
+
+
+def _address(service: Service, shared: str | None, own: str | None) -> str:
+    env = os.environ
+    return (
+        own
+        or shared
+        or env.get(f"FINETREE_{service.upper()}_ADDRESS")
+        or env.get("FINETREE_ADDRESS")
+        or DEFAULT_ADDRESS[service]
+    )
+
+
+def _target(address: str, *, tls: bool | TLS | None, token: str | None) -> Target:
+    scheme, separator, rest = address.partition("://")
+    if separator and scheme not in {"http", "https", "dns"}:
+        raise _invalid("address", f"{address!r} has the scheme {scheme!r}; use host:port, http://, https:// or unix:")
+    bare = rest.rstrip("/") if separator and scheme != "dns" else address
+    if not bare.startswith(("unix:", "dns:")) and not _has_port(bare):
+        raise _invalid("address", f"{address!r} has no port; write it as host:port, such as 127.0.0.1:50053")
+    if isinstance(tls, TLS):
+        return Target(bare, tls)
+    # A token in clear text would be anybody's: it switches encryption on, unless the caller spelled out http://.
+    encrypt = tls if tls is not None else scheme == "https" or (token is not None and not (separator and scheme == "http"))
+    return Target(bare, TLS() if encrypt else None)
+
+
+def _has_port(address: str) -> bool:
+    port = address.rpartition(":")[2]
+    return port.isdecimal() and 0 < int(port) < 65536
+
+
+def _invalid(name: str, text: str) -> InvalidArgument:
+    return InvalidArgument(f"{name}: {text}", reason="INVALID_OPTION", violations=(Violation(name, text),))

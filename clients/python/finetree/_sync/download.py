@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Downloading artifacts: file after file, resumed where it was cut."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from finetree_api.trainer.v1 import job_pb2
+
+from finetree._shared import methods
+from finetree._shared.files import Download, Progress, Tally, artifact_folder
+from finetree._shared.retry import STALLED, Backoff, stalled
+from finetree._sync.transport import Transport
+from finetree._sync.watchdog import Watchdog
+from finetree.errors import FinetreeError
+
+
+def download(
+    transport: Transport,
+    artifacts: Sequence[job_pb2.Artifact],
+    directory: Path,
+    on_progress: Progress | None,
+    deadline: float | None,
+) -> dict[str, Path]:
+    """Download artifacts into a folder each; gives the folders by artifact name."""
+    tally = Tally(sum(file.size_bytes for each in artifacts for file in each.files), on_progress)
+    folders = {artifact.name: artifact_folder(directory, artifact) for artifact in artifacts}
+    for artifact in artifacts:
+        for file in artifact.files:
+            with closing(Download(artifact.name, file, folders[artifact.name], tally)) as target:
+                _fetch(transport, target, Backoff(transport.options.reconnect_timeout, deadline))
+    return folders
+
+
+def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:
+    while not target.done:
+        if target.complete:
+            target.finish()
+            continue
+        try:
+            _stream(transport, target, backoff)
+        except FinetreeError as error:
+            time.sleep(backoff.delay(error))
+
+
+def _stream(transport: Transport, target: Download, backoff: Backoff) -> None:
+    stream = transport.stream(methods.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.left())
+    watchdog = Watchdog(stream, STALLED)
+    try:
+        for piece in stream:
+            watchdog.beat()
+            target.write(piece.offset, piece.chunk)
+            backoff.progressed()
+    except FinetreeError:
+        stream.renew()
+        if watchdog.fired:
+            raise stalled() from None
+        raise
+    finally:
+        watchdog.stop()
+        stream.close()
+    if not target.complete:
+        raise target.cut()

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job's events as an iterator that survives broken connections, restarted servers and silence."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from finetree_api.trainer.v1 import event_pb2, trainer_pb2
+
+from finetree._shared import methods
+from finetree._shared.follow import Follow, ended_early, heartbeats_missed
+from finetree._shared.fork import GATE
+from finetree._shared.retry import Backoff
+from finetree._sync.transport import Stream, Transport
+from finetree._sync.watchdog import Watchdog
+from finetree.errors import FinetreeError
+
+
+class EventStream:
+    """Every event of a job, once and in order, until its Terminal event.
+
+    It attaches on the first `next` and re-attaches by itself, from where it is: after a broken connection, a restarted
+    server, a missing number, and when nothing (not even a heartbeat) arrives for three heartbeats. It gives up, with the
+    last error, after `reconnect_timeout` seconds in which nothing arrived. `close()` ends it; it is its own context.
+    """
+
+    def __init__(self, transport: Transport, follow: Follow, *, deadline: float | None = None) -> None:
+        self._transport, self._follow = transport, follow
+        self._backoff = Backoff(transport.options.reconnect_timeout, deadline)
+        self._stream: Stream[trainer_pb2.WatchJobResponse] | None = None
+        self._watchdog: Watchdog | None = None
+        self._closed = threading.Event()
+
+    @property
+    def cursor(self) -> str:
+        """Where to go on after the event that was handed out last: store it, and give it to `events(cursor=…)`."""
+        return self._follow.cursor
+
+    def __iter__(self) -> Iterator[event_pb2.JobEvent]:
+        return self
+
+    def __next__(self) -> event_pb2.JobEvent:
+        while not self._closed.is_set():
+            event = self._follow.take()
+            if event is not None:
+                return event
+            if self._follow.finished:
+                break
+            try:
+                self._receive()
+            except FinetreeError as error:
+                self._detach(renew=True)
+                self._closed.wait(self._backoff.delay(error))
+        self.close()
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the stream. Safe to call twice."""
+        self._closed.set()
+        self._detach(renew=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _receive(self) -> None:
+        stream, watchdog = self._attached()
+        try:
+            batch = next(stream)
+        except StopIteration:
+            self._ended()
+            return
+        except FinetreeError:
+            if watchdog.fired:
+                raise heartbeats_missed(self._follow) from None
+            raise
+        watchdog.beat()
+        self._follow.accept(batch)
+        self._backoff.progressed()
+
+    def _attached(self) -> tuple[Stream[trainer_pb2.WatchJobResponse], Watchdog]:
+        if self._stream is not None and self._stream.generation != GATE.generation:
+            self._detach(renew=False)
+        if self._stream is None or self._watchdog is None:
+            self._stream = self._transport.stream(
+                methods.WATCH_JOB, self._follow.request(), timeout=self._backoff.left()
+            )
+            self._watchdog = Watchdog(self._stream, self._follow.silence)
+        return self._stream, self._watchdog
+
+    def _ended(self) -> None:
+        self._detach(renew=False)
+        request = trainer_pb2.GetJobRequest(name=self._follow.name)
+        job = self._transport.unary(methods.GET_JOB, request, timeout=self._backoff.left()).job
+        if not self._follow.ended_without_terminal(job):
+            raise ended_early(self._follow)
+
+    def _detach(self, *, renew: bool) -> None:
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        if self._stream is not None:
+            if renew:
+                self._stream.renew()
+            self._stream.close()
+        self._stream = self._watchdog = None

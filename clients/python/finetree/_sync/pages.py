@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists that fetch their next page when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+Fetch = Callable[[str], tuple[list[T], str]]
+
+
+class Pages(Generic[T]):
+    """Items of a list call, page by page. Every page is fetched with the timeout that the list was asked with.
+
+    It can be iterated again and then begins anew. `pages()` gives whole pages.
+    """
+
+    def __init__(self, fetch: Fetch[T]) -> None:
+        self._fetch = fetch
+
+    def __iter__(self) -> Iterator[T]:
+        for page in self.pages():
+            yield from page
+
+    def pages(self) -> Iterator[list[T]]:
+        """Whole pages; an empty one is left out."""
+        token = ""
+        while True:
+            items, token = self._fetch(token)
+            if items:
+                yield items
+            if not token:
+                return

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strict dict -> message: an unknown key or a wrong value is refused with its proto path, so that a file can be mended."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from finetree_api.types.v1 import run_spec_pb2
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from finetree.errors import InvalidSpec, Violation
+
+M = TypeVar("M", bound=Message)
+# Messages whose JSON is a text, not an object.
+AS_TEXT = ("google.protobuf.", "google.rpc.", "google.type.")
+
+
+def spec_from_dict(data: Mapping[str, Any]) -> run_spec_pb2.RunSpec:
+    """A RunSpec from the strict proto JSON of a job file.
+
+    Args:
+        data: keys as in the .proto (or in lowerCamelCase), enums by name, None for "not set".
+
+    Raises:
+        InvalidSpec: an unknown key, a value of the wrong type, two members of a oneof; `path` names the place.
+    """
+    return message_from_dict(run_spec_pb2.RunSpec, data)
+
+
+def message_from_dict(cls: type[M], data: Mapping[str, Any], *, prefix: str = "") -> M:
+    """Any message of the contract from its strict proto JSON; `prefix` begins the paths of errors.
+
+    Raises:
+        InvalidSpec: as for `spec_from_dict`.
+    """
+    message = cls()
+    _fill(message, data, prefix)
+    return message
+
+
+def coerced(cls: type[M], value: M | Mapping[str, Any], *, prefix: str = "") -> M:
+    """A message as it is, or one made from a dict.
+
+    Raises:
+        InvalidSpec: as for `spec_from_dict`, or the value is neither.
+    """
+    if isinstance(value, cls):
+        return value
+    return message_from_dict(cls, value, prefix=prefix)  # type: ignore[arg-type]  # what else it may be is refused there
+
+
+def _fill(message: Message, data: Any, path: str) -> None:
+    if not isinstance(data, Mapping):
+        raise _wrong(path, f"expected a mapping with the fields of {message.DESCRIPTOR.name}, got {_kind(data)}")
+    chosen: dict[str, str] = {}
+    for key, value in data.items():
+        field = _field(message.DESCRIPTOR, key, path)
+        where = _join(path, field.name)
+        if value is None:
+            continue
+        if (group := field.containing_oneof) is not None and not group.name.startswith("_"):
+            if group.name in chosen:
+                raise _wrong(where, f"only one of {chosen[group.name]} and {field.name} may be given")
+            chosen[group.name] = field.name
+        _set(message, field, value, where)
+
+
+def _field(descriptor: Descriptor, key: Any, path: str) -> FieldDescriptor:
+    field = descriptor.fields_by_name.get(key) or descriptor.fields_by_camelcase_name.get(key)
+    if field is not None:
+        return field
+    names = [each.name for each in descriptor.fields]
+    near = difflib.get_close_matches(str(key), names, 1)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
+    raise _wrong(_join(path, str(key)), f"unknown key; {hint}")
+
+
+def _set(message: Message, field: FieldDescriptor, value: Any, path: str) -> None:
+    inner = field.message_type
+    if inner is None or inner.GetOptions().map_entry or inner.full_name.startswith(AS_TEXT):
+        _leaf(message, field, value, path)
+    elif field.is_repeated:
+        for index, each in enumerate(_items(value, path)):
+            _fill(getattr(message, field.name).add(), each, f"{path}[{index}]")
+    else:
+        target = getattr(message, field.name)
+        target.SetInParent()
+        _fill(target, value, path)
+
+
+def _items(value: Any, path: str) -> Sequence[Any]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+        raise _wrong(path, f"expected a list, got {_kind(value)}")
+    return value
+
+
+def _leaf(message: Message, field: FieldDescriptor, value: Any, path: str) -> None:
+    if field.is_repeated and field.message_type is None:
+        for index, each in enumerate(_items(value, path)):
+            _parse(message, field, [each], f"{path}[{index}]")
+    else:
+        _parse(message, field, value, path)
+
+
+def _parse(message: Message, field: FieldDescriptor, value: Any, path: str) -> None:
+    try:
+        json_format.ParseDict({field.name: value}, message)
+    except (json_format.ParseError, TypeError, ValueError, AttributeError) as error:
+        raise _wrong(path, f"{_expected(field)}, got {value!r}") from error
+    if field.type in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT) and not field.is_repeated:
+        number = getattr(message, field.name)
+        if not math.isfinite(number):
+            raise _wrong(path, f"expected a finite number, got {value!r}")
+
+
+def _expected(field: FieldDescriptor) -> str:
+    if field.enum_type is not None:
+        names = [each.name for each in field.enum_type.values if each.number]
+        return f"expected one of {', '.join(names)}"
+    if field.message_type is not None:
+        return f"expected a {field.message_type.name}"
+    kinds = {
+        FieldDescriptor.CPPTYPE_STRING: "text",
+        FieldDescriptor.CPPTYPE_BOOL: "true or false",
+        FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+        FieldDescriptor.CPPTYPE_FLOAT: "a number",
+    }
+    return f"expected {kinds.get(field.cpp_type, 'a whole number')}"
+
+
+def _kind(value: Any) -> str:
+    names = {str: "text", int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "a mapping"}
+    return names.get(type(value), "nothing" if value is None else type(value).__name__)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _wrong(path: str, text: str) -> InvalidSpec:
+    message = f"{path}: {text}" if path else text
+    return InvalidSpec(message, path=path, violations=(Violation(path, text),))
