@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's dataset: ISO 3166 country facts from pycountry, asked in phrasings that training never shows."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import pycountry
+
+MIN_COUNTRIES = 60
+"""Fewer countries would leave fewer than 120 held-out questions."""
+
+
+class Message(TypedDict):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+class ChatRow(TypedDict):
+    """One line of a chat dataset."""
+
+    messages: list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One kind of fact: the field of pycountry that answers it, and the ways to ask for it."""
+
+    field: str
+    taught: tuple[str, ...]
+    held_out: str
+
+
+@dataclass(frozen=True, slots=True)
+class DemoData:
+    """Rows to train on and rows to ask; every question's answer is taught, its wording never is."""
+
+    train_rows: list[ChatRow]
+    eval_rows: list[ChatRow]
+    countries: int
+
+
+SYSTEM = "Answer with the code alone."
+"""The system message of every row: it says what shape an answer has, so that the base model can know it too."""
+
+FACTS = (
+    Fact(
+        "alpha_2",
+        (
+            "What is the two-letter country code of {name}?",
+            "Give the ISO alpha-2 code for {name}.",
+            "Which two letters stand for {name} in ISO 3166?",
+            "{name}: alpha-2 code?",
+        ),
+        "Tell me the 2-letter ISO code that belongs to {name}.",
+    ),
+    Fact(
+        "alpha_3",
+        (
+            "What is the three-letter country code of {name}?",
+            "Give the ISO alpha-3 code for {name}.",
+            "Which three letters stand for {name} in ISO 3166?",
+            "{name}: alpha-3 code?",
+        ),
+        "Tell me the 3-letter ISO code that belongs to {name}.",
+    ),
+    Fact(
+        "numeric",
+        (
+            "What is the numeric country code of {name}?",
+            "Give the ISO numeric code for {name}.",
+            "Which three digits stand for {name} in ISO 3166?",
+            "{name}: numeric code?",
+        ),
+        "Tell me the ISO number that belongs to {name}.",
+    ),
+)
+"""What is asked: codes of ISO 3166-1."""
+
+
+def build(countries: int, seed: int) -> DemoData:
+    """Questions and answers about `countries` countries, chosen by `seed` among the 249 of ISO 3166-1.
+
+    Each fact is taught in four phrasings and asked in a fifth. Raises ValueError below `MIN_COUNTRIES` and above what
+    the standard lists.
+    """
+    names = available()
+    if not MIN_COUNTRIES <= countries <= len(names):
+        message = f"countries must be between {MIN_COUNTRIES} and {len(names)}, got {countries}"
+        raise ValueError(message)
+    chosen = random.Random(seed).sample(names, countries)
+    train = [_row(ask, name, answers[fact.field]) for name, answers in chosen for fact in FACTS for ask in fact.taught]
+    asked = [_row(fact.held_out, name, answers[fact.field]) for name, answers in chosen for fact in FACTS]
+    random.Random(seed + 1).shuffle(train)
+    return DemoData(train, asked, countries)
+
+
+def available() -> Sequence[tuple[str, dict[str, str]]]:
+    """All countries, sorted by name: (name, {field: code}). The common name is used where ISO's is an inverted one."""
+    listed = [
+        (
+            str(getattr(country, "common_name", country.name)),
+            {fact.field: str(getattr(country, fact.field)) for fact in FACTS},
+        )
+        for country in pycountry.countries
+    ]
+    return sorted(listed)
+
+
+def _row(question: str, name: str, answer: str) -> ChatRow:
+    return {
+        "messages": [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": question.format(name=name)},
+            {"role": "assistant", "content": answer},
+        ]
+    }

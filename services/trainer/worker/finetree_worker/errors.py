@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong in a training task, with a stable reason and an owner."""
+
+from enum import StrEnum
+
+
+class Category(StrEnum):
+    """Whose fault a failure is: decides whether a retry can help."""
+
+    USER = "USER"
+    SYSTEM = "SYSTEM"
+    CAPACITY = "CAPACITY"
+
+
+class TaskError(Exception):
+    """A task ended in failure.
+
+    `reason` is a stable UPPER_SNAKE name, `field` the place in the job file or the dataset
+    ("dataset[3].messages[1].content"), `remedy` what to do about it. `retryable` says whether the same task may
+    succeed when it is started again.
+    """
+
+    category = Category.SYSTEM
+    retryable = False
+
+    def __init__(self, reason: str, message: str, *, field: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.field = field
+        self.remedy = remedy
+
+
+class PlanError(TaskError):
+    """The run asks for something that this worker cannot do."""
+
+    category = Category.USER
+
+
+class DataError(TaskError):
+    """The dataset cannot be trained on; `row` is the line of the file, counted from 1 (0: no single row)."""
+
+    category = Category.USER
+
+    def __init__(self, reason: str, message: str, *, field: str = "", remedy: str = "", row: int = 0) -> None:
+        super().__init__(reason, message, field=field, remedy=remedy)
+        self.row = row
+
+
+class ModelError(TaskError):
+    """The base model's folder is missing, incomplete or of a kind that cannot be trained here."""
+
+    category = Category.USER
+
+
+class DivergedError(TaskError):
+    """The loss or the gradient was not finite for too many steps in a row."""
+
+    category = Category.USER
+
+
+class MemoryExhaustedError(TaskError):
+    """The device's memory does not hold even one row's forward and backward pass."""
+
+    category = Category.CAPACITY
+
+
+class StorageError(TaskError):
+    """The disk is full or refuses to be written; what was there before is intact."""
+
+    category = Category.SYSTEM
+    retryable = True
+
+
+class CheckpointError(TaskError):
+    """A checkpoint does not belong to this run, or is damaged."""
+
+
+class Cancelled(BaseException):  # noqa: N818 - not an error: it must pass every `except Exception` on its way out
+    """The user cancelled, or the machine is being taken away: unwinds the task from wherever it is."""

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a task tells while it runs, and what it may be told: plain values, no wire format."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Phase(StrEnum):
+    """Parts of a task, in the order in which they run."""
+
+    CONVERT_MODEL = "convert_model"
+    LOAD_MODEL = "load_model"
+    TOKENIZE = "tokenize"
+    EVALUATE_BEFORE = "evaluate_before"
+    TRAIN = "train"
+    EVALUATE_AFTER = "evaluate_after"
+    SAVE = "save"
+
+
+class Level(StrEnum):
+    """How much an alert matters."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseProgress:
+    """How far a phase is: `fraction` 0 to 1; `seconds` since the phase began."""
+
+    phase: Phase
+    fraction: float
+    message: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetReport:
+    """What became of the dataset's rows. Row numbers are lines of the file, counted from 1; at most 100 are listed."""
+
+    format: str
+    rows: int
+    train_rows: int
+    eval_rows: int
+    duplicate_rows: int
+    truncated_rows: int
+    dropped_rows: int
+    dropped_row_numbers: tuple[int, ...]
+    total_tokens: int
+    target_tokens: int
+    longest_row_tokens: int
+    sequence_length: int
+    histogram: tuple[tuple[int, int], ...]
+    """(upper bound in tokens, rows), bounds ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    """Training begins or goes on: `restored_step` is 0 for a fresh start."""
+
+    restored_step: int
+    total_steps: int
+    trainable_parameters: int
+    total_parameters: int
+    threads: int
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSample:
+    """One look at the GPU."""
+
+    utilization: float
+    memory_bytes: int
+    power_watts: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """One optimizer step. `loss` is the mean over its target tokens; None where it was not finite."""
+
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float | None
+    learning_rate: float
+    grad_norm: float | None
+    tokens: int
+    target_tokens: int
+    tokens_per_second: float
+    step_seconds: float
+    elapsed_seconds: float
+    remaining_seconds: float
+    memory_bytes: int
+    device: DeviceSample | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvalMetrics:
+    """One evaluation. `step` 0 is the base model; a metric that was not asked for is None."""
+
+    step: int
+    loss: float | None
+    perplexity: float | None
+    exact_match: float | None
+    questions: int
+    correct: int
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One held-out prompt with the expected answer and the model's before (None: not measured) and after training."""
+
+    prompt: str
+    expected: str
+    before: str | None
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved:
+    """A checkpoint is complete on disk."""
+
+    step: int
+    name: str
+    bytes: int
+    best: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFailed:
+    """A checkpoint could not be written; training goes on and the one before it is intact."""
+
+    step: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSizeChanged:
+    """The micro-batch was cut because memory ran out; the effective batch is as it was."""
+
+    step: int
+    tokens_before: int
+    tokens_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something a person should know."""
+
+    level: Level
+    reason: str
+    message: str
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactReady:
+    """A file or folder of results is complete on disk; `files` maps names in `folder` to sha256."""
+
+    kind: str
+    folder: str
+    bytes: int
+    files: dict[str, str]
+    base_hub_id: str
+    base_revision: str
+    base_fingerprint: str
+    peft_type: str
+    trainable_parameters: int
+
+
+Event = (
+    PhaseProgress
+    | DatasetReport
+    | AttemptStarted
+    | StepMetrics
+    | EvalMetrics
+    | Sample
+    | CheckpointSaved
+    | CheckpointFailed
+    | BatchSizeChanged
+    | Alert
+    | ArtifactReady
+)
+
+
+class Signal(StrEnum):
+    """What the outside asks of a running task."""
+
+    NONE = "none"
+    CHECKPOINT = "checkpoint"
+    """Save a checkpoint at the next step boundary and go on."""
+    PAUSE = "pause"
+    """Save a checkpoint at the next step boundary and end, to be resumed."""
+    CANCEL = "cancel"
+    """End now; write nothing."""
+    CANCEL_SAVING = "cancel_saving"
+    """Save a checkpoint at the next step boundary and end as cancelled."""
+
+
+class Reporter(Protocol):
+    """Takes events. `emit` must return within microseconds: it is called from the training thread."""
+
+    def emit(self, event: Event) -> None:
+        """Take one event."""
+
+
+class Control(Protocol):
+    """Asked between micro-batches; a CHECKPOINT is handed out once, the others for as long as they hold."""
+
+    def poll(self) -> Signal:
+        """What is asked of the task now."""

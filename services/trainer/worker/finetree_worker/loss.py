@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cross entropy at the target positions alone, with a bounded number of logits in memory."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from finetree_worker.attention import group
+from finetree_worker.packing import MicroBatch
+
+CHUNK_TARGETS = 1024
+"""Targets whose logits exist at once: 1024 x 49,152 float32 logits are 201 MB, their gradient as much again."""
+
+
+def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    logits: Tensor = model.get_output_embeddings()(hidden).float()
+    config = model.config.get_text_config()
+    # Three families change their logits after the head: Granite divides, Cohere multiplies, Gemma 2 and 3 cap them.
+    if scaling := getattr(config, "logits_scaling", None):
+        logits = logits / scaling
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def _chunk_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(_logits(model, hidden), labels, reduction="sum")
+
+
+def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+    """The decoder's last hidden state for a packed micro-batch: (tokens, hidden size).
+
+    The model must be inside `attention.by_document`.
+    """
+    output = model.get_decoder()(
+        input_ids=batch.token_ids,
+        position_ids=batch.positions,
+        use_cache=False,
+        document_groups=group(batch.lengths, batch.token_ids.device),
+    )
+    states: Tensor = output.last_hidden_state[0]
+    return states
+
+
+def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+    """Sum of the cross entropies (nats) of the micro-batch's targets; a float32 scalar."""
+    hidden = hidden_states(model, batch)[batch.predictors]
+    if len(hidden) <= CHUNK_TARGETS:
+        return _chunk_loss(model, hidden, batch.labels)
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for part, labels in zip(hidden.split(CHUNK_TARGETS), batch.labels.split(CHUNK_TARGETS), strict=True):
+        # Each chunk's logits are computed again in the backward pass rather than kept.
+        total = total + checkpoint(_chunk_loss, model, part, labels, use_reentrant=False)
+    return total

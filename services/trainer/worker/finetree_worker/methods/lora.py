@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) through peft, with counter-based dropout and 16-bit adapter products."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as PeftLinear
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+
+from finetree_worker.models import linear_names
+from finetree_worker.plan import BaseModel, LoraMethod
+from finetree_worker.randomness import CounterDropout
+
+ADAPTER = "default"
+"""peft's name for the one adapter of a model."""
+
+
+class LoraLinear(PeftLinear):  # type: ignore[misc]  # peft ships no types
+    """peft's LoRA layer with another forward pass; its parameters and its saved form are peft's own.
+
+    peft casts the layer's whole input to the adapter's float32; here the small matrices are cast to the input's type
+    instead, which keeps master weights in float32 and both products in the type of the base.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        dropout = self.lora_dropout[ADAPTER]
+        self.lora_dropout[ADAPTER] = CounterDropout(getattr(dropout, "p", 0.0), self.in_features)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """base(x) + scale * B(A(dropout(x))); x (1, tokens, in features)."""
+        if self.disable_adapters or self.merged:
+            plain: Tensor = super().forward(x, *args, **kwargs)
+            return plain
+        result: Tensor = self.base_layer(x)
+        dropout = self.lora_dropout[ADAPTER]
+        down = linear(dropout.unscaled(x), self.lora_A[ADAPTER].weight.to(x.dtype))
+        up = linear(down, self.lora_B[ADAPTER].weight.to(x.dtype))
+        return result.add(up, alpha=self.scaling[ADAPTER] * dropout.scale)
+
+
+def apply(model: PreTrainedModel, method: LoraMethod, seed: int) -> PeftModel:
+    """Add adapters to the model's linear layers and freeze the rest. A starts random (from the seed), B at zero."""
+    names = linear_names(model, method)
+    config = LoraConfig(
+        r=method.rank,
+        lora_alpha=method.alpha,
+        lora_dropout=method.dropout,
+        use_rslora=method.rank_stabilized,
+        target_modules=names,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    config._register_custom_module({nn.Linear: LoraLinear})  # noqa: SLF001 - peft's documented way to a layer of one's own
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
+    for name, parameter in adapted.named_parameters():
+        parameter.requires_grad_(requires_grad="lora_" in name)
+    return adapted
+
+
+def save(model: PeftModel, folder: Path, method: LoraMethod, base: BaseModel) -> None:
+    """Write adapter_model.safetensors and adapter_config.json as peft itself does, naming the base by its hub id."""
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base.hub_id or None
+    config["revision"] = base.revision or None
+    if not method.modules:
+        # Full names per layer are for us; servers and merges expect the short names, which select the same layers.
+        config["target_modules"] = sorted({name.rpartition(".")[2] for name in config["target_modules"]})
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading a base model from a folder, and naming its layers."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from finetree_worker.errors import ModelError, PlanError
+from finetree_worker.plan import LoraMethod, Targets
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "out_proj", "dense")
+"""Names of attention projections in transformers' decoder models."""
+QUERY_VALUE = ("q_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
+"""Names of query and value projections, or of the fused projection that holds them."""
+MLP = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "dense_h_to_4h", "dense_4h_to_h", "w1", "w2", "w3")
+"""Names of MLP projections."""
+# A router chooses experts; an adapter on it moves the load balance, so no preset touches one.
+_NEVER = re.compile(r"(^|\.)(lm_head|embed_out|router|gate|shared_expert_gate)$")
+
+
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The causal language model in `folder`: safetensors only, no code of the folder is run, no network.
+
+    Raises ModelError with MODEL_NOT_FOUND or MODEL_UNREADABLE.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            "MODEL_NOT_FOUND",
+            f"There is no prepared model named {folder.name!r} here.",
+            field="model",
+            remedy="Prepare the model first, or name a folder that holds config.json and safetensors files.",
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            "MODEL_UNREADABLE",
+            f"The model {folder.name!r} cannot be loaded: {type(error).__name__}.",
+            field="model",
+            remedy="Only models with safetensors weights and an architecture of transformers itself can be trained.",
+        ) from error
+    loaded: PreTrainedModel = model.to(device)
+    loaded.config.use_cache = False
+    return loaded
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`. Raises ModelError with TOKENIZER_UNREADABLE, also for one without an end token."""
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            "TOKENIZER_UNREADABLE",
+            f"The tokenizer of {folder.name!r} cannot be loaded: {type(error).__name__}.",
+            field="model",
+            remedy="The model's folder must hold tokenizer.json and tokenizer_config.json.",
+        ) from error
+    if tokenizer.eos_token_id is None or not tokenizer.is_fast:
+        raise ModelError(
+            "TOKENIZER_UNSUPPORTED",
+            f"The tokenizer of {folder.name!r} has no end-of-sequence token or no tokenizer.json.",
+            field="model",
+            remedy="Set eos_token in tokenizer_config.json, and convert the tokenizer to tokenizer.json.",
+        )
+    return tokenizer
+
+
+def linear_names(model: nn.Module, method: LoraMethod) -> list[str]:
+    """Full names of the linear layers that get an adapter, in module order.
+
+    "all-linear" is attention and MLP, never the output head and never a router. Explicit names match a full name or
+    its last parts ("q_proj", "layers.0.mlp.up_proj"). Raises PlanError with TARGET_NOT_FOUND.
+    """
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linears = [name for name in linears if not _NEVER.search(name)]
+    if method.modules:
+        return _explicit(linears, method.modules)
+    wanted = {
+        Targets.ALL_LINEAR: ATTENTION + MLP,
+        Targets.ATTENTION: ATTENTION,
+        Targets.QUERY_VALUE: QUERY_VALUE,
+        Targets.MLP: MLP,
+    }[method.targets]
+    found = [name for name in linears if name.rpartition(".")[2] in wanted]
+    if not found:
+        raise PlanError(
+            "TARGET_NOT_FOUND",
+            f"This model has no layer for the targets {method.targets.value!r}.",
+            field="lora.targets",
+            remedy="Name its linear layers in lora.target_modules.",
+        )
+    return found
+
+
+def _explicit(linears: list[str], wanted: tuple[str, ...]) -> list[str]:
+    for pattern in wanted:
+        if not any(_names(name, pattern) for name in linears):
+            ends = sorted({name.rpartition(".")[2] for name in linears})
+            raise PlanError(
+                "TARGET_NOT_FOUND",
+                f"No linear layer of this model is named {pattern!r}; it has {', '.join(ends)}.",
+                field="lora.target_modules",
+                remedy="Use one of these names, or the preset all-linear.",
+            )
+    return [name for name in linears if any(_names(name, pattern) for pattern in wanted)]
+
+
+def _names(name: str, pattern: str) -> bool:
+    return name == pattern or name.endswith(f".{pattern}")

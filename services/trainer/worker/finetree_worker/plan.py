@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A resolved training run as frozen values: everything that the loop needs, nothing left to be guessed."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+
+class Targets(StrEnum):
+    """Which linear layers get an adapter."""
+
+    ALL_LINEAR = "all-linear"
+    ATTENTION = "attention"
+    QUERY_VALUE = "query-value"
+    MLP = "mlp"
+
+
+class Schedule(StrEnum):
+    """Learning rate after warm-up."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+    CONSTANT = "constant"
+
+
+class LossOn(StrEnum):
+    """Which tokens are learned."""
+
+    COMPLETIONS = "completions"
+    LAST_COMPLETION = "last-completion"
+    ALL = "all"
+
+
+class Precision(StrEnum):
+    """Number formats. Adapters and optimizer state are float32 in all but BF16 full fine-tuning."""
+
+    BF16 = "bf16"
+    BF16_MIXED = "bf16-mixed"
+    FP32 = "fp32"
+
+
+class OptimizerName(StrEnum):
+    """Optimizers."""
+
+    ADAMW = "adamw"
+    ADAMW_8BIT = "adamw-8bit"
+    PAGED_ADAMW_8BIT = "paged-adamw-8bit"
+    SGD = "sgd"
+
+
+class Metric(StrEnum):
+    """What evaluation measures."""
+
+    LOSS = "loss"
+    EXACT_MATCH = "exact_match"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraMethod:
+    """Low-rank adapters. `modules` names linears explicitly and, where it is not empty, overrides `targets`."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.1
+    targets: Targets = Targets.ALL_LINEAR
+    modules: tuple[str, ...] = ()
+    rank_stabilized: bool = False
+    kind: Literal["lora"] = "lora"
+
+
+@dataclass(frozen=True, slots=True)
+class FullMethod:
+    """All weights, but for the lowest `frozen_layers` decoder layers (which freeze the embeddings below them too)."""
+
+    frozen_layers: int = 0
+    kind: Literal["full"] = "full"
+
+
+Method = LoraMethod | FullMethod
+
+
+@dataclass(frozen=True, slots=True)
+class Optimization:
+    """How the weights are moved. Exactly one of `epochs` and `max_steps` is set; batch sizes count rows."""
+
+    learning_rate: float
+    batch_size: int
+    micro_batch_size: int
+    sequence_length: int
+    epochs: float | None = None
+    max_steps: int | None = None
+    schedule: Schedule = Schedule.COSINE
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    packing: bool = True
+    loss_on: LossOn = LossOn.COMPLETIONS
+    seed: int = 0
+    precision: Precision = Precision.BF16
+    optimizer: OptimizerName = OptimizerName.ADAMW
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """What is measured on rows that are not trained on: a file of their own, or a share of the training rows."""
+
+    dataset: Path | None = None
+    split_fraction: float = 0.0
+    metrics: tuple[Metric, ...] = ()
+    max_new_tokens: int = 32
+    samples: int = 0
+    before_training: bool = False
+    every_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPlan:
+    """`every_steps` 0: only when asked for; `keep` newest ones stay, and the best by evaluation loss if asked."""
+
+    every_steps: int = 0
+    keep: int = 2
+    keep_best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """The base: where it lies here, and what it is called elsewhere. Never one in the place of the other."""
+
+    folder: Path
+    hub_id: str = ""
+    revision: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """One resolved run.
+
+    `work` is the task's own folder (checkpoints go below it), `artifact` the folder that the result is renamed to.
+    `threads` is the number of CPU threads of this run; with the library versions and the machine type it decides the
+    order of floating-point sums, hence whether a resumed run is bit-equal.
+    """
+
+    base: BaseModel
+    dataset: Path
+    method: Method
+    optimization: Optimization
+    work: Path
+    artifact: Path
+    evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
+    checkpoints: CheckpointPlan = field(default_factory=CheckpointPlan)
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 1
+    plan_digest: str = ""
+
+    def numerics_hash(self) -> str:
+        """sha256 (hex) of what decides the trained weights: a checkpoint of another hash is not this run's."""
+        decisive = {
+            "method": asdict(self.method),
+            "optimization": asdict(self.optimization),
+            "split": self.evaluation.split_fraction,
+            "fingerprint": self.base.fingerprint,
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
