@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 # Timestamps, durations and masks have a text of their own in proto JSON; Any names its type beside its content.
@@ -39,11 +38,11 @@ def to_json(message: Message, *, defaults: bool = False) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _shown(message: Message, field: FieldDescriptor) -> bool:
+def _shown(message: Message, field: Any) -> bool:
     return message.HasField(field.name) if field.has_presence else True
 
 
-def _field(field: FieldDescriptor, value: Any, *, defaults: bool) -> Any:
+def _field(field: Any, value: Any, *, defaults: bool) -> Any:
     entry = field.message_type
     if entry is not None and entry.GetOptions().map_entry:
         inner = entry.fields_by_name["value"]
@@ -53,7 +52,7 @@ def _field(field: FieldDescriptor, value: Any, *, defaults: bool) -> Any:
     return _value(field, value, defaults=defaults)
 
 
-def _value(field: FieldDescriptor, value: Any, *, defaults: bool) -> Any:
+def _value(field: Any, value: Any, *, defaults: bool) -> Any:
     if field.message_type is not None:
         return _message(value, defaults=defaults)
     if field.enum_type is not None:

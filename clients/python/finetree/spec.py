@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strict dict -> message: an unknown key or a wrong value is refused with its proto path, so that a file can be mended."""
+"""Strict dict -> message: an unknown key or a wrong value is refused, with its proto path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from finetree_api.types.v1 import run_spec_pb2
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from finetree.errors import InvalidSpec, Violation
@@ -70,7 +70,7 @@ def _fill(message: Message, data: Any, path: str) -> None:
         _set(message, field, value, where)
 
 
-def _field(descriptor: Descriptor, key: Any, path: str) -> FieldDescriptor:
+def _field(descriptor: Any, key: Any, path: str) -> Any:
     field = descriptor.fields_by_name.get(key) or descriptor.fields_by_camelcase_name.get(key)
     if field is not None:
         return field
@@ -80,7 +80,7 @@ def _field(descriptor: Descriptor, key: Any, path: str) -> FieldDescriptor:
     raise _wrong(_join(path, str(key)), f"unknown key; {hint}")
 
 
-def _set(message: Message, field: FieldDescriptor, value: Any, path: str) -> None:
+def _set(message: Message, field: Any, value: Any, path: str) -> None:
     inner = field.message_type
     if inner is None or inner.GetOptions().map_entry or inner.full_name.startswith(AS_TEXT):
         _leaf(message, field, value, path)
@@ -99,7 +99,7 @@ def _items(value: Any, path: str) -> Sequence[Any]:
     return value
 
 
-def _leaf(message: Message, field: FieldDescriptor, value: Any, path: str) -> None:
+def _leaf(message: Message, field: Any, value: Any, path: str) -> None:
     if field.is_repeated and field.message_type is None:
         for index, each in enumerate(_items(value, path)):
             _parse(message, field, [each], f"{path}[{index}]")
@@ -107,7 +107,7 @@ def _leaf(message: Message, field: FieldDescriptor, value: Any, path: str) -> No
         _parse(message, field, value, path)
 
 
-def _parse(message: Message, field: FieldDescriptor, value: Any, path: str) -> None:
+def _parse(message: Message, field: Any, value: Any, path: str) -> None:
     try:
         json_format.ParseDict({field.name: value}, message)
     except (json_format.ParseError, TypeError, ValueError, AttributeError) as error:
@@ -118,7 +118,7 @@ def _parse(message: Message, field: FieldDescriptor, value: Any, path: str) -> N
             raise _wrong(path, f"expected a finite number, got {value!r}")
 
 
-def _expected(field: FieldDescriptor) -> str:
+def _expected(field: Any) -> str:
     if field.enum_type is not None:
         names = [each.name for each in field.enum_type.values if each.number]
         return f"expected one of {', '.join(names)}"

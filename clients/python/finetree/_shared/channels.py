@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,10 +27,12 @@ RETRY = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
-SERVICE_CONFIG = json.dumps({
-    "methodConfig": [{"name": [{}], "retryPolicy": RETRY}],
-    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
-})
+SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [{"name": [{}], "retryPolicy": RETRY}],
+        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+    }
+)
 MAX_RECEIVED_BYTES = 16 * 1024 * 1024
 python = ".".join(map(str, sys.version_info[:3]))
 USER_AGENT = f"finetree-python/{__version__} grpc/{grpc.__version__} python/{python}"
@@ -72,9 +73,9 @@ def new_request_id() -> str:
     return str(uuid.uuid4())
 
 
-def metadata(options: Options, request_id: str) -> Sequence[tuple[str, str]]:
+def metadata(options: Options, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
     """Metadata of a call."""
-    pairs = [("x-request-id", request_id)]
+    pairs: list[tuple[str, str | bytes]] = [("x-request-id", request_id)]
     if options.token:
         pairs.append(("authorization", f"Bearer {options.token}"))
     if trace := trace_context():

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any, Self
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2
 
@@ -21,6 +21,7 @@ Source = str | Path | bytes | Iterable[Mapping[str, Any]]
 # Well below the server's cap for a message; more per message is not faster on loopback.
 PIECE = 64 * 1024
 IN_MEMORY = 8 * 1024 * 1024
+BinaryFile = io.BytesIO | io.BufferedReader | tempfile.SpooledTemporaryFile[bytes]
 
 
 class Content:
@@ -44,14 +45,14 @@ class Content:
         """Release the file."""
         self._file.close()
 
-    def __enter__(self) -> Content:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _opened(source: Source) -> IO[bytes]:
+def _opened(source: Source) -> BinaryFile:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if isinstance(source, str | Path):
@@ -65,7 +66,7 @@ def _opened(source: Source) -> IO[bytes]:
     return _spooled(source)
 
 
-def _spooled(rows: Iterable[Mapping[str, Any]]) -> IO[bytes]:
+def _spooled(rows: Iterable[Mapping[str, Any]]) -> BinaryFile:
     file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - Content closes it
     for number, row in enumerate(rows, 1):
         try:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fork safety. A fork while a thread is inside a unary call crashes up to a quarter of the children; so unary calls pass
-a gate which closes before a fork, and channels are dropped in the child, where new ones are made on the first call."""
+"""Fork safety.
+
+A fork while a thread is inside a unary call crashes up to a quarter of the children; so unary calls pass a gate which
+closes before a fork, and channels are dropped in the child, where new ones are made on the first call.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +99,7 @@ class Gate:
         self._inherited.append(inherited)
 
     def before_fork(self) -> None:
-        """Hold new unary calls back and wait, at most two seconds, for those in flight. Keeps the lock over the fork."""
+        """Hold new unary calls back and wait, at most two seconds, for those in flight. Keeps the lock till after."""
         self._condition.acquire()
         self._closed = True
         deadline = time.monotonic() + LONGEST_WAIT

@@ -34,14 +34,14 @@ class Method(Generic[Q, R]):
     timeout: float | None
 
 
-def _of(service: Service, name: str, request: type[Q], response: type[R], timeout: float | None = QUICK) -> Method[Q, R]:
+def _of(
+    service: Service, name: str, request: type[Q], response: type[R], timeout: float | None = QUICK
+) -> Method[Q, R]:
     path = f"/finetree_api.{service}.v1.{service.capitalize()}Service/{name}"
     return Method(service, path, request, response, timeout)
 
 
-RECOMMEND = _of(
-    "recommender", "Recommend", recommender.RecommendRequest, recommender.RecommendResponse, ASKS_ANOTHER
-)
+RECOMMEND = _of("recommender", "Recommend", recommender.RecommendRequest, recommender.RecommendResponse, ASKS_ANOTHER)
 LIST_METHODS = _of("recommender", "ListMethods", recommender.ListMethodsRequest, recommender.ListMethodsResponse)
 GET_METHOD = _of("recommender", "GetMethod", recommender.GetMethodRequest, recommender.GetMethodResponse)
 RECOMMENDER_INFO = _of(

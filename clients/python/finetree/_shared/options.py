@@ -45,7 +45,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Everything a client was made with. `timeout` is the caller's own for unary calls; None means each call's default."""
+    """What a client was made with. `timeout` is the caller's own for unary calls; None means each one's default."""
 
     targets: Mapping[Service, Target]
     project: str
@@ -104,7 +104,9 @@ def _target(address: str, *, tls: bool | TLS | None, token: str | None) -> Targe
     if isinstance(tls, TLS):
         return Target(bare, tls)
     # A token in clear text would be anybody's: it switches encryption on, unless the caller spelled out http://.
-    encrypt = tls if tls is not None else scheme == "https" or (token is not None and not (separator and scheme == "http"))
+    encrypt = (
+        tls if tls is not None else scheme == "https" or (token is not None and not (separator and scheme == "http"))
+    )
     return Target(bare, TLS() if encrypt else None)
 
 

@@ -12,7 +12,6 @@ from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.recommender.v1 import recommender_pb2
 from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from finetree._shared.channels import trace_context
 from finetree._shared.follow import Follow
@@ -51,7 +50,7 @@ def full_name(project: str, collection: Collection, name: str) -> str:
     return name if "/" in name else f"{parent(project)}/{collection}/{name}"
 
 
-def enum_number(wrapper: EnumTypeWrapper[Any], prefix: str, value: str | int, field: str) -> Any:
+def enum_number(wrapper: Any, prefix: str, value: str | int, field: str) -> Any:
     """Number of an enum value given by number, full name or short name in any letter case.
 
     Raises:
@@ -61,7 +60,7 @@ def enum_number(wrapper: EnumTypeWrapper[Any], prefix: str, value: str | int, fi
         return value
     name = value.upper()
     name = name if name.startswith(prefix) else prefix + name
-    if name in wrapper.keys():  # noqa: SIM118 - an EnumTypeWrapper is no mapping
+    if name in wrapper.keys():  # noqa: SIM118 - a protobuf enum is no mapping
         return wrapper.Value(name)
     known = ", ".join(key.removeprefix(prefix).lower() for key in wrapper.keys()[1:])
     text = f"no such value {value!r}; known are {known}"
@@ -102,9 +101,7 @@ def estimate_request(
 def batch_request(rows: Mapping[str, EstimateLike]) -> estimator_pb2.BatchEstimateRunsRequest:
     """Request of BatchEstimateRuns."""
     return estimator_pb2.BatchEstimateRunsRequest(
-        rows=[
-            estimator_pb2.BatchEstimateRow(key=key, request=estimate_request(each)) for key, each in rows.items()
-        ]
+        rows=[estimator_pb2.BatchEstimateRow(key=key, request=estimate_request(each)) for key, each in rows.items()]
     )
 
 

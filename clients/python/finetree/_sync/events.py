@@ -23,8 +23,8 @@ class EventStream:
     """Every event of a job, once and in order, until its Terminal event.
 
     It attaches on the first `next` and re-attaches by itself, from where it is: after a broken connection, a restarted
-    server, a missing number, and when nothing (not even a heartbeat) arrives for three heartbeats. It gives up, with the
-    last error, after `reconnect_timeout` seconds in which nothing arrived. `close()` ends it; it is its own context.
+    server, a missing number, and when nothing (not even a heartbeat) arrives for three heartbeats. It gives up, with
+    the last error, after `reconnect_timeout` seconds in which nothing arrived. `close()` ends it; it is a context.
     """
 
     def __init__(self, transport: Transport, follow: Follow, *, deadline: float | None = None) -> None:

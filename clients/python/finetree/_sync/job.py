@@ -43,8 +43,8 @@ class Job:
 
     @property
     def uid(self) -> str:
-        """UUID of the job; asks the service when it is not known yet."""
-        return (self.snapshot or self.refresh()).uid
+        """UUID of the job, "" before it was seen (`refresh` sees it)."""
+        return self.snapshot.uid if self.snapshot is not None else ""
 
     @property
     def cursor(self) -> str:

@@ -176,9 +176,7 @@ class Jobs:
 
         return Pages(fetch)
 
-    def capacity(
-        self, *, wait_for_rate: float = 0.0, timeout: float | None = None
-    ) -> trainer_pb2.GetCapacityResponse:
+    def capacity(self, *, wait_for_rate: float = 0.0, timeout: float | None = None) -> trainer_pb2.GetCapacityResponse:
         """What the trainer can run and what runs now.
 
         Args:

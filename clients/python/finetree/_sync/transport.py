@@ -131,9 +131,7 @@ class Transport:
         request_id = channels.new_request_id()
         with GATE.call():
             line = self._line(method.service, "stream")
-            call = line.channel.unary_stream(
-                method.path, method.request.SerializeToString, method.response.FromString
-            )
+            call = line.channel.unary_stream(method.path, method.request.SerializeToString, method.response.FromString)
             line.enter()
             return Stream(
                 self,
@@ -156,7 +154,9 @@ class Transport:
             line.enter()
             # A future runs on the channel's own thread: a fork in its middle is as harmless as one beside a stream.
             call: Any = stub.future(
-                iter(requests), self._timeout(method, timeout), channels.metadata(self.options, request_id)
+                iter(requests),
+                timeout if timeout is not None else method.timeout,
+                channels.metadata(self.options, request_id),
             )
         try:
             response: R = call.result()

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC109 - the parameters are the synchronous client's; a timeout becomes the call's deadline
+"""The asynchronous client."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
+from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
+from finetree_api.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from finetree_api.types.v1 import evidence_pb2
+
+from finetree._async.datasets import AsyncDatasets
+from finetree._async.jobs import AsyncJobs
+from finetree._async.questions import AsyncQuestions
+from finetree._async.transport import AsyncTransport
+from finetree._shared import methods
+from finetree._shared.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
+from finetree._shared.requests import unknown_service
+
+
+class Raw:
+    """Typed gRPC stubs over the client's channels: no retry of streams, no typed errors, no fork gate."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    @property
+    def recommender(self) -> recommender_pb2_grpc.RecommenderServiceAsyncStub:
+        """Stub of the recommender."""
+        return recommender_pb2_grpc.RecommenderServiceStub(self._transport.channel("recommender"))
+
+    @property
+    def estimator(self) -> estimator_pb2_grpc.EstimatorServiceAsyncStub:
+        """Stub of the estimator."""
+        return estimator_pb2_grpc.EstimatorServiceStub(self._transport.channel("estimator"))
+
+    @property
+    def trainer(self) -> trainer_pb2_grpc.TrainerServiceAsyncStub:
+        """Stub of the trainer."""
+        return trainer_pb2_grpc.TrainerServiceStub(self._transport.channel("trainer"))
+
+
+class AsyncClient(AsyncQuestions, AsyncDatasets, AsyncJobs):
+    """A client of the three services. Nothing connects before the first call; tasks and loops may share it.
+
+    Args:
+        address: "host:port" (or http://, https://, unix:) where all three services are.
+        recommender_address: the recommender's own address; default 127.0.0.1:50051.
+        estimator_address: the estimator's own address; default 127.0.0.1:50052.
+        trainer_address: the trainer's own address; default 127.0.0.1:50053.
+        project: project of datasets and jobs; None means FINETREE_PROJECT, else "default".
+        token: bearer token; None means FINETREE_TOKEN. It switches TLS on, unless the address says http://.
+        tls: True, False or a TLS; None means: when the address says https:// or a token is given.
+        timeout: seconds for every unary call; None means the default of each.
+        retries: whether unary calls are tried again (4 attempts) while a service is unavailable.
+        reconnect_timeout: seconds of continuous failure after which streams, uploads and downloads give up.
+
+    Addresses that are not given come from FINETREE_ADDRESS or FINETREE_{RECOMMENDER,ESTIMATOR,TRAINER}_ADDRESS.
+
+    Raises:
+        InvalidArgument: INVALID_OPTION.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        recommender_address: str | None = None,
+        estimator_address: str | None = None,
+        trainer_address: str | None = None,
+        project: str | None = None,
+        token: str | None = None,
+        tls: bool | TLS | None = None,
+        timeout: float | None = None,
+        retries: bool = True,
+        reconnect_timeout: float = RECONNECT_TIMEOUT,
+    ) -> None:
+        own: dict[Service, str | None] = {
+            "recommender": recommender_address,
+            "estimator": estimator_address,
+            "trainer": trainer_address,
+        }
+        self._transport = AsyncTransport(
+            make_options(
+                address,
+                own,
+                project=project,
+                token=token,
+                tls=tls,
+                timeout=timeout,
+                retries=retries,
+                reconnect_timeout=reconnect_timeout,
+            )
+        )
+
+    @property
+    def options(self) -> Options:
+        """What the client was made with."""
+        return self._transport.options
+
+    @property
+    def raw(self) -> Raw:
+        """Typed gRPC stubs, for what this client does not offer."""
+        return Raw(self._transport)
+
+    async def server_info(self, service: Service, *, timeout: float | None = None) -> evidence_pb2.ServerInfo:
+        """What a server is: version, API revisions, features, limits.
+
+        Args:
+            service: "recommender", "estimator" or "trainer".
+            timeout: seconds; None means the client's timeout, else 10.
+
+        Raises:
+            Unavailable: SERVICE_UNREACHABLE.
+        """
+        call = self._transport.unary
+        if service == "recommender":
+            info = recommender_pb2.GetServerInfoRequest()
+            return (await call(methods.RECOMMENDER_INFO, info, timeout=timeout)).server
+        if service == "estimator":
+            return (await call(methods.ESTIMATOR_INFO, estimator_pb2.GetServerInfoRequest(), timeout=timeout)).server
+        if service == "trainer":
+            return (await call(methods.TRAINER_INFO, trainer_pb2.GetServerInfoRequest(), timeout=timeout)).server
+        raise unknown_service(service)
+
+    async def close(self) -> None:
+        """Close the channels. Open event streams end with ClientClosed."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"options": self._transport.options.without_secrets()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._transport = AsyncTransport(state["options"])

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC109 - the parameters are the synchronous client's; a timeout becomes the call's deadline
+"""Calls of the trainer about datasets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+from finetree_api.trainer.v1 import dataset_pb2
+
+from finetree._async.pages import AsyncPages
+from finetree._async.transport import AsyncTransport
+from finetree._shared import methods
+from finetree._shared.channels import new_request_id
+from finetree._shared.files import Content, Progress, Source
+from finetree._shared.requests import full_name, parent
+from finetree._shared.retry import Backoff, deadline_after
+from finetree._shared.uploads import Upload, create_request, default_name
+from finetree.errors import FinetreeError
+
+
+class AsyncDatasets:
+    """Datasets of the client's project."""
+
+    _transport: AsyncTransport
+
+    async def upload_dataset(
+        self,
+        source: Source,
+        *,
+        display_name: str = "",
+        labels: Mapping[str, str] | None = None,
+        on_progress: Progress | None = None,
+        timeout: float | None = None,
+        request_id: str = "",
+    ) -> dataset_pb2.Dataset:
+        """Upload a dataset; one that the project already has is not sent again. A cut upload goes on where it was.
+
+        Args:
+            source: path of a JSONL file (a str is a path), its bytes, or rows as dicts.
+            display_name: name for people; empty means the file's name.
+            labels: indexed labels.
+            on_progress: called with (bytes that the service has, bytes in all).
+            timeout: seconds for the whole; None means as long as it gets further.
+            request_id: idempotency key; None is made, once per call.
+
+        Returns:
+            The dataset, READY: its hash and its rows are checked.
+
+        Raises:
+            InvalidArgument: EMPTY_DATASET, MALFORMED_ROW (with row and field), UNREADABLE_SOURCE, HASH_MISMATCH.
+            ResourceExhausted: DATASET_TOO_LARGE, DISK_FULL.
+            Unavailable: it got no further for the client's `reconnect_timeout`.
+            FinetreeTimeout: the timeout passed; the same call later goes on where it was.
+        """
+        backoff = Backoff(self._transport.options.reconnect_timeout, deadline_after(timeout))
+        with await asyncio.to_thread(Content, source) as content:
+            request = create_request(
+                content,
+                parent(self._transport.options.project),
+                default_name(source, display_name),
+                labels,
+                request_id or new_request_id(),
+            )
+            created = await self._transport.unary(methods.CREATE_DATASET, request, request_id=request.request_id)
+            upload = Upload(content, created.dataset, on_progress)
+            while not upload.done:
+                try:
+                    await self._send(upload, backoff)
+                except FinetreeError as error:
+                    await asyncio.sleep(0.0 if upload.position_lost(error) else backoff.delay(error))
+            return upload.dataset
+
+    async def get_dataset(self, name: str, *, timeout: float | None = None) -> dataset_pb2.Dataset:
+        """A dataset as it is now.
+
+        Args:
+            name: resource name or short id.
+            timeout: seconds; None means the client's timeout, else 10.
+
+        Raises:
+            NotFound: DATASET_NOT_FOUND.
+        """
+        request = dataset_pb2.GetDatasetRequest(name=full_name(self._transport.options.project, "datasets", name))
+        return (await self._transport.unary(methods.GET_DATASET, request, timeout=timeout)).dataset
+
+    def list_datasets(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncPages[dataset_pb2.Dataset]:
+        """Datasets of the project, newest first, fetched page by page.
+
+        Args:
+            page_size: largest page; 0 means the server's choice.
+            timeout: seconds for each page; None means the client's timeout, else 10.
+        """
+        project = parent(self._transport.options.project)
+
+        async def fetch(token: str) -> tuple[list[dataset_pb2.Dataset], str]:
+            request = dataset_pb2.ListDatasetsRequest(parent=project, page_size=page_size, page_token=token)
+            page = await self._transport.unary(methods.LIST_DATASETS, request, timeout=timeout)
+            return list(page.datasets), page.next_page_token
+
+        return AsyncPages(fetch)
+
+    async def delete_dataset(self, name: str, *, timeout: float | None = None, request_id: str = "") -> None:
+        """Delete a dataset.
+
+        Args:
+            name: resource name or short id.
+            timeout: seconds; None means the client's timeout, else 10.
+            request_id: idempotency key; None is made, once per call.
+
+        Raises:
+            NotFound: DATASET_NOT_FOUND.
+            FailedPrecondition: DATASET_IN_USE: a job needs it.
+        """
+        request = dataset_pb2.DeleteDatasetRequest(
+            name=full_name(self._transport.options.project, "datasets", name), request_id=request_id or new_request_id()
+        )
+        await self._transport.unary(methods.DELETE_DATASET, request, timeout=timeout, request_id=request.request_id)
+
+    async def _send(self, upload: Upload, backoff: Backoff) -> None:
+        try:
+            if upload.stale:
+                await self._locate(upload, backoff)
+            if not upload.done:
+                answer = await self._transport.upload(methods.WRITE_DATASET, _messages(upload), timeout=backoff.left())
+                upload.now(answer.dataset)
+                backoff.progressed()
+        except FinetreeError:
+            upload.stale = True
+            raise
+
+    async def _locate(self, upload: Upload, backoff: Backoff) -> None:
+        request = dataset_pb2.GetDatasetRequest(name=upload.dataset.name)
+        found = (await self._transport.unary(methods.GET_DATASET, request, timeout=backoff.left())).dataset
+        upload.stale = False
+        if upload.now(found):
+            backoff.progressed()
+
+
+async def _messages(upload: Upload) -> AsyncIterator[dataset_pb2.WriteDatasetRequest]:
+    pieces = upload.segment()
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield piece

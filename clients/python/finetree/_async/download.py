@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Downloading artifacts: file after file, resumed where it was cut. Files are touched in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetree_api.trainer.v1 import job_pb2
+
+from finetree._async.transport import AsyncTransport
+from finetree._shared import methods
+from finetree._shared.files import Download, Progress, Tally, artifact_folder
+from finetree._shared.retry import STALLED, Backoff, stalled
+from finetree.errors import FinetreeError
+
+
+async def download(
+    transport: AsyncTransport,
+    artifacts: Sequence[job_pb2.Artifact],
+    directory: Path,
+    on_progress: Progress | None,
+    deadline: float | None,
+) -> dict[str, Path]:
+    """Download artifacts into a folder each; gives the folders by artifact name."""
+    tally = Tally(sum(file.size_bytes for each in artifacts for file in each.files), on_progress)
+    folders = {artifact.name: artifact_folder(directory, artifact) for artifact in artifacts}
+    for artifact in artifacts:
+        for file in artifact.files:
+            target = await asyncio.to_thread(Download, artifact.name, file, folders[artifact.name], tally)
+            try:
+                await _fetch(transport, target, Backoff(transport.options.reconnect_timeout, deadline))
+            finally:
+                target.close()
+    return folders
+
+
+async def _fetch(transport: AsyncTransport, target: Download, backoff: Backoff) -> None:
+    while not target.done:
+        if target.complete:
+            await asyncio.to_thread(target.finish)
+            continue
+        try:
+            await _stream(transport, target, backoff)
+        except FinetreeError as error:
+            await asyncio.sleep(backoff.delay(error))
+
+
+async def _stream(transport: AsyncTransport, target: Download, backoff: Backoff) -> None:
+    stream = transport.stream(methods.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.left())
+    broken = True
+    try:
+        async with asyncio.timeout(STALLED) as limit:
+            while (piece := await stream.read()) is not None:
+                await asyncio.to_thread(target.write, piece.offset, piece.chunk)
+                backoff.progressed()
+                limit.reschedule(asyncio.get_running_loop().time() + STALLED)
+        broken = False
+    except TimeoutError as error:
+        if isinstance(error, FinetreeError):
+            raise
+        raise stalled() from None
+    finally:
+        await stream.close(renew=broken)
+    if not target.complete:
+        raise target.cut()

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC109 - the parameters are the synchronous client's; a timeout becomes the call's deadline
+"""Calls of the recommender and the estimator: which method, and what will it take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from finetree_api.estimator.v1 import estimator_pb2
+from finetree_api.recommender.v1 import recommender_pb2
+
+from finetree._async.pages import AsyncPages
+from finetree._async.transport import AsyncTransport
+from finetree._shared import methods
+from finetree._shared.requests import (
+    EstimateLike,
+    MethodName,
+    ProfileLike,
+    RecommendLike,
+    RevisionLike,
+    View,
+    batch_request,
+    batch_results,
+    estimate_request,
+    get_method_request,
+    recommend_request,
+)
+from finetree.errors import FinetreeError
+
+
+class AsyncQuestions:
+    """What can be asked before anything runs."""
+
+    _transport: AsyncTransport
+
+    async def recommend(
+        self, request: RecommendLike, *, timeout: float | None = None, request_id: str = ""
+    ) -> recommender_pb2.RecommendResponse:
+        """Recommend a method and a complete recipe.
+
+        Args:
+            request: a RecommendRequest, or its proto JSON as a dict; only `model` is required.
+            timeout: seconds; None means the client's timeout, else 30.
+            request_id: id for the logs; None is made.
+
+        Raises:
+            InvalidArgument: a field is wrong; `violations` names it.
+            NotFound: MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, POLICY_NOT_FOUND.
+            FailedPrecondition: REVISION_UNAVAILABLE.
+        """
+        return await self._transport.unary(
+            methods.RECOMMEND, recommend_request(request), timeout=timeout, request_id=request_id
+        )
+
+    async def list_methods(self, *, policy: str = "", timeout: float | None = None) -> list[recommender_pb2.MethodCard]:
+        """The cards of the five methods.
+
+        Args:
+            policy: rule pack; empty means the default one.
+            timeout: seconds; None means the client's timeout, else 10.
+
+        Raises:
+            NotFound: POLICY_NOT_FOUND.
+        """
+        request = recommender_pb2.ListMethodsRequest(policy=policy)
+        return list((await self._transport.unary(methods.LIST_METHODS, request, timeout=timeout)).methods)
+
+    async def get_method(
+        self, method: MethodName | int, *, policy: str = "", timeout: float | None = None
+    ) -> recommender_pb2.MethodCard:
+        """The card of a method: "full", "lora", "qlora", "prefix" or "adapter".
+
+        Args:
+            method: its name, or its number in the contract.
+            policy: rule pack; empty means the default one.
+            timeout: seconds; None means the client's timeout, else 10.
+
+        Raises:
+            InvalidArgument: there is no such method.
+            NotFound: POLICY_NOT_FOUND.
+        """
+        request = get_method_request(method, policy)
+        return (await self._transport.unary(methods.GET_METHOD, request, timeout=timeout)).method
+
+    async def estimate(
+        self,
+        spec: EstimateLike,
+        *,
+        dataset_profile: ProfileLike | None = None,
+        evaluation_profile: ProfileLike | None = None,
+        view: View = "BASIC",
+        pinned: RevisionLike | None = None,
+        timeout: float | None = None,
+        request_id: str = "",
+    ) -> estimator_pb2.Estimate:
+        """Memory, time and cost of a run, as intervals.
+
+        Args:
+            spec: a RunSpec, its proto JSON as a dict, or a whole EstimateRunRequest (which leaves the rest unused).
+            dataset_profile: what is known of the training data.
+            evaluation_profile: what is known of the held-out data.
+            view: "BASIC", or "FULL" for what a search finds: remedies and the nearest evidence.
+            pinned: revisions that must be used.
+            timeout: seconds; None means the client's timeout, else 10.
+            request_id: id for the logs; None is made.
+
+        Raises:
+            InvalidArgument: a field is wrong; `violations` names it.
+            NotFound: MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND.
+            FailedPrecondition: REVISION_UNAVAILABLE.
+        """
+        request = estimate_request(
+            spec, dataset_profile=dataset_profile, evaluation_profile=evaluation_profile, view=view, pinned=pinned
+        )
+        return (
+            await self._transport.unary(methods.ESTIMATE_RUN, request, timeout=timeout, request_id=request_id)
+        ).estimate
+
+    async def estimate_batch(
+        self, rows: Mapping[str, EstimateLike], *, timeout: float | None = None, request_id: str = ""
+    ) -> dict[str, estimator_pb2.Estimate | FinetreeError]:
+        """Many estimates in one call. A row that fails holds its exception and spoils no other.
+
+        Args:
+            rows: specs by a key of the caller's, at most 1000.
+            timeout: seconds; None means the client's timeout, else 30.
+            request_id: id for the logs; None is made.
+
+        Raises:
+            InvalidArgument: the batch itself is wrong (too many rows, an empty key).
+        """
+        response = await self._transport.unary(
+            methods.BATCH_ESTIMATE, batch_request(rows), timeout=timeout, request_id=request_id
+        )
+        return batch_results(response)
+
+    def list_models(
+        self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
+    ) -> AsyncPages[estimator_pb2.Model]:
+        """Models of the catalogue in the order of their names, fetched page by page.
+
+        Args:
+            prefix: only names, hub ids and families that begin with it.
+            page_size: largest page; 0 means the server's choice.
+            timeout: seconds for each page; None means the client's timeout, else 10.
+        """
+
+        async def fetch(token: str) -> tuple[list[estimator_pb2.Model], str]:
+            request = estimator_pb2.ListModelsRequest(prefix=prefix, page_size=page_size, page_token=token)
+            page = await self._transport.unary(methods.LIST_MODELS, request, timeout=timeout)
+            return list(page.models), page.next_page_token
+
+        return AsyncPages(fetch)
+
+    def list_accelerators(
+        self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
+    ) -> AsyncPages[estimator_pb2.Accelerator]:
+        """Accelerators of the catalogue in the order of their names, fetched page by page.
+
+        Args:
+            prefix: only names that begin with it.
+            page_size: largest page; 0 means the server's choice.
+            timeout: seconds for each page; None means the client's timeout, else 10.
+        """
+
+        async def fetch(token: str) -> tuple[list[estimator_pb2.Accelerator], str]:
+            request = estimator_pb2.ListAcceleratorsRequest(prefix=prefix, page_size=page_size, page_token=token)
+            page = await self._transport.unary(methods.LIST_ACCELERATORS, request, timeout=timeout)
+            return list(page.accelerators), page.next_page_token
+
+        return AsyncPages(fetch)
