@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tree of commands."""
+
+import importlib
+
+import click
+
+from finetree_cli.command import Group, Settings
+
+COMMANDS: dict[str, str] = {
+    "demo": "finetree_cli.commands.demo:demo",
+    "up": "finetree_cli.commands.up:up",
+    "recommend": "finetree_cli.commands.recommend:recommend",
+    "estimate": "finetree_cli.commands.estimate:estimate",
+    "train": "finetree_cli.commands.train:train",
+    "jobs": "finetree_cli.commands.jobs:jobs",
+    "datasets": "finetree_cli.commands.datasets:datasets",
+    "methods": "finetree_cli.commands.catalogue:methods",
+    "models": "finetree_cli.commands.catalogue:models",
+    "gpus": "finetree_cli.commands.catalogue:gpus",
+    "capacity": "finetree_cli.commands.catalogue:capacity",
+    "version": "finetree_cli.commands.version:version",
+}
+"""Commands in the order of their help, and where each is; a command's module is imported when it is asked for."""
+
+
+class Root(Group):
+    """The top level."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.command(
+    cls=Root,
+    examples=(
+        "finetree demo",
+        "finetree up",
+        "finetree recommend --model smollm2-135m-instruct --this-machine --output job.yaml",
+        "finetree train job.yaml --data train.jsonl --watch",
+    ),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Which fine-tuning method, what it will take, and the training itself.
+
+    Answers go to stdout, everything else to stderr. FINETREE_ADDRESS, FINETREE_RECOMMENDER_ADDRESS,
+    FINETREE_ESTIMATOR_ADDRESS, FINETREE_TRAINER_ADDRESS, FINETREE_PROJECT and FINETREE_TOKEN stand for the options
+    of their names; FINETREE_DEBUG=1 shows the stack of an unexpected error.
+    """
+    context.ensure_object(Settings)

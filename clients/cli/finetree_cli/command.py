@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands with the options that all of them share, examples in their help, and the settings that those options fill.
+
+Nothing heavier than click is imported here or by any command module: `finetree --help` must stay below 200 ms.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finetree_cli.errors import EXIT_CODES
+from finetree_cli.output import Output
+
+if TYPE_CHECKING:
+    from finetree import Client
+
+
+@dataclass(slots=True)
+class Settings:
+    """What the shared options say; None leaves the environment and the SDK's defaults in force."""
+
+    address: str | None = None
+    recommender: str | None = None
+    estimator: str | None = None
+    trainer: str | None = None
+    project: str | None = None
+    out: Output = field(default_factory=Output)
+
+    def client(self) -> "Client":
+        """A client of the services; its connections are made on first use."""
+        from finetree import Client
+
+        return Client(
+            self.address,
+            recommender_address=self.recommender,
+            estimator_address=self.estimator,
+            trainer_address=self.trainer,
+            project=self.project,
+        )
+
+
+def settings(context: click.Context) -> Settings:
+    """The settings of this invocation."""
+    found: Settings = context.find_root().ensure_object(Settings)
+    return found
+
+
+pass_settings = click.make_pass_decorator(Settings, ensure=True)
+"""Gives a command the settings as its first argument."""
+
+
+def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """A callback that stores an option's value when one was given, so that the place nearest to the command wins."""
+
+    def callback(context: click.Context, _: click.Parameter, value: Any) -> None:
+        if value is not None:
+            setattr(settings(context), name, value)
+
+    return callback
+
+
+def _keep_json(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        settings(context).out.json = True
+
+
+def shared_options() -> list[click.Parameter]:
+    """Options of every command."""
+    services = [
+        click.Option(
+            [f"--{name}"],
+            metavar="HOST:PORT",
+            expose_value=False,
+            callback=_keep(name),
+            help=f"Address of the {name} (FINETREE_{name.upper()}_ADDRESS).",
+        )
+        for name in ("recommender", "estimator", "trainer")
+    ]
+    one = click.Option(
+        ["--address"],
+        metavar="HOST:PORT",
+        expose_value=False,
+        callback=_keep("address"),
+        help="One address for all three services (FINETREE_ADDRESS).",
+    )
+    project = click.Option(
+        ["--project"],
+        metavar="NAME",
+        expose_value=False,
+        callback=_keep("project"),
+        help="Project of datasets and jobs (FINETREE_PROJECT); 'default' where unset.",
+    )
+    text = 'Print JSON on stdout: one object, or one a line for a stream; errors are {"error": {…}}.'
+    json = click.Option(["--json"], is_flag=True, expose_value=False, callback=_keep_json, help=text)
+    return [json, one, *services, project]
+
+
+SHARED = frozenset(str(option.name) for option in shared_options())
+"""Names of the shared options: help lists them apart."""
+
+
+class Command(click.Command):
+    """A command with examples and the shared options."""
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+        self.params.extend(shared_options())
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The command's own options, then the shared ones."""
+        own: list[tuple[str, str]] = []
+        shared: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                (shared if parameter.name in SHARED else own).append(record)
+        for title, records in (("Options", own), ("Options of every command", shared)):
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """Examples and exit codes."""
+        _write_epilog(self.examples, formatter)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+        self.params.extend(shared_options())
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """Examples and exit codes."""
+        _write_epilog(self.examples, formatter)
+
+
+Group.group_class = Group
+
+
+def _write_epilog(examples: Sequence[str], formatter: click.HelpFormatter) -> None:
+    if examples:
+        with formatter.section("Examples"):
+            for example in examples:
+                formatter.write(f"  {example}\n")
+    formatter.write_paragraph()
+    formatter.write_text(EXIT_CODES)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree methods`, `models`, `gpus` and `capacity`: what there is."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from finetree_cli.command import Command, Settings, pass_settings
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    MethodName = Literal["full", "lora", "qlora", "prefix", "adapter"]
+
+
+@click.command(cls=Command, examples=("finetree methods", "finetree methods lora", "finetree methods --json"))
+@click.argument("method", required=False, type=click.Choice(("full", "lora", "qlora", "prefix", "adapter")))
+@click.option("--policy", default="", metavar="NAME", help="Rule pack. [default: playbook-1]")
+@pass_settings
+def methods(settings: Settings, method: "MethodName | None", policy: str) -> None:
+    """Describe the five methods, or one of them."""
+    from finetree_cli.output import as_dict
+    from finetree_cli.render.catalogue import show_card, show_methods
+
+    with settings.client() as client:
+        cards = [client.get_method(method, policy=policy)] if method else client.list_methods(policy=policy)
+    if settings.out.json:
+        settings.out.document({"methods": [as_dict(card) for card in cards]})
+    elif method:
+        show_card(settings.out, cards[0])
+    else:
+        show_methods(settings.out, cards)
+
+
+@click.command(cls=Command, examples=("finetree models", "finetree models llama", "finetree models --json"))
+@click.argument("prefix", default="")
+@pass_settings
+def models(settings: Settings, prefix: str) -> None:
+    """List the models of the catalogue whose name, hub id or family begins with PREFIX."""
+    from finetree_cli.output import as_dict
+    from finetree_cli.render.catalogue import show_models
+
+    with settings.client() as client:
+        found = list(client.list_models(prefix))
+    if settings.out.json:
+        settings.out.document({"models": [as_dict(item) for item in found]})
+    else:
+        show_models(settings.out, found)
+
+
+@click.command(cls=Command, examples=("finetree gpus", "finetree gpus rtx", "finetree gpus --json"))
+@click.argument("prefix", default="")
+@pass_settings
+def gpus(settings: Settings, prefix: str) -> None:
+    """List the GPUs of the catalogue whose name begins with PREFIX."""
+    from finetree_cli.output import as_dict
+    from finetree_cli.render.catalogue import show_accelerators
+
+    with settings.client() as client:
+        found = list(client.list_accelerators(prefix))
+    if settings.out.json:
+        settings.out.document({"accelerators": [as_dict(item) for item in found]})
+    else:
+        show_accelerators(settings.out, found)
+
+
+@click.command(cls=Command, examples=("finetree capacity", "finetree capacity --json | jq .host_bf16_flops_per_second"))
+@pass_settings
+def capacity(settings: Settings) -> None:
+    """Show what the trainer can run and what runs now."""
+    from finetree_cli.render.catalogue import show_capacity
+
+    with settings.client() as client:
+        found = client.capacity()
+    if settings.out.json:
+        settings.out.message(found)
+    else:
+        show_capacity(settings.out, found)

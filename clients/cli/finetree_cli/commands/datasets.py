@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree datasets`: list, upload, show, delete."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from finetree_cli.command import Group, Settings, pass_settings
+
+if TYPE_CHECKING:
+    from finetree_api.trainer.v1 import dataset_pb2
+
+
+@click.group(cls=Group, examples=("finetree datasets upload train.jsonl", "finetree datasets list"))
+def datasets() -> None:
+    """Upload training data and see what is there."""
+
+
+@datasets.command("list", examples=("finetree datasets list", "finetree datasets list --json | jq '.datasets[].name'"))
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@pass_settings
+def list_datasets(settings: Settings, limit: int) -> None:
+    """List datasets, newest first."""
+    from itertools import islice
+
+    from finetree_cli.output import as_dict
+    from finetree_cli.render import units
+
+    with settings.client() as client:
+        found = list(islice(client.list_datasets(page_size=min(limit, 1000)), limit))
+    if settings.out.json:
+        settings.out.document({"datasets": [as_dict(item) for item in found]})
+        return
+    rows = [
+        (_short(item), item.display_name, _state(item), str(item.profile.examples), units.size(item.size_bytes))
+        for item in found
+    ]
+    settings.out.table(["Dataset", "Name", "State", ">Rows", ">Size"], rows)
+
+
+@datasets.command(examples=("finetree datasets upload train.jsonl", "finetree datasets upload train.jsonl --json"))
+@click.argument("file", type=click.Path(path_type=Path))
+@pass_settings
+def upload(settings: Settings, file: Path) -> None:
+    """Upload a JSONL file; a cut upload goes on where it was, the same content is not sent twice."""
+    from finetree_cli.commands.train import upload as send
+
+    with settings.client() as client:
+        found = client.get_dataset(send(settings, client, file))
+    if settings.out.json:
+        settings.out.message(found)
+    else:
+        settings.out.text(found.name)
+
+
+@datasets.command(examples=("finetree datasets show DATASET", "finetree datasets show DATASET --json"))
+@click.argument("dataset")
+@pass_settings
+def show(settings: Settings, dataset: str) -> None:
+    """Show a dataset and what is known of its rows."""
+    from finetree_cli.render import units
+
+    with settings.client() as client:
+        found = client.get_dataset(dataset)
+    if settings.out.json:
+        settings.out.message(found)
+        return
+    profile = found.profile
+    counted = "counted" if profile.exact else "estimated from characters"
+    settings.out.text(f"{found.name}  {found.display_name}".rstrip())
+    settings.out.text(f"  state   {_state(found)}, {units.size(found.size_bytes)}, sha256 {found.sha256}")
+    settings.out.text(f"  rows    {profile.examples}")
+    settings.out.text(f"  tokens  {profile.total_tokens} ({counted}), {profile.target_fraction:.0%} learned")
+
+
+@datasets.command(examples=("finetree datasets delete DATASET",))
+@click.argument("dataset")
+@pass_settings
+def delete(settings: Settings, dataset: str) -> None:
+    """Delete a dataset that no job needs."""
+    with settings.client() as client:
+        client.delete_dataset(dataset)
+    if settings.out.json:
+        settings.out.document({"deleted": dataset})
+    else:
+        settings.out.say(f"deleted {dataset}")
+
+
+def _short(item: "dataset_pb2.Dataset") -> str:
+    return item.name.rpartition("/")[2]
+
+
+def _state(item: "dataset_pb2.Dataset") -> str:
+    from finetree_api.trainer.v1 import dataset_pb2
+
+    from finetree_cli.render import units
+
+    return units.word(dataset_pb2.DatasetState, item.state)

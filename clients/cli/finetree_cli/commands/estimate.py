@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree estimate`: memory, time and cost of a run."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finetree_cli.command import Command, Settings, pass_settings
+from finetree_cli.errors import BadInput
+from finetree_cli.job_file import JobFile
+from finetree_cli.spec_flags import (
+    DataFlags,
+    HardwareFlags,
+    data,
+    data_options,
+    hardware,
+    hardware_options,
+    model_source,
+    ownership,
+    ownership_options,
+)
+
+if TYPE_CHECKING:
+    from finetree import Client
+    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.types.v1 import run_spec_pb2
+
+METHODS = ("full", "lora", "qlora", "prefix", "adapter")
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "finetree estimate job.yaml",
+        "finetree estimate job.yaml --gpu rtx-4090 --json | jq .memory.device_bytes.high",
+        "finetree estimate --model llama-3.1-8b --method lora --rank 16 --gpu a100-80gb --examples 5000 --full",
+    ),
+)
+@click.argument("file", required=False, metavar="[FILE]")
+@click.option("--model", metavar="NAME", help="A name of `finetree models`, or a hub id (org/name).")
+@click.option("--method", type=click.Choice(METHODS), help="Fine-tuning method.")
+@click.option("--rank", type=int, help="Rank of LoRA and QLoRA.")
+@click.option("--epochs", type=float, help="Passes over the data.")
+@click.option("--steps", type=int, help="Optimizer steps, instead of --epochs.")
+@click.option("--batch", type=int, help="Rows of an optimizer step.")
+@click.option("--micro-batch", type=int, help="Rows of one forward pass.")
+@click.option("--sequence-length", type=int, help="Longest row in tokens.")
+@hardware_options
+@data_options
+@ownership_options
+@click.option("--full", "full_view", is_flag=True, help="Also remedies and the nearest measured runs.")
+@pass_settings
+def estimate(settings: Settings, /, file: str | None, full_view: bool, **flags: Any) -> None:
+    """Estimate what a run will take; flags change what FILE (a job file, or - for stdin) says."""
+    from finetree import InvalidArgument
+    from finetree_api.estimator.v1 import estimator_pb2
+
+    job = _job(file)
+    with settings.client() as client:
+        request = _request(client, job, flags)
+        if full_view:
+            request.view = estimator_pb2.ESTIMATE_VIEW_FULL
+        try:
+            answer = client.estimate(request)
+        except InvalidArgument as error:
+            raise _placed(job, error) from error
+    if settings.out.json:
+        settings.out.message(answer)
+        return
+    from finetree_cli.render.estimate import show
+
+    show(settings.out, answer)
+
+
+def _job(file: str | None) -> JobFile | None:
+    from finetree_cli import job_file
+
+    return job_file.read(file) if file is not None else None
+
+
+def _request(client: "Client", job: JobFile | None, flags: dict[str, Any]) -> "estimator_pb2.EstimateRunRequest":
+    from finetree_api.estimator.v1 import estimator_pb2
+
+    request = estimator_pb2.EstimateRunRequest()
+    if job is not None:
+        request.spec.CopyFrom(job.request.spec)
+    _change_spec(request.spec, flags, job is not None)
+    machine = hardware(HardwareFlags.take(flags), client)
+    if machine is not None:
+        request.spec.hardware.CopyFrom(machine)
+    owner = ownership(flags["price"], flags["tariff"], flags["watts"], flags["currency"])
+    if owner is not None:
+        request.spec.ownership.CopyFrom(owner)
+    _add_data(client, request, DataFlags.take(flags))
+    return request
+
+
+def _change_spec(spec: "run_spec_pb2.RunSpec", flags: dict[str, Any], from_file: bool) -> None:
+    if flags["model"]:
+        spec.model.CopyFrom(model_source(flags["model"]))
+    elif not from_file:
+        raise BadInput("nothing to estimate", remedy="give a job file, or --model, --method and the hardware")
+    if flags["method"]:
+        getattr(spec, flags["method"]).SetInParent()
+    method = spec.WhichOneof("method")
+    if flags["rank"] is not None:
+        if method not in ("lora", "qlora"):
+            raise BadInput("--rank needs --method lora or qlora")
+        (spec.lora if method == "lora" else spec.qlora.lora).rank = flags["rank"]
+    if flags["epochs"] is not None and flags["steps"] is not None:
+        raise BadInput("--epochs and --steps exclude each other", remedy="keep one of them")
+    names = {
+        "epochs": "epochs",
+        "steps": "max_steps",
+        "batch": "effective_batch_size",
+        "micro_batch": "micro_batch_size",
+        "sequence_length": "sequence_length",
+    }
+    for flag, field in names.items():
+        if flags[flag] is not None:
+            setattr(spec.training, field, flags[flag])
+
+
+def _add_data(client: "Client", request: "estimator_pb2.EstimateRunRequest", flags: DataFlags) -> None:
+    known = data(flags, client)
+    if known.dataset is not None:
+        request.spec.dataset.CopyFrom(known.dataset)
+    elif request.spec.dataset.WhichOneof("source") == "name" and known.profile is None:
+        # The estimator keeps no data: what a named dataset holds, the trainer knows.
+        request.dataset_profile.CopyFrom(client.get_dataset(request.spec.dataset.name).profile)
+    if known.profile is not None:
+        request.dataset_profile.CopyFrom(known.profile)
+    if known.evaluation is not None:
+        request.spec.evaluation.MergeFrom(known.evaluation)
+    if known.evaluation_profile is not None:
+        request.evaluation_profile.CopyFrom(known.evaluation_profile)
+
+
+def _placed(job: JobFile | None, error: Any) -> Exception:
+    """The service's error with the lines of the job file, where there is one."""
+    from finetree_cli.placed_errors import placed
+
+    found: Exception = placed(job, error)
+    return found

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree jobs`: list, show, watch, logs, cancel, download."""
+
+from pathlib import Path
+
+import click
+
+from finetree_cli.command import Group, Settings, pass_settings
+from finetree_cli.param_types import Duration, Label
+
+STATES = (
+    "queued",
+    "preparing",
+    "running",
+    "pausing",
+    "paused",
+    "recovering",
+    "cancelling",
+    "succeeded",
+    "failed",
+    "cancelled",
+)
+
+
+@click.group(cls=Group, examples=("finetree jobs list --state running", "finetree jobs watch JOB"))
+def jobs() -> None:
+    """List, follow and stop jobs, and fetch what they made."""
+
+
+@jobs.command(
+    "list",
+    examples=(
+        "finetree jobs list --state queued --state running",
+        "finetree jobs list --label team=search --json | jq '.jobs[].name'",
+    ),
+)
+@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only these; may be repeated.")
+@click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="Only with this label.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@pass_settings
+def list_jobs(settings: Settings, states: tuple[str, ...], labels: tuple[tuple[str, str], ...], limit: int) -> None:
+    """List jobs, newest first."""
+    from itertools import islice
+
+    from finetree_cli.output import as_dict
+    from finetree_cli.render.jobs import show_list
+
+    with settings.client() as client:
+        pages = client.list_jobs(states=states, labels=dict(labels), page_size=min(limit, 1000))
+        found = list(islice(pages, limit))
+    if settings.out.json:
+        settings.out.document({"jobs": [as_dict(job) for job in found]})
+    else:
+        show_list(settings.out, found)
+
+
+@jobs.command(examples=("finetree jobs show JOB", "finetree jobs show JOB --json | jq .progress.fraction"))
+@click.argument("job")
+@pass_settings
+def show(settings: Settings, job: str) -> None:
+    """Show a job as it is now."""
+    from finetree_cli.render.jobs import show_job
+
+    with settings.client() as client:
+        found = client.get_job(job)
+    if settings.out.json:
+        settings.out.message(found)
+    else:
+        show_job(settings.out, found)
+
+
+@jobs.command(
+    examples=("finetree jobs watch JOB", "finetree jobs watch JOB --after-seq 120 --timeout 10m --json | jq .seq")
+)
+@click.argument("job")
+@click.option(
+    "--after-seq", type=click.IntRange(0), default=0, help="Begin after this event. [default: from the start]"
+)
+@click.option("--timeout", type=Duration(), help="Stop watching after so long; the job goes on.")
+@pass_settings
+def watch(settings: Settings, job: str, after_seq: int, timeout: float | None) -> None:
+    """Follow a job until its end: every event once, also over broken connections."""
+    from finetree_cli.following import follow
+    from finetree_cli.render.jobs import show_end
+
+    with settings.client() as client:
+        handle = client.job(job)
+        terminal = follow(settings, handle, timeout=timeout, after_seq=after_seq)
+        if not settings.out.json:
+            show_end(settings.out, terminal.summary, handle.artifacts())
+
+
+@jobs.command(examples=("finetree jobs logs JOB", "finetree jobs logs JOB --last 20 --json"))
+@click.argument("job")
+@click.option("--last", type=click.IntRange(1, 1000), default=200, show_default=True, help="At most so many lines.")
+@click.option("--all", "everything", is_flag=True, help="Every event, not only log lines and alerts.")
+@pass_settings
+def logs(settings: Settings, job: str, last: int, everything: bool) -> None:
+    """Print the newest lines of a job's log, oldest first; with --json, one event a line."""
+    from finetree_cli.output import as_dict
+    from finetree_cli.render.events import text
+
+    kinds = () if everything else ("log_line", "alert", "state_changed", "terminal")
+    with settings.client() as client:
+        found = client.job(job).list_events(last=last, kinds=kinds)
+    for event in found:
+        if settings.out.json:
+            settings.out.line(as_dict(event))
+        else:
+            settings.out.text(f"{event.event_time.ToJsonString()}  {text(event)}")
+
+
+@jobs.command(examples=("finetree jobs cancel JOB", "finetree jobs cancel JOB --checkpoint --wait 60s"))
+@click.argument("job")
+@click.option("--checkpoint", is_flag=True, help="Save a checkpoint first.")
+@click.option("--wait", type=Duration(), help="Wait so long until it has stopped.")
+@pass_settings
+def cancel(settings: Settings, job: str, checkpoint: bool, wait: float | None) -> None:
+    """Ask a job to stop. Cancelling an ended job changes nothing."""
+    from finetree import FinetreeTimeout
+
+    from finetree_cli.errors import StillRunning
+    from finetree_cli.render.jobs import state_name
+
+    with settings.client() as client:
+        handle = client.job(job)
+        found = handle.cancel("CHECKPOINT" if checkpoint else "NOW")
+        if wait is not None:
+            try:
+                found = handle.wait(timeout=wait)
+            except FinetreeTimeout as error:
+                raise StillRunning("it has not stopped yet", reason="TIMED_OUT") from error
+    if settings.out.json:
+        settings.out.message(found)
+    else:
+        settings.out.text(state_name(found.state))
+
+
+@jobs.command(examples=("finetree jobs download JOB --output ./out", "finetree jobs download JOB --json"))
+@click.argument("job")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    show_default="the current folder",
+    help="Folder to put the artifacts in, each in a folder of its own.",
+)
+@pass_settings
+def download(settings: Settings, job: str, output: Path) -> None:
+    """Download a job's artifacts; a cut download goes on where it was."""
+    from finetree_cli.errors import BadInput
+    from finetree_cli.render.transfer import transfer
+
+    try:
+        with settings.client() as client, transfer(settings.out, "downloading") as on_progress:
+            folders = client.job(job).download(output, on_progress=on_progress)
+    except OSError as error:
+        raise BadInput(f"{output}: {error.strerror or error}", remedy="give --output a writable folder") from error
+    if settings.out.json:
+        settings.out.document({"artifacts": [{"name": name, "path": str(path)} for name, path in folders.items()]})
+        return
+    for path in folders.values():
+        settings.out.text(str(path))
+    if not folders:
+        settings.out.say("the job has made no artifacts")

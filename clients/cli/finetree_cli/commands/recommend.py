@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree recommend`: which method, why, and the complete recipe."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finetree_cli.command import Command, Settings, pass_settings
+from finetree_cli.errors import BadInput
+from finetree_cli.spec_flags import (
+    DataFlags,
+    HardwareFlags,
+    choice,
+    data,
+    data_options,
+    enum_value,
+    hardware,
+    hardware_options,
+    model_source,
+    ownership,
+    ownership_options,
+)
+
+if TYPE_CHECKING:
+    from finetree import Client
+    from finetree_api.recommender.v1 import recommender_pb2
+
+# The numbers are those of the contract's enums; a test holds them together.
+QUALITY = {"maximum": 1, "critical": 2, "important": 3, "acceptable": 4, "experimental": 5}
+TIME = {"days": 1, "hours": 2, "minutes": 3}
+TASKS = {"single": 1, "similar": 2, "many": 3}
+USE_CASE = {"enterprise": 1, "startup": 2, "research": 3}
+TASK_KIND = {"style": 1, "classification": 2, "chat": 3, "code": 4, "math": 5, "knowledge": 6}
+PROFILE = {"playbook": 1, "evidence": 2}
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "finetree recommend --model llama-3.1-8b --gpu rtx-4090 --quality important",
+        "finetree recommend --model smollm2-135m-instruct --this-machine --output job.yaml",
+        "finetree recommend --model qwen2.5-7b --gpu-memory 16 --tasks many --budget 200 --json | jq .verdict",
+    ),
+)
+@click.option("--model", required=True, metavar="NAME", help="A name of `finetree models`, or a hub id (org/name).")
+@hardware_options
+@data_options
+@choice("--quality", QUALITY, "How good the result must be.")
+@choice("--time", TIME, "How long a run may take.")
+@choice("--tasks", TASKS, "How many tasks share the model.")
+@choice("--use-case", USE_CASE, "Who asks.")
+@choice("--task-kind", TASK_KIND, "What is taught.")
+@click.option("--budget", type=float, metavar="USD", help="Budget of a month.")
+@click.option("--can-rent/--cannot-rent", default=None, help="Whether hardware can be rented.")
+@ownership_options
+@choice("--recipe", PROFILE, "Which recipe numbers to use. [default: playbook]")
+@click.option("--policy", default="", metavar="NAME", help="Rule pack. [default: playbook-1]")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the recipe as a job file.")
+@pass_settings
+def recommend(settings: Settings, /, output: Path | None, **flags: Any) -> None:
+    """Recommend a fine-tuning method and its recipe, with the reason for each step and value."""
+    with settings.client() as client:
+        response = client.recommend(_request(client, flags))
+    if output is not None:
+        write_job(output, response)
+        settings.out.say(f"wrote {output}: `finetree train {output} --data FILE` trains it")
+    if settings.out.json:
+        settings.out.message(response)
+    else:
+        from finetree_cli.render.recommendation import show
+
+        show(settings.out, response)
+
+
+def _request(client: "Client", flags: dict[str, Any]) -> "recommender_pb2.RecommendRequest":
+    from finetree_api.recommender.v1 import recommender_pb2
+
+    machine = hardware(HardwareFlags.take(flags), client)
+    known = data(DataFlags.take(flags), client)
+    return recommender_pb2.RecommendRequest(
+        model=model_source(flags["model"]),
+        hardware=machine,
+        dataset=known.dataset,
+        dataset_profile=known.profile,
+        evaluation=known.evaluation,
+        evaluation_profile=known.evaluation_profile,
+        ownership=ownership(flags["price"], flags["tariff"], flags["watts"], flags["currency"]),
+        quality=enum_value(QUALITY, flags["quality"]),
+        time=enum_value(TIME, flags["time"]),
+        tasks=enum_value(TASKS, flags["tasks"]),
+        budget_usd_month=flags["budget"],
+        can_rent=flags["can_rent"],
+        use_case=enum_value(USE_CASE, flags["use_case"]),
+        task_kind=enum_value(TASK_KIND, flags["task_kind"]),
+        profile=enum_value(PROFILE, flags["recipe"]),
+        policy=flags["policy"],
+    )
+
+
+def write_job(path: Path, response: "recommender_pb2.RecommendResponse") -> None:
+    """Write the recommended recipe as a job file, each value with its reason."""
+    from finetree_cli.job_writer import to_yaml
+
+    header = [response.verdict.headline or response.summary, f"plan_digest: {response.plan_digest}"]
+    try:
+        path.write_text(to_yaml(response.spec, response.setting_sources, header), encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}", remedy="give --output a file that can be written") from error

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree train`: run a job file and watch it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from finetree_cli.command import Command, Settings, pass_settings
+from finetree_cli.errors import BadInput
+from finetree_cli.param_types import Duration, Label
+
+if TYPE_CHECKING:
+    from finetree import Client, Job
+    from finetree_api.types.v1 import run_spec_pb2
+
+    from finetree_cli.job_file import JobFile
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "finetree train job.yaml --data train.jsonl --eval-data held-out.jsonl --watch",
+        "finetree train job.yaml --detach --json | jq -r .name",
+        "finetree train job.yaml --timeout 30m --label team=search",
+        "finetree train job.yaml --check",
+    ),
+)
+@click.argument("file")
+@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="JSONL file to upload and train on.")
+@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="JSONL file to evaluate on.")
+@click.option("--watch/--detach", default=True, help="Follow the job to its end, or return once it is accepted.")
+@click.option("--timeout", type=Duration(), help="Stop watching after so long; the job goes on. E.g. 30m.")
+@click.option("--name", default="", help="Name for people.")
+@click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="Label; may be repeated.")
+@click.option("--request-id", default="", help="Idempotency key: the same key gives the same job, for ever.")
+@click.option("--check", is_flag=True, help="Check the job and show its resolved plan; create nothing.")
+@pass_settings
+def train(
+    settings: Settings,
+    /,
+    *,
+    file: str,
+    data: Path | None,
+    eval_data: Path | None,
+    watch: bool,
+    timeout: float | None,
+    name: str,
+    labels: tuple[tuple[str, str], ...],
+    request_id: str,
+    check: bool,
+) -> None:
+    """Train what FILE (a job file, or - for stdin) says.
+
+    A dataset that FILE gives by path and that lies beside it is uploaded first; so are --data and --eval-data. A model
+    that is not prepared yet is prepared first. Ctrl-C stops watching, not the job. With --json, stdout has one event
+    a line; with --detach, the job; with --check, the plan.
+    """
+    from finetree_cli import job_file
+
+    job = job_file.read(file)
+    if name:
+        job.request.display_name = name
+    for key, value in labels:
+        job.request.labels[key] = value
+    with settings.client() as client:
+        upload_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
+        if check:
+            _check(settings, client, job)
+            return
+        handle = create(settings, client, job, request_id=request_id, timeout=timeout)
+        settings.out.say(f"job {handle.name}")
+        if watch:
+            _watch(settings, handle, timeout)
+        else:
+            _show_created(settings, handle)
+
+
+def upload_data(settings: Settings, client: "Client", job: "JobFile", flags: dict[str, Path | None]) -> None:
+    """Upload local files and put the names of their datasets into the spec; flags win over the file."""
+    beside = {item.field_path: item.path for item in job.local_data()}
+    for field_path, flag in flags.items():
+        path = flag or beside.get(field_path)
+        if path is None:
+            continue
+        dataset = upload(settings, client, path)
+        source = job.request.spec.evaluation.dataset if "." in field_path else job.request.spec.dataset
+        source.name = dataset
+        settings.out.say(f"{path} is dataset {dataset}")
+
+
+def upload(settings: Settings, client: "Client", path: Path) -> str:
+    """Upload a file; the resource name of its dataset. The same content gives the same dataset."""
+    from finetree_cli.render.transfer import transfer
+
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file", remedy="give a JSONL file", reason="DATA_FILE_UNREADABLE")
+    try:
+        with transfer(settings.out, f"uploading {path.name}") as on_progress:
+            return client.upload_dataset(path, display_name=path.name, on_progress=on_progress).name
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error
+
+
+def create(
+    settings: Settings, client: "Client", job: "JobFile", *, request_id: str = "", timeout: float | None = None
+) -> "Job":
+    """Create the job, preparing its model first where that is still to be done."""
+    from finetree import FailedPrecondition, InvalidArgument
+
+    from finetree_cli.placed_errors import placed
+
+    try:
+        try:
+            return client.create_job(job.request, request_id=request_id)
+        except FailedPrecondition as error:
+            if error.reason != "MODEL_NOT_PREPARED":
+                raise
+            prepare(settings, client, job.request.spec.model, timeout=timeout)
+            return client.create_job(job.request, request_id=request_id)
+    except InvalidArgument as error:
+        raise placed(job, error) from error
+
+
+def prepare(
+    settings: Settings, client: "Client", model: "run_spec_pb2.ModelSource", *, timeout: float | None = None
+) -> None:
+    """Prepare a model by a PREPARE job, and follow it."""
+    from finetree_api.types.v1 import run_spec_pb2
+
+    from finetree_cli.following import follow
+
+    settings.out.say("the model is not prepared yet: preparing it")
+    spec = run_spec_pb2.RunSpec(model=model)
+    follow(settings, client.create_job(spec, kind="PREPARE", display_name="prepare model"), timeout=timeout)
+
+
+def _check(settings: Settings, client: "Client", job: "JobFile") -> None:
+    from finetree import InvalidArgument
+
+    from finetree_cli.placed_errors import placed
+    from finetree_cli.render.jobs import refuse_failed_checks, show_plan
+
+    try:
+        plan = client.validate_job(job.request)
+    except InvalidArgument as error:
+        raise placed(job, error) from error
+    if settings.out.json:
+        settings.out.message(plan)
+    else:
+        show_plan(settings.out, plan)
+    refuse_failed_checks(plan.checks)
+
+
+def _watch(settings: Settings, handle: "Job", timeout: float | None) -> None:
+    from finetree_cli.following import follow, short
+    from finetree_cli.render.jobs import show_end
+
+    terminal = follow(settings, handle, timeout=timeout)
+    if not settings.out.json:
+        show_end(settings.out, terminal.summary, handle.artifacts())
+        settings.out.say(f"`finetree jobs download {short(handle.name)}` fetches the artifacts")
+
+
+def _show_created(settings: Settings, handle: "Job") -> None:
+    from finetree_cli.following import short
+
+    if settings.out.json:
+        settings.out.message(handle.snapshot or handle.refresh())
+    else:
+        settings.out.text(handle.name)
+    settings.out.say(f"`finetree jobs watch {short(handle.name)}` follows it")

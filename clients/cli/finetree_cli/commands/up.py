@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree up`: the whole suite on loopback, until a signal."""
+
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from finetree_cli.command import Command, Settings, pass_settings
+from finetree_cli.errors import NotAvailable
+
+POLL_SECONDS = 0.5
+
+
+class Ports(click.ParamType[Mapping[str, int]]):
+    """Either "auto", or the ports of recommender, estimator and trainer."""
+
+    name = "ports"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Mapping[str, int]:
+        """Port by service."""
+        from finetree_cli.suite import ANY_PORTS
+
+        if isinstance(value, Mapping):
+            return value
+        if value == "auto":
+            return ANY_PORTS
+        numbers = [int(part) for part in str(value).split(",") if part.isdecimal() and 0 < int(part) < 65536]
+        if len(numbers) != 3 or len(set(numbers)) != 3 or len(numbers) != str(value).count(",") + 1:
+            self.fail(f"{value!r} is neither 'auto' nor three different ports such as 50051,50052,50053", param, ctx)
+        return dict(zip(("recommender", "estimator", "trainer"), numbers, strict=True))
+
+
+@click.command(
+    cls=Command,
+    examples=("finetree up", "finetree up --ports auto --json", "finetree up --data-dir /srv/finetree"),
+)
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where jobs and data are kept.")
+@click.option(
+    "--ports",
+    type=Ports(),
+    default="50051,50052,50053",
+    show_default=True,
+    metavar="auto|R,E,T",
+    help="Ports of recommender, estimator and trainer on 127.0.0.1.",
+)
+@pass_settings
+def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int]) -> None:
+    """Start estimator, recommender and trainer on this machine; Ctrl-C stops them.
+
+    The data folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json, stdout has one line once all
+    are ready: {"services": [{"name", "address", "pid", "log"}], "data_dir"}.
+    """
+    from finetree_cli.suite import Suite, default_data_dir
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    folder = (data_dir or default_data_dir()).absolute()
+    with Suite(folder, ports) as suite:
+        _announce(settings, suite)
+        while not stop.wait(POLL_SECONDS):
+            child = suite.ended()
+            if child is not None:
+                text = f"the {child.name} has ended with exit code {child.process.returncode}"
+                raise NotAvailable(text, remedy=f"its log is {child.log}", reason="SERVICE_ENDED")
+        settings.out.say("stopping; jobs that run are taken up again by the next `finetree up`")
+    settings.out.say("stopped")
+
+
+def _announce(settings: Settings, suite: Any) -> None:
+    """One line a service; with --json one object on stdout."""
+    out = settings.out
+    for child in suite.children.values():
+        out.say(f"{child.name:12} {child.address:22} pid {child.process.pid}, log {child.log}")
+    if out.json:
+        services = [
+            {"name": child.name, "address": child.address, "pid": child.process.pid, "log": str(child.log)}
+            for child in suite.children.values()
+        ]
+        out.line({"services": services, "data_dir": str(suite.data_dir)})
+    defaults = {"recommender": 50051, "estimator": 50052, "trainer": 50053}
+    if {name: child.address for name, child in suite.children.items()} != {
+        name: f"127.0.0.1:{port}" for name, port in defaults.items()
+    }:
+        flags = " ".join(f"--{name} {address}" for name, address in suite.addresses.items())
+        out.say(f"clients find it with: {flags}")
+    out.say("ready; Ctrl-C stops the suite")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where words go: data to stdout, talk to stderr."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from rich.console import Console
+
+PIPE_WIDTH = 120
+"""Columns where stdout is no terminal: a table that is read by a program or a log is not squeezed into 80."""
+
+
+@dataclass(slots=True)
+class Output:
+    """Prints the answer of a command as text or as JSON."""
+
+    json: bool = False
+
+    def document(self, document: Mapping[str, Any]) -> None:
+        """The one JSON object of a command."""
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+    def message(self, message: "Message") -> None:
+        """A message as the one JSON object of a command."""
+        self.document(as_dict(message))
+
+    def line(self, document: Mapping[str, Any]) -> None:
+        """One object of a stream, on one line, at once."""
+        click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+    def text(self, text: str = "") -> None:
+        """A line of the answer for people."""
+        click.echo(text)
+
+    def say(self, text: str) -> None:
+        """A line of talk."""
+        click.echo(text, err=True)
+
+    def console(self, *, err: bool = False) -> "Console":
+        """A rich console on stdout, or on stderr."""
+        from rich.console import Console
+
+        stream = sys.stderr if err else sys.stdout
+        width = None if stream.isatty() else PIPE_WIDTH
+        return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
+        """A table on stdout; columns whose name begins with ">" are set to the right."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in columns:
+            table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self.console().print(table)
+
+
+def as_dict(message: "Message") -> dict[str, Any]:
+    """A message as proto JSON with int64 as numbers (proto JSON itself writes them as text)."""
+    from finetree import to_json
+
+    return to_json(message)

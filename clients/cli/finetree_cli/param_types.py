@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Types of flags."""
+
+import re
+from typing import Any
+
+import click
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(click.ParamType[float]):
+    """Seconds: "90", "90s", "15m", "2h"."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value))
+        if found is None or float(found[1]) == 0:
+            self.fail(f"{value!r} is no duration; write 90, 90s, 15m or 2h", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
+class Label(click.ParamType[tuple[str, str]]):
+    """A label, "key=value"."""
+
+    name = "label"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Key and value."""
+        if isinstance(value, tuple):
+            return value
+        key, separator, text = str(value).partition("=")
+        if not key or not separator:
+            self.fail(f"{value!r} is no label; write key=value", param, ctx)
+        return key, text

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Methods, models, GPUs and capacity as text."""
+
+from collections.abc import Iterable
+
+from finetree_api.estimator.v1 import estimator_pb2
+from finetree_api.recommender.v1 import recommender_pb2
+from finetree_api.trainer.v1 import trainer_pb2
+
+from finetree_cli.output import Output
+from finetree_cli.render import units
+
+NONE = "-"
+
+
+def show_methods(out: Output, cards: Iterable[recommender_pb2.MethodCard]) -> None:
+    """The methods as a table."""
+    rows = [
+        (
+            card.title,
+            "*" * card.stars,
+            f"{card.minimum_gpu_gb:g} GB" if card.minimum_gpu_gb else NONE,
+            f"{card.quality_percent.expected:.0f} %" if card.HasField("quality_percent") else NONE,
+            "yes" if card.trainable_here else "no",
+            card.when_to_use[0] if card.when_to_use else card.description,
+        )
+        for card in cards
+    ]
+    out.table(["Method", "Stars", ">GPU", ">Quality", "Here", "When"], rows)
+
+
+def show_card(out: Output, card: recommender_pb2.MethodCard) -> None:
+    """One method in full."""
+    out.text(f"{card.title}  {' · '.join(card.badges)}".rstrip())
+    out.text(card.description)
+    for title, items in (("When to use", card.when_to_use), ("When not to", card.when_not_to_use)):
+        if items:
+            out.text(title)
+        for item in items:
+            out.text(f"  - {item}")
+    rows = [(item.field_path, item.default_value, item.help) for item in card.parameters]
+    if rows:
+        out.table(["Parameter", "Default", "What it does"], rows)
+
+
+def show_models(out: Output, models: Iterable[estimator_pb2.Model]) -> None:
+    """Models as a table."""
+    rows = [(item.name, units.count(item.parameters), item.family, item.license, item.hub_id) for item in models]
+    out.table(["Model", ">Parameters", "Family", "Licence", "Hub id"], rows)
+
+
+def show_accelerators(out: Output, found: Iterable[estimator_pb2.Accelerator]) -> None:
+    """GPUs as a table."""
+    rows = [
+        (
+            item.name,
+            item.architecture,
+            f"{item.marketed_memory_gb:g} GB",
+            units.size(item.usable_bytes),
+            units.rate(item.dense_flops_per_second) if item.dense_flops_per_second else NONE,
+            units.money(item.typical_hourly_usd, "USD") if item.typical_hourly_usd else NONE,
+        )
+        for item in found
+    ]
+    out.table(["GPU", "Architecture", ">Memory", ">Usable", ">bf16", ">An hour"], rows)
+
+
+def show_capacity(out: Output, found: trainer_pb2.GetCapacityResponse) -> None:
+    """Devices, the queue and the host."""
+    rows = [
+        (
+            item.id,
+            item.display_name,
+            f"{units.size(item.free_bytes)} of {units.size(item.total_bytes)}",
+            f"{item.free_slots} of {item.slots}",
+            ", ".join(name.rpartition("/")[2] for name in item.running_jobs),
+        )
+        for item in found.devices
+    ]
+    out.table(["Device", "Name", ">Free memory", ">Free slots", "Running"], rows)
+    out.text(f"Queue: {found.queue_length}")
+    out.text(f"Host: {host(found)}")
+
+
+def host(found: trainer_pb2.GetCapacityResponse) -> str:
+    """The processor and its measured matrix rates."""
+    bf16, fp32 = found.host_bf16_flops_per_second, found.host_fp32_flops_per_second
+    measured = f"bf16 {units.rate(bf16)}, fp32 {units.rate(fp32)}" if bf16 or fp32 else "matrix rate not measured yet"
+    return f"{found.host_cpu_name or 'CPU'}, {measured}"

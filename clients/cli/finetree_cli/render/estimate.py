@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An estimate as text."""
+
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+
+from finetree_cli.output import Output
+from finetree_cli.render import units
+
+
+def show(out: Output, estimate: pb.Estimate) -> None:
+    """Memory by component, fit, time by phase, cost and remarks."""
+    show_memory(out, estimate)
+    show_time(out, estimate)
+    show_cost(out, estimate)
+    for remedy in estimate.remedies:
+        out.text(f"Remedy: {remedy.summary} ({units.size(remedy.device_bytes.expected)})")
+    for row in estimate.nearest_evidence:
+        out.text(f"Near: {row.description}: {units.size(row.peak_bytes)}, {row.tokens_per_second:.0f} tokens/s")
+    for note in estimate.notes:
+        out.text(f"Note: {note}")
+    out.text(f"Plan: {estimate.plan_digest}")
+
+
+def show_memory(out: Output, estimate: pb.Estimate) -> None:
+    """The device peak by component."""
+    rows = [
+        (
+            item.label or _kind(item.kind),
+            units.size(item.bytes.low),
+            units.size(item.bytes.expected),
+            units.size(item.bytes.high),
+        )
+        for item in estimate.memory.components
+    ]
+    peak = estimate.memory.device_bytes
+    rows.append(("device peak", units.size(peak.low), units.size(peak.expected), units.size(peak.high)))
+    out.table(["Memory", ">Low", ">Expected", ">High"], rows)
+    usable = estimate.memory.usable_device_bytes
+    room = f"; usable are {units.size(usable)}" if usable else ""
+    out.text(f"{estimate.fit.summary or units.word(pb.FitVerdict, estimate.fit.verdict)}{room}")
+
+
+def show_time(out: Output, estimate: pb.Estimate) -> None:
+    """Time by phase."""
+    rows = [
+        (
+            units.word(pb.TimePhaseKind, item.kind),
+            units.duration(item.seconds.low),
+            units.duration(item.seconds.expected),
+            units.duration(item.seconds.high),
+        )
+        for item in estimate.time.phases
+    ]
+    total = estimate.time.total_seconds
+    rows.append(("total", units.duration(total.low), units.duration(total.expected), units.duration(total.high)))
+    out.table(["Time", ">Low", ">Expected", ">High"], rows)
+    speed = estimate.time.tokens_per_second.expected
+    trained = f"{units.count(estimate.trainable_parameters)} of {units.count(estimate.total_parameters)} parameters"
+    out.text(f"{estimate.optimizer_steps} optimizer steps at {units.count(speed)} tokens/s; {trained} are trained")
+
+
+def show_cost(out: Output, estimate: pb.Estimate) -> None:
+    """Money, and what it rests on."""
+    cost = estimate.cost
+    if not cost.HasField("amount"):
+        return
+    source = " ".join(part for part in (cost.provider, cost.price_id, cost.price_date) if part)
+    energy = f"; {cost.energy_kwh.expected:.3g} kWh" if cost.HasField("energy_kwh") else ""
+    out.text(f"Cost: {units.money_range(cost.amount, cost.currency_code)}{f' ({source})' if source else ''}{energy}")
+
+
+def _kind(kind: int) -> str:
+    return units.word(pb.MemoryComponentKind, kind)

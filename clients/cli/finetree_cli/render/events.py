@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job's events as they happen: a progress bar on a terminal, plain lines elsewhere, JSON lines with --json."""
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from finetree_api.trainer.v1 import event_pb2, job_pb2
+
+from finetree_cli.output import Output, as_dict
+from finetree_cli.render import units
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+LINE_EVERY_SECONDS = 5.0
+"""Least time between two lines about steps where there is no terminal: a log stays readable."""
+
+PHASES: dict[int, str] = {
+    job_pb2.JOB_PHASE_START: "starting a worker",
+    job_pb2.JOB_PHASE_CONVERT_MODEL: "preparing the model",
+    job_pb2.JOB_PHASE_LOAD_MODEL: "loading the model",
+    job_pb2.JOB_PHASE_TOKENIZE: "tokenising",
+    job_pb2.JOB_PHASE_EVALUATE_BEFORE: "evaluating before",
+    job_pb2.JOB_PHASE_TRAIN: "training",
+    job_pb2.JOB_PHASE_EVALUATE_AFTER: "evaluating after",
+    job_pb2.JOB_PHASE_SAVE: "saving",
+}
+"""Phases in words."""
+
+
+class View(Protocol):
+    """Shows events while it is entered."""
+
+    def show(self, event: event_pb2.JobEvent) -> None:
+        """Show one event."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def view(out: Output) -> View:
+    """The view that fits the output."""
+    if out.json:
+        return JsonView(out)
+    console = out.console(err=True)
+    return BarView(out) if console.is_terminal else LineView(out)
+
+
+class JsonView:
+    """Each event as one JSON line on stdout."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+
+    def show(self, event: event_pb2.JobEvent) -> None:
+        """Print the event."""
+        self._out.line(as_dict(event))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class LineView(JsonView):
+    """Each event as a line on stderr; steps and phases now and then."""
+
+    def __init__(self, out: Output, every: float = LINE_EVERY_SECONDS) -> None:
+        super().__init__(out)
+        self._every = every
+        self._last = -every
+
+    def show(self, event: event_pb2.JobEvent) -> None:
+        """Print the event, unless it is one of many alike."""
+        payload = event.WhichOneof("payload")
+        if payload in ("step_metrics", "phase_progress") and not self._is_due(event):
+            return
+        line = text(event)
+        if line:
+            self._out.say(line)
+
+    def _is_due(self, event: event_pb2.JobEvent) -> bool:
+        step = event.step_metrics
+        edge = event.WhichOneof("payload") == "step_metrics" and step.step in (1, step.total_steps)
+        if not edge and time.monotonic() - self._last < self._every:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
+class BarView:
+    """A progress bar for the phase at hand, with what happened above it."""
+
+    def __init__(self, out: Output) -> None:
+        self._progress = _progress(out)
+        self._task: TaskID | None = None
+        self._phase = -1
+
+    def show(self, event: event_pb2.JobEvent) -> None:
+        """Move the bar, or print the event above it."""
+        payload = event.WhichOneof("payload")
+        if payload == "step_metrics":
+            step = event.step_metrics
+            self._move(job_pb2.JOB_PHASE_TRAIN, step.step, step.total_steps, step_note(step))
+        elif payload == "phase_progress":
+            at = event.phase_progress
+            done, total = (at.done, at.total) if at.total else (round(at.fraction * 100), 100)
+            self._move(at.phase, done, total, at.unit if at.total else "")
+        else:
+            line = text(event)
+            if line:
+                self._progress.console.print(line, style="dim" if payload == "log_line" else None, soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def _move(self, phase: int, done: int, total: int, note: str) -> None:
+        if self._task is None or phase != self._phase:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._task = self._progress.add_task(PHASES.get(phase, "working"), total=total, note="")
+            self._phase = phase
+        self._progress.update(self._task, completed=done, total=total, note=note)
+
+
+def _progress(out: Output) -> "Progress":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description:>20}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=out.console(err=True),
+        transient=True,
+    )
+
+
+def step_note(step: event_pb2.StepMetrics) -> str:
+    """Loss, speed and what remains: "loss 1.234  812 tokens/s  1 min 5 s left"."""
+    loss = f"loss {step.loss:.3f}" if step.HasField("loss") else "loss not finite"
+    left = f"  {units.duration(step.eta_seconds.expected)} left" if step.HasField("eta_seconds") else ""
+    return f"{loss}  {units.count(step.tokens_per_second)} tokens/s{left}"
+
+
+def text(event: event_pb2.JobEvent) -> str:
+    """An event in one line; empty when there is nothing to say (a payload of a newer service)."""
+    payload = event.WhichOneof("payload")
+    if payload == "step_metrics":
+        step = event.step_metrics
+        return f"step {step.step}/{step.total_steps}  {step_note(step)}"
+    if payload == "phase_progress":
+        at = event.phase_progress
+        return f"{PHASES.get(at.phase, 'working')} {at.fraction:.0%}"
+    if payload == "eval_metrics":
+        return _evaluation(event.eval_metrics)
+    if payload == "log_line":
+        return event.log_line.text
+    return event.message
+
+
+def _evaluation(found: event_pb2.EvalMetrics) -> str:
+    parts = [f"evaluation at step {found.step} on {found.examples} rows"]
+    if found.HasField("loss"):
+        parts.append(f"loss {found.loss:.3f}")
+    if found.HasField("exact_match"):
+        parts.append(f"exact match {found.exact_match:.1%}")
+    return "  ".join(parts)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers with their units, for people."""
+
+from typing import Any
+
+from finetree_api.types.v1 import evidence_pb2
+
+GIB = 1 << 30
+MIB = 1 << 20
+_SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£"}
+
+
+def size(count: float) -> str:
+    """Bytes: "1.53 GiB", "270 MiB"."""
+    if abs(count) >= GIB:
+        return f"{count / GIB:.2f} GiB"
+    if abs(count) >= MIB:
+        return f"{count / MIB:.0f} MiB"
+    return f"{count / 1024:.1f} KiB" if abs(count) >= 1024 else f"{count:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds: "0.8 s", "42 s", "2 min 5 s", "3 h 20 min", "2 d 4 h"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def money(amount: float, currency: str) -> str:
+    """An amount: "$0.0021", "$12.40"."""
+    symbol = _SYMBOLS.get(currency, f"{currency} " if currency else "")
+    return f"{symbol}{amount:.2f}" if amount >= 1 or amount == 0 else f"{symbol}{amount:.2g}"
+
+
+def count(number: float) -> str:
+    """A large number: "135 M", "4.9 M", "812"."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if abs(number) >= unit:
+            return f"{number / (1e3 if name == 'k' else unit):.3g} {name}"
+    return f"{number:.0f}"
+
+
+def rate(flops: float) -> str:
+    """A matrix rate: "2.1 TFLOP/s", "780 GFLOP/s"."""
+    return f"{flops / 1e12:.1f} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:.0f} GFLOP/s"
+
+
+def size_range(interval: evidence_pb2.Interval) -> str:
+    """Bytes with their range: "1.5 GiB (1.2 GiB to 1.9 GiB)"."""
+    return f"{size(interval.expected)} ({size(interval.low)} to {size(interval.high)})"
+
+
+def duration_range(interval: evidence_pb2.Interval) -> str:
+    """Seconds with their range."""
+    return f"{duration(interval.expected)} ({duration(interval.low)} to {duration(interval.high)})"
+
+
+def money_range(interval: evidence_pb2.Interval, currency: str) -> str:
+    """An amount with its range."""
+    ends = f"{money(interval.low, currency)} to {money(interval.high, currency)}"
+    return f"{money(interval.expected, currency)} ({ends})"
+
+
+def word(enum: Any, number: int) -> str:
+    """An enum value in words: JOB_STATE_QUEUED is "queued"; a value of a newer service is its number."""
+    value = enum.DESCRIPTOR.values_by_number.get(number)
+    if value is None:
+        return f"unknown ({number})"
+    prefix = enum.DESCRIPTOR.values[0].name.removesuffix("UNSPECIFIED")
+    return str(value.name).removeprefix(prefix).replace("_", " ").lower()

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three services as child processes of this one, on loopback: for `finetree up`, the demo and integration tests."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from finetree_cli.errors import NotAvailable
+
+SERVICES = ("estimator", "recommender", "trainer")
+"""In the order in which they start: the other two ask the estimator."""
+DEFAULT_PORTS: Mapping[str, int] = {"recommender": 50051, "estimator": 50052, "trainer": 50053}
+"""Ports on 127.0.0.1, as the SDK expects them."""
+ANY_PORTS: Mapping[str, int] = dict.fromkeys(SERVICES, 0)
+"""Free ports, chosen by the system."""
+START_SECONDS = 30.0
+"""Longest time until a service is ready; on an idle machine it takes less than one."""
+STOP_SECONDS = 25.0
+"""Longest time from SIGTERM to SIGKILL: a service gives running calls 10 s and its last hooks 5 s."""
+_POLL_SECONDS = 0.02
+_LAST_WORDS = re.compile(r"^[A-Z][A-Z_]+: .+")
+
+
+def default_data_dir() -> Path:
+    """Where a suite keeps its data: $XDG_DATA_HOME/finetree, else ~/.local/share/finetree."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / "finetree"
+
+
+@dataclass(slots=True)
+class Child:
+    """A service that was started."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    ready_file: Path
+    address: str = ""
+    """Empty until it is ready."""
+
+    def last_words(self) -> str:
+        """The line with which a service that cannot start says why; empty when it said nothing of the kind."""
+        with contextlib.suppress(OSError):
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            return next((line for line in reversed(lines[-20:]) if _LAST_WORDS.match(line)), "")
+        return ""
+
+
+@dataclass(slots=True)
+class Suite:
+    """Starts the services on entering, stops them on leaving.
+
+    Raises:
+        NotAvailable: A package is missing, a port is taken, or a service does not start.
+    """
+
+    data_dir: Path
+    ports: Mapping[str, int] = field(default_factory=lambda: ANY_PORTS)
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further flags by service."""
+    children: dict[str, Child] = field(default_factory=dict)
+    _run_dir: "tempfile.TemporaryDirectory[str] | None" = None
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Address by service."""
+        return {name: child.address for name, child in self.children.items()}
+
+    def start(self) -> None:
+        """Start all three and wait until each takes calls."""
+        _refuse_missing_packages()
+        _refuse_taken_ports(self.ports)
+        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._run_dir = tempfile.TemporaryDirectory(prefix="finetree-")
+        try:
+            self._launch("estimator")
+            self._await("estimator")
+            for name in ("recommender", "trainer"):
+                self._launch(name)
+            for name in ("recommender", "trainer"):
+                self._await(name)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End all three: SIGTERM, and SIGKILL for what is still there after `STOP_SECONDS`. May be called again."""
+        running = [child.process for child in self.children.values() if child.process.poll() is None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if self._run_dir is not None:
+            self._run_dir.cleanup()
+            self._run_dir = None
+
+    def ended(self) -> Child | None:
+        """A service that has ended by itself, if one has."""
+        return next((child for child in self.children.values() if child.process.poll() is not None), None)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _launch(self, name: str) -> None:
+        log = self.data_dir / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        assert self._run_dir is not None  # noqa: S101 - `start` made it
+        ready = Path(self._run_dir.name) / f"{name}.ready"
+        command = [sys.executable, "-m", f"finetree_{name}", *self._flags(name, ready)]
+        with log.open("ab") as stream:
+            process = _spawn(command, self._environment(), stream)
+        self.children[name] = Child(name, process, log, ready)
+
+    def _flags(self, name: str, ready: Path) -> list[str]:
+        flags = ["--address", f"127.0.0.1:{self.ports.get(name, 0)}", "--ready-file", str(ready)]
+        if name == "trainer":
+            flags += ["--data-dir", str(self.data_dir / "trainer")]
+        if name != "estimator":
+            flags += ["--estimator-address", self.children["estimator"].address]
+        return [*flags, *self.extra.get(name, ())]
+
+    def _environment(self) -> dict[str, str]:
+        """This process's environment without what is meant for clients: a service must not follow it."""
+        meant_for_clients = {"FINETREE_ADDRESS", *(f"FINETREE_{name.upper()}_ADDRESS" for name in SERVICES)}
+        return {key: value for key, value in os.environ.items() if key not in meant_for_clients}
+
+    def _await(self, name: str) -> None:
+        """Wait for a service's ready file, which appears complete."""
+        child = self.children[name]
+        deadline = time.monotonic() + START_SECONDS
+        while not child.ready_file.exists():
+            if child.process.poll() is not None:
+                raise _not_started(child, child.last_words() or f"ended with exit code {child.process.returncode}")
+            if time.monotonic() > deadline:
+                raise _not_started(child, f"not ready after {START_SECONDS:.0f} s")
+            time.sleep(_POLL_SECONDS)
+        child.address = json.loads(child.ready_file.read_text(encoding="utf-8"))["address"]
+
+
+@contextlib.contextmanager
+def running(data_dir: Path, ports: Mapping[str, int] = ANY_PORTS) -> Iterator[Suite]:
+    """A suite while the block runs."""
+    with Suite(data_dir, ports) as suite:
+        yield suite
+
+
+def _spawn(command: list[str], environment: dict[str, str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """Start a service in a session of its own, so that Ctrl-C reaches us alone and we stop it in order."""
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
+def _not_started(child: Child, text: str) -> NotAvailable:
+    return NotAvailable(
+        f"the {child.name} did not start: {text}", remedy=f"its log is {child.log}", reason="SERVICE_NOT_STARTED"
+    )
+
+
+def _refuse_missing_packages() -> None:
+    missing = [name for name in SERVICES if importlib.util.find_spec(f"finetree_{name}") is None]
+    if missing:
+        raise NotAvailable(
+            f"not installed: {', '.join(f'finetree-{name}' for name in missing)}",
+            remedy="pip install 'finetree-cli[suite]'",
+            reason="SUITE_NOT_INSTALLED",
+        )
+
+
+def _refuse_taken_ports(ports: Mapping[str, int]) -> None:
+    """A clear refusal before anything starts; the services themselves refuse too, should a port be taken meanwhile."""
+    for name, port in ports.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except (OSError, OverflowError) as error:
+                raise NotAvailable(
+                    f"port {port} of the {name} is taken: {getattr(error, 'strerror', None) or error}",
+                    remedy="stop the program that has it, or run `finetree up --ports auto`",
+                    reason="PORT_TAKEN",
+                ) from error
