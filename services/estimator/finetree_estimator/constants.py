@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every number of the formulas that is not a shape, a setting or a catalogue entry, each with its source.
+
+"Fitted" means: least error on the single-GPU LoRA rows of the published measurements (IBM sweeps read through NVML, and
+PEFT's method comparison); tests/unit/estimator/test_measurements.py recomputes the error.
+"""
+
+from finetree_estimator.intervals import Kind, Source
+
+MEMORY_FORMULAS = Source(Kind.COMPUTED, "memory formulas", "Korthikanti et al. 2022; QLoRA paper; PEFT source")
+MEMORY_FIT = Source(Kind.PUBLISHED, "LLM fine-tuning bench, PEFT method comparison", "single-GPU LoRA rows", "2026-07")
+TIME_FORMULAS = Source(Kind.COMPUTED, "FLOPs by method", "4N LoRA, 6N full, +2N checkpointing")
+TIME_FIT = Source(Kind.PUBLISHED, "LLM fine-tuning bench", "A100, H100 PCIe and L40S rows", "2026-07")
+CPU_CONSTANTS = Source(Kind.COMPUTED, "CPU constants", "assumed shares of the measured rate, wide intervals")
+
+# ------------------------------------------------------------------------------------------------- memory, in bytes
+NF4_BYTES = 0.5
+"""Bytes of a 4-bit weight (QLoRA paper)."""
+NF4_CONSTANTS = 4 / 64
+"""Float32 absmax of each block of 64 weights, bytes per weight (QLoRA paper)."""
+NF4_DOUBLE_CONSTANTS = 1 / 64 + 4 / (64 * 256)
+"""The same after double quantisation: 0.127 bit per weight (QLoRA paper, section 3)."""
+INT8_BYTES = 1.0
+"""Bytes of an 8-bit weight (LLM.int8 paper)."""
+INT8_CONSTANTS = 0.15
+"""Row scales and outlier columns, bytes per weight (canifinetune's measurement)."""
+KBIT_UNQUANTIZED_BYTES = 4
+"""Embeddings, head and norms of a quantised base: prepare_model_for_kbit_training raises them to float32 (PEFT)."""
+
+LOGITS_BYTES = 14.0
+"""Per logit at the loss peak: 16-bit logits, float32 copy, log-softmax, float32 gradient (2 + 4 + 4 + 4); the IBM
+Llama-3-8B rows give 13.8 after fragmentation."""
+CHUNK_TOKENS = 1024
+"""Targets whose logits exist at once with a chunked loss (the worker's constant)."""
+FUSED_LOGITS_SHARE = 0.02
+"""Share of the logits that a fused loss holds (Liger kernel: one block of rows)."""
+LAYER_PEAK = 2.7
+"""Peak while one checkpointed layer is recomputed and differentiated, in units of what the layer saves. Fitted:
+2.7 leaves 0.4 % on granite-7b and 0.7 % on llama-13b."""
+LAYER_GRADIENTS = 1.0
+"""Gradients of a layer's activations while it is differentiated, same unit (they are freed as they are used)."""
+EAGER_SCORES_BYTES = 5
+"""Bytes per attention score that plain attention keeps: scores, softmax and dropout mask (Korthikanti et al. 2022)."""
+
+FRAGMENTATION = 0.10
+"""What the CUDA allocator holds beyond activations and transients (canifinetune: 5-10 %; fitted)."""
+CUDA_WORKSPACE = 450e6
+"""cuBLAS workspaces and small buffers inside the allocator (reference: 0.3-0.5 GiB on torch-reserved numbers)."""
+CUDA_CONTEXT = 1150e6
+"""Driver context and kernels, outside the allocator (fitted: 1.44-1.59 GiB beyond the weights on NVML numbers)."""
+ADAFACTOR_SHARE = 0.01
+"""Factored second moments, bytes per parameter: one row and one column per matrix (Shazeer and Stern 2018)."""
+EIGHT_BIT_STATE = 2.05
+"""Bytes per parameter of two 8-bit moments and their block constants (Dettmers et al. 2021)."""
+
+CPU_RUNTIME = 0.9e9
+"""Resident size of a process that has imported torch, transformers and peft (measured with the worker)."""
+CPU_FRAGMENTATION = 0.15
+"""What the C allocator keeps beyond activations and transients."""
+HOST_RUNTIME = 2.5e9
+"""Host memory of a CUDA process: the imports, the CUDA libraries and pinned buffers."""
+
+GPU_SPREAD = (0.20, 0.20)
+"""Half-widths (below, above) of what is not counted: activations, transients, runtime, fragmentation. All single-GPU
+rows that are checked lie inside the sum (see the test)."""
+CPU_SPREAD = (0.35, 0.35)
+"""The same on a CPU, whose allocator returns memory when it pleases."""
+METHOD_SPREAD = {"full": 0.03, "lora": 0.0, "qlora": 0.08, "prefix": 0.05, "adapter": 0.05}
+"""Half-widths of what is counted, where public evidence is thin (rows measured on one GPU: 3 full, 8 prefix, no
+adapter; libraries pack quantised weights in different ways)."""
+
+# ----------------------------------------------------------------------------------------------------------- time
+LAYER_OVERHEAD = 0.45e-3
+"""Seconds per decoder layer and pass that no matrix product fills: kernel launches and memory-bound kernels at small
+sizes. Fitted: granite-7b, llama-13b and llama3-8b at 512 tokens lose 45-60 ms in four passes of 32-40 layers."""
+CPU_LAYER_OVERHEAD = 0.4e-3
+"""The same on a CPU, where an operator is called directly."""
+CPU_EFFICIENCY = 0.5
+"""Share of the measured matrix rate that a training step reaches: norms, softmax and dropout are memory-bound."""
+CPU_CORE_FP32_FLOPS = 40e9
+"""Float32 rate of a core where none was measured: AVX2 at 2.5 GHz has a peak of 80 GFLOP/s."""
+CPU_BANDWIDTH = 10e9
+"""Bytes per second that an optimizer step moves on a CPU (two channels of DDR4 peak at 40 GB/s)."""
+CPU_CORE_WATTS = 12.0
+CPU_BASE_WATTS = 30.0
+"""Power of a core under load and of the rest of the machine (65-240 W for 4-16 cores)."""
+OPTIMIZER_TRAFFIC = 7
+"""Numbers moved per trained weight and step: read weight, gradient and two moments, write weight and moments."""
+UNFUSED_OPTIMIZER_TRAFFIC = 20
+"""The same where each operation of AdamW goes over memory by itself: decay 2, first moment 3, second 2 + 3, root 2,
+divide 2, add 2, update 4 (torch's foreach implementation)."""
+DEQUANTIZE_BYTES = 6.0
+"""Bytes moved per quantised weight and pass to unpack it: read half a byte, write and read two, twice over. Gives the
+0.9 s per step that Qwen-7B loses at 256 tokens (reference, section 4) within a factor of two."""
+IMPORT_SECONDS = 10.0
+"""Start of the worker: importing torch, transformers and peft takes 9-12 s."""
+DISK_BYTES_PER_SECOND = 0.5e9
+"""Reading weights and writing checkpoints on a plain SSD."""
+TOKENIZE_TOKENS_PER_SECOND = 200e3
+"""Of a Rust tokenizer on one core, chat template included."""
+GENERATION_BATCH = 16
+"""Prompts that are answered at once when answers are generated."""
+DEVICE_SCALING = 0.9
+"""Share of linear scaling that each further device gives inside one machine (llm-foundry tables: 0.85-0.97)."""
+
+KNOWN_RATE = (0.30, 0.25)
+"""Half-widths (below, above) of the rate of an accelerator with published runs: the same run moves by 10-30 %."""
+CLASS_RATE = (0.50, 0.50)
+"""The same where the rate is a typical share of the peak."""
+UNKNOWN_RATE = (0.65, 1.0)
+"""The same where only the memory class is known."""
+CPU_RATE = (0.35, 0.35)
+"""The same for a CPU whose matrix rate was measured; without a measurement UNKNOWN_RATE holds."""
+TRAINING_SHARE = 0.35
+"""Of the dense peak that training reaches on an unknown accelerator (L40S 0.34, H100 PCIe 0.32, A100 0.52)."""
+PHASE_SPREAD = 0.5
+"""Half-width of loading, tokenising and saving, which depend on disk and core."""

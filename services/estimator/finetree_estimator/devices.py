@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices as the formulas see them: from the catalogue, from a CPU's measured rate, or from a memory class alone."""
+
+import math
+from collections.abc import Iterable
+
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
+from finetree_estimator import constants as c
+from finetree_estimator.catalogue import GIB, AcceleratorEntry, accelerators
+from finetree_estimator.intervals import Kind, Source
+from finetree_estimator.run import Device
+
+USABLE_SHARE = 0.98
+"""Of the GiB that a label promises (24 GB cards show 23.6 GiB, 80 GB A100s 79.2; reference B4)."""
+FP32_SHARE = 0.6
+"""Of an accelerator's float32 peak that training in float32 reaches (own assumption, wide interval)."""
+
+
+def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
+    """An accelerator of the catalogue."""
+    below, above = c.KNOWN_RATE if entry.measured else c.CLASS_RATE
+    rate = entry.training_flops
+    notes: list[str] = []
+    if fp32 and entry.fp32_flops:
+        rate, (below, above) = min(rate, FP32_SHARE * entry.fp32_flops), c.CLASS_RATE
+    if not fp32 and not entry.native_bf16:
+        notes.append(f"{entry.display_name} has no native bfloat16: float16 or float32 is used, with less speed")
+    if not entry.measured:
+        notes.append(f"no public training run on {entry.display_name} is known: its speed is its class's")
+    kind = Kind.PUBLISHED if entry.measured else Kind.COMPUTED
+    sources = (Source(kind, "accelerator catalogue", entry.name, entry.date),)
+    return Device(
+        entry.display_name,
+        is_cpu=False,
+        usable_bytes=entry.usable_bytes,
+        training_flops=rate,
+        rate_below=below,
+        rate_above=above,
+        bandwidth=entry.bandwidth or typical_bandwidth(entry.marketed_gb),
+        watts=entry.watts,
+        sources=sources,
+        notes=tuple(notes),
+    )
+
+
+def by_memory_class(marketed_gb: float) -> Device:
+    """An accelerator of which only the memory class is known: speed of the median one of the nearest class."""
+    twin = _nearest_class(marketed_gb, accelerators())
+    below, above = c.UNKNOWN_RATE
+    return Device(
+        f"an accelerator of {marketed_gb:g} GB",
+        is_cpu=False,
+        usable_bytes=round(marketed_gb * USABLE_SHARE * GIB),
+        training_flops=twin.training_flops,
+        rate_below=below,
+        rate_above=above,
+        bandwidth=twin.bandwidth or typical_bandwidth(twin.marketed_gb),
+        watts=twin.watts,
+        sources=(Source(Kind.COMPUTED, "accelerator catalogue", f"class of {twin.name}", twin.date),),
+        notes=(f"the accelerator is not named: speed and power are those of {twin.display_name}",),
+    )
+
+
+def processor(cpu: rs.CpuDevice, *, fp32: bool) -> Device:
+    """A CPU: its measured matrix rate in the compute type, or what its cores typically reach."""
+    cores = cpu.cores or 4
+    measured = cpu.fp32_flops_per_second if fp32 else cpu.bf16_flops_per_second
+    notes: list[str] = []
+    if measured > 0:
+        rate, (below, above) = measured, c.CPU_RATE
+        source = Source(Kind.MEASURED, "matrix rate", "hardware.cpu")
+    else:
+        rate, (below, above) = cores * c.CPU_CORE_FP32_FLOPS, c.UNKNOWN_RATE
+        source = Source(Kind.COMPUTED, "typical rate of a core", f"{cores} cores")
+        notes.append("the CPU's matrix rate was not measured: its speed is a guess from the number of cores")
+    if not cpu.cores:
+        notes.append(f"the number of cores is unknown: {cores} are assumed")
+    return Device(
+        cpu.model_name or "CPU",
+        is_cpu=True,
+        usable_bytes=cpu.memory_bytes,
+        training_flops=rate * c.CPU_EFFICIENCY,
+        rate_below=below,
+        rate_above=above,
+        bandwidth=c.CPU_BANDWIDTH,
+        watts=c.CPU_BASE_WATTS + cores * c.CPU_CORE_WATTS,
+        sources=(source,),
+        notes=tuple(notes),
+    )
+
+
+def typical_bandwidth(marketed_gb: float) -> float:
+    """Bytes per second of the nearest memory class whose bandwidth is known."""
+    return _nearest_class(marketed_gb, (entry for entry in accelerators() if entry.bandwidth)).bandwidth
+
+
+def _nearest_class(marketed_gb: float, entries: Iterable[AcceleratorEntry]) -> AcceleratorEntry:
+    candidates = list(entries)
+    distance = {entry.name: abs(math.log(entry.marketed_gb / marketed_gb)) for entry in candidates}
+    least = min(distance.values())
+    nearest = [entry for entry in candidates if distance[entry.name] <= least + 1e-9]
+    return sorted(nearest, key=lambda entry: entry.training_flops)[len(nearest) // 2]

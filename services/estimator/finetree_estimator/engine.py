@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The estimate of a run: one pure function, the same in a server, in a batch and in a one-shot program."""
+
+from dataclasses import dataclass
+
+from finetree_estimator import cost, durations, fit, memory
+from finetree_estimator.methods import trainable_parameters
+from finetree_estimator.run import Run
+from finetree_estimator.shapes import count
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run takes. `times` and `cost` are None where the number of rows is unknown."""
+
+    memory: memory.Memory
+    fit: fit.Fit
+    times: durations.Times | None
+    cost: cost.Cost | None
+    trainable_parameters: int
+    total_parameters: int
+    optimizer_steps: int
+    notes: tuple[str, ...]
+
+
+def estimate(run: Run) -> Estimate:
+    """Memory, fit, time and cost of a run; the same run gives the same answer."""
+    peaks = memory.estimate(run)
+    times = durations.estimate(run)
+    return Estimate(
+        memory=peaks,
+        fit=fit.judge(peaks.device, run.device.usable_bytes),
+        times=times,
+        cost=cost.estimate(run, times.total) if times is not None else None,
+        trainable_parameters=trainable_parameters(run.method, run.shape),
+        total_parameters=count(run.shape).total,
+        optimizer_steps=run.steps,
+        notes=tuple(_notes(run, peaks)),
+    )
+
+
+def _notes(run: Run, peaks: memory.Memory) -> list[str]:
+    notes = list(run.device.notes)
+    if run.rows is None or run.steps == 0:
+        notes.append("time and cost are left out: the number of rows is unknown (give dataset_profile.examples)")
+    if run.rows is None or not run.rows.known:
+        notes.append("row lengths are unknown: memory is that of full micro-batches, time that of full rows")
+    if memory.method_name(run) in {"qlora", "prefix", "adapter"}:
+        notes.append("few measured runs of this method are public: intervals are wider")
+    if run.devices > 1:
+        notes.append("several devices: each holds the whole model (data parallel); sharding is not estimated")
+    usable = run.device.usable_bytes
+    if not run.device.is_cpu and usable and 0.92 * usable < peaks.device.expected <= usable:
+        notes.append("above 92 % of the device the allocator frees its cache and retries: slower, but it may run")
+    if run.shape.max_positions and run.sequence_length > run.shape.max_positions:
+        notes.append(f"rows are longer than the {run.shape.max_positions} positions that the model was trained for")
+    return notes

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predicted numbers: a range, how often the truth should be inside, and what the number rests on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+COVERAGE = 0.9
+"""Share of cases that every interval of the estimator is meant to cover (reference goal: held-out rows, 90 %)."""
+
+
+class Kind(Enum):
+    """Kind of source; the names are those of the contract's ProvenanceKind."""
+
+    MEASURED = "measured"
+    PUBLISHED = "published"
+    PLAYBOOK = "playbook"
+    COMPUTED = "computed"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a number comes from."""
+
+    kind: Kind
+    name: str
+    locator: str = ""
+    date: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """low <= expected <= high in one unit; the field that holds it names the unit."""
+
+    low: float
+    expected: float
+    high: float
+    sources: tuple[Source, ...] = ()
+    coverage: float = COVERAGE
+
+    def scaled(self, factor: float, *sources: Source) -> "Interval":
+        """The interval times a known, non-negative factor."""
+        merged = unique((*self.sources, *sources))
+        return Interval(self.low * factor, self.expected * factor, self.high * factor, merged, self.coverage)
+
+
+def around(expected: float, *, below: float, above: float, sources: Iterable[Source] = ()) -> Interval:
+    """An interval that reaches the share `below` under and the share `above` over the expected value."""
+    return Interval(expected * (1 - below), expected, expected * (1 + above), tuple(sources))
+
+
+def exact(value: float, *sources: Source) -> Interval:
+    """A number that is known, such as a parameter count."""
+    return Interval(value, value, value, sources)
+
+
+def total(parts: Iterable[Interval]) -> Interval:
+    """Sum of intervals whose errors go together: ends add up to ends (the cautious case)."""
+    parts = tuple(parts)
+    sources = unique(source for part in parts for source in part.sources)
+    low, expected, high = (sum(getattr(part, end) for part in parts) for end in ("low", "expected", "high"))
+    return Interval(low, expected, high, sources)
+
+
+def unique(sources: Iterable[Source]) -> tuple[Source, ...]:
+    """Sources without repetition, in order."""
+    return tuple(dict.fromkeys(sources))

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a spec names: its model's shape, its device, its price."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime.errors import NotFound, invalid_field
+
+from finetree_estimator import catalogue, devices, modelconfig
+from finetree_estimator.prices import PriceBook, Quote
+from finetree_estimator.run import Device, Owned, Rented
+from finetree_estimator.shapes import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What a request is read with: the price book, and the folder of model configurations if there is one."""
+
+    prices: PriceBook
+    model_root: Path | None = None
+
+
+def read_shape(model: rs.ModelSource, knowledge: Knowledge) -> Shape:
+    """Dimensions of the base model. Raises NotFound (MODEL_NOT_FOUND) and InvalidArgument."""
+    source = model.WhichOneof("source")
+    if source == "shape":
+        return _given_shape(model.shape)
+    if source == "path":
+        return _shape_of_path(model.path, knowledge.model_root)
+    name = model.name if source == "name" else model.hub.id
+    try:
+        return catalogue.model(name).shape
+    except catalogue.UnknownNameError as error:
+        text = f"no model {name!r} in the catalogue{_or_nearest(error)}; ListModels lists all, model.shape takes any"
+        raise NotFound("MODEL_NOT_FOUND", text, metadata={"model": name}) from error
+
+
+def read_device(hardware: rs.Hardware, *, fp32: bool) -> Device:
+    """What the run trains on. Raises NotFound (ACCELERATOR_NOT_FOUND)."""
+    kind = hardware.WhichOneof("device")
+    if kind == "cpu":
+        return devices.processor(hardware.cpu, fp32=fp32)
+    if kind == "unknown_accelerator":
+        return devices.by_memory_class(hardware.unknown_accelerator.marketed_memory_gb)
+    try:
+        return devices.known(catalogue.accelerator(hardware.accelerator), fp32=fp32)
+    except catalogue.UnknownNameError as error:
+        text = (
+            f"no accelerator {hardware.accelerator!r} in the catalogue{_or_nearest(error)}; ListAccelerators lists "
+            "all, hardware.unknown_accelerator takes any memory class"
+        )
+        raise NotFound("ACCELERATOR_NOT_FOUND", text, metadata={"accelerator": hardware.accelerator}) from error
+
+
+def read_payment(spec: rs.RunSpec, book: PriceBook) -> Owned | Rented | None:
+    """How the hardware of a resolved spec is paid; None where no price is known. Raises NotFound (PRICE_NOT_FOUND).
+
+    A named accelerator without terms is taken as rented at the lowest price of the book.
+    """
+    if spec.ownership.WhichOneof("kind") == "owned":
+        owned = spec.ownership.owned
+        return Owned(owned.tariff_per_kwh, owned.currency_code.upper() or "USD", owned.watts)
+    name = spec.hardware.accelerator
+    accelerator = catalogue.accelerator(name).name if name else ""
+    price_id = spec.ownership.rented.price_id
+    quote = _quote(price_id, accelerator, book) if price_id else book.cheapest(accelerator)
+    if quote is None:
+        return None
+    return Rented(quote.price_id, quote.provider, quote.hourly, quote.currency, quote.date, quote.source)
+
+
+def _given_shape(given: rs.ModelShape) -> Shape:
+    kv_heads = given.kv_heads or given.attention_heads
+    if given.attention_heads % kv_heads:
+        raise invalid_field("spec.model.shape.kv_heads", f"does not divide {given.attention_heads} attention heads")
+    if not given.head_dim and given.hidden_size % given.attention_heads:
+        text = "is needed: hidden_size is no multiple of attention_heads"
+        raise invalid_field("spec.model.shape.head_dim", text)
+    if given.active_experts > given.experts:
+        raise invalid_field("spec.model.shape.active_experts", f"exceeds the {given.experts} experts of a layer")
+    return Shape(
+        hidden=given.hidden_size,
+        layers=given.layers,
+        intermediate=given.intermediate_size,
+        heads=given.attention_heads,
+        kv_heads=kv_heads,
+        head_dim=given.head_dim or given.hidden_size // given.attention_heads,
+        vocab=given.vocab_size,
+        tied=given.tied_embeddings,
+        gated=given.gated_mlp,
+        max_positions=given.max_position_embeddings,
+        experts=given.experts,
+        active_experts=given.active_experts,
+        qkv_bias=given.attention_bias,
+    )
+
+
+def _shape_of_path(path: str, root: Path | None) -> Shape:
+    if root is None:
+        text = "only a trainer knows local models; name a model of the catalogue or give model.shape"
+        raise NotFound("MODEL_NOT_FOUND", f"spec.model.path: {text}", violations=[("spec.model.path", text)])
+    file = modelconfig.find(root, path)
+    if file is None:
+        text = f"no config.json at {path!r} under the model root"
+        raise NotFound("MODEL_NOT_FOUND", f"spec.model.path: {text}", violations=[("spec.model.path", text)])
+    try:
+        return modelconfig.read(file)
+    except modelconfig.ConfigError as error:
+        raise invalid_field("spec.model.path", f"{path!r} describes no known model: {error}") from error
+
+
+def _quote(price_id: str, accelerator: str, book: PriceBook) -> Quote:
+    try:
+        quote = book.find(price_id)
+    except catalogue.UnknownNameError as error:
+        text = f"no price {price_id!r} in the price book{_or_nearest(error)}"
+        raise NotFound("PRICE_NOT_FOUND", text, metadata={"price_id": price_id}) from error
+    if quote.accelerator != accelerator:
+        text = f"the price {price_id!r} is for {quote.accelerator}, not for {accelerator or 'this device'}"
+        raise NotFound("PRICE_NOT_FOUND", text, metadata={"price_id": price_id})
+    return quote
+
+
+def _or_nearest(error: catalogue.UnknownNameError) -> str:
+    return f"; did you mean {', '.join(error.nearest)}?" if error.nearest else ""

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an answer was computed with: formulas, catalogue and price book, each with the hash of its content."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from finetree_estimator.catalogue import accelerators, models, raw
+from finetree_estimator.prices import PriceBook
+
+ENGINE_ID = "engine-1"
+"""Changes when the same request may get another answer for another reason than its data."""
+ENGINE_DATE = "2026-11-25"
+"""Day of the last such change."""
+FORMULAS = ("constants", "cost", "durations", "engine", "fit", "intervals", "memory", "methods", "run", "shapes")
+"""Modules that decide the numbers; the engine's hash covers them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One versioned piece: a name for people, the hash that proves it, the date of its content."""
+
+    part_id: str
+    sha256: str
+    date: str
+
+
+def parts(book: PriceBook) -> dict[str, Part]:
+    """What this program computes with, by the contract's field names."""
+    return {
+        "engine": _engine(),
+        "catalogue": _catalogue(),
+        "price_book": Part(book.book_id, book.sha256, book.date),
+    }
+
+
+@cache
+def _engine() -> Part:
+    package = resources.files("finetree_estimator")
+    sources = b"".join(package.joinpath(f"{name}.py").read_bytes() for name in FORMULAS)
+    return Part(ENGINE_ID, hashlib.sha256(sources).hexdigest(), ENGINE_DATE)
+
+
+@cache
+def _catalogue() -> Part:
+    digest = hashlib.sha256(raw("models.csv") + raw("accelerators.csv")).hexdigest()
+    date = max([entry.date for entry in models()] + [entry.date for entry in accelerators()])
+    return Part(f"catalogue-{date}", digest, date)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Row lengths after truncation, from what a dataset profile says."""
+
+from collections.abc import Iterator
+
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
+from finetree_estimator.run import Rows
+
+
+def from_profile(profile: rs.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float = 1.0) -> Rows:
+    """Lengths of the share of a dataset's rows that a run sees.
+
+    A bucket's rows are taken to lie in its middle; the total of tokens, where given, corrects that. Without buckets
+    all rows have the mean length, without a total the sequence length.
+    """
+    count = max(1, round(profile.examples * share))
+    target = 1.0 if learns_all or profile.target_fraction == 0 else profile.target_fraction
+    buckets = list(_buckets(profile))
+    rows = sum(number for _, _, number in buckets)
+    if rows == 0:
+        mean = profile.total_tokens / profile.examples if profile.total_tokens else float(sequence_length)
+        mean = min(max(mean, 1.0), float(sequence_length))
+        # The longest row is unknown: memory is that of rows at the limit.
+        return Rows(count, mean, mean * mean, sequence_length, target, known=False)
+    middle = sum(length * number for length, _, number in buckets) / rows
+    scale = profile.total_tokens / profile.examples / middle if profile.total_tokens else 1.0
+    lengths = [(min(length * scale, float(upper), float(sequence_length)), number) for length, upper, number in buckets]
+    longest = min(max(upper for _, upper, number in buckets if number), sequence_length)
+    mean = sum(length * number for length, number in lengths) / rows
+    square = sum(length * length * number for length, number in lengths) / rows
+    return Rows(count, max(mean, 1.0), max(square, 1.0), longest, target)
+
+
+def _buckets(profile: rs.DatasetProfile) -> Iterator[tuple[float, int, int]]:
+    """Middle, upper bound and number of rows of each bucket."""
+    lower = 0
+    for bucket in sorted(profile.token_lengths, key=lambda item: item.upper_bound):
+        yield (lower + 1 + bucket.upper_bound) / 2, bucket.upper_bound, bucket.count
+        lower = bucket.upper_bound

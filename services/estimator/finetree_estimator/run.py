@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run as the formulas see it: every setting resolved, every name looked up, plain numbers."""
+
+from dataclasses import dataclass, field
+
+from finetree_estimator.intervals import Source
+from finetree_estimator.methods import Method
+from finetree_estimator.shapes import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Token lengths of a set of rows, after truncation to the sequence length."""
+
+    count: int
+    mean: float
+    """Mean length in tokens."""
+    mean_square: float
+    """Mean of the squared length: attention grows with it."""
+    longest: int
+    """Longest row in tokens."""
+    target_fraction: float
+    """Share of tokens that are learned, 0 to 1."""
+    known: bool = True
+    """Whether lengths were counted rather than assumed."""
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of all rows."""
+        return self.count * self.mean
+
+    @property
+    def attention_span(self) -> float:
+        """Mean, over tokens, of the length of the row that a token is in."""
+        return self.mean_square / self.mean
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a run trains on; rates in FLOP/s, sizes in bytes, bandwidth in bytes per second."""
+
+    name: str
+    is_cpu: bool
+    usable_bytes: int
+    """0 when unknown."""
+    training_flops: float
+    """Rate of the matrix products of a long training step, recomputation counted."""
+    rate_below: float
+    """Share by which the rate may be lower (90 % interval)."""
+    rate_above: float
+    """Share by which it may be higher."""
+    bandwidth: float
+    watts: float
+    sources: tuple[Source, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """What is measured on held-out rows; `passes` counts those before, during and after training."""
+
+    rows: Rows | None = None
+    loss: bool = False
+    generate: bool = False
+    max_new_tokens: int = 0
+    passes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """Own hardware: electricity at `tariff` per kilowatt-hour; `watts` 0 means the device's figure."""
+
+    tariff: float
+    currency: str
+    watts: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rented:
+    """A price of the price book: currency units per device and hour."""
+
+    price_id: str
+    provider: str
+    hourly: float
+    currency: str
+    date: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """How the training program holds what the formulas count; ours, or the one a measurement was made with."""
+
+    name: str
+    adapter_input_bytes: int
+    """Bytes per feature of an adapter's input copy; 0 means the compute type's."""
+    dropout_mask_bytes: int
+    """Bytes per feature of a stored dropout mask."""
+    expands_kv: bool
+    """Whether grouped keys and values are repeated to one per query head before attention."""
+    fused_optimizer: bool
+    """Whether the optimizer reads and writes each number once."""
+
+
+FINETREE = Stack("finetree", adapter_input_bytes=0, dropout_mask_bytes=1, expands_kv=True, fused_optimizer=True)
+"""The suite's worker: adapter products in the compute type, masks as booleans, attention by document."""
+PEFT = Stack("transformers + peft", 4, 1, expands_kv=False, fused_optimizer=False)
+"""Plain transformers and peft, which cast an adapter's input to its float32 (the stack of most published rows)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run on `devices` equal devices. Batch sizes count rows; sizes are bytes per number."""
+
+    shape: Shape
+    method: Method
+    device: Device
+    devices: int
+    micro_batch: int
+    batch: int
+    sequence_length: int
+    packing: bool
+    rows: Rows | None
+    steps: int
+    """Optimizer steps; 0 when the number of rows is unknown."""
+    weight_bytes: int
+    """Of the base weights as stored on the device."""
+    compute_bytes: int
+    """Of activations."""
+    master_bytes: int
+    """Of trainable weights, gradients and optimizer moments."""
+    optimizer: str
+    """adamw, adamw-8bit, paged-adamw-8bit, adafactor or sgd."""
+    checkpointing: bool = False
+    offloaded: bool = False
+    eager_attention: bool = False
+    loss: str = "completion-only"
+    """full-logits, chunked, fused or completion-only."""
+    evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
+    checkpoints: int = 0
+    """Checkpoints written during the run."""
+    payment: Owned | Rented | None = None
+    stack: Stack = FINETREE

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The estimator's rpcs: messages in, messages out. What is decided, is decided in the modules that it calls."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimator_pb2_grpc
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_runtime.errors import DomainError, FailedPrecondition, invalid_field, to_status
+from finetree_runtime.identity import distribution_version
+from finetree_runtime.paging import PageTokens, page_size
+from finetree_runtime.plan import plan_digest
+from finetree_runtime.validation import validate
+
+from finetree_estimator import catalogue, engine, revision, writing
+from finetree_estimator.lookups import Knowledge
+from finetree_estimator.reading import read
+
+NAME = "finetree-estimator"
+FEATURES = ("cpu", "shape", "price-book", "batch")
+"""Features that a client may look for in GetServerInfo."""
+MAX_BATCH_ROWS = 1000
+"""Rows of a batch, as the contract limits them."""
+ROWS_AT_A_TIME = 20
+"""Rows of a batch between two moments at which other calls get their turn (a row takes about 0.3 ms)."""
+
+Entry = TypeVar("Entry")
+
+
+class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
+    """EstimatorService of the contract. Stateless; `knowledge` does not change while it serves."""
+
+    def __init__(self, knowledge: Knowledge, *, page_token_key: str = "", max_request_bytes: int = 0) -> None:
+        self._knowledge = knowledge
+        self._tokens = PageTokens(page_token_key)
+        self._max_request_bytes = max_request_bytes
+        self._revision = writing.revision_message(revision.parts(knowledge.prices))
+
+    async def EstimateRun(self, request: pb.EstimateRunRequest, context: Any) -> pb.EstimateRunResponse:
+        """Estimate one run."""
+        return pb.EstimateRunResponse(estimate=self.estimate(request))
+
+    async def BatchEstimateRuns(
+        self,
+        request: pb.BatchEstimateRunsRequest,
+        context: Any,
+    ) -> pb.BatchEstimateRunsResponse:
+        """Estimate many runs; a row that fails carries its own status."""
+        _check_keys([row.key for row in request.rows])
+        results = []
+        for number, row in enumerate(request.rows):
+            if number % ROWS_AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            results.append(self._row(number, row))
+        return pb.BatchEstimateRunsResponse(results=results)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+        """List the models of the catalogue."""
+        entries, token = self._page(request, "models", catalogue.models(), _model_names)
+        return pb.ListModelsResponse(models=map(writing.model_message, entries), next_page_token=token)
+
+    async def ListAccelerators(
+        self,
+        request: pb.ListAcceleratorsRequest,
+        context: Any,
+    ) -> pb.ListAcceleratorsResponse:
+        """List the accelerators of the catalogue."""
+        entries, token = self._page(request, "accelerators", catalogue.accelerators(), lambda entry: (entry.name,))
+        messages = [writing.accelerator_message(entry, self._knowledge.prices) for entry in entries]
+        return pb.ListAcceleratorsResponse(accelerators=messages, next_page_token=token)
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
+        """Say what this server is."""
+        limits = {"max_batch_rows": MAX_BATCH_ROWS, "max_request_bytes": self._max_request_bytes}
+        server = ev.ServerInfo(
+            service=NAME, version=distribution_version(NAME), api_revisions=["v1"], features=FEATURES, limits=limits
+        )
+        return pb.GetServerInfoResponse(server=server, revision=self._revision)
+
+    def estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
+        """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
+        _check_pins(request.pinned, self._revision)
+        reading = read(request, self._knowledge)
+        message = writing.estimate_message(engine.estimate(reading.run), reading.run.device)
+        message.resolved_spec.CopyFrom(reading.spec)
+        message.revision.CopyFrom(self._revision)
+        message.plan_digest = plan_digest(reading.spec, reading.profile, self._revision)
+        return message
+
+    def _row(self, number: int, row: pb.BatchEstimateRow) -> pb.BatchEstimateResult:
+        try:
+            validate(row.request, path=f"rows[{number}].request")
+            return pb.BatchEstimateResult(key=row.key, estimate=self.estimate(row.request))
+        except DomainError as error:
+            return pb.BatchEstimateResult(key=row.key, error=to_status(error))
+
+    def _page(
+        self,
+        request: pb.ListModelsRequest | pb.ListAcceleratorsRequest,
+        what: str,
+        entries: Sequence[Entry],
+        names: Callable[[Entry], tuple[str, ...]],
+    ) -> tuple[Sequence[Entry], str]:
+        prefix = request.prefix.lower()
+        found = [entry for entry in entries if any(name.lower().startswith(prefix) for name in names(entry))]
+        scope = f"{what}/{prefix}"
+        start = int(self._tokens.read(scope, request.page_token) or 0)
+        end = start + page_size(request.page_size)
+        return found[start:end], self._tokens.issue(scope, str(end)) if end < len(found) else ""
+
+
+def _model_names(entry: catalogue.ModelEntry) -> tuple[str, ...]:
+    return entry.name, entry.hub_id, entry.family, *entry.aliases
+
+
+def _check_keys(keys: list[str]) -> None:
+    seen: set[str] = set()
+    for number, key in enumerate(keys):
+        if key in seen:
+            raise invalid_field(f"rows[{number}].key", f"{key!r} is the key of an earlier row; keys must differ")
+        seen.add(key)
+
+
+def _check_pins(pinned: ev.Revision, present: ev.Revision) -> None:
+    """Refuse a pinned revision that this program does not have; the rule pack is the recommender's and passes."""
+    for name in ("engine", "catalogue", "price_book", "calibration"):
+        wanted, have = getattr(pinned, name), getattr(present, name)
+        if (wanted.id and wanted.id != have.id) or (wanted.sha256 and wanted.sha256 != have.sha256):
+            text = f"{name} {wanted.id or wanted.sha256} is not to be had; this server has {have.id or 'none'}"
+            raise FailedPrecondition("REVISION_UNAVAILABLE", f"pinned.{name}: {text}", metadata={"component": name})

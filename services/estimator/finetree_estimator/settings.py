@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the estimator can be told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetree_runtime.settings import ServiceSettings, setting
+
+PREFIX = "FINETREE_ESTIMATOR"
+"""Of the environment's variables."""
+PORT = 50052
+"""The estimator's port on loopback."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(ServiceSettings):
+    """Settings of the estimator."""
+
+    address: str = setting(f"127.0.0.1:{PORT}", "Address to listen on, HOST:PORT or unix:PATH.")
+    max_request_bytes: int = setting(4 * 1024 * 1024, "Largest request message; a batch may have 1,000 rows.")
+    price_book: Path | None = setting(None, "CSV file of prices in place of the built-in price book.")
+    model_root: Path | None = setting(None, "Folder of models whose config.json may be read (spec.model.path).")
+    once: bool = setting(
+        default=False, text="Answer one EstimateRunRequest (proto JSON on stdin) on stdout, without a server."
+    )
