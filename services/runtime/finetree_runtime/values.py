@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -49,11 +50,11 @@ def kind_of(annotation: Any) -> Any:
         return tuple
     if typing.get_origin(annotation) is typing.Literal:
         return annotation
-    alternatives = [part for part in typing.get_args(annotation) if part is not type(None)]
-    kind = alternatives[0] if alternatives else annotation
-    if kind not in CONVERTERS:
+    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    kinds = [part for part in typing.get_args(annotation) if part is not type(None)] if union else [annotation]
+    if len(kinds) != 1 or kinds[0] not in CONVERTERS:
         raise TypeError(f"a setting cannot be a {annotation}")
-    return kind
+    return kinds[0]
 
 
 def convert(kind: Any, raw: Any) -> Any:

@@ -6,8 +6,7 @@ import dataclasses
 import sys
 
 from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
-from finetree_api.trainer.v1 import trainer_pb2, trainer_pb2_grpc
-
+from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2, trainer_pb2_grpc
 from finetree_runtime import context, errors, identity
 from finetree_runtime.server import Service, run
 from finetree_runtime.settings import ServiceSettings, load_or_exit
@@ -79,7 +78,7 @@ class Trainer(trainer_pb2_grpc.TrainerServiceServicer):
         received = 0
         async for _ in request_iterator:
             received += 1
-        return trainer_pb2.WriteDatasetResponse()
+        return dataset_pb2.WriteDatasetResponse(dataset=dataset_pb2.Dataset(committed_bytes=received))
 
 
 def build(settings):
