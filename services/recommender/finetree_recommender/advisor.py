@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recommendation from beginning to end: read the request, ask the estimator once, decide, and explain."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+from finetree_api.estimator.v1 import estimator_pb2 as est
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound, invalid_field
+from finetree_runtime.plan import plan_digest
+
+from finetree_recommender import cautions, confidence, counterfactuals, fit, recipe
+from finetree_recommender.assess import Assessment, assess
+from finetree_recommender.counterfactuals import Counterfactual
+from finetree_recommender.estimates import Candidate, Catalogue, Evidence, Priced, Refused
+from finetree_recommender.inputs import Inputs, normalize
+from finetree_recommender.methods import Method
+from finetree_recommender.pack import DEFAULT_PACK, Pack
+from finetree_recommender.pipeline import Decision, decide
+from finetree_recommender.reasons import warnings
+from finetree_recommender.recipe import Recipe
+from finetree_recommender.recipe_rules import Adaptation
+from finetree_recommender.trace import Caution, Step
+
+
+class EstimatorUnavailableError(Exception):
+    """The estimator did not answer."""
+
+
+class Estimator(Protocol):
+    """The estimator, as far as a recommendation needs it."""
+
+    async def catalogue(self) -> Catalogue:
+        """Accelerators and models; remembered from call to call.
+
+        Raises:
+            EstimatorUnavailableError: It did not answer.
+        """
+        ...
+
+    async def price(self, rows: dict[Candidate, est.EstimateRunRequest]) -> Evidence:
+        """Estimates of all candidates, in one call.
+
+        Raises:
+            EstimatorUnavailableError: It did not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """Everything that a reply says."""
+
+    pack: Pack
+    inputs: Inputs
+    decision: Decision
+    recipe: Recipe | None
+    """None where nothing was shown to train."""
+    priced: Priced | None
+    trace: tuple[Step, ...]
+    methods: tuple[Assessment, ...]
+    cautions: tuple[Caution, ...]
+    counterfactuals: tuple[Counterfactual, ...]
+    confidence: confidence.Confidence
+    revision: ev.Revision
+    plan_digest: str
+
+
+class Advisor:
+    """Recommends with a set of packs and an estimator."""
+
+    def __init__(self, packs: dict[str, Pack], estimator: Estimator) -> None:
+        self._packs = packs
+        self._estimator = estimator
+
+    def pack(self, policy: str) -> Pack:
+        """The named pack, or the default one.
+
+        Raises:
+            NotFound: POLICY_NOT_FOUND.
+        """
+        found = self._packs.get(policy or DEFAULT_PACK)
+        if found is None:
+            known = ", ".join(sorted(self._packs))
+            raise NotFound("POLICY_NOT_FOUND", f"policy: there is no rule pack {policy!r}; there is {known}")
+        return found
+
+    async def recommend(self, request: rec.RecommendRequest) -> Recommendation:
+        """Answer a request.
+
+        Raises:
+            InvalidArgument: A field is wrong.
+            NotFound: POLICY_NOT_FOUND, MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND.
+            FailedPrecondition: REVISION_UNAVAILABLE.
+        """
+        pack = self.pack(request.policy)
+        _check_lengths(request)
+        _check_pin(request.pinned.pack, pack)
+        inputs, evidence, missing = await self._ask(request, pack)
+        if evidence is None:
+            _check_estimator_pins(request.pinned)
+        return conclude(pack, inputs, evidence, missing)
+
+    async def _ask(self, request: rec.RecommendRequest, pack: Pack) -> tuple[Inputs, Evidence | None, str]:
+        try:
+            inputs, evidence = await self._price(request, pack)
+        except EstimatorUnavailableError:
+            return normalize(request, pack, Catalogue()), None, cautions.ESTIMATOR_UNAVAILABLE
+        if evidence is None:
+            return inputs, None, cautions.HARDWARE_UNKNOWN
+        if not any(isinstance(row, Priced) for row in evidence.rows.values()):
+            refusal = _refusal(evidence)
+            if refusal.reason == "MODEL_NOT_FOUND" and request.model.WhichOneof("source") == "path":
+                return inputs, None, cautions.MODEL_NOT_PRICED
+            raise _as_error(refusal)
+        return inputs, evidence, ""
+
+    async def _price(self, request: rec.RecommendRequest, pack: Pack) -> tuple[Inputs, Evidence | None]:
+        """Inputs and evidence of one catalogue; no evidence where there is no hardware to price."""
+        while True:
+            catalogue = await self._estimator.catalogue()
+            inputs = normalize(request, pack, catalogue)
+            if not inputs.hardware_known:
+                return inputs, None
+            evidence = await self._estimator.price(_candidates(pack, inputs))
+            # A catalogue that changed under the question would mix two revisions in one answer.
+            if await self._estimator.catalogue() is catalogue:
+                return inputs, evidence
+
+
+def conclude(pack: Pack, inputs: Inputs, evidence: Evidence | None, missing: str) -> Recommendation:
+    """Everything after the estimator's answer: pure. `missing` is the code of why there is no evidence."""
+    decision = decide(pack, inputs.answers, evidence)
+    neighbours = counterfactuals.explore(pack, inputs.answers, evidence, decision.method)
+    parameters = _parameters(inputs, evidence)
+    warned = len(warnings(pack, inputs.answers, decision.method)) if decision.method is not None else 0
+    built = None
+    priced = None
+    applied: tuple[Adaptation, ...] = ()
+    if decision.method is not None:
+        adapted = decision.settled.adapted
+        built = recipe.build(pack, inputs, decision.method, parameters=parameters, adapted=adapted)
+        applied = recipe.adaptations(pack, inputs, decision.method)[:adapted]
+        row = evidence.rows.get((decision.method, adapted)) if evidence is not None else None
+        priced = row if isinstance(row, Priced) else None
+    revision = _revision(pack, evidence)
+    overruled = decision.overruled_rule_id
+    return Recommendation(
+        pack=pack,
+        inputs=inputs,
+        decision=decision,
+        recipe=built,
+        priced=priced,
+        trace=(*decision.choice.steps, *fit.steps(pack, evidence, decision.settled, applied, overruled)),
+        methods=assess(pack, inputs, evidence, decision),
+        cautions=cautions.collect(
+            pack, inputs, evidence, decision, missing=missing, neighbours=neighbours, parameters=parameters
+        ),
+        counterfactuals=neighbours.flips,
+        confidence=confidence.judge(pack, decision, evidence, warned, neighbours),
+        revision=revision,
+        plan_digest=plan_digest(built.spec, inputs.profile, revision) if built is not None else "",
+    )
+
+
+def _candidates(pack: Pack, inputs: Inputs) -> dict[Candidate, est.EstimateRunRequest]:
+    """Every method's recipe, plain and with one, two … adaptations."""
+    request = inputs.request
+    rows: dict[Candidate, est.EstimateRunRequest] = {}
+    for method in Method:
+        for adapted in range(len(recipe.adaptations(pack, inputs, method)) + 1):
+            built = recipe.build(pack, inputs, method, parameters=_parameters(inputs, None), adapted=adapted)
+            row = est.EstimateRunRequest(spec=built.spec, view=est.ESTIMATE_VIEW_BASIC)
+            if inputs.profile is not None:
+                row.dataset_profile.CopyFrom(inputs.profile)
+            if request.HasField("evaluation_profile"):
+                row.evaluation_profile.CopyFrom(request.evaluation_profile)
+            if request.HasField("pinned"):
+                row.pinned.CopyFrom(request.pinned)
+                row.pinned.ClearField("pack")
+            rows[method, adapted] = row
+    return rows
+
+
+def _parameters(inputs: Inputs, evidence: Evidence | None) -> int | None:
+    """Size of the model; the estimator's count where it has one, else the catalogue's."""
+    if evidence is not None and evidence.parameters:
+        return evidence.parameters
+    return (inputs.model.parameters or None) if inputs.model is not None else None
+
+
+def _revision(pack: Pack, evidence: Evidence | None) -> ev.Revision:
+    revision = ev.Revision()
+    if evidence is not None:
+        revision.CopyFrom(evidence.revision)
+    revision.pack.CopyFrom(pack.revision)
+    return revision
+
+
+def _check_lengths(request: rec.RecommendRequest) -> None:
+    """A histogram that does not ascend, or whose counts do not add up, would size the recipe wrongly."""
+    for path, profile in (
+        ("dataset_profile", request.dataset_profile),
+        ("dataset.profile", request.dataset.profile),
+        ("evaluation_profile", request.evaluation_profile),
+    ):
+        bounds = [bucket.upper_bound for bucket in profile.token_lengths]
+        if any(left >= right for left, right in pairwise(bounds)):
+            raise invalid_field(f"{path}.token_lengths", "upper_bound must ascend from bucket to bucket; sort them")
+
+
+def _check_pin(pinned: ev.RevisionComponent, pack: Pack) -> None:
+    ours = pack.revision
+    for name in ("id", "sha256"):
+        wanted, has = getattr(pinned, name), getattr(ours, name)
+        if wanted and wanted != has:
+            text = f"pinned.pack.{name}: {wanted} is not to be had, this server has {has}; pin that or none"
+            raise FailedPrecondition("REVISION_UNAVAILABLE", text, violations=[(f"pinned.pack.{name}", text)])
+
+
+def _check_estimator_pins(pinned: ev.Revision) -> None:
+    """A pinned revision that nobody confirmed must not pass for one that was used."""
+    for name in ("engine", "catalogue", "price_book", "calibration"):
+        if pinned.HasField(name):
+            text = f"pinned.{name}: the estimator that holds it gave no answer; try again, or pin none"
+            raise FailedPrecondition("REVISION_UNAVAILABLE", text, violations=[(f"pinned.{name}", text)])
+
+
+def _refusal(evidence: Evidence) -> Refused:
+    """The refusal that tells most: a method that is not supported hides no other fault."""
+    refused = [row for row in evidence.rows.values() if isinstance(row, Refused)]
+    return next((row for row in refused if row.reason != "METHOD_NOT_SUPPORTED"), refused[0])
+
+
+def _as_error(refusal: Refused) -> DomainError:
+    if refusal.reason in ("MODEL_NOT_FOUND", "ACCELERATOR_NOT_FOUND"):
+        return NotFound(refusal.reason, refusal.message)
+    if refusal.reason == "REVISION_UNAVAILABLE":
+        return FailedPrecondition(refusal.reason, refusal.message)
+    violations = [(path.removeprefix("spec."), text) for path, text in refusal.violations]
+    return InvalidArgument("INVALID_REQUEST", refusal.message, violations=violations)

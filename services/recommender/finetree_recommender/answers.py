@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The discrete answers that rules read. Whatever was not given is "unknown", and stays so."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+
+from finetree_recommender.rules import Rules, When
+
+UNKNOWN = "unknown"
+CPU = "cpu"
+
+
+def _words(enum: Any, prefix: str) -> tuple[str, ...]:
+    return tuple(name.removeprefix(prefix) for name, number in enum.items() if number)
+
+
+ENUM_WORDS: dict[str, tuple[str, ...]] = {
+    "quality": _words(rec.QualityNeed, "QUALITY_NEED_"),
+    "time": _words(rec.TimeNeed, "TIME_NEED_"),
+    "tasks": _words(rec.TaskVariety, "TASK_VARIETY_"),
+    "use_case": _words(rec.UseCase, "USE_CASE_"),
+    "task_kind": _words(rec.TaskKind, "TASK_KIND_"),
+}
+"""Answers that are enums of the contract, by input, in the contract's order and without their prefixes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One answer for each input."""
+
+    memory: str = UNKNOWN
+    budget: str = UNKNOWN
+    quality: str = UNKNOWN
+    time: str = UNKNOWN
+    tasks: str = UNKNOWN
+    use_case: str = UNKNOWN
+    task_kind: str = UNKNOWN
+
+    def get(self, name: str) -> str:
+        """Answer of the named input."""
+        value: str = getattr(self, name)
+        return value
+
+    def read(self, *names: str) -> tuple[str, ...]:
+        """Inputs as "name=value", for the trace."""
+        return tuple(f"{name}={self.get(name)}" for name in names)
+
+
+def vocabulary(rules: Rules) -> dict[str, tuple[str, ...]]:
+    """Every answer of every input, in the pack's and the contract's order, without "unknown"."""
+    memory = (CPU, *(item.key for item in rules.gate.classes))
+    return {"memory": memory, "budget": tuple(item.key for item in rules.budget), **ENUM_WORDS}
+
+
+def matches(when: When, answers: Answers) -> bool:
+    """Whether the answers satisfy a condition."""
+    return all(answers.get(name) in allowed for name, allowed in when.items())

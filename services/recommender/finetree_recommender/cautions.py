@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to beware of in a recommendation."""
+
+from collections.abc import Iterator
+
+from finetree_recommender import fit
+from finetree_recommender.counterfactuals import Neighbourhood
+from finetree_recommender.estimates import Evidence, FitState
+from finetree_recommender.inputs import Inputs
+from finetree_recommender.methods import TRAINABLE_HERE, Method
+from finetree_recommender.pack import Pack
+from finetree_recommender.pipeline import Decision
+from finetree_recommender.reasons import caution_code, warnings
+from finetree_recommender.trace import Caution
+
+ESTIMATOR_UNAVAILABLE = "ESTIMATOR_UNAVAILABLE"
+MODEL_NOT_PRICED = "MODEL_NOT_PRICED"
+HARDWARE_UNKNOWN = "HARDWARE_UNKNOWN"
+
+MISSING_EVIDENCE = {
+    ESTIMATOR_UNAVAILABLE: "the estimator did not answer: memory and time rest on the pack's words; ask again later",
+    MODEL_NOT_PRICED: "the estimator cannot read a local model: give its shape or its catalogue name to have it priced",
+    HARDWARE_UNKNOWN: "no hardware was named: the recipe is not priced and needs `hardware` before it can run",
+}
+"""Why there is no evidence, by code."""
+
+
+def collect(
+    pack: Pack,
+    inputs: Inputs,
+    evidence: Evidence | None,
+    decision: Decision,
+    *,
+    missing: str,
+    neighbours: Neighbourhood,
+    parameters: int | None,
+) -> tuple[Caution, ...]:
+    """All cautions, the gravest first; `missing` is the code of why there is no evidence."""
+    return (
+        *_evidence(evidence, missing, decision),
+        *_suite(evidence, decision.method),
+        *_advice(pack, inputs, decision.method),
+        *_renting(inputs, neighbours),
+        *_unknown(inputs, parameters),
+    )
+
+
+def _evidence(evidence: Evidence | None, missing: str, decision: Decision) -> Iterator[Caution]:
+    if evidence is None:
+        yield Caution(missing, MISSING_EVIDENCE[missing], "fit.no_estimate")
+    elif decision.method is None:
+        yield Caution(
+            "NOTHING_FITS",
+            "no recipe was shown to fit this hardware: take more memory or a smaller model",
+            "fit.nothing_fits",
+        )
+    elif decision.settled.state is FitState.UNKNOWN:
+        text = f"the estimator has no figure for {decision.method} here: whether it fits is not known"
+        yield Caution("METHOD_NOT_ESTIMATED", text, "fit.not_estimated")
+    elif decision.settled.state is FitState.TIGHT:
+        yield Caution("MEMORY_TIGHT", "the upper end of the memory estimate does not fit", "fit.fits")
+
+
+def _suite(evidence: Evidence | None, method: Method | None) -> Iterator[Caution]:
+    if method is None or method in TRAINABLE_HERE:
+        return
+    states = {
+        m: fit.best(evidence, m).state if evidence is not None else FitState.UNKNOWN for m in sorted(TRAINABLE_HERE)
+    }
+    proven = [m for m in (Method.LORA, Method.FULL) if states[m] in (FitState.FITS, FitState.TIGHT)]
+    names = " and ".join(sorted(TRAINABLE_HERE))
+    text = f"this suite's trainer runs {names} today, not {method}"
+    if proven:
+        text += f"; {' and '.join(proven)} would fit here"
+    redirect = proven[0] if proven else None
+    yield Caution("METHOD_NOT_TRAINABLE_HERE_YET", text, "suite.trainable", redirect)
+
+
+def _advice(pack: Pack, inputs: Inputs, method: Method | None) -> Iterator[Caution]:
+    if method is not None:
+        for rule in warnings(pack, inputs.answers, method):
+            yield Caution(caution_code(rule), rule.message, rule.id, rule.redirect)
+
+
+def _renting(inputs: Inputs, neighbours: Neighbourhood) -> Iterator[Caution]:
+    if not inputs.request.can_rent:
+        return
+    rented = [flip for flip in neighbours.flips if flip.field_path == "hardware"]
+    if rented:
+        text = f"hardware can be rented: {rented[-1].to_value} would make it {rented[-1].method}"
+        yield Caution("RENTING_CHANGES_METHOD", text, "gate.rent", rented[-1].method)
+
+
+def _unknown(inputs: Inputs, parameters: int | None) -> Iterator[Caution]:
+    if inputs.profile is None:
+        text = "nothing is known of the data: epochs, batch and sequence length are the rules' defaults"
+        yield Caution("DATASET_UNKNOWN", text, "recipe.batch")
+    if parameters is None:
+        text = "the model's size is unknown: the learning rate is that of a 7B model, as the playbook assumes"
+        yield Caution("MODEL_SIZE_UNKNOWN", text, "recipe.learning_rate.medium_model")

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold of a pack before it decides anything: no gap, no overlap, no dead end, no number without a source."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
+from finetree_recommender.answers import UNKNOWN, vocabulary
+from finetree_recommender.fields import assign, path_for
+from finetree_recommender.loading import PackError
+from finetree_recommender.methods import Method
+from finetree_recommender.recipe_rules import Row, Table
+from finetree_recommender.rules import BudgetBracket, MemoryClass, Rules, When
+
+NUMERIC_INPUTS = ("examples", "parameters", "rank", "steps")
+"""Inputs of recipe tables that are numbers."""
+DEVICE_WORDS = ("cpu_bf16", "cpu_fp32", "gpu_bf16", "gpu_no_bf16", UNKNOWN)
+"""Answers of the recipe input `device`."""
+PROFILES = ("PLAYBOOK", "EVIDENCE")
+"""Profiles of recipe tables."""
+
+
+def check(rules: Rules, resolve: Callable[[str], Any]) -> None:
+    """Check a pack; `resolve` finds a source and raises PackError when there is none.
+
+    Raises:
+        PackError: The first thing that is wrong, with its rule.
+    """
+    _sources(rules, resolve)
+    _unique(rule.id for rule in _rules(rules))
+    _contiguous("gate", rules.gate.classes)
+    _contiguous("budget", rules.budget)
+    _tree(rules)
+    _conditions(rules)
+    _questions(rules)
+    _methods(rules)
+    for method in Method:
+        for profile in PROFILES:
+            _recipe(rules, method, profile)
+
+
+def _rules(value: object) -> Iterator[Any]:
+    """Every dataclass inside a value that has an id, the value's own aside."""
+    for item in _walk(value):
+        if hasattr(item, "id") and not isinstance(item, Rules):
+            yield item
+
+
+def _walk(value: object) -> Iterator[Any]:
+    if dataclasses.is_dataclass(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from _walk(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _walk(item)
+
+
+def _sources(rules: Rules, resolve: Callable[[str], Any]) -> None:
+    for item in _walk(rules):
+        for name in ("source", "price_source"):
+            reference = getattr(item, name, None)
+            if reference is not None and not hasattr(item, "kind"):
+                try:
+                    resolve(reference)
+                except PackError as error:
+                    raise PackError(f"rule {getattr(item, 'id', type(item).__name__)}: {error}") from None
+
+
+def _unique(ids: Iterable[str]) -> None:
+    twice = [rule_id for rule_id, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise PackError(f"rule {twice[0]}: two rules have this id; rename one")
+
+
+def _contiguous(name: str, brackets: Sequence[MemoryClass | BudgetBracket]) -> None:
+    if not brackets or brackets[0].low != 0 or not math.isinf(brackets[-1].high):
+        raise PackError(f"{name}: brackets must reach from 0 to .inf")
+    for left, right in pairwise(brackets):
+        if left.high != right.low:
+            kind = "a gap" if left.high < right.low else "an overlap"
+            raise PackError(f"rules {left.id} and {right.id}: {kind} between {left.high:g} and {right.low:g}")
+        # The shared end must belong to exactly one side.
+        if getattr(left, "through", False) != getattr(right, "above", False):
+            raise PackError(f"rules {left.id} and {right.id}: {left.high:g} belongs to both or to neither")
+
+
+def _tree(rules: Rules) -> None:
+    nodes = {node.id: node for node in rules.tree.nodes}
+    seen: list[str] = []
+    waiting = [rules.tree.root]
+    while waiting:
+        name = waiting.pop()
+        if name in list(Method):
+            continue
+        if name not in nodes:
+            raise PackError(f"tree: {name} is neither a node nor a method")
+        if name in seen:
+            raise PackError(f"rule {name}: the tree reaches it twice; a tree has one way to each node")
+        seen.append(name)
+        waiting += [nodes[name].yes, nodes[name].no]
+    if len(seen) < len(nodes):
+        raise PackError(f"rule {next(iter(set(nodes) - set(seen)))}: no path of the tree reaches it")
+
+
+def _conditions(rules: Rules) -> None:
+    words = vocabulary(rules)
+    for item in _rules(rules):
+        for name in ("when", "unless"):
+            _condition(item.id, getattr(item, name, {}), words)
+
+
+def _condition(rule_id: str, when: When, words: dict[str, tuple[str, ...]]) -> None:
+    for name, allowed in when.items():
+        if name not in words:
+            raise PackError(f"rule {rule_id}: no input {name!r}; inputs are {', '.join(words)}")
+        wrong = [word for word in allowed if word not in (*words[name], UNKNOWN)]
+        if wrong:
+            raise PackError(f"rule {rule_id}: {name} is never {wrong[0]!r}; answers are {', '.join(words[name])}")
+
+
+def _questions(rules: Rules) -> None:
+    words = vocabulary(rules)
+    for question in rules.questions:
+        if question.input not in words:
+            raise PackError(f"rule {question.id}: no input {question.input!r}; inputs are {', '.join(words)}")
+        for option in question.options:
+            _condition(option.id, {question.input: (option.value,)}, words)
+        values = Counter(option.value for option in question.options)
+        twice = [value for value, count in values.items() if count > 1]
+        if twice:
+            raise PackError(f"rule {question.id}: two options for {twice[0]!r} overlap")
+        upgrade = {item.key for item in rules.gate.classes if item.upgrade} | {"cpu"}
+        for value in words[question.input]:
+            if value not in values and not (question.input == "memory" and value in upgrade):
+                raise PackError(f"rule {question.id}: no option for {value!r}, a gap")
+
+
+def _methods(rules: Rules) -> None:
+    for name, found in (
+        ("methods", [card.method for card in rules.methods]),
+        ("stars_order", list(rules.stars_order.methods)),
+    ):
+        if sorted(found) != sorted(Method):
+            raise PackError(f"{name}: each of {', '.join(Method)} exactly once, found {', '.join(found)}")
+    for method in Method:
+        starts = [start.id for start in rules.batch.start if method in start.methods]
+        if len(starts) != 1:
+            raise PackError(f"batch.start: {len(starts)} rules for {method} ({', '.join(starts)}), one is needed")
+
+
+def _recipe(rules: Rules, method: Method, profile: str) -> None:
+    tables = [table for table in rules.recipe if method in table.methods and profile in table.profiles]
+    for knob in dict.fromkeys(table.knob for table in tables):
+        totals = [table for table in tables if table.knob == knob and table.total]
+        if len(totals) > 1:
+            ids = f"{totals[0].rows[0].id} and {totals[1].rows[0].id}"
+            raise PackError(f"rules {ids}: both always set {knob} of {method}, an overlap")
+    if not any(table.knob == "training.learning_rate" and table.total for table in tables):
+        raise PackError(f"recipe: no table always sets training.learning_rate of {method} in {profile}, a gap")
+    for table in tables:
+        _rows(table, method)
+
+
+def _rows(table: Table, method: Method) -> None:
+    ids = [row.id for row in table.rows]
+    if table.unknown and table.unknown not in ids:
+        raise PackError(f"rule {table.unknown}: it is named as `unknown` of {table.knob} and is no row of it")
+    numeric = table.input in NUMERIC_INPUTS
+    if numeric:
+        _bounds(table.rows, whole=not table.factor)
+    for row in table.rows:
+        if table.input == "device" and not set(row.equals) <= set(DEVICE_WORDS):
+            raise PackError(f"rule {row.id}: device is one of {', '.join(DEVICE_WORDS)}")
+        if bool(table.input) != (row.below is not None or bool(row.equals)):
+            raise PackError(f"rule {row.id}: `below` or `equals` goes with an `input` of its table, and only with one")
+        if not table.factor and not row.times:
+            _assignable(row, path_for(table.knob, method))
+
+
+def _bounds(rows: Sequence[Row], *, whole: bool) -> None:
+    for left, right in pairwise(rows):
+        if left.below is None or right.below is None or left.below >= right.below:
+            raise PackError(f"rules {left.id} and {right.id}: `below` must grow from row to row, else they overlap")
+    if whole and (rows[-1].below is None or not math.isinf(rows[-1].below)):
+        raise PackError(f"rule {rows[-1].id}: a gap above it; the last row's `below` must be .inf")
+
+
+def _assignable(row: Row, path: str) -> None:
+    try:
+        assign(rs.RunSpec(), path, row.value)
+    except (TypeError, ValueError) as error:
+        raise PackError(f"rule {row.id}: {error}") from None

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the estimator knows, in the recommender's words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from finetree_api.types.v1 import evidence_pb2 as ev
+
+from finetree_recommender.methods import Method
+
+Candidate = tuple[Method, int]
+"""A method and how many of its adaptations are applied, in the pack's order."""
+
+
+class FitState(StrEnum):
+    """Whether a recipe fits."""
+
+    FITS = "FITS"
+    TIGHT = "TIGHT"
+    DOES_NOT_FIT = "DOES_NOT_FIT"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """Estimate of a recipe."""
+
+    fit: FitState
+    device_bytes: ev.Interval
+    usable_bytes: int
+    total_seconds: ev.Interval | None
+    """None where the number of rows is unknown, as is then the cost."""
+    cost: ev.Interval | None
+    currency: str
+    optimizer_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a recipe has no estimate."""
+
+    reason: str
+    message: str
+    violations: tuple[tuple[str, str], ...] = ()
+    """Field paths and what is wrong with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Answers of one batch of estimates."""
+
+    rows: Mapping[Candidate, Priced | Refused]
+    revision: ev.Revision
+    parameters: int | None
+    """Parameters of the base model."""
+
+    def variants(self, method: Method) -> tuple[Priced | Refused, ...]:
+        """Answers for a method, with none, one, two … adaptations."""
+        count = sum(1 for candidate in self.rows if candidate[0] is method)
+        return tuple(self.rows[method, index] for index in range(count))
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """An accelerator of the catalogue; memory in GB as marketed."""
+
+    marketed_gb: float
+    native_bf16: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model of the catalogue; `longest` is its longest sequence in tokens, 0 when unknown."""
+
+    parameters: int
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Accelerators and models by lower-case name (models also by hub id)."""
+
+    accelerators: Mapping[str, Accelerator] = field(default_factory=dict)
+    models: Mapping[str, Model] = field(default_factory=dict)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The estimator, asked through the SDK: one batch a recommendation, its catalogue once."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import finetree
+from finetree_api.estimator.v1 import estimator_pb2 as est
+from finetree_api.types.v1 import evidence_pb2 as ev
+
+from finetree_recommender.advisor import EstimatorUnavailableError
+from finetree_recommender.estimates import (
+    Accelerator,
+    Candidate,
+    Catalogue,
+    Evidence,
+    FitState,
+    Model,
+    Priced,
+    Refused,
+)
+
+PAGE_SIZE = 1000
+"""Largest page that the contract allows; a catalogue is one or two."""
+
+T = TypeVar("T")
+
+_FITS = {
+    est.FIT_VERDICT_FITS: FitState.FITS,
+    est.FIT_VERDICT_TIGHT: FitState.TIGHT,
+    est.FIT_VERDICT_DOES_NOT_FIT: FitState.DOES_NOT_FIT,
+}
+
+
+class EstimatorClient:
+    """Asks the estimator; whatever goes wrong with it is "unavailable", for a recommendation never fails over it.
+
+    Args:
+        client: The SDK's client; its estimator address is used.
+        seconds: Longest time of one question.
+    """
+
+    def __init__(self, client: finetree.AsyncClient, seconds: float) -> None:
+        self._client = client
+        self._seconds = seconds
+        self._catalogue: Catalogue | None = None
+        self._catalogue_revision = ""
+
+    async def catalogue(self) -> Catalogue:
+        """Accelerators and models; fetched again when the estimator's catalogue has changed."""
+        if self._catalogue is None:
+            self._catalogue = await self._bounded(self._fetch_catalogue())
+            self._catalogue_revision = ""
+        return self._catalogue
+
+    async def price(self, rows: dict[Candidate, est.EstimateRunRequest]) -> Evidence:
+        """Estimates of all candidates."""
+        keys = {f"{method}/{adapted}": (method, adapted) for method, adapted in rows}
+        requests = {key: rows[candidate] for key, candidate in keys.items()}
+        answers = await self._bounded(self._client.estimate_batch(requests, timeout=self._seconds))
+        found = {keys[key]: _row(answer) for key, answer in answers.items()}
+        if set(found) != set(rows):
+            raise EstimatorUnavailableError("the estimator left rows out")
+        estimates = [answer for answer in answers.values() if isinstance(answer, est.Estimate)]
+        revision = estimates[0].revision if estimates else ev.Revision()
+        self._notice(revision)
+        parameters = estimates[0].total_parameters if estimates else 0
+        return Evidence(found, revision, parameters or None)
+
+    def _notice(self, revision: ev.Revision) -> None:
+        """Forget the catalogue when it is no longer the estimator's."""
+        current = revision.catalogue.sha256
+        if self._catalogue_revision and current != self._catalogue_revision:
+            self._catalogue = None
+        self._catalogue_revision = current
+
+    async def _fetch_catalogue(self) -> Catalogue:
+        accelerators = {
+            item.name.casefold(): Accelerator(item.marketed_memory_gb, item.native_bf16)
+            async for item in self._client.list_accelerators(page_size=PAGE_SIZE, timeout=self._seconds)
+        }
+        models: dict[str, Model] = {}
+        async for item in self._client.list_models(page_size=PAGE_SIZE, timeout=self._seconds):
+            model = Model(item.parameters, item.shape.max_position_embeddings)
+            models[item.name.casefold()] = model
+            models[item.hub_id.casefold()] = model
+        return Catalogue(accelerators, models)
+
+    async def _bounded(self, question: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await question
+        except (finetree.FinetreeError, TimeoutError) as error:
+            raise EstimatorUnavailableError(type(error).__name__) from error
+
+
+def _row(answer: est.Estimate | finetree.FinetreeError) -> Priced | Refused:
+    if isinstance(answer, finetree.FinetreeError):
+        violations = tuple((item.field, item.description) for item in answer.violations)
+        return Refused(answer.reason, answer.message, violations)
+    memory = answer.memory
+    return Priced(
+        fit=_FITS.get(answer.fit.verdict, FitState.UNKNOWN),
+        device_bytes=memory.device_bytes,
+        usable_bytes=memory.usable_device_bytes,
+        total_seconds=answer.time.total_seconds if answer.time.HasField("total_seconds") else None,
+        cost=answer.cost.amount if answer.cost.HasField("amount") else None,
+        currency=answer.cost.currency_code,
+        optimizer_steps=answer.optimizer_steps,
+    )

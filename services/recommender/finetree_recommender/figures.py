@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pack's own figures as intervals: quality, and the playbook's hours and prices where no estimate is to be had."""
+
+import math
+from itertools import pairwise
+
+from finetree_api.types.v1 import evidence_pb2 as ev
+
+from finetree_recommender.methods import Method
+from finetree_recommender.pack import Pack
+
+SECONDS = 3600
+"""Seconds of an hour."""
+
+
+def quality(pack: Pack, method: Method) -> ev.Interval:
+    """Quality in percent of full fine-tuning. The playbook states no coverage, so it is 0."""
+    figure = pack.card(method).quality_percent
+    interval = ev.Interval(low=figure.low, expected=figure.expected, high=figure.high)
+    interval.provenance.add().CopyFrom(pack.provenance(figure.source))
+    return interval
+
+
+def pack_seconds(pack: Pack, method: Method, examples: int | None) -> ev.Interval | None:
+    """The playbook's training time of a 7B model; None outside its table."""
+    hours = _hours(pack, method, examples)
+    return None if hours is None else _point(pack, hours * SECONDS, pack.rules.times.source)
+
+
+def pack_cost(pack: Pack, method: Method, examples: int | None) -> ev.Interval | None:
+    """The playbook's cost in USD of a 7B model on its reference GPU; None outside its table."""
+    hours = _hours(pack, method, examples)
+    if hours is None:
+        return None
+    return _point(pack, hours * pack.rules.times.usd_per_hour[method], pack.rules.times.price_source)
+
+
+def _hours(pack: Pack, method: Method, examples: int | None) -> float | None:
+    """Straight lines between the table's points in log-log, as times grow by powers."""
+    times = pack.rules.times
+    points = list(zip(times.examples, times.hours[method], strict=True))
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if examples is not None and x0 <= examples <= x1:
+            share = math.log(examples / x0) / math.log(x1 / x0)
+            return float(y0 * (y1 / y0) ** share)
+    return None
+
+
+def _point(pack: Pack, value: float, source: str) -> ev.Interval:
+    interval = ev.Interval(low=value, expected=value, high=value)
+    interval.provenance.add().CopyFrom(pack.provenance(source))
+    return interval

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""First stage: which methods the playbook lets this hardware run."""
+
+import math
+from dataclasses import dataclass
+
+from finetree_recommender.answers import CPU, UNKNOWN, Answers
+from finetree_recommender.methods import Method
+from finetree_recommender.pack import Pack
+from finetree_recommender.rules import Cited, MemoryClass
+from finetree_recommender.trace import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What the gate lets through."""
+
+    feasible: tuple[Method, ...]
+    """In the order of stars; empty where the playbook says upgrade."""
+    upgrade: bool
+    step: Step
+
+
+def pass_gate(pack: Pack, answers: Answers) -> Passage:
+    """Apply the hardware gate to the answers."""
+    rules = pack.rules
+    order = rules.stars_order.methods
+    if answers.memory == UNKNOWN:
+        return _passage(pack, answers, order, rules.gate.unknown, "memory unknown")
+    if answers.memory == CPU:
+        return _passage(pack, answers, (), rules.gate.cpu, "no GPU")
+    found = next(item for item in rules.gate.classes if item.key == answers.memory)
+    allowed = () if found.upgrade else tuple(m for m in order if pack.card(m).minimum_gpu_gb.value <= found.low)
+    return _passage(pack, answers, allowed, found, memory_words(pack, found.key))
+
+
+def memory_words(pack: Pack, key: str) -> str:
+    """A memory class for people."""
+    if key == CPU:
+        return "a CPU alone"
+    found = next((item for item in pack.rules.gate.classes if item.key == key), None)
+    if found is None:
+        return UNKNOWN
+    if found.low == 0:
+        return f"a GPU below {found.high:g} GB"
+    return f"a GPU of {found.low:g} GB" + (" or more" if math.isinf(found.high) else "")
+
+
+def _passage(
+    pack: Pack, answers: Answers, allowed: tuple[Method, ...], rule: Cited | MemoryClass, words: str
+) -> Passage:
+    outcome = f"{words}: {', '.join(allowed)}" if allowed else f"{words}: the playbook says to upgrade the GPU"
+    step = Step("hardware_gate", rule.id, outcome, pack.provenance(rule.source), answers.read("memory"))
+    return Passage(allowed, not allowed, step)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decision: hardware gate, multi-task override, votes, tree leaf, order of stars, fit.
+
+Every stage is a pure function of the pack, the answers and the estimator's evidence, so the same input always gives
+the same answer.
+"""
+
+from dataclasses import dataclass
+
+from finetree_recommender import fit, gate, tree, votes
+from finetree_recommender.answers import Answers, matches
+from finetree_recommender.estimates import Evidence
+from finetree_recommender.gate import Passage
+from finetree_recommender.methods import Method
+from finetree_recommender.pack import Pack
+from finetree_recommender.trace import Step
+from finetree_recommender.votes import Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the rules chose, before physics."""
+
+    method: Method | None
+    """None where the playbook says upgrade."""
+    order: tuple[Method, ...]
+    """What the fit stage tries, in this order."""
+    rule_id: str
+    passage: Passage
+    ballot: Ballot
+    tied: bool
+    overridden: bool
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict and everything that led to it, the fit stage's own trace aside."""
+
+    choice: Choice
+    settled: fit.Settlement
+    rule_id: str
+    """Rule that decided."""
+    overruled_rule_id: str
+    """Rule that gave way to physics; empty when none did."""
+
+    @property
+    def method(self) -> Method | None:
+        """The verdict; None when nothing was shown to train here."""
+        return self.settled.method
+
+    @property
+    def upgrade_advised(self) -> bool:
+        """Whether the playbook's words are to upgrade the GPU, or nothing fits."""
+        return self.choice.passage.upgrade or self.method is None
+
+
+def decide(pack: Pack, answers: Answers, evidence: Evidence | None) -> Decision:
+    """Run all stages; without evidence the rules alone decide."""
+    choice = choose(pack, answers)
+    settled = fit.settle(pack, evidence, choice.order, proof_needed=choice.passage.upgrade)
+    if choice.passage.upgrade and settled.method is not None:
+        return Decision(choice, settled, choice.rule_id, choice.passage.step.rule_id)
+    if settled.overruled:
+        return Decision(choice, settled, "fit.fits", choice.rule_id)
+    return Decision(choice, settled, choice.rule_id, "")
+
+
+def choose(pack: Pack, answers: Answers) -> Choice:
+    """Run the stages that need no estimate."""
+    passage = gate.pass_gate(pack, answers)
+    ballot = votes.count(pack, answers, passage.feasible)
+    if passage.upgrade:
+        return _upgrade(pack, answers, passage, ballot)
+    special = tree.override(pack, answers)
+    leaf = tree.leaf(pack, answers)
+    leaders = ballot.leaders
+    steps = (passage.step, *ballot.steps)
+    if special is not None and special.method in passage.feasible:
+        order = _order(pack, ballot, leaf.method, special.method)
+        steps = (passage.step, *special.steps, *ballot.steps)
+        return Choice(special.method, order, special.rule_id, passage, ballot, tied=False, overridden=True, steps=steps)
+    if len(leaders) == 1:
+        step = _plurality(pack, ballot, leaders[0])
+        order = _order(pack, ballot, leaf.method, leaders[0])
+        rule_id, steps = step.rule_id, (*steps, step)
+        return Choice(leaders[0], order, rule_id, passage, ballot, tied=False, overridden=False, steps=steps)
+    steps = (*steps, *leaf.steps)
+    winner, rule_id = leaf.method, leaf.rule_id
+    if winner not in leaders:
+        winner, rule_id = leaders[0], pack.rules.stars_order.id
+        stars = pack.provenance(pack.rules.stars_order.source)
+        steps = (*steps, Step("star_order", rule_id, f"first by stars: {winner}", stars))
+    # A leaf that nothing contradicts is no tie: no question was answered.
+    tied = ballot.total(winner) > 0
+    order = _order(pack, ballot, leaf.method, winner)
+    return Choice(winner, order, rule_id, passage, ballot, tied=tied, overridden=False, steps=steps)
+
+
+def _upgrade(pack: Pack, answers: Answers, passage: Passage, ballot: Ballot) -> Choice:
+    rule = next(item for item in pack.rules.upgrade if matches(item.when, answers))
+    words = f"if the estimator shows that it fits: {', '.join(rule.order)}"
+    step = Step("upgrade", rule.id, words, pack.provenance(rule.source), answers.read(*rule.when))
+    steps = (passage.step, *ballot.steps, step)
+    return Choice(None, rule.order, rule.id, passage, ballot, tied=False, overridden=False, steps=steps)
+
+
+def _plurality(pack: Pack, ballot: Ballot, winner: Method) -> Step:
+    tally = ", ".join(f"{method} {ballot.total(method)}" for method in ballot.feasible)
+    return Step("votes", "votes.plurality", f"{winner} has the most votes ({tally})", pack.provenance("resolution: B6"))
+
+
+def _order(pack: Pack, ballot: Ballot, leaf: Method, winner: Method) -> tuple[Method, ...]:
+    """Winner, then feasible methods by votes, leaf and stars, then the rest by stars."""
+
+    def rank(method: Method) -> tuple[bool, bool, int, bool, int]:
+        feasible = method in ballot.feasible
+        votes_for = ballot.total(method) if feasible else 0
+        return (method is not winner, not feasible, -votes_for, method is not leaf, pack.stars_rank(method))
+
+    return tuple(sorted(Method, key=rank))

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why each method stands where it stands, with the numbers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from finetree_recommender import fit
+from finetree_recommender.answers import CPU, Answers, matches
+from finetree_recommender.estimates import FitState, Priced
+from finetree_recommender.inputs import Inputs
+from finetree_recommender.methods import TRAINABLE_HERE, Method
+from finetree_recommender.pack import Pack
+from finetree_recommender.pipeline import Decision
+from finetree_recommender.rules import CautionRule
+from finetree_recommender.trace import Reason
+
+
+class Standing(StrEnum):
+    """How a method fared."""
+
+    RECOMMENDED = "RECOMMENDED"
+    POSSIBLE = "POSSIBLE"
+    REJECTED = "REJECTED"
+    FITS_AGAINST_RULE = "FITS_AGAINST_RULE"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One method in one decision; `priced` is its best recipe's estimate, None where there is none."""
+
+    pack: Pack
+    inputs: Inputs
+    decision: Decision
+    method: Method
+    priced: Priced | None
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the hardware gate lets the method through."""
+        return self.method in self.decision.choice.passage.feasible
+
+    @property
+    def standing(self) -> Standing:
+        """How the method fared."""
+        if self.method is self.decision.method:
+            return Standing.RECOMMENDED
+        state = self.priced.fit if self.priced is not None else FitState.UNKNOWN
+        if state is FitState.DOES_NOT_FIT:
+            return Standing.REJECTED
+        if self.feasible:
+            return Standing.POSSIBLE
+        return Standing.REJECTED if state is FitState.UNKNOWN else Standing.FITS_AGAINST_RULE
+
+
+def warnings(pack: Pack, answers: Answers, method: Method) -> tuple[CautionRule, ...]:
+    """The pack's cautions that apply to a method."""
+    return tuple(rule for rule in pack.rules.cautions if rule.method is method and matches(rule.when, answers))
+
+
+def caution_code(rule: CautionRule) -> str:
+    """Stable code of a pack's caution."""
+    return f"CAUTION_{rule.id.removeprefix('dont.').replace('.', '_').upper()}"
+
+
+def reasons(case: Case) -> Iterator[Reason]:
+    """Reasons of a method, most important first."""
+    if case.standing is Standing.RECOMMENDED:
+        yield _won(case)
+    else:
+        if case.priced is not None and case.priced.fit is FitState.DOES_NOT_FIT:
+            yield Reason("DOES_NOT_FIT", fit.shortage(case.method, case.priced), "fit.does_not_fit")
+        yield from _lost(case)
+        if case.standing is Standing.FITS_AGAINST_RULE:
+            yield Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", "fit.fits")
+    for rule in warnings(case.pack, case.inputs.answers, case.method):
+        pointer = f"; consider {rule.redirect}" if rule.redirect is not None else ""
+        yield Reason(caution_code(rule), f"{rule.message}{pointer}", rule.id)
+    if case.method not in TRAINABLE_HERE:
+        yield Reason("NOT_TRAINABLE_HERE_YET", "this suite's trainer does not run it yet", "suite.trainable")
+
+
+def _won(case: Case) -> Reason:
+    decision, choice = case.decision, case.decision.choice
+    if decision.overruled_rule_id:
+        if decision.settled.state is FitState.UNKNOWN:
+            return Reason("OTHERS_DO_NOT_FIT", "what the rules prefer does not fit", decision.rule_id)
+        return Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", decision.rule_id)
+    if choice.overridden:
+        return Reason("MULTI_TASK", "many different tasks decide for it", decision.rule_id)
+    votes = choice.ballot.total(case.method)
+    if choice.tied:
+        return Reason("TIE_BREAK", f"tied at {_votes(votes)} and first by rule {decision.rule_id}", decision.rule_id)
+    if votes == 0:
+        return Reason("TREE_LEAF", "the tree leads to it", decision.rule_id)
+    return Reason("MOST_VOTES", f"most votes of the questions answered ({votes})", decision.rule_id)
+
+
+def _lost(case: Case) -> Iterator[Reason]:
+    choice = case.decision.choice
+    if not case.feasible:
+        yield _gated(case)
+        if choice.passage.upgrade and case.decision.method is not None:
+            yield Reason("LESS_PREFERRED", f"{case.decision.method} comes first here", choice.rule_id)
+    elif choice.overridden:
+        if case.method is not choice.method:
+            yield Reason("OVERRIDDEN", f"many different tasks decide for {choice.method}", choice.rule_id)
+    elif choice.method is not None and case.method is not choice.method:
+        ours, theirs = choice.ballot.total(case.method), choice.ballot.total(choice.method)
+        if ours < theirs:
+            yield Reason("OUTVOTED", f"{ours} < {_votes(theirs)}", "votes.plurality")
+        else:
+            text = f"{ours} = {_votes(theirs)}, and {choice.method} is first by rule {choice.rule_id}"
+            yield Reason("LOST_TIE", text, choice.rule_id)
+
+
+def _gated(case: Case) -> Reason:
+    needs = case.pack.card(case.method).minimum_gpu_gb.value
+    rule_id = case.decision.choice.passage.step.rule_id
+    if case.inputs.answers.memory == CPU:
+        return Reason("NO_GPU", f"the playbook asks for a GPU of {needs:g} GB, this machine has none", rule_id)
+    has = case.inputs.marketed_gb or 0
+    return Reason("GPU_TOO_SMALL", f"the playbook asks for {needs:g} GB, this GPU has {has:g} GB", rule_id)
+
+
+def _votes(count: int) -> str:
+    return f"{count} vote" if count == 1 else f"{count} votes"

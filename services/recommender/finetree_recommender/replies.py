@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Domain values as messages of the contract; nothing is decided here."""
+
+from collections.abc import Iterable
+
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import evidence_pb2 as ev
+
+from finetree_recommender.advisor import Recommendation
+from finetree_recommender.assess import Assessment
+from finetree_recommender.estimates import FitState, Priced
+from finetree_recommender.methods import TRAINABLE_HERE, Method
+from finetree_recommender.pack import Pack
+from finetree_recommender.summary import headline, paragraph
+from finetree_recommender.trace import Caution, Step
+
+
+def recommendation(answer: Recommendation) -> rec.RecommendResponse:
+    """The reply of Recommend."""
+    reply = rec.RecommendResponse(
+        verdict=_verdict(answer),
+        inputs=[
+            rec.NormalizedInput(field_path=i.field_path, value=i.value, known=i.known) for i in answer.inputs.listing
+        ],
+        trace=[_step(step) for step in answer.trace],
+        methods=[_assessment(item) for item in answer.methods],
+        cautions=[_caution(item) for item in answer.cautions],
+        counterfactuals=[
+            rec.Counterfactual(
+                field_path=flip.field_path,
+                from_value=flip.from_value,
+                to_value=flip.to_value,
+                resulting_method=number(flip.method),
+            )
+            for flip in answer.counterfactuals
+        ],
+        confidence=rec.Confidence(
+            level=rec.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{answer.confidence.level}"),
+            factors=answer.confidence.factors,
+        ),
+        revision=answer.revision,
+        plan_digest=answer.plan_digest,
+        summary=paragraph(answer),
+    )
+    if answer.recipe is not None:
+        reply.spec.CopyFrom(answer.recipe.spec)
+        reply.setting_sources.extend(answer.recipe.sources)
+    if answer.priced is not None:
+        reply.estimate.CopyFrom(_estimate(answer.priced))
+    return reply
+
+
+def number(method: Method | None) -> rec.Method.ValueType:
+    """A method of the contract; unspecified for none."""
+    return rec.Method.Value(f"METHOD_{method}") if method is not None else rec.METHOD_UNSPECIFIED
+
+
+def method_of(value: rec.Method.ValueType) -> Method:
+    """The method that a number of the contract means."""
+    return Method(rec.Method.Name(value).removeprefix("METHOD_"))
+
+
+def cards(pack: Pack, methods: Iterable[Method]) -> list[rec.MethodCard]:
+    """Cards of methods."""
+    return [_card(pack, method) for method in methods]
+
+
+def _card(pack: Pack, method: Method) -> rec.MethodCard:
+    card = pack.card(method)
+    figure = card.quality_percent
+    quality = ev.Interval(low=figure.low, expected=figure.expected, high=figure.high)
+    quality.provenance.add().CopyFrom(pack.provenance(figure.source))
+    return rec.MethodCard(
+        method=number(method),
+        title=card.title,
+        description=card.description,
+        when_to_use=card.when_to_use,
+        when_not_to_use=card.when_not_to_use,
+        badges=card.badges,
+        stars=int(card.stars.value),
+        minimum_gpu_gb=card.minimum_gpu_gb.value,
+        quality_percent=quality,
+        mergeable=card.mergeable.value,
+        parameters=[
+            rec.ParameterGuide(field_path=item.field_path, default_value=item.default_value, help=item.help)
+            for item in card.parameters
+        ],
+        trainable_here=method in TRAINABLE_HERE,
+    )
+
+
+def _verdict(answer: Recommendation) -> rec.Verdict:
+    decision = answer.decision
+    return rec.Verdict(
+        method=number(decision.method),
+        upgrade_advised=decision.upgrade_advised,
+        headline=headline(answer),
+        rule_id=decision.rule_id,
+    )
+
+
+def _step(step: Step) -> rec.TraceStep:
+    return rec.TraceStep(
+        stage=step.stage,
+        rule_id=step.rule_id,
+        inputs_read=step.inputs_read,
+        outcome=step.outcome,
+        provenance=step.provenance,
+        overruled_rule_id=step.overruled_rule_id,
+    )
+
+
+def _assessment(item: Assessment) -> rec.MethodAssessment:
+    return rec.MethodAssessment(
+        method=number(item.method),
+        verdict=rec.MethodVerdict.Value(f"METHOD_VERDICT_{item.standing}"),
+        reasons=[rec.MethodReason(code=r.code, message=r.message, rule_id=r.rule_id) for r in item.reasons],
+        votes=item.votes,
+        badges=item.badges,
+        quality_percent=item.quality_percent,
+        device_bytes=item.device_bytes,
+        total_seconds=item.total_seconds,
+        cost_usd=item.cost_usd,
+        on_pareto_frontier=item.on_frontier,
+        dominated_by=number(item.dominated_by),
+    )
+
+
+def _caution(item: Caution) -> rec.Caution:
+    return rec.Caution(code=item.code, message=item.message, rule_id=item.rule_id, redirect=number(item.redirect))
+
+
+def _estimate(priced: Priced) -> rec.RecipeEstimate:
+    return rec.RecipeEstimate(
+        device_bytes=priced.device_bytes,
+        usable_device_bytes=priced.usable_bytes,
+        total_seconds=priced.total_seconds,
+        cost_amount=priced.cost,
+        currency_code=priced.currency,
+        fits=priced.fit is FitState.FITS,
+        optimizer_steps=priced.optimizer_steps,
+    )

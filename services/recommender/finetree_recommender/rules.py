@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of a rule pack: one frozen dataclass for each kind of rule.
+
+`source` is a key of the pack's sources with a place inside it ("playbook L264"); `Pack.provenance` resolves it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from finetree_recommender.cards import Card
+from finetree_recommender.methods import Method
+from finetree_recommender.recipe_rules import Adaptation, BatchRules, SequenceRules, Table
+
+When = Mapping[str, tuple[str, ...]]
+"""A condition: for each named input, the answers that satisfy it. All named inputs must agree; empty is always true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A work that numbers are taken from."""
+
+    kind: str
+    source: str
+    date: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What was decided where the playbook contradicts itself."""
+
+    id: str
+    about: str
+    decision: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number of a rule."""
+
+    id: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cited:
+    """A rule without a number of its own."""
+
+    id: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class MethodOrder:
+    """Methods from first to last."""
+
+    id: str
+    methods: tuple[Method, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A method that a condition leads to."""
+
+    id: str
+    method: Method
+    source: str
+    when: When = field(default_factory=dict)
+    unless: When = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryClass:
+    """Marketed GPU memory in GB, `low` inside and `high` outside."""
+
+    id: str
+    key: str
+    low: float
+    high: float
+    source: str
+    upgrade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAccelerator:
+    """Memory of accelerators whose name begins with a prefix, GB."""
+
+    prefix: str
+    gb: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The hardware gate."""
+
+    tolerance: Number
+    classes: tuple[MemoryClass, ...]
+    cpu: Cited
+    unknown: Cited
+    accelerators: tuple[KnownAccelerator, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A question of the tree; `yes` and `no` name a node or a method."""
+
+    id: str
+    when: When
+    yes: str
+    no: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The decision tree."""
+
+    root: str
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetBracket:
+    """USD a month; `low` is outside when `above`, `high` is inside when `through`."""
+
+    id: str
+    key: str
+    low: float
+    high: float
+    source: str
+    above: bool = False
+    through: bool = False
+
+    def holds(self, usd: float) -> bool:
+        """Whether an amount lies in the bracket."""
+        from_low = usd > self.low if self.above else usd >= self.low
+        return from_low and (usd <= self.high if self.through else usd < self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An answer and the methods that it votes for."""
+
+    id: str
+    value: str
+    votes: tuple[Method, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question of the helper."""
+
+    id: str
+    input: str
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CautionRule:
+    """Advice against a method."""
+
+    id: str
+    method: Method
+    when: When
+    message: str
+    source: str
+    redirect: Method | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeRule:
+    """Methods to try where the playbook says upgrade."""
+
+    id: str
+    when: When
+    order: tuple[Method, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceRules:
+    """What lowers confidence, in points, and how many points each level bears."""
+
+    unknown_question: Number
+    tie: Number
+    caution: Number
+    overruled: Number
+    no_estimate: Number
+    tight: Number
+    high_up_to: Number
+    medium_up_to: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Hours by method for each dataset size, and USD an hour."""
+
+    examples: tuple[int, ...]
+    source: str
+    hours: Mapping[Method, tuple[float, ...]]
+    usd_per_hour: Mapping[Method, float]
+    price_source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Everything that a pack file holds."""
+
+    id: str
+    date: str
+    title: str
+    sources: Mapping[str, Source]
+    resolutions: tuple[Resolution, ...]
+    stars_order: MethodOrder
+    default_leaf: Leaf
+    gate: Gate
+    override: Leaf
+    tree: Tree
+    use_cases: tuple[Leaf, ...]
+    budget: tuple[BudgetBracket, ...]
+    questions: tuple[Question, ...]
+    cautions: tuple[CautionRule, ...]
+    upgrade: tuple[UpgradeRule, ...]
+    adaptations: tuple[Adaptation, ...]
+    confidence: ConfidenceRules
+    times: Times
+    recipe: tuple[Table, ...]
+    batch: BatchRules
+    sequence: SequenceRules
+    methods: tuple[Card, ...]

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rpcs: messages to domain values and back."""
+
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommender_pb2_grpc
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_runtime.identity import distribution_version
+from grpc import aio
+
+from finetree_recommender import replies
+from finetree_recommender.advisor import Advisor
+from finetree_recommender.pack import DEFAULT_PACK
+
+SERVICE = "finetree_api.recommender.v1.RecommenderService"
+"""Full name of the gRPC service."""
+
+
+class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
+    """Answers the recommender's rpcs with an advisor."""
+
+    def __init__(self, advisor: Advisor) -> None:
+        self._advisor = advisor
+
+    async def Recommend(  # the contract's name
+        self,
+        request: rec.RecommendRequest,
+        context: aio.ServicerContext[rec.RecommendRequest, rec.RecommendResponse],  # gRPC's signature
+    ) -> rec.RecommendResponse:
+        """Recommend a method and a recipe."""
+        return replies.recommendation(await self._advisor.recommend(request))
+
+    async def ListMethods(
+        self,
+        request: rec.ListMethodsRequest,
+        context: aio.ServicerContext[rec.ListMethodsRequest, rec.ListMethodsResponse],
+    ) -> rec.ListMethodsResponse:
+        """Cards of the five methods, in the pack's order."""
+        pack = self._advisor.pack(request.policy)
+        cards = replies.cards(pack, (card.method for card in pack.rules.methods))
+        return rec.ListMethodsResponse(methods=cards, revision=ev.Revision(pack=pack.revision))
+
+    async def GetMethod(
+        self,
+        request: rec.GetMethodRequest,
+        context: aio.ServicerContext[rec.GetMethodRequest, rec.GetMethodResponse],
+    ) -> rec.GetMethodResponse:
+        """Card of one method."""
+        pack = self._advisor.pack(request.policy)
+        card = replies.cards(pack, [replies.method_of(request.method)])[0]
+        return rec.GetMethodResponse(method=card, revision=ev.Revision(pack=pack.revision))
+
+    async def GetServerInfo(
+        self,
+        request: rec.GetServerInfoRequest,
+        context: aio.ServicerContext[rec.GetServerInfoRequest, rec.GetServerInfoResponse],
+    ) -> rec.GetServerInfoResponse:
+        """What this server is."""
+        server = ev.ServerInfo(
+            service="finetree-recommender",
+            version=distribution_version("finetree-recommender"),
+            api_revisions=["v1"],
+            features=["recommend", "method_cards"],
+        )
+        pack = self._advisor.pack(DEFAULT_PACK)
+        return rec.GetServerInfoResponse(server=server, revision=ev.Revision(pack=pack.revision))

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the recommender can be told at its start."""
+
+from dataclasses import dataclass
+
+from finetree_runtime.settings import Duration, ServiceSettings, listen_address, setting
+
+ENV_PREFIX = "FINETREE_RECOMMENDER"
+"""Prefix of the environment's variables."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(ServiceSettings):
+    """Settings of the recommender."""
+
+    address: str = listen_address(50051)
+    estimator_address: str = setting("127.0.0.1:50052", "Where the estimator listens: HOST:PORT or unix:PATH.")
+    estimator_time: Duration = setting(2.0, "Longest wait for the estimator; then the rules alone answer.")

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ordered record of what was decided, by which rule, from which inputs."""
+
+from dataclasses import dataclass
+
+from finetree_api.types.v1 import evidence_pb2 as ev
+
+from finetree_recommender.methods import Method
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a decision."""
+
+    stage: str
+    rule_id: str
+    outcome: str
+    provenance: ev.Provenance
+    inputs_read: tuple[str, ...] = ()
+    """Inputs as "name=value"."""
+    overruled_rule_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """Something to beware of."""
+
+    code: str
+    message: str
+    rule_id: str
+    redirect: Method | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a method stands where it stands."""
+
+    code: str
+    message: str
+    rule_id: str
