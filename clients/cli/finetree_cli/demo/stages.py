@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages of the demo, told as they happen. The recipe is the recommender's: nothing here sets a value of it."""
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from finetree_api.estimator.v1 import estimator_pb2
+from finetree_api.recommender.v1 import recommender_pb2
+from finetree_api.trainer.v1 import event_pb2, trainer_pb2
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
+from finetree_cli.command import Settings
+from finetree_cli.demo import dataset, sizing
+from finetree_cli.demo.report import Outcome, refuse_broken_promise, show_outcome
+from finetree_cli.errors import StillRunning
+from finetree_cli.following import follow
+from finetree_cli.output import Output
+from finetree_cli.render import units
+from finetree_cli.render.catalogue import host
+from finetree_cli.spec_flags import RATE_WAIT_SECONDS, machine_hardware
+from finetree_cli.suite import Suite, default_data_dir
+
+if TYPE_CHECKING:
+    from finetree import Client, Job
+
+MODEL = "smollm2-135m-instruct"
+"""The one model whose weights come from a package index, so that the demo needs no hub."""
+SEED = 0
+"""Of the choice of countries."""
+SAMPLES = 2
+"""Answers to show."""
+STAGES = 8
+CANCEL_SECONDS = 60.0
+"""How long an interrupted demo waits for its job to stop: the trainer's two grace times of 20 s, and some."""
+
+
+@dataclass(slots=True)
+class Data:
+    """The demo's datasets, and what the PREPARE job counted in them."""
+
+    train: str
+    evaluation: str
+    longest_answer: int
+    """Characters."""
+    profiles: dict[str, rs.DatasetProfile] = field(default_factory=dict)
+    """By split: "train", "evaluation"."""
+
+
+def run(settings: Settings, countries: int | None, data_dir: Path | None) -> None:
+    """Run the demo from start to end."""
+    # A terminated demo must stop its suite as an interrupted one does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = (data_dir or default_data_dir() / "demo").absolute()
+    demo = Demo(settings.out, folder)
+    demo.stage("starting estimator, recommender and trainer on this machine")
+    with Suite(folder) as suite:
+        demo.note(", ".join(f"{name} {address}" for name, address in suite.addresses.items()))
+        here = Settings(**suite.addresses, out=settings.out)
+        with here.client() as client:
+            outcome = demo.tell(client, countries)
+    show_outcome(settings.out, outcome)
+    refuse_broken_promise(outcome)
+
+
+@dataclass(slots=True)
+class Demo:
+    """Tells the stages on the way."""
+
+    out: Output
+    folder: Path
+    number: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def stage(self, text: str) -> None:
+        """Begin a stage."""
+        self.number += 1
+        self._line(f"[{self.number}/{STAGES}] {text}  ({units.duration(time.monotonic() - self.started)})")
+
+    def note(self, text: str) -> None:
+        """Say something about the stage."""
+        self._line(f"      {text}")
+
+    def tell(self, client: "Client", countries: int | None) -> Outcome:
+        """Stages 2 to 8."""
+        capacity = self._measure(client)
+        data = self._build(client, capacity, countries)
+        self._prepare(client, data)
+        answer = self._ask(client, capacity, data)
+        estimate = self._estimate(client, answer, data)
+        outcome = self._train(client, answer, estimate, capacity)
+        self.stage("fetching what was made")
+        return outcome
+
+    def _measure(self, client: "Client") -> trainer_pb2.GetCapacityResponse:
+        self.stage("measuring this machine")
+        capacity = client.capacity(wait_for_rate=RATE_WAIT_SECONDS)
+        self.note(host(capacity))
+        return capacity
+
+    def _build(self, client: "Client", capacity: trainer_pb2.GetCapacityResponse, countries: int | None) -> Data:
+        self.stage("building a dataset of country codes (ISO 3166) and uploading it")
+        size = sizing.choose(capacity, countries)
+        built = dataset.build(size.countries, SEED)
+        self.note(f"{size.countries} countries, {size.reason}")
+        self.note(f"{len(built.train_rows)} questions to learn, {len(built.eval_rows)} held out in words not shown")
+        train = client.upload_dataset(built.train_rows, display_name="demo: country codes")
+        held_out = client.upload_dataset(built.eval_rows, display_name="demo: country codes, held out")
+        longest = max(len(row["messages"][-1]["content"]) for row in built.eval_rows)
+        return Data(train.name, held_out.name, longest)
+
+    def _prepare(self, client: "Client", data: Data) -> None:
+        self.stage(f"preparing {MODEL} and counting tokens")
+        spec = rs.RunSpec(model=rs.ModelSource(name=MODEL), dataset=rs.DatasetSource(name=data.train))
+        spec.evaluation.dataset.name = data.evaluation
+
+        def seen(event: event_pb2.JobEvent) -> None:
+            if event.WhichOneof("payload") == "dataset_report":
+                report = event.dataset_report
+                data.profiles[report.split or "train"] = report.profile
+                self.note(_counted(report))
+
+        self._follow(client.create_job(spec, kind="PREPARE", display_name="demo: prepare"), seen)
+
+    def _ask(
+        self, client: "Client", capacity: trainer_pb2.GetCapacityResponse, data: Data
+    ) -> recommender_pb2.RecommendResponse:
+        self.stage("asking the recommender which method and which recipe")
+        request = recommender_pb2.RecommendRequest(
+            model=rs.ModelSource(name=MODEL),
+            hardware=machine_hardware(capacity),
+            dataset=rs.DatasetSource(name=data.train),
+            dataset_profile=data.profiles.get("train"),
+            evaluation=_evaluation(data),
+            evaluation_profile=data.profiles.get("evaluation"),
+        )
+        answer = client.recommend(request)
+        self.note(answer.verdict.headline)
+        for caution in answer.cautions:
+            self.note(f"caution: {caution.message}")
+        if not self.out.json:
+            from finetree_cli.render.recommendation import show_methods, show_recipe
+
+            show_methods(self.out, answer)
+            show_recipe(self.out, answer)
+        return answer
+
+    def _estimate(
+        self, client: "Client", answer: recommender_pb2.RecommendResponse, data: Data
+    ) -> estimator_pb2.Estimate:
+        self.stage("asking the estimator what that will take")
+        estimate = client.estimate(
+            answer.spec,
+            dataset_profile=data.profiles.get("train"),
+            evaluation_profile=data.profiles.get("evaluation"),
+        )
+        self.note(f"memory {units.size_range(estimate.memory.device_bytes)}")
+        self.note(f"time {units.duration_range(estimate.time.total_seconds)}, {estimate.optimizer_steps} steps")
+        if estimate.cost.HasField("amount"):
+            self.note(f"cost {units.money_range(estimate.cost.amount, estimate.cost.currency_code)}")
+        return estimate
+
+    def _train(
+        self,
+        client: "Client",
+        answer: recommender_pb2.RecommendResponse,
+        estimate: estimator_pb2.Estimate,
+        capacity: trainer_pb2.GetCapacityResponse,
+    ) -> Outcome:
+        self.stage("training exactly that, evaluated before and after")
+        job = client.create_job(answer.spec, display_name="demo", plan_digest=answer.plan_digest, recommendation=answer)
+        self.note(f"job {job.name}")
+        outcome = Outcome(job.name, answer, estimate, capacity)
+        outcome.terminal = self._follow(job, outcome.see)
+        outcome.spec = job.refresh().spec
+        outcome.folders = job.download(self.folder / "artifacts" / job.uid)
+        outcome.artifacts = job.artifacts()
+        return outcome
+
+    def _follow(self, job: "Job", seen: Callable[[event_pb2.JobEvent], None]) -> event_pb2.Terminal:
+        """Follow a job on stderr; a user who leaves takes the job along, since its suite ends too."""
+        try:
+            return follow(Settings(out=Output()), job, seen=seen)
+        except StillRunning:
+            self.note("interrupted: stopping the job")
+            job.cancel()
+            job.wait(timeout=CANCEL_SECONDS)
+            raise click.Abort from None
+
+    def _line(self, text: str) -> None:
+        if self.out.json:
+            self.out.say(text)
+        else:
+            self.out.text(text)
+
+
+def _evaluation(data: Data) -> rs.Evaluation:
+    """What is measured, not how it is trained: exact match before and after, with room for the longest answer.
+
+    A token is at least one character, and the end of an answer takes one more.
+    """
+    return rs.Evaluation(
+        dataset=rs.DatasetSource(name=data.evaluation),
+        metrics=[rs.METRIC_LOSS, rs.METRIC_EXACT_MATCH],
+        before_training=True,
+        samples=SAMPLES,
+        max_new_tokens=data.longest_answer + 1,
+    )
+
+
+def _counted(report: event_pb2.DatasetReport) -> str:
+    profile = report.profile
+    learned = f"{report.target_tokens} learned" if report.target_tokens else f"{profile.target_fraction:.0%} learned"
+    longest = f", the longest row has {report.longest_row_tokens}" if report.longest_row_tokens else ""
+    return f"{report.split or 'train'}: {profile.examples} rows, {profile.total_tokens} tokens, {learned}{longest}"
