@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeping libraries quiet: what they log goes into the job's events and the worker's own file, never to stderr."""
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from finetree_worker.errors import StorageError
+from finetree_worker.events import Level
+from finetree_worker.translate import LogLine
+
+ENVIRONMENT = {
+    "GRPC_VERBOSITY": "ERROR",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "warning",
+    "BITSANDBYTES_NOWELCOME": "1",
+}
+"""Read by libraries when they are imported; what the operator has set stays."""
+LOG_NAME = "worker.log"
+"""Name of the worker's own log in the task's folder; it alone may hold paths and stack traces."""
+_MAX_TEXT = 2000
+_HELD_BACK = 200
+
+
+def set_environment() -> None:
+    """Must come before the first import of grpc or a training library."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+class LogCapture(logging.Handler):
+    """Hands log records to the job's events. Records from before there is a task are held back, the newest 200."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._emit: Callable[[LogLine], None] | None = None
+        self._held: list[LogLine] = []
+        self._inside = threading.local()
+
+    def connect(self, emit: Callable[[LogLine], None]) -> None:
+        """From now on records go to `emit`, the held ones first."""
+        self._emit = emit
+        for line in self._held:
+            emit(line)
+        self._held.clear()
+
+    def disconnect(self) -> None:
+        """The task has its last event."""
+        self._emit = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record. What is logged while a record is being handed on would come back here for ever."""
+        if getattr(self._inside, "busy", False):
+            return
+        self._inside.busy = True
+        try:
+            line = LogLine(_level(record.levelno), record.name, record.getMessage()[:_MAX_TEXT])
+            if self._emit is not None:
+                with suppress(StorageError):
+                    self._emit(line)
+            elif len(self._held) < _HELD_BACK:
+                self._held.append(line)
+        finally:
+            self._inside.busy = False
+
+
+def capture() -> LogCapture:
+    """Route logging and warnings of this process. Call once."""
+    handler = LogCapture()
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)
+    warnings.simplefilter("default")
+    for chatty in ("httpx", "urllib3", "filelock", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return handler
+
+
+def adopt_library_loggers() -> None:
+    """After the imports: take off the handlers that libraries bring along, so that records reach the root instead."""
+    for name in ("transformers", "huggingface_hub", "bitsandbytes", "accelerate", "peft", "torch"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def own_log(folder: Path) -> logging.Handler:
+    """Write everything, stack traces too, to the worker's own log in `folder`."""
+    handler = logging.FileHandler(folder / LOG_NAME, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    return handler
+
+
+def _level(number: int) -> Level:
+    if number >= logging.ERROR:
+        return Level.ERROR
+    return Level.WARNING if number >= logging.WARNING else Level.INFO

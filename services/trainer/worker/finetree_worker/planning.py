@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a task of the contract to the core's plan: every setting is either honoured or refused by name."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.types.v1 import run_spec_pb2
+
+from finetree_worker import plan
+from finetree_worker.errors import PlanError
+
+ARTIFACT_FOLDERS = {"lora": "adapter", "full": "model"}
+"""Id of the artifact that each method makes."""
+
+_TARGETS = {
+    run_spec_pb2.TARGET_PRESET_UNSPECIFIED: plan.Targets.ALL_LINEAR,
+    run_spec_pb2.TARGET_PRESET_ALL_LINEAR: plan.Targets.ALL_LINEAR,
+    run_spec_pb2.TARGET_PRESET_ATTENTION: plan.Targets.ATTENTION,
+    run_spec_pb2.TARGET_PRESET_QUERY_VALUE: plan.Targets.QUERY_VALUE,
+    run_spec_pb2.TARGET_PRESET_MLP: plan.Targets.MLP,
+}
+_SCHEDULES = {
+    run_spec_pb2.SCHEDULE_UNSPECIFIED: plan.Schedule.COSINE,
+    run_spec_pb2.SCHEDULE_COSINE: plan.Schedule.COSINE,
+    run_spec_pb2.SCHEDULE_LINEAR: plan.Schedule.LINEAR,
+    run_spec_pb2.SCHEDULE_CONSTANT: plan.Schedule.CONSTANT,
+}
+_LOSS_ON = {
+    run_spec_pb2.LOSS_TOKENS_UNSPECIFIED: plan.LossOn.COMPLETIONS,
+    run_spec_pb2.LOSS_TOKENS_COMPLETIONS: plan.LossOn.COMPLETIONS,
+    run_spec_pb2.LOSS_TOKENS_ALL: plan.LossOn.ALL,
+    run_spec_pb2.LOSS_TOKENS_LAST_COMPLETION: plan.LossOn.LAST_COMPLETION,
+}
+_PRECISIONS = {
+    run_spec_pb2.PRECISION_UNSPECIFIED: plan.Precision.BF16,
+    run_spec_pb2.PRECISION_BF16: plan.Precision.BF16,
+    run_spec_pb2.PRECISION_BF16_MIXED: plan.Precision.BF16_MIXED,
+    run_spec_pb2.PRECISION_FP32: plan.Precision.FP32,
+}
+_OPTIMIZERS = {
+    run_spec_pb2.OPTIMIZER_UNSPECIFIED: plan.OptimizerName.ADAMW,
+    run_spec_pb2.OPTIMIZER_ADAMW: plan.OptimizerName.ADAMW,
+    run_spec_pb2.OPTIMIZER_ADAMW_8BIT: plan.OptimizerName.ADAMW_8BIT,
+    run_spec_pb2.OPTIMIZER_PAGED_ADAMW_8BIT: plan.OptimizerName.PAGED_ADAMW_8BIT,
+    run_spec_pb2.OPTIMIZER_SGD: plan.OptimizerName.SGD,
+}
+_CHECKPOINTING = {
+    run_spec_pb2.GRADIENT_CHECKPOINTING_UNSPECIFIED: False,
+    run_spec_pb2.GRADIENT_CHECKPOINTING_OFF: False,
+    run_spec_pb2.GRADIENT_CHECKPOINTING_FULL: True,
+}
+_ATTENTION = {run_spec_pb2.ATTENTION_KERNEL_UNSPECIFIED: None, run_spec_pb2.ATTENTION_KERNEL_SDPA: None}
+_LOSS_KERNELS = {run_spec_pb2.LOSS_KERNEL_UNSPECIFIED: None, run_spec_pb2.LOSS_KERNEL_COMPLETION_ONLY: None}
+_METRICS = {
+    run_spec_pb2.METRIC_LOSS: plan.Metric.LOSS,
+    run_spec_pb2.METRIC_EXACT_MATCH: plan.Metric.EXACT_MATCH,
+}
+
+
+def train_plan(task: worker_pb2.Task) -> plan.TrainPlan:
+    """The run that a task asks for. Raises PlanError: UNSUPPORTED_METHOD, UNSUPPORTED_SETTING or UNRESOLVED_SPEC."""
+    spec = task.spec
+    _choice(spec, "attention", _ATTENTION)
+    _choice(spec, "loss_kernel", _LOSS_KERNELS)
+    method = _method(spec)
+    folder = Path(task.model_dir)
+    return plan.TrainPlan(
+        base=plan.BaseModel(folder, task.base_hub_id, task.base_hub_revision),
+        dataset=Path(task.dataset_file),
+        method=method,
+        optimization=_optimization(spec),
+        work=Path(task.work_dir),
+        artifact=free_artifact_folder(Path(task.artifact_dir), ARTIFACT_FOLDERS[method.kind], task.attempt),
+        evaluation=_evaluation(task),
+        checkpoints=plan.CheckpointPlan(
+            spec.checkpoints.every_steps,
+            spec.checkpoints.keep or plan.CheckpointPlan().keep,
+            spec.checkpoints.keep_best,
+        ),
+        device=_device(task.device),
+        threads=max(1, task.threads),
+        plan_digest=task.plan_digest,
+    )
+
+
+def free_artifact_folder(parent: Path, name: str, attempt: int) -> Path:
+    """Where this attempt's artifact goes: never where another attempt has put one."""
+    return parent / name if not (parent / name).exists() else parent / f"{name}-{attempt}"
+
+
+def _device(device: str) -> Literal["cpu", "cuda"]:
+    return "cuda" if device.startswith("cuda") else "cpu"
+
+
+def _choice(message: Any, field: str, choices: dict[Any, Any], prefix: str = "") -> Any:
+    value = getattr(message, field)
+    if value in choices:
+        return choices[value]
+    name = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number[value].name
+    raise _unsupported(prefix + field, name)
+
+
+def _unsupported(field: str, value: str) -> PlanError:
+    return PlanError(
+        "UNSUPPORTED_SETTING",
+        f"This worker cannot train with {field} {value}.",
+        field=field,
+        remedy="Leave the field out to get a value that it can.",
+    )
+
+
+def _method(spec: run_spec_pb2.RunSpec) -> plan.Method:
+    match spec.WhichOneof("method"):
+        case "full":
+            return plan.FullMethod(spec.full.frozen_layers)
+        case "lora":
+            return _lora(spec.lora)
+        case None:
+            raise _unresolved("method")
+        case other:
+            raise PlanError(
+                "UNSUPPORTED_METHOD",
+                f"This worker cannot train with the method {other}.",
+                field=other,
+                remedy="Use full or lora.",
+            )
+
+
+def _lora(lora: run_spec_pb2.Lora) -> plan.LoraMethod:
+    if lora.weight_decomposed:
+        raise _unsupported("lora.weight_decomposed", "true")
+    default = plan.LoraMethod()
+    return plan.LoraMethod(
+        rank=lora.rank if lora.HasField("rank") else default.rank,
+        alpha=lora.alpha if lora.HasField("alpha") else default.alpha,
+        dropout=lora.dropout if lora.HasField("dropout") else default.dropout,
+        targets=_choice(lora, "targets", _TARGETS, "lora."),
+        modules=tuple(lora.target_modules),
+        rank_stabilized=lora.rank_stabilized,
+    )
+
+
+def _unresolved(field: str) -> PlanError:
+    return PlanError("UNRESOLVED_SPEC", f"The run says nothing of {field}.", field=field, remedy="State it.")
+
+
+def _optimization(spec: run_spec_pb2.RunSpec) -> plan.Optimization:
+    training = spec.training
+    for field in ("learning_rate", "effective_batch_size", "micro_batch_size", "sequence_length", "length"):
+        if not training.HasField(field):
+            raise _unresolved(f"training.{field}")
+    return plan.Optimization(
+        learning_rate=training.learning_rate,
+        batch_size=training.effective_batch_size,
+        micro_batch_size=training.micro_batch_size,
+        sequence_length=training.sequence_length,
+        epochs=training.epochs if training.HasField("epochs") else None,
+        max_steps=training.max_steps if training.HasField("max_steps") else None,
+        schedule=_choice(training, "schedule", _SCHEDULES, "training."),
+        packing=training.packing != run_spec_pb2.PACKING_OFF,
+        loss_on=_choice(training, "loss_tokens", _LOSS_ON, "training."),
+        seed=training.seed,
+        precision=_choice(spec, "precision", _PRECISIONS),
+        optimizer=_choice(spec, "optimizer", _OPTIMIZERS),
+        gradient_checkpointing=_choice(spec, "gradient_checkpointing", _CHECKPOINTING),
+        **_stated(training, "warmup_ratio", "weight_decay", "max_grad_norm"),
+    )
+
+
+def _stated(message: Any, *fields: str) -> dict[str, Any]:
+    return {field: getattr(message, field) for field in fields if message.HasField(field)}
+
+
+def _checkpoints(checkpoints: run_spec_pb2.Checkpoints) -> plan.CheckpointPlan:
+    keep = checkpoints.keep or plan.CheckpointPlan().keep
+    return plan.CheckpointPlan(checkpoints.every_steps, keep, checkpoints.keep_best)
+
+
+def _evaluation(task: worker_pb2.Task) -> plan.EvaluationPlan:
+    evaluation = task.spec.evaluation
+    return plan.EvaluationPlan(
+        dataset=Path(task.evaluation_file) if task.evaluation_file else None,
+        split_fraction=0.0 if task.evaluation_file else evaluation.split_fraction,
+        metrics=tuple(_METRICS[metric] for metric in evaluation.metrics if metric in _METRICS),
+        max_new_tokens=evaluation.max_new_tokens or plan.EvaluationPlan().max_new_tokens,
+        samples=evaluation.samples,
+        before_training=evaluation.before_training,
+        every_steps=evaluation.every_steps,
+    )

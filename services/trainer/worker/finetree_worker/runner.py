@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One task from its receipt to its last event: plan, core, artifacts, outcome."""
+
+import logging
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol
+
+from finetree_api.trainer.v1 import job_pb2, worker_pb2
+
+from finetree_worker import events, library_log, outcome
+from finetree_worker.artifacts import publish
+from finetree_worker.commands import Commands
+from finetree_worker.errors import PlanError
+from finetree_worker.link import Link
+from finetree_worker.plan import TrainPlan
+from finetree_worker.planning import train_plan
+from finetree_worker.reporter import Reporter
+from finetree_worker.segment import Segment
+from finetree_worker.translate import Place, Published, Translator
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "finetree-worker")
+"""Distributions whose versions decide numbers, hence belong to the execution plan (AttemptStarted.environment)."""
+
+_log = logging.getLogger(__name__)
+
+
+class Core(Protocol):
+    """What does the work. Tests put a scripted one in its place; only the real one imports torch."""
+
+    def warm_up(self) -> None:
+        """Import everything that a task will need."""
+
+    def profile(self) -> worker_pb2.HostProfile:
+        """Measure what this machine can do."""
+
+    def train(self, plan: TrainPlan, reporter: events.Reporter, control: events.Control) -> bool:
+        """Train. Whether it came to its end; False: it saved a checkpoint and stopped because it was told to."""
+
+    def prepare(self, task: worker_pb2.Task, reporter: events.Reporter, control: events.Control) -> None:
+        """Convert a model and report on a dataset, whichever the task names."""
+
+    def compatibility(self, folder: Path, base: Path) -> list[job_pb2.Compatibility]:
+        """Who loads the artifact in `folder`."""
+
+
+class _Sealing:
+    """The reporter that the core sees: an artifact is sealed before it is announced."""
+
+    def __init__(self, reporter: Reporter, task: worker_pb2.Task, core: Core) -> None:
+        self._reporter, self._task, self._core = reporter, task, core
+
+    def emit(self, event: events.Event) -> None:
+        """Pass an event on."""
+        if not isinstance(event, events.ArtifactReady):
+            self._reporter.emit(event)
+            return
+        folder = Path(event.folder)
+        compat = self._core.compatibility(folder, Path(self._task.model_dir))
+        self._reporter.emit(Published(publish(event, folder, self._task, compat)))
+
+
+def run(task: worker_pb2.Task, core: Core, reporter: Reporter, commands: Commands) -> worker_pb2.TaskOutcome:
+    """Do the task; every way in which it can end becomes an outcome."""
+    try:
+        done = _perform(task, core, _Sealing(reporter, task, core), commands)
+        return outcome.succeeded() if done else outcome.stopped(commands.stop)
+    except BaseException as error:  # noqa: BLE001 - whatever ends the task is its outcome; nothing else may be lost
+        _log.info("the task ended early", exc_info=error)
+        return outcome.failed(error, commands.stop)
+
+
+def _perform(task: worker_pb2.Task, core: Core, reporter: events.Reporter, commands: Commands) -> bool:
+    if task.kind == worker_pb2.TASK_KIND_TRAIN:
+        return core.train(train_plan(task), reporter, commands)
+    if task.kind == worker_pb2.TASK_KIND_PREPARE:
+        core.prepare(task, reporter, commands)
+        return True
+    name = worker_pb2.TaskKind.Name(task.kind) if task.kind in worker_pb2.TaskKind.values() else str(task.kind)
+    raise PlanError("UNSUPPORTED_TASK", f"This worker does not know the task {name}.", remedy="Upgrade the worker.")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a process has before it has a task."""
+
+    link: Link
+    commands: Commands
+    log: library_log.LogCapture
+    node: str
+
+
+def work(task: worker_pb2.Task, core: Core, around: Surroundings) -> bool:
+    """Do the task and report it; whether its outcome is on the disk. Raises OSError when not even its folder can be."""
+    link, log = around.link, around.log
+    segment = Segment(Path(task.work_dir))
+    link.bind(segment)
+    own_log = library_log.own_log(Path(task.work_dir))
+    place = Place(f"{around.node}, process {os.getpid()}", environment())
+    reporter = Reporter(segment, Translator(task, place), on_written=link.wake, on_phase=_phase_setter(link))
+    log.connect(reporter.emit)
+    show_device(task.device)
+    ended = run(task, core, reporter, around.commands)
+    log.disconnect()
+    written = reporter.finish(ended)
+    link.drain()
+    link.close()
+    segment.close()
+    logging.getLogger().removeHandler(own_log)
+    own_log.close()
+    return written
+
+
+def _phase_setter(link: Link) -> Callable[[job_pb2.JobPhase.ValueType], None]:
+    def set_phase(phase: job_pb2.JobPhase.ValueType) -> None:
+        link.phase = phase
+
+    return set_phase
+
+
+def environment() -> dict[str, str]:
+    """Library versions and machine type: together with the threads, what a bit-equal resume needs."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions | {"machine": platform.machine(), "python": platform.python_version()}
+
+
+def show_device(device: str) -> None:
+    """Let CUDA see the task's device alone; it reads this when it is first used, not when torch is imported."""
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and index:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", index)
