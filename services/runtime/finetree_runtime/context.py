@@ -24,6 +24,9 @@ class Principal:
 LOCAL = Principal(name="local")
 """The one caller there is where no authentication is set up."""
 
+UNKNOWN = Principal(name="unknown", project="")
+"""The caller of a call that is not authenticated yet, or was refused."""
+
 
 @dataclass(slots=True)
 class Call:

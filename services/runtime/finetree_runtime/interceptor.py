@@ -232,6 +232,7 @@ def _begin(method: str, metadata: dict[str, str], rpc: Context, now: float) -> c
     remaining = cast("float | None", rpc.time_remaining())  # None without a deadline, whatever its annotation says
     call = context.Call(
         method=method,
+        principal=context.UNKNOWN,
         request_id=given if _REQUEST_ID.fullmatch(given) else str(uuid7()),
         deadline=None if remaining is None else now + remaining,
     )

@@ -13,7 +13,12 @@ LEVELS = {"debug": stdlib.DEBUG, "info": stdlib.INFO, "warning": stdlib.WARNING,
 
 
 def configure(level: str) -> None:
-    """Set the process up to log from `level` on, one JSON object a line."""
+    """Set the process up to log from `level` on, one JSON object a line, and to take what libraries log."""
+    _configure_ours(level)
+    stdlib.basicConfig(handlers=[_Forward()], level=max(LEVELS[level], stdlib.WARNING), force=True)
+
+
+def _configure_ours(level: str) -> None:
     structlog = _structlog()
     structlog.configure(
         processors=[
@@ -26,14 +31,13 @@ def configure(level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(_Stderr()),
         cache_logger_on_first_use=True,
     )
-    stdlib.basicConfig(handlers=[_Forward()], level=max(LEVELS[level], stdlib.WARNING), force=True)
 
 
 def get_logger() -> Any:
     """The process's logger: `get_logger().info("job_started", job=name)`; an event is a snake_case name."""
     structlog = _structlog()
     if not structlog.is_configured():
-        configure("info")
+        _configure_ours("info")  # a service inside another program, whose own logging is not ours to change
     return structlog.get_logger()
 
 

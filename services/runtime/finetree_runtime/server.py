@@ -133,6 +133,8 @@ async def serving(service: Service) -> AsyncIterator[str]:
 
 
 async def _until_signal(service: Service) -> None:
+    if service.settings.ready_file is not None:
+        service.settings.ready_file.unlink(missing_ok=True)  # one of an earlier run would say that we are ready
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -225,7 +225,7 @@ async def test_the_authenticator_decides_and_names_the_caller(program, connect, 
     assert details["ErrorInfo"].reason == "TOKEN_INVALID"
     captured = capsys.readouterr().err
     assert "Bearer" not in captured
-    assert [json.loads(line)["principal"] for line in captured.splitlines() if '"rpc"' in line] == ["local", "ci"]
+    assert [json.loads(line)["principal"] for line in captured.splitlines() if '"rpc"' in line] == ["unknown", "ci"]
 
 
 async def test_a_request_over_the_size_limit_is_refused(program, connect):
