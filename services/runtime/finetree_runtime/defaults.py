@@ -30,7 +30,7 @@ class Default:
     """Value of the field's own type."""
     reason: str
     """Why, in one line."""
-    kind: ev.ProvenanceKind = ev.PROVENANCE_KIND_COMPUTED
+    kind: ev.ProvenanceKind.ValueType = ev.PROVENANCE_KIND_COMPUTED
     """Kind of source."""
     source: str = "finetree defaults"
     """Name of the source."""
@@ -141,7 +141,7 @@ def _evaluation_defaults(spec: rs.RunSpec) -> Iterator[Default]:
         yield Default("evaluation.max_new_tokens", 64, "long enough for short answers")
 
 
-def cpu_precision(cpu: rs.CpuDevice) -> rs.Precision:
+def cpu_precision(cpu: rs.CpuDevice) -> rs.Precision.ValueType:
     """Number format for a CPU: bfloat16 unless float32 was measured to be about as fast."""
     if cpu.fp32_flops_per_second > 0 and cpu.bf16_flops_per_second < CPU_BF16_ADVANTAGE * cpu.fp32_flops_per_second:
         return rs.PRECISION_FP32
@@ -163,9 +163,9 @@ def suggested_sequence_length(profile: rs.DatasetProfile | None) -> int:
     return -(-bound // SEQUENCE_LENGTH_STEP) * SEQUENCE_LENGTH_STEP
 
 
-def _cite(lines: str) -> tuple[ev.ProvenanceKind, str, str]:
+def _cite(lines: str) -> tuple[ev.ProvenanceKind.ValueType, str, str]:
     return ev.PROVENANCE_KIND_PLAYBOOK, "playbook", lines
 
 
-def _paper(source: str) -> tuple[ev.ProvenanceKind, str, str]:
+def _paper(source: str) -> tuple[ev.ProvenanceKind.ValueType, str, str]:
     return ev.PROVENANCE_KIND_PUBLISHED, source, ""
