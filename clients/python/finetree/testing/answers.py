@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recommender and the estimator of the fake suite: invented numbers that agree with each other."""
+
+from __future__ import annotations
+
+from finetree_api.estimator.v1 import estimator_pb2 as es
+from finetree_api.recommender.v1 import recommender_pb2 as rc
+from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from finetree._shared import methods
+from finetree._version import __version__
+from finetree.errors import FinetreeError, InvalidArgument, NotFound, Violation
+from finetree.testing.wire import Wire
+
+PARAMETERS = {"tiny": 1_000_000, "small": 135_000_000, "large": 7_000_000_000}
+USABLE_BYTES = {"cpu": 8 * 2**30, "rtx-4090": 24 * 10**9}
+DIGEST = "sha256:" + "0" * 64
+REVISION = evidence_pb2.Revision(engine=evidence_pb2.RevisionComponent(id="fake-1", date="2026-01-01"))
+
+
+class FakeAnswers:
+    """Recommender and estimator."""
+
+    def __init__(self, wire: Wire) -> None:
+        wire.unary(methods.RECOMMEND, self.recommend)
+        wire.unary(methods.LIST_METHODS, lambda _: rc.ListMethodsResponse(methods=_cards(), revision=REVISION))
+        wire.unary(methods.GET_METHOD, self.get_method)
+        wire.unary(methods.RECOMMENDER_INFO, lambda _: rc.GetServerInfoResponse(server=server("recommender")))
+        wire.unary(methods.ESTIMATE_RUN, lambda request: es.EstimateRunResponse(estimate=self.estimate(request)))
+        wire.unary(methods.BATCH_ESTIMATE, self.batch)
+        wire.unary(methods.LIST_MODELS, self.models)
+        wire.unary(methods.LIST_ACCELERATORS, self.accelerators)
+        wire.unary(methods.ESTIMATOR_INFO, lambda _: es.GetServerInfoResponse(server=server("estimator")))
+
+    def recommend(self, request: rc.RecommendRequest) -> rc.RecommendResponse:
+        """LoRA of rank 8, whatever was asked."""
+        spec = run_spec_pb2.RunSpec(model=request.model, lora=run_spec_pb2.Lora(rank=8, alpha=16, dropout=0.1))
+        if request.HasField("dataset"):
+            spec.dataset.CopyFrom(request.dataset)
+        if request.HasField("hardware"):
+            spec.hardware.CopyFrom(request.hardware)
+        peak = interval(_bytes(spec, "model"))
+        return rc.RecommendResponse(
+            verdict=rc.Verdict(method=rc.METHOD_LORA, headline="LoRA fits", rule_id="fake"),
+            spec=spec,
+            methods=[rc.MethodAssessment(method=card.method, device_bytes=peak) for card in _cards()],
+            revision=REVISION,
+            plan_digest=DIGEST,
+            summary="LoRA of rank 8.",
+        )
+
+    def get_method(self, request: rc.GetMethodRequest) -> rc.GetMethodResponse:
+        """The card of a method."""
+        for card in _cards():
+            if card.method == request.method:
+                return rc.GetMethodResponse(method=card, revision=REVISION)
+        raise invalid("method", "name one of the five methods")
+
+    def estimate(self, request: es.EstimateRunRequest) -> es.Estimate:
+        """Two bytes a parameter, and everything else in proportion."""
+        spec = request.spec
+        peak = _bytes(spec, "spec.model")
+        usable = USABLE_BYTES[_device(spec)]
+        parts = {es.MEMORY_COMPONENT_KIND_BASE_WEIGHTS: peak * 3 // 4, es.MEMORY_COMPONENT_KIND_ACTIVATIONS: peak // 4}
+        return es.Estimate(
+            resolved_spec=spec,
+            memory=es.MemoryEstimate(
+                components=[es.MemoryComponent(kind=kind, bytes=interval(size)) for kind, size in parts.items()],
+                device_bytes=interval(sum(parts.values())),
+                usable_device_bytes=usable,
+            ),
+            fit=es.Fit(
+                verdict=es.FIT_VERDICT_FITS if peak < usable else es.FIT_VERDICT_DOES_NOT_FIT,
+                headroom_bytes=usable - peak,
+            ),
+            time=es.TimeEstimate(total_seconds=interval(peak / 1e7)),
+            cost=es.CostEstimate(amount=interval(peak / 1e9), currency_code="USD"),
+            total_parameters=peak // 2,
+            revision=REVISION,
+            plan_digest=DIGEST,
+        )
+
+    def batch(self, request: es.BatchEstimateRunsRequest) -> es.BatchEstimateRunsResponse:
+        """Row by row; a row that fails holds its status."""
+        return es.BatchEstimateRunsResponse(results=[self._row(row) for row in request.rows])
+
+    def models(self, request: es.ListModelsRequest) -> es.ListModelsResponse:
+        """Three models, in pages."""
+        names = sorted(name for name in PARAMETERS if name.startswith(request.prefix.lower()))
+        start, size = int(request.page_token or 0), request.page_size or 50
+        chosen = [es.Model(name=name, parameters=PARAMETERS[name]) for name in names[start : start + size]]
+        return es.ListModelsResponse(models=chosen, next_page_token=next_token(start + size, len(names)))
+
+    def accelerators(self, request: es.ListAcceleratorsRequest) -> es.ListAcceleratorsResponse:
+        """One accelerator."""
+        names = [name for name in USABLE_BYTES if name != "cpu" and name.startswith(request.prefix.lower())]
+        return es.ListAcceleratorsResponse(
+            accelerators=[es.Accelerator(name=name, usable_bytes=USABLE_BYTES[name]) for name in names]
+        )
+
+    def _row(self, row: es.BatchEstimateRow) -> es.BatchEstimateResult:
+        try:
+            return es.BatchEstimateResult(key=row.key, estimate=self.estimate(row.request))
+        except FinetreeError as error:
+            status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
+            status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain="finetree"))
+            return es.BatchEstimateResult(key=row.key, error=status)
+
+
+def interval(expected: float) -> evidence_pb2.Interval:
+    """Ten percent around a number."""
+    return evidence_pb2.Interval(low=expected * 0.9, expected=expected, high=expected * 1.1, coverage=0.9)
+
+
+def server(service: str) -> evidence_pb2.ServerInfo:
+    """What a server of the fake suite is."""
+    return evidence_pb2.ServerInfo(service=f"finetree-{service}", version=__version__, api_revisions=["v1"])
+
+
+def invalid(field: str, text: str) -> InvalidArgument:
+    """The error for a wrong field."""
+    return InvalidArgument(f"{field}: {text}", reason="INVALID_REQUEST", violations=(Violation(field, text),))
+
+
+def next_token(end: int, total: int) -> str:
+    """Token of the page that begins at `end`."""
+    return str(end) if end < total else ""
+
+
+def _bytes(spec: run_spec_pb2.RunSpec, field: str) -> int:
+    if not spec.model.WhichOneof("source"):
+        raise invalid(field, "name a model")
+    name = spec.model.name
+    if name and name not in PARAMETERS:
+        raise NotFound(f"no model {name!r}; list_models says what there is", reason="MODEL_NOT_FOUND")
+    return 2 * PARAMETERS.get(name, PARAMETERS["small"])
+
+
+def _device(spec: run_spec_pb2.RunSpec) -> str:
+    name = spec.hardware.accelerator or "cpu"
+    if name not in USABLE_BYTES:
+        raise NotFound(f"no accelerator {name!r}", reason="ACCELERATOR_NOT_FOUND")
+    return name
+
+
+def _cards() -> list[rc.MethodCard]:
+    return [
+        rc.MethodCard(method=number, title=name.removeprefix("METHOD_").title(), trainable_here=name == "METHOD_LORA")
+        for name, number in rc.Method.items()
+        if number
+    ]

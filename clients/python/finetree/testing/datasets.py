@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets of the fake trainer, in memory: content-addressed, committed as they arrive, checked at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import uuid
+from collections.abc import Iterator
+
+from finetree_api.trainer.v1 import dataset_pb2 as ds
+from finetree_api.types.v1 import run_spec_pb2
+
+from finetree._shared import methods
+from finetree.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    FinetreeError,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    Unavailable,
+    Violation,
+)
+from finetree.testing.answers import next_token
+from finetree.testing.wire import Wire
+
+
+class FakeDatasets:
+    """Datasets by name."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._lock = threading.RLock()
+        self._datasets: dict[str, ds.Dataset] = {}
+        self._bytes: dict[str, bytearray] = {}
+        self._requests: dict[str, bytes] = {}
+        self._cut_after: int | None = None
+        wire.unary(methods.CREATE_DATASET, self.create)
+        wire.upload(methods.WRITE_DATASET, self.write)
+        wire.unary(methods.GET_DATASET, lambda request: ds.GetDatasetResponse(dataset=self.find(request.name)))
+        wire.unary(methods.LIST_DATASETS, self.list)
+        wire.unary(methods.DELETE_DATASET, self.delete)
+
+    def cut_upload_after(self, count: int) -> None:
+        """Break the next upload once so many of its bytes are committed."""
+        self._cut_after = count
+
+    def content(self, name: str) -> bytes:
+        """Bytes of a dataset."""
+        with self._lock:
+            return bytes(self._bytes[name])
+
+    def find(self, name: str) -> ds.Dataset:
+        """A dataset.
+
+        Raises:
+            NotFound: DATASET_NOT_FOUND.
+        """
+        with self._lock:
+            if name not in self._datasets:
+                raise NotFound(f"no dataset {name!r}", reason="DATASET_NOT_FOUND")
+            return self._datasets[name]
+
+    def create(self, request: ds.CreateDatasetRequest) -> ds.CreateDatasetResponse:
+        """The same content gives the existing dataset."""
+        with self._lock:
+            body = request.sha256.encode()
+            if self._requests.setdefault(request.request_id, body) != body:
+                raise AlreadyExists("the request_id was used for another dataset", reason="REQUEST_ID_REUSED")
+            for existing in self._datasets.values():
+                if existing.sha256 == request.sha256 and existing.name.startswith(f"{request.parent}/"):
+                    return ds.CreateDatasetResponse(dataset=existing)
+            uid = str(uuid.uuid4())
+            name = f"{request.parent or 'projects/default'}/datasets/{uid}"
+            self._bytes[name] = bytearray()
+            self._datasets[name] = ds.Dataset(
+                name=name,
+                uid=uid,
+                display_name=request.display_name,
+                state=ds.DATASET_STATE_UPLOADING,
+                size_bytes=request.size_bytes,
+                sha256=request.sha256,
+                labels=request.labels,
+            )
+            return ds.CreateDatasetResponse(dataset=self._datasets[name])
+
+    def write(self, requests: Iterator[ds.WriteDatasetRequest]) -> ds.WriteDatasetResponse:
+        """Every message is committed as it comes."""
+        name = ""
+        for request in requests:
+            name = name or request.name
+            with self._lock:
+                self._append(self.find(name), request)
+        with self._lock:
+            dataset = self.find(name)
+            if dataset.committed_bytes == dataset.size_bytes:
+                self._check(dataset)
+            return ds.WriteDatasetResponse(dataset=dataset)
+
+    def list(self, request: ds.ListDatasetsRequest) -> ds.ListDatasetsResponse:
+        """Newest first, in pages."""
+        with self._lock:
+            mine = [each for each in self._datasets.values() if each.name.startswith(f"{request.parent}/")][::-1]
+        start, size = int(request.page_token or 0), request.page_size or 50
+        return ds.ListDatasetsResponse(
+            datasets=mine[start : start + size], next_page_token=next_token(start + size, len(mine))
+        )
+
+    def delete(self, request: ds.DeleteDatasetRequest) -> ds.DeleteDatasetResponse:
+        """Gone at once."""
+        with self._lock:
+            del self._datasets[self.find(request.name).name]
+        return ds.DeleteDatasetResponse()
+
+    def _append(self, dataset: ds.Dataset, request: ds.WriteDatasetRequest) -> None:
+        if dataset.state == ds.DATASET_STATE_READY:
+            raise FailedPrecondition("nothing is left to write", reason="DATASET_READY")
+        if request.offset != dataset.committed_bytes:
+            raise OutOfRange(
+                f"go on from byte {dataset.committed_bytes}",
+                reason="OFFSET_MISMATCH",
+                metadata={"committed_bytes": str(dataset.committed_bytes)},
+            )
+        self._bytes[dataset.name] += request.data
+        dataset.committed_bytes = len(self._bytes[dataset.name])
+        if self._cut_after is not None and dataset.committed_bytes >= self._cut_after:
+            self._cut_after = None
+            raise Unavailable("the upload was cut", reason="SHUTTING_DOWN")
+
+    def _check(self, dataset: ds.Dataset) -> None:
+        content = bytes(self._bytes[dataset.name])
+        try:
+            if hashlib.sha256(content).hexdigest() != dataset.sha256:
+                raise InvalidArgument("the bytes do not have the announced hash", reason="HASH_MISMATCH")
+            rows = [_row(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+        except FinetreeError:
+            del self._datasets[dataset.name]
+            raise
+        dataset.profile.CopyFrom(run_spec_pb2.DatasetProfile(examples=len(rows)))
+        dataset.row_schema = ds.ROW_SCHEMA_CHAT if "messages" in rows[0] else ds.ROW_SCHEMA_TEXT
+        dataset.state = ds.DATASET_STATE_READY
+
+
+def _row(number: int, line: bytes) -> dict[str, object]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        text = f"row {number} is not JSON"
+        raise InvalidArgument(text, reason="MALFORMED_ROW", violations=(Violation(f"rows[{number}]", text),)) from error
+    if not isinstance(row, dict):
+        raise InvalidArgument(f"row {number} is not an object", reason="MALFORMED_ROW")
+    return row
