@@ -32,18 +32,21 @@ def run(arguments: list[str]) -> int:
         result = cli.main(arguments, prog_name="finetree", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else ExitCode.OK
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click turns the first into the second
         # The reader has seen enough. Python would complain once more while closing stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SIGPIPE_EXIT
-    except (click.Abort, KeyboardInterrupt):
-        return _show(Failure(ExitCode.INTERRUPTED, "interrupted", "INTERRUPTED"), arguments)
-    except click.ClickException as error:
-        return _show(_of_usage(error), arguments)
-    except CliError as error:
-        return _show(of_cli_error(error), arguments)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no user ever sees a stack
-        return _show(_of_exception(error), arguments)
+    except (click.Abort, KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - no user ever sees a stack
+        return _show(_failure(error), arguments)
+
+
+def _failure(error: BaseException) -> Failure:
+    """What went wrong, as it is shown."""
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return Failure(ExitCode.INTERRUPTED, "interrupted", "INTERRUPTED")
+    if isinstance(error, click.ClickException):
+        return _of_usage(error)
+    return of_cli_error(error) if isinstance(error, CliError) else _of_exception(error)
 
 
 def _show(failure: Failure, arguments: list[str]) -> int:
@@ -62,7 +65,7 @@ def _of_usage(error: click.ClickException) -> Failure:
     return Failure(ExitCode.USAGE, message, "USAGE", f"see `{command} --help`")
 
 
-def _of_exception(error: Exception) -> Failure:
+def _of_exception(error: BaseException) -> Failure:
     # Only an exception that came out of the SDK can be one of its own: it need not be loaded to ask.
     sdk = sys.modules.get("finetree.errors")
     if sdk is not None and isinstance(error, sdk.FinetreeError):

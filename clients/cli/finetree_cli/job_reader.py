@@ -215,10 +215,10 @@ def _enum(kind: EnumDescriptor, text: str) -> tuple[int | None, str]:
     if text in numbers:
         return numbers[text], ""
     names = [name for name, number in numbers.items() if number]
-    short = {name.removeprefix(_enum_prefix(names)).lower(): name for name in names}
-    close = difflib.get_close_matches(text.lower(), short, n=1, cutoff=0.6)
-    near = difflib.get_close_matches(text.upper(), names, n=1, cutoff=0.6)
-    guess = short[close[0]] if close else near[0] if near else ""
+    prefix = _enum_prefix(names)
+    short = {name.removeprefix(prefix).lower(): name for name in names}
+    close = difflib.get_close_matches(text.upper().removeprefix(prefix).lower(), short, n=1, cutoff=0.6)
+    guess = short[close[0]] if close else ""
     hint = f"did you mean {guess}?" if guess else f"use one of {', '.join(names)}"
     return None, f"unknown value {text!r}; {hint}"
 

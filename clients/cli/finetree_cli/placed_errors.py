@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """A service's field violations, with the lines of the job file that they are about."""
 
-from finetree import InvalidArgument
+import contextlib
+from collections.abc import Iterator
 
-from finetree_cli.errors import BadInput
+from finetree import FinetreeError
+
+from finetree_cli.errors import BadInput, ExitCode, of_service_error
 from finetree_cli.job_file import JobFile
 
 
-def placed(job: JobFile | None, error: InvalidArgument) -> Exception:
-    """The same error with file, line and column; unchanged when there is no file or nothing that points into it."""
-    if job is None or not error.violations:
-        return error
-    violations = [(item.field, item.description) for item in error.violations]
-    message = " ".join(error.message.split())
-    return BadInput(message, reason=error.reason or error.code, problems=job.problems(violations))
+@contextlib.contextmanager
+def placed(job: JobFile | None) -> Iterator[None]:
+    """Turn a service's refusal of values into one that names file, line and column, where there is a file."""
+    try:
+        yield
+    except FinetreeError as error:
+        failure = of_service_error(error)
+        if job is None or not error.violations or failure.exit_code != ExitCode.USAGE:
+            raise
+        problems = job.problems([(item.field, item.description) for item in error.violations])
+        count = "1 value" if len(problems) == 1 else f"{len(problems)} values"
+        text = f"the service refuses {count} of {job.file}"
+        raise BadInput(text, remedy=failure.remedy, reason=failure.reason, problems=problems) from error

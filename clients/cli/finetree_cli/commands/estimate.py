@@ -52,18 +52,17 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 @pass_settings
 def estimate(settings: Settings, /, file: str | None, full_view: bool, **flags: Any) -> None:
     """Estimate what a run will take; flags change what FILE (a job file, or - for stdin) says."""
-    from finetree import InvalidArgument
     from finetree_api.estimator.v1 import estimator_pb2
+
+    from finetree_cli.placed_errors import placed
 
     job = _job(file)
     with settings.client() as client:
         request = _request(client, job, flags)
         if full_view:
             request.view = estimator_pb2.ESTIMATE_VIEW_FULL
-        try:
+        with placed(job):
             answer = client.estimate(request)
-        except InvalidArgument as error:
-            raise _placed(job, error) from error
     if settings.out.json:
         settings.out.message(answer)
         return
@@ -134,11 +133,3 @@ def _add_data(client: "Client", request: "estimator_pb2.EstimateRunRequest", fla
         request.spec.evaluation.MergeFrom(known.evaluation)
     if known.evaluation_profile is not None:
         request.evaluation_profile.CopyFrom(known.evaluation_profile)
-
-
-def _placed(job: JobFile | None, error: Any) -> Exception:
-    """The service's error with the lines of the job file, where there is one."""
-    from finetree_cli.placed_errors import placed
-
-    found: Exception = placed(job, error)
-    return found

@@ -106,20 +106,19 @@ def create(
     settings: Settings, client: "Client", job: "JobFile", *, request_id: str = "", timeout: float | None = None
 ) -> "Job":
     """Create the job, preparing its model first where that is still to be done."""
-    from finetree import FailedPrecondition, InvalidArgument
+    from finetree import FailedPrecondition
 
     from finetree_cli.placed_errors import placed
 
-    try:
+    with placed(job):
         try:
             return client.create_job(job.request, request_id=request_id)
         except FailedPrecondition as error:
             if error.reason != "MODEL_NOT_PREPARED":
                 raise
-            prepare(settings, client, job.request.spec.model, timeout=timeout)
-            return client.create_job(job.request, request_id=request_id)
-    except InvalidArgument as error:
-        raise placed(job, error) from error
+    prepare(settings, client, job.request.spec.model, timeout=timeout)
+    with placed(job):
+        return client.create_job(job.request, request_id=request_id)
 
 
 def prepare(
@@ -136,15 +135,11 @@ def prepare(
 
 
 def _check(settings: Settings, client: "Client", job: "JobFile") -> None:
-    from finetree import InvalidArgument
-
     from finetree_cli.placed_errors import placed
     from finetree_cli.render.jobs import refuse_failed_checks, show_plan
 
-    try:
+    with placed(job):
         plan = client.validate_job(job.request)
-    except InvalidArgument as error:
-        raise placed(job, error) from error
     if settings.out.json:
         settings.out.message(plan)
     else:

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tree of commands: help, examples, shared options, and what importing it costs."""
+
+import json
+import shlex
+import subprocess
+import sys
+from typing import Never
+
+import click
+import pytest
+from finetree_api.recommender.v1 import recommender_pb2
+from finetree_cli import __main__ as entry
+from finetree_cli import spec_flags
+from finetree_cli.app import cli
+from finetree_cli.command import SHARED
+from finetree_cli.commands import recommend, up
+from finetree_cli.errors import EXIT_CODES, ExitCode
+
+HEAVY = {"grpc", "google.protobuf", "rich", "yaml", "finetree_api", "pycountry", "asyncio", "importlib.metadata"}
+
+
+def leaves(command: click.Command, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
+    """Every command by its words, groups included."""
+    found = {path: command}
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            found |= leaves(child, (*path, name))
+    return found
+
+
+ALL = leaves(cli)
+
+
+def resolve(words: list[str]) -> None:
+    """Parse a command line down to its last command, without running anything."""
+    command: click.Command = cli
+    context = command.make_context("finetree", list(words))
+    while isinstance(command, click.Group):
+        rest = [*context._protected_args, *context.args]
+        name, child, rest = command.resolve_command(context, rest)
+        assert child is not None
+        context = child.make_context(name, list(rest), parent=context)
+        command = child
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_every_command_has_help_with_examples_that_parse(path):
+    command = ALL[path]
+    context = click.Context(command, info_name="finetree " + " ".join(path))
+    text = command.get_help(context)
+    assert " ".join(EXIT_CODES.split()) in " ".join(text.split())
+    assert command.examples, "a command without an example"
+    for example in command.examples:
+        assert example in text
+        words = shlex.split(example.split(" | ")[0])
+        assert words[0] == "finetree"
+        assert tuple(words[1 : 1 + len(path)]) == path, "the example is of another command"
+        resolve(words[1:])
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_every_command_takes_the_shared_options(path):
+    assert {parameter.name for parameter in ALL[path].params} >= SHARED
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from finetree_cli.__main__ import run\n"
+        "code = run(['--help'])\n"
+        f"loaded = sorted(name for name in {sorted(HEAVY)!r} if name in sys.modules)\n"
+        "print(code, loaded, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stderr.strip() == "0 []"
+    assert "recommend" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "enum", "prefix"),
+    [
+        (recommend.QUALITY, recommender_pb2.QualityNeed, "QUALITY_NEED_"),
+        (recommend.TIME, recommender_pb2.TimeNeed, "TIME_NEED_"),
+        (recommend.TASKS, recommender_pb2.TaskVariety, "TASK_VARIETY_"),
+        (recommend.USE_CASE, recommender_pb2.UseCase, "USE_CASE_"),
+        (recommend.TASK_KIND, recommender_pb2.TaskKind, "TASK_KIND_"),
+        (recommend.PROFILE, recommender_pb2.RecipeProfile, "RECIPE_PROFILE_"),
+    ],
+)
+def test_the_words_of_flags_are_those_of_the_contract(words, enum, prefix):
+    names = {name.removeprefix(prefix).lower(): number for name, number in enum.items() if number}
+    names = {"many" if name == "many_different" else name: number for name, number in names.items()}
+    assert words == names
+
+
+def test_the_nearest_shared_option_wins(monkeypatch, capsys):
+    seen = {}
+
+    def client(settings) -> Never:
+        seen.update(trainer=settings.trainer, json=settings.out.json)
+        raise RuntimeError("stop here")
+
+    monkeypatch.setattr("finetree_cli.command.Settings.client", client)
+    entry.run(["--trainer", "a:1", "--json", "jobs", "--trainer", "b:2", "show", "x", "--trainer", "c:3"])
+    assert seen == {"trainer": "c:3", "json": True}
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["fly"],
+        ["recommend"],
+        ["recommend", "--model", "m", "--quality", "divine"],
+        ["jobs", "list", "--limit", "0"],
+        ["jobs", "watch", "j", "--timeout", "soon"],
+        ["train", "job.yaml", "--label", "team"],
+        ["up", "--ports", "1,2"],
+        ["up", "--ports", "1,1,2"],
+        ["up", "--ports", "0,1,2"],
+        ["demo", "--countries", "3"],
+        ["estimate", "/nowhere/job.yaml"],
+        ["estimate", "--method", "lora"],
+        ["recommend", "--model", "m", "--gpu", "a", "--cpu"],
+        ["recommend", "--model", "m", "--price", "p", "--tariff", "1"],
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_2_and_one_object_with_json(words, capsys):
+    assert entry.run(words) == ExitCode.USAGE
+    plain = capsys.readouterr()
+    assert plain.out == ""
+    assert plain.err
+    assert "Traceback" not in plain.err
+    if words:
+        assert entry.run([*words, "--json"]) == ExitCode.USAGE
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert error["exit_code"] == 2
+        assert error["message"] in plain.err
+
+
+def test_an_unexpected_error_is_70_with_an_id_and_no_stack(monkeypatch, capsys):
+    monkeypatch.setattr("finetree_cli.command.Settings.client", lambda _: 1 / 0)
+    monkeypatch.delenv("FINETREE_DEBUG", raising=False)
+    assert entry.run(["capacity"]) == ExitCode.INTERNAL
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err
+    assert "error id" in err
+    assert "Traceback" not in err
+    monkeypatch.setenv("FINETREE_DEBUG", "1")
+    assert entry.run(["capacity"]) == ExitCode.INTERNAL
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_130(monkeypatch, capsys):
+    def interrupted(_) -> Never:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finetree_cli.command.Settings.client", interrupted)
+    assert entry.run(["capacity"]) == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err.strip() == "error: interrupted [INTERRUPTED]"
+
+
+def test_a_reader_that_went_away_is_no_error():
+    code = "from finetree_cli.__main__ import main; main(['--help'])"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == entry.SIGPIPE_EXIT
+    assert err == b""
+
+
+def test_ports():
+    assert up.Ports().convert("auto", None, None) == {"estimator": 0, "recommender": 0, "trainer": 0}
+    assert up.Ports().convert("1,2,3", None, None) == {"recommender": 1, "estimator": 2, "trainer": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "revision"),
+    [("llama-3.1-8b", "name", ""), ("org/model", "hub", ""), ("org/model@v2", "hub", "v2")],
+)
+def test_a_model_is_named_by_catalogue_or_hub(name, source, revision):
+    model = spec_flags.model_source(name)
+    assert model.WhichOneof("source") == source
+    assert model.hub.revision == revision

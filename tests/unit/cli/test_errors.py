@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each exception of the SDK gets its exit code, its remedy and one line."""
+
+import finetree
+import pytest
+from finetree import errors as sdk
+from finetree_cli.errors import ExitCode, of_service_error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (sdk.InvalidArgument("x", reason="INVALID_REQUEST"), ExitCode.USAGE),
+        (sdk.InvalidSpec("x"), ExitCode.USAGE),
+        (sdk.NotFound("x", reason="MODEL_NOT_FOUND"), ExitCode.USAGE),
+        (sdk.AlreadyExists("x", reason="REQUEST_ID_REUSED"), ExitCode.USAGE),
+        (sdk.PermissionDenied("x", reason="PATH_OUTSIDE_ROOTS"), ExitCode.USAGE),
+        (sdk.OutOfRange("x", reason="FUTURE_SEQ"), ExitCode.USAGE),
+        (sdk.FailedPrecondition("x", reason="DATASET_NOT_READY"), ExitCode.USAGE),
+        (sdk.FailedPrecondition("x", reason="REVISION_UNAVAILABLE"), ExitCode.NOT_AVAILABLE),
+        (sdk.FailedPrecondition("x", reason="NO_SUCH_DEVICE"), ExitCode.NOT_AVAILABLE),
+        (sdk.PlanDrift("x", reason="PLAN_DRIFT"), ExitCode.GATE_FAILED),
+        (sdk.Unavailable("x"), ExitCode.NOT_AVAILABLE),
+        (sdk.DeadlineExceeded("x"), ExitCode.NOT_AVAILABLE),
+        (sdk.ResourceExhausted("x", reason="QUEUE_FULL"), ExitCode.NOT_AVAILABLE),
+        (sdk.ResourceExhausted("x", reason="DATASET_TOO_LARGE"), ExitCode.USAGE),
+        (sdk.FinetreeTimeout("x"), ExitCode.STILL_RUNNING),
+        (sdk.JobFailed("x"), ExitCode.JOB_FAILED),
+        (sdk.Internal("x"), ExitCode.INTERNAL),
+        (sdk.FinetreeError("x"), ExitCode.INTERNAL),
+    ],
+    ids=lambda value: getattr(value, "reason", "") or type(value).__name__,
+)
+def test_exit_code(error, code):
+    assert of_service_error(error).exit_code == code
+
+
+def test_every_exception_has_an_exit_code_that_is_documented():
+    for cls in sdk.BY_CODE.values():
+        assert of_service_error(cls("x")).exit_code in set(ExitCode) - {ExitCode.OK}
+
+
+def test_what_is_shown_names_fields_reason_and_request():
+    violation = finetree.Violation("spec.lora.rank", "must be positive")
+    error = sdk.InvalidArgument(
+        "the request\nis wrong", reason="INVALID_REQUEST", violations=(violation,), request_id="r1"
+    )
+    failure = of_service_error(error)
+    assert failure.lines() == [
+        "error: the request is wrong [INVALID_REQUEST]",
+        "  spec.lora.rank: must be positive",
+    ]
+    assert failure.document()["error"] == {
+        "exit_code": 2,
+        "reason": "INVALID_REQUEST",
+        "message": "the request is wrong",
+        "code": "INVALID_ARGUMENT",
+        "problems": [{"field": "spec.lora.rank", "description": "must be positive"}],
+        "request_id": "r1",
+    }
+
+
+def test_a_fault_of_ours_names_the_request():
+    failure = of_service_error(sdk.Internal("internal error 4711", request_id="r2"))
+    assert any("r2" in line for line in failure.lines())
+
+
+def test_a_way_out_that_the_service_names_is_not_said_twice():
+    text = "nothing listens at 127.0.0.1:1; start the service (`finetree up`) or check the address"
+    assert len(of_service_error(sdk.Unavailable(text)).lines()) == 1
