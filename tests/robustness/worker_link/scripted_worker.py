@@ -16,7 +16,7 @@ from finetree_worker.library_log import set_environment
 set_environment()
 
 from finetree_api.trainer.v1 import job_pb2, worker_pb2
-from finetree_worker.errors import DataError
+from finetree_worker.errors import Cancelled, DataError
 from finetree_worker.events import (
     ArtifactReady,
     CheckpointSaved,
@@ -51,16 +51,15 @@ class ScriptedCore:
         for step in range(1, script["steps"] + 1):
             signal = control.poll()
             if signal is Signal.CANCEL:
-                return False
+                raise Cancelled
             if signal is not Signal.NONE:
                 reporter.emit(CheckpointSaved(step - 1, f"step-{step - 1}", 10, False, 0.0))
             if signal in (Signal.PAUSE, Signal.CANCEL_SAVING):
-                return False
+                raise Cancelled
             self.fail(script, step)
             reporter.emit(metrics(step, script["steps"]))
             time.sleep(script.get("seconds", 0))
         self.save(plan, reporter)
-        return True
 
     def fail(self, script, step):
         if step != script.get("fail_at"):

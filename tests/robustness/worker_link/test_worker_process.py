@@ -183,7 +183,7 @@ async def test_failures_name_their_owner_and_hide_our_paths(
     assert (outcome.error.code, reason(outcome.error).reason, outcome.retryable) == (code, name, retryable)
     assert "secret" not in str(trainer.stored)
     if failure == "data":
-        assert dict(reason(outcome.error).metadata) == {"field": "dataset[7]", "row": "7"}
+        assert dict(reason(outcome.error).metadata) == {"field": "dataset[7]", "row": "7", "remedy": "Correct it."}
     if failure == "bug":
         assert "RuntimeError: secret at /srv/secret/path" in (work_dir / "worker.log").read_text()
 

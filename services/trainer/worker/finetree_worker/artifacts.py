@@ -35,11 +35,12 @@ def publish(
 
     Raises StorageError: ARTIFACT_EXISTS where another attempt has sealed the same folder; OSError of the disk.
     """
+    files = [_file(folder, name, sha256) for name, sha256 in sorted(ready.files.items())]
     artifact = job_pb2.Artifact(
         name=f"{task.job}/artifacts/{folder.name}",
         kind=_KINDS.get(ready.kind, job_pb2.ARTIFACT_KIND_UNSPECIFIED),
-        size_bytes=ready.bytes,
-        files=[_file(folder, name, sha256) for name, sha256 in sorted(ready.files.items())],
+        size_bytes=sum(file.size_bytes for file in files),
+        files=files,
         peft_type=ready.peft_type,
         base=job_pb2.ArtifactBase(
             hub_id=ready.base_hub_id, revision=ready.base_revision, fingerprint=ready.base_fingerprint

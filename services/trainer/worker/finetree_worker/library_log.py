@@ -63,7 +63,7 @@ class LogCapture(logging.Handler):
             return
         self._inside.busy = True
         try:
-            line = LogLine(_level(record.levelno), record.name, record.getMessage()[:_MAX_TEXT])
+            line = LogLine(_level(record), record.name, record.getMessage()[:_MAX_TEXT])
             if self._emit is not None:
                 with suppress(StorageError):
                     self._emit(line)
@@ -102,7 +102,8 @@ def own_log(folder: Path) -> logging.Handler:
     return handler
 
 
-def _level(number: int) -> Level:
-    if number >= logging.ERROR:
-        return Level.ERROR
-    return Level.WARNING if number >= logging.WARNING else Level.INFO
+def _level(record: logging.LogRecord) -> Level:
+    # What libraries warn of with `warnings` concerns whoever programs against them, not whoever trains.
+    if record.name == "py.warnings" or record.levelno < logging.WARNING:
+        return Level.INFO
+    return Level.ERROR if record.levelno >= logging.ERROR else Level.WARNING

@@ -89,6 +89,8 @@ def _status(error: TaskError, category: Category) -> status_pb2.Status:
     message = f"{error.message} {error.remedy}".strip()[:MAX_MESSAGE_CHARACTERS]
     status = status_pb2.Status(code=_CODES[category], message=message)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    if error.remedy:
+        info.metadata["remedy"] = error.remedy
     if error.field:
         info.metadata["field"] = error.field
         violation = error_details_pb2.BadRequest.FieldViolation(

@@ -12,6 +12,8 @@ from finetree_worker.errors import PlanError
 
 ARTIFACT_FOLDERS = {"lora": "adapter", "full": "model"}
 """Id of the artifact that each method makes."""
+REPORT_LENGTH = 1 << 24
+"""Sequence length of a report when the spec has none: the longest that a spec may have, so that nothing is cut."""
 
 _TARGETS = {
     run_spec_pb2.TARGET_PRESET_UNSPECIFIED: plan.Targets.ALL_LINEAR,
@@ -81,6 +83,31 @@ def train_plan(task: worker_pb2.Task) -> plan.TrainPlan:
         device=_device(task.device),
         threads=max(1, task.threads),
         plan_digest=task.plan_digest,
+        checkpoint_folder=Path(task.checkpoint_dir) if task.checkpoint_dir else None,
+    )
+
+
+def report_plan(task: worker_pb2.Task) -> plan.TrainPlan:
+    """What a report on a dataset needs of a run; what the spec leaves out does not touch a report.
+
+    Raises PlanError: UNSUPPORTED_SETTING.
+    """
+    training = task.spec.training
+    return plan.TrainPlan(
+        base=plan.BaseModel(Path(task.model_dir)),
+        dataset=Path(task.dataset_file),
+        method=plan.LoraMethod(),
+        optimization=plan.Optimization(
+            learning_rate=0.0,
+            batch_size=1,
+            micro_batch_size=1,
+            sequence_length=training.sequence_length or REPORT_LENGTH,
+            loss_on=_choice(training, "loss_tokens", _LOSS_ON, "training."),
+            seed=training.seed,
+        ),
+        work=Path(task.work_dir),
+        artifact=Path(task.artifact_dir),
+        evaluation=_evaluation(task),
     )
 
 
@@ -97,8 +124,8 @@ def _choice(message: Any, field: str, choices: dict[Any, Any], prefix: str = "")
     value = getattr(message, field)
     if value in choices:
         return choices[value]
-    name = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number[value].name
-    raise _unsupported(prefix + field, name)
+    known = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number
+    raise _unsupported(prefix + field, known[value].name if value in known else str(value))
 
 
 def _unsupported(field: str, value: str) -> PlanError:

@@ -102,7 +102,6 @@ class Process:
 
     def _warm_up(self) -> None:
         self._core.warm_up()
-        library_log.adopt_library_loggers()
         if self._options.measure:
             self._link.send_profile(self._core.profile())
 

@@ -21,7 +21,7 @@ from finetree_worker.plan import TrainPlan
 from finetree_worker.planning import train_plan
 from finetree_worker.reporter import Reporter
 from finetree_worker.segment import Segment
-from finetree_worker.translate import Place, Published, Translator
+from finetree_worker.translate import Place, Published, Report, Translator
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "finetree-worker")
 """Distributions whose versions decide numbers, hence belong to the execution plan (AttemptStarted.environment)."""
@@ -29,20 +29,27 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "safetensors", "toke
 _log = logging.getLogger(__name__)
 
 
+class TaskReporter(Protocol):
+    """Takes the core's events and the reports of splits."""
+
+    def emit(self, event: Report) -> None:
+        """Take one event."""
+
+
 class Core(Protocol):
     """What does the work. Tests put a scripted one in its place; only the real one imports torch."""
 
     def warm_up(self) -> None:
-        """Import everything that a task will need."""
+        """Import everything that a task will need; at once when that is done already."""
 
     def profile(self) -> worker_pb2.HostProfile:
-        """Measure what this machine can do."""
+        """Measure what this machine can do, in a few seconds."""
 
-    def train(self, plan: TrainPlan, reporter: events.Reporter, control: events.Control) -> bool:
-        """Train. Whether it came to its end; False: it saved a checkpoint and stopped because it was told to."""
+    def train(self, plan: TrainPlan, reporter: events.Reporter, control: events.Control) -> None:
+        """Train to the end. Raises Cancelled when it stopped because it was told to, and TaskError."""
 
-    def prepare(self, task: worker_pb2.Task, reporter: events.Reporter, control: events.Control) -> None:
-        """Convert a model and report on a dataset, whichever the task names."""
+    def prepare(self, task: worker_pb2.Task, reporter: TaskReporter, control: events.Control) -> None:
+        """Convert a model and report on a dataset, whichever the task names. Raises like `train`."""
 
     def compatibility(self, folder: Path, base: Path) -> list[job_pb2.Compatibility]:
         """Who loads the artifact in `folder`."""
@@ -54,7 +61,7 @@ class _Sealing:
     def __init__(self, reporter: Reporter, task: worker_pb2.Task, core: Core) -> None:
         self._reporter, self._task, self._core = reporter, task, core
 
-    def emit(self, event: events.Event) -> None:
+    def emit(self, event: Report) -> None:
         """Pass an event on."""
         if not isinstance(event, events.ArtifactReady):
             self._reporter.emit(event)
@@ -67,21 +74,22 @@ class _Sealing:
 def run(task: worker_pb2.Task, core: Core, reporter: Reporter, commands: Commands) -> worker_pb2.TaskOutcome:
     """Do the task; every way in which it can end becomes an outcome."""
     try:
-        done = _perform(task, core, _Sealing(reporter, task, core), commands)
-        return outcome.succeeded() if done else outcome.stopped(commands.stop)
+        core.warm_up()
+        _perform(task, core, _Sealing(reporter, task, core), commands)
+        return outcome.succeeded()
     except BaseException as error:  # noqa: BLE001 - whatever ends the task is its outcome; nothing else may be lost
         _log.info("the task ended early", exc_info=error)
         return outcome.failed(error, commands.stop)
 
 
-def _perform(task: worker_pb2.Task, core: Core, reporter: events.Reporter, commands: Commands) -> bool:
+def _perform(task: worker_pb2.Task, core: Core, reporter: TaskReporter, commands: Commands) -> None:
     if task.kind == worker_pb2.TASK_KIND_TRAIN:
-        return core.train(train_plan(task), reporter, commands)
-    if task.kind == worker_pb2.TASK_KIND_PREPARE:
+        core.train(train_plan(task), reporter, commands)
+    elif task.kind == worker_pb2.TASK_KIND_PREPARE:
         core.prepare(task, reporter, commands)
-        return True
-    name = worker_pb2.TaskKind.Name(task.kind) if task.kind in worker_pb2.TaskKind.values() else str(task.kind)
-    raise PlanError("UNSUPPORTED_TASK", f"This worker does not know the task {name}.", remedy="Upgrade the worker.")
+    else:
+        text = f"This worker does not know tasks of the kind {task.kind}."
+        raise PlanError("UNSUPPORTED_TASK", text, remedy="Upgrade the worker.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ ROW_NUMBERS = 32
 """Row numbers that a RowGroup lists at most (RowGroup.rows)."""
 FORECASTS = 10
 """Forecasts in a run: one for each tenth of its steps."""
+RENDERED_CHARACTERS = 4000
+"""Longest rendered example; the rest of a row adds nothing to what it shows."""
 _LEVELS = {
     events.Level.INFO: event_pb2.EVENT_LEVEL_INFO,
     events.Level.WARNING: event_pb2.EVENT_LEVEL_WARNING,
@@ -32,6 +34,15 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
+class SplitReport:
+    """What became of one split's rows, with a row as the model sees it."""
+
+    report: events.DatasetReport
+    split: str
+    rendered_example: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """An artifact whose manifest is written."""
 
@@ -45,7 +56,7 @@ class Checked:
     checks: tuple[evidence_pb2.Check, ...]
 
 
-Report = events.Event | LogLine | Published | Checked
+Report = events.Event | SplitReport | LogLine | Published | Checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,7 @@ class Translator:
             events.CheckpointFailed: self._checkpoint_failed,
             events.BatchSizeChanged: self._batch_size_changed,
             events.Alert: self._alert,
+            SplitReport: self._split_report,
             LogLine: self._log_line,
             Published: self._artifact_ready,
             Checked: self._preflight_report,
@@ -117,6 +129,10 @@ class Translator:
         return "phase_progress", payload, event.message or f"{event.phase.value.replace('_', ' ')} {event.fraction:.0%}"
 
     def _dataset_report(self, event: events.DatasetReport) -> tuple[str, Any, str]:
+        return self._split_report(SplitReport(event, "train"))
+
+    def _split_report(self, split: SplitReport) -> tuple[str, Any, str]:
+        event = split.report
         profile = run_spec_pb2.DatasetProfile(
             examples=event.train_rows,
             total_tokens=event.total_tokens,
@@ -133,9 +149,11 @@ class Translator:
             duplicates=event_pb2.RowGroup(count=event.duplicate_rows),
             target_tokens=event.target_tokens,
             longest_row_tokens=event.longest_row_tokens,
-            split="train",
+            suggested_sequence_length=_length_for_most(event),
+            rendered_example=split.rendered_example[:RENDERED_CHARACTERS],
+            split=split.split,
         )
-        return "dataset_report", report, f"{event.train_rows} rows to train on, {event.total_tokens} tokens"
+        return "dataset_report", report, f"{split.split}: {event.train_rows} rows, {event.total_tokens} tokens"
 
     def _attempt_started(self, event: events.AttemptStarted) -> tuple[str, Any, str]:
         reason = "first" if self._task.attempt <= 1 else "recovered"
@@ -262,6 +280,16 @@ class Translator:
         failed = sum(check.verdict == evidence_pb2.CHECK_VERDICT_FAIL for check in event.checks)
         report = event_pb2.PreflightReport(checks=event.checks)
         return "preflight_report", report, f"{len(event.checks)} checks, {failed} failed"
+
+
+def _length_for_most(report: events.DatasetReport) -> int:
+    """The shortest bound of the histogram that keeps 99 % of the rows whole."""
+    rows, needed = 0, 0.99 * sum(count for _, count in report.histogram)
+    for bound, count in report.histogram:
+        rows += count
+        if rows >= needed:
+            return min(bound, report.longest_row_tokens)
+    return report.longest_row_tokens
 
 
 def _level(event: Report) -> event_pb2.EventLevel.ValueType:

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of a task is honoured or refused by name."""
+
+from pathlib import Path
+
+import pytest
+from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_worker import plan
+from finetree_worker.errors import PlanError
+from finetree_worker.planning import train_plan
+
+
+@pytest.fixture
+def task(tmp_path):
+    training = rs.Training(
+        epochs=2,
+        learning_rate=5e-4,
+        effective_batch_size=4,
+        micro_batch_size=2,
+        sequence_length=128,
+        warmup_ratio=0,
+        seed=7,
+    )
+    spec = rs.RunSpec(lora=rs.Lora(rank=4, alpha=32, dropout=0), training=training)
+    return worker_pb2.Task(
+        kind=worker_pb2.TASK_KIND_TRAIN,
+        attempt=3,
+        spec=spec,
+        work_dir=str(tmp_path / "work"),
+        checkpoint_dir=str(tmp_path / "checkpoints"),
+        artifact_dir=str(tmp_path / "artifacts"),
+        model_dir="/models/m",
+        dataset_file="/data/d",
+        device="cuda:1",
+        threads=2,
+        base_hub_id="hub/base",
+        base_hub_revision="main",
+        plan_digest="sha256:1",
+    )
+
+
+def test_what_is_stated_is_taken_zeros_included(task, tmp_path):
+    made = train_plan(task)
+    assert made.method == plan.LoraMethod(rank=4, alpha=32.0, dropout=0.0)
+    assert made.base == plan.BaseModel(Path("/models/m"), "hub/base", "main")
+    chosen = made.optimization
+    assert (chosen.learning_rate, chosen.batch_size, chosen.micro_batch_size, chosen.sequence_length) == (
+        5e-4,
+        4,
+        2,
+        128,
+    )
+    assert (chosen.epochs, chosen.max_steps, chosen.warmup_ratio, chosen.seed) == (2.0, None, 0.0, 7)
+    assert (made.device, made.threads, made.plan_digest) == ("cuda", 2, "sha256:1")
+    assert made.checkpoints_dir == tmp_path / "checkpoints"
+    assert made.artifact == tmp_path / "artifacts" / "adapter"
+    assert made.work == tmp_path / "work"
+
+
+def test_what_is_left_out_has_the_cores_default(task):
+    task.spec.training.ClearField("warmup_ratio")
+    task.spec.lora.Clear()
+    made = train_plan(task)
+    assert made.method == plan.LoraMethod()
+    assert made.optimization.warmup_ratio == 0.03
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "place"),
+    [
+        ("lora.target_modules", ["q_proj"], lambda p: p.method.modules == ("q_proj",)),
+        ("lora.targets", rs.TARGET_PRESET_MLP, lambda p: p.method.targets is plan.Targets.MLP),
+        ("lora.rank_stabilized", True, lambda p: p.method.rank_stabilized),
+        ("training.schedule", rs.SCHEDULE_LINEAR, lambda p: p.optimization.schedule is plan.Schedule.LINEAR),
+        ("training.packing", rs.PACKING_OFF, lambda p: p.optimization.packing is False),
+        ("training.loss_tokens", rs.LOSS_TOKENS_ALL, lambda p: p.optimization.loss_on is plan.LossOn.ALL),
+        ("training.max_steps", 9, lambda p: (p.optimization.max_steps, p.optimization.epochs) == (9, None)),
+        ("training.weight_decay", 0.1, lambda p: p.optimization.weight_decay == 0.1),
+        ("training.max_grad_norm", 0.0, lambda p: p.optimization.max_grad_norm == 0.0),
+        ("precision", rs.PRECISION_FP32, lambda p: p.optimization.precision is plan.Precision.FP32),
+        ("optimizer", rs.OPTIMIZER_SGD, lambda p: p.optimization.optimizer is plan.OptimizerName.SGD),
+        ("gradient_checkpointing", rs.GRADIENT_CHECKPOINTING_FULL, lambda p: p.optimization.gradient_checkpointing),
+        ("evaluation.split_fraction", 0.1, lambda p: p.evaluation.split_fraction == 0.1),
+        ("evaluation.metrics", [rs.METRIC_EXACT_MATCH], lambda p: p.evaluation.metrics == (plan.Metric.EXACT_MATCH,)),
+        ("evaluation.samples", 2, lambda p: p.evaluation.samples == 2),
+        ("evaluation.before_training", True, lambda p: p.evaluation.before_training),
+        ("evaluation.every_steps", 5, lambda p: p.evaluation.every_steps == 5),
+        ("checkpoints.every_steps", 5, lambda p: p.checkpoints.every_steps == 5),
+        ("checkpoints.keep", 4, lambda p: p.checkpoints.keep == 4),
+        ("checkpoints.keep_best", True, lambda p: p.checkpoints.keep_best),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_setting_reaches_the_plan(task, field, value, place):
+    assert not place(train_plan(task)), "the default differs, so the check below can fail"
+    set_field(task.spec, field, value)
+    assert place(train_plan(task))
+
+
+def set_field(spec, field, value):
+    *parents, name = field.split(".")
+    for parent in parents:
+        spec = getattr(spec, parent)
+    if isinstance(value, list):
+        getattr(spec, name).extend(value)
+    else:
+        setattr(spec, name, value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lora.weight_decomposed", True),
+        ("precision", rs.PRECISION_FP16_MIXED),
+        ("optimizer", rs.OPTIMIZER_ADAFACTOR),
+        ("attention", rs.ATTENTION_KERNEL_FLASH),
+        ("gradient_checkpointing", rs.GRADIENT_CHECKPOINTING_OFFLOADED),
+        ("loss_kernel", rs.LOSS_KERNEL_FUSED),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_core_cannot_do_is_refused(task, field, value):
+    set_field(task.spec, field, value)
+    with pytest.raises(PlanError) as refused:
+        train_plan(task)
+    assert (refused.value.reason, refused.value.field) == ("UNSUPPORTED_SETTING", field)
+
+
+def test_an_enum_value_from_a_newer_contract_is_refused(task):
+    task.spec.optimizer = 99
+    with pytest.raises(PlanError, match="optimizer 99"):
+        train_plan(task)
+
+
+@pytest.mark.parametrize("method", ["qlora", "prefix", "adapter"])
+def test_other_methods_are_refused(task, method):
+    getattr(task.spec, method).SetInParent()
+    with pytest.raises(PlanError, match=method) as refused:
+        train_plan(task)
+    assert refused.value.reason == "UNSUPPORTED_METHOD"
+
+
+def test_full_makes_a_model(task, tmp_path):
+    task.spec.full.frozen_layers = 3
+    made = train_plan(task)
+    assert made.method == plan.FullMethod(3)
+    assert made.artifact == tmp_path / "artifacts" / "model"
+
+
+@pytest.mark.parametrize(
+    "field", ["learning_rate", "effective_batch_size", "micro_batch_size", "sequence_length", "epochs"]
+)
+def test_a_spec_that_is_not_resolved_is_refused(task, field):
+    task.spec.training.ClearField(field)
+    with pytest.raises(PlanError) as refused:
+        train_plan(task)
+    assert refused.value.reason == "UNRESOLVED_SPEC"
+
+
+def test_a_held_out_file_excludes_a_split(task):
+    task.spec.evaluation.split_fraction = 0.2
+    task.evaluation_file = "/data/e"
+    made = train_plan(task)
+    assert (made.evaluation.dataset, made.evaluation.split_fraction) == (Path("/data/e"), 0.0)
+
+
+def test_an_artifact_of_another_attempt_is_never_in_the_way(task, tmp_path):
+    (tmp_path / "artifacts" / "adapter").mkdir(parents=True)
+    assert train_plan(task).artifact == tmp_path / "artifacts" / "adapter-3"
