@@ -7,11 +7,16 @@ PEFT's method comparison); tests/unit/estimator/test_measurements.py recomputes 
 
 from finetree_estimator.intervals import Kind, Source
 
-MEMORY_FORMULAS = Source(Kind.COMPUTED, "memory formulas", "Korthikanti et al. 2022; QLoRA paper; PEFT source")
-MEMORY_FIT = Source(Kind.PUBLISHED, "LLM fine-tuning bench, PEFT method comparison", "single-GPU LoRA rows", "2026-07")
-TIME_FORMULAS = Source(Kind.COMPUTED, "FLOPs by method", "4N LoRA, 6N full, +2N checkpointing")
-TIME_FIT = Source(Kind.PUBLISHED, "LLM fine-tuning bench", "A100, H100 PCIe and L40S rows", "2026-07")
-CPU_CONSTANTS = Source(Kind.COMPUTED, "CPU constants", "assumed shares of the measured rate, wide intervals")
+MEMORY_FORMULAS = Source(Kind.COMPUTED, "memory-formulas")
+"""Counted by shape and number format; kept for the backward pass by Korthikanti et al. 2022, the QLoRA paper, PEFT."""
+MEMORY_FIT = Source(Kind.PUBLISHED, "fine-tuning-benches", "memory", "2026-07")
+"""Single-GPU LoRA rows of IBM's LLMFineTuningBench (subset in Kavier's repository) and of PEFT's method comparison."""
+TIME_FORMULAS = Source(Kind.COMPUTED, "flops-by-method")
+"""LoRA 4N, full 6N, 2N more with checkpointing, per token."""
+TIME_FIT = Source(Kind.PUBLISHED, "fine-tuning-benches", "speed", "2026-07")
+"""The same sources: A100, H100 PCIe and L40S."""
+CPU_CONSTANTS = Source(Kind.COMPUTED, "cpu-constants")
+"""Assumed shares of a measured matrix rate, hence the wide intervals."""
 
 # ------------------------------------------------------------------------------------------------- memory, in bytes
 NF4_BYTES = 0.5
@@ -113,5 +118,7 @@ CPU_RATE = (0.35, 0.35)
 """The same for a CPU whose matrix rate was measured; without a measurement UNKNOWN_RATE holds."""
 TRAINING_SHARE = 0.35
 """Of the dense peak that training reaches on an unknown accelerator (L40S 0.34, H100 PCIe 0.32, A100 0.52)."""
+SHORTEST_ROWS = 0.2
+"""Share of the limit that unknown rows may have on average; it lowers the lower end of the time."""
 PHASE_SPREAD = 0.5
 """Half-width of loading, tokenising and saving, which depend on disk and core."""

@@ -8,7 +8,8 @@ from finetree_estimator.run import Owned, Rented, Run
 
 HOST_WATTS = 100.0
 """Power of the machine around accelerators: processor, memory, fans (own assumption, stated in the notes)."""
-ENERGY = Source(Kind.COMPUTED, "energy", "power under load x time")
+ENERGY = Source(Kind.COMPUTED, "energy")
+"""Power under load x time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ def estimate(run: Run, seconds: Interval) -> Cost:
     energy = hours.scaled(watts(run) / 1000, ENERGY) if watts(run) > 0 else None
     if isinstance(run.payment, Rented):
         price = run.payment
-        quote = Source(Kind.PUBLISHED, "price book", f"{price.price_id}: {price.source}"[:256], price.date)
+        quote = Source(Kind.PUBLISHED, "price-book", price.price_id, price.date)
         amount = hours.scaled(price.hourly * run.devices, quote)
         return Cost(amount, price.currency, energy, price.price_id, price.provider, price.date, price.hourly)
     if isinstance(run.payment, Owned) and energy is not None:

@@ -29,7 +29,7 @@ def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
     if not entry.measured:
         notes.append(f"no public training run on {entry.display_name} is known: its speed is its class's")
     kind = Kind.PUBLISHED if entry.measured else Kind.COMPUTED
-    sources = (Source(kind, "accelerator catalogue", entry.name, entry.date),)
+    sources = (Source(kind, "accelerators", entry.name, entry.date),)
     return Device(
         entry.display_name,
         is_cpu=False,
@@ -57,7 +57,7 @@ def by_memory_class(marketed_gb: float) -> Device:
         rate_above=above,
         bandwidth=twin.bandwidth or typical_bandwidth(twin.marketed_gb),
         watts=twin.watts,
-        sources=(Source(Kind.COMPUTED, "accelerator catalogue", f"class of {twin.name}", twin.date),),
+        sources=(Source(Kind.COMPUTED, "accelerators", f"class of {twin.name}", twin.date),),
         notes=(f"the accelerator is not named: speed and power are those of {twin.display_name}",),
     )
 
@@ -69,10 +69,10 @@ def processor(cpu: rs.CpuDevice, *, fp32: bool) -> Device:
     notes: list[str] = []
     if measured > 0:
         rate, (below, above) = measured, c.CPU_RATE
-        source = Source(Kind.MEASURED, "matrix rate", "hardware.cpu")
+        source = Source(Kind.MEASURED, "matrix-rate", "hardware.cpu")
     else:
         rate, (below, above) = cores * c.CPU_CORE_FP32_FLOPS, c.UNKNOWN_RATE
-        source = Source(Kind.COMPUTED, "typical rate of a core", f"{cores} cores")
+        source = Source(Kind.COMPUTED, "typical-core", f"{cores} cores")
         notes.append("the CPU's matrix rate was not measured: its speed is a guess from the number of cores")
     if not cpu.cores:
         notes.append(f"the number of cores is unknown: {cores} are assumed")

@@ -167,8 +167,8 @@ def _by_rate(run: Run, seconds: float) -> Interval:
     below = 1 - 1 / (1 + run.device.rate_above)
     above = 1 / (1 - run.device.rate_below) - 1
     source = c.CPU_CONSTANTS if run.device.is_cpu else c.TIME_FIT
-    if run.rows is not None and not run.rows.known:
-        below = 1 - (1 - below) * 0.2
+    if run.rows is not None and not run.rows.mean_known:
+        below = 1 - (1 - below) * c.SHORTEST_ROWS
     return around(seconds, below=below, above=above, sources=(c.TIME_FORMULAS, source, *run.device.sources))
 
 

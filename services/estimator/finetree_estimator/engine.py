@@ -43,8 +43,10 @@ def _notes(run: Run, peaks: memory.Memory) -> list[str]:
     notes = list(run.device.notes)
     if run.rows is None or run.steps == 0:
         notes.append("time and cost are left out: the number of rows is unknown (give dataset_profile.examples)")
-    if run.rows is None or not run.rows.known:
-        notes.append("row lengths are unknown: memory is that of full micro-batches, time that of full rows")
+    if run.rows is None or not run.rows.longest_known:
+        notes.append("the longest row is unknown: memory is that of full micro-batches")
+    if run.rows is not None and not run.rows.mean_known:
+        notes.append("row lengths are unknown: time is that of rows at the limit")
     if memory.method_name(run) in {"qlora", "prefix", "adapter"}:
         notes.append("few measured runs of this method are public: intervals are wider")
     if run.devices > 1:

@@ -75,9 +75,11 @@ def peak_tokens(run: Run) -> float:
     worker sorts a batch by length, so that some micro-batch has the longest rows.
     """
     full = float(run.micro_batch * run.sequence_length)
-    if run.rows is None or not run.rows.known:
+    if run.rows is None:
         return full
-    spread = math.sqrt(max(0.0, run.rows.mean_square - run.rows.mean**2))
+    # Row lengths are usually spread as widely as their mean; that is assumed where only the mean is known.
+    variance = run.rows.mean_square - run.rows.mean**2 if run.rows.longest_known else run.rows.mean**2
+    spread = math.sqrt(max(0.0, variance))
     share = -(-run.batch // run.devices)
     whole_batch = share * run.rows.mean + 3 * spread * math.sqrt(share)
     if run.packing:
@@ -196,7 +198,7 @@ def _interval(run: Run, kind: Component, expected: float) -> Interval:
         return around(expected, below=extra, above=extra, sources=(c.MEMORY_FORMULAS,))
     below, above = c.CPU_SPREAD if run.device.is_cpu else c.GPU_SPREAD
     source = c.CPU_CONSTANTS if run.device.is_cpu else c.MEMORY_FIT
-    return around(expected, below=below, above=above, sources=(c.MEMORY_FORMULAS, source))
+    return around(expected, below=below, above=above, sources=(source,))
 
 
 def _peaks(run: Run, components: dict[Component, Interval]) -> Memory:

@@ -22,7 +22,8 @@ def from_profile(profile: rs.DatasetProfile, *, sequence_length: int, learns_all
         mean = profile.total_tokens / profile.examples if profile.total_tokens else float(sequence_length)
         mean = min(max(mean, 1.0), float(sequence_length))
         # The longest row is unknown: memory is that of rows at the limit.
-        return Rows(count, mean, mean * mean, sequence_length, target, known=False)
+        mean_known = profile.total_tokens > 0
+        return Rows(count, mean, mean * mean, sequence_length, target, longest_known=False, mean_known=mean_known)
     middle = sum(length * number for length, _, number in buckets) / rows
     scale = profile.total_tokens / profile.examples / middle if profile.total_tokens else 1.0
     lengths = [(min(length * scale, float(upper), float(sequence_length)), number) for length, upper, number in buckets]

@@ -21,8 +21,10 @@ class Rows:
     """Longest row in tokens."""
     target_fraction: float
     """Share of tokens that are learned, 0 to 1."""
-    known: bool = True
-    """Whether lengths were counted rather than assumed."""
+    longest_known: bool = True
+    """Whether the distribution of lengths is known rather than only their mean."""
+    mean_known: bool = True
+    """Whether the mean length is known rather than assumed to be the limit."""
 
     @property
     def tokens(self) -> float:

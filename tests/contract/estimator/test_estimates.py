@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+import grpc
+import pytest
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_runtime.plan import plan_digest
+
+CPU = {"cpu": {"cores": 2, "memory_bytes": 16 << 30, "bf16_flops_per_second": 2e12, "fp32_flops_per_second": 3e11}}
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora", "prefix", "adapter"])
+@pytest.mark.parametrize("hardware", [{"accelerator": "a100-80gb"}, CPU], ids=["gpu", "cpu"])
+async def test_each_method_is_estimated_on_gpu_and_cpu(stub, request_of, method, hardware):
+    request = request_of({"model": {"name": "smollm2-135m-instruct"}, "hardware": hardware, method: {}})
+    estimate = (await stub.EstimateRun(request)).estimate
+
+    memory = estimate.memory
+    assert sum(part.bytes.expected for part in memory.components) == pytest.approx(memory.device_bytes.expected)
+    assert sum(phase.seconds.expected for phase in estimate.time.phases) == pytest.approx(
+        estimate.time.total_seconds.expected
+    )
+    assert estimate.fit.verdict == pb.FIT_VERDICT_FITS
+    assert estimate.total_parameters == 134_515_008
+    assert 0 < estimate.trainable_parameters <= 134_515_008
+    assert estimate.optimizer_steps == 189
+    assert estimate.resolved_spec.training.effective_batch_size == 16
+
+
+def intervals(message):
+    """Every interval anywhere in a message."""
+    for field, value in message.ListFields():
+        for item in value if field.is_repeated else [value]:
+            if isinstance(item, ev.Interval):
+                yield f"{message.DESCRIPTOR.name}.{field.name}", item
+            elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
+                yield from intervals(item)
+
+
+async def test_every_interval_states_its_coverage_and_where_it_comes_from(stub, request_of):
+    estimate = (await stub.EstimateRun(request_of())).estimate
+    found = list(intervals(estimate))
+
+    assert len(found) > 15
+    for name, interval in found:
+        assert 0 <= interval.low <= interval.expected <= interval.high, name
+        assert 0 < interval.coverage <= 1, name
+        assert interval.provenance, name
+        assert all(source.kind and source.source for source in interval.provenance), name
+
+
+async def test_the_same_request_gives_the_same_answer(stub, request_of):
+    first, second = [await stub.EstimateRun(request_of()) for _ in range(2)]
+
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+
+
+async def test_the_digest_is_the_suites_and_follows_the_plan(stub, request_of):
+    request = request_of()
+    estimate = (await stub.EstimateRun(request)).estimate
+    other = (await stub.EstimateRun(request_of({"lora": {"rank": 16}}))).estimate
+
+    assert estimate.plan_digest == plan_digest(estimate.resolved_spec, request.dataset_profile, estimate.revision)
+    assert other.plan_digest != estimate.plan_digest
+
+
+async def test_cost_comes_with_price_provider_and_date(stub, request_of):
+    rented = (await stub.EstimateRun(request_of({"ownership": {"rented": {}}}))).estimate.cost
+    owned = (await stub.EstimateRun(request_of({"ownership": {"owned": {"tariff_per_kwh": 0.3}}}))).estimate.cost
+
+    assert (rented.price_id, rented.provider, rented.price_date) == ("vast/rtx-4090/2026-07-15", "vast", "2026-07-15")
+    assert (rented.currency_code, rented.hourly_price) == ("USD", 0.39)
+    assert rented.amount.expected > 0
+    assert (owned.price_id, owned.currency_code) == ("", "USD")
+    assert owned.amount.expected == pytest.approx(0.3 * owned.energy_kwh.expected)
+
+
+async def test_what_is_too_large_does_not_fit_and_says_by_how_much(stub, request_of):
+    fit = (await stub.EstimateRun(request_of({"model": {"name": "llama-3-70b"}}))).estimate.fit
+
+    assert fit.verdict == pb.FIT_VERDICT_DOES_NOT_FIT
+    assert fit.headroom_bytes < -100 * 10**9
+    assert fit.summary.startswith("does not fit")
+
+
+async def test_without_the_number_of_rows_memory_is_answered_and_time_left_out(stub, request_of):
+    request = request_of()
+    request.ClearField("dataset_profile")
+    estimate = (await stub.EstimateRun(request)).estimate
+
+    assert estimate.memory.device_bytes.expected > 0
+    assert not estimate.HasField("time")
+    assert not estimate.HasField("cost")
+    assert any("number of rows is unknown" in note for note in estimate.notes)
+
+
+async def test_the_present_revision_can_be_pinned(stub, request_of):
+    revision = (await stub.EstimateRun(request_of())).estimate.revision
+    request = request_of()
+    request.pinned.CopyFrom(revision)
+    request.pinned.pack.id = "playbook"
+
+    assert (await stub.EstimateRun(request)).estimate.revision == revision
+
+
+@pytest.mark.parametrize("part", ["engine", "catalogue", "price_book", "calibration"])
+async def test_another_revision_is_not_to_be_had(stub, request_of, explain, part):
+    request = request_of()
+    getattr(request.pinned, part).id = "other"
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.EstimateRun(request)
+
+    found = explain(caught.value)
+    assert (caught.value.code(), found.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "REVISION_UNAVAILABLE")
+    assert f"pinned.{part}" in found.message
+
+
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("spec", "error"),
+    [
+        ({"model": {"name": "nope"}}, (NOT_FOUND, "MODEL_NOT_FOUND", None)),
+        ({"model": {"hub": {"id": "no/pe"}}}, (NOT_FOUND, "MODEL_NOT_FOUND", None)),
+        ({"model": {"path": "../x"}}, (NOT_FOUND, "MODEL_NOT_FOUND", None)),
+        ({"hardware": {"accelerator": "nope"}}, (NOT_FOUND, "ACCELERATOR_NOT_FOUND", None)),
+        ({"ownership": {"rented": {"price_id": "nope"}}}, (NOT_FOUND, "PRICE_NOT_FOUND", None)),
+        ({"lora": {"rank": -8}}, (INVALID, "INVALID_REQUEST", "spec.lora.rank")),
+        ({"lora": {"rank": 10**9}}, (INVALID, "INVALID_REQUEST", "spec.lora.rank")),
+        ({"lora": {"target_modules": ["x"]}}, (INVALID, "INVALID_REQUEST", "spec.lora.target_modules")),
+        ({"training": {"learning_rate": "NaN"}}, (INVALID, "INVALID_REQUEST", "spec.training.learning_rate")),
+        ({"model": {}}, (INVALID, "INVALID_REQUEST", "spec.model.source")),
+        ({"hardware": None}, (INVALID, "INVALID_REQUEST", "spec.hardware")),
+        (
+            {"prefix": {}, "gradient_checkpointing": "GRADIENT_CHECKPOINTING_FULL"},
+            (INVALID, "PREFIX_WITH_CHECKPOINTING", "spec.gradient_checkpointing"),
+        ),
+        (
+            {"prefix": {}, "training": {"packing": "PACKING_ON"}},
+            (INVALID, "PREFIX_WITH_PACKING", "spec.training.packing"),
+        ),
+    ],
+)
+async def test_each_documented_error(stub, request_of, explain, spec, error):
+    code, reason, field = error
+    parts = {key: value for key, value in spec.items() if value is not None}
+    request = request_of(parts)
+    for key in spec.keys() - parts.keys():
+        request.spec.ClearField(key)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.EstimateRun(request)
+
+    found = explain(caught.value)
+    assert (caught.value.code(), found.reason, found.domain) == (code, reason, "finetree")
+    assert field is None or field in found.fields
+
+
+async def test_a_request_without_a_method_is_refused(stub, request_of, explain):
+    request = request_of()
+    request.spec.ClearField("lora")
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.EstimateRun(request)
+
+    assert explain(caught.value).fields == ["spec.method"]
+
+
+async def test_a_batch_answers_row_by_row(stub, request_of, explain):
+    rows = [
+        pb.BatchEstimateRow(key="good", request=request_of()),
+        pb.BatchEstimateRow(key="unknown", request=request_of({"model": {"name": "nope"}})),
+        pb.BatchEstimateRow(key="invalid", request=request_of({"lora": {"rank": -1}})),
+        pb.BatchEstimateRow(key="empty"),
+    ]
+    reply = await stub.BatchEstimateRuns(pb.BatchEstimateRunsRequest(rows=rows))
+
+    assert [result.key for result in reply.results] == ["good", "unknown", "invalid", "empty"]
+    assert reply.results[0].estimate == (await stub.EstimateRun(rows[0].request)).estimate
+    errors = [explain(result.error) for result in reply.results[1:]]
+    assert [error.reason for error in errors] == ["MODEL_NOT_FOUND", "INVALID_REQUEST", "INVALID_REQUEST"]
+    assert errors[1].fields == ["rows[2].request.spec.lora.rank"]
+    assert errors[2].fields == ["rows[3].request.spec"]
+
+
+async def test_a_batch_has_at_most_a_thousand_rows_with_different_keys(stub, explain):
+    twice = [pb.BatchEstimateRow(key="a"), pb.BatchEstimateRow(key="b"), pb.BatchEstimateRow(key="a")]
+    many = [pb.BatchEstimateRow(key=str(number)) for number in range(1001)]
+
+    for rows, field in ((twice, "rows[2].key"), (many, "rows"), ([], "rows")):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.BatchEstimateRuns(pb.BatchEstimateRunsRequest(rows=rows))
+        found = explain(caught.value)
+        assert (found.reason, found.fields) == ("INVALID_REQUEST", [field])
+
+
+async def test_a_full_batch_is_answered(stub, request_of):
+    rows = [pb.BatchEstimateRow(key=str(number), request=request_of()) for number in range(1000)]
+    reply = await stub.BatchEstimateRuns(pb.BatchEstimateRunsRequest(rows=rows))
+
+    assert len(reply.results) == 1000
+    assert all(result.HasField("estimate") for result in reply.results)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from finetree_estimator import durations
+from finetree_estimator.durations import Phase, Step
+from finetree_estimator.methods import PRESETS, Full, LoraAdapters, Prefix, QuantizedLora
+from finetree_estimator.run import EvaluationPlan, Rows
+from finetree_estimator.shapes import linear_weights
+
+ROWS = Rows(1000, 200.0, 45_000.0, 512, 0.5)
+QV = LoraAdapters(8, PRESETS["query-value"])
+
+
+def flops(run):
+    return durations.training_flops(run, ROWS, Step(4, 800.0))
+
+
+def matrix_part(run):
+    """FLOPs of the layers per token without attention, head and adapters, in units of their weights."""
+    layers, _ = durations.forward_flops(run, Rows(1000, 1.0, 1e-9, 1, 0.5))
+    return layers / linear_weights(run.shape)
+
+
+def test_a_forward_pass_costs_two_flops_per_weight(make_run):
+    assert matrix_part(make_run()) == pytest.approx(2.0, rel=1e-3)
+
+
+def test_lora_skips_the_gradients_of_frozen_weights(make_run):
+    """LoRA 4N, full 6N, checkpointing 2N on top (reference, section 4)."""
+    lora, full = flops(make_run(method=QV)), flops(make_run(method=Full()))
+
+    assert full / lora == pytest.approx(1.5, rel=0.01)
+    assert flops(make_run(method=QV, checkpointing=True)) / lora == pytest.approx(1.5, rel=0.1)
+    assert flops(make_run(method=Full(), checkpointing=True)) / full == pytest.approx(8 / 6, rel=0.1)
+
+
+def test_attention_grows_with_the_row_not_with_the_packed_sequence(make_run):
+    short, long = (durations.forward_flops(make_run(), Rows(10, n, n * n, int(n), 1.0))[0] for n in (100.0, 1100.0))
+
+    assert long - short == 28 * 3072 * 2 * 1000
+
+
+def test_the_head_is_computed_where_something_is_learned(make_run):
+    everywhere = durations.forward_flops(make_run(loss="full-logits"), ROWS)[1]
+
+    assert durations.forward_flops(make_run(), ROWS)[1] == everywhere / 2
+
+
+def test_rows_of_a_batch_fall_into_micro_batches(make_run):
+    padded = durations.step_of(make_run(), ROWS)
+    packed = durations.step_of(make_run(packing=True), ROWS)
+
+    assert (padded.micro_batches, padded.tokens) == (4, 800.0)
+    assert (packed.micro_batches, packed.tokens) == (2, 1600.0)
+
+
+def test_unpacking_a_quantised_base_costs_the_same_for_few_and_many_tokens(make_run):
+    plain, quantized = make_run(), make_run(method=QuantizedLora(make_run().method))
+    extra = durations.overhead_seconds(quantized) - durations.overhead_seconds(plain)
+
+    assert extra > 0
+    assert durations.training_flops(quantized, ROWS, Step(4, 800.0)) == flops(plain)
+
+
+def test_phases_add_up_and_steps_make_the_training(make_run):
+    times = durations.estimate(make_run())
+    phases = dict(times.phases)
+
+    assert times.total.expected == pytest.approx(sum(phase.expected for phase in phases.values()))
+    assert phases[Phase.TRAIN].expected == pytest.approx(189 * times.step.expected)
+    assert times.processed_tokens == 189 * 3200
+    assert times.tokens_per_second.expected == pytest.approx(3200 / times.step.expected)
+
+
+def test_without_rows_there_is_no_time(make_run):
+    assert durations.estimate(make_run(rows=None, steps=0)) is None
+
+
+def test_evaluation_before_and_after_costs_twice_one(make_run):
+    once = EvaluationPlan(Rows(100, 200.0, 45_000.0, 512, 0.5), loss=True, generate=True, max_new_tokens=32, passes=1)
+    twice = EvaluationPlan(once.rows, loss=True, generate=True, max_new_tokens=32, passes=2)
+    run = make_run()
+
+    assert durations.evaluation_seconds(run, twice) == 2 * durations.evaluation_seconds(run, once) > 0
+    assert durations.evaluation_seconds(run, EvaluationPlan()) == 0
+
+
+def test_longer_answers_take_longer(make_run):
+    rows = Rows(100, 200.0, 45_000.0, 512, 0.5)
+    short, long = (
+        durations.evaluation_seconds(make_run(), EvaluationPlan(rows, generate=True, max_new_tokens=n, passes=1))
+        for n in (8, 64)
+    )
+
+    assert long > 3 * short
+
+
+def test_virtual_tokens_cost_attention(make_run):
+    few, many = (durations.forward_flops(make_run(method=Prefix(n)), ROWS)[0] for n in (10, 110))
+
+    assert many - few == 28 * 3072 * 4 * 100
+
+
+def test_two_devices_are_less_than_twice_as_fast(make_run):
+    one, two = (durations.estimate(make_run(devices=n)).step.expected for n in (1, 2))
+
+    assert 1.5 < one / two < 2
+
+
+def test_a_faster_device_narrows_nothing(make_run):
+    times = durations.estimate(make_run())
+
+    assert times.step.low / times.step.expected == pytest.approx(1 / 1.25)
+    assert times.step.high / times.step.expected == pytest.approx(1 / 0.7)

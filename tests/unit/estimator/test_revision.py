@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+import hashlib
+import subprocess
+import sys
+
+from finetree_estimator import catalogue, prices, revision
+
+
+def test_each_part_carries_the_hash_of_its_content():
+    parts = revision.parts(prices.packaged())
+
+    assert set(parts) == {"engine", "catalogue", "price_book"}
+    assert all(len(part.sha256) == 64 and part.date for part in parts.values())
+    assert parts["price_book"].sha256 == hashlib.sha256(catalogue.raw("prices.csv")).hexdigest()
+
+
+def test_another_price_book_is_another_revision():
+    header = ",".join(prices.COLUMNS)
+    mine = prices.read(f"{header}\nmine/t4,t4,me,0.1,USD,2026-11-01,mine\n".encode(), "mine")
+    before, after = revision.parts(prices.packaged()), revision.parts(mine)
+
+    assert after["price_book"].sha256 != before["price_book"].sha256
+    assert (after["engine"], after["catalogue"]) == (before["engine"], before["catalogue"])
+    assert (after["price_book"].part_id, after["price_book"].date) == ("mine", "2026-11-01")
+
+
+def test_the_formulas_import_no_grpc_and_no_proto():
+    code = "import finetree_estimator.engine, sys; print(sorted({'grpc', 'google', 'finetree_api'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+
+    assert found.stdout.strip() == "[]"
