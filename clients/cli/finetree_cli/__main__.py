@@ -54,7 +54,7 @@ def _show(failure: Failure, arguments: list[str]) -> int:
     for line in failure.lines():
         out.say(line)
     if out.json:
-        out.document(failure.document())
+        out.line(failure.document())  # on one line: it may be the last of a stream
     return failure.exit_code
 
 

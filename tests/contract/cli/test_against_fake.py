@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command against the SDK's fake suite: what goes to stdout, what the exit code says, numbers as numbers."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import finetree
+import pytest
+from finetree.testing import Script, Suite
+from finetree_cli import __main__ as entry
+
+JOB = "model: {name: small}\nlora: {rank: 8}\ntraining: {epochs: 1}\n"
+ROWS = b'{"prompt": "a", "completion": "b"}\n'
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Suite]:
+    with Suite() as suite:
+        yield suite
+
+
+@pytest.fixture
+def suite(server, monkeypatch) -> Suite:
+    monkeypatch.setenv("FINETREE_ADDRESS", server.address)
+    server.trainer.script = Script(steps=3)
+    return server
+
+
+@pytest.fixture
+def job_file(tmp_path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def data_file(tmp_path) -> Path:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(ROWS)
+    return path
+
+
+class Ran:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def run(suite, capsys):
+    def command(*words: str | Path) -> Ran:
+        code = entry.run([str(word) for word in words])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Ran(code, captured.out, captured.err)
+
+    return command
+
+
+def numbers_in_quotes(value: Any, path: str = "") -> list[str]:
+    """Paths of texts that are whole numbers: jq would compare them as greater than any number."""
+    if isinstance(value, dict):
+        return [found for key, item in value.items() for found in numbers_in_quotes(item, f"{path}.{key}")]
+    if isinstance(value, list):
+        return [found for index, item in enumerate(value) for found in numbers_in_quotes(item, f"{path}[{index}]")]
+    return [path] if isinstance(value, str) and re.fullmatch(r"-?\d+", value) else []
+
+
+def at(document: Any, path: str) -> Any:
+    for key in path.split("."):
+        document = document[int(key)] if key.isdecimal() else document[key]
+    return document
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        (["recommend", "--model", "small", "--cpu"], "methods.0.device_bytes.expected"),
+        (["estimate", "--model", "small", "--method", "lora", "--cpu"], "memory.usable_device_bytes"),
+        (["estimate", "JOB", "--gpu", "rtx-4090"], "fit.headroom_bytes"),
+        (["models"], "models.0.parameters"),
+        (["gpus"], "accelerators.0.usable_bytes"),
+        (["capacity"], "devices.0.total_bytes"),
+        (["train", "JOB", "--detach"], "spec.lora.rank"),
+        (["train", "JOB", "--check"], "resolved_spec.lora.rank"),
+        (["datasets", "upload", "DATA"], "size_bytes"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_json_is_one_object_with_numbers_as_numbers(run, job_file, data_file, words, path):
+    files = {"JOB": str(job_file), "DATA": str(data_file)}
+    ran = run(*(files.get(word, word) for word in words), "--json")
+    assert ran.code == 0, ran.err
+    assert at(ran.document, path) > 7
+    assert at(ran.document, path) < 1e12
+    assert numbers_in_quotes(ran.document) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recommend", "--model", "small", "--cpu"],
+        ["estimate", "--model", "small", "--method", "lora", "--cpu"],
+        ["methods"],
+        ["methods", "lora"],
+        ["models"],
+        ["gpus"],
+        ["capacity"],
+        ["jobs", "list"],
+        ["datasets", "list"],
+        ["version", "--services"],
+    ],
+    ids=" ".join,
+)
+def test_people_get_text_on_stdout_alone(run, words):
+    ran = run(*words)
+    assert ran.code == 0
+    assert ran.out.strip()
+    assert ran.err == ""
+    assert run(*words, "--json").document
+
+
+def test_a_job_is_watched_to_its_end(run, job_file):
+    ran = run("train", job_file, "--json")
+    assert ran.code == 0, ran.err
+    assert [event["seq"] for event in ran.lines] == list(range(1, len(ran.lines) + 1))
+    assert "terminal" in ran.lines[-1]
+    assert numbers_in_quotes(ran.lines) == []
+    steps = [event["step_metrics"]["step"] for event in ran.lines if "step_metrics" in event]
+    assert steps == [1, 2, 3]
+
+
+def test_people_see_lines_on_stderr_and_the_end_on_stdout(run, job_file):
+    ran = run("train", job_file, "--name", "try", "--label", "team=search")
+    assert ran.code == 0
+    assert "step 1/3  loss" in ran.err
+    assert "loss         2.727 -> 2.308 in 3 steps" in ran.out
+    listed = run("jobs", "list", "--label", "team=search", "--json").document["jobs"]
+    assert listed[0]["display_name"] == "try"
+
+
+def test_a_broken_connection_loses_and_repeats_nothing(run, suite, job_file):
+    suite.trainer.disconnect_after(3, 6)
+    ran = run("train", job_file, "--json")
+    assert ran.code == 0
+    assert [event["seq"] for event in ran.lines] == list(range(1, len(ran.lines) + 1))
+
+
+def test_a_failed_job_is_4_with_its_reason(run, suite, job_file):
+    suite.trainer.script = Script(steps=2, outcome="FAILED")
+    ran = run("train", job_file, "--json")
+    assert ran.code == 4
+    assert ran.lines[-1]["error"]["reason"] == "OUT_OF_MEMORY"
+    assert "terminal" in ran.lines[-2]
+    assert "the device ran out of memory" in ran.err
+
+
+def test_a_cancelled_job_is_4(run, suite, job_file):
+    suite.trainer.script = Script(steps=2, outcome="CANCELLED")
+    ran = run("train", job_file)
+    assert ran.code == 4
+    assert "was cancelled" in ran.err
+
+
+def test_the_time_is_up_and_the_job_goes_on(run, suite, job_file):
+    suite.trainer.script = Script(steps=3, hold_at=5)
+    ran = run("train", job_file, "--timeout", "1s", "--json")
+    assert ran.code == 6
+    assert ran.lines[-1]["error"]["reason"] == "TIMED_OUT"
+    assert [event["seq"] for event in ran.lines[:-1]] == [1, 2, 3, 4, 5]
+    name = ran.lines[0]["job"].rpartition("/")[2]
+    assert f"finetree jobs watch {name}" in ran.err
+    suite.trainer.advance(ran.lines[0]["job"])
+    again = run("jobs", "watch", name, "--after-seq", "5", "--json")
+    assert again.code == 0
+    assert again.lines[0]["seq"] == 6
+
+
+def test_ctrl_c_detaches(suite, job_file):
+    suite.trainer.script = Script(steps=3, hold_at=5)
+    command = [sys.executable, "-m", "finetree_cli", "train", str(job_file), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    seen = [json.loads(process.stdout.readline()) for _ in range(5)]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 6
+    assert json.loads(out)["error"]["reason"] == "DETACHED"
+    assert "finetree jobs cancel" in err
+    assert "Traceback" not in err
+    with suite.client() as client:
+        assert not finetree.to_json(client.get_job(seen[0]["job"])).get("end_time")
+
+
+def test_cancel_show_and_logs(run, suite, job_file):
+    suite.trainer.script = Script(steps=3, hold_at=5)
+    name = run("train", job_file, "--detach", "--json").document["name"]
+    assert run("jobs", "show", name).out.startswith(name)
+    assert run("jobs", "cancel", name, "--wait", "10s").out.strip() == "cancelled"
+    logged = run("jobs", "logs", name, "--all", "--json").lines
+    assert "terminal" in logged[-1]
+    assert run("jobs", "logs", name, "--last", "1").out.count("\n") == 1
+
+
+def test_artifacts_are_downloaded(run, job_file, tmp_path):
+    events = run("train", job_file, "--json").lines
+    ran = run("jobs", "download", events[0]["job"], "--output", tmp_path / "out", "--json")
+    folders = [Path(item["path"]) for item in ran.document["artifacts"]]
+    assert folders
+    assert all(any(folder.iterdir()) for folder in folders)
+
+
+def test_a_model_that_is_not_prepared_is_prepared_first(run, suite, job_file):
+    refusal = finetree.FailedPrecondition("prepare it first", reason="MODEL_NOT_PREPARED")
+    suite.faults.fail_next("CreateJob", refusal)
+    ran = run("train", job_file, "--json")
+    assert ran.code == 0, ran.err
+    jobs = list(dict.fromkeys(event["job"] for event in ran.lines))
+    with suite.client() as client:
+        kinds = [finetree.to_json(client.get_job(name))["kind"] for name in jobs]
+    assert kinds == ["JOB_KIND_PREPARE", "JOB_KIND_TRAIN"]
+
+
+def test_local_data_is_uploaded_and_named(run, tmp_path, data_file):
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB + "dataset: {path: train.jsonl}\n", encoding="utf-8")
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_bytes(ROWS * 2)
+    ran = run("train", job, "--eval-data", held_out, "--detach", "--json")
+    assert ran.code == 0, ran.err
+    spec = ran.document["spec"]
+    sizes = [
+        run("datasets", "show", source["name"], "--json").document["size_bytes"]
+        for source in (spec["dataset"], spec["evaluation"]["dataset"])
+    ]
+    assert sizes == [len(ROWS), 2 * len(ROWS)]
+    assert "train.jsonl is dataset projects/default/datasets/" in ran.err
+
+
+def test_the_same_request_id_makes_one_job(run, job_file):
+    first = run("train", job_file, "--detach", "--request-id", "once", "--json").document["name"]
+    assert run("train", job_file, "--detach", "--request-id", "once", "--json").document["name"] == first
+    job_file.write_text(JOB.replace("rank: 8", "rank: 4"), encoding="utf-8")
+    ran = run("train", job_file, "--detach", "--request-id", "once")
+    assert ran.code == 2
+    assert "REQUEST_ID_REUSED" in ran.err
+
+
+def test_a_servers_violation_names_the_line(run, suite, job_file):
+    violation = finetree.Violation("job.spec.lora.rank", "must be at most 4")
+    refusal = finetree.InvalidArgument("no", reason="INVALID_REQUEST", violations=(violation,))
+    suite.faults.fail_next("CreateJob", refusal)
+    ran = run("train", job_file, "--json")
+    assert ran.code == 2
+    problem = ran.document["error"]["problems"][0]
+    assert (problem["file"], problem["line"], problem["column"]) == (str(job_file), 2, 8)
+    assert f"{job_file}:2:8: lora.rank: must be at most 4" in ran.err
+
+
+def test_the_recipe_is_written_and_read_back(run, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    ran = run("recommend", "--model", "small", "--cpu", "--output", path, "--json")
+    assert run("train", path, "--detach", "--json").document["spec"] == ran.document["spec"]
+
+
+@pytest.mark.parametrize("words", [["capacity"], ["jobs", "list"], ["recommend", "--model", "small"]], ids=" ".join)
+def test_a_missing_service_is_5(run, monkeypatch, words):
+    monkeypatch.setenv("FINETREE_ADDRESS", "127.0.0.1:1")
+    ran = run(*words, "--json")
+    assert ran.code == 5
+    assert ran.document["error"]["reason"] == "SERVICE_UNREACHABLE"
+    assert "finetree up" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["recommend", "--model", "unheard-of"], "MODEL_NOT_FOUND"),
+        (["jobs", "show", "unheard-of"], "JOB_NOT_FOUND"),
+        (["datasets", "show", "unheard-of"], "DATASET_NOT_FOUND"),
+        (["train", "JOB", "--data", "/nowhere.jsonl"], "DATA_FILE_UNREADABLE"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_what_is_not_there_is_2(run, job_file, words, reason):
+    ran = run(*(str(job_file) if word == "JOB" else word for word in words), "--json")
+    assert ran.code == 2
+    assert ran.document["error"]["reason"] == reason
