@@ -4,6 +4,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Datasets:
         self._store, self._clock, self._limits = store, clock, limits
         self._contents = private_folder(data_dir / "datasets")
         self._uploads = private_folder(data_dir / "uploads")
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
     def content(self, sha256: str) -> Path:
         """The file of a content."""
@@ -58,18 +59,18 @@ class Datasets:
         limits = self._limits
 
         def work(connection: Connection) -> DatasetRow:
+            same = datasets.by_content(connection, project, fresh.sha256)
             known = jobs.claim_request_id(
                 connection,
                 project,
                 request.request_id,
                 method="CreateDataset",
                 body_hash=body_hash(request, "request_id", "parent"),
-                resource=fresh.uid,
+                resource=(same or fresh).uid,
                 now=fresh.create_time,
             )
             if known is not None:
                 return _still_there(datasets.load(connection, known))
-            same = datasets.by_content(connection, project, fresh.sha256)
             if same is not None:
                 return same
             if fresh.size_bytes > limits.dataset:
@@ -81,29 +82,21 @@ class Datasets:
             datasets.create(connection, fresh)
             return fresh
 
-        row = await self._store.write(work)
-        if row is not fresh and request.request_id and row.uid != fresh.uid:
-            await self._store.write(lambda connection: _rebind(connection, project, request.request_id, row.uid))
-        return to_message(row)
+        return to_message(await self._store.write(work))
 
     async def write(self, uid: str, pieces: AsyncIterator[tuple[int, bytes]]) -> dataset_pb2.Dataset:
         """Append pieces (offset, bytes). What has arrived is committed even when the stream is cut.
 
         With the last byte the hash and the rows are checked. Raises the errors that WriteDataset documents.
         """
-        lock = self._locks.setdefault(uid, asyncio.Lock())
-        try:
-            async with lock:
-                row = await self._row(uid)
-                if row.ready:
-                    raise FailedPrecondition("DATASET_READY", "The dataset is complete; nothing is left to write.")
-                row.committed_bytes = await self._receive(row, pieces)
-                if row.committed_bytes == row.size_bytes:
-                    row = await self._finish(row)
-                return to_message(row)
-        finally:
-            if not lock.locked():
-                self._locks.pop(uid, None)
+        async with self._alone(uid):
+            row = await self._row(uid)
+            if row.ready:
+                raise FailedPrecondition("DATASET_READY", "The dataset is complete; nothing is left to write.")
+            row.committed_bytes = await self._receive(row, pieces)
+            if row.committed_bytes == row.size_bytes:
+                row = await self._finish(row)
+            return to_message(row)
 
     async def get(self, uid: str) -> dataset_pb2.Dataset:
         """A dataset. Raises NotFound DATASET_NOT_FOUND."""
@@ -143,10 +136,25 @@ class Datasets:
             datasets.remove(connection, uid)
             return row.sha256, datasets.count_of_content(connection, row.sha256) == 0
 
-        sha256, unused = await self._store.write(work)
-        await asyncio.to_thread((self._uploads / f"{uid}.part").unlink, missing_ok=True)
-        if unused:
-            await asyncio.to_thread(self.content(sha256).unlink, missing_ok=True)
+        async with self._alone(uid):
+            sha256, unused = await self._store.write(work)
+            await asyncio.to_thread((self._uploads / f"{uid}.part").unlink, missing_ok=True)
+            if unused:
+                await asyncio.to_thread(self.content(sha256).unlink, missing_ok=True)
+
+    @asynccontextmanager
+    async def _alone(self, uid: str) -> AsyncIterator[None]:
+        """One change of a dataset's files at a time: a cut upload may still be closing when the next one comes."""
+        lock, waiting = self._locks.get(uid, (asyncio.Lock(), 0))
+        self._locks[uid] = lock, waiting + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, waiting = self._locks[uid]
+            self._locks[uid] = lock, waiting - 1
+            if waiting == 1:
+                del self._locks[uid]
 
     async def _row(self, uid: str) -> DatasetRow:
         row = await self._store.read(lambda connection: datasets.load(connection, uid))
@@ -285,13 +293,6 @@ def _still_there(row: DatasetRow | None) -> DatasetRow:
     if row is None:
         raise FailedPrecondition("DATASET_DELETED", "This request made a dataset that was deleted; use a new request_id.")
     return row
-
-
-def _rebind(connection: Connection, project: str, request_id: str, uid: str) -> None:
-    """Let a request id name the dataset that it was answered with, not the one that it would have made."""
-    ids = schema.request_ids
-    chosen = (ids.c.project == project) & (ids.c.request_id == request_id)
-    connection.execute(ids.update().where(chosen).values(resource=uid))
 
 
 def _too_large(field: str, size: int, limit: int, what: str) -> ResourceExhausted:

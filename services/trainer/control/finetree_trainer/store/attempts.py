@@ -88,3 +88,15 @@ def count_by_cause(connection: Connection, uid: str, cause: str) -> int:
     """How many attempts of a job ended for a cause: what its failure budgets are counted with."""
     query = select(func.count()).where(_attempts.job_uid == uid, _attempts.cause == cause)
     return int(connection.execute(query).scalar_one())
+
+
+def note_cause(connection: Connection, uid: str, attempt: int, cause: str) -> None:
+    """Note why an attempt is about to end, while its process still lives."""
+    chosen = (_attempts.job_uid == uid) & (_attempts.attempt == attempt) & (_attempts.ended == 0)
+    connection.execute(update(schema.attempts).where(chosen).values(cause=cause))
+
+
+def renew_token(connection: Connection, uid: str, attempt: int, token_hash: str) -> None:
+    """Give an open attempt another secret: the old one was lost with the service that had made it."""
+    chosen = (_attempts.job_uid == uid) & (_attempts.attempt == attempt) & (_attempts.ended == 0)
+    connection.execute(update(schema.attempts).where(chosen).values(token_hash=token_hash))

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m finetree_trainer`: the trainer's control plane."""
+
+import sys
+
+from finetree_runtime.server import run
+from finetree_runtime.settings import load_or_exit
+
+from finetree_trainer.application import service
+from finetree_trainer.settings import Settings
+
+
+def main() -> int:
+    """Serve until SIGTERM; the exit code."""
+    return run(service(load_or_exit(Settings, "FINETREE_TRAINER")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

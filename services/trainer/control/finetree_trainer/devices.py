@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this machine trains on: GPUs through NVML, and the CPU in slots of a fixed number of threads."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from finetree_api.types.v1 import run_spec_pb2
+from finetree_runtime.errors import FailedPrecondition
+
+CPU = "cpu"
+
+_NAMES: tuple[tuple[str, str], ...] = (
+    (r"GH200", "gh200-96gb"),
+    (r"B300", "b300"),
+    (r"B200", "b200"),
+    (r"H200", "h200"),
+    (r"H100.*PCIe", "h100-pcie"),
+    (r"H100", "h100"),
+    (r"A100.*SXM.*40GB", "a100-40gb"),
+    (r"A100.*SXM", "a100-80gb"),
+    (r"A100.*PCIE.*40GB", "a100-40gb-pcie"),
+    (r"A100", "a100-80gb-pcie"),
+    (r"V100.*32GB", "v100-32gb"),
+    (r"V100", "v100-16gb"),
+    (r"RTX PRO 6000", "rtx-pro-6000"),
+)
+"""What NVML calls a card, as a pattern, and the catalogue's name of it, where the two differ by more than spelling."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Something that trains. `slots` jobs run on it at once; `threads` is a CPU slot's share, 0 on a GPU."""
+
+    id: str
+    hardware: run_spec_pb2.Hardware
+    display_name: str
+    total_bytes: int
+    slots: int = 1
+    threads: int = 0
+
+    def slot_ids(self) -> list[str]:
+        """Ids of its slots."""
+        return [f"{self.id}/{index}" for index in range(self.slots)]
+
+    def free_bytes(self) -> int:
+        """Memory that is free now."""
+        if self.id == CPU:
+            return min(int(psutil.virtual_memory().available), self.total_bytes)
+        return _gpu_free(int(self.id.partition(":")[2]))
+
+
+def discover(cpu_slots: int, cpu_threads: int) -> list[Device]:
+    """The machine's devices, GPUs first."""
+    return [*_gpus(), _cpu(max(1, cpu_slots), cpu_threads)]
+
+
+def device_of(slot: str) -> str:
+    """The device that a slot belongs to."""
+    return slot.rpartition("/")[0]
+
+
+def choose(devices: list[Device], wanted: run_spec_pb2.Hardware) -> Device:
+    """The device that a spec asks for; the first one when it asks for none.
+
+    Raises FailedPrecondition NO_SUCH_DEVICE where this machine has nothing of the kind, or not so many.
+    """
+    if wanted.count > 1:
+        raise _missing(devices, f"{wanted.count} devices for one job")
+    match wanted.WhichOneof("device"):
+        case None:
+            return devices[0]
+        case "cpu":
+            return devices[-1]
+        case "accelerator":
+            name = wanted.accelerator.lower()
+            for device in devices:
+                if device.hardware.accelerator == name:
+                    return device
+            raise _missing(devices, f"accelerator {wanted.accelerator[:80]!r}")
+        case _:
+            return _by_memory(devices, wanted.unknown_accelerator.marketed_memory_gb)
+
+
+def accelerator_name(name: str, total_bytes: int) -> str:
+    """The catalogue's name of a card that NVML calls `name`."""
+    for pattern, known in _NAMES:
+        if re.search(pattern, name, re.IGNORECASE):
+            return known
+    short = re.sub(r"\b(NVIDIA|GeForce|Tesla|Quadro|Generation|Laptop GPU)\b", " ", name, flags=re.IGNORECASE)
+    slug = re.sub(r"[^a-z0-9]+", "-", short.lower()).strip("-")
+    # The one card of the catalogue that is sold under one name with two memories.
+    return f"{slug}-16gb" if slug == "rtx-4060-ti" and total_bytes > 12 * 1024**3 else slug
+
+
+def _by_memory(devices: list[Device], marketed_gb: float) -> Device:
+    for device in devices:
+        # A card shows a little less than it is sold with, or, counted in GB, up to 7 % more.
+        if device.id != CPU and 0.85 <= device.total_bytes / (marketed_gb * 1e9) <= 1.1:
+            return device
+    raise _missing(devices, f"accelerator with {marketed_gb:g} GB")
+
+
+def _missing(devices: list[Device], what: str) -> FailedPrecondition:
+    have = ", ".join(device.hardware.accelerator or device.id for device in devices)
+    text = f"this server has no {what}; it has {have}"
+    field = "job.spec.hardware"
+    return FailedPrecondition(
+        "NO_SUCH_DEVICE", f"{field}: {text}.", metadata={"devices": have}, violations=[(field, text, "NO_SUCH_DEVICE")]
+    )
+
+
+def _cpu(slots: int, threads: int) -> Device:
+    cores, memory, name = usable_cores(), usable_memory(), cpu_name()
+    hardware = run_spec_pb2.Hardware(
+        cpu=run_spec_pb2.CpuDevice(cores=cores, memory_bytes=memory, model_name=name), count=1
+    )
+    return Device(CPU, hardware, name, memory, slots, threads or max(1, cores // slots))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, cut by the control group's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _control_group("cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, cut by the control group's limit."""
+    total = int(psutil.virtual_memory().total)
+    limit = _control_group("memory.max").strip()
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def _control_group(file: str) -> str:
+    try:
+        return Path("/sys/fs/cgroup", file).read_text(encoding="ascii")
+    except OSError:
+        return ""
+
+
+def cpu_name() -> str:
+    """The processor's name, for people."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip()[:256] if found else "CPU"
+
+
+def _gpus() -> list[Device]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    devices: list[Device] = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        name, total = pynvml.nvmlDeviceGetName(handle), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+        text = name.decode() if isinstance(name, bytes) else str(name)
+        hardware = run_spec_pb2.Hardware(accelerator=accelerator_name(text, total), count=1)
+        devices.append(Device(f"cuda:{index}", hardware, text, total))
+    return devices
+
+
+def _gpu_free(index: int) -> int:
+    import pynvml
+
+    try:
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index)).free)
+    except pynvml.NVMLError:
+        return 0

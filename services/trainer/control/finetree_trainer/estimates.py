@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks the estimator, through the SDK, and never lets its absence stop a job."""
+
+from typing import Protocol
+
+from finetree_api.estimator.v1 import estimator_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+
+ESTIMATE_SECONDS = 3.0
+"""How long a job waits for its estimate. The estimator answers in milliseconds or not at all."""
+
+
+class EstimateUnavailableError(Exception):
+    """There is no estimate; the message says why, for a note."""
+
+
+class Estimator(Protocol):
+    """Whoever predicts what a run takes."""
+
+    async def estimate(
+        self,
+        spec: run_spec_pb2.RunSpec,
+        profile: run_spec_pb2.DatasetProfile | None,
+        evaluation: run_spec_pb2.DatasetProfile | None,
+    ) -> estimator_pb2.Estimate:
+        """The estimate of a resolved run. Raises EstimateUnavailableError."""
+        ...
+
+
+class RemoteEstimator:
+    """The estimator service at an address. It connects at the first question, not at the start."""
+
+    def __init__(self, address: str) -> None:
+        from finetree import AsyncClient
+
+        # No retries: a job is not to wait for a service that it does not need.
+        self._client = AsyncClient(estimator_address=address, retries=False)
+
+    async def estimate(
+        self,
+        spec: run_spec_pb2.RunSpec,
+        profile: run_spec_pb2.DatasetProfile | None,
+        evaluation: run_spec_pb2.DatasetProfile | None,
+    ) -> estimator_pb2.Estimate:
+        """The service's estimate. Raises EstimateUnavailableError with its reason."""
+        from finetree.errors import FinetreeError
+
+        try:
+            return await self._client.estimate(
+                spec, dataset_profile=profile, evaluation_profile=evaluation, timeout=ESTIMATE_SECONDS
+            )
+        except FinetreeError as error:
+            raise EstimateUnavailableError(f"no estimate: {error.reason or error.code}: {error.message}") from error
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._client.close()
+
+
+def freeze(estimate: estimator_pb2.Estimate) -> job_pb2.FrozenEstimate:
+    """The part of an estimate that a job keeps."""
+    frozen = job_pb2.FrozenEstimate(
+        device_bytes=estimate.memory.device_bytes,
+        total_seconds=estimate.time.total_seconds,
+        currency_code=estimate.cost.currency_code,
+        revision=estimate.revision,
+        optimizer_steps=estimate.optimizer_steps,
+        step_seconds=estimate.time.step_seconds,
+    )
+    if estimate.cost.HasField("amount"):
+        frozen.cost_amount.CopyFrom(estimate.cost.amount)
+    return frozen
+
+
+def hourly_cost(frozen: job_pb2.FrozenEstimate) -> float:
+    """Cost of an hour that an estimate implies; 0 when it has none."""
+    seconds = frozen.total_seconds.expected
+    return frozen.cost_amount.expected / seconds * 3600 if seconds > 0 else 0.0
+
+
+_FIT_VERDICTS = {
+    estimator_pb2.FIT_VERDICT_UNSPECIFIED: evidence_pb2.CHECK_VERDICT_UNDECIDED,
+    estimator_pb2.FIT_VERDICT_FITS: evidence_pb2.CHECK_VERDICT_PASS,
+    estimator_pb2.FIT_VERDICT_TIGHT: evidence_pb2.CHECK_VERDICT_WARN,
+    estimator_pb2.FIT_VERDICT_DOES_NOT_FIT: evidence_pb2.CHECK_VERDICT_FAIL,
+}
+
+
+def memory_check(estimate: estimator_pb2.Estimate) -> evidence_pb2.Check:
+    """Whether the run fits the device, as a check. It warns, since an estimate is not a measurement."""
+    return evidence_pb2.Check(
+        rule_id="memory.fits_device",
+        severity=evidence_pb2.SEVERITY_WARNING,
+        verdict=_FIT_VERDICTS.get(estimate.fit.verdict, evidence_pb2.CHECK_VERDICT_UNDECIDED),
+        measured=estimate.memory.device_bytes,
+        limit=float(estimate.memory.usable_device_bytes),
+        field_path="training.micro_batch_size",
+        help=estimate.fit.summary,
+    )

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worker processes: started in a session of their own, known again after our restart, ended as a group.
+
+Proof of death is a file lock: a worker inherits the open `alive.lock` of its folder, so the kernel holds the lock for as
+long as the worker or anything that it started lives, and whoever can take the lock knows that none does. Neither a
+restart of ours, nor a reused process id, nor another process namespace can make that wrong.
+"""
+
+import asyncio
+import enum
+import fcntl
+import json
+import os
+import select
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from finetree_trainer.store.database import private_folder
+
+LOCK, NOTE, OUTPUT = "alive.lock", "process.json", "output.log"
+
+_PASSED_ON = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"),
+    *("LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),
+    *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"),
+)
+"""What a worker sees of our environment: nothing that could be a secret of the service."""
+
+
+class Liveness(enum.Enum):
+    """What is known of a process. UNKNOWN never acts: it is waited out."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+
+
+def worker_environment(source: Mapping[str, str], **extra: str) -> dict[str, str]:
+    """The environment of a worker: an allow-list of ours, no network for libraries, and what is added."""
+    kept = {name: source[name] for name in _PASSED_ON if name in source}
+    kept |= {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return kept | extra
+
+
+def liveness(folder: Path) -> Liveness:
+    """Whether the worker of a folder, or anything that it started, lives."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return Liveness.UNKNOWN
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return Liveness.ALIVE
+    except OSError:
+        return Liveness.UNKNOWN
+    finally:
+        os.close(descriptor)
+    return Liveness.DEAD
+
+
+class Process:
+    """A worker process, ours or one that an earlier run of the service started.
+
+    `exit` tells how it ended, `reason` why we ended it, where we did; `dead` is set by proof of death alone.
+    """
+
+    def __init__(self, folder: Path, pid: int, child: "subprocess.Popen[bytes] | None") -> None:
+        self.folder = folder
+        self.pid = pid
+        self.exit: str = ""
+        self.reason: str = ""
+        self.dead = asyncio.Event()
+        self._child = child
+        self._loop = asyncio.get_running_loop()
+        # Daemons: a service that stops leaves its workers, and these threads with them, to themselves.
+        threading.Thread(target=self._watch, name=f"worker-{pid}", daemon=True).start()
+
+    @classmethod
+    def start(cls, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> "Process":
+        """Start a worker whose output goes to a file of its folder."""
+        private_folder(folder)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with (folder / OUTPUT).open("ab") as output:
+                child = subprocess.Popen(
+                    list(command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=dict(environment),
+                    cwd=folder,
+                    pass_fds=(lock,),
+                    start_new_session=True,
+                )
+        finally:
+            # The worker has its own descriptor of the same lock; from here on the lock lives as long as it does.
+            os.close(lock)
+        note = {"pid": child.pid, "started": _start_ticks(child.pid)}
+        (folder / NOTE).write_text(json.dumps(note), encoding="ascii")
+        return cls(folder, child.pid, child)
+
+    @classmethod
+    def adopt(cls, folder: Path, pid: int) -> "Process":
+        """Watch a worker that an earlier run of the service started and that is known to be alive."""
+        return cls(folder, pid, None)
+
+    def terminate(self) -> None:
+        """Ask the worker to end (SIGTERM)."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the worker and everything in its process group (SIGKILL)."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.dead.is_set() or not self._is_ours():
+            return
+        with suppress(ProcessLookupError, PermissionError):
+            if number is signal.SIGKILL:
+                os.killpg(self.pid, number)
+            else:
+                os.kill(self.pid, number)
+
+    def _is_ours(self) -> bool:
+        """Whether the process id is still the worker's: a signal must not reach whoever got the number next."""
+        if self._child is not None and self._child.returncode is None:
+            return True
+        try:
+            note = json.loads((self.folder / NOTE).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return False
+        return note == {"pid": self.pid, "started": _start_ticks(self.pid)}
+
+    def _watch(self) -> None:
+        self._await_leader()
+        lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        finally:
+            os.close(lock)
+        with suppress(RuntimeError):  # the service has stopped meanwhile
+            self._loop.call_soon_threadsafe(self.dead.set)
+
+    def _await_leader(self) -> None:
+        """Wait until the worker itself has exited, then end what it left in its group."""
+        if self._child is not None:
+            # Not reaped yet, so that the group's number cannot be anybody else's when it is killed.
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self.exit = _exit_text(self._child.wait())
+            return
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except (OSError, AttributeError):
+            return
+        try:
+            if self._is_ours():
+                select.select([descriptor], [], [])
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
+
+
+def _exit_text(code: int) -> str:
+    if code >= 0:
+        return f"it exited with status {code}"
+    name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else f"signal {-code}"
+    return f"it was ended by {name}" + (" (often a sign of too little memory)" if name == "SIGKILL" else "")
+
+
+def _start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 where that cannot be read."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[19])

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a job asks for to what will run: every default filled in, every input found, the plan hashed."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_runtime.errors import FailedPrecondition, InvalidArgument, invalid_field
+from finetree_runtime.ids import parse_name
+from finetree_runtime.plan import combination_problem, difference, plan_digest, resolve_spec
+from google.protobuf import json_format
+
+from finetree_trainer import devices, estimates, models, roots, rows
+from finetree_trainer.datasets import Datasets
+from finetree_trainer.devices import Device
+
+SUPPORTED_METHODS = ("full", "lora")
+"""Methods that the worker can run."""
+
+SUPPORTED_KINDS = (job_pb2.JOB_KIND_TRAIN, job_pb2.JOB_KIND_PREPARE)
+"""Kinds of job that the worker can run."""
+
+_SPEC = "job.spec"
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A dataset that a spec names: its file and what is known of its rows. `uid` is empty for a path."""
+
+    file: Path
+    profile: run_spec_pb2.DatasetProfile
+    uid: str = ""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What will run."""
+
+    kind: job_pb2.JobKind
+    spec: run_spec_pb2.RunSpec
+    model: models.BaseModel
+    device: Device
+    data: Data | None = None
+    evaluation: Data | None = None
+    sources: list[evidence_pb2.SettingSource] = field(default_factory=list)
+    checks: list[evidence_pb2.Check] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    estimate: job_pb2.FrozenEstimate | None = None
+    digest: str = ""
+
+
+class Planner:
+    """Resolves jobs. `rates` gives the host's measured matrix rates (bf16, fp32) in FLOP/s, 0 when not measured."""
+
+    def __init__(
+        self,
+        models_: models.Models,
+        datasets: Datasets,
+        data_roots: tuple[str, ...],
+        devices_: list[Device],
+        estimator: estimates.Estimator,
+        rates: Callable[[], tuple[float, float]],
+    ) -> None:
+        self._models, self._datasets, self._data_roots = models_, datasets, data_roots
+        self._devices, self._estimator, self._rates = devices_, estimator, rates
+        self._profiles: dict[tuple[Path, int, int], run_spec_pb2.DatasetProfile] = {}
+
+    async def plan(self, project: str, job: trainer_pb2.JobRequest) -> Plan:
+        """Resolve a job. Raises the errors that CreateJob documents."""
+        kind = job.kind or job_pb2.JOB_KIND_TRAIN
+        _require_kind(kind)
+        training = kind == job_pb2.JOB_KIND_TRAIN
+        if training:
+            _require_method(job.spec)
+        model = self._models.locate(job.spec.model)
+        if training:
+            models.require_prepared(model)
+        elif not model.origin and not model.prepared:
+            models.require_prepared(model)
+        data = await self._data(project, job.spec.dataset, f"{_SPEC}.dataset", required=training)
+        held_out = f"{_SPEC}.evaluation.dataset"
+        evaluation = await self._data(project, job.spec.evaluation.dataset, held_out, required=False)
+        spec = run_spec_pb2.RunSpec()
+        spec.CopyFrom(job.spec)
+        device = self._place(spec)
+        plan = Plan(kind, spec, model, device, data, evaluation)
+        if training:
+            await self._complete(plan, job)
+        return plan
+
+    async def _complete(self, plan: Plan, job: trainer_pb2.JobRequest) -> None:
+        profile = plan.data.profile if plan.data else None
+        resolved = resolve_spec(plan.spec, profile=profile)
+        plan.spec = resolved.spec
+        plan.sources = _merge(list(resolved.sources), list(job.setting_sources))
+        problem = combination_problem(plan.spec)
+        if problem is not None:
+            path = f"{_SPEC}.{problem.field_path}"
+            text = f"{path}: {problem.message}."
+            raise InvalidArgument(problem.reason, text, violations=[(path, problem.message, problem.reason)])
+        revision = await self._estimate(plan, profile)
+        plan.digest = plan_digest(plan.spec, profile, revision)
+        if job.plan_digest and job.plan_digest != plan.digest:
+            raise _drift(job, plan)
+
+    async def _estimate(
+        self, plan: Plan, profile: run_spec_pb2.DatasetProfile | None
+    ) -> evidence_pb2.Revision:
+        held_out = plan.evaluation.profile if plan.evaluation else None
+        try:
+            estimate = await self._estimator.estimate(plan.spec, profile, held_out)
+        except estimates.EstimateUnavailableError as error:
+            plan.notes.append(str(error))
+            return evidence_pb2.Revision()
+        plan.estimate = estimates.freeze(estimate)
+        plan.checks.append(estimates.memory_check(estimate))
+        plan.notes.extend(estimate.notes)
+        return estimate.revision
+
+    def _place(self, spec: run_spec_pb2.RunSpec) -> Device:
+        """Choose the device and complete the spec's hardware with what this machine knows of it."""
+        device = devices.choose(self._devices, spec.hardware)
+        if spec.hardware.WhichOneof("device") is None:
+            spec.hardware.CopyFrom(device.hardware)
+        spec.hardware.count = spec.hardware.count or 1
+        if spec.hardware.WhichOneof("device") == "cpu":
+            cpu, here = spec.hardware.cpu, device.hardware.cpu
+            bf16, fp32 = self._rates()
+            cpu.cores = cpu.cores or here.cores
+            cpu.memory_bytes = cpu.memory_bytes or here.memory_bytes
+            cpu.model_name = cpu.model_name or here.model_name
+            cpu.bf16_flops_per_second = cpu.bf16_flops_per_second or bf16
+            cpu.fp32_flops_per_second = cpu.fp32_flops_per_second or fp32
+        return device
+
+    async def _data(
+        self, project: str, source: run_spec_pb2.DatasetSource, path: str, *, required: bool
+    ) -> Data | None:
+        match source.WhichOneof("source"):
+            case "name":
+                name = parse_name(source.name, "datasets", field_path=f"{path}.name", project=project)
+                row = await self._datasets.ready(name.id)
+                return Data(self._datasets.content(row.sha256), _profile(row.record), row.uid)
+            case "path":
+                file = roots.inside(self._data_roots, source.path, field_path=f"{path}.path", reason="DATASET_NOT_FOUND")
+                return Data(file, await self._profile_of(file, f"{path}.path"))
+            case "profile":
+                raise invalid_field(f"{path}.profile", "a profile can be priced, not trained; name a dataset or a path")
+            case _ if required:
+                raise invalid_field(path, "is needed to train; name a dataset or a path")
+            case _:
+                return None
+
+    async def _profile_of(self, file: Path, path: str) -> run_spec_pb2.DatasetProfile:
+        status = await asyncio.to_thread(file.stat)
+        key = file, status.st_mtime_ns, status.st_size
+        if key not in self._profiles:
+            if not file.is_file():
+                raise invalid_field(path, "is a folder; name a JSONL file")
+            self._profiles.clear()
+            self._profiles[key] = (await asyncio.to_thread(rows.check, file)).profile
+        return self._profiles[key]
+
+
+def _profile(record: bytes) -> run_spec_pb2.DatasetProfile:
+    from finetree_api.trainer.v1 import dataset_pb2
+
+    return dataset_pb2.Dataset.FromString(record).profile
+
+
+def _require_kind(kind: int) -> None:
+    if kind not in SUPPORTED_KINDS:
+        names = ", ".join(job_pb2.JobKind.Name(known) for known in SUPPORTED_KINDS)
+        raise invalid_field("job.kind", f"is not supported yet; this server runs {names}", "JOB_KIND_NOT_SUPPORTED")
+
+
+def _require_method(spec: run_spec_pb2.RunSpec) -> None:
+    method = spec.WhichOneof("method")
+    names = ", ".join(SUPPORTED_METHODS)
+    if method is None:
+        raise invalid_field(f"{_SPEC}.method", f"is needed to train; this server runs {names}")
+    if method not in SUPPORTED_METHODS:
+        text = f"this server does not train with {method} yet; it runs {names}"
+        raise InvalidArgument(
+            "METHOD_NOT_SUPPORTED",
+            f"{_SPEC}.{method}: {text}.",
+            metadata={"supported": ",".join(SUPPORTED_METHODS)},
+            violations=[(f"{_SPEC}.{method}", text, "METHOD_NOT_SUPPORTED")],
+        )
+
+
+def _merge(
+    ours: list[evidence_pb2.SettingSource], given: list[evidence_pb2.SettingSource]
+) -> list[evidence_pb2.SettingSource]:
+    """Sources in field order; where a value came with the request, whoever made the request may know better why."""
+    known = {source.field_path: source for source in given}
+    return [known.get(source.field_path, source) if source.rule_id == "request" else source for source in ours]
+
+
+def _drift(job: trainer_pb2.JobRequest, plan: Plan) -> FailedPrecondition:
+    """The refusal of a plan that is not the approved one, with what differs as far as the recommendation tells."""
+    approved = _approved_spec(job.recommendation_json)
+    changed = difference(approved, plan.spec) if approved is not None else {}
+    faults = [(f"{_SPEC}.{path}", f"approved {was or 'unset'}, now {now or 'unset'}") for path, (was, now) in changed.items()]
+    return FailedPrecondition(
+        "PLAN_DRIFT",
+        f"The plan is not the approved one ({len(faults)} fields of the spec differ; else the data or a revision does); "
+        "approve the new plan.",
+        metadata={"approved": job.plan_digest, "actual": plan.digest},
+        violations=faults or [("job.plan_digest", f"approved {job.plan_digest}, now {plan.digest}")],
+    )
+
+
+def _approved_spec(recommendation: str) -> run_spec_pb2.RunSpec | None:
+    try:
+        document = json.loads(recommendation)
+        return json_format.ParseDict(document["spec"], run_spec_pb2.RunSpec(), ignore_unknown_fields=True)
+    except (ValueError, KeyError, TypeError, json_format.ParseError):
+        return None

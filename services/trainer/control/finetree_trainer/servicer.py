@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the contract and the domain: names are read, pages are cut, nothing is decided."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_runtime import context
+from finetree_runtime.errors import invalid_field
+from finetree_runtime.ids import parse_child, parse_name, parse_parent
+from finetree_runtime.identity import server_info
+from finetree_runtime.paging import PageTokens, page_size
+
+from finetree_trainer.artifacts import Artifacts
+from finetree_trainer.datasets import Datasets
+from finetree_trainer.host import Host
+from finetree_trainer.jobs import Jobs
+from finetree_trainer.listing import EventLister
+from finetree_trainer.scheduler import Scheduler
+from finetree_trainer.store.events import kinds_mask
+from finetree_trainer.watch import Filter, Watches
+
+SERVICE = "finetree_api.trainer.v1.TrainerService"
+"""Full name of the service."""
+
+FEATURES = ("train.full", "train.lora", "prepare", "watch.cursor", "datasets.resume")
+"""What a client may look for in GetServerInfo."""
+
+
+class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
+    """Every rpc of the trainer."""
+
+    def __init__(
+        self,
+        *,
+        jobs: Jobs,
+        datasets: Datasets,
+        watches: Watches,
+        lister: EventLister,
+        artifacts: Artifacts,
+        host: Host,
+        scheduler: Scheduler,
+        tokens: PageTokens,
+        version: str,
+        limits: dict[str, int],
+    ) -> None:
+        self._jobs, self._datasets, self._watches, self._lister = jobs, datasets, watches, lister
+        self._artifacts, self._host, self._scheduler = artifacts, host, scheduler
+        self._tokens, self._version, self._limits = tokens, version, limits
+
+    async def CreateDataset(self, request: dataset_pb2.CreateDatasetRequest, context_: Any) -> Any:
+        """Start an upload."""
+        dataset = await self._datasets.create(_parent(request.parent), context.principal().name, request)
+        context.bind(dataset=dataset.uid)
+        return dataset_pb2.CreateDatasetResponse(dataset=dataset)
+
+    async def WriteDataset(
+        self, request_iterator: AsyncIterator[dataset_pb2.WriteDatasetRequest], context_: Any
+    ) -> dataset_pb2.WriteDatasetResponse:
+        """Receive the pieces of an upload."""
+        pieces = aiter(request_iterator)
+        first = await anext(pieces, None)
+        if first is None or not first.name:
+            raise invalid_field("name", "the first message must name the dataset")
+        uid = _uid(first.name, "datasets")
+        context.bind(dataset=uid)
+        return dataset_pb2.WriteDatasetResponse(dataset=await self._datasets.write(uid, _pieces(first, pieces)))
+
+    async def GetDataset(self, request: dataset_pb2.GetDatasetRequest, context_: Any) -> dataset_pb2.GetDatasetResponse:
+        """Give a dataset."""
+        return dataset_pb2.GetDatasetResponse(dataset=await self._datasets.get(_uid(request.name, "datasets")))
+
+    async def ListDatasets(
+        self, request: dataset_pb2.ListDatasetsRequest, context_: Any
+    ) -> dataset_pb2.ListDatasetsResponse:
+        """List datasets, newest first."""
+        project, size = _parent(request.parent), page_size(request.page_size)
+        scope = f"ListDatasets/{project}"
+        before = self._tokens.read(scope, request.page_token) or ""
+        found = await self._datasets.page(project, before=before, limit=size + 1)
+        token = self._tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
+        return dataset_pb2.ListDatasetsResponse(datasets=found[:size], next_page_token=token)
+
+    async def DeleteDataset(
+        self, request: dataset_pb2.DeleteDatasetRequest, context_: Any
+    ) -> dataset_pb2.DeleteDatasetResponse:
+        """Delete a dataset that no job needs."""
+        await self._datasets.delete(_uid(request.name, "datasets"))
+        return dataset_pb2.DeleteDatasetResponse()
+
+    async def ValidateJob(self, request: trainer_pb2.ValidateJobRequest, context_: Any) -> Any:
+        """Resolve a job without creating it."""
+        plan = await self._jobs.validate(_parent(request.parent), request.job)
+        response = trainer_pb2.ValidateJobResponse(
+            resolved_spec=plan.spec,
+            setting_sources=plan.sources,
+            checks=plan.checks,
+            plan_digest=plan.digest,
+            notes=plan.notes,
+        )
+        if plan.estimate is not None:
+            response.estimate.CopyFrom(plan.estimate)
+        return response
+
+    async def CreateJob(self, request: trainer_pb2.CreateJobRequest, context_: Any) -> trainer_pb2.CreateJobResponse:
+        """Create a job."""
+        job = await self._jobs.create(
+            _parent(request.parent),
+            context.principal().name,
+            request.job,
+            request_id=request.request_id,
+            validate_only=request.validate_only,
+        )
+        context.bind(job=job.uid)
+        return trainer_pb2.CreateJobResponse(job=job)
+
+    async def GetJob(self, request: trainer_pb2.GetJobRequest, context_: Any) -> trainer_pb2.GetJobResponse:
+        """Give a job."""
+        return trainer_pb2.GetJobResponse(job=await self._jobs.get(_uid(request.name, "jobs")))
+
+    async def ListJobs(self, request: trainer_pb2.ListJobsRequest, context_: Any) -> trainer_pb2.ListJobsResponse:
+        """List jobs, newest first."""
+        project, size = _parent(request.parent), page_size(request.page_size)
+        scope = _scope("ListJobs", project, request, "page_token", "page_size", "parent")
+        before = self._tokens.read(scope, request.page_token) or ""
+        found = await self._jobs.page(
+            project, before=before, limit=size + 1, states=list(request.states), labels=dict(request.labels)
+        )
+        token = self._tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
+        return trainer_pb2.ListJobsResponse(jobs=found[:size], next_page_token=token)
+
+    async def CancelJob(self, request: trainer_pb2.CancelJobRequest, context_: Any) -> trainer_pb2.CancelJobResponse:
+        """Ask a job to stop."""
+        save = request.mode == trainer_pb2.CANCEL_MODE_CHECKPOINT
+        return trainer_pb2.CancelJobResponse(job=await self._jobs.cancel(_uid(request.name, "jobs"), save=save))
+
+    async def WatchJob(
+        self, request: trainer_pb2.WatchJobRequest, context_: Any
+    ) -> AsyncIterator[trainer_pb2.WatchJobResponse]:
+        """Stream a job's events."""
+        uid = _uid(request.name, "jobs")
+        context.bind(job=uid)
+        chosen = Filter(
+            mask=kinds_mask(request.kinds),
+            min_level=request.min_level,
+            min_interval=request.min_interval.ToNanoseconds() / 1e9,
+            steps_per_second=request.max_step_events_per_second,
+            heartbeat=request.heartbeat.ToNanoseconds() / 1e9 or Filter().heartbeat,
+        )
+        after = await self._watches.start(request, uid)
+        async for batch in self._watches.watch(uid, after, chosen, context.principal().name):
+            yield batch
+
+    async def ListEvents(self, request: trainer_pb2.ListEventsRequest, context_: Any) -> trainer_pb2.ListEventsResponse:
+        """List events, in either order."""
+        uid = _uid(request.name, "jobs")
+        scope = _scope("ListEvents", uid, request, "page_token", "page_size", "name")
+        position = self._tokens.read(scope, request.page_token)
+        size = page_size(request.page_size, default=100)
+        found, reached = await self._lister.page(uid, request, position=int(position or 0), limit=size)
+        token = self._tokens.issue(scope, str(reached)) if reached else ""
+        return trainer_pb2.ListEventsResponse(events=found, next_page_token=token)
+
+    async def ListArtifacts(
+        self, request: trainer_pb2.ListArtifactsRequest, context_: Any
+    ) -> trainer_pb2.ListArtifactsResponse:
+        """List what a job made."""
+        uid, size = _uid(request.parent, "jobs", "parent"), page_size(request.page_size)
+        scope = f"ListArtifacts/{uid}"
+        after = self._tokens.read(scope, request.page_token) or ""
+        found = await self._artifacts.page(uid, after=after, limit=size + 1)
+        token = self._tokens.issue(scope, found[size - 1][0]) if len(found) > size else ""
+        shown = [artifact for _, artifact in found[:size]]
+        return trainer_pb2.ListArtifactsResponse(artifacts=shown, next_page_token=token)
+
+    async def DownloadArtifact(
+        self, request: trainer_pb2.DownloadArtifactRequest, context_: Any
+    ) -> AsyncIterator[trainer_pb2.DownloadArtifactResponse]:
+        """Stream a file of an artifact."""
+        job, artifact = parse_child(request.name, "jobs", "artifacts", project=context.principal().project)
+        async for piece in self._artifacts.read(job.id, artifact, request.path, request.offset, request.limit):
+            yield piece
+
+    async def GetCapacity(self, request: trainer_pb2.GetCapacityRequest, context_: Any) -> Any:
+        """Say what the server can run and what runs now."""
+        await self._host.wait(request.wait_for_rate.ToNanoseconds() / 1e9)
+        return await self._host.capacity(self._scheduler, self._limits)
+
+    async def GetServerInfo(self, request: trainer_pb2.GetServerInfoRequest, context_: Any) -> Any:
+        """Say what this server is."""
+        info = server_info("finetree-trainer", self._version, features=FEATURES, limits=self._limits)
+        return trainer_pb2.GetServerInfoResponse(server=info)
+
+
+def _parent(text: str) -> str:
+    return parse_parent(text, project=context.principal().project)
+
+
+def _uid(text: str, collection: str, field_path: str = "name") -> str:
+    return parse_name(text, collection, field_path=field_path, project=context.principal().project).id
+
+
+def _scope(method: str, subject: str, request: Any, *without: str) -> str:
+    """What a page token is good for: this list with these filters, not another one."""
+    body = type(request)()
+    body.CopyFrom(request)
+    for name in without:
+        body.ClearField(name)
+    return f"{method}/{subject}/{hashlib.sha256(body.SerializeToString(deterministic=True)).hexdigest()}"
+
+
+async def _pieces(
+    first: dataset_pb2.WriteDatasetRequest, rest: AsyncIterator[dataset_pb2.WriteDatasetRequest]
+) -> AsyncIterator[tuple[int, bytes]]:
+    if first.data:
+        yield first.offset, first.data
+    async for piece in rest:
+        yield piece.offset, piece.data

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gives attempts to workers, and sees each of them to its end: by outcome, by command, by signal, by proof of death."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+
+from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_runtime.errors import DomainError
+from finetree_runtime.ids import uuid7
+from finetree_runtime.logging import get_logger
+from google.protobuf.duration_pb2 import Duration
+from sqlalchemy import Connection
+
+from finetree_trainer import ingest, machine, segments
+from finetree_trainer.draft import Draft
+from finetree_trainer.log import EventLog, FencedError
+from finetree_trainer.processes import Liveness, Process, liveness, worker_environment
+from finetree_trainer.settings import Settings
+from finetree_trainer.store import attempts
+from finetree_trainer.store.database import private_folder
+from finetree_trainer.tasks import Tasks
+from finetree_trainer.workers import Session, Worker, new_token, token_hash
+
+TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
+INTERRUPTIONS = 16
+"""How often a job goes on after its worker was stopped with a checkpoint by no fault of its own."""
+REPLAY_EVENTS = 500
+"""Events of a dead worker's segment that are logged in one transaction."""
+
+
+class Supervisor:
+    """All workers of this service. `released(slot)` is called when a slot's process is proven dead."""
+
+    def __init__(
+        self, log: EventLog, tasks: Tasks, settings: Settings, socket: str, released: Callable[[str], None]
+    ) -> None:
+        self._log, self._tasks, self._settings, self._socket = log, tasks, settings, socket
+        self._released = released
+        self._folder = private_folder(settings.data_dir / "workers")
+        self._workers: dict[str, Worker] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self.measure = True
+
+    # ------------------------------------------------------------------------------------------------- start
+
+    async def adopt(self) -> list[attempts.AttemptRow]:
+        """Take over the attempts that an earlier run of the service left open; they keep their slots."""
+        rows = await self._log.store.read(attempts.open_attempts)
+        for row in rows:
+            folder = self._folder / row.worker
+            state = liveness(folder)
+            worker = Worker(row.worker, row.worker_token_hash, None, row.job_uid, row.attempt, row.slot)
+            self._workers[worker.id] = worker
+            if state is Liveness.ALIVE:
+                worker.process = Process.adopt(folder, row.pid)
+                self._spawn(self._see_out(worker))
+            elif state is Liveness.DEAD:
+                self._spawn(self._bury(worker, "it ended while the trainer was down"))
+            else:
+                self._spawn(self._wait_out(worker, row.last_heartbeat or row.started))
+        return rows
+
+    async def start(self, uid: str, slot: str, device: str, threads: int) -> bool:
+        """Begin the next attempt of a waiting job on a slot; false when the job no longer waits."""
+        worker = self._take_idle() or self._launch(measure=False)
+        token = new_token()
+        task = await self._tasks.build(uid, device, threads)
+
+        def begin(draft: Draft, connection: Connection) -> int:
+            if draft.row.state not in machine.WAITING or draft.row.cancel_requested:
+                return 0
+            attempt = draft.begin_attempt()
+            draft.move(job_pb2.JOB_STATE_PREPARING, "STARTING", f"Attempt {attempt} starts on {device}.")
+            row = attempts.AttemptRow(
+                job_uid=uid,
+                attempt=attempt,
+                token_hash=token_hash(token),
+                worker=worker.id,
+                worker_token_hash=worker.token_hash,
+                pid=worker.process.pid if worker.process else 0,
+                slot=slot,
+                started=draft.now,
+            )
+            attempts.create(connection, row)
+            return attempt
+
+        attempt = (await self._log.change(uid, begin)).result
+        if not attempt:
+            return False
+        worker.job, worker.attempt, worker.slot = uid, attempt, slot
+        self._hand_over(worker, task, attempt, token)
+        return True
+
+    def _hand_over(self, worker: Worker, task: worker_pb2.Task, attempt: int, token: str) -> None:
+        try:
+            worker.task = self._tasks.place(task, attempt, token)
+        except (DomainError, OSError) as error:
+            get_logger().error("task_not_placed", job=worker.job, attempt=attempt, exc_info=error)
+            self._end_for(worker, "its folder could not be made")
+            return
+        worker.send(worker_pb2.AttachResponse(task=worker.task))
+        if worker.id not in self._workers:
+            # It died between the choice and the transaction, when nobody knew yet that it had a job.
+            self._spawn(self._bury(worker, "it ended before it had its task"))
+        self._spawn(self._require_attach(worker))
+
+    def _end_for(self, worker: Worker, why: str) -> None:
+        if worker.process is not None:
+            worker.process.reason = why
+            worker.process.kill()
+
+    def prewarm(self) -> None:
+        """Have one worker wait with its libraries loaded."""
+        if not self._stopping and self._settings.prewarm and not any(not w.job for w in self._workers.values()):
+            self._launch(measure=self.measure)
+
+    def _take_idle(self) -> Worker | None:
+        for worker in self._workers.values():
+            if not worker.job and worker.process is not None and not worker.process.dead.is_set():
+                return worker
+        return None
+
+    def _launch(self, *, measure: bool) -> Worker:
+        token = new_token()
+        command = self._settings.worker_command or (sys.executable, "-m", "finetree_worker")
+        arguments = ["--socket", self._socket, "--idle", *(["--measure"] if measure else [])]
+        folder = self._folder / str(uuid7())
+        environment = worker_environment(os.environ, **{TOKEN_VARIABLE: token})
+        process = Process.start([*command, *arguments], environment, folder)
+        worker = Worker(folder.name, token_hash(token), process)
+        self._workers[worker.id] = worker
+        self._spawn(self._see_out(worker))
+        return worker
+
+    # ------------------------------------------------------------------------------------------------ attach
+
+    def idle_worker(self, token: str) -> Worker | None:
+        """The worker that a waiting worker's secret belongs to."""
+        hashed = token_hash(token)
+        return next((worker for worker in self._workers.values() if worker.token_hash == hashed), None)
+
+    def worker_of(self, uid: str, attempt: int) -> Worker | None:
+        """The worker of an attempt."""
+        return next((w for w in self._workers.values() if w.job == uid and w.attempt == attempt), None)
+
+    async def task_for(self, worker: Worker) -> worker_pb2.Task | None:
+        """The task that a waiting worker was given, also when the service that gave it is gone; None for none."""
+        if worker.job and worker.task is None:
+            token = new_token()
+            device, _, _ = worker.slot.rpartition("/")
+            task = await self._tasks.build(worker.job, device, self._tasks.threads(device))
+            worker.task = self._tasks.place(task, worker.attempt, token)
+            uid, attempt, hashed = worker.job, worker.attempt, token_hash(token)
+            await self._log.store.write(lambda connection: attempts.renew_token(connection, uid, attempt, hashed))
+        return worker.task
+
+    def joined(self, worker: Worker, session: Session) -> None:
+        """A worker's stream is there: it gets what has been waiting for it."""
+        worker.join(session)
+        if worker.task is not None:
+            # It may have been given between the Welcome and now; a worker that has it takes it once.
+            session.send(worker_pb2.AttachResponse(task=worker.task))
+        if worker.ending is not None and worker.job:
+            session.send(_cancel_command(save=worker.save_on_cancel, seconds=self._settings.cancel_grace))
+
+    async def take(self, uid: str, attempt: int, batch: worker_pb2.WorkerEventBatch) -> int:
+        """Log a worker's events; the number of the newest one that is in the log. Raises FencedError, EventGapError."""
+
+        def decide(draft: Draft, connection: Connection) -> int:
+            return ingest.take(draft, connection, attempt, batch.events)
+
+        change = await self._log.change(uid, decide, attempt=attempt)
+        if change.row.state in machine.TERMINAL:
+            worker = self.worker_of(uid, attempt)
+            if worker is not None and worker.ending is None:
+                worker.ending = self._spawn(self._expect_exit(worker, self._settings.exit_grace))
+        return change.result
+
+    # --------------------------------------------------------------------------------------------------- end
+
+    def cancel(self, uid: str, attempt: int, *, save: bool) -> None:
+        """Command the worker of an attempt to end, and end it by force where it does not."""
+        worker = self.worker_of(uid, attempt)
+        if worker is None:
+            return
+        grace = self._settings.checkpoint_grace if save else self._settings.cancel_grace
+        if worker.ending is not None:
+            if save or not worker.save_on_cancel:
+                return
+            # From "save, then stop" to "stop now".
+            worker.ending.cancel()
+        worker.save_on_cancel = save
+        worker.send(_cancel_command(save=save, seconds=grace))
+        worker.ending = self._spawn(self._expect_exit(worker, grace))
+
+    async def stop(self) -> None:
+        """The service ends: waiting workers are dismissed, working ones work on."""
+        self._stopping = True
+        idle = [worker for worker in self._workers.values() if not worker.job and worker.process is not None]
+        shutdown = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN)
+        for worker in idle:
+            worker.send(worker_pb2.AttachResponse(command=shutdown))
+            worker.process.terminate()  # type: ignore[union-attr]  # filtered above
+        waits = [asyncio.ensure_future(worker.process.dead.wait()) for worker in idle if worker.process]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=2.0)
+            for worker in idle:
+                if late and worker.process:
+                    worker.process.kill()
+        for job in self._background:
+            job.cancel()
+
+    async def _see_out(self, worker: Worker) -> None:
+        """Wait for a worker's death, whatever brings it, and draw the conclusions."""
+        assert worker.process is not None  # noqa: S101 - only workers with a process are seen out
+        await worker.process.dead.wait()
+        await self._bury(worker, worker.process.reason or worker.process.exit or "it ended")
+
+    async def _wait_out(self, worker: Worker, heard: int) -> None:
+        """Whether it lives cannot be known: wait until its lease has run out for certain."""
+        lease = heard / 1e6 + self._settings.orphan_grace + self._settings.checkpoint_grace
+        await asyncio.sleep(max(0.0, lease - self._log.clock() / 1e6))
+        await self._bury(worker, "nothing was heard of it until its lease had run out")
+
+    async def _bury(self, worker: Worker, how: str) -> None:
+        """The process is dead: log what it left, decide what becomes of its job, free its slot."""
+        self._workers.pop(worker.id, None)
+        if worker.ending is not None:
+            worker.ending.cancel()
+        if worker.session is not None:
+            worker.session.close()
+        if worker.job:
+            await self._close_attempt(worker, how)
+            self._released(worker.slot)
+        elif not self._stopping:
+            get_logger().warning("idle_worker_ended", worker=worker.id, how=how)
+        await asyncio.to_thread(_remove_worker_folder, self._folder / worker.id, keep=bool(worker.job))
+
+    async def _close_attempt(self, worker: Worker, how: str) -> None:
+        uid, attempt = worker.job, worker.attempt
+        row = await self._log.store.read(lambda connection: attempts.load(connection, uid, attempt))
+        left = await asyncio.to_thread(segments.read, self._tasks.work_dir(uid, attempt), row.acknowledged if row else 0)
+        for start in range(0, len(left), REPLAY_EVENTS):
+            batch = worker_pb2.WorkerEventBatch(events=left[start : start + REPLAY_EVENTS])
+            with suppress(FencedError, ingest.EventGapError):
+                await self.take(uid, attempt, batch)
+
+        def decide(draft: Draft, connection: Connection) -> bool:
+            return ingest.after_death(
+                draft, connection, attempt, how=how, retries=self._settings.system_retries, interruptions=INTERRUPTIONS
+            )
+
+        await self._log.change(uid, decide)
+
+    async def _expect_exit(self, worker: Worker, grace: float) -> None:
+        """Give a worker its grace, then SIGTERM, then SIGKILL to all of its group."""
+        process = worker.process
+        if process is None:
+            return
+        for action in (process.terminate, process.kill):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.dead.wait(), grace)
+                return
+            action()
+
+    async def _require_attach(self, worker: Worker) -> None:
+        """A worker that never attaches is of no use: end it, so that another attempt can follow."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(worker.attached.wait(), self._settings.start_time)
+            return
+        self._end_for(worker, f"it did not attach within {self._settings.start_time:g} s")
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            get_logger().error("supervisor_task_failed", exc_info=task.exception())
+
+
+def _cancel_command(*, save: bool, seconds: float) -> worker_pb2.AttachResponse:
+    command = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_CANCEL, save_checkpoint=save)
+    command.deadline.GetCurrentTime()
+    command.deadline.FromNanoseconds(command.deadline.ToNanoseconds() + int(seconds * 1e9))
+    return worker_pb2.AttachResponse(command=command)
+
+
+def duration(seconds: float) -> Duration:
+    """Seconds as a protobuf Duration."""
+    value = Duration()
+    value.FromNanoseconds(int(seconds * 1e9))
+    return value
+
+
+def _remove_worker_folder(folder: Path, *, keep: bool) -> None:
+    """Forget a worker's folder; the output of one that had a job stays, for whoever looks into a failure."""
+    for file in folder.glob("*"):
+        if not (keep and file.name == "output.log"):
+            with suppress(OSError):
+                file.unlink()
+    if not keep:
+        with suppress(OSError):
+            folder.rmdir()

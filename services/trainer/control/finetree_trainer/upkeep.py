@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens by the clock: jobs that reach their limits are stopped, events that retention ends are removed."""
+
+import asyncio
+
+from finetree_api.trainer.v1 import job_pb2
+from finetree_runtime.errors import DomainError
+from finetree_runtime.logging import get_logger
+
+from finetree_trainer import machine
+from finetree_trainer.jobs import Jobs
+from finetree_trainer.log import EventLog
+from finetree_trainer.store import events, jobs
+from finetree_trainer.store.jobs import JobRow
+
+TICK_SECONDS = 1.0
+"""How exactly limits of time are kept."""
+
+SWEEP_SECONDS = 3600.0
+"""Time between two sweeps of old events: what watchers have to learn of the coming cut from their heartbeats."""
+
+
+class Upkeep:
+    """Keeps limits and retention."""
+
+    def __init__(self, log: EventLog, jobs_: Jobs, *, retention: float) -> None:
+        self._log, self._jobs, self._retention = log, jobs_, retention
+        self._live: dict[str, JobRow] = {}
+        log.listeners.append(self._note)
+
+    def _note(self, row: JobRow) -> None:
+        if row.state not in machine.LIVE or row.state == job_pb2.JOB_STATE_CANCELLING:
+            self._live.pop(row.uid, None)
+        elif row.uid in self._live or _limited(row):
+            self._live[row.uid] = row
+
+    def recover(self, rows: list[JobRow]) -> None:
+        """Take up the jobs of an earlier run of the service."""
+        for row in rows:
+            self._note(row)
+
+    async def run(self) -> None:
+        """Work for ever."""
+        sweep = 0.0
+        while True:
+            try:
+                for row in list(self._live.values()):
+                    await self._enforce(row)
+                if sweep <= 0:
+                    await self.sweep()
+                    sweep = SWEEP_SECONDS
+            except DomainError as refusal:
+                get_logger().error("upkeep_refused", reason=refusal.reason)
+            sweep -= TICK_SECONDS
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _enforce(self, row: JobRow) -> None:
+        why = broken_limit(row, self._log.clock())
+        if why:
+            self._live.pop(row.uid, None)
+            await self._jobs.cancel(row.uid, save=True, why=why)
+
+    async def sweep(self) -> None:
+        """Announce the next cut of each ended job, and make the cut that the last sweep announced."""
+        before = self._log.clock() - int(self._retention * 1e6)
+        announced, self._log.min_seq = self._log.min_seq, {}
+        for uid, oldest in announced.items():
+            await self._log.store.write(lambda connection, uid=uid, oldest=oldest: events.cut(connection, uid, oldest))
+        for row in await self._log.store.read(lambda connection: jobs.in_states(connection, machine.TERMINAL)):
+            if row.end_time < before:
+                last = await self._log.store.read(
+                    lambda connection, uid=row.uid: events.expired_seq(connection, uid, before)
+                )
+                if last >= row.oldest_seq:
+                    self._log.min_seq[row.uid] = last + 1
+
+
+def broken_limit(row: JobRow, now: int) -> str:
+    """Which of a job's limits is passed at `now` (microseconds), in words; "" for none."""
+    record, live = job_pb2.Job.FromString(row.record), job_pb2.Job.FromString(row.snapshot)
+    if record.HasField("deadline") and now > record.deadline.ToMicroseconds():
+        return "The job's deadline has passed."
+    duration = record.limits.duration.ToMicroseconds()
+    if duration and live.HasField("start_time") and now - live.start_time.ToMicroseconds() > duration:
+        return "The job has run for its longest time."
+    if record.limits.cost and live.cost.amount > record.limits.cost:
+        return f"The job has cost {live.cost.amount:.4g} {live.cost.currency_code}, its limit is {record.limits.cost:g}."
+    return ""
+
+
+def _limited(row: JobRow) -> bool:
+    record = job_pb2.Job.FromString(row.record)
+    return record.HasField("deadline") or bool(record.limits.cost) or record.limits.HasField("duration")
