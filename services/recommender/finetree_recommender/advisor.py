@@ -240,4 +240,7 @@ def _as_error(refusal: Refused) -> DomainError:
     if refusal.reason == "REVISION_UNAVAILABLE":
         return FailedPrecondition(refusal.reason, refusal.message)
     violations = [(path.removeprefix("spec."), text) for path, text in refusal.violations]
-    return InvalidArgument("INVALID_REQUEST", refusal.message, violations=violations)
+    if refusal.reason == "PRICE_NOT_FOUND":
+        violations = [("ownership.rented.price_id", refusal.message)]
+    # The estimator was asked about a spec; our caller's fields are those of the spec, one level up.
+    return InvalidArgument("INVALID_REQUEST", refusal.message.removeprefix("spec."), violations=violations)

@@ -37,7 +37,7 @@ def collect(
 ) -> tuple[Caution, ...]:
     """All cautions, the gravest first; `missing` is the code of why there is no evidence."""
     return (
-        *_evidence(evidence, missing, decision),
+        *_evidence(inputs, evidence, missing, decision),
         *_suite(evidence, decision.method),
         *_advice(pack, inputs, decision.method),
         *_renting(inputs, neighbours),
@@ -45,15 +45,17 @@ def collect(
     )
 
 
-def _evidence(evidence: Evidence | None, missing: str, decision: Decision) -> Iterator[Caution]:
+def _evidence(inputs: Inputs, evidence: Evidence | None, missing: str, decision: Decision) -> Iterator[Caution]:
     if evidence is None:
         yield Caution(missing, MISSING_EVIDENCE[missing], "fit.no_estimate")
+    elif decision.method is None and decision.settled.state is FitState.UNKNOWN:
+        text = "whether anything trains here is unknown: say how much memory there is (hardware.cpu.memory_bytes)"
+        yield Caution("FIT_UNKNOWN", text, "fit.nothing_fits")
     elif decision.method is None:
-        yield Caution(
-            "NOTHING_FITS",
-            "no recipe was shown to fit this hardware: take more memory or a smaller model",
-            "fit.nothing_fits",
-        )
+        text = "no recipe was shown to fit this hardware: take more memory or a smaller model"
+        if inputs.profile is None:
+            text += ", or say how long the rows are (dataset_profile.token_lengths); short rows take less"
+        yield Caution("NOTHING_FITS", text, "fit.nothing_fits")
     elif decision.settled.state is FitState.UNKNOWN:
         text = f"the estimator has no figure for {decision.method} here: whether it fits is not known"
         yield Caution("METHOD_NOT_ESTIMATED", text, "fit.not_estimated")

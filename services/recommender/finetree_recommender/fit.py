@@ -72,7 +72,7 @@ def settle(pack: Pack, evidence: Evidence | None, order: tuple[Method, ...], *, 
         else:
             rejected.append(method)
     kept = None if proof_needed or not unknown else unknown[0]
-    state = FitState.UNKNOWN if kept is not None else FitState.DOES_NOT_FIT
+    state = FitState.UNKNOWN if unknown else FitState.DOES_NOT_FIT
     return Settlement(kept, 0, state, tuple(rejected), overruled=kept is not None)
 
 
@@ -103,7 +103,7 @@ def shortage(method: Method, priced: Priced | None) -> str:
     if priced is None:
         return f"{method} does not fit"
     needs, has = priced.device_bytes.expected / GIB, priced.usable_bytes / GIB
-    return f"{method} needs {needs:.1f} GiB with every adaptation, the device offers {has:.1f} GiB"
+    return f"{method} needs {needs:.1f} GiB at its smallest, the device offers {has:.1f} GiB"
 
 
 def room(priced: Priced | None) -> str:

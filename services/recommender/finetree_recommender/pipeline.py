@@ -61,6 +61,8 @@ def decide(pack: Pack, answers: Answers, evidence: Evidence | None) -> Decision:
     settled = fit.settle(pack, evidence, choice.order, proof_needed=choice.passage.upgrade)
     if choice.passage.upgrade and settled.method is not None:
         return Decision(choice, settled, choice.rule_id, choice.passage.step.rule_id)
+    if settled.method is None and evidence is not None:
+        return Decision(choice, settled, "fit.nothing_fits", "")
     if settled.overruled:
         return Decision(choice, settled, "fit.fits", choice.rule_id)
     return Decision(choice, settled, choice.rule_id, "")

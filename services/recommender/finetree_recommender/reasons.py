@@ -107,7 +107,11 @@ def _lost(case: Case) -> Iterator[Reason]:
             yield Reason("OVERRIDDEN", f"many different tasks decide for {choice.method}", choice.rule_id)
     elif choice.method is not None and case.method is not choice.method:
         ours, theirs = choice.ballot.total(case.method), choice.ballot.total(choice.method)
-        if ours < theirs:
+        if theirs == 0:
+            yield Reason(
+                "NO_VOTES", f"no answer decides, and rule {choice.rule_id} leads to {choice.method}", choice.rule_id
+            )
+        elif ours < theirs:
             yield Reason("OUTVOTED", f"{ours} < {_votes(theirs)}", "votes.plurality")
         else:
             text = f"{ours} = {_votes(theirs)}, and {choice.method} is first by rule {choice.rule_id}"

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a reply says beside its verdict."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_recommender import cautions
+from finetree_recommender.advisor import conclude
+from finetree_recommender.answers import Answers
+from finetree_recommender.confidence import Level
+from finetree_recommender.counterfactuals import explore
+from finetree_recommender.figures import pack_cost, pack_seconds
+from finetree_recommender.methods import Method
+from finetree_recommender.pipeline import decide
+from finetree_recommender.reasons import Standing
+from finetree_recommender.replies import recommendation
+
+GPU8 = {"unknown_accelerator": {"marketed_memory_gb": 8}}
+GPU16 = {"unknown_accelerator": {"marketed_memory_gb": 16}}
+GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
+CPU = {"cpu": {"cores": 2, "memory_bytes": 2**34}}
+ALL_ANSWERED = {
+    "hardware": GPU24,
+    "dataset_profile": {"examples": 5000},
+    "budget_usd_month": 300,
+    "quality": "QUALITY_NEED_IMPORTANT",
+    "time": "TIME_NEED_HOURS",
+    "tasks": "TASK_VARIETY_SIMILAR",
+}
+
+
+def codes(answer, method):
+    return [reason.code for item in answer.methods if item.method is method for reason in item.reasons]
+
+
+@pytest.fixture(scope="module")
+def answer(pack, read, evidence):
+    found = evidence(lora="FITS", qlora="FITS", adapter="FITS", prefix="FITS")
+    return conclude(pack, read(**ALL_ANSWERED), found, "")
+
+
+def test_all_five_methods_are_listed_with_the_reason_of_each(answer):
+    assert answer.methods[0].method is Method.LORA
+    assert {item.method for item in answer.methods} == set(Method)
+    assert all(item.reasons for item in answer.methods)
+    assert codes(answer, Method.LORA) == ["MOST_VOTES"]
+    assert codes(answer, Method.QLORA)[:2] == ["OUTVOTED", "CAUTION_QLORA_MEMORY"]
+    assert codes(answer, Method.FULL)[:2] == ["DOES_NOT_FIT", "GPU_TOO_SMALL"]
+    assert "NOT_TRAINABLE_HERE_YET" in codes(answer, Method.PREFIX)
+    outvoted = next(item for item in answer.methods if item.method is Method.QLORA).reasons[0]
+    assert outvoted.message == "2 < 5 votes"
+
+
+def test_votes_are_told_by_question(answer):
+    by_method = {item.method: dict(item.votes) for item in answer.methods}
+    assert by_method[Method.LORA] == dict.fromkeys(["q1_memory", "q2_budget", "q3_quality", "q4_time", "q5_tasks"], 1)
+    assert by_method[Method.QLORA] == {"q3_quality": 1, "q4_time": 1}
+
+
+def test_a_method_that_fits_against_a_rule_is_told_so(pack, read, evidence):
+    answer = conclude(pack, read(hardware=GPU16), evidence(lora="FITS", qlora="FITS", prefix="FITS"), "")
+    standings = {item.method: item.standing for item in answer.methods}
+    assert standings[Method.QLORA] is Standing.RECOMMENDED
+    assert standings[Method.LORA] is Standing.FITS_AGAINST_RULE
+    assert standings[Method.PREFIX] is Standing.POSSIBLE
+    assert standings[Method.FULL] is Standing.REJECTED
+    assert codes(answer, Method.LORA)[:2] == ["GPU_TOO_SMALL", "FITS_HERE"]
+
+
+def test_the_frontier_leaves_out_what_another_method_beats(answer):
+    # Same memory, time and cost for all here, so quality alone decides, and LoRA's is the highest that fits.
+    by_method = {item.method: item for item in answer.methods}
+    assert by_method[Method.LORA].on_frontier
+    assert by_method[Method.QLORA].dominated_by is Method.LORA
+    assert not by_method[Method.FULL].on_frontier
+    assert by_method[Method.FULL].dominated_by is None
+
+
+def test_a_method_that_does_not_train_here_yet_is_named_with_what_does(pack, read, evidence):
+    answer = conclude(pack, read(hardware=GPU16), evidence(lora="FITS", qlora="FITS"), "")
+    caution = next(item for item in answer.cautions if item.code == "METHOD_NOT_TRAINABLE_HERE_YET")
+    assert answer.decision.method is Method.QLORA
+    assert caution.redirect is Method.LORA
+    assert "LORA would fit here" in caution.message
+    assert answer.recipe.spec.WhichOneof("method") == "qlora"
+
+
+def test_the_packs_own_figures_stand_in_for_a_missing_estimator(pack, read):
+    answer = conclude(pack, read(**ALL_ANSWERED), None, cautions.ESTIMATOR_UNAVAILABLE)
+    assert [item.code for item in answer.cautions] == ["ESTIMATOR_UNAVAILABLE"]
+    assert answer.priced is None
+    assert answer.recipe is not None
+    lora = next(item for item in answer.methods if item.method is Method.LORA)
+    assert 2 * 3600 < lora.total_seconds.expected < 8 * 3600
+    assert 3 < lora.cost_usd.expected < 12
+    assert answer.confidence.level is Level.HIGH
+
+
+def test_playbook_times_are_its_table_and_grow_with_the_data(pack):
+    assert pack_seconds(pack, Method.LORA, 1000).expected == pytest.approx(2 * 3600)
+    assert pack_seconds(pack, Method.FULL, 100000).expected == pytest.approx(720 * 3600)
+    assert pack_cost(pack, Method.QLORA, 10000).expected == pytest.approx(9.6)
+    assert pack_seconds(pack, Method.LORA, 99) is None
+    assert pack_seconds(pack, Method.LORA, None) is None
+    for method in Method:
+        times = [pack_seconds(pack, method, examples).expected for examples in (100, 300, 1000, 5000, 10000, 99999)]
+        assert all(less < more for less, more in pairwise(times))
+
+
+def test_what_is_unknown_is_cautioned(pack, read, evidence):
+    answer = conclude(pack, read(parameters=0), None, cautions.HARDWARE_UNKNOWN)
+    assert [item.code for item in answer.cautions] == ["HARDWARE_UNKNOWN", "DATASET_UNKNOWN", "MODEL_SIZE_UNKNOWN"]
+    tight = conclude(pack, read(**ALL_ANSWERED), evidence(lora="TIGHT"), "")
+    assert [item.code for item in tight.cautions] == ["MEMORY_TIGHT"]
+    nothing = conclude(pack, read(**ALL_ANSWERED), evidence(), "")
+    assert nothing.cautions[0].code == "NOTHING_FITS"
+    assert nothing.recipe is None
+    assert nothing.plan_digest == ""
+    silent = conclude(pack, read(hardware={"cpu": {}}), evidence(lora="UNKNOWN"), "")
+    assert silent.cautions[0].code == "FIT_UNKNOWN"
+
+
+def test_renting_is_offered_where_it_would_change_the_method(pack, read, evidence):
+    found = evidence(lora="FITS", qlora="FITS", prefix="FITS")
+    offered = conclude(pack, read(hardware=GPU8, can_rent=True), found, "")
+    silent = conclude(pack, read(hardware=GPU8), found, "")
+    assert any(item.code == "RENTING_CHANGES_METHOD" for item in offered.cautions)
+    assert not any(item.code == "RENTING_CHANGES_METHOD" for item in silent.cautions)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        Answers(),
+        Answers(memory="24"),
+        Answers("80", "unlimited", "MAXIMUM"),
+        Answers("16", time="MINUTES"),
+        Answers("cpu"),
+    ],
+)
+def test_counterfactuals_are_exact(pack, evidence, answers):
+    found = evidence(lora="FITS", qlora="FITS", prefix="FITS", full="FITS", adapter="FITS")
+    method = decide(pack, answers, found).method
+    neighbours = explore(pack, answers, found, method)
+    assert neighbours.flips
+    assert neighbours.kept < neighbours.tried
+    assert all(flip.method is not method for flip in neighbours.flips)
+    # An independent enumeration of the enum inputs finds the same methods.
+    for name, values in (("time", ("DAYS", "HOURS", "MINUTES")), ("tasks", ("SINGLE", "SIMILAR", "MANY_DIFFERENT"))):
+        reached = {decide(pack, dataclasses.replace(answers, **{name: value}), found).method for value in values}
+        assert reached - {method, None} == {flip.method for flip in neighbours.flips if flip.field_path == name}
+
+
+def test_the_nearest_change_is_named(pack):
+    flips = explore(pack, Answers(memory="24"), None, Method.LORA).flips
+    words = {(flip.field_path, flip.method): flip.to_value for flip in flips}
+    assert words["hardware", Method.QLORA] == "a GPU of 16 GB"
+    assert words["hardware", Method.PREFIX] == "a GPU of 8 GB"
+    assert words["tasks", Method.ADAPTER] == "many_different"
+
+
+def test_confidence_falls_with_what_is_unknown_and_overruled(pack, read, evidence):
+    found = evidence(lora="FITS", qlora="FITS")
+    sure = conclude(pack, read(**ALL_ANSWERED), found, "").confidence
+    unsure = conclude(pack, read(hardware=GPU24), found, "").confidence
+    overruled = conclude(pack, read(hardware=CPU), found, "").confidence
+    assert (sure.level, unsure.level, overruled.level) == (Level.HIGH, Level.MEDIUM, Level.LOW)
+    assert any("rules overruled" in factor for factor in overruled.factors)
+
+
+def test_the_summary_names_verdict_recipe_figures_and_the_rest(answer):
+    summary = recommendation(answer).summary
+    for words in ("LoRA: most votes", "rank 8", "learning rate 0.0005", "GiB", "QLORA (2 < 5 votes)", "playbook-1"):
+        assert words in summary
+
+
+def test_the_same_question_gives_the_same_bytes(pack, read, evidence):
+    first, second = (
+        recommendation(conclude(pack, read(**ALL_ANSWERED), evidence(lora="FITS", qlora="TIGHT"), "")) for _ in range(2)
+    )
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+
+
+PROGRAM = """
+import hashlib
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_recommender.advisor import conclude
+from finetree_recommender.cautions import ESTIMATOR_UNAVAILABLE
+from finetree_recommender.estimates import Catalogue
+from finetree_recommender.inputs import normalize
+from finetree_recommender.pack import load_builtin
+from finetree_recommender.replies import recommendation
+request = rec.RecommendRequest(quality=rec.QUALITY_NEED_CRITICAL, budget_usd_month=300)
+request.model.name = "m"
+request.hardware.unknown_accelerator.marketed_memory_gb = 24
+pack = load_builtin()["playbook-1"]
+reply = recommendation(conclude(pack, normalize(request, pack, Catalogue()), None, ESTIMATOR_UNAVAILABLE))
+print(hashlib.sha256(reply.SerializeToString(deterministic=True)).hexdigest())
+"""
+
+
+def test_another_process_gives_the_same_bytes():
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(answers) == 1
+
+
+def test_a_reply_fits_the_contract(answer):
+    reply = recommendation(answer)
+    assert reply.verdict.method == rec.METHOD_LORA
+    assert rec.RecommendResponse.FromString(reply.SerializeToString()) == reply
+    assert reply.estimate.fits
+    assert reply.plan_digest.startswith("sha256:")
+    assert reply.revision.pack.id == "playbook-1"
+    assert reply.revision.engine.id == "engine-1"
+    assert not reply.other_packs

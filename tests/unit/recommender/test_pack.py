@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+import copy
+import hashlib
+from importlib import resources
+from typing import Any
+
+import pytest
+import yaml
+from finetree_recommender.loading import PackError
+from finetree_recommender.methods import Method
+from finetree_recommender.pack import parse
+
+TEXT = (resources.files("finetree_recommender") / "packs" / "playbook-1.yaml").read_bytes()
+RAW = yaml.safe_load(TEXT)
+
+
+def find(tree, rule_id):
+    """The mapping with an id, anywhere in the raw pack."""
+    if isinstance(tree, dict):
+        if tree.get("id") == rule_id:
+            return tree
+        tree = list(tree.values())
+    found = (find(item, rule_id) for item in tree) if isinstance(tree, list) else ()
+    return next((item for item in found if item is not None), None)
+
+
+def broken(rule_id: str, **changes: Any) -> bytes:
+    """The pack with a rule's keys changed; a value of None removes the key."""
+    raw = copy.deepcopy(RAW)
+    rule = find(raw, rule_id)
+    for key, value in changes.items():
+        if value is None:
+            del rule[key]
+        else:
+            rule[key] = value
+    return yaml.safe_dump(raw).encode()
+
+
+def test_the_playbook_loads_with_its_hash(pack):
+    assert pack.rules.id == "playbook-1"
+    assert pack.revision.sha256 == hashlib.sha256(TEXT).hexdigest()
+    assert {card.method for card in pack.rules.methods} == set(Method)
+
+
+def test_another_byte_is_another_revision(pack):
+    assert parse(TEXT + b"\n").sha256 != pack.sha256
+
+
+@pytest.mark.parametrize(
+    ("rule_id", "changes", "words"),
+    [
+        ("gate.16", {"low": 15}, ["gate.8", "gate.16", "an overlap between 16 and 15"]),
+        ("gate.24", {"low": 25}, ["gate.16", "gate.24", "a gap between 24 and 25"]),
+        ("budget.usd_50_100", {"high": 90}, ["budget.usd_50_100", "a gap between 90 and 100"]),
+        ("budget.usd_100_500", {"through": False}, ["budget.usd_100_500", "belongs to both or to neither"]),
+        ("recipe.rank.playbook", {"source": None}, ["recipe.rank.playbook", "without a source"]),
+        ("recipe.rank.playbook", {"source": "hearsay: somewhere"}, ["recipe.rank.playbook", "hearsay"]),
+        ("recipe.rank.playbook", {"value": "eight"}, ["recipe.rank.playbook"]),
+        ("recipe.schedule", {"value": "SCHEDULE_SAWTOOTH"}, ["recipe.schedule", "SCHEDULE_SAWTOOTH"]),
+        ("recipe.epochs.large_data", {"below": 1000000}, ["recipe.epochs.large_data", "gap"]),
+        ("recipe.epochs.medium_data", {"below": 9000}, ["recipe.epochs.medium_data", "overlap"]),
+        ("recipe.learning_rate.medium_model", {"id": "x"}, ["recipe.learning_rate.medium_model", "no row"]),
+        ("recipe.precision.gpu", {"equals": ["tpu"]}, ["recipe.precision.gpu", "device"]),
+        ("vote.time.days", {"value": "HOURS"}, ["q4_time", "HOURS"]),
+        ("vote.time.days", {"value": "WEEKS"}, ["vote.time.days", "WEEKS"]),
+        ("vote.time.days", {"votes": ["DORA"]}, ["vote.time.days", "DORA"]),
+        ("dont.full.quick", {"when": {"mood": ["BAD"]}}, ["dont.full.quick", "mood"]),
+        ("dont.full.quick", {"id": "dont.full.budget"}, ["dont.full.budget", "two rules"]),
+        ("dont.full.quick", {"colour": "red"}, ["dont.full.quick", "colour"]),
+        ("N3", {"no": "PREFIX"}, ["N4", "no path"]),
+        ("N3", {"no": "N9"}, ["N9", "neither a node nor a method"]),
+        ("N4", {"no": "N1"}, ["N1", "twice"]),
+        ("order.stars", {"methods": ["LORA", "QLORA"]}, ["stars_order", "exactly once"]),
+        ("recipe.batch", {"methods": ["LORA"]}, ["batch.start", "QLORA"]),
+    ],
+)
+def test_a_defect_is_named_with_its_rule(rule_id, changes, words):
+    with pytest.raises(PackError) as error:
+        parse(broken(rule_id, **changes))
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_missing_option_is_a_gap():
+    raw = copy.deepcopy(RAW)
+    raw["questions"][3]["options"].pop()
+    with pytest.raises(PackError, match=r"q4_time.*MINUTES.*gap"):
+        parse(yaml.safe_dump(raw).encode())
+
+
+def test_a_knob_without_a_table_is_a_gap():
+    raw = copy.deepcopy(RAW)
+    raw["recipe"] = [
+        t for t in raw["recipe"] if (t["knob"], t.get("methods")) != ("training.learning_rate", ["PREFIX"])
+    ]
+    with pytest.raises(PackError, match=r"learning_rate of PREFIX.*gap"):
+        parse(yaml.safe_dump(raw).encode())
+
+
+def test_two_tables_that_always_set_a_knob_overlap():
+    raw = copy.deepcopy(RAW)
+    table = copy.deepcopy(next(t for t in raw["recipe"] if t["knob"] == "optimizer"))
+    table["rows"][0]["id"] = "recipe.optimizer.again"
+    raw["recipe"].append(table)
+    with pytest.raises(PackError, match=r"recipe.optimizer and recipe.optimizer.again.*overlap"):
+        parse(yaml.safe_dump(raw).encode())
+
+
+@pytest.mark.parametrize("text", [b"a: [", b"", b"- 1\n", b"id: x\n"])
+def test_what_is_no_pack_is_refused(text):
+    with pytest.raises(PackError):
+        parse(text)
