@@ -188,6 +188,7 @@ _REMEDIES: dict[str, str] = {
     "MODEL_NOT_FOUND": "`finetree models` lists what there is",
     "ACCELERATOR_NOT_FOUND": "`finetree gpus` lists what there is",
     "DATASET_NOT_FOUND": "`finetree datasets list` lists what there is",
+    "MODEL_NOT_PREPARED": "`finetree train` without --check prepares it first",
     "JOB_NOT_FOUND": "`finetree jobs list` lists what there is",
     "REQUEST_ID_REUSED": "the request id belongs to another job; leave --request-id out",
 }

@@ -123,7 +123,7 @@ def test_the_nearest_shared_option_wins(monkeypatch, capsys):
         ["up", "--ports", "1,2"],
         ["up", "--ports", "1,1,2"],
         ["up", "--ports", "0,1,2"],
-        ["demo", "--countries", "3"],
+        ["demo", "--countries", "0"],
         ["estimate", "/nowhere/job.yaml"],
         ["estimate", "--method", "lora"],
         ["recommend", "--model", "m", "--gpu", "a", "--cpu"],

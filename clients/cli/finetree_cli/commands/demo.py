@@ -9,7 +9,9 @@ from finetree_cli.command import Command, Settings, pass_settings
 
 
 @click.command(cls=Command, examples=("finetree demo", "finetree demo --countries 60 --json | jq .accuracy_after"))
-@click.option("--countries", type=click.IntRange(60, 249), help="How much data. [default: by the machine's speed]")
+@click.option(
+    "--countries", type=click.IntRange(1, 249), help="How much data. [default: 60 or more, by the machine's speed]"
+)
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where jobs and data are kept.")
 @pass_settings
 def demo(settings: Settings, countries: int | None, data_dir: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import TypedDict
 import pycountry
 
 MIN_COUNTRIES = 60
-"""Fewer countries would leave fewer than 120 held-out questions."""
+"""The demo takes no fewer by itself: they would leave fewer than 120 held-out questions."""
 
 
 class Message(TypedDict):
@@ -84,12 +84,12 @@ FACTS = (
 def build(countries: int, seed: int) -> DemoData:
     """Questions and answers about `countries` countries, chosen by `seed` among the 249 of ISO 3166-1.
 
-    Each fact is taught in four phrasings and asked in a fifth. Raises ValueError below `MIN_COUNTRIES` and above what
-    the standard lists.
+    Each fact is taught in four phrasings and asked in a fifth. Raises ValueError below 1 and above what the standard
+    lists. Below `MIN_COUNTRIES` the questions are too few to measure by; it is enough to see that everything works.
     """
     names = available()
-    if not MIN_COUNTRIES <= countries <= len(names):
-        message = f"countries must be between {MIN_COUNTRIES} and {len(names)}, got {countries}"
+    if not 1 <= countries <= len(names):
+        message = f"countries must be between 1 and {len(names)}, got {countries}"
         raise ValueError(message)
     chosen = random.Random(seed).sample(names, countries)
     train = [_row(ask, name, answers[fact.field]) for name, answers in chosen for fact in FACTS for ask in fact.taught]

@@ -92,9 +92,7 @@ class Demo:
         self._prepare(client, data)
         answer = self._ask(client, capacity, data)
         estimate = self._estimate(client, answer, data)
-        outcome = self._train(client, answer, estimate, capacity)
-        self.stage("fetching what was made")
-        return outcome
+        return self._train(client, answer, estimate, capacity)
 
     def _measure(self, client: "Client") -> trainer_pb2.GetCapacityResponse:
         self.stage("measuring this machine")
@@ -176,6 +174,7 @@ class Demo:
         self.note(f"job {job.name}")
         outcome = Outcome(job.name, answer, estimate, capacity)
         outcome.terminal = self._follow(job, outcome.see)
+        self.stage("fetching what was made")
         outcome.spec = job.refresh().spec
         outcome.folders = job.download(self.folder / "artifacts" / job.uid)
         outcome.artifacts = job.artifacts()
