@@ -8,6 +8,13 @@ from finetree_estimator.methods import trainable_parameters
 from finetree_estimator.run import Run
 from finetree_estimator.shapes import count
 
+LIMIT = 2.0**53
+"""Largest number of an answer (bytes, tokens, seconds, currency units): beyond it JSON readers lose digits."""
+
+
+class BeyondLimitError(ValueError):
+    """A run whose numbers exceed LIMIT: its settings are absurd."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -24,9 +31,13 @@ class Estimate:
 
 
 def estimate(run: Run) -> Estimate:
-    """Memory, fit, time and cost of a run; the same run gives the same answer."""
+    """Memory, fit, time and cost of a run; the same run gives the same answer. Raises BeyondLimitError."""
     peaks = memory.estimate(run)
+    _guard("memory in bytes", peaks.device.high, peaks.host.high)
     times = durations.estimate(run)
+    if times is not None:
+        _guard("time in seconds", times.total.high)
+        _guard("tokens", times.processed_tokens, times.tokens_per_second.high)
     return Estimate(
         memory=peaks,
         fit=fit.judge(peaks.device, run.device.usable_bytes),
@@ -37,6 +48,12 @@ def estimate(run: Run) -> Estimate:
         optimizer_steps=run.steps,
         notes=tuple(_notes(run, peaks)),
     )
+
+
+def _guard(what: str, *values: float) -> None:
+    for value in values:
+        if not value < LIMIT:
+            raise BeyondLimitError(what)
 
 
 def _notes(run: Run, peaks: memory.Memory) -> list[str]:

@@ -5,6 +5,7 @@ Counts are those of PEFT for the same settings (reference: Llama-3.2-3B rank 32 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from finetree_estimator.shapes import ATTENTION_LINEARS, MLP_LINEARS, SYNONYMS, Linear, Shape, count, linears
 
@@ -81,6 +82,7 @@ def preset_targets(shape: Shape, preset: str) -> tuple[str, ...]:
     return tuple(linear.name for linear in linears(shape) if linear.name in PRESETS[preset])
 
 
+@lru_cache(maxsize=1024)
 def target_linears(shape: Shape, targets: tuple[str, ...]) -> tuple[Linear, ...]:
     """Projections of a layer that carry an adapter. Raises UnknownTargetError."""
     known = {linear.name: linear for linear in linears(shape)}
@@ -94,6 +96,7 @@ def target_linears(shape: Shape, targets: tuple[str, ...]) -> tuple[Linear, ...]
     return tuple(known[name] for name in wanted)
 
 
+@lru_cache(maxsize=1024)
 def trainable_parameters(method: Method, shape: Shape) -> int:
     """Parameters that get a gradient."""
     if isinstance(method, Full):

@@ -14,12 +14,12 @@ from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.plan import plan_digest
 from finetree_runtime.validation import validate
 
-from finetree_estimator import catalogue, engine, revision, writing
+from finetree_estimator import catalogue, engine, remedies, revision, writing
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.reading import read
 
 NAME = "finetree-estimator"
-FEATURES = ("cpu", "shape", "price-book", "batch")
+FEATURES = ("cpu", "shape", "price-book", "batch", "remedies")
 """Features that a client may look for in GetServerInfo."""
 MAX_BATCH_ROWS = 1000
 """Rows of a batch, as the contract limits them."""
@@ -83,9 +83,15 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
         _check_pins(request.pinned, self._revision)
         reading = read(request, self._knowledge)
-        message = writing.estimate_message(engine.estimate(reading.run), reading.run.device)
+        try:
+            estimate = engine.estimate(reading.run)
+        except engine.BeyondLimitError as error:
+            raise invalid_field("spec", f"needs more than 9e15 in {error}; its settings are absurd") from error
+        message = writing.estimate_message(estimate, reading.run.device)
         message.resolved_spec.CopyFrom(reading.spec)
         message.revision.CopyFrom(self._revision)
+        if request.view == pb.ESTIMATE_VIEW_FULL:
+            message.remedies.extend(map(writing.remedy_message, remedies.search(request, reading, self._knowledge)))
         message.plan_digest = plan_digest(reading.spec, reading.profile, self._revision)
         return message
 

@@ -2,6 +2,7 @@
 """What a decoder-only transformer consists of, counted exactly from its dimensions."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Attention projections by transformers' Llama names; fused ones count as their parts."""
@@ -93,6 +94,7 @@ class Parameters:
         return self.embeddings + self.attention + self.mlp + self.router + self.norms + self.lm_head
 
 
+@lru_cache(maxsize=1024)
 def linears(shape: Shape) -> tuple[Linear, ...]:
     """Projections of one decoder layer in forward order, routers left out."""
     attention = (
@@ -106,6 +108,7 @@ def linears(shape: Shape) -> tuple[Linear, ...]:
     return (*attention, *mlp, Linear("down_proj", shape.intermediate, shape.hidden, shape.mlp_copies))
 
 
+@lru_cache(maxsize=1024)
 def count(shape: Shape) -> Parameters:
     """Parameters by part, biases with the projection that they belong to."""
     parts = linears(shape)
@@ -133,6 +136,7 @@ def active_parameters(shape: Shape) -> int:
     return counted.total - idle
 
 
+@lru_cache(maxsize=1024)
 def linear_weights(shape: Shape) -> int:
     """Weights of all decoder projections: what a quantised base packs."""
     return shape.layers * sum(linear.weights for linear in linears(shape))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From domain values to messages of the contract."""
 
+from functools import lru_cache
+
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
@@ -13,6 +15,7 @@ from finetree_estimator.fit import Fit
 from finetree_estimator.intervals import Interval, Kind, Source
 from finetree_estimator.memory import Memory
 from finetree_estimator.prices import PriceBook
+from finetree_estimator.remedies import Remedy
 from finetree_estimator.revision import Part
 from finetree_estimator.run import Device
 from finetree_estimator.shapes import Shape, active_parameters, count
@@ -74,6 +77,20 @@ def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> pb.Accelera
         native_bf16=entry.native_bf16,
         typical_hourly_usd=book.typical(entry.name),
         provenance=_provenance(Source(Kind.PUBLISHED, entry.source, date=entry.date)),
+    )
+
+
+def remedy_message(remedy: Remedy) -> pb.Remedy:
+    """Changes that make a run fit, with the peak that they lead to."""
+    return pb.Remedy(
+        patches=[
+            ev.SpecPatch(field_path=path, json_value=json_value, summary=change.summary)
+            for change in remedy.changes
+            for path, json_value in change.patches
+        ],
+        device_bytes=_interval(remedy.peak),
+        verdict=pb.FitVerdict.Value(f"FIT_VERDICT_{remedy.verdict.name}"),
+        summary=remedy.summary,
     )
 
 
@@ -157,6 +174,8 @@ def _interval(interval: Interval) -> ev.Interval:
     )
 
 
+@lru_cache(maxsize=4096)
 def _provenance(source: Source) -> ev.Provenance:
+    """The message of a source; few differ, and whoever takes one copies it."""
     kind = ev.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind.name}")
     return ev.Provenance(kind=kind, source=source.name[:256], locator=source.locator[:256], date=source.date)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever the contract allows is either answered with sound numbers or refused with a reason."""
+
+import math
+
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_estimator import catalogue, prices
+from finetree_estimator.lookups import Knowledge
+from finetree_estimator.servicer import EstimatorServicer
+from finetree_runtime.errors import DomainError
+from finetree_runtime.validation import validate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SERVICER = EstimatorServicer(Knowledge(prices.packaged()))
+
+
+def sizes(high):
+    """Mostly sensible numbers, sometimes the contract's largest."""
+    return st.one_of(st.integers(1, min(high, 300)), st.sampled_from([1, high]))
+
+
+SHAPES = st.builds(
+    rs.ModelShape,
+    hidden_size=sizes(1_048_576),
+    layers=sizes(4096),
+    intermediate_size=sizes(4_194_304),
+    attention_heads=sizes(8192),
+    kv_heads=st.integers(0, 8),
+    head_dim=st.one_of(st.integers(0, 256), st.just(65_536)),
+    vocab_size=sizes(16_777_216),
+    tied_embeddings=st.booleans(),
+    gated_mlp=st.booleans(),
+    experts=st.sampled_from([0, 8, 65_536]),
+    active_experts=st.sampled_from([0, 2]),
+    attention_bias=st.booleans(),
+)
+MODELS = st.one_of(
+    st.builds(rs.ModelSource, shape=SHAPES),
+    st.sampled_from(catalogue.models()).map(lambda entry: rs.ModelSource(name=entry.name)),
+)
+LORAS = st.builds(
+    rs.Lora, rank=sizes(4096), dropout=st.sampled_from([0.0, 0.1]), targets=st.sampled_from(rs.TargetPreset.values())
+)
+METHODS = st.one_of(
+    st.builds(lambda n: {"full": rs.FullFineTuning(frozen_layers=n)}, st.sampled_from([0, 0, 1, 4096])),
+    LORAS.map(lambda lora: {"lora": lora}),
+    st.builds(
+        lambda lora, kind: {"qlora": rs.Qlora(lora=lora, quantization=kind)},
+        LORAS,
+        st.sampled_from(rs.Quantization.values()),
+    ),
+    sizes(65_536).map(lambda n: {"prefix": rs.PrefixTuning(virtual_tokens=n)}),
+    st.builds(
+        lambda n, place: {"adapter": rs.AdapterLayers(bottleneck_size=n, placement=place)},
+        sizes(1_048_576),
+        st.sampled_from(rs.AdapterPlacement.values()),
+    ),
+)
+RATES = st.sampled_from([0.0, 1e-300, 1.0, 1e12, 1e18])
+HARDWARE = st.one_of(
+    st.sampled_from(catalogue.accelerators()).map(lambda entry: rs.Hardware(accelerator=entry.name, count=2)),
+    st.builds(
+        lambda cores, size, rate: rs.Hardware(
+            cpu=rs.CpuDevice(cores=cores, memory_bytes=size, bf16_flops_per_second=rate, fp32_flops_per_second=rate)
+        ),
+        st.integers(0, 4096),
+        st.sampled_from([0, 8 << 30, 2**53 - 1]),
+        RATES,
+    ),
+    st.sampled_from([1e-6, 24.0, 4096.0]).map(
+        lambda size: rs.Hardware(unknown_accelerator=rs.UnknownAccelerator(marketed_memory_gb=size))
+    ),
+)
+TRAININGS = st.builds(
+    rs.Training,
+    epochs=st.sampled_from([1e-9, 1.0, 3.0, 10_000.0]),
+    effective_batch_size=sizes(1_048_576),
+    micro_batch_size=sizes(65_536),
+    sequence_length=st.one_of(st.integers(8, 4096), st.just(16_777_216)),
+    packing=st.sampled_from(rs.Packing.values()),
+    loss_tokens=st.sampled_from(rs.LossTokens.values()),
+)
+PROFILES = st.builds(
+    lambda examples, total, bounds, fraction: rs.DatasetProfile(
+        examples=examples,
+        total_tokens=total,
+        target_fraction=fraction,
+        token_lengths=[rs.TokenLengthBucket(upper_bound=bound, count=count) for bound, count in bounds],
+    ),
+    st.sampled_from([1, 7, 1000, 10**12]),
+    st.sampled_from([0, 1, 10**6, 2**53 - 1]),
+    st.lists(st.tuples(st.sampled_from([1, 100, 1 << 30]), st.sampled_from([0, 1, 10**12])), max_size=3),
+    st.sampled_from([0.0, 1e-9, 0.3, 1.0]),
+)
+
+
+@st.composite
+def requests(draw):
+    spec = rs.RunSpec(
+        model=draw(MODELS),
+        training=draw(TRAININGS),
+        hardware=draw(HARDWARE),
+        precision=draw(st.sampled_from(rs.Precision.values())),
+        optimizer=draw(st.sampled_from(rs.Optimizer.values())),
+        attention=draw(st.sampled_from(rs.AttentionKernel.values())),
+        gradient_checkpointing=draw(st.sampled_from(rs.GradientCheckpointing.values())),
+        loss_kernel=draw(st.sampled_from(rs.LossKernel.values())),
+        **draw(METHODS),
+    )
+    if draw(st.booleans()):
+        spec.evaluation.split_fraction = 0.5
+        spec.evaluation.metrics.extend([rs.METRIC_LOSS, rs.METRIC_EXACT_MATCH])
+        spec.evaluation.every_steps = draw(st.sampled_from([0, 1, 100]))
+    if draw(st.booleans()):
+        spec.ownership.owned.tariff_per_kwh = draw(st.sampled_from([0.0, 0.3, 1000.0]))
+    request = pb.EstimateRunRequest(spec=spec, view=draw(st.sampled_from(pb.EstimateView.values())))
+    if draw(st.booleans()):
+        request.dataset_profile.CopyFrom(draw(PROFILES))
+    return request
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(requests())
+def test_any_valid_request_is_answered_soundly_or_refused_with_a_reason(request):
+    validate(request)
+    try:
+        estimate = SERVICER.estimate(request)
+    except DomainError as error:
+        refusal = error.reason
+    else:
+        refusal = ""
+    if refusal:
+        assert refusal.isupper()
+        return
+    parts = [part.bytes for part in estimate.memory.components]
+    assert math.isclose(sum(part.expected for part in parts), estimate.memory.device_bytes.expected, rel_tol=1e-9)
+    times = [phase.seconds for phase in estimate.time.phases]
+    for interval in (*parts, estimate.memory.host_bytes, *times):
+        assert 0 <= interval.low <= interval.expected <= interval.high < 2**53
+    assert abs(estimate.fit.headroom_bytes) < 2**54
+    assert 0 < estimate.trainable_parameters < 2**53
