@@ -4,7 +4,6 @@
 import logging
 import os
 import threading
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -58,8 +57,11 @@ class LogCapture(logging.Handler):
         self._emit = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record. What is logged while a record is being handed on would come back here for ever."""
-        if getattr(self._inside, "busy", False):
+        """Take a record of a library: what the worker itself has to say are events already.
+
+        What is logged while a record is being handed on would come back here for ever.
+        """
+        if getattr(self._inside, "busy", False) or record.name.startswith("finetree_worker"):
             return
         self._inside.busy = True
         try:
@@ -80,7 +82,6 @@ def capture() -> LogCapture:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
-    warnings.simplefilter("default")
     for chatty in ("httpx", "urllib3", "filelock", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return handler

@@ -8,8 +8,10 @@ import platform
 import queue
 import signal
 import sys
+import threading
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 
 from finetree_api.trainer.v1 import worker_pb2
@@ -68,7 +70,7 @@ class Process:
     def __init__(self, options: argparse.Namespace, core: runner.Core) -> None:
         self._options, self._core = options, core
         self._commands = Commands()
-        self._tasks: queue.SimpleQueue[worker_pb2.Task] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[worker_pb2.Task | None] = queue.SimpleQueue()
         self._busy = False
         self._log = library_log.capture()
         self._link = Link(
@@ -86,9 +88,16 @@ class Process:
         try:
             if self._options.idle:
                 self._warm_up()
-            return self._work(self._tasks.get())
+            task = self._next_task()
+            return 0 if task is None else self._work(task)
         finally:
             self._link.close()
+
+    def _next_task(self) -> worker_pb2.Task | None:
+        while True:
+            # A signal that comes just before the wait begins does not end it, hence waits that end by themselves.
+            with suppress(queue.Empty):
+                return self._tasks.get(timeout=0.5)
 
     def _work(self, task: worker_pb2.Task) -> int:
         self._busy = True
@@ -112,11 +121,10 @@ class Process:
         self._commands.end(Stop.INTERRUPT, self._options.grace)
 
     def _on_task(self, task: worker_pb2.Task | None) -> None:
-        if task is not None:
-            self._tasks.put(task)
-        else:
+        self._tasks.put(task)
+        if task is None:
             # The main thread may be in the midst of its imports; a signal reaches it there.
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def _on_refused(self, reason: str) -> None:
         _log.warning("the trainer refuses this worker: %s", reason)

@@ -15,7 +15,7 @@ from finetree_api.trainer.v1 import job_pb2, worker_pb2
 from finetree_worker import events, library_log, outcome
 from finetree_worker.artifacts import publish
 from finetree_worker.commands import Commands
-from finetree_worker.errors import PlanError
+from finetree_worker.errors import Cancelled, PlanError
 from finetree_worker.link import Link
 from finetree_worker.plan import TrainPlan
 from finetree_worker.planning import train_plan
@@ -78,7 +78,8 @@ def run(task: worker_pb2.Task, core: Core, reporter: Reporter, commands: Command
         _perform(task, core, _Sealing(reporter, task, core), commands)
         return outcome.succeeded()
     except BaseException as error:  # noqa: BLE001 - whatever ends the task is its outcome; nothing else may be lost
-        _log.info("the task ended early", exc_info=error)
+        if not isinstance(error, Cancelled):
+            _log.error("the task failed", exc_info=error)
         return outcome.failed(error, commands.stop)
 
 
