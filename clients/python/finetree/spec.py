@@ -102,20 +102,23 @@ def _items(value: Any, path: str) -> Sequence[Any]:
 def _leaf(message: Message, field: Any, value: Any, path: str) -> None:
     if field.is_repeated and field.message_type is None:
         for index, each in enumerate(_items(value, path)):
-            _parse(message, field, [each], f"{path}[{index}]")
+            _parse(message, field, [each], each, f"{path}[{index}]")
     else:
-        _parse(message, field, value, path)
+        _parse(message, field, value, value, path)
 
 
-def _parse(message: Message, field: Any, value: Any, path: str) -> None:
+def _parse(message: Message, field: Any, content: Any, value: Any, path: str) -> None:
+    # Into a message of its own: ParseDict empties a list before it fills it.
+    parsed = type(message)()
     try:
-        json_format.ParseDict({field.name: value}, message)
+        json_format.ParseDict({field.name: content}, parsed)
     except (json_format.ParseError, TypeError, ValueError, AttributeError) as error:
         raise _wrong(path, f"{_expected(field)}, got {value!r}") from error
     if field.type in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT) and not field.is_repeated:
-        number = getattr(message, field.name)
+        number = getattr(parsed, field.name)
         if not math.isfinite(number):
             raise _wrong(path, f"expected a finite number, got {value!r}")
+    message.MergeFrom(parsed)
 
 
 def _expected(field: Any) -> str:

@@ -115,6 +115,9 @@ class Follow:
         """
         told_all = self._filtered or self._seen == UNKNOWN or job.last_seq <= self._seen
         self.finished = job.state in ENDED and told_all
+        if not told_all:
+            # Events at the end were left out: the cursor is behind them, the last number is not.
+            self._holes += 1
         return self.finished
 
     @property

@@ -18,6 +18,8 @@ Metadata = Iterable[tuple[str, str | bytes]]
 DETAILS = "grpc-status-details-bin"
 SERVER_VERSION = "finetree-server-version"
 PROBE_SECONDS = 1.0
+# What a cut HTTP/2 stream surfaces as, beside UNAVAILABLE.
+BROKEN = {"INTERNAL", "UNKNOWN", "CANCELLED", "ABORTED", "DATA_LOSS"}
 
 
 def error_of(
@@ -84,14 +86,14 @@ def is_broken_connection(error: FinetreeError) -> bool:
     """Whether the call failed on its way (or the server is going down), so that the same call may succeed soon."""
     if error.code == "UNAVAILABLE":
         return True
-    # A cut HTTP/2 stream surfaces under several codes; a service of ours always gives a reason of its own.
+    # A service of ours always gives a reason of its own.
     return error.reason == "CONNECTION_BROKEN"
 
 
 def _transport_reason(code: str) -> str:
     if code == "UNAVAILABLE":
         return "SERVICE_UNREACHABLE"
-    return "CONNECTION_BROKEN" if code in {"INTERNAL", "UNKNOWN", "CANCELLED", "ABORTED", "DATA_LOSS"} else ""
+    return "CONNECTION_BROKEN" if code in BROKEN else ""
 
 
 def _details(raw: str | bytes | None) -> status_pb2.Status | None:
@@ -133,8 +135,12 @@ def _explained(code: str, text: str, target: Target) -> str:
     where = target.address
     if code == "DEADLINE_EXCEEDED":
         return f"{where} did not answer in time; raise `timeout`, or check that the service is well"
-    if code != "UNAVAILABLE":
+    if code == "UNIMPLEMENTED":
+        return f"{where} does not know this call; check that it is the right service, and its version"
+    if code in BROKEN:
         return f"the connection to {where} broke: {text}"
+    if code != "UNAVAILABLE":
+        return text
     if "onnection refused" in text or "No such file" in text:
         return f"nothing listens at {where}; start the service (`finetree up`) or check the address"
     if "name resolution" in text.lower() or "DNS" in text:

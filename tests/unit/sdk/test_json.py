@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages as JSON: numbers are numbers, and there is no NaN."""
+
+import json
+import math
+
+from finetree_api.estimator.v1 import estimator_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from google.rpc import error_details_pb2
+
+from finetree import spec_from_dict, to_json
+
+
+def test_int64_is_a_number_as_far_as_json_holds_it():
+    event = event_pb2.JobEvent(seq=2**53 - 1)
+    assert json.loads(json.dumps(to_json(event))) == {"seq": 9007199254740991}
+
+
+def test_enums_by_name_and_unknown_ones_by_number():
+    assert to_json(event_pb2.JobEvent(state=job_pb2.JOB_STATE_RUNNING)) == {"state": "JOB_STATE_RUNNING"}
+    kind_9999 = event_pb2.JobEvent.FromString(b"\x40\x8f\x4e")
+    assert to_json(kind_9999) == {"kind": 9999}
+
+
+def test_times_durations_maps_lists_and_nested_messages():
+    job = job_pb2.Job(labels={"b": "2", "a": "1"}, devices=["cpu"])
+    job.create_time.FromJsonString("2026-11-25T12:00:00.5Z")
+    job.limits.duration.FromJsonString("90.5s")
+    assert to_json(job) == {
+        "devices": ["cpu"],
+        "limits": {"duration": "90.500s"},
+        "labels": {"a": "1", "b": "2"},
+        "create_time": "2026-11-25T12:00:00.500Z",
+    }
+
+
+def test_maps_of_numbers_and_bytes():
+    assert to_json(trainer_pb2.GetCapacityResponse(limits={"upload_bytes": 5})) == {"limits": {"upload_bytes": 5}}
+    assert to_json(trainer_pb2.DownloadArtifactResponse(chunk=b"\0\xff")) == {"chunk": "AP8="}
+
+
+def test_numbers_that_are_not_finite_are_left_out():
+    assert to_json(evidence_pb2.Interval(low=math.nan, expected=1.0, high=math.inf)) == {"expected": 1.0}
+
+
+def test_what_is_set_to_zero_with_presence_is_shown():
+    assert to_json(event_pb2.EvalMetrics(loss=0.0)) == {"loss": 0.0}
+
+
+def test_defaults_give_every_line_the_same_keys():
+    shown = to_json(estimator_pb2.Fit(), defaults=True)
+    assert shown == {"verdict": "FIT_VERDICT_UNSPECIFIED", "headroom_bytes": 0, "summary": ""}
+
+
+def test_error_details_are_readable():
+    job = job_pb2.Job()
+    job.error.details.add().Pack(error_details_pb2.ErrorInfo(reason="OUT_OF_MEMORY"))
+    job.error.details.add(type_url="type.googleapis.com/not.Known", value=b"x")
+    details = to_json(job)["error"]["details"]
+    assert details[0] == {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "OUT_OF_MEMORY"}
+    assert details[1] == {"@type": "type.googleapis.com/not.Known", "value": "eA=="}
+
+
+def test_a_spec_survives_the_round_trip():
+    spec = run_spec_pb2.RunSpec(model={"name": "x"}, lora={"rank": 8}, training={"max_steps": 3, "learning_rate": 1e-4})
+    assert spec_from_dict(to_json(spec)) == spec

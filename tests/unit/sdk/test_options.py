@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a client goes, and when it encrypts."""
+
+import pickle
+
+import pytest
+
+import finetree
+from finetree import TLS, Client, InvalidArgument
+from finetree._shared.channels import SERVICE_CONFIG, USER_AGENT, channel_arguments
+from finetree._shared.options import Target
+
+VARIABLES = ["ADDRESS", "RECOMMENDER_ADDRESS", "ESTIMATOR_ADDRESS", "TRAINER_ADDRESS", "TOKEN", "PROJECT"]
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(f"FINETREE_{name}", raising=False)
+
+
+def addresses(client: Client) -> list[str]:
+    return [client.options.targets[name].address for name in ("recommender", "estimator", "trainer")]
+
+
+def test_the_defaults_are_the_suites_ports_on_loopback():
+    assert addresses(Client()) == ["127.0.0.1:50051", "127.0.0.1:50052", "127.0.0.1:50053"]
+    assert Client().options.project == "default"
+
+
+def test_arguments_come_before_environment_and_the_special_before_the_general(monkeypatch):
+    monkeypatch.setenv("FINETREE_ADDRESS", "env:1")
+    monkeypatch.setenv("FINETREE_TRAINER_ADDRESS", "env:2")
+    monkeypatch.setenv("FINETREE_PROJECT", "team")
+    assert addresses(Client()) == ["env:1", "env:1", "env:2"]
+    assert addresses(Client("arg:3")) == ["arg:3"] * 3
+    assert addresses(Client("arg:3", estimator_address="arg:4")) == ["arg:3", "arg:4", "arg:3"]
+    assert Client().options.project == "team"
+    assert Client(project="projects/mine").options.project == "mine"
+
+
+@pytest.mark.parametrize(
+    ("address", "options", "plain", "encrypted"),
+    [
+        ("host:1", {}, "host:1", False),
+        ("http://host:1/", {}, "host:1", False),
+        ("https://host:1", {}, "host:1", True),
+        ("https://host:1", {"tls": False}, "host:1", False),
+        ("host:1", {"tls": True}, "host:1", True),
+        ("host:1", {"tls": TLS(ca=b"pem")}, "host:1", True),
+        ("host:1", {"token": "t"}, "host:1", True),
+        ("http://host:1", {"token": "t"}, "host:1", False),
+        ("[::1]:1", {}, "[::1]:1", False),
+        ("unix:/run/finetree.sock", {}, "unix:/run/finetree.sock", False),
+        ("dns:///host:1", {}, "dns:///host:1", False),
+    ],
+)
+def test_when_to_encrypt(address, options, plain, encrypted):
+    target = Client(address, **options).options.targets["trainer"]
+    assert (target.address, target.tls is not None) == (plain, encrypted)
+
+
+@pytest.mark.parametrize("address", ["host", "host:", "host:x", "host:70000", "ftp://host:1", "::1:"])
+def test_a_wrong_address_is_refused_at_once(address):
+    with pytest.raises(InvalidArgument) as caught:
+        Client(trainer_address=address)
+    assert caught.value.reason == "INVALID_OPTION"
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0])
+def test_a_timeout_of_nothing_is_refused(timeout):
+    with pytest.raises(InvalidArgument, match="timeout: must be more than 0"):
+        Client(timeout=timeout)
+
+
+def test_clients_and_handles_pickle_without_their_secrets():
+    client = Client("https://host:1", token="geheim", tls=TLS(key=b"PRIVATE"), project="p", timeout=3)
+    frozen = pickle.dumps([client, client.job("abc")])
+    assert b"geheim" not in frozen
+    assert b"PRIVATE" not in frozen
+    again, job = pickle.loads(frozen)
+    assert addresses(again) == ["host:1"] * 3
+    assert (again.options.project, again.options.timeout, again.options.token) == ("p", 3, None)
+    assert job.name == "projects/p/jobs/abc"
+    assert "geheim" not in repr(client.options)
+
+
+def test_streams_are_not_retried_by_grpc_and_unary_calls_are():
+    options, target = Client().options, Target("127.0.0.1:1", None)
+    unary, stream = (dict(channel_arguments(options, target, kind)) for kind in ("unary", "stream"))
+    assert (unary["grpc.enable_retries"], unary["grpc.service_config"]) == (1, SERVICE_CONFIG)
+    assert (stream["grpc.enable_retries"], "grpc.service_config" in stream) == (0, False)
+    assert unary["grpc.use_local_subchannel_pool"] == stream["grpc.use_local_subchannel_pool"] == 1
+    assert unary["grpc.primary_user_agent"] == USER_AGENT
+    assert USER_AGENT.startswith(f"finetree-python/{finetree.__version__} grpc/")
