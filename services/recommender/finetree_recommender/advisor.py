@@ -24,6 +24,9 @@ from finetree_recommender.recipe import Recipe
 from finetree_recommender.recipe_rules import Adaptation
 from finetree_recommender.trace import Caution, Step
 
+CATALOGUE_TRIES = 3
+"""Questions that are asked again because the catalogue changed under them."""
+
 
 class EstimatorUnavailableError(Exception):
     """The estimator did not answer."""
@@ -119,7 +122,7 @@ class Advisor:
 
     async def _price(self, request: rec.RecommendRequest, pack: Pack) -> tuple[Inputs, Evidence | None]:
         """Inputs and evidence of one catalogue; no evidence where there is no hardware to price."""
-        while True:
+        for _ in range(CATALOGUE_TRIES):
             catalogue = await self._estimator.catalogue()
             inputs = normalize(request, pack, catalogue)
             if not inputs.hardware_known:
@@ -128,6 +131,7 @@ class Advisor:
             # A catalogue that changed under the question would mix two revisions in one answer.
             if await self._estimator.catalogue() is catalogue:
                 return inputs, evidence
+        raise EstimatorUnavailableError("the catalogue changes from call to call")
 
 
 def conclude(pack: Pack, inputs: Inputs, evidence: Evidence | None, missing: str) -> Recommendation:

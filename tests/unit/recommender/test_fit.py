@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 from finetree_recommender import fit
-from finetree_recommender.answers import Answers
-from finetree_recommender.estimates import FitState
+from finetree_recommender.answers import UNKNOWN, Answers, vocabulary
+from finetree_recommender.estimates import Evidence, FitState, Refused
 from finetree_recommender.methods import Method
 from finetree_recommender.pipeline import decide
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 CPU_VARIANTS = {Method.FULL: 3, Method.LORA: 3, Method.QLORA: 3, Method.PREFIX: 2, Method.ADAPTER: 3}
 
@@ -100,3 +102,29 @@ def test_the_trace_of_the_fit_stage_names_numbers_and_the_rule_that_gave_way(pac
     assert [step.rule_id for step in steps] == ["fit.gradient_checkpointing", "fit.fits"]
     assert steps[-1].overruled_rule_id == "gate.cpu"
     assert "9.0 of 8.0 GiB" in steps[-1].outcome
+
+
+STATES = st.sampled_from(["FITS", "TIGHT", "DOES_NOT_FIT", "UNKNOWN", None])
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_no_verdict_was_shown_not_to_fit(pack, evidence, data):
+    words = vocabulary(pack.rules)
+    answers = Answers(**{name: data.draw(st.sampled_from((*words[name], UNKNOWN)), name) for name in words})
+    found = evidence(**{method.field: data.draw(STATES, method) for method in Method})
+    decision = decide(pack, answers, found)
+    states = {method: fit.best(found, method).state for method in Method}
+    if decision.method is None:
+        # Dead ends are physics: nothing that the rules may take fits.
+        assert not any(states[method] in (FitState.FITS, FitState.TIGHT) for method in decision.choice.order)
+        return
+    assert states[decision.method] is not FitState.DOES_NOT_FIT
+    proof_needed = decision.choice.passage.upgrade
+    assert not (proof_needed and states[decision.method] is FitState.UNKNOWN)
+
+
+def test_refusals_are_no_evidence_of_misfit(pack, evidence):
+    rows = dict.fromkeys(evidence().rows, Refused("METHOD_NOT_SUPPORTED", "no formula"))
+    decision = decide(pack, Answers(memory="24"), Evidence(rows, evidence().revision, None))
+    assert decision.method is Method.LORA
