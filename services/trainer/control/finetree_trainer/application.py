@@ -7,13 +7,13 @@ import os
 from contextlib import suppress
 from typing import Any
 
+from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_runtime.errors import DomainError
 from finetree_runtime.identity import distribution_version
 from finetree_runtime.logging import get_logger
 from finetree_runtime.paging import PageTokens
 from finetree_runtime.server import Service
 from finetree_runtime.settings import SettingsError
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 
 from finetree_trainer import attach, devices, machine
 from finetree_trainer.artifacts import Artifacts
@@ -120,7 +120,9 @@ class Application:
             self._lock = os.open(self._settings.data_dir / "service.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SettingsError("DATA_DIR_IN_USE", "data_dir: another trainer uses this folder; stop it first") from None
+            raise SettingsError(
+                "DATA_DIR_IN_USE", "data_dir: another trainer uses this folder; stop it first"
+            ) from None
         except OSError as error:
             raise SettingsError("DATA_DIR_UNUSABLE", f"data_dir: it cannot be used: {error.strerror}") from None
 

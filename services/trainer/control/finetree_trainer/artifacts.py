@@ -40,13 +40,17 @@ class Artifacts:
         """
         record = await self._log.store.read(lambda connection: datasets.artifact(connection, uid, artifact))
         if record is None:
-            raise NotFound("ARTIFACT_NOT_FOUND", f"There is no artifact {artifact!r}; ListArtifacts shows what there is.")
+            raise NotFound(
+                "ARTIFACT_NOT_FOUND", f"There is no artifact {artifact!r}; ListArtifacts shows what there is."
+            )
         described = job_pb2.Artifact.FromString(record)
         entry = next((file for file in described.files if file.path == path), None)
         folder = self._tasks.artifact_dir(uid, described.attempt) / artifact
         file = folder / path
         if entry is None or not await asyncio.to_thread(_is_inside, folder, file):
-            raise NotFound("FILE_NOT_FOUND", f"The artifact has no file {path[:80]!r}; its `files` names the ones it has.")
+            raise NotFound(
+                "FILE_NOT_FOUND", f"The artifact has no file {path[:80]!r}; its `files` names the ones it has."
+            )
         if offset > entry.size_bytes:
             text = f"offset {offset} is beyond the file's {entry.size_bytes} bytes."
             raise OutOfRange("OFFSET_BEYOND_END", text, metadata={"size_bytes": str(entry.size_bytes)})

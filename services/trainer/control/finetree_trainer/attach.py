@@ -52,14 +52,18 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         """One stream of a worker, from its Hello on."""
         hello = (await anext(request_iterator)).hello
         if hello.protocol_version != PROTOCOL_VERSION:
-            await context.abort(StatusCode.FAILED_PRECONDITION, f"PROTOCOL_VERSION: this service speaks {PROTOCOL_VERSION}")
+            await context.abort(
+                StatusCode.FAILED_PRECONDITION, f"PROTOCOL_VERSION: this service speaks {PROTOCOL_VERSION}"
+            )
         try:
             worker, welcome = await self._welcome(hello)
         except FencedError as fenced:
             yield worker_pb2.AttachResponse(fenced=worker_pb2.Fenced(current_attempt=fenced.current_attempt))
             return
         if worker is None:
-            await context.abort(StatusCode.UNAUTHENTICATED, "WORKER_TOKEN_INVALID: this service does not know this worker")
+            await context.abort(
+                StatusCode.UNAUTHENTICATED, "WORKER_TOKEN_INVALID: this service does not know this worker"
+            )
         yield worker_pb2.AttachResponse(welcome=welcome)
         session = Session()
         self._supervisor.joined(worker, session)
@@ -94,9 +98,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         welcome.acknowledged = row.acknowledged
         return worker, welcome
 
-    async def _read(
-        self, requests: AsyncIterator[worker_pb2.AttachRequest], worker: Worker, session: Session
-    ) -> None:
+    async def _read(self, requests: AsyncIterator[worker_pb2.AttachRequest], worker: Worker, session: Session) -> None:
         try:
             async for request in requests:
                 match request.WhichOneof("message"):

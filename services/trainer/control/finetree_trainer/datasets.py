@@ -48,9 +48,7 @@ class Datasets:
         """The file of a content."""
         return self._contents / f"{sha256}.jsonl"
 
-    async def create(
-        self, project: str, owner: str, request: dataset_pb2.CreateDatasetRequest
-    ) -> dataset_pb2.Dataset:
+    async def create(self, project: str, owner: str, request: dataset_pb2.CreateDatasetRequest) -> dataset_pb2.Dataset:
         """Start an upload, or give the dataset that the project has of the same content.
 
         Raises ResourceExhausted DATASET_TOO_LARGE or DISK_FULL, AlreadyExists REQUEST_ID_REUSED.
@@ -291,7 +289,9 @@ def _check_place(row: DatasetRow, position: int, offset: int, length: int) -> No
 
 def _still_there(row: DatasetRow | None) -> DatasetRow:
     if row is None:
-        raise FailedPrecondition("DATASET_DELETED", "This request made a dataset that was deleted; use a new request_id.")
+        raise FailedPrecondition(
+            "DATASET_DELETED", "This request made a dataset that was deleted; use a new request_id."
+        )
     return row
 
 

@@ -60,7 +60,7 @@ class Draft:
         progress.note(self.live, event)
         self.events.append(event)
 
-    def move(self, state: job_pb2.JobState, code: str, text: str, remedy: str = "") -> None:
+    def move(self, state: job_pb2.JobState.ValueType, code: str, text: str, remedy: str = "") -> None:
         """Go to another state, and log it. Raises TransitionError where it may not follow."""
         previous = job_pb2.JobState.ValueType(self.row.state)
         machine.check(previous, state)
@@ -72,13 +72,13 @@ class Draft:
 
     def finish(
         self,
-        state: job_pb2.JobState,
+        state: job_pb2.JobState.ValueType,
         code: str,
         text: str,
         *,
         remedy: str = "",
         error: status_pb2.Status | None = None,
-        category: job_pb2.FailureCategory = job_pb2.FAILURE_CATEGORY_UNSPECIFIED,
+        category: job_pb2.FailureCategory.ValueType = job_pb2.FAILURE_CATEGORY_UNSPECIFIED,
         retryable: bool = False,
         summary: event_pb2.RunSummary | None = None,
     ) -> None:

@@ -89,4 +89,3 @@ class Host:
             cpu = shown.hardware.cpu
             cpu.bf16_flops_per_second, cpu.fp32_flops_per_second = self.rates()
         return shown
-

@@ -21,9 +21,7 @@ ENDED = "ENDED"
 """Causes of an attempt's end: by no fault of its own, by a failure of the suite or the machine, with an outcome."""
 
 _SERVICE_ONLY = frozenset({None, "state_changed", "queue_changed", "terminal"})
-_RUNNING_PHASES = frozenset(
-    {job_pb2.JOB_PHASE_TRAIN, job_pb2.JOB_PHASE_EVALUATE_AFTER, job_pb2.JOB_PHASE_SAVE}
-)
+_RUNNING_PHASES = frozenset({job_pb2.JOB_PHASE_TRAIN, job_pb2.JOB_PHASE_EVALUATE_AFTER, job_pb2.JOB_PHASE_SAVE})
 
 
 class EventGapError(Exception):

@@ -170,9 +170,7 @@ class Jobs:
         return record
 
 
-def _insert(
-    connection: Connection, record: job_pb2.Job, plan: Plan, owner: str, project: str, now: int
-) -> Draft:
+def _insert(connection: Connection, record: job_pb2.Job, plan: Plan, owner: str, project: str, now: int) -> Draft:
     snapshot = job_pb2.Job(kind=record.kind)
     if record.cost.currency_code:
         snapshot.cost.basis = "hourly price of the estimate times the time that it runs"

@@ -56,9 +56,7 @@ def _ascending(
     after = max(after, position)
     mask, found = events.kinds_mask(request.kinds), list[event_pb2.JobEvent]()
     while after < before - 1 and len(found) < count:
-        chunk, after = events.read_after(
-            connection, uid, after, last_seq=before - 1, mask=mask, blocks=READ_BLOCKS
-        )
+        chunk, after = events.read_after(connection, uid, after, last_seq=before - 1, mask=mask, blocks=READ_BLOCKS)
         found.extend(event for event in chunk if event.seq < before and event.level >= request.min_level)
     return found[:count]
 

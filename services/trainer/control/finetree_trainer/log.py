@@ -137,7 +137,9 @@ class EventLog:
             live.watchers -= 1
             self._forget(uid, live)
 
-    async def read(self, uid: str, after: int, *, mask: int = events.ALL_KINDS, limit: int = TAIL_EVENTS) -> events.Slice:
+    async def read(
+        self, uid: str, after: int, *, mask: int = events.ALL_KINDS, limit: int = TAIL_EVENTS
+    ) -> events.Slice:
         """Events after a number: from memory where the tail reaches back so far, else from the database."""
         live = self._live.get(uid)
         if live is not None and live.tail and live.tail[0].seq <= after + 1:

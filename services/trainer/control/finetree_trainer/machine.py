@@ -61,7 +61,7 @@ def check(current: int, following: int) -> None:
         raise TransitionError(f"{names[0]} is never followed by {names[1]}")
 
 
-def actions(state: int) -> list[job_pb2.JobAction]:
+def actions(state: int) -> list[job_pb2.JobAction.ValueType]:
     """What may be done with a job in this state."""
     if state in TERMINAL:
         return [job_pb2.JOB_ACTION_DOWNLOAD] if state != job_pb2.JOB_STATE_CANCELLED else []

@@ -135,7 +135,7 @@ class Process:
             note = json.loads((self.folder / NOTE).read_text(encoding="ascii"))
         except (OSError, ValueError):
             return False
-        return note == {"pid": self.pid, "started": _start_ticks(self.pid)}
+        return bool(note == {"pid": self.pid, "started": _start_ticks(self.pid)})
 
     def _watch(self) -> None:
         self._await_leader()

@@ -3,7 +3,7 @@
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
-PHASE_SHARES: tuple[tuple[job_pb2.JobPhase, float], ...] = (
+PHASE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_START, 0.01),
     (job_pb2.JOB_PHASE_CONVERT_MODEL, 0.01),
     (job_pb2.JOB_PHASE_LOAD_MODEL, 0.03),
@@ -15,7 +15,7 @@ PHASE_SHARES: tuple[tuple[job_pb2.JobPhase, float], ...] = (
 )
 """Shares of a whole job that a progress bar shows; a convention, not a prediction: the ETA comes from measured steps."""
 
-PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase, float], ...] = (
+PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_START, 0.05),
     (job_pb2.JOB_PHASE_CONVERT_MODEL, 0.65),
     (job_pb2.JOB_PHASE_LOAD_MODEL, 0.1),

@@ -40,7 +40,7 @@ class Data:
 class Plan:
     """What will run."""
 
-    kind: job_pb2.JobKind
+    kind: job_pb2.JobKind.ValueType
     spec: run_spec_pb2.RunSpec
     model: models.BaseModel
     device: Device
@@ -77,9 +77,7 @@ class Planner:
         if training:
             _require_method(job.spec)
         model = self._models.locate(job.spec.model)
-        if training:
-            models.require_prepared(model)
-        elif not model.origin and not model.prepared:
+        if training or (not model.origin and not model.prepared):
             models.require_prepared(model)
         data = await self._data(project, job.spec.dataset, f"{_SPEC}.dataset", required=training)
         held_out = f"{_SPEC}.evaluation.dataset"
@@ -107,9 +105,7 @@ class Planner:
         if job.plan_digest and job.plan_digest != plan.digest:
             raise _drift(job, plan)
 
-    async def _estimate(
-        self, plan: Plan, profile: run_spec_pb2.DatasetProfile | None
-    ) -> evidence_pb2.Revision:
+    async def _estimate(self, plan: Plan, profile: run_spec_pb2.DatasetProfile | None) -> evidence_pb2.Revision:
         held_out = plan.evaluation.profile if plan.evaluation else None
         try:
             estimate = await self._estimator.estimate(plan.spec, profile, held_out)
@@ -146,7 +142,9 @@ class Planner:
                 row = await self._datasets.ready(name.id)
                 return Data(self._datasets.content(row.sha256), _profile(row.record), row.uid)
             case "path":
-                file = roots.inside(self._data_roots, source.path, field_path=f"{path}.path", reason="DATASET_NOT_FOUND")
+                file = roots.inside(
+                    self._data_roots, source.path, field_path=f"{path}.path", reason="DATASET_NOT_FOUND"
+                )
                 return Data(file, await self._profile_of(file, f"{path}.path"))
             case "profile":
                 raise invalid_field(f"{path}.profile", "a profile can be priced, not trained; name a dataset or a path")
@@ -205,7 +203,9 @@ def _drift(job: trainer_pb2.JobRequest, plan: Plan) -> FailedPrecondition:
     """The refusal of a plan that is not the approved one, with what differs as far as the recommendation tells."""
     approved = _approved_spec(job.recommendation_json)
     changed = difference(approved, plan.spec) if approved is not None else {}
-    faults = [(f"{_SPEC}.{path}", f"approved {was or 'unset'}, now {now or 'unset'}") for path, (was, now) in changed.items()]
+    faults = [
+        (f"{_SPEC}.{path}", f"approved {was or 'unset'}, now {now or 'unset'}") for path, (was, now) in changed.items()
+    ]
     return FailedPrecondition(
         "PLAN_DRIFT",
         f"The plan is not the approved one ({len(faults)} fields of the spec differ; else the data or a revision does); "

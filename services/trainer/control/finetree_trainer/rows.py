@@ -35,7 +35,7 @@ _SCHEMAS = {
 class Checked:
     """A file whose rows are all sound."""
 
-    schema: dataset_pb2.RowSchema
+    schema: dataset_pb2.RowSchema.ValueType
     profile: run_spec_pb2.DatasetProfile
 
 
@@ -56,16 +56,13 @@ def check(file: Path) -> Checked:
     """
     sizes = _Sizes()
     faults: list[Violation] = []
-    schema = dataset_pb2.ROW_SCHEMA_UNSPECIFIED
+    schema: dataset_pb2.RowSchema.ValueType = dataset_pb2.ROW_SCHEMA_UNSPECIFIED
     first = 0
     for number, line in _lines(file):
         try:
             value = _object(line, first_line=number == 1)
-            found = _schema(value)
-            if schema not in (dataset_pb2.ROW_SCHEMA_UNSPECIFIED, found):
-                raise _RowError("", f"is {_SCHEMAS[found]}, the rows before it are {_SCHEMAS[schema]}")
-            schema = found
-            sizes.add(*_measure(value, found))
+            schema = _schema(value, schema)
+            sizes.add(*_measure(value, schema))
         except _RowError as fault:
             first = first or number
             place = f"rows[{number}]" + (f".{fault.field}" if fault.field else "")
@@ -132,13 +129,22 @@ def _object(line: bytes, *, first_line: bool) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise _RowError("", f"is not JSON at column {error.colno}: {error.msg}") from None
     except (RecursionError, ValueError):
-        raise _RowError("", "is not JSON that can be read: nested too deeply, or a number with too many digits") from None
+        raise _RowError(
+            "", "is not JSON that can be read: nested too deeply, or a number with too many digits"
+        ) from None
     if not isinstance(value, dict):
         raise _RowError("", f"must be a JSON object, is {_kind(value)}")
     return value
 
 
-def _schema(value: dict[str, Any]) -> dataset_pb2.RowSchema:
+def _schema(value: dict[str, Any], before: dataset_pb2.RowSchema.ValueType) -> dataset_pb2.RowSchema.ValueType:
+    found = _own_schema(value)
+    if before not in (dataset_pb2.ROW_SCHEMA_UNSPECIFIED, found):
+        raise _RowError("", f"is {_SCHEMAS[found]}, the rows before it are {_SCHEMAS[before]}")
+    return found
+
+
+def _own_schema(value: dict[str, Any]) -> dataset_pb2.RowSchema.ValueType:
     if "messages" in value:
         return dataset_pb2.ROW_SCHEMA_CHAT
     if "prompt" in value or "completion" in value:

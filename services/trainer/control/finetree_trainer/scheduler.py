@@ -3,6 +3,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
@@ -18,7 +19,7 @@ from finetree_trainer.log import EventLog
 from finetree_trainer.store.jobs import JobRow
 
 TOLD_POSITIONS = 20
-"""Places in the queue whose changes are logged: with a thousand waiting, each start would else log a thousand events."""
+"""Places in the queue whose changes are logged; with a thousand waiting, each start would else log as many events."""
 
 
 @dataclass(slots=True)
@@ -180,10 +181,9 @@ class Scheduler:
                 queued = event_pb2.QueueChanged(position=position, blocked_by=blocked_by)
                 draft.add(event_pb2.JobEvent(queue_changed=queued, message=f"Position {position}: {blocked_by}."))
 
-        try:
+        # Gone meanwhile, or the disk is full: a place in the queue is worth neither an error nor a retry.
+        with suppress(DomainError, FinishedError):
             await self._log.change(waiting.uid, decide)
-        except (DomainError, FinishedError):
-            pass  # gone meanwhile, or the disk is full: a place in the queue is worth neither an error nor a retry
 
 
 def recover(scheduler: Scheduler, rows: Iterable[JobRow]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2, trainer_pb2_grpc
 from finetree_runtime import context
 from finetree_runtime.errors import invalid_field
-from finetree_runtime.ids import parse_child, parse_name, parse_parent
 from finetree_runtime.identity import server_info
+from finetree_runtime.ids import parse_child, parse_name, parse_parent
 from finetree_runtime.paging import PageTokens, page_size
 
 from finetree_trainer.artifacts import Artifacts

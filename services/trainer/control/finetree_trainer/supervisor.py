@@ -244,7 +244,9 @@ class Supervisor:
     async def _close_attempt(self, worker: Worker, how: str) -> None:
         uid, attempt = worker.job, worker.attempt
         row = await self._log.store.read(lambda connection: attempts.load(connection, uid, attempt))
-        left = await asyncio.to_thread(segments.read, self._tasks.work_dir(uid, attempt), row.acknowledged if row else 0)
+        left = await asyncio.to_thread(
+            segments.read, self._tasks.work_dir(uid, attempt), row.acknowledged if row else 0
+        )
         for start in range(0, len(left), REPLAY_EVENTS):
             batch = worker_pb2.WorkerEventBatch(events=left[start : start + REPLAY_EVENTS])
             with suppress(FencedError, ingest.EventGapError):

@@ -2,10 +2,12 @@
 """What happens by the clock: jobs that reach their limits are stopped, events that retention ends are removed."""
 
 import asyncio
+from functools import partial
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import DomainError
 from finetree_runtime.logging import get_logger
+from sqlalchemy import Connection
 
 from finetree_trainer import machine
 from finetree_trainer.jobs import Jobs
@@ -65,12 +67,10 @@ class Upkeep:
         before = self._log.clock() - int(self._retention * 1e6)
         announced, self._log.min_seq = self._log.min_seq, {}
         for uid, oldest in announced.items():
-            await self._log.store.write(lambda connection, uid=uid, oldest=oldest: events.cut(connection, uid, oldest))
+            await self._log.store.write(partial(_cut, uid, oldest))
         for row in await self._log.store.read(lambda connection: jobs.in_states(connection, machine.TERMINAL)):
             if row.end_time < before:
-                last = await self._log.store.read(
-                    lambda connection, uid=row.uid: events.expired_seq(connection, uid, before)
-                )
+                last = await self._log.store.read(partial(_expired, row.uid, before))
                 if last >= row.oldest_seq:
                     self._log.min_seq[row.uid] = last + 1
 
@@ -84,10 +84,20 @@ def broken_limit(row: JobRow, now: int) -> str:
     if duration and live.HasField("start_time") and now - live.start_time.ToMicroseconds() > duration:
         return "The job has run for its longest time."
     if record.limits.cost and live.cost.amount > record.limits.cost:
-        return f"The job has cost {live.cost.amount:.4g} {live.cost.currency_code}, its limit is {record.limits.cost:g}."
+        return (
+            f"The job has cost {live.cost.amount:.4g} {live.cost.currency_code}, its limit is {record.limits.cost:g}."
+        )
     return ""
 
 
 def _limited(row: JobRow) -> bool:
     record = job_pb2.Job.FromString(row.record)
     return record.HasField("deadline") or bool(record.limits.cost) or record.limits.HasField("duration")
+
+
+def _cut(uid: str, oldest: int, connection: Connection) -> None:
+    events.cut(connection, uid, oldest)
+
+
+def _expired(uid: str, before: int, connection: Connection) -> int:
+    return events.expired_seq(connection, uid, before)

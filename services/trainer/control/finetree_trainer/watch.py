@@ -167,9 +167,7 @@ class Watches:
         self._of[principal] += 1
 
 
-def _shown(
-    found: events.Slice, chosen: Filter, thinner: _Thinner
-) -> tuple[list[event_pb2.JobEvent], int]:
+def _shown(found: events.Slice, chosen: Filter, thinner: _Thinner) -> tuple[list[event_pb2.JobEvent], int]:
     """The events of a slice that pass the filter, up to a batch's size, and the number that they end at."""
     shown: list[event_pb2.JobEvent] = []
     size = 0

@@ -37,7 +37,7 @@ WHERE job_uid = :uid AND attempt = :attempt AND acknowledged = :expected""")
 
 
 def _row(found: Row[Any]) -> AttemptRow:
-    return AttemptRow(*found)
+    return AttemptRow(*tuple(found))
 
 
 def create(connection: Connection, row: AttemptRow) -> None:

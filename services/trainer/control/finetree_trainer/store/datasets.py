@@ -33,7 +33,7 @@ _COLUMNS = tuple(schema.datasets.c[name] for name in _FIELDS)
 
 
 def _row(found: Row[Any]) -> DatasetRow:
-    row = DatasetRow(*found)
+    row = DatasetRow(*tuple(found))
     row.ready = bool(row.ready)
     return row
 
@@ -94,9 +94,7 @@ def bytes_of_project(connection: Connection, project: str) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def put_artifact(
-    connection: Connection, uid: str, artifact: str, attempt: int, record: bytes, *, now: int
-) -> None:
+def put_artifact(connection: Connection, uid: str, artifact: str, attempt: int, record: bytes, *, now: int) -> None:
     """Register an artifact, in the transaction that logs it."""
     values = {"job_uid": uid, "artifact": artifact, "shard": schema.shard_of(uid), "attempt": attempt}
     chosen = (_artifacts.job_uid == uid) & (_artifacts.artifact == artifact)

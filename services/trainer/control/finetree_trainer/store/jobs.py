@@ -47,7 +47,7 @@ _COLUMNS = tuple(schema.jobs.c[name] for name in _FIELDS)
 
 
 def _row(found: Row[Any]) -> JobRow:
-    row = JobRow(*found)
+    row = JobRow(*tuple(found))
     row.suspended = bool(row.suspended)
     return row
 

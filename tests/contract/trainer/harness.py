@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trainer to talk to: in this process or in one of its own, with scripted workers."""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc.aio
+from finetree_api.estimator.v1 import estimator_pb2
+from finetree_api.trainer.v1 import dataset_pb2, event_pb2, job_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+WORKER = Path(__file__).with_name("scripted_worker.py")
+OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+ROWS = [{"messages": [{"role": "user", "content": f"Question {i}?"}, {"role": "assistant", "content": f"Answer {i}."}]} for i in range(20)]
+
+
+def jsonl(rows: list) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+class FixedEstimator:
+    """Answers at once with one estimate: what the estimator computes is tested in its own room."""
+
+    def __init__(self) -> None:
+        self.asked: list[run_spec_pb2.RunSpec] = []
+
+    async def estimate(self, spec, profile, evaluation):
+        self.asked.append(spec)
+        estimate = estimator_pb2.Estimate(optimizer_steps=15)
+        estimate.time.total_seconds.expected = 60
+        estimate.cost.amount.expected = 0.1
+        estimate.cost.currency_code = "EUR"
+        estimate.memory.device_bytes.expected = 2**30
+        estimate.fit.verdict = estimator_pb2.FIT_VERDICT_FITS
+        estimate.revision.engine.id = "engine-1"
+        return estimate
+
+
+@dataclasses.dataclass
+class Talker:
+    """A client's side: stubs and the few things that every test does."""
+
+    stub: trainer_pb2_grpc.TrainerServiceStub
+
+    async def upload(self, content: bytes, **fields) -> dataset_pb2.Dataset:
+        created = await self.create_dataset(content, **fields)
+        return await self.write(created.name, [(0, content)])
+
+    async def create_dataset(self, content: bytes, **fields) -> dataset_pb2.Dataset:
+        request = dataset_pb2.CreateDatasetRequest(
+            size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), **fields
+        )
+        return (await self.stub.CreateDataset(request)).dataset
+
+    async def write(self, name: str, pieces: list) -> dataset_pb2.Dataset:
+        async def requests():
+            for offset, data in pieces:
+                yield dataset_pb2.WriteDatasetRequest(name=name, offset=offset, data=data)
+
+        return (await self.stub.WriteDataset(requests())).dataset
+
+    async def train(self, *, dataset: str = "", model: str = "tiny", request_id: str = "", **fields) -> job_pb2.Job:
+        dataset = dataset or (await self.upload(jsonl(ROWS))).name
+        request = trainer_pb2.CreateJobRequest(job=job_request(dataset, model, **fields), request_id=request_id)
+        return (await self.stub.CreateJob(request)).job
+
+    async def job(self, name: str) -> job_pb2.Job:
+        return (await self.stub.GetJob(trainer_pb2.GetJobRequest(name=name))).job
+
+    async def events(self, name: str, seconds: float = 8.0, **start) -> list[event_pb2.JobEvent]:
+        """Every event until the stream ends."""
+        found: list[event_pb2.JobEvent] = []
+        async with asyncio.timeout(seconds):
+            async for batch in self.stub.WatchJob(trainer_pb2.WatchJobRequest(name=name, **start)):
+                found.extend(batch.events)
+        return found
+
+    async def until(self, name: str, condition, seconds: float = 8.0) -> list[event_pb2.JobEvent]:
+        """Events until one fulfils the condition."""
+        found: list[event_pb2.JobEvent] = []
+        call = self.stub.WatchJob(trainer_pb2.WatchJobRequest(name=name))
+        async with asyncio.timeout(seconds):
+            async for batch in call:
+                for event in batch.events:
+                    found.append(event)
+                    if condition(event):
+                        call.cancel()
+                        return found
+        raise AssertionError(f"the stream ended after {[event.type for event in found]}")
+
+    async def cancel(self, name: str, mode: int = 0) -> job_pb2.Job:
+        return (await self.stub.CancelJob(trainer_pb2.CancelJobRequest(name=name, mode=mode))).job
+
+
+def job_request(dataset: str, model: str = "tiny", **fields) -> trainer_pb2.JobRequest:
+    spec = run_spec_pb2.RunSpec(lora=run_spec_pb2.Lora())
+    spec.model.path = model
+    if dataset:
+        spec.dataset.name = dataset
+    request = trainer_pb2.JobRequest(spec=spec)
+    request.MergeFrom(trainer_pb2.JobRequest(**fields))
+    return request
+
+
+def folders(tmp_path: Path) -> None:
+    """A data folder, a model root with one model, a data root with one file."""
+    (tmp_path / "models" / "tiny").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "models" / "tiny" / "config.json").write_text('{"_name_or_path": "acme/tiny"}')
+    (tmp_path / "rows").mkdir(exist_ok=True)
+    (tmp_path / "rows" / "train.jsonl").write_bytes(jsonl(ROWS))
+
+
+def write_script(tmp_path: Path, script: dict) -> tuple[str, ...]:
+    """The worker command for a script; the file may be rewritten for later workers."""
+    file = tmp_path / "script.json"
+    file.write_text(json.dumps(script))
+    return (sys.executable, str(WORKER), "--script", str(file))
+
+
+def options_of(tmp_path: Path, script: dict, **changes) -> dict:
+    """Settings of a trainer for tests: no pre-warmed worker, short graces."""
+    folders(tmp_path)
+    return {
+        "address": "127.0.0.1:0",
+        "data_dir": tmp_path / "data",
+        "model_roots": (str(tmp_path / "models"),),
+        "data_roots": (str(tmp_path / "rows"),),
+        "worker_command": write_script(tmp_path, script),
+        "estimator_address": "127.0.0.1:1",
+        "prewarm": False,
+        "worker_heartbeat": 2.0,
+        "cancel_grace": 0.3,
+        "checkpoint_grace": 0.3,
+        "exit_grace": 0.3,
+        "drain_time": 2.0,
+        "log_level": "error",
+        **changes,
+    }
+
+
+@contextlib.asynccontextmanager
+async def trainer(tmp_path: Path, script: dict | None = None, estimator=None, **changes) -> AsyncIterator[Talker]:
+    """A trainer in this process."""
+    from finetree_runtime.server import serving
+    from finetree_trainer.application import service
+    from finetree_trainer.settings import Settings
+
+    settings = Settings(**options_of(tmp_path, script or {}, **changes))
+    async with (
+        serving(service(settings, estimator or FixedEstimator())) as address,
+        grpc.aio.insecure_channel(address, options=OPTIONS) as channel,
+    ):
+        yield Talker(trainer_pb2_grpc.TrainerServiceStub(channel))
+
+
+class Server:
+    """A trainer in a process of its own, to be killed."""
+
+    def __init__(self, tmp_path: Path, script: dict, **changes) -> None:
+        self.tmp_path = tmp_path
+        self.options = options_of(tmp_path, script, **changes)
+        self.process: asyncio.subprocess.Process | None = None
+        self.channel: grpc.aio.Channel | None = None
+
+    async def start(self) -> Talker:
+        ready = self.tmp_path / "ready.json"
+        ready.unlink(missing_ok=True)
+        flags = [f"--{key.replace('_', '-')}={_text(value)}" for key, value in self.options.items() if key != "prewarm"]
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "finetree_trainer", *flags, "--no-prewarm", f"--ready-file={ready}",
+        )
+        async with asyncio.timeout(8):
+            while not ready.exists():
+                assert self.process.returncode is None
+                await asyncio.sleep(0.02)
+        address = json.loads(ready.read_text())["address"]
+        self.channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        return Talker(trainer_pb2_grpc.TrainerServiceStub(self.channel))
+
+    async def kill(self) -> None:
+        """SIGKILL: nothing is flushed, nothing is told."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        return await self._end(signal.SIGTERM)
+
+    async def _end(self, number: int) -> int:
+        assert self.process is not None
+        if self.channel is not None:
+            await self.channel.close()
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        return await asyncio.wait_for(self.process.wait(), 8)
+
+
+def _text(value) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+@contextlib.asynccontextmanager
+async def server(tmp_path: Path, script: dict, **changes) -> AsyncIterator[tuple[Server, Talker]]:
+    """A trainer in a process of its own; it and its workers are gone afterwards."""
+    running = Server(tmp_path, script, **changes)
+    try:
+        yield running, await running.start()
+    finally:
+        await running.kill()
+        end_workers(tmp_path)
+
+
+def end_workers(tmp_path: Path) -> None:
+    """End the workers that a killed service has left."""
+    for note in (tmp_path / "data" / "workers").glob("*/process.json"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(json.loads(note.read_text())["pid"], signal.SIGKILL)
+
+
+def refusal(error: grpc.aio.AioRpcError) -> tuple[str, str, error_details_pb2.ErrorInfo, list]:
+    """Code, reason, ErrorInfo and violations of an error."""
+    details = dict(error.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(details["grpc-status-details-bin"])
+    info, faults = error_details_pb2.ErrorInfo(), []
+    for detail in status.details:
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+        for kind in (error_details_pb2.BadRequest, error_details_pb2.PreconditionFailure):
+            if detail.Is(kind.DESCRIPTOR):
+                message = kind()
+                detail.Unpack(message)
+                faults = list(message.field_violations if kind is error_details_pb2.BadRequest else message.violations)
+    return error.code().name, info.reason, info, faults
+
+
+def assert_whole(events: list) -> None:
+    """The log's promises: 1, 2, 3 … without a gap, exactly one Terminal, last; attempts and times never go back."""
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    kinds = [event.kind for event in events]
+    assert kinds.count(event_pb2.EVENT_KIND_TERMINAL) == 1
+    assert kinds[-1] == event_pb2.EVENT_KIND_TERMINAL
+    attempts = [event.attempt for event in events]
+    assert attempts == sorted(attempts)
+    times = [event.event_time.ToMicroseconds() for event in events]
+    assert times == sorted(times)
+
+
+def steps(events: list) -> list[tuple[int, int]]:
+    """(attempt, step) of every StepMetrics."""
+    return [(e.attempt, e.step_metrics.step) for e in events if e.kind == event_pb2.EVENT_KIND_STEP_METRICS]
+
+
+def states(events: list) -> list[str]:
+    """States in the order in which the job had them."""
+    return [
+        job_pb2.JobState.Name(e.state_changed.current).removeprefix("JOB_STATE_")
+        for e in events
+        if e.kind == event_pb2.EVENT_KIND_STATE_CHANGED
+    ]

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker without torch: a real process that speaks Attach, told by a JSON script what to do.
+
+Script keys, all optional: `steps`, `delay` (seconds between steps), `start_delay`, `kill_at` {attempt: step},
+`deaf` (ignores cancel and SIGTERM), `child` (starts a process of its own that ignores SIGTERM), `outcome`
+("failed", "interrupted", or "interrupted_once"), `artifact`, `profile`, `linger` (does not exit after its outcome),
+`never_attach`, `phases`, `offline_after` (ends its stream after that step and never comes back).
+"""
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import grpc.aio
+from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2, worker_pb2_grpc
+from google.rpc import error_details_pb2, status_pb2
+
+HEADER = struct.Struct("<II")
+OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+OUTCOMES = {
+    "succeeded": worker_pb2.OUTCOME_KIND_SUCCEEDED,
+    "failed": worker_pb2.OUTCOME_KIND_FAILED,
+    "interrupted": worker_pb2.OUTCOME_KIND_INTERRUPTED,
+    "cancelled": worker_pb2.OUTCOME_KIND_CANCELLED,
+}
+
+
+class ScriptedWorker:
+    """One process: attaches, takes one task, reports it, exits."""
+
+    def __init__(self, address: str, script: dict) -> None:
+        self.address, self.script = address, script
+        self.token = os.environ["FINETREE_WORKER_TOKEN"]
+        self.boot_id = os.urandom(8).hex()
+        self.task = None
+        self.events: list[worker_pb2.WorkerEvent] = []
+        self.acknowledged = 0
+        self.news = asyncio.Event()
+        self.got_task = asyncio.Event()
+        self.stop = ""
+        self.offline = False
+        self.segment = None
+
+    async def run(self) -> None:
+        if self.script.get("never_attach"):
+            await asyncio.sleep(60)
+        await asyncio.sleep(self.script.get("start_delay", 0))
+        loop = asyncio.get_running_loop()
+        if self.script.get("deaf"):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        else:
+            loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        link = asyncio.create_task(self._link())
+        await self.got_task.wait()
+        await self._work()
+        deadline = time.monotonic() + 30
+        while self.acknowledged < len(self.events) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        if self.script.get("linger"):
+            await asyncio.sleep(60)
+        link.cancel()
+
+    def _terminated(self) -> None:
+        if self.task is None:
+            os._exit(0)
+        self.stop = self.stop or "interrupted"
+
+    async def _link(self) -> None:
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError, EOFError):
+                await self._attach()
+            if self.offline:
+                await asyncio.sleep(60)
+            await asyncio.sleep(0.05)
+
+    async def _attach(self) -> None:
+        async with grpc.aio.insecure_channel(self.address, options=OPTIONS) as channel:
+            call = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
+            with contextlib.suppress(asyncio.InvalidStateError):
+                await call.write(worker_pb2.AttachRequest(hello=self._hello()))
+            await self._read_one(call)
+            if (profile := self.script.get("profile")) and self.task is None:
+                measured = worker_pb2.HostProfile(
+                    bf16_flops_per_second=profile, fp32_flops_per_second=profile / 4, threads=2, cpu_name="scripted"
+                )
+                await call.write(worker_pb2.AttachRequest(host_profile=measured))
+            sender = asyncio.create_task(self._send(call))
+            try:
+                while not self.offline:
+                    await self._read_one(call)
+            finally:
+                sender.cancel()
+                call.cancel()
+
+    async def _read_one(self, call) -> None:
+        response = await call.read()
+        if response is grpc.aio.EOF:
+            if await call.code() is grpc.StatusCode.UNAUTHENTICATED:
+                sys.exit(77)
+            raise EOFError
+        match response.WhichOneof("message"):
+            case "welcome":
+                self.acknowledged = response.welcome.acknowledged
+                self.sent = response.welcome.acknowledged
+                if response.welcome.HasField("task"):
+                    self._take(response.welcome.task)
+            case "task":
+                self._take(response.task)
+            case "acknowledge":
+                self.acknowledged = max(self.acknowledged, response.acknowledge.acknowledged)
+            case "fenced":
+                os._exit(77)
+            case "command" if response.command.kind == worker_pb2.COMMAND_KIND_SHUTDOWN:
+                os._exit(0)
+            case "command" if response.command.kind == worker_pb2.COMMAND_KIND_CANCEL and not self.script.get("deaf"):
+                self.stop = "cancelled"
+
+    async def _send(self, call) -> None:
+        while True:
+            fresh = self.events[self.sent : self.sent + 100]
+            if fresh:
+                await call.write(worker_pb2.AttachRequest(events=worker_pb2.WorkerEventBatch(events=fresh)))
+                self.sent += len(fresh)
+                continue
+            self.news.clear()
+            try:
+                await asyncio.wait_for(self.news.wait(), 1)
+            except TimeoutError:
+                await call.write(worker_pb2.AttachRequest(heartbeat=worker_pb2.WorkerHeartbeat()))
+
+    def _hello(self) -> worker_pb2.Hello:
+        task = self.task
+        return worker_pb2.Hello(
+            protocol_version=self.script.get("protocol", 1),
+            task_kind=worker_pb2.TASK_KIND_IDLE if task is None else task.kind,
+            job="" if task is None else task.job,
+            attempt=0 if task is None else task.attempt,
+            token=self.token if task is None else task.token,
+            boot_id=self.boot_id,
+            pid=os.getpid(),
+        )
+
+    def _take(self, task) -> None:
+        if self.task is None:
+            self.task = task
+            self.segment = (Path(task.work_dir) / "segment.bin").open("ab")
+            self.got_task.set()
+
+    def _emit(self, event=None, outcome=None) -> None:
+        numbered = worker_pb2.WorkerEvent(worker_seq=len(self.events) + 1, event=event, outcome=outcome)
+        body = numbered.SerializeToString()
+        self.segment.write(HEADER.pack(len(body), zlib.crc32(body)) + body)
+        self.segment.flush()
+        self.events.append(numbered)
+        self.news.set()
+
+    def _phase(self, phase: int, fraction: float = 1.0) -> None:
+        self._emit(event_pb2.JobEvent(phase_progress=event_pb2.PhaseProgress(phase=phase, fraction=fraction)))
+
+    async def _work(self) -> None:
+        script, task = self.script, self.task
+        started = event_pb2.AttemptStarted(
+            reason="first" if task.attempt == 1 else "recovered", devices=[task.device], placement="scripted"
+        )
+        if script.get("child"):
+            code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+            subprocess.Popen([sys.executable, "-c", code])
+        self._emit(event_pb2.JobEvent(attempt_started=started))
+        for phase in script.get("phases", [job_pb2.JOB_PHASE_LOAD_MODEL, job_pb2.JOB_PHASE_TOKENIZE]):
+            self._phase(phase)
+        kill_at = script.get("kill_at", {}).get(str(task.attempt))
+        steps = script.get("steps", 3)
+        for step in range(1, steps + 1):
+            if self.stop and not script.get("deaf"):
+                break
+            if step == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            metrics = event_pb2.StepMetrics(step=step, total_steps=steps, loss=4 / step, learning_rate=1e-3)
+            self._emit(event_pb2.JobEvent(step_metrics=metrics, message=f"step {step}"))
+            if script.get("offline_after") == step:
+                while self.acknowledged < len(self.events):
+                    await asyncio.sleep(0.005)
+                self.offline = True
+            await asyncio.sleep(script.get("delay", 0))
+        if script.get("artifact") and not self.stop:
+            self._artifact()
+        self._emit(outcome=self._outcome())
+
+    def _artifact(self) -> None:
+        folder = Path(self.task.artifact_dir) / "adapter"
+        folder.mkdir()
+        content = bytes(range(256)) * 4096
+        (folder / "weights.bin").write_bytes(content)
+        file = job_pb2.ArtifactFile(
+            path="weights.bin", size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
+        )
+        artifact = job_pb2.Artifact(
+            name=f"{self.task.job}/artifacts/adapter", kind=job_pb2.ARTIFACT_KIND_ADAPTER, files=[file]
+        )
+        self._emit(event_pb2.JobEvent(artifact_ready=event_pb2.ArtifactReady(artifact=artifact)))
+
+    def _outcome(self) -> worker_pb2.TaskOutcome:
+        wanted = self.stop or self.script.get("outcome", "succeeded")
+        if wanted == "interrupted_once":
+            wanted = "interrupted" if self.task.attempt == 1 else "succeeded"
+        outcome = worker_pb2.TaskOutcome(kind=OUTCOMES[wanted])
+        if wanted == "failed":
+            outcome.error.CopyFrom(status_pb2.Status(code=3, message="The loss was not finite."))
+            info = error_details_pb2.ErrorInfo(
+                reason="NON_FINITE_LOSS", domain="finetree", metadata={"remedy": "Lower the learning rate."}
+            )
+            outcome.error.details.add().Pack(info)
+            outcome.failure_category = job_pb2.FAILURE_CATEGORY_USER
+        return outcome
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--script", type=Path, required=True)
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--idle", action="store_true")
+    parser.add_argument("--measure", action="store_true")
+    options = parser.parse_args()
+
+    async def run() -> None:
+        await ScriptedWorker(options.socket, json.loads(options.script.read_text())).run()
+
+    asyncio.run(run())
+
+
+main()
