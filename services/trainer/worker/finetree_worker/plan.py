@@ -140,7 +140,8 @@ class BaseModel:
 class TrainPlan:
     """One resolved run.
 
-    `work` is the task's own folder (checkpoints go below it), `artifact` the folder that the result is renamed to.
+    `work` is the attempt's own folder, `artifact` the folder that the result is renamed to, `checkpoint_folder` where
+    the run's attempts keep their checkpoints (unset: below `work`).
     `threads` is the number of CPU threads of this run; with the library versions and the machine type it decides the
     order of floating-point sums, hence whether a resumed run is bit-equal.
     """
@@ -156,6 +157,12 @@ class TrainPlan:
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     plan_digest: str = ""
+    checkpoint_folder: Path | None = None
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """Where checkpoints are written to and looked for."""
+        return self.checkpoint_folder or self.work / "checkpoints"
 
     def numerics_hash(self) -> str:
         """sha256 (hex) of what decides the trained weights: a checkpoint of another hash is not this run's."""

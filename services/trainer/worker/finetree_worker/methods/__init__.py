@@ -1,2 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """One module per method; each has `apply`, which makes a model trainable, and `save`, which writes the result."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetree_worker.methods import full, lora
+from finetree_worker.plan import BaseModel, FullMethod, Method
+
+
+def save(model: Any, folder: Path, method: Method, base: BaseModel, dtype: torch.dtype) -> None:
+    """Write the trained model by its method: an adapter, or a whole model in `dtype`."""
+    if isinstance(method, FullMethod):
+        full.save(model, folder, dtype, base)
+    else:
+        lora.save(model, folder, method, base)

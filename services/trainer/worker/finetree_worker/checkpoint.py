@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: all that a run needs to go on as if it had never stopped, in safetensors and JSON, never pickle.
+
+Data order, dropout and schedule are functions of the step, so the step alone is their state.
+"""
+
+import json
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from finetree_worker import optimizers
+from finetree_worker.errors import CheckpointError
+from finetree_worker.files import atomic_folder, read_manifest
+
+_WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_BEST = "best.json"
+FORMAT = 1
+"""Version of a checkpoint's layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the order of floating-point sums hangs on: under another one a resumed run is equal only to rounding."""
+
+    torch: str
+    transformers: str
+    peft: str
+    machine: str
+    threads: int
+    device: str
+
+    @classmethod
+    def here(cls, threads: int, device: torch.device) -> "Environment":
+        """This process."""
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        versions = (version(name) for name in ("torch", "transformers", "peft"))
+        return cls(*versions, machine=platform.machine(), threads=threads, device=kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the run is: optimizer steps done, tokens seen, and what the loop's guards remember."""
+
+    step: int
+    tokens: int
+    target_tokens: int
+    elapsed_seconds: float
+    non_finite_in_a_row: int = 0
+    best_loss: float | None = None
+    micro_batch_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A whole checkpoint on disk."""
+
+    folder: Path
+    position: Position
+    environment: Environment
+    numerics_hash: str
+
+
+def save(
+    folder: Path,
+    trainable: dict[str, nn.Parameter],
+    optimizer: Optimizer,
+    position: Position,
+    environment: Environment,
+    numerics_hash: str,
+) -> Path:
+    """Write checkpoint `step-<n>` below `folder`, whole or not at all; one that is there already stays as it is.
+
+    Raises StorageError (DISK_FULL, STORAGE_FAILED); earlier checkpoints are intact then.
+    """
+    target = folder / f"step-{position.step:08d}"
+    if read_manifest(target) is not None:
+        return target
+    shutil.rmtree(target, ignore_errors=True)
+    tensors, values = optimizers.state_tensors(optimizer)
+    state = {"position": asdict(position), "environment": asdict(environment), "optimizer": values}
+    with atomic_folder(target, {"format": FORMAT, "step": position.step, "numerics_hash": numerics_hash}) as draft:
+        save_file({name: p.detach().contiguous() for name, p in trainable.items()}, draft / _WEIGHTS)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft / _OPTIMIZER)
+        (draft / _STATE).write_text(json.dumps(state, sort_keys=True) + "\n", encoding="utf-8")
+    return target
+
+
+def newest(folder: Path, numerics_hash: str) -> Found | None:
+    """The newest whole checkpoint of this run below `folder`; half-written and damaged ones are passed over."""
+    for candidate in sorted(folder.glob("step-*"), reverse=True):
+        manifest = read_manifest(candidate)
+        if manifest and manifest.get("format") == FORMAT and manifest.get("numerics_hash") == numerics_hash:
+            state = json.loads((candidate / _STATE).read_text(encoding="utf-8"))
+            position, environment = Position(**state["position"]), Environment(**state["environment"])
+            return Found(candidate, position, environment, numerics_hash)
+    return None
+
+
+def restore(found: Found, trainable: dict[str, nn.Parameter], optimizer: Optimizer) -> None:
+    """Put weights and optimizer state back in place. Raises CheckpointError CHECKPOINT_MISMATCH."""
+    weights = _load(found.folder / _WEIGHTS)
+    if weights.keys() != trainable.keys():
+        raise CheckpointError("CHECKPOINT_MISMATCH", "The checkpoint holds other layers than this run trains.")
+    with torch.no_grad():
+        for name, parameter in trainable.items():
+            parameter.copy_(weights[name])
+    state: dict[str, Any] = json.loads((found.folder / _STATE).read_text(encoding="utf-8"))
+    optimizers.load_state(optimizer, _load(found.folder / _OPTIMIZER), state["optimizer"])
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    # Mapped, not read: the copy into place is the only one in memory.
+    with safe_open(path, framework="pt") as stored:
+        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
+
+
+def mark_best(folder: Path, step: int) -> None:
+    """Name the checkpoint that rotation must spare."""
+    draft = folder / f".{_BEST}.tmp"
+    draft.write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+    draft.replace(folder / _BEST)
+
+
+def best_step(folder: Path) -> int | None:
+    """Step of the best checkpoint, where one is named."""
+    try:
+        return int(json.loads((folder / _BEST).read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest `keep` and the best. Damaged ones do not count among the newest."""
+    best = best_step(folder)
+    whole = [path for path in sorted(folder.glob("step-*")) if (path / "manifest.json").is_file()]
+    for path in whole[: max(0, len(whole) - keep)]:
+        if best is None or path.name != f"step-{best:08d}":
+            shutil.rmtree(path, ignore_errors=True)

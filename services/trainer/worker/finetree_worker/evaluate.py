@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring a model on held-out rows: loss per learned token, and the share of questions it answers exactly."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+
+from finetree_worker.attention import by_document
+from finetree_worker.formats import Row
+from finetree_worker.loss import target_loss
+from finetree_worker.packing import Example, collate, pack
+from finetree_worker.tokenization import leading_bos, template
+
+BATCH_QUESTIONS = 40
+"""Questions that are answered at once: their caches, unlike their number, bound the memory."""
+
+
+def loss(
+    model: PreTrainedModel, examples: Sequence[Example], max_tokens: int, on_fraction: Callable[[float], None]
+) -> float:
+    """Mean cross entropy (nats) per learned token; memory does not grow with the number of rows.
+
+    `on_fraction` hears 0..1 and may raise to stop. The model comes back in the mode it was in.
+    """
+    total, targets, device, was_training = 0.0, 0, model.device, model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), by_document(model):
+            bins = pack(examples, max_rows=len(examples), max_tokens=max_tokens, packing=True)
+            for done, documents in enumerate(bins, start=1):
+                batch = collate(documents).to(device)
+                total += float(target_loss(model, batch))
+                targets += len(batch.labels)
+                on_fraction(done / len(bins))
+    finally:
+        model.train(was_training)
+    return total / max(1, targets)
+
+
+def perplexity(mean_loss: float) -> float | None:
+    """exp(loss); None where it is no finite number."""
+    return math.exp(mean_loss) if mean_loss < 700 else None
+
+
+def prompt_tokens(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the model reads before it answers: all turns but the last, as training shows them."""
+    if tokenizer.chat_template is None:
+        text = row.messages[0].content
+    else:
+        text = template(tokenizer, row.messages[:-1], row.number, prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    bos = leading_bos(tokenizer)
+    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+
+def answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    max_new_tokens: int,
+    on_fraction: Callable[[float], None],
+) -> list[str]:
+    """The greedy answer to each row's question, in the rows' order; ends at an end token or after `max_new_tokens`.
+
+    `on_fraction` hears 0..1 after each token of each batch and may raise to stop.
+    """
+    was_training = model.training
+    model.eval()
+    config = _generation_config(model, tokenizer, max_new_tokens)
+    prompts = [prompt_tokens(row, tokenizer) for row in rows]
+    # Questions of like length share a batch, so that little is padded.
+    by_length = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
+    found: dict[int, str] = {}
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(by_length), BATCH_QUESTIONS):
+                chosen = by_length[start : start + BATCH_QUESTIONS]
+                tick = _Tick(start, len(chosen), len(rows), max_new_tokens, on_fraction)
+                texts = _answer_batch(model, tokenizer, [prompts[i] for i in chosen], config, tick)
+                found |= dict(zip(chosen, texts, strict=True))
+    finally:
+        model.train(was_training)
+    on_fraction(1.0)
+    return [found[i] for i in range(len(rows))]
+
+
+def _generation_config(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
+) -> GenerationConfig:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(ends),
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        use_cache=True,
+    )
+
+
+class _Tick(StoppingCriteria):
+    """Called by transformers after each token; never ends the generation, but lets a cancel through."""
+
+    def __init__(self, start: int, rows: int, total: int, tokens: int, on_fraction: Callable[[float], None]) -> None:
+        self._start, self._rows, self._total, self._tokens = start, rows, total, tokens
+        self._calls, self._on_fraction = 0, on_fraction
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:  # noqa: ARG002 - transformers' signature
+        self._calls += 1
+        share = min(1.0, self._calls / self._tokens)
+        self._on_fraction((self._start + self._rows * share) / self._total)
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+def _answer_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    config: GenerationConfig,
+    tick: _Tick,
+) -> list[str]:
+    width = max(map(len, prompts))
+    pad = int(config.pad_token_id)
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=[tick])
+    texts: list[str] = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def normalise(answer: str) -> str:
+    """What is compared: surrounding space and trailing .!?,;: removed, case folded, runs of white space one space."""
+    return " ".join(answer.split()).rstrip(".!?,;: ").casefold()
+
+
+def matches(answer: str, expected: str) -> bool:
+    """Whether an answer is the expected one, both normalised."""
+    return normalise(answer) == normalise(expected)

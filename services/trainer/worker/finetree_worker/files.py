@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders that appear whole or not at all, with the hashes of what is in them."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from finetree_worker.errors import StorageError
+
+MANIFEST = "manifest.json"
+"""Written last: a folder without it, or whose files differ from it, does not count."""
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def atomic_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its place when the block ends well, and vanishes when it does not.
+
+    All files are flushed to the disk; a manifest with `facts` and the sha256 of every file is written last. Raises
+    StorageError: DISK_FULL, STORAGE_FAILED, or TARGET_EXISTS when another writer was first.
+    """
+    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with storage_errors():
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    try:
+        with storage_errors():
+            yield draft
+            seal(draft, facts)
+            if target.exists():
+                raise StorageError("TARGET_EXISTS", f"{target.name!r} has been written by someone else meanwhile.")
+            draft.rename(target)
+            sync_folder(target.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Name the disk's errors: DISK_FULL or STORAGE_FAILED, whichever library noticed them."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in _DISK_FULL
+        raise _storage_error(full=full) from error
+    except Exception as error:
+        # safetensors writes in Rust and reports the system's errors by text.
+        if type(error).__name__ == "SafetensorError" and "os error" in str(error):
+            raise _storage_error(full=any(f"os error {code})" in str(error) for code in _DISK_FULL)) from error
+        raise
+
+
+def _storage_error(*, full: bool) -> StorageError:
+    if full:
+        return StorageError("DISK_FULL", "The disk is full.", remedy="Free space, then start the task again.")
+    return StorageError("STORAGE_FAILED", "The disk could not be written.", remedy="See the trainer's log.")
+
+
+def seal(folder: Path, facts: dict[str, Any]) -> None:
+    """Flush every file of `folder` and write the manifest over them."""
+    for path in contents(folder):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    text = json.dumps({**facts, "files": hashes(folder)}, indent=2, sort_keys=True) + "\n"
+    with (folder / MANIFEST).open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    sync_folder(folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a whole folder; None where it is missing, unreadable, or where a file is not as it says."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        recorded = manifest["files"]
+        return manifest if isinstance(recorded, dict) and recorded == hashes(folder) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """sha256 (hex) of each file but the manifest, by path relative to `folder`."""
+    result = {}
+    for path in contents(folder):
+        with path.open("rb") as stream:
+            result[path.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return result
+
+
+def contents(folder: Path) -> list[Path]:
+    """All files below `folder` but the manifest, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files below `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

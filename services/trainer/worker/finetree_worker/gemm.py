@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast this machine multiplies matrices: the rate that time estimates start from."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from finetree_worker.plan import Precision
+
+SECONDS = 0.8
+"""Time that one number format is measured for."""
+_SHAPE = (512, 1024, 1024)  # tokens x inputs x outputs: a small model's layer at a usual micro-batch
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRate:
+    """Measured FLOP/s (a multiply and an add are two) with `threads` CPU threads."""
+
+    bf16_flops: float
+    fp32_flops: float
+    threads: int
+
+    @property
+    def faster(self) -> Precision:
+        """The number format to train in: bfloat16 halves the memory, so float32 must be clearly faster to win."""
+        return Precision.FP32 if self.fp32_flops > 1.1 * self.bf16_flops else Precision.BF16
+
+
+def measure(threads: int, seconds: float = SECONDS) -> MatrixRate:
+    """Multiply matrices for about two seconds; the fastest repetition counts, since others share the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return MatrixRate(_rate(torch.bfloat16, seconds), _rate(torch.float32, seconds), threads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _rate(dtype: torch.dtype, seconds: float) -> float:
+    rows, inner, columns = _SHAPE
+    left = torch.ones(rows, inner, dtype=dtype)
+    right = torch.ones(columns, inner, dtype=dtype)
+    torch.nn.functional.linear(left, right)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        torch.nn.functional.linear(left, right)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * rows * inner * columns / best

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers, the learning-rate schedule, and moving optimizer state in and out of plain tensors."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from finetree_worker.errors import PlanError
+from finetree_worker.plan import Optimization, OptimizerName, Schedule
+
+
+def build(parameters: Iterable[nn.Parameter], plan: Optimization, device: torch.device) -> Optimizer:
+    """The plan's optimizer; matrices decay, vectors (norms, biases) do not. Raises PlanError UNSUPPORTED_SETTING."""
+    listed = list(parameters)
+    groups = [
+        {"params": [p for p in listed if p.ndim >= 2], "weight_decay": plan.weight_decay},
+        {"params": [p for p in listed if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [entry for entry in groups if entry["params"]]
+    if plan.optimizer is OptimizerName.ADAMW:
+        return torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)
+    if plan.optimizer is OptimizerName.SGD:
+        return torch.optim.SGD(groups, lr=plan.learning_rate)
+    if plan.optimizer is OptimizerName.PAGED_ADAMW_8BIT and device.type != "cuda":
+        raise PlanError(
+            "UNSUPPORTED_SETTING",
+            "Paged optimizer state needs an NVIDIA GPU.",
+            field="optimizer",
+            remedy="Use OPTIMIZER_ADAMW_8BIT.",
+        )
+    import bitsandbytes
+
+    paged = plan.optimizer is OptimizerName.PAGED_ADAMW_8BIT
+    kind = bitsandbytes.optim.PagedAdamW8bit if paged else bitsandbytes.optim.AdamW8bit
+    optimizer: Optimizer = kind(groups, lr=plan.learning_rate)
+    return optimizer
+
+
+def learning_rate(plan: Optimization, step: int, total: int) -> float:
+    """Rate of optimizer step `step` (0-based) of `total`: linear warm-up from the first step, then the schedule."""
+    warm = math.ceil(plan.warmup_ratio * total)
+    if step < warm:
+        return plan.learning_rate * (step + 1) / warm
+    if plan.schedule is Schedule.CONSTANT:
+        return plan.learning_rate
+    done = (step - warm) / max(1, total - warm)
+    if plan.schedule is Schedule.LINEAR:
+        return plan.learning_rate * (1.0 - done)
+    return plan.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def state_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimizer's state as tensors by "index.name" and, what is no tensor, as JSON values by the same names."""
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            (tensors if isinstance(value, Tensor) else values)[f"{index}.{name}"] = value
+    return tensors, values
+
+
+def load_state(optimizer: Optimizer, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Put back what `state_tensors` gave."""
+    state: dict[int, dict[str, Any]] = {}
+    for full, value in (tensors | values).items():
+        index, _, name = full.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    whole = optimizer.state_dict()
+    whole["state"] = state
+    optimizer.load_state_dict(whole)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of this process, and a look at the GPU once a second from a thread of its own."""
+
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from finetree_worker.events import DeviceSample
+
+PERIOD_SECONDS = 1.0
+"""Time between two looks at the GPU."""
+_PAGE = 4096
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Memory in use now: what torch has reserved on a GPU, else this process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+class DeviceWatch:
+    """Samples utilisation, memory and power through NVML; `latest` is None where there is no NVIDIA GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.latest: DeviceSample | None = None
+        self._device = device
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if self._device.type == "cuda":
+            self._thread = threading.Thread(target=self._run, name="device-watch", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5 * PERIOD_SECONDS)
+
+    def _run(self) -> None:
+        import pynvml
+
+        # A driver that answers badly costs the run its GPU figures, nothing else.
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            uuid = str(torch.cuda.get_device_properties(self._device).uuid)
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+            while not self._stop.wait(PERIOD_SECONDS):
+                self.latest = DeviceSample(
+                    utilization=float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+                    memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).used),
+                    power_watts=pynvml.nvmlDeviceGetPowerUsage(handle) / 1000.0,
+                )

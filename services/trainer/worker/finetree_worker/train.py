@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training task from end to end: load, tokenise, evaluate, train, evaluate again, save."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from finetree_worker import data, evaluate, methods, models, randomness
+from finetree_worker.data import Dataset
+from finetree_worker.events import (
+    ArtifactReady,
+    AttemptStarted,
+    Control,
+    EvalMetrics,
+    Phase,
+    PhaseProgress,
+    Reporter,
+    Sample,
+)
+from finetree_worker.files import atomic_folder, hashes, size
+from finetree_worker.loop import Loop, Subject, Trained
+from finetree_worker.methods import full, lora
+from finetree_worker.plan import BaseModel, FullMethod, LoraMethod, Metric, Precision, TrainPlan
+from finetree_worker.prepare import base_facts
+from finetree_worker.steering import STOPS, Steering
+
+EVALUATION_TOKENS = 4096
+"""Tokens of one forward pass of an evaluation: without gradients this needs less memory than a training step."""
+_PROGRESS_STEPS = 50  # progress events of a phase at most
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A run that came to its end. Seconds are by phase name; a metric that was not asked for is None."""
+
+    artifact: Path
+    trained: Trained
+    exact_match_before: float | None
+    exact_match_after: float | None
+    phase_seconds: dict[str, float]
+
+
+@dataclass(slots=True)
+class _Phases:
+    """Times phases and reports their progress."""
+
+    reporter: Reporter
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[Callable[[float], None]]:
+        """A block that is one phase; it gets a function that takes the fraction done."""
+        started, told = time.perf_counter(), 0.0
+
+        def tell(fraction: float) -> None:
+            nonlocal told
+            if fraction - told >= 1 / _PROGRESS_STEPS and fraction < 1:
+                told = fraction
+                self.reporter.emit(PhaseProgress(phase, fraction, seconds=time.perf_counter() - started))
+
+        self.reporter.emit(PhaseProgress(phase, 0.0))
+        yield tell
+        self.seconds[phase.value] = time.perf_counter() - started
+        self.reporter.emit(PhaseProgress(phase, 1.0, seconds=self.seconds[phase.value]))
+
+
+def train(plan: TrainPlan, reporter: Reporter, control: Control) -> Outcome:
+    """Run the plan to its end, from the newest checkpoint of `plan.checkpoints_dir` if there is one.
+
+    Emits every event from its calling thread. Raises the errors of `finetree_worker.errors`, and Cancelled when
+    `control` asks it to stop; a checkpoint is on disk then, if the signal asked for one and training had begun.
+    """
+    return _Run(plan, reporter, control).run()
+
+
+class _Run:
+    def __init__(self, plan: TrainPlan, reporter: Reporter, control: Control) -> None:
+        self.plan, self.reporter = plan, reporter
+        self.steering, self.phases = Steering(control), _Phases(reporter)
+        self.device = torch.device(plan.device)
+        self.before: list[str] | None = None
+
+    def run(self) -> Outcome:
+        torch.set_num_threads(self.plan.threads)
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        with self.phases.phase(Phase.LOAD_MODEL):
+            self.steering.stop_here()
+            tokenizer = models.load_tokenizer(self.plan.base.folder)
+            model = models.load_model(self.plan.base.folder, _dtype(self.plan), self.device)
+            base = base_facts(self.plan.base)
+        with self.phases.phase(Phase.TOKENIZE) as tell:
+            dataset = data.load(self.plan, tokenizer, _both(tell, self.steering.stop_here))
+            self.reporter.emit(dataset.report)
+        adapted, subject = adapt(self.plan, model, self.device)
+        loop = Loop(self.plan, subject, dataset.train, self.reporter, self.steering)
+        restored = loop.restore()
+        before = self._evaluate_before(subject, tokenizer, dataset, restored)
+        self._announce(loop, model, restored)
+        with self.phases.phase(Phase.TRAIN) as tell:
+            trained = loop.run(lambda step: self._evaluate_loss(subject, dataset, step))
+        after = self._evaluate_after(loop, tokenizer, dataset)
+        self._save(adapted, base, loop)
+        return Outcome(self.plan.artifact, trained, before, after, self.phases.seconds)
+
+    def _announce(self, loop: Loop, model: PreTrainedModel, restored: int) -> None:
+        self.reporter.emit(
+            AttemptStarted(
+                restored_step=restored,
+                total_steps=loop.total,
+                trainable_parameters=sum(p.numel() for p in loop.subject.trainable.values()),
+                total_parameters=sum(p.numel() for p in model.parameters()),
+                threads=self.plan.threads,
+                device=loop.environment.device,
+                precision=self.plan.optimization.precision.value,
+            )
+        )
+
+    def _evaluate_before(
+        self, subject: Subject, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, restored: int
+    ) -> float | None:
+        # A resumed run's model is trained already: its earlier attempt has reported the base.
+        if not self.plan.evaluation.before_training or restored or not dataset.held_out:
+            return None
+        with self.phases.phase(Phase.EVALUATE_BEFORE) as tell:
+            metrics, self.before = self._measure(subject.model, tokenizer, dataset, 0, _both(tell, self.steering.stop_here))
+        return metrics.exact_match
+
+    def _evaluate_after(self, loop: Loop, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> float | None:
+        if not self.plan.evaluation.metrics or not dataset.held_out:
+            return None
+
+        def stop() -> None:
+            if self.steering.signal() in STOPS:
+                loop.save_checkpoint(must=True)
+                self.steering.stop_here()
+
+        with self.phases.phase(Phase.EVALUATE_AFTER) as tell:
+            metrics, after = self._measure(loop.subject.model, tokenizer, dataset, loop.total, _both(tell, stop))
+            self._show_samples(dataset, after)
+        return metrics.exact_match
+
+    def _measure(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        step: int,
+        on_fraction: Callable[[float], None],
+    ) -> tuple[EvalMetrics, list[str] | None]:
+        """All metrics of the plan; the answers too, where questions were asked."""
+        started, wanted, plan = time.perf_counter(), self.plan.evaluation.metrics, self.plan.evaluation
+        loss = evaluate.loss(model, dataset.held_out, EVALUATION_TOKENS, lambda f: on_fraction(f * 0.2))
+        texts, correct = None, 0
+        if Metric.EXACT_MATCH in wanted and dataset.questions:
+            questions = dataset.questions
+            texts = evaluate.answers(
+                model, tokenizer, questions, plan.max_new_tokens, lambda f: on_fraction(0.2 + f * 0.8)
+            )
+            correct = sum(evaluate.matches(t, q.messages[-1].content) for t, q in zip(texts, questions, strict=True))
+        asked = len(texts or ())
+        metrics = EvalMetrics(
+            step=step,
+            loss=loss,
+            perplexity=evaluate.perplexity(loss),
+            exact_match=correct / asked if asked else None,
+            questions=asked,
+            correct=correct,
+            rows=len(dataset.held_out),
+            seconds=time.perf_counter() - started,
+        )
+        self.reporter.emit(metrics)
+        return metrics, texts
+
+    def _evaluate_loss(self, subject: Subject, dataset: Dataset, step: int) -> float | None:
+        if not dataset.held_out:
+            return None
+        started = time.perf_counter()
+
+        def look(_: float) -> None:
+            self.steering.signal()
+
+        loss = evaluate.loss(subject.model, dataset.held_out, EVALUATION_TOKENS, look)
+        seconds, rows = time.perf_counter() - started, len(dataset.held_out)
+        self.reporter.emit(EvalMetrics(step, loss, evaluate.perplexity(loss), None, 0, 0, rows, seconds))
+        return loss
+
+    def _show_samples(self, dataset: Dataset, after: list[str] | None) -> None:
+        count = min(self.plan.evaluation.samples, len(after or ()))
+        for i in range(count):
+            # Spread over the questions, which often come sorted by kind.
+            at = i * len(dataset.questions) // count
+            asked = dataset.questions[at].messages
+            before = self.before[at] if self.before is not None else None
+            self.reporter.emit(Sample(asked[-2].content, asked[-1].content, before, (after or [])[at]))
+
+    def _save(self, adapted: PeftModel | PreTrainedModel, base: BaseModel, loop: Loop) -> None:
+        method, target = self.plan.method, self.plan.artifact
+        facts = {"format": 1, "base": base.hub_id, "fingerprint": base.fingerprint, "digest": self.plan.plan_digest}
+        with self.phases.phase(Phase.SAVE):
+            self.steering.signal()
+            with atomic_folder(target, facts) as draft:
+                methods.save(adapted, draft, method, base, _dtype(self.plan, stored=True))
+            self.reporter.emit(
+                ArtifactReady(
+                    kind="adapter" if isinstance(method, LoraMethod) else "model",
+                    folder=str(target),
+                    bytes=size(target),
+                    files=hashes(target),
+                    base_hub_id=base.hub_id,
+                    base_revision=base.revision,
+                    base_fingerprint=base.fingerprint,
+                    peft_type="LORA" if isinstance(method, LoraMethod) else "",
+                    trainable_parameters=sum(p.numel() for p in loop.subject.trainable.values()),
+                )
+            )
+
+
+def adapt(plan: TrainPlan, model: PreTrainedModel, device: torch.device) -> tuple[PeftModel | PreTrainedModel, Subject]:
+    """Make the model trainable by the plan's method: the object to save, and the subject to train."""
+    if plan.optimization.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if isinstance(plan.method, FullMethod):
+        full.apply(model, plan.method)
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        return model, Subject(model, trainable, None, device)
+    adapted = lora.apply(model, plan.method, plan.optimization.seed)
+    masks = randomness.bind(adapted, plan.optimization.seed)
+    trainable = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    return adapted, Subject(adapted.get_base_model(), trainable, masks, device)
+
+
+def _dtype(plan: TrainPlan, *, stored: bool = False) -> torch.dtype:
+    """Type of the base's weights in memory, or of a full model's weights on disk."""
+    precision = plan.optimization.precision
+    master = precision is Precision.BF16_MIXED and isinstance(plan.method, FullMethod) and not stored
+    return torch.float32 if precision is Precision.FP32 or master else torch.bfloat16
+
+
+def _both(tell: Callable[[float], None], stop: Callable[[], None]) -> Callable[[float], None]:
+    def look(fraction: float) -> None:
+        stop()
+        tell(fraction)
+
+    return look
