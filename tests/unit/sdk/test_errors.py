@@ -5,9 +5,8 @@ import copy
 import multiprocessing
 import pickle
 
-import pytest
-
 import finetree
+import pytest
 from finetree import errors
 from finetree.errors import BY_CODE, FinetreeError, InvalidSpec, JobFailed, Violation
 

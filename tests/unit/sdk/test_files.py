@@ -4,12 +4,11 @@
 import hashlib
 import json
 
-import pytest
-from finetree_api.trainer.v1 import dataset_pb2, job_pb2
-
 import finetree
+import pytest
 from finetree._shared.files import Content, Download, Tally, inside
 from finetree._shared.uploads import SEGMENT_BYTES, Upload
+from finetree_api.trainer.v1 import dataset_pb2, job_pb2
 
 DATA = bytes(range(256)) * 40
 
@@ -18,7 +17,7 @@ def file(data=DATA, path="model/weights.bin"):
     return job_pb2.ArtifactFile(path=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def fresh(folder, **options):
+def fresh(folder, **options: object):
     return Download("projects/p/jobs/1/artifacts/a", file(**options), folder, Tally(len(DATA), None))
 
 

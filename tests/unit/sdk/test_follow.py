@@ -3,21 +3,20 @@
 
 import random
 
-import pytest
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
-
 import finetree
+import pytest
 from finetree._shared.follow import Follow
+from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
 
 STEP, TERMINAL = event_pb2.EVENT_KIND_STEP_METRICS, event_pb2.EVENT_KIND_TERMINAL
 
 
-def follow(**changes):
+def follow(**changes: object):
     options = {"after_seq": 0, "cursor": "", "kinds": (), "min_level": 0, "heartbeat": 10.0} | changes
     return Follow("projects/p/jobs/1", **options)
 
 
-def batch(*seqs, terminal=None, cursor=None, skipped=()):
+def batch(*seqs: int, terminal=None, cursor=None, skipped=()):
     events = [event_pb2.JobEvent(seq=seq, kind=TERMINAL if seq == terminal else STEP) for seq in seqs]
     cursor = cursor if cursor is not None else f"e1.{seqs[-1]}" if seqs else ""
     return trainer_pb2.WatchJobResponse(events=events, cursor=cursor, skipped=skipped)
@@ -56,7 +55,7 @@ def test_a_heartbeat_moves_the_cursor():
 def test_a_hole_asks_again_from_the_last_number():
     follower = follow()
     follower.accept(batch(1, 2))
-    with pytest.raises(finetree.Unavailable, match="events 3 to 4 .* are missing"):
+    with pytest.raises(finetree.Unavailable, match=r"events 3 to 4 .* are missing"):
         follower.accept(batch(5, 6))
     assert follower.request().after_seq == 2
     follower.accept(batch(3, 4, 5, 6))

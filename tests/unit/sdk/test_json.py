@@ -4,12 +4,11 @@
 import json
 import math
 
+from finetree import spec_from_dict, to_json
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 from google.rpc import error_details_pb2
-
-from finetree import spec_from_dict, to_json
 
 
 def test_int64_is_a_number_as_far_as_json_holds_it():

@@ -3,9 +3,8 @@
 
 import pickle
 
-import pytest
-
 import finetree
+import pytest
 from finetree import TLS, Client, InvalidArgument
 from finetree._shared.channels import SERVICE_CONFIG, USER_AGENT, channel_arguments
 from finetree._shared.options import Target
@@ -14,7 +13,7 @@ VARIABLES = ["ADDRESS", "RECOMMENDER_ADDRESS", "ESTIMATOR_ADDRESS", "TRAINER_ADD
 
 
 @pytest.fixture(autouse=True)
-def _clean(monkeypatch):
+def _clean(monkeypatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(f"FINETREE_{name}", raising=False)
 

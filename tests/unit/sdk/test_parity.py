@@ -5,7 +5,6 @@ import inspect
 import typing
 
 import pytest
-
 from finetree import AsyncClient, AsyncEventStream, AsyncJob, AsyncPages, Client, EventStream, Job, Pages
 
 PAIRS = [(Client, AsyncClient), (Job, AsyncJob), (EventStream, AsyncEventStream), (Pages, AsyncPages)]

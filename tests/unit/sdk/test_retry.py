@@ -3,9 +3,8 @@
 
 import time
 
-import pytest
-
 import finetree
+import pytest
 from finetree._shared.retry import FIRST_DELAY, LONGEST_DELAY, Backoff, deadline_after
 
 BROKEN = finetree.Unavailable("gone", reason="SERVICE_UNREACHABLE")
@@ -64,5 +63,6 @@ def test_a_deadline_is_a_timeout_that_tells_the_last_trouble():
     with pytest.raises(finetree.FinetreeTimeout, match="last trouble: gone"):
         Backoff(patience=300, deadline=deadline_after(0.001)).delay(BROKEN)
     with pytest.raises(finetree.FinetreeTimeout):
-        Backoff(patience=300, deadline=time.monotonic() - 1).left()
-    assert Backoff(patience=300).left() is None
+        Backoff(patience=300, deadline=time.monotonic() - 1).within(5)
+    assert (Backoff(patience=300).within(None), Backoff(patience=300).within(5)) == (None, 5)
+    assert 0 < Backoff(patience=300, deadline=deadline_after(3)).within(5) <= 3

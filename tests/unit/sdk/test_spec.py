@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A dict becomes a RunSpec, or an error that names the place."""
 
-import pytest
-from finetree_api.recommender.v1 import recommender_pb2
-from finetree_api.types.v1 import run_spec_pb2
-
 import finetree
+import pytest
 from finetree import InvalidSpec, spec_from_dict
 from finetree.spec import coerced, message_from_dict
+from finetree_api.recommender.v1 import recommender_pb2
+from finetree_api.types.v1 import run_spec_pb2
 
 GOOD = {
     "model": {"hub": {"id": "org/name", "revision": None}},

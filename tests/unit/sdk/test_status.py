@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a gRPC status to the exception that says what to do."""
 
-import pytest
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-
 import finetree
+import pytest
 from finetree._shared.options import TLS, Target
 from finetree._shared.status import error_of, error_of_status, is_broken_connection
 from finetree.errors import BY_CODE, FinetreeError, Violation
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 PLAIN = Target("127.0.0.1:5", None)
 ENCRYPTED = Target("127.0.0.1:5", TLS())
 
 
-def trailers(*details, code=code_pb2.INVALID_ARGUMENT, message="wrong", extra=()):
+def trailers(*details: object, code=code_pb2.INVALID_ARGUMENT, message="wrong", extra=()):
     status = status_pb2.Status(code=code, message=message)
     for detail in details:
         status.details.add().Pack(detail)

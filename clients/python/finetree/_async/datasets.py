@@ -63,7 +63,9 @@ class AsyncDatasets:
                 labels,
                 request_id or new_request_id(),
             )
-            created = await self._transport.unary(methods.CREATE_DATASET, request, request_id=request.request_id)
+            created = await self._transport.unary(
+                methods.CREATE_DATASET, request, timeout=backoff.within(methods.QUICK), request_id=request.request_id
+            )
             upload = Upload(content, created.dataset, on_progress)
             while not upload.done:
                 try:
@@ -123,7 +125,9 @@ class AsyncDatasets:
             if upload.stale:
                 await self._locate(upload, backoff)
             if not upload.done:
-                answer = await self._transport.upload(methods.WRITE_DATASET, _messages(upload), timeout=backoff.left())
+                answer = await self._transport.upload(
+                    methods.WRITE_DATASET, _messages(upload), timeout=backoff.within(methods.SEGMENT)
+                )
                 upload.now(answer.dataset)
                 backoff.progressed()
         except FinetreeError:
@@ -132,7 +136,9 @@ class AsyncDatasets:
 
     async def _locate(self, upload: Upload, backoff: Backoff) -> None:
         request = dataset_pb2.GetDatasetRequest(name=upload.dataset.name)
-        found = (await self._transport.unary(methods.GET_DATASET, request, timeout=backoff.left())).dataset
+        found = (
+            await self._transport.unary(methods.GET_DATASET, request, timeout=backoff.within(methods.QUICK))
+        ).dataset
         upload.stale = False
         if upload.now(found):
             backoff.progressed()

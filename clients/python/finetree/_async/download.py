@@ -48,7 +48,7 @@ async def _fetch(transport: AsyncTransport, target: Download, backoff: Backoff) 
 
 
 async def _stream(transport: AsyncTransport, target: Download, backoff: Backoff) -> None:
-    stream = transport.stream(methods.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.left())
+    stream = transport.stream(methods.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
     broken = True
     try:
         async with asyncio.timeout(STALLED) as limit:

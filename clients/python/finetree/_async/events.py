@@ -70,7 +70,7 @@ class AsyncEventStream:
     async def _receive(self) -> None:
         if self._stream is None:
             self._stream = self._transport.stream(
-                methods.WATCH_JOB, self._follow.request(), timeout=self._backoff.left()
+                methods.WATCH_JOB, self._follow.request(), timeout=self._backoff.within(None)
             )
         try:
             async with asyncio.timeout(self._follow.silence):
@@ -88,7 +88,7 @@ class AsyncEventStream:
     async def _ended(self) -> None:
         await self._detach(renew=False)
         request = trainer_pb2.GetJobRequest(name=self._follow.name)
-        job = (await self._transport.unary(methods.GET_JOB, request, timeout=self._backoff.left())).job
+        job = (await self._transport.unary(methods.GET_JOB, request, timeout=self._backoff.within(methods.QUICK))).job
         if not self._follow.ended_without_terminal(job):
             raise ended_early(self._follow)
 

@@ -209,7 +209,7 @@ def job_failed(job: job_pb2.Job, terminal: event_pb2.Terminal | None) -> JobFail
         f"{job.name} {word}{why}",
         job=job.name,
         terminal=ended.SerializeToString(),
-        code=cause.code,
+        code=cause.code if ended.HasField("error") else "CANCELLED",
         reason=cause.reason or f"JOB_{word.upper()}",
         violations=cause.violations,
         metadata=cause.metadata,

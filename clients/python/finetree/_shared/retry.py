@@ -61,18 +61,18 @@ class Backoff:
         silent = isinstance(error, DeadlineExceeded)
         return silent or is_broken_connection(error) or (error.retry_after is not None and error.code != "INTERNAL")
 
-    def left(self) -> float | None:
-        """Seconds to the deadline, None without one.
+    def within(self, seconds: float | None) -> float | None:
+        """Timeout of an attempt: `seconds` (None: no limit of its own), but no later than the deadline.
 
         Raises:
             FinetreeTimeout: it has passed.
         """
         if self.deadline is None:
-            return None
+            return seconds
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise out_of_time(None)
-        return left
+        return left if seconds is None else min(left, seconds)
 
 
 def deadline_after(timeout: float | None) -> float | None:

@@ -139,8 +139,11 @@ def _explained(code: str, text: str, target: Target) -> str:
         return f"{where} does not know this call; check that it is the right service, and its version"
     if code in BROKEN:
         return f"the connection to {where} broke: {text}"
-    if code != "UNAVAILABLE":
-        return text
+    return _unreachable(text, target) if code == "UNAVAILABLE" else text
+
+
+def _unreachable(text: str, target: Target) -> str:
+    where = target.address
     if "onnection refused" in text or "No such file" in text:
         return f"nothing listens at {where}; start the service (`finetree up`) or check the address"
     if "name resolution" in text.lower() or "DNS" in text:

@@ -62,7 +62,9 @@ class Datasets:
                 labels,
                 request_id or new_request_id(),
             )
-            created = self._transport.unary(methods.CREATE_DATASET, request, request_id=request.request_id)
+            created = self._transport.unary(
+                methods.CREATE_DATASET, request, timeout=backoff.within(methods.QUICK), request_id=request.request_id
+            )
             upload = Upload(content, created.dataset, on_progress)
             while not upload.done:
                 try:
@@ -122,7 +124,9 @@ class Datasets:
             if upload.stale:
                 self._locate(upload, backoff)
             if not upload.done:
-                answer = self._transport.upload(methods.WRITE_DATASET, upload.segment(), timeout=backoff.left())
+                answer = self._transport.upload(
+                    methods.WRITE_DATASET, upload.segment(), timeout=backoff.within(methods.SEGMENT)
+                )
                 upload.now(answer.dataset)
                 backoff.progressed()
         except FinetreeError:
@@ -131,7 +135,7 @@ class Datasets:
 
     def _locate(self, upload: Upload, backoff: Backoff) -> None:
         request = dataset_pb2.GetDatasetRequest(name=upload.dataset.name)
-        found = self._transport.unary(methods.GET_DATASET, request, timeout=backoff.left()).dataset
+        found = self._transport.unary(methods.GET_DATASET, request, timeout=backoff.within(methods.QUICK)).dataset
         upload.stale = False
         if upload.now(found):
             backoff.progressed()

@@ -47,7 +47,7 @@ def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:
 
 
 def _stream(transport: Transport, target: Download, backoff: Backoff) -> None:
-    stream = transport.stream(methods.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.left())
+    stream = transport.stream(methods.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
     watchdog = Watchdog(stream, STALLED)
     try:
         for piece in stream:

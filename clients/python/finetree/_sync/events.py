@@ -90,7 +90,7 @@ class EventStream:
             self._detach(renew=False)
         if self._stream is None or self._watchdog is None:
             self._stream = self._transport.stream(
-                methods.WATCH_JOB, self._follow.request(), timeout=self._backoff.left()
+                methods.WATCH_JOB, self._follow.request(), timeout=self._backoff.within(None)
             )
             self._watchdog = Watchdog(self._stream, self._follow.silence)
         return self._stream, self._watchdog
@@ -98,7 +98,7 @@ class EventStream:
     def _ended(self) -> None:
         self._detach(renew=False)
         request = trainer_pb2.GetJobRequest(name=self._follow.name)
-        job = self._transport.unary(methods.GET_JOB, request, timeout=self._backoff.left()).job
+        job = self._transport.unary(methods.GET_JOB, request, timeout=self._backoff.within(methods.QUICK)).job
         if not self._follow.ended_without_terminal(job):
             raise ended_early(self._follow)
 

@@ -150,9 +150,7 @@ class FakeTrainer:
         seq = self._start(request, job)
         heartbeat = request.heartbeat.ToNanoseconds() / 1e9 or 10.0
         while context.is_active():
-            batch = self._next_batch(job, seq, heartbeat, context)
-            last = batch[-1].seq if batch else seq
-            seq = last
+            batch, seq = self._next_batch(job, seq, heartbeat, context)
             shown = [event for event in batch if _wanted(event, request)]
             if context.is_active():
                 yield trainer_pb2.WatchJobResponse(
@@ -181,7 +179,7 @@ class FakeTrainer:
 
     def _next_batch(
         self, job: FakeJob, seq: int, heartbeat: float, context: grpc.ServicerContext
-    ) -> list[event_pb2.JobEvent]:
+    ) -> tuple[list[event_pb2.JobEvent], int]:
         deadline = time.monotonic() + heartbeat
         with self._changed:
             while context.is_active():
@@ -195,7 +193,7 @@ class FakeTrainer:
             cut = next((index for index, event in enumerate(batch, 1) if event.seq in self._disconnects), len(batch))
             kept = [event for event in batch[:cut] if event.seq not in self._holes]
             self._holes -= {event.seq for event in batch[:cut]}
-            return kept
+            return kept, seq + cut
 
     def _wake(self) -> None:
         with self._changed:
