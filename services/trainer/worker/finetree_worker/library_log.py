@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "warning",
     "BITSANDBYTES_NOWELCOME": "1",
@@ -104,7 +105,5 @@ def own_log(folder: Path) -> logging.Handler:
 
 
 def _level(record: logging.LogRecord) -> Level:
-    # What libraries warn of with `warnings` concerns whoever programs against them, not whoever trains.
-    if record.name == "py.warnings" or record.levelno < logging.WARNING:
-        return Level.INFO
-    return Level.ERROR if record.levelno >= logging.ERROR else Level.WARNING
+    # What libraries warn of concerns whoever programs against them; whoever trains gets alerts of our own.
+    return Level.ERROR if record.levelno >= logging.ERROR else Level.INFO

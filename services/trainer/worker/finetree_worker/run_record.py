@@ -29,6 +29,7 @@ class RunRecord:
         self._all_seconds: list[float] = []
         self._exact_match: dict[str, float] = {}
         self._phases: dict[str, float] = {}
+        self._began: dict[str, float] = {}
         self._peak_memory = self._tokens = self._steps = 0
 
     @property
@@ -36,9 +37,10 @@ class RunRecord:
         """Highest memory that any step has shown."""
         return self._peak_memory
 
-    def phase(self, event: PhaseProgress) -> None:
-        """Note how long a phase has taken so far."""
-        self._phases[event.phase.value] = max(event.seconds, self._phases.get(event.phase.value, 0.0))
+    def phase(self, event: PhaseProgress, elapsed: float) -> None:
+        """Note how long a phase has taken so far; `elapsed` is seconds since the attempt began."""
+        began = self._began.setdefault(event.phase.value, elapsed - event.seconds)
+        self._phases[event.phase.value] = elapsed - began
 
     def step(self, event: StepMetrics) -> None:
         """Note an optimizer step."""

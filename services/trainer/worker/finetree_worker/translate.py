@@ -107,6 +107,8 @@ class Translator:
     def translate(self, event: Report, stamp: Stamp) -> Iterator[event_pb2.JobEvent]:
         """The event, and a forecast behind it where one is due."""
         name, payload, message = self._to_payload[type(event)](event)
+        if isinstance(event, events.PhaseProgress):
+            self.record.phase(event, stamp.elapsed)
         yield self._envelope(name, payload, message, _level(event), stamp)
         if isinstance(event, events.StepMetrics) and (forecast := self._forecast_at(event, stamp.elapsed)) is not None:
             line = f"about {_duration(forecast.eta_seconds.expected)} remain"
@@ -124,7 +126,6 @@ class Translator:
         return event
 
     def _phase_progress(self, event: events.PhaseProgress) -> tuple[str, Any, str]:
-        self.record.phase(event)
         payload = event_pb2.PhaseProgress(phase=phase_of(event.phase), fraction=event.fraction)
         return "phase_progress", payload, event.message or f"{event.phase.value.replace('_', ' ')} {event.fraction:.0%}"
 
