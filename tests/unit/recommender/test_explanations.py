@@ -164,6 +164,28 @@ def test_the_nearest_change_is_named(pack):
     assert words["tasks", Method.ADAPTER] == "many_different"
 
 
+def test_other_hardware_is_judged_by_the_packs_words(pack, evidence):
+    # What is known of the memory on 8 GB says nothing of 16 GB.
+    flips = explore(pack, Answers(memory="8"), evidence(prefix="FITS"), Method.PREFIX).flips
+    assert ("hardware", Method.QLORA) in {(flip.field_path, flip.method) for flip in flips}
+
+
+def test_a_tie_is_told_and_lowers_confidence(pack, read, evidence):
+    fields = {"hardware": GPU16, "dataset_profile": {"examples": 500}, "quality": "QUALITY_NEED_EXPERIMENTAL"}
+    answer = conclude(pack, read(**fields), evidence(qlora="FITS", prefix="FITS"), "")
+    assert codes(answer, Method.QLORA)[0] == "TIE_BREAK"
+    assert codes(answer, Method.PREFIX)[0] == "LOST_TIE"
+    assert "1 tied votes" in answer.confidence.factors
+
+
+def test_the_playbooks_hours_are_not_put_beside_estimates(pack, read, evidence):
+    answer = conclude(pack, read(**ALL_ANSWERED), evidence(lora="FITS", prefix=None), "")
+    by_method = {item.method: item for item in answer.methods}
+    assert by_method[Method.PREFIX].total_seconds is None
+    assert by_method[Method.PREFIX].cost_usd is None
+    assert by_method[Method.LORA].total_seconds.expected == 100
+
+
 def test_confidence_falls_with_what_is_unknown_and_overruled(pack, read, evidence):
     found = evidence(lora="FITS", qlora="FITS")
     sure = conclude(pack, read(**ALL_ANSWERED), found, "").confidence

@@ -9,9 +9,11 @@ import yaml
 from finetree_recommender.loading import PackError
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import parse
+from finetree_recommender.recipe import build
 
 TEXT = (resources.files("finetree_recommender") / "packs" / "playbook-1.yaml").read_bytes()
 RAW = yaml.safe_load(TEXT)
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def find(tree, rule_id):
@@ -33,7 +35,7 @@ def broken(rule_id: str, **changes: Any) -> bytes:
             del rule[key]
         else:
             rule[key] = value
-    return yaml.safe_dump(raw).encode()
+    return yaml.dump(raw, Dumper=DUMPER).encode()
 
 
 def test_the_playbook_loads_with_its_hash(pack):
@@ -84,7 +86,7 @@ def test_a_missing_option_is_a_gap():
     raw = copy.deepcopy(RAW)
     raw["questions"][3]["options"].pop()
     with pytest.raises(PackError, match=r"q4_time.*MINUTES.*gap"):
-        parse(yaml.safe_dump(raw).encode())
+        parse(yaml.dump(raw, Dumper=DUMPER).encode())
 
 
 def test_a_knob_without_a_table_is_a_gap():
@@ -93,7 +95,7 @@ def test_a_knob_without_a_table_is_a_gap():
         t for t in raw["recipe"] if (t["knob"], t.get("methods")) != ("training.learning_rate", ["PREFIX"])
     ]
     with pytest.raises(PackError, match=r"learning_rate of PREFIX.*gap"):
-        parse(yaml.safe_dump(raw).encode())
+        parse(yaml.dump(raw, Dumper=DUMPER).encode())
 
 
 def test_two_tables_that_always_set_a_knob_overlap():
@@ -102,10 +104,16 @@ def test_two_tables_that_always_set_a_knob_overlap():
     table["rows"][0]["id"] = "recipe.optimizer.again"
     raw["recipe"].append(table)
     with pytest.raises(PackError, match=r"recipe.optimizer and recipe.optimizer.again.*overlap"):
-        parse(yaml.safe_dump(raw).encode())
+        parse(yaml.dump(raw, Dumper=DUMPER).encode())
 
 
 @pytest.mark.parametrize("text", [b"a: [", b"", b"- 1\n", b"id: x\n"])
 def test_what_is_no_pack_is_refused(text):
     with pytest.raises(PackError):
         parse(text)
+
+
+def test_a_cap_bounds_what_factors_make_of_a_rate(read):
+    pack = parse(broken("recipe.learning_rate.tiny_model", value=9.0e-4))
+    built = build(pack, read(dataset_profile={"examples": 20}), Method.LORA, parameters=135_000_000)
+    assert built.spec.training.learning_rate == pytest.approx(1.0e-3)

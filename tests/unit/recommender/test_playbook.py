@@ -151,6 +151,26 @@ def test_the_tree_is_walked_node_by_node(pack, memory, quality, node, method):
 
 
 @pytest.mark.parametrize(
+    ("budget", "leaders", "method"),
+    [("unlimited", {"PREFIX", "FULL"}, "PREFIX"), ("usd_50_100", {"QLORA", "PREFIX"}, "QLORA")],
+)
+def test_stars_break_what_the_leaf_leaves_tied(pack, budget, leaders, method):
+    choice = choose(pack, Answers("80", budget, "ACCEPTABLE", "MINUTES", "SINGLE"))
+    assert set(choice.ballot.leaders) == leaders
+    assert (choice.method, choice.rule_id, choice.tied) == (method, "order.stars", True)
+    assert choice.steps[-1].stage == "star_order"
+
+
+def test_the_order_of_stars_is_the_playbooks(pack):
+    assert pack.rules.stars_order.methods == ("LORA", "QLORA", "ADAPTER", "PREFIX", "FULL")
+
+
+def test_the_leaf_breaks_a_tie_before_the_stars(pack):
+    choice = choose(pack, Answers(memory="16", quality="EXPERIMENTAL"))
+    assert (choice.method, choice.rule_id, choice.tied) == (Method.QLORA, "N4", True)
+
+
+@pytest.mark.parametrize(
     ("usd", "key"),
     [
         (0, "below_50"), (49.99, "below_50"), (50, "usd_50_100"), (99.99, "usd_50_100"), (100, "usd_100_500"),
