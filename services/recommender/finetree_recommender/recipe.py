@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.defaults import cpu_precision, suggested_sequence_length
+from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH, cpu_precision, suggested_sequence_length
 from finetree_runtime.plan import optimizer_steps, resolve_spec
 
 from finetree_recommender.answers import UNKNOWN
@@ -15,9 +15,6 @@ from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.recipe_rules import Adaptation, BatchStart, Computed, Row, Table, Value
-
-UNKNOWN_SEQUENCE_LENGTH = 2048
-"""Tokens, where the lengths of the rows are unknown (recipe rule recipe.sequence_length.unknown)."""
 
 
 @dataclass(frozen=True, slots=True)
