@@ -53,6 +53,8 @@ class Talker:
 
     async def upload(self, content: bytes, **fields) -> dataset_pb2.Dataset:
         created = await self.create_dataset(content, **fields)
+        if created.state == dataset_pb2.DATASET_STATE_READY:
+            return created
         return await self.write(created.name, [(0, content)])
 
     async def create_dataset(self, content: bytes, **fields) -> dataset_pb2.Dataset:
@@ -155,11 +157,11 @@ async def trainer(tmp_path: Path, script: dict | None = None, estimator=None, **
     from finetree_trainer.settings import Settings
 
     settings = Settings(**options_of(tmp_path, script or {}, **changes))
-    async with (
-        serving(service(settings, estimator or FixedEstimator())) as address,
-        grpc.aio.insecure_channel(address, options=OPTIONS) as channel,
-    ):
-        yield Talker(trainer_pb2_grpc.TrainerServiceStub(channel))
+    async with contextlib.AsyncExitStack() as clients:
+        # The channel outlives the server, so that a test sees how its calls end.
+        async with serving(service(settings, estimator or FixedEstimator())) as address:
+            channel = await clients.enter_async_context(grpc.aio.insecure_channel(address, options=OPTIONS))
+            yield Talker(trainer_pb2_grpc.TrainerServiceStub(channel))
 
 
 class Server:

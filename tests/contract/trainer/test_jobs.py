@@ -1,6 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-from finetree_api.trainer.v1 import job_pb2
-from trainer_harness import assert_whole, states, steps, trainer
+import grpc
+import pytest
+from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from google.rpc import error_details_pb2
+from trainer_harness import (
+    ROWS,
+    FixedEstimator,
+    assert_whole,
+    job_request,
+    jsonl,
+    refusal,
+    states,
+    steps,
+    trainer,
+)
 
 
 async def test_a_job_is_created_run_and_told_from_its_first_to_its_last_event(tmp_path):
@@ -14,4 +27,260 @@ async def test_a_job_is_created_run_and_told_from_its_first_to_its_last_event(tm
         done = await talk.job(job.name)
         assert done.state == job_pb2.JOB_STATE_SUCCEEDED
         assert done.progress.fraction == 1.0
+        assert done.metrics.loss == pytest.approx(4 / 5)
         assert done.last_seq == len(events)
+        assert done.attempt == 1
+        assert done.end_time.ToMicroseconds() >= done.start_time.ToMicroseconds() >= done.create_time.ToMicroseconds()
+        assert list(done.allowed_actions) == [job_pb2.JOB_ACTION_DOWNLOAD]
+
+
+async def test_a_job_keeps_what_was_resolved_estimated_and_given(tmp_path):
+    estimator = FixedEstimator()
+    async with trainer(tmp_path, estimator=estimator) as talk:
+        job = await talk.train(labels={"team": "x"}, recommendation_json='{"spec": {}}')
+        kept = await talk.job(job.name)
+        assert kept.spec.lora.rank == 8
+        assert kept.spec.training.WhichOneof("length")
+        assert kept.spec.hardware.count == 1
+        assert {source.field_path for source in kept.setting_sources} >= {"lora.rank", "training.learning_rate"}
+        assert kept.estimate.total_seconds.expected == 60
+        assert kept.estimate.revision.engine.id == "engine-1"
+        assert kept.plan_digest.startswith("sha256:")
+        assert kept.recommendation_json == '{"spec": {}}'
+        assert kept.created_by == "local"
+        assert estimator.asked[0].lora.rank == 8
+
+
+async def test_the_same_request_makes_one_job_for_ever(tmp_path):
+    async with trainer(tmp_path) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        first = await talk.train(dataset=dataset, request_id="once", labels={"b": "1", "a": "2"})
+        await talk.events(first.name)
+        again = await talk.train(dataset=dataset, request_id="once", labels={"a": "2", "b": "1"})
+        assert again.name == first.name
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.train(dataset=dataset, request_id="once", display_name="another")
+        code, reason, info, _ = refusal(error.value)
+        assert (code, reason, info.domain) == ("ALREADY_EXISTS", "REQUEST_ID_REUSED", "finetree")
+        jobs = (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
+        assert [job.name for job in jobs] == [first.name]
+
+
+async def test_two_requests_at_once_with_one_request_id_make_one_job(tmp_path):
+    import asyncio
+
+    async with trainer(tmp_path, {"delay": 0.5}) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        made = await asyncio.gather(*(talk.train(dataset=dataset, request_id="same") for _ in range(8)))
+        assert len({job.name for job in made}) == 1
+
+
+async def test_a_job_is_validated_without_being_created(tmp_path):
+    async with trainer(tmp_path) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        request = job_request(dataset)
+        answer = await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=request))
+        assert answer.resolved_spec.lora.rank == 8
+        assert answer.checks[0].rule_id == "memory.fits_device"
+        only = trainer_pb2.CreateJobRequest(job=request, validate_only=True)
+        shown = (await talk.stub.CreateJob(only)).job
+        assert shown.plan_digest == answer.plan_digest
+        assert not shown.name
+        assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
+
+
+async def test_an_approved_digest_holds_and_a_drifted_plan_names_what_differs(tmp_path):
+    from google.protobuf import json_format
+
+    async with trainer(tmp_path) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        request = job_request(dataset)
+        answer = await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=request))
+        await talk.train(dataset=dataset, plan_digest=answer.plan_digest)
+        approved = json_format.MessageToDict(answer.resolved_spec)
+        import json
+
+        request.spec.lora.rank = 16
+        request.plan_digest = answer.plan_digest
+        request.recommendation_json = json.dumps({"spec": approved})
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))
+        code, reason, info, faults = refusal(error.value)
+        assert (code, reason) == ("FAILED_PRECONDITION", "PLAN_DRIFT")
+        assert info.metadata["approved"] == answer.plan_digest
+        assert any("lora.rank" in fault.subject or "lora.rank" in fault.type for fault in faults)
+
+
+async def test_a_job_runs_without_an_estimate_while_the_estimator_is_down(tmp_path):
+    from finetree_trainer.estimates import RemoteEstimator
+
+    async with trainer(tmp_path, estimator=RemoteEstimator("127.0.0.1:1")) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        answer = await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=job_request(dataset)))
+        assert not answer.HasField("estimate")
+        assert "no estimate" in answer.notes[0]
+        job = await talk.train(dataset=dataset)
+        assert_whole(await talk.events(job.name))
+        assert not (await talk.job(job.name)).HasField("estimate")
+
+
+async def test_jobs_are_listed_newest_first_in_pages_by_state_and_label(tmp_path):
+    async with trainer(tmp_path) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        made = [(await talk.train(dataset=dataset, suspended=True, labels={"n": str(n % 2)})).name for n in range(5)]
+        first = await talk.stub.ListJobs(trainer_pb2.ListJobsRequest(page_size=3))
+        rest = await talk.stub.ListJobs(trainer_pb2.ListJobsRequest(page_size=3, page_token=first.next_page_token))
+        assert [job.name for job in (*first.jobs, *rest.jobs)] == made[::-1]
+        assert not rest.next_page_token
+        assert not first.jobs[0].setting_sources
+        even = await talk.stub.ListJobs(trainer_pb2.ListJobsRequest(labels={"n": "0"}))
+        assert [job.name for job in even.jobs] == [made[4], made[2], made[0]]
+        running = trainer_pb2.ListJobsRequest(states=[job_pb2.JOB_STATE_RUNNING])
+        assert not (await talk.stub.ListJobs(running)).jobs
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.stub.ListJobs(trainer_pb2.ListJobsRequest(labels={"n": "0"}, page_token=first.next_page_token))
+        assert refusal(error.value)[1] == "PAGE_TOKEN_INVALID"
+
+
+async def test_a_suspended_job_waits_and_says_so(tmp_path):
+    async with trainer(tmp_path) as talk:
+        job = await talk.train(suspended=True)
+        assert (await talk.job(job.name)).blocked_by.startswith("suspended")
+
+
+async def test_jobs_wait_in_order_and_know_their_place(tmp_path):
+    async with trainer(tmp_path, {"delay": 0.05, "steps": 6}) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        jobs = [await talk.train(dataset=dataset) for _ in range(3)]
+        await talk.until(jobs[0].name, lambda e: e.kind == event_pb2.EVENT_KIND_STEP_METRICS)
+        waiting = [await talk.job(job.name) for job in jobs[1:]]
+        assert [job.queue_position for job in waiting] == [1, 2]
+        assert "1 running on cpu" in waiting[0].blocked_by
+        logs = [await talk.events(job.name) for job in jobs]
+        for log in logs:
+            assert_whole(log)
+        starts = [next(e.event_time.ToMicroseconds() for e in log if e.attempt == 1) for log in logs]
+        ends = [log[-1].event_time.ToMicroseconds() for log in logs]
+        assert starts == sorted(starts)
+        assert all(start >= end for start, end in zip(starts[1:], ends[:-1], strict=True))
+        places = [e.queue_changed.position for e in logs[2] if e.kind == event_pb2.EVENT_KIND_QUEUE_CHANGED]
+        assert places[-1] == 1
+
+
+async def test_a_failed_task_says_whose_fault_it_was_and_what_to_do(tmp_path):
+    async with trainer(tmp_path, {"outcome": "failed"}) as talk:
+        job = await talk.train()
+        events = await talk.events(job.name)
+        assert_whole(events)
+        terminal = events[-1].terminal
+        assert terminal.state == job_pb2.JOB_STATE_FAILED
+        assert terminal.failure_category == job_pb2.FAILURE_CATEGORY_USER
+        info = error_details_pb2.ErrorInfo()
+        terminal.error.details[0].Unpack(info)
+        assert info.reason == "NON_FINITE_LOSS"
+        failed = await talk.job(job.name)
+        assert failed.state_reason.code == "NON_FINITE_LOSS"
+        assert failed.state_reason.remedy == "Lower the learning rate."
+        assert failed.error.message == "The loss was not finite."
+
+
+async def test_a_model_is_prepared_by_a_job_of_its_own(tmp_path):
+    phases = [job_pb2.JOB_PHASE_CONVERT_MODEL]
+    async with trainer(tmp_path, {"steps": 0, "phases": phases}) as talk:
+        request = trainer_pb2.JobRequest(kind=job_pb2.JOB_KIND_PREPARE)
+        request.spec.model.name = "smollm2-135m-instruct"
+        job = (await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))).job
+        events = await talk.events(job.name)
+        assert_whole(events)
+        assert states(events) == ["QUEUED", "PREPARING", "SUCCEEDED"]
+
+
+async def test_an_artifact_is_listed_and_downloaded_in_ranges(tmp_path):
+    content = bytes(range(256)) * 4096
+    async with trainer(tmp_path, {"artifact": True}) as talk:
+        job = await talk.train()
+        await talk.events(job.name)
+        listed = (await talk.stub.ListArtifacts(trainer_pb2.ListArtifactsRequest(parent=job.name))).artifacts
+        assert [artifact.name for artifact in listed] == [f"{job.name}/artifacts/adapter"]
+        assert listed[0].attempt == 1
+
+        async def download(path="weights.bin", offset=0, limit=0):
+            request = trainer_pb2.DownloadArtifactRequest(
+                name=listed[0].name, path=path, offset=offset, limit=limit
+            )
+            pieces = [piece async for piece in talk.stub.DownloadArtifact(request)]
+            assert pieces[0].file.size_bytes == len(content)
+            return b"".join(piece.chunk for piece in pieces)
+
+        assert await download() == content
+        assert await download(offset=1000, limit=300_000) == content[1000:301_000]
+        assert await download(offset=len(content)) == b""
+        for path, offset, wanted in (
+            ("../../../script.json", 0, ("NOT_FOUND", "FILE_NOT_FOUND")),
+            ("nothing", 0, ("NOT_FOUND", "FILE_NOT_FOUND")),
+            ("weights.bin", len(content) + 1, ("OUT_OF_RANGE", "OFFSET_BEYOND_END")),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await download(path, offset)
+            assert refusal(error.value)[:2] == wanted
+
+
+async def test_capacity_shows_devices_slots_and_the_measured_rate(tmp_path):
+    from google.protobuf.duration_pb2 import Duration
+
+    async with trainer(tmp_path, {"profile": 2.5e12, "delay": 0.05, "steps": 10}, cpu_slots=2, prewarm=True) as talk:
+        request = trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5))
+        capacity = await talk.stub.GetCapacity(request)
+        assert capacity.host_bf16_flops_per_second == 2.5e12
+        cpu = capacity.devices[-1]
+        assert cpu.id == "cpu"
+        assert (cpu.slots, cpu.free_slots) == (2, 2)
+        assert cpu.hardware.cpu.bf16_flops_per_second == 2.5e12
+        assert cpu.hardware.cpu.cores >= 1
+        assert 0 < cpu.free_bytes <= cpu.total_bytes
+        assert capacity.limits["max_upload_bytes"] > 0
+        job = await talk.train()
+        await talk.until(job.name, lambda e: e.kind == event_pb2.EVENT_KIND_STEP_METRICS)
+        cpu = (await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest())).devices[-1]
+        assert cpu.free_slots == 1
+        assert list(cpu.running_jobs) == [job.uid]
+        assert (await talk.job(job.name)).spec.hardware.cpu.bf16_flops_per_second == 2.5e12
+
+
+async def test_the_measured_rate_is_kept_over_a_restart(tmp_path):
+    from google.protobuf.duration_pb2 import Duration
+
+    async with trainer(tmp_path, {"profile": 1.5e12}, prewarm=True) as talk:
+        await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5)))
+    async with trainer(tmp_path) as talk:
+        capacity = await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest())
+        assert capacity.host_bf16_flops_per_second == 1.5e12
+
+
+async def test_the_server_says_what_it_is(tmp_path):
+    async with trainer(tmp_path) as talk:
+        info = (await talk.stub.GetServerInfo(trainer_pb2.GetServerInfoRequest())).server
+        assert info.service == "finetree-trainer"
+        assert "train.lora" in info.features
+
+
+async def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):
+    from finetree_runtime.settings import SettingsError
+
+    async with trainer(tmp_path):
+        with pytest.raises(SettingsError) as error:
+            async with trainer(tmp_path):
+                pass
+        assert error.value.reason == "DATA_DIR_IN_USE"
+
+
+async def test_a_limit_of_time_ends_a_job_cleanly(tmp_path):
+    from google.protobuf.duration_pb2 import Duration
+
+    limits = trainer_pb2.JobRequest().limits.__class__(duration=Duration(seconds=1))
+    async with trainer(tmp_path, {"steps": 1000, "delay": 0.05}) as talk:
+        job = await talk.train(limits=limits)
+        events = await talk.events(job.name)
+        assert_whole(events)
+        assert events[-1].terminal.state == job_pb2.JOB_STATE_CANCELLED
+        assert any("longest time" in event.message for event in events)

@@ -105,9 +105,11 @@ class Draft:
 
     def seal(self) -> bool:
         """Write the message back into the row; whether there is anything to store."""
+        if not self.events and not self.changed:
+            return False
         self.row.snapshot = self.live.SerializeToString()
         self.row.update_time = self.now
-        return bool(self.events) or self.changed
+        return True
 
 
 def timestamp(micros: int) -> Timestamp:

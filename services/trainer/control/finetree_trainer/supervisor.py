@@ -212,8 +212,11 @@ class Supervisor:
             for worker in idle:
                 if late and worker.process:
                     worker.process.kill()
-        for job in self._background:
-            job.cancel()
+        for worker in self._workers.values():
+            if worker.session is not None:
+                worker.session.close()
+        for task in self._background:
+            task.cancel()
 
     async def _see_out(self, worker: Worker) -> None:
         """Wait for a worker's death, whatever brings it, and draw the conclusions."""

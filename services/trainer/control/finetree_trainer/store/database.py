@@ -43,7 +43,7 @@ class Store:
     async def write(self, run: Callable[[Connection], T]) -> T:
         """Run a function on the writer thread; returns once what it wrote is durable.
 
-        A caller that is cancelled meanwhile does not undo the write.
+        A caller that is cancelled while the write waits takes it back; once it runs, it is done.
         """
         return await asyncio.wrap_future(self._writer.submit(run))
 

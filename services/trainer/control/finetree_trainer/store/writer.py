@@ -34,7 +34,8 @@ class Writer:
     """Runs work on its own thread and connection, in the order of submission.
 
     Each piece of work is atomic: when it raises, its own writes are undone and its future gets the exception, while the
-    rest of the group commits. A future is resolved only after the commit that made it durable (synchronous=FULL).
+    rest of the group commits. Work that is cancelled before its turn is left out. A future is resolved only after the
+    commit that made it durable (synchronous=FULL).
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -66,7 +67,9 @@ class Writer:
         group: list[_Work[Any]] = []
         item = self._queue.get()
         while item is not None:
-            group.append(item)
+            # From here on it can no longer be cancelled: who waits for it may go, the write stays whole.
+            if item.future.set_running_or_notify_cancel():
+                group.append(item)
             if len(group) >= GROUP_LIMIT:
                 return group, True
             try:

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+import hashlib
+import json
+
+import grpc
+import pytest
+from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2
+from trainer_harness import ROWS, jsonl, refusal, trainer
+
+CONTENT = jsonl(ROWS)
+
+
+async def test_an_upload_in_pieces_becomes_a_ready_dataset_with_a_profile(tmp_path):
+    async with trainer(tmp_path) as talk:
+        created = await talk.create_dataset(CONTENT, display_name="rows")
+        assert created.state == dataset_pb2.DATASET_STATE_UPLOADING
+        done = await talk.write(created.name, [(i, CONTENT[i : i + 100]) for i in range(0, len(CONTENT), 100)])
+        assert done.state == dataset_pb2.DATASET_STATE_READY
+        assert done.committed_bytes == len(CONTENT)
+        assert done.row_schema == dataset_pb2.ROW_SCHEMA_CHAT
+        assert done.profile.examples == len(ROWS)
+        assert not done.profile.exact
+        assert sum(bucket.count for bucket in done.profile.token_lengths) == len(ROWS)
+        assert 0 < done.profile.target_fraction < 1
+        assert (tmp_path / "data" / "datasets" / f"{done.sha256}.jsonl").read_bytes() == CONTENT
+        again = await talk.create_dataset(CONTENT)
+        assert again.name == done.name
+        shown = (await talk.stub.ListDatasets(dataset_pb2.ListDatasetsRequest())).datasets
+        assert [dataset.name for dataset in shown] == [done.name]
+
+
+async def test_a_cut_upload_goes_on_from_the_committed_bytes(tmp_path):
+    async with trainer(tmp_path) as talk:
+        created = await talk.create_dataset(CONTENT)
+        arrived = asyncio.Event()
+
+        async def broken():
+            yield dataset_pb2.WriteDatasetRequest(name=created.name, offset=0, data=CONTENT[:700])
+            arrived.set()
+            await asyncio.sleep(60)
+
+        call = talk.stub.WriteDataset(broken())
+        await asyncio.wait_for(arrived.wait(), 5)
+        part = tmp_path / "data" / "uploads" / f"{created.uid}.part"
+        async with asyncio.timeout(5):
+            while not part.exists() or part.stat().st_size < 700:
+                await asyncio.sleep(0.01)
+        call.cancel()
+        shown = created
+        async with asyncio.timeout(5):
+            while shown.committed_bytes < 700:
+                shown = (await talk.stub.GetDataset(dataset_pb2.GetDatasetRequest(name=created.name))).dataset
+        assert shown.committed_bytes == 700
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.write(created.name, [(0, CONTENT)])
+        code, reason, info, _ = refusal(error.value)
+        assert (code, reason, info.metadata["committed_bytes"]) == ("OUT_OF_RANGE", "OFFSET_MISMATCH", "700")
+        done = await talk.write(created.name, [(700, CONTENT[700:])])
+        assert done.state == dataset_pb2.DATASET_STATE_READY
+
+
+async def test_an_upload_goes_on_after_a_restart(tmp_path):
+    async with trainer(tmp_path) as talk:
+        created = await talk.create_dataset(CONTENT, request_id="u1")
+        half = await talk.write(created.name, [(0, CONTENT[:500])])
+        assert half.committed_bytes == 500
+    async with trainer(tmp_path) as talk:
+        again = await talk.create_dataset(CONTENT, request_id="u1")
+        assert (again.name, again.committed_bytes) == (created.name, 500)
+        done = await talk.write(created.name, [(500, CONTENT[500:])])
+        assert done.state == dataset_pb2.DATASET_STATE_READY
+
+
+async def test_wrong_bytes_are_sent_again_from_the_start(tmp_path):
+    async with trainer(tmp_path) as talk:
+        created = await talk.create_dataset(CONTENT)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.write(created.name, [(0, b"x" * len(CONTENT))])
+        assert refusal(error.value)[:2] == ("INVALID_ARGUMENT", "HASH_MISMATCH")
+        shown = (await talk.stub.GetDataset(dataset_pb2.GetDatasetRequest(name=created.name))).dataset
+        assert shown.committed_bytes == 0
+        assert (await talk.write(created.name, [(0, CONTENT)])).state == dataset_pb2.DATASET_STATE_READY
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.write(created.name, [(0, CONTENT)])
+        assert refusal(error.value)[:2] == ("FAILED_PRECONDITION", "DATASET_READY")
+
+
+BAD_ROWS = {
+    "empty": ([], b"\n\n", "EMPTY_DATASET", "rows"),
+    "not JSON": ([{"text": "a"}], b"{oops\n", "MALFORMED_ROW", "rows[2]"),
+    "not UTF-8": ([{"text": "a"}], b'{"text": "\xff"}\n', "MALFORMED_ROW", "rows[2]"),
+    "a list": ([[1]], b"", "MALFORMED_ROW", "rows[1]"),
+    "other keys": ([{"question": "a"}], b"", "MALFORMED_ROW", "rows[1]"),
+    "mixed": ([{"text": "a"}, {"prompt": "a", "completion": "b"}], b"", "MALFORMED_ROW", "rows[2]"),
+    "content is a number": (
+        [*ROWS[:16], {"messages": [*ROWS[0]["messages"], {"role": "user", "content": 5}]}],
+        b"",
+        "MALFORMED_ROW",
+        "rows[17].messages[2].content",
+    ),
+    "role": ([{"messages": [{"role": "boss", "content": "a"}]}], b"", "MALFORMED_ROW", "rows[1].messages[0].role"),
+    "nothing to learn": ([{"messages": [{"role": "user", "content": "a"}]}], b"", "MALFORMED_ROW", "rows[1].messages"),
+    "empty completion": ([{"prompt": "a", "completion": " "}], b"", "MALFORMED_ROW", "rows[1].completion"),
+    "no completion": ([{"prompt": "a"}], b"", "MALFORMED_ROW", "rows[1].completion"),
+}
+
+
+async def test_wrong_rows_are_named_and_nothing_of_them_stays(tmp_path):
+    async with trainer(tmp_path) as talk:
+        for name, (rows, rest, reason, field) in BAD_ROWS.items():
+            content = jsonl(rows) + rest
+            created = await talk.create_dataset(content, request_id=name)
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await talk.write(created.name, [(0, content)])
+            code, found, info, faults = refusal(error.value)
+            assert (code, found) == ("INVALID_ARGUMENT", reason), name
+            assert faults[0].field == field, name
+            if reason == "MALFORMED_ROW":
+                assert field.startswith(f"rows[{info.metadata['row']}]"), name
+        assert not (await talk.stub.ListDatasets(dataset_pb2.ListDatasetsRequest())).datasets
+        assert not list((tmp_path / "data" / "uploads").iterdir())
+        assert not list((tmp_path / "data" / "datasets").iterdir())
+
+
+async def test_five_hundred_wrong_rows_still_give_an_error_that_arrives(tmp_path):
+    async with trainer(tmp_path) as talk:
+        content = jsonl([{"text": 5}] * 500)
+        created = await talk.create_dataset(content)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.write(created.name, [(0, content)])
+        assert refusal(error.value)[1] == "MALFORMED_ROW"
+        assert len(error.value.trailing_metadata()["grpc-status-details-bin"]) <= 4096
+
+
+async def test_more_bytes_than_stated_are_refused(tmp_path):
+    async with trainer(tmp_path) as talk:
+        created = await talk.create_dataset(CONTENT)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.write(created.name, [(0, CONTENT), (len(CONTENT), b"more")])
+        assert refusal(error.value)[:2] == ("INVALID_ARGUMENT", "SIZE_MISMATCH")
+
+
+async def test_limits_of_size_hold_before_anything_is_sent(tmp_path):
+    async with trainer(tmp_path, max_upload_bytes=1000, max_project_bytes=1500) as talk:
+        for size, reason in ((1001, "DATASET_TOO_LARGE"), (900, ""), (700, "DATASET_TOO_LARGE")):
+            request = dataset_pb2.CreateDatasetRequest(size_bytes=size, sha256=hashlib.sha256(b"%d" % size).hexdigest())
+            if not reason:
+                await talk.stub.CreateDataset(request)
+                continue
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await talk.stub.CreateDataset(request)
+            assert refusal(error.value)[:2] == ("RESOURCE_EXHAUSTED", reason)
+
+
+async def test_a_request_id_names_one_upload(tmp_path):
+    async with trainer(tmp_path) as talk:
+        created = await talk.create_dataset(CONTENT, request_id="one")
+        assert (await talk.create_dataset(CONTENT, request_id="one")).name == created.name
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.create_dataset(CONTENT + b"\n", request_id="one")
+        assert refusal(error.value)[1] == "REQUEST_ID_REUSED"
+
+
+async def test_a_dataset_that_a_job_needs_is_not_deleted(tmp_path):
+    async with trainer(tmp_path) as talk:
+        dataset = await talk.upload(CONTENT)
+        job = await talk.train(dataset=dataset.name, suspended=True)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.stub.DeleteDataset(dataset_pb2.DeleteDatasetRequest(name=dataset.name))
+        code, reason, info, _ = refusal(error.value)
+        assert (code, reason, info.metadata["job"]) == ("FAILED_PRECONDITION", "DATASET_IN_USE", job.name)
+        await talk.cancel(job.name)
+        await talk.stub.DeleteDataset(dataset_pb2.DeleteDatasetRequest(name=dataset.name))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.stub.GetDataset(dataset_pb2.GetDatasetRequest(name=dataset.name))
+        assert refusal(error.value)[1] == "DATASET_NOT_FOUND"
+        assert not list((tmp_path / "data" / "datasets").iterdir())
+
+
+async def test_a_content_that_two_projects_share_outlives_the_first_deletion(tmp_path):
+    async with trainer(tmp_path) as talk:
+        mine = await talk.upload(CONTENT)
+        theirs = await talk.upload(CONTENT, parent="projects/other")
+        assert mine.name != theirs.name
+        await talk.stub.DeleteDataset(dataset_pb2.DeleteDatasetRequest(name=mine.name))
+        assert (tmp_path / "data" / "datasets" / f"{mine.sha256}.jsonl").exists()
+        await talk.stub.DeleteDataset(dataset_pb2.DeleteDatasetRequest(name=theirs.name))
+        assert not (tmp_path / "data" / "datasets" / f"{mine.sha256}.jsonl").exists()
+
+
+async def test_a_job_does_not_start_on_an_unfinished_upload(tmp_path):
+    async with trainer(tmp_path) as talk:
+        created = await talk.create_dataset(CONTENT)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.train(dataset=created.name)
+        assert refusal(error.value)[:2] == ("FAILED_PRECONDITION", "DATASET_NOT_READY")
+        assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
+
+
+async def test_an_upload_without_a_name_is_refused(tmp_path):
+    async with trainer(tmp_path) as talk:
+        for pieces in ([], [(0, b"x")]):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await talk.write("", pieces)
+            assert refusal(error.value)[:2] == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+
+
+async def test_prompt_and_text_rows_are_known(tmp_path):
+    async with trainer(tmp_path) as talk:
+        pairs = await talk.upload(jsonl([{"prompt": "Two and two?", "completion": "Four."}]))
+        assert pairs.row_schema == dataset_pb2.ROW_SCHEMA_PROMPT_COMPLETION
+        text = await talk.upload(json.dumps({"text": "Once upon a time."}).encode())
+        assert text.row_schema == dataset_pb2.ROW_SCHEMA_TEXT
+        assert text.profile.target_fraction == 1

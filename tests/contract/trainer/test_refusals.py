@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+import grpc
+import pytest
+from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.types.v1 import run_spec_pb2
+from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
+
+Spec = run_spec_pb2.RunSpec
+
+
+def model(**source):
+    def change(request):
+        request.spec.model.CopyFrom(run_spec_pb2.ModelSource(**source))
+
+    return change
+
+
+def spec(**fields):
+    def change(request):
+        request.spec.MergeFrom(Spec(**fields))
+
+    return change
+
+
+def data(**source):
+    def change(request):
+        request.spec.dataset.CopyFrom(run_spec_pb2.DatasetSource(**source))
+
+    return change
+
+
+def without_method(request):
+    request.spec.ClearField("lora")
+
+
+def without_data(request):
+    request.spec.ClearField("dataset")
+
+
+def export(request):
+    request.kind = job_pb2.JOB_KIND_EXPORT
+
+
+SHAPE = run_spec_pb2.ModelShape(hidden_size=8, layers=1, intermediate_size=8, attention_heads=1, vocab_size=8)
+HUB = run_spec_pb2.HubModel(id="acme/huge-70b")
+PROFILE = run_spec_pb2.DatasetProfile(examples=3)
+GPU = run_spec_pb2.Hardware(accelerator="rtx-9999")
+MANY = run_spec_pb2.Hardware(cpu=run_spec_pb2.CpuDevice(), count=4)
+MICRO = run_spec_pb2.Training(effective_batch_size=2, micro_batch_size=4)
+
+CASES = {
+    "unknown model": (model(name="smollm2-135m-instrct"), "NOT_FOUND", "MODEL_NOT_FOUND"),
+    "shape": (model(shape=SHAPE), "INVALID_ARGUMENT", "MODEL_NOT_TRAINABLE"),
+    "hub model": (model(hub=HUB), "FAILED_PRECONDITION", "MODEL_NOT_PREPARED"),
+    "not prepared": (model(name="smollm2-135m-instruct"), "FAILED_PRECONDITION", "MODEL_NOT_PREPARED"),
+    "model path with dots": (model(path="../rows"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
+    "absolute model path": (model(path="/etc"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
+    "model path by a link": (model(path="link"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
+    "missing model path": (model(path="nothing"), "NOT_FOUND", "MODEL_NOT_FOUND"),
+    "qlora": (spec(qlora=run_spec_pb2.Qlora()), "INVALID_ARGUMENT", "METHOD_NOT_SUPPORTED"),
+    "no method": (without_method, "INVALID_ARGUMENT", "INVALID_REQUEST"),
+    "unknown GPU": (spec(hardware=GPU), "FAILED_PRECONDITION", "NO_SUCH_DEVICE"),
+    "too many devices": (spec(hardware=MANY), "FAILED_PRECONDITION", "NO_SUCH_DEVICE"),
+    "no data": (without_data, "INVALID_ARGUMENT", "INVALID_REQUEST"),
+    "only a profile": (data(profile=PROFILE), "INVALID_ARGUMENT", "INVALID_REQUEST"),
+    "unknown dataset": (data(name="0192"), "NOT_FOUND", "DATASET_NOT_FOUND"),
+    "data path with dots": (data(path="../script.json"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
+    "data path with wrong rows": (data(path="wrong.jsonl"), "INVALID_ARGUMENT", "MALFORMED_ROW"),
+    "micro-batch too large": (spec(training=MICRO), "INVALID_ARGUMENT", "MICRO_BATCH_TOO_LARGE"),
+    "export": (export, "INVALID_ARGUMENT", "JOB_KIND_NOT_SUPPORTED"),
+    "negative steps": (spec(training=run_spec_pb2.Training(max_steps=-1)), "INVALID_ARGUMENT", "INVALID_REQUEST"),
+}
+
+
+async def test_what_cannot_run_is_refused_with_a_reason_and_nothing_is_created(tmp_path):
+    async with trainer(tmp_path) as talk:
+        (tmp_path / "models" / "link").symlink_to("/etc")
+        (tmp_path / "rows" / "wrong.jsonl").write_text('{"text": "fine"}\n{"text": 5}\n')
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        for name, (change, code, reason) in CASES.items():
+            request = job_request(dataset)
+            change(request)
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request, request_id=f"case {name}"))
+            found = refusal(error.value)
+            assert found[:2] == (code, reason), (name, error.value.details())
+            assert str(tmp_path) not in error.value.details(), name
+        assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
+        # What was refused has not used its request id up.
+        again = trainer_pb2.CreateJobRequest(job=job_request(dataset), request_id="case qlora")
+        assert (await talk.stub.CreateJob(again)).job.name
+
+
+async def test_a_wrong_name_suggests_the_near_one(tmp_path):
+    async with trainer(tmp_path) as talk:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            request = job_request((await talk.upload(jsonl(ROWS))).name)
+            request.spec.model.name = "smollm2-135m-instrct"
+            await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))
+        assert refusal(error.value)[2].metadata["near"] == "smollm2-135m-instruct"
+
+
+async def test_a_row_of_a_path_is_named(tmp_path):
+    async with trainer(tmp_path) as talk:
+        (tmp_path / "rows" / "wrong.jsonl").write_text('{"text": "fine"}\n{"text": 5}\n')
+        request = job_request("")
+        request.spec.dataset.path = "wrong.jsonl"
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))
+        _, _, info, faults = refusal(error.value)
+        assert info.metadata["row"] == "2"
+        assert faults[0].field == "rows[2].text"
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "reason"),
+    [
+        ("GetJob", trainer_pb2.GetJobRequest(name="0192"), "JOB_NOT_FOUND"),
+        ("CancelJob", trainer_pb2.CancelJobRequest(name="0192"), "JOB_NOT_FOUND"),
+        ("ListEvents", trainer_pb2.ListEventsRequest(name="0192"), "JOB_NOT_FOUND"),
+        ("ListArtifacts", trainer_pb2.ListArtifactsRequest(parent="0192"), "JOB_NOT_FOUND"),
+        ("GetJob", trainer_pb2.GetJobRequest(name="projects/x/datasets/y"), "INVALID_NAME"),
+    ],
+)
+async def test_what_is_not_there_is_said_so(tmp_path, method, request_, reason):
+    async with trainer(tmp_path) as talk:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await getattr(talk.stub, method)(request_)
+        assert refusal(error.value)[1] == reason
+
+
+async def test_a_full_queue_is_refused(tmp_path):
+    async with trainer(tmp_path, max_queued=2) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        for _ in range(2):
+            await talk.train(dataset=dataset, suspended=True)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.train(dataset=dataset, suspended=True)
+        assert refusal(error.value)[:2] == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 of the service and of workers: nothing acknowledged is lost, nothing is told twice or out of order."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+
+import grpc
+import psutil
+import pytest
+from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from trainer_harness import ROWS, Server, assert_whole, jsonl, server, states, steps, trainer
+
+STEP = event_pb2.EVENT_KIND_STEP_METRICS
+
+
+def worker_pids(tmp_path):
+    notes = (tmp_path / "data" / "workers").glob("*/process.json")
+    return [json.loads(note.read_text())["pid"] for note in notes]
+
+
+async def after_step(talk, job, step):
+    await talk.until(job.name, lambda e: e.kind == STEP and e.step_metrics.step >= step)
+
+
+async def test_a_killed_service_loses_nothing_and_its_worker_comes_back(tmp_path):
+    async with server(tmp_path, {"steps": 150, "delay": 0.02}) as (running, talk):
+        job = await talk.train()
+        await after_step(talk, job, 5)
+        before = []
+        call = talk.stub.WatchJob(trainer_pb2.WatchJobRequest(name=job.name))
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+            async for batch in call:
+                before.extend(batch.events)
+                if len(before) > 40:
+                    break
+        pids = worker_pids(tmp_path)
+        await running.kill()
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        talk = await running.start()
+        events = await talk.events(job.name)
+        assert_whole(events)
+        assert events[: len(before)] == before
+        # One attempt went through: the worker was never started again, and each of its steps is there once.
+        assert steps(events) == [(1, step) for step in range(1, 151)]
+        assert states(events) == ["QUEUED", "PREPARING", "RUNNING", "SUCCEEDED"]
+
+
+async def test_a_service_killed_again_and_again_keeps_every_event_once(tmp_path):
+    async with server(tmp_path, {"steps": 200, "delay": 0.01}) as (running, talk):
+        job = await talk.train()
+        for step in (5, 30, 60):
+            await after_step(talk, job, step)
+            await running.kill()
+            talk = await running.start()
+        events = await talk.events(job.name)
+        assert_whole(events)
+        assert steps(events) == [(1, step) for step in range(1, 201)]
+
+
+async def test_a_worker_that_ends_while_the_service_is_down_is_read_from_its_segment(tmp_path):
+    script = {"steps": 12, "delay": 0.02, "offline_after": 4}
+    async with server(tmp_path, script) as (running, talk):
+        job = await talk.train()
+        await after_step(talk, job, 4)
+        segment = tmp_path / "data" / "jobs" / job.uid / "attempts" / "1" / "segment.bin"
+        size = 0
+        async with asyncio.timeout(5):
+            while size != segment.stat().st_size or not size:
+                size = segment.stat().st_size
+                await asyncio.sleep(0.3)
+        await running.kill()
+        for pid in worker_pids(tmp_path):
+            os.kill(pid, signal.SIGKILL)
+        talk = await running.start()
+        events = await talk.events(job.name)
+        assert_whole(events)
+        assert steps(events) == [(1, step) for step in range(1, 13)]
+        assert events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+async def test_an_acknowledged_job_survives_and_the_same_request_finds_it(tmp_path):
+    async with server(tmp_path, {"steps": 2}) as (running, talk):
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        job = await talk.train(dataset=dataset, request_id="r1", suspended=True)
+        await running.kill()
+        talk = await running.start()
+        assert (await talk.train(dataset=dataset, request_id="r1", suspended=True)).name == job.name
+        assert (await talk.job(job.name)).blocked_by.startswith("suspended")
+
+
+async def test_a_cancel_outlives_the_service(tmp_path):
+    async with server(tmp_path, {"steps": 1000, "delay": 0.02, "deaf": True}, cancel_grace=1.0) as (running, talk):
+        job = await talk.train()
+        await after_step(talk, job, 2)
+        await talk.cancel(job.name)
+        await running.kill()
+        talk = await running.start()
+        events = await talk.events(job.name)
+        assert_whole(events)
+        assert events[-1].terminal.state == job_pb2.JOB_STATE_CANCELLED
+        assert not any(psutil.pid_exists(pid) for pid in worker_pids(tmp_path))
+
+
+async def test_sigterm_leaves_the_worker_and_ends_with_zero(tmp_path):
+    async with server(tmp_path, {"steps": 60, "delay": 0.02}) as (running, talk):
+        job = await talk.train()
+        await after_step(talk, job, 3)
+        assert await running.stop() == 0
+        assert all(psutil.pid_exists(pid) for pid in worker_pids(tmp_path))
+        talk = await running.start()
+        events = await talk.events(job.name)
+        assert_whole(events)
+        assert steps(events) == [(1, step) for step in range(1, 61)]
+
+
+async def test_a_killed_worker_is_followed_by_another_attempt(tmp_path):
+    async with trainer(tmp_path, {"steps": 10, "delay": 0.01, "kill_at": {"1": 6, "2": 4}}) as talk:
+        job = await talk.train()
+        events = await talk.events(job.name)
+        assert_whole(events)
+        assert steps(events) == [
+            *((1, step) for step in range(1, 6)),
+            *((2, step) for step in range(1, 4)),
+            *((3, step) for step in range(1, 11)),
+        ]
+        assert states(events) == [
+            *("QUEUED", "PREPARING", "RUNNING", "RECOVERING", "PREPARING", "RUNNING", "RECOVERING"),
+            *("PREPARING", "RUNNING", "SUCCEEDED"),
+        ]
+        reasons = [e.attempt_started.reason for e in events if e.kind == event_pb2.EVENT_KIND_ATTEMPT_STARTED]
+        assert reasons == ["first", "recovered", "recovered"]
+        assert any("SIGKILL" in e.message for e in events)
+
+
+async def test_a_worker_that_dies_each_time_fails_the_job_within_its_budget(tmp_path):
+    async with trainer(tmp_path, {"steps": 10, "kill_at": {"1": 2, "2": 2, "3": 2}}) as talk:
+        job = await talk.train()
+        events = await talk.events(job.name)
+        assert_whole(events)
+        terminal = events[-1].terminal
+        assert terminal.state == job_pb2.JOB_STATE_FAILED
+        assert terminal.failure_category == job_pb2.FAILURE_CATEGORY_SYSTEM
+        assert terminal.retryable
+        assert (await talk.job(job.name)).state_reason.code == "WORKER_LOST"
+        assert events[-1].attempt == 3
+
+
+async def test_an_interruption_costs_nothing_of_the_failure_budget(tmp_path):
+    async with trainer(tmp_path, {"steps": 3, "outcome": "interrupted_once"}, system_retries=0) as talk:
+        job = await talk.train()
+        events = await talk.events(job.name)
+        assert_whole(events)
+        assert events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
+        assert "RECOVERING" in states(events)
+
+
+async def test_a_worker_killed_while_it_is_cancelled_ends_cancelled(tmp_path):
+    async with trainer(tmp_path, {"steps": 1000, "delay": 0.02, "deaf": True}, cancel_grace=5.0) as talk:
+        job = await talk.train()
+        await after_step(talk, job, 2)
+        await talk.cancel(job.name)
+        for pid in worker_pids(tmp_path):
+            os.kill(pid, signal.SIGKILL)
+        events = await talk.events(job.name)
+        assert_whole(events)
+        assert events[-1].terminal.state == job_pb2.JOB_STATE_CANCELLED
+
+
+async def test_a_prewarmed_worker_takes_the_job_and_does_not_outlive_the_service(tmp_path):
+    async with trainer(tmp_path, {"profile": 1e12, "steps": 2}, prewarm=True) as talk:
+        from google.protobuf.duration_pb2 import Duration
+
+        await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5)))
+        warm = worker_pids(tmp_path)
+        assert len(warm) == 1
+        job = await talk.train()
+        assert_whole(await talk.events(job.name))
+    assert not any(psutil.pid_exists(pid) for pid in worker_pids(tmp_path))
+
+
+async def test_a_dead_prewarmed_worker_harms_no_job(tmp_path):
+    async with trainer(tmp_path, {"profile": 1e12, "steps": 2}, prewarm=True) as talk:
+        from google.protobuf.duration_pb2 import Duration
+
+        await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5)))
+        os.kill(worker_pids(tmp_path)[0], signal.SIGKILL)
+        assert_whole(await talk.events((await talk.train()).name))
+
+
+async def test_a_folder_of_a_newer_version_is_not_touched(tmp_path):
+    import sqlite3
+
+    running = Server(tmp_path, {})
+    talk = await running.start()
+    await talk.upload(jsonl(ROWS))
+    await running.kill()
+    database = sqlite3.connect(tmp_path / "data" / "trainer.db")
+    database.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+    database.commit()
+    database.close()
+    with pytest.raises(AssertionError):
+        await running.start()
+    assert running.process is not None
+    assert running.process.returncode == 2
