@@ -15,6 +15,7 @@ from finetree._shared import methods
 from finetree.errors import (
     AlreadyExists,
     FailedPrecondition,
+    FinetreeTimeout,
     InvalidArgument,
     NotFound,
     OutOfRange,
@@ -73,6 +74,16 @@ class FakeTrainer:
         """Leave these events out of a stream, once each: a hole that is not in the log."""
         with self._changed:
             self._holes.update(seqs)
+
+    def attached_at_least(self, count: int, *, timeout: float = 10.0) -> None:
+        """Wait until watchers have attached so many times in all.
+
+        Raises:
+            FinetreeTimeout: they have not, in `timeout` seconds.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.attached >= count, timeout):
+                raise FinetreeTimeout(f"{self.attached} watchers attached, not {count}", reason="TIMEOUT")
 
     def cut_download_after(self, count: int) -> None:
         """Break the next download once so many bytes of a file are sent."""
@@ -146,8 +157,10 @@ class FakeTrainer:
     ) -> Iterator[trainer_pb2.WatchJobResponse]:
         job = self._find(request.name)
         context.add_callback(self._wake)
-        self.attached += 1
         seq = self._start(request, job)
+        with self._changed:
+            self.attached += 1
+            self._changed.notify_all()
         heartbeat = request.heartbeat.ToNanoseconds() / 1e9 or 10.0
         while context.is_active():
             batch, seq = self._next_batch(job, seq, heartbeat, context)
