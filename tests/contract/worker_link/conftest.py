@@ -7,7 +7,6 @@ import queue
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -49,7 +48,7 @@ class Service(worker_pb2_grpc.WorkerServiceServicer):
     problems: list[str] = field(default_factory=list)
     down: asyncio.Queue[worker_pb2.AttachResponse] = field(default_factory=asyncio.Queue)
 
-    async def Attach(self, request_iterator, context):
+    async def Attach(self, request_iterator, context):  # noqa: N802 - the rpc's name
         requests = aiter(request_iterator)
         self.hellos.append((await anext(requests)).hello)
         if self.abort is not None:
@@ -114,10 +113,10 @@ class Service(worker_pb2_grpc.WorkerServiceServicer):
         if self.acknowledges:
             self.send(acknowledge=worker_pb2.Acknowledge(acknowledged=len(self.stored)))
 
-    def send(self, **message):
+    def send(self, **message):  # noqa: ANN003 - a field of AttachResponse
         self.down.put_nowait(worker_pb2.AttachResponse(**message))
 
-    def command(self, kind, **fields):
+    def command(self, kind, **fields):  # noqa: ANN003 - fields of Command
         self.send(command=worker_pb2.Command(kind=worker_pb2.CommandKind.Value(f"COMMAND_KIND_{kind}"), **fields))
 
 
@@ -127,8 +126,26 @@ class Joined:
 
     link: Link
     commands: Commands
-    tasks: "queue.SimpleQueue[worker_pb2.Task | None]"
-    refusals: list[str]
+    segment: Segment
+    tasks: "queue.SimpleQueue[worker_pb2.Task | None]" = field(default_factory=queue.SimpleQueue)
+    refusals: list[str] = field(default_factory=list)
+
+    def bind(self) -> None:
+        self.link.bind(self.segment)
+
+    def write(self, count: int) -> None:
+        """Append so many log lines."""
+        for _ in range(count):
+            text = f"line {self.segment.last_seq + 1}"
+            event = event_pb2.JobEvent(log_line=event_pb2.LogLine(text=text))
+            self.segment.append([worker_pb2.WorkerEvent(event=event)], durable=False)
+            self.link.wake()
+
+    async def task(self) -> worker_pb2.Task | None:
+        return await asyncio.to_thread(self.tasks.get, timeout=10)
+
+    async def drain(self) -> bool:
+        return await asyncio.to_thread(self.link.drain)
 
 
 @pytest.fixture
@@ -148,7 +165,7 @@ async def serve(service, socket):
     """Start the service; called again after the server it returned was stopped, it is the restarted service."""
     servers = []
 
-    async def start():
+    async def start() -> grpc.aio.Server:
         server = grpc.aio.server()
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server)
         server.add_insecure_port(socket)
@@ -162,52 +179,33 @@ async def serve(service, socket):
 
 
 @pytest.fixture
-async def join(socket):
+async def join(socket, tmp_path):
     """Start a link to the service."""
-    links = []
+    joined = []
 
-    def start(kind=worker_pb2.TASK_KIND_TRAIN, job="projects/p/jobs/j", attempt=3, timing=TIMING):
+    def start(kind=worker_pb2.TASK_KIND_TRAIN, job="projects/p/jobs/j", attempt=3, timing=TIMING) -> Joined:
         commands, tasks, refusals = Commands(), queue.SimpleQueue(), []
+        segment = Segment(tmp_path / f"work-{len(joined)}")
         identity = Identity(kind, "first-token", "1.0", "boot", "node", job, attempt)
         link = Link(socket, identity, commands, on_task=tasks.put, on_refused=refusals.append, timing=timing)
-        links.append(link)
+        joined.append(Joined(link, commands, segment, tasks, refusals))
         link.start()
-        return Joined(link, commands, tasks, refusals)
+        return joined[-1]
 
     yield start
-    for link in links:
-        await asyncio.to_thread(link.close)
-
-
-@pytest.fixture
-def segment(tmp_path: Path):
-    opened = Segment(tmp_path / "work")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def write(segment):
-    """Append so many log lines, and tell a link."""
-
-    def append(link: Link, count: int):
-        for _ in range(count):
-            text = f"line {segment.last_seq + 1}"
-            event = event_pb2.JobEvent(log_line=event_pb2.LogLine(text=text))
-            segment.append([worker_pb2.WorkerEvent(event=event)], durable=False)
-            link.wake()
-
-    return append
+    for worker in joined:
+        await asyncio.to_thread(worker.link.close)
+        worker.segment.close()
 
 
 @pytest.fixture
 def until():
     """Wait for a condition, ten seconds at most."""
 
-    async def wait(condition: Callable[[], object], what: str):
+    async def wait(condition: Callable[[], object], what: str) -> None:
         try:
             async with asyncio.timeout(10):
-                while not condition():
+                while not condition():  # noqa: ASYNC110 - the condition is another thread's doing
                     await asyncio.sleep(0.005)
         except TimeoutError:
             pytest.fail(f"waited in vain for: {what}")

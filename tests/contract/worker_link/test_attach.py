@@ -19,20 +19,20 @@ async def test_hello_says_who_it_is_and_the_task_comes_with_the_welcome(service,
     service.task = TASK
     await serve()
     worker = join()
-    assert await asyncio.to_thread(worker.tasks.get, timeout=10) == TASK
+    assert await worker.task() == TASK
     hello = service.hellos[0]
     assert (hello.protocol_version, hello.job, hello.attempt, hello.token) == (1, "projects/p/jobs/j", 3, "first-token")
     assert (hello.boot_id, hello.build, hello.node) == ("boot", "1.0", "node")
     assert hello.pid > 0
 
 
-async def test_events_arrive_in_batches_and_are_acknowledged(service, serve, join, segment, write):
+async def test_events_arrive_in_batches_and_are_acknowledged(service, serve, join):
     service.task = TASK
     await serve()
     worker = join()
-    worker.link.bind(segment)
-    await asyncio.to_thread(write, worker.link, 2000)
-    assert await asyncio.to_thread(worker.link.drain)
+    worker.bind()
+    await asyncio.to_thread(worker.write, 2000)
+    assert await worker.drain()
     assert [event.worker_seq for event in service.stored] == list(range(1, 2001))
     assert [event.event.log_line.text for event in service.stored] == [f"line {n}" for n in range(1, 2001)]
     assert service.batches < 1000
@@ -40,48 +40,48 @@ async def test_events_arrive_in_batches_and_are_acknowledged(service, serve, joi
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_thirty_cuts_lose_nothing_and_repeat_nothing(service, serve, join, segment, write, until, seed):
+async def test_thirty_cuts_lose_nothing_and_repeat_nothing(service, serve, join, until, seed):
     chance = random.Random(seed)
     service.task = TASK
     service.cuts = [(chance.randint(1, 4), chance.random() < 0.5) for _ in range(30)]
     await serve()
     worker = join()
-    worker.link.bind(segment)
+    worker.bind()
     while service.cuts:
-        await asyncio.to_thread(write, worker.link, chance.randint(1, 40))
+        await asyncio.to_thread(worker.write, chance.randint(1, 40))
         await asyncio.sleep(0.002)
-    await asyncio.to_thread(write, worker.link, 5)
-    assert await asyncio.to_thread(worker.link.drain)
-    assert [event.worker_seq for event in service.stored] == list(range(1, segment.last_seq + 1))
+    await asyncio.to_thread(worker.write, 5)
+    assert await worker.drain()
+    assert [event.worker_seq for event in service.stored] == list(range(1, worker.segment.last_seq + 1))
     assert not service.problems
     assert len(service.hellos) >= 30
     assert {(h.token, h.job, h.attempt) for h in service.hellos[1:]} == {("second-token", TASK.job, 3)}
     assert not worker.refusals
 
 
-async def test_a_cut_before_the_acknowledgement_sends_the_events_again(service, serve, join, segment, write, until):
+async def test_a_cut_before_the_acknowledgement_sends_the_events_again(service, serve, join, until):
     service.task, service.acknowledges = TASK, False
     server = await serve()
     worker = join()
-    worker.link.bind(segment)
-    write(worker.link, 10)
+    worker.bind()
+    worker.write(10)
     await until(lambda: len(service.stored) == 10, "all were sent")
     await server.stop(0)
     # The service comes back from a state in which it had stored four of them.
     del service.stored[4:]
     service.acknowledges = True
     await serve()
-    assert await asyncio.to_thread(worker.link.drain)
+    assert await worker.drain()
     assert [event.worker_seq for event in service.stored] == list(range(1, 11))
 
 
-async def test_a_worker_finds_a_service_that_starts_later(service, serve, join, segment, write):
+async def test_a_worker_finds_a_service_that_starts_later(service, serve, join):
     service.task = TASK
     worker = join()
-    worker.link.bind(segment)
-    write(worker.link, 3)
+    worker.bind()
+    worker.write(3)
     await serve()
-    assert await asyncio.to_thread(worker.link.drain)
+    assert await worker.drain()
     assert len(service.stored) == 3
 
 
@@ -89,7 +89,7 @@ async def test_closing_ends_the_stream_cleanly(service, serve, join, until):
     service.task = TASK
     await serve()
     worker = join()
-    await asyncio.to_thread(worker.tasks.get, timeout=10)
+    await worker.task()
     await asyncio.to_thread(worker.link.close)
     await until(lambda: service.clean_ends == 1, "the service saw the end")
 
@@ -108,7 +108,7 @@ async def test_fenced_in_the_middle_of_the_work(service, serve, join, until):
     service.task = TASK
     await serve()
     worker = join()
-    await asyncio.to_thread(worker.tasks.get, timeout=10)
+    await worker.task()
     service.send(fenced=worker_pb2.Fenced(current_attempt=5))
     await until(lambda: worker.refusals, "the refusal")
     assert worker.refusals == ["attempt 5 has taken over"]
@@ -130,31 +130,29 @@ async def test_any_other_status_is_tried_again(service, serve, join, until):
     worker = join()
     await until(lambda: len(service.hellos) >= 3, "attempts")
     service.abort, service.task = None, TASK
-    assert await asyncio.to_thread(worker.tasks.get, timeout=10) == TASK
+    assert await worker.task() == TASK
 
 
-async def test_a_service_that_knows_more_than_the_segment_ends_the_worker(service, serve, join, segment, until):
+async def test_a_service_that_knows_more_than_the_segment_ends_the_worker(service, serve, join, until):
     service.task = TASK
     service.stored = [worker_pb2.WorkerEvent(worker_seq=n) for n in range(1, 6)]
     await serve()
     worker = join()
-    await asyncio.to_thread(worker.tasks.get, timeout=10)
-    worker.link.bind(segment)
+    await worker.task()
+    worker.bind()
     await until(lambda: worker.refusals, "the refusal")
     assert "5 events" in worker.refusals[0]
 
 
-async def test_an_idle_worker_tells_its_profile_gets_a_task_and_attaches_as_the_attempt(
-    service, serve, join, segment, write, until
-):
+async def test_an_idle_worker_tells_its_profile_gets_a_task_and_attaches_as_the_attempt(service, serve, join, until):
     server = await serve()
     worker = join(kind=worker_pb2.TASK_KIND_IDLE, job="", attempt=0)
     worker.link.send_profile(worker_pb2.HostProfile(bf16_flops_per_second=2e12, threads=2))
     await until(lambda: service.profiles, "the profile")
     service.send(task=TASK)
-    assert await asyncio.to_thread(worker.tasks.get, timeout=10) == TASK
-    worker.link.bind(segment)
-    write(worker.link, 2)
+    assert await worker.task() == TASK
+    worker.bind()
+    worker.write(2)
     await until(lambda: len(service.stored) == 2, "events")
     await server.stop(0)
     await serve()
@@ -170,14 +168,14 @@ async def test_an_idle_worker_is_sent_home(service, serve, join, until):
     worker = join(kind=worker_pb2.TASK_KIND_IDLE, job="", attempt=0)
     await until(lambda: service.beats, "a sign of life")
     service.command("SHUTDOWN")
-    assert await asyncio.to_thread(worker.tasks.get, timeout=10) is None
+    assert await worker.task() is None
 
 
 async def test_commands_reach_the_training_thread(service, serve, join, until):
     service.task = TASK
     await serve()
     worker = join()
-    await asyncio.to_thread(worker.tasks.get, timeout=10)
+    await worker.task()
     service.command("CHECKPOINT")
     await until(lambda: worker.commands.poll() is Signal.CHECKPOINT, "the checkpoint")
     service.command("PAUSE")
@@ -186,14 +184,12 @@ async def test_commands_reach_the_training_thread(service, serve, join, until):
     await until(lambda: worker.commands.poll() is Signal.CANCEL_SAVING, "the cancel")
 
 
-async def test_heartbeats_carry_phase_and_newest_event_and_come_twice_an_interval(
-    service, serve, join, segment, write, until
-):
+async def test_heartbeats_carry_phase_and_newest_event_and_come_twice_an_interval(service, serve, join, until):
     service.task, service.beat = TASK, 0.2
     await serve()
     worker = join()
-    worker.link.bind(segment)
-    write(worker.link, 4)
+    worker.bind()
+    worker.write(4)
     worker.link.phase = job_pb2.JOB_PHASE_TRAIN
     await until(lambda: len(service.beats) >= 4, "heartbeats")
     began, seen = time.monotonic(), len(service.beats)
@@ -219,7 +215,7 @@ async def test_an_orphan_is_told_to_save_and_end(service, serve, join, until):
     service.task, service.grace = TASK, 0.5
     server = await serve()
     worker = join()
-    await asyncio.to_thread(worker.tasks.get, timeout=10)
+    await worker.task()
     assert worker.commands.stop is Stop.NONE
     await server.stop(0)
     await until(lambda: worker.commands.poll() is Signal.PAUSE, "the end of the lease")
@@ -238,17 +234,17 @@ async def test_contact_renews_the_lease(service, serve, join, until):
 async def test_an_idle_worker_without_a_service_ends(join, until):
     timing = Timing(orphan_grace=0.2, first_backoff=0.01, longest_backoff=0.02)
     worker = join(kind=worker_pb2.TASK_KIND_IDLE, job="", attempt=0, timing=timing)
-    assert await asyncio.to_thread(worker.tasks.get, timeout=10) is None
+    assert await worker.task() is None
 
 
-async def test_draining_gives_up_when_the_lease_is_over(service, serve, join, segment, write, until):
+async def test_draining_gives_up_when_the_lease_is_over(service, serve, join, until):
     service.task, service.grace, service.acknowledges = TASK, 0.5, False
     server = await serve()
     worker = join()
-    worker.link.bind(segment)
-    write(worker.link, 3)
+    worker.bind()
+    worker.write(3)
     await until(lambda: len(service.stored) == 3, "sent")
     await server.stop(0)
     began = time.monotonic()
-    assert not await asyncio.to_thread(worker.link.drain)
+    assert not await worker.drain()
     assert time.monotonic() - began < 5

@@ -41,7 +41,7 @@ class Trainer(worker_pb2_grpc.WorkerServiceServicer):
         if self.server is not None:
             await self.server.stop(0)
 
-    async def Attach(self, request_iterator, context):  # noqa: N802 - the rpc's name
+    async def Attach(self, request_iterator, context):  # noqa: ARG002, N802 - the rpc's name and arguments
         requests = aiter(request_iterator)
         self.hellos.append((await anext(requests)).hello)
         welcome = worker_pb2.Welcome(acknowledged=len(self.stored))
@@ -147,7 +147,7 @@ async def spawn(trainer):
     """Start a worker process that leads its own group, as the trainer does."""
     started = []
 
-    async def start(*arguments) -> asyncio.subprocess.Process:
+    async def start(*arguments: str) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(SCRIPT),

@@ -3,6 +3,7 @@
 
 The script is the dataset's file, as JSON. Everything but the training itself is what the shipped worker runs.
 """
+# ruff: noqa: ARG002, E402  # the core's signature; the environment comes before the imports
 
 import errno
 import json

@@ -118,21 +118,21 @@ def gone(pid):
 
 
 @pytest.mark.parametrize(
-    ("command", "fields", "kind", "saved"),
+    ("given", "kind", "saved"),
     [
-        ("CANCEL", {}, worker_pb2.OUTCOME_KIND_CANCELLED, False),
-        ("CANCEL", {"save_checkpoint": True}, worker_pb2.OUTCOME_KIND_CANCELLED, True),
-        ("PAUSE", {}, worker_pb2.OUTCOME_KIND_PAUSED, True),
-        ("PREEMPT", {}, worker_pb2.OUTCOME_KIND_INTERRUPTED, True),
+        (("CANCEL", {}), worker_pb2.OUTCOME_KIND_CANCELLED, False),
+        (("CANCEL", {"save_checkpoint": True}), worker_pb2.OUTCOME_KIND_CANCELLED, True),
+        (("PAUSE", {}), worker_pb2.OUTCOME_KIND_PAUSED, True),
+        (("PREEMPT", {}), worker_pb2.OUTCOME_KIND_INTERRUPTED, True),
     ],
     ids=["cancel", "cancel saving", "pause", "preempt"],
 )
-async def test_commands_end_the_task_as_they_say(trainer, script, spawn, command, fields, kind, saved):
+async def test_commands_end_the_task_as_they_say(trainer, script, spawn, given, kind, saved):  # noqa: PLR0917 - fixtures and parameters
     script(steps=100_000, seconds=0.001)
     await trainer.start()
     process = await spawn()
     await trainer.until(lambda: trainer.steps, "training")
-    trainer.command(command, **fields)
+    trainer.command(given[0], **given[1])
     assert await ended(process) == 0
     assert trainer.outcome.kind == kind
     assert any(e.event.HasField("checkpoint_saved") for e in trainer.stored) is saved
@@ -164,23 +164,24 @@ async def test_an_orphan_saves_and_ends_with_its_record_on_disk(trainer, script,
 
 
 @pytest.mark.parametrize(
-    ("failure", "category", "code", "name", "retryable"),
+    ("failure", "expected"),
     [
-        ("data", job_pb2.FAILURE_CATEGORY_USER, code_pb2.INVALID_ARGUMENT, "MALFORMED_ROW", False),
-        ("disk", job_pb2.FAILURE_CATEGORY_CAPACITY, code_pb2.RESOURCE_EXHAUSTED, "DISK_FULL", True),
-        ("memory", job_pb2.FAILURE_CATEGORY_CAPACITY, code_pb2.RESOURCE_EXHAUSTED, "OUT_OF_MEMORY", False),
-        ("bug", job_pb2.FAILURE_CATEGORY_SYSTEM, code_pb2.INTERNAL, "WORKER_FAILED", True),
+        ("data", (job_pb2.FAILURE_CATEGORY_USER, code_pb2.INVALID_ARGUMENT, "MALFORMED_ROW", False)),
+        ("disk", (job_pb2.FAILURE_CATEGORY_CAPACITY, code_pb2.RESOURCE_EXHAUSTED, "DISK_FULL", True)),
+        ("memory", (job_pb2.FAILURE_CATEGORY_CAPACITY, code_pb2.RESOURCE_EXHAUSTED, "OUT_OF_MEMORY", False)),
+        ("bug", (job_pb2.FAILURE_CATEGORY_SYSTEM, code_pb2.INTERNAL, "WORKER_FAILED", True)),
     ],
+    ids=["data", "disk", "memory", "bug"],
 )
-async def test_failures_name_their_owner_and_hide_our_paths(
-    trainer, script, spawn, work_dir, failure, category, code, name, retryable
+async def test_failures_name_their_owner_and_hide_our_paths(  # noqa: PLR0917 - fixtures and parameters
+    trainer, script, spawn, work_dir, failure, expected
 ):
     script(steps=5, fail_at=3, failure=failure)
     await trainer.start()
     assert await ended(await spawn()) == 0
     outcome = trainer.outcome
-    assert (outcome.kind, outcome.failure_category) == (worker_pb2.OUTCOME_KIND_FAILED, category)
-    assert (outcome.error.code, reason(outcome.error).reason, outcome.retryable) == (code, name, retryable)
+    found = (outcome.failure_category, outcome.error.code, reason(outcome.error).reason, outcome.retryable)
+    assert (outcome.kind, found) == (worker_pb2.OUTCOME_KIND_FAILED, expected)
     assert "secret" not in str(trainer.stored)
     if failure == "data":
         assert dict(reason(outcome.error).metadata) == {"field": "dataset[7]", "row": "7", "remedy": "Correct it."}

@@ -11,11 +11,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 class Clock:
     now = 0.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
-def command(kind, **fields):
+def command(kind, **fields):  # noqa: ANN003 - fields of Command
     return worker_pb2.Command(kind=worker_pb2.CommandKind.Value(f"COMMAND_KIND_{kind}"), **fields)
 
 

@@ -21,6 +21,12 @@ class OutOfMemoryError(RuntimeError):
     """Named and derived as torch's."""
 
 
+def name_of(value):
+    if not isinstance(value, BaseException):
+        return None
+    return f"{type(value).__name__} {getattr(value, 'reason', '')}{getattr(value, 'errno', '')}"
+
+
 def info(made):
     found = error_details_pb2.ErrorInfo()
     assert made.error.details[0].Unpack(found)
@@ -43,11 +49,7 @@ def info(made):
         (SystemExit(1), SYSTEM, "WORKER_FAILED"),
         (Cancelled(), SYSTEM, "WORKER_FAILED"),
     ],
-    ids=lambda value: (
-        type(value).__name__ + getattr(value, "reason", "") + str(getattr(value, "errno", ""))
-        if isinstance(value, BaseException)
-        else None
-    ),
+    ids=name_of,
 )
 def test_each_exception_has_an_owner_and_a_reason(error, category, reason):
     made = outcome.failed(error)

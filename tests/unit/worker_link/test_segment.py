@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The segment: what is appended is read back, and a torn or damaged tail ends it."""
 
-import os
 import struct
 import subprocess
 import sys
@@ -132,7 +131,7 @@ def test_a_write_that_does_not_fit_leaves_no_half_record(tmp_path):
 
 def test_the_reserve_takes_real_space_and_goes_at_the_end(tmp_path):
     segment = Segment(tmp_path)
-    assert os.stat(tmp_path / RESERVE_NAME).st_blocks * 512 >= 256 * 1024
+    assert (tmp_path / RESERVE_NAME).stat().st_blocks * 512 >= 256 * 1024
     assert segment.release_reserve()
     assert not segment.release_reserve()
     segment.close()

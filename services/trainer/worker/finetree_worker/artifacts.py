@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def _file(folder: Path, name: str, sha256: str) -> job_pb2.ArtifactFile:
 
 def _create(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, and never over another."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with draft.open("xb") as stream:
             stream.write(content)

@@ -51,7 +51,7 @@ class Reporter:
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._began = time.monotonic()
         self._disk_full = False
-        self._last_written = True
+        self._all_written = self._last_written = True
         self._thread = threading.Thread(target=self._write_all, name="finetree-segment", daemon=True)
         self._thread.start()
 
@@ -65,10 +65,10 @@ class Reporter:
     def finish(self, outcome: worker_pb2.TaskOutcome) -> bool:
         """Write the last event, which says how the task ended; whether it is on the disk. Nothing is taken after it."""
         outcome.summary.CopyFrom(self._translator.record.summary(time.monotonic() - self._began))
-        written = self._put(outcome)
+        self._put(outcome)
         self._queue.put(None)
         self._thread.join()
-        return written
+        return self._last_written
 
     def _put(self, content: Report | worker_pb2.TaskOutcome) -> bool:
         written = threading.Event() if isinstance(content, _DURABLE) else None
@@ -76,7 +76,7 @@ class Reporter:
         if written is None:
             return True
         written.wait()
-        return self._last_written
+        return self._all_written
 
     def _write_all(self) -> None:
         while (entry := self._queue.get()) is not None:
@@ -92,23 +92,29 @@ class Reporter:
     def _write(self, entries: list[_Entry]) -> None:
         messages = [message for entry in entries for message in self._messages(entry)]
         durable = any(entry.written is not None for entry in entries)
-        self._last_written = self._append(messages, durable=durable)
+        taken = self._append(messages, durable=durable)
+        self._all_written, self._last_written = all(taken), taken[-1]
         self._on_written()
         for entry in entries:
             if entry.written is not None:
                 entry.written.set()
 
-    def _append(self, messages: list[worker_pb2.WorkerEvent], *, durable: bool) -> bool:
+    def _append(self, messages: list[worker_pb2.WorkerEvent], *, durable: bool) -> list[bool]:
+        """Write the messages; for each, whether the disk took it."""
         try:
             self._segment.append(messages, durable=durable)
         except OSError:
             # The next emit ends the task; what it has said so far, and its outcome, get the reserved space.
             self._disk_full = True
             self._segment.release_reserve()
-            try:
-                self._segment.append(messages, durable=durable)
-            except OSError:
-                return False
+            return [self._append_one(message) for message in messages]
+        return [True] * len(messages)
+
+    def _append_one(self, message: worker_pb2.WorkerEvent) -> bool:
+        try:
+            self._segment.append([message], durable=True)
+        except OSError:
+            return False
         return True
 
     def _messages(self, entry: _Entry) -> Iterator[worker_pb2.WorkerEvent]:

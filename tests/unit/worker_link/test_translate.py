@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the core's events to the contract's."""
+
+import pytest
+from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
+from finetree_worker import events
+from finetree_worker.translate import LogLine, Place, Published, SplitReport, Stamp, Translator, phase_of
+
+
+@pytest.fixture
+def translator():
+    task = worker_pb2.Task(job="projects/p/jobs/j", attempt=2, hourly_cost=7.2)
+    task.spec.ownership.owned.currency_code = "EUR"
+    return Translator(task, Place("node-1", {"torch": "2.13"}))
+
+
+def one(translator, event, elapsed=1.5):
+    return next(translator.translate(event, Stamp(1_700_000_000_000_000_000, elapsed)))
+
+
+def step(number, total=100, *, seconds=1.0, loss=1.0, grad_norm=0.5, device=None):
+    remaining = (total - number) * seconds
+    return events.StepMetrics(
+        number,
+        total,
+        0.1,
+        loss,
+        1e-3,
+        grad_norm,
+        100,
+        10,
+        50.0,
+        seconds,
+        float(number),
+        remaining,
+        1000 + number,
+        device,
+    )
+
+
+ONE_OF_EACH = [
+    events.PhaseProgress(events.Phase.TRAIN, 0.5),
+    events.DatasetReport("chat", 9, 8, 1, 0, 0, 1, (4,), 80, 20, 12, 64, ((32, 8),)),
+    events.AttemptStarted(7, 100, 10, 1000, 2, "cpu", "bf16"),
+    step(1),
+    events.EvalMetrics(0, 2.0, 7.4, 0.25, 8, 2, 8, 1.0),
+    events.Sample("2+2?", "4", None, "4"),
+    events.CheckpointSaved(10, "step-10", 99, True, 0.1),
+    events.CheckpointFailed(10, "DISK_FULL", "The disk is full."),
+    events.BatchSizeChanged(3, 4096, 2048),
+    events.Alert(events.Level.ERROR, "DIVERGED", "The loss is not finite."),
+    SplitReport(events.DatasetReport("text", 2, 2, 0, 0, 0, 0, (), 20, 20, 12, 64, ((32, 2),)), "evaluation", "a b"),
+    LogLine(events.Level.INFO, "torch", "one\ntwo"),
+    Published(job_pb2.Artifact(name="projects/p/jobs/j/artifacts/adapter", size_bytes=5)),
+]
+
+
+@pytest.mark.parametrize("event", ONE_OF_EACH, ids=lambda event: type(event).__name__)
+def test_type_kind_and_payload_agree(translator, event):
+    made = one(translator, event)
+    payload = made.WhichOneof("payload")
+    assert made.type == f"finetree.job.{payload}"
+    assert event_pb2.EventKind.Name(made.kind) == f"EVENT_KIND_{payload.upper()}"
+    assert (made.attempt, made.elapsed.ToMilliseconds(), made.worker_time.seconds) == (2, 1500, 1_700_000_000)
+    assert made.message
+    assert "\n" not in made.message
+
+
+def test_every_event_of_the_core_is_translated():
+    covered = {type(event) for event in ONE_OF_EACH} | {events.ArtifactReady}
+    assert set(events.Event.__args__) <= covered, "ArtifactReady becomes Published when its manifest is written"
+
+
+def test_levels(translator):
+    warnings = [ONE_OF_EACH[7], ONE_OF_EACH[8], step(1, loss=None), step(2, grad_norm=None)]
+    assert {one(translator, event).level for event in warnings} == {event_pb2.EVENT_LEVEL_WARNING}
+    assert one(translator, ONE_OF_EACH[9]).level == event_pb2.EVENT_LEVEL_ERROR
+    assert one(translator, step(3)).level == event_pb2.EVENT_LEVEL_INFO
+
+
+def test_what_is_not_finite_is_left_out_and_flagged(translator):
+    metrics = one(translator, step(1, loss=None)).step_metrics
+    assert metrics.non_finite
+    assert not metrics.HasField("loss")
+    assert metrics.grad_norm == 0.5
+
+
+def test_a_gpus_numbers_are_carried(translator):
+    metrics = one(translator, step(1, device=events.DeviceSample(87.0, 5_000, 250.0))).step_metrics
+    assert (metrics.devices[0].utilization_percent, metrics.devices[0].power_watts) == (87.0, 250.0)
+    assert metrics.devices[0].used_bytes == 5_000
+
+
+def test_what_remains_is_an_interval_as_wide_as_the_steps_differ(translator):
+    for number, seconds in enumerate([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0], start=1):
+        metrics = one(translator, step(number, seconds=seconds)).step_metrics
+        assert metrics.HasField("eta_seconds") is (number >= 3)
+    last = metrics.eta_seconds
+    assert (last.expected, last.low, last.high) == (178.0, 178.0, 356.0)
+
+
+def test_forecasts_come_once_a_tenth_with_the_cost(translator):
+    forecasts = []
+    for number in range(1, 101):
+        made = list(translator.translate(step(number), Stamp(0, float(number))))
+        forecasts += [event.forecast for event in made if event.HasField("forecast")]
+    assert len(forecasts) == 10
+    assert all(f.total_seconds.expected == pytest.approx(100.0) for f in forecasts)
+    assert all(f.cost_amount.expected == pytest.approx(0.2) and f.currency_code == "EUR" for f in forecasts)
+
+
+def test_the_summary_is_what_the_run_has_shown(translator):
+    one(translator, events.PhaseProgress(events.Phase.TRAIN, 0.0), elapsed=2.0)
+    one(translator, events.EvalMetrics(0, None, None, 0.1, 8, 1, 8, 1.0))
+    for number in range(1, 13):
+        one(translator, step(number, loss=float(number)))
+    one(translator, events.EvalMetrics(12, None, None, 0.9, 8, 7, 8, 1.0))
+    one(translator, events.PhaseProgress(events.Phase.TRAIN, 1.0), elapsed=9.0)
+    summary = translator.record.summary(20.0)
+    assert (summary.first_loss, summary.final_loss) == (1.0, 7.5)
+    assert (summary.exact_match_before, summary.exact_match_after) == (0.1, 0.9)
+    assert (summary.steps, summary.peak_memory_bytes, summary.median_step_seconds) == (12, 1012, 1.0)
+    assert (dict(summary.phase_seconds), summary.total_seconds) == ({"train": 7.0}, 20.0)
+
+
+def test_a_run_without_a_step_has_no_losses(translator):
+    summary = translator.record.summary(1.0)
+    assert not summary.HasField("first_loss")
+    assert not summary.HasField("exact_match_after")
+
+
+def test_the_suggested_length_keeps_99_of_100_rows_whole(translator):
+    histogram = ((32, 90), (64, 9), (128, 1))
+    report = events.DatasetReport("chat", 100, 100, 0, 0, 0, 0, (), 3000, 900, 120, 512, histogram)
+    assert one(translator, report).dataset_report.suggested_sequence_length == 64
+
+
+def test_a_report_lists_at_most_32_rows(translator):
+    report = events.DatasetReport("chat", 99, 9, 0, 0, 0, 90, tuple(range(1, 91)), 30, 9, 12, 64, ((32, 9),))
+    group = one(translator, report).dataset_report.without_target
+    assert (group.count, len(group.rows)) == (90, 32)
+
+
+def test_an_attempt_says_where_and_why_it_starts(translator):
+    started = one(translator, events.AttemptStarted(7, 100, 10, 1000, 2, "cpu", "bf16")).attempt_started
+    assert (started.restored_step, started.reason, started.placement) == (7, "recovered", "node-1")
+    assert started.environment["torch"] == "2.13"
+    assert started.environment["threads"] == "2"
+
+
+def test_every_phase_has_its_name_in_the_contract():
+    assert len({phase_of(phase) for phase in events.Phase}) == len(events.Phase)
