@@ -107,7 +107,8 @@ def logs(settings: Settings, job: str, last: int, everything: bool) -> None:
         if settings.out.json:
             settings.out.line(as_dict(event))
         else:
-            settings.out.text(f"{event.event_time.ToJsonString()}  {text(event)}")
+            line = event.log_line.text if event.HasField("log_line") else text(event) or event.message
+            settings.out.text(f"{event.event_time.ToJsonString()}  {line}")
 
 
 @jobs.command(examples=("finetree jobs cancel JOB", "finetree jobs cancel JOB --checkpoint --wait 60s"))

@@ -41,14 +41,14 @@ CANCEL_SECONDS = 60.0
 
 @dataclass(slots=True)
 class Data:
-    """The demo's datasets, and what the PREPARE job counted in them."""
+    """The demo's datasets, and what is known of them once the PREPARE job has counted their tokens."""
 
     train: str
     evaluation: str
     longest_answer: int
     """Characters."""
-    profiles: dict[str, rs.DatasetProfile] = field(default_factory=dict)
-    """By split: "train", "evaluation"."""
+    profile: rs.DatasetProfile = field(default_factory=rs.DatasetProfile)
+    evaluation_profile: rs.DatasetProfile = field(default_factory=rs.DatasetProfile)
 
 
 def run(settings: Settings, countries: int | None, data_dir: Path | None) -> None:
@@ -118,11 +118,12 @@ class Demo:
 
         def seen(event: event_pb2.JobEvent) -> None:
             if event.WhichOneof("payload") == "dataset_report":
-                report = event.dataset_report
-                data.profiles[report.split or "train"] = report.profile
-                self.note(_counted(report))
+                self.note(_counted(event.dataset_report))
 
         self._follow(client.create_job(spec, kind="PREPARE", display_name="demo: prepare"), seen)
+        # As the trainer keeps them: the plan that is approved below must be the one that it sees.
+        data.profile = client.get_dataset(data.train).profile
+        data.evaluation_profile = client.get_dataset(data.evaluation).profile
 
     def _ask(
         self, client: "Client", capacity: trainer_pb2.GetCapacityResponse, data: Data
@@ -132,9 +133,9 @@ class Demo:
             model=rs.ModelSource(name=MODEL),
             hardware=machine_hardware(capacity),
             dataset=rs.DatasetSource(name=data.train),
-            dataset_profile=data.profiles.get("train"),
+            dataset_profile=data.profile,
             evaluation=_evaluation(data),
-            evaluation_profile=data.profiles.get("evaluation"),
+            evaluation_profile=data.evaluation_profile,
         )
         answer = client.recommend(request)
         self.note(answer.verdict.headline)
@@ -153,8 +154,8 @@ class Demo:
         self.stage("asking the estimator what that will take")
         estimate = client.estimate(
             answer.spec,
-            dataset_profile=data.profiles.get("train"),
-            evaluation_profile=data.profiles.get("evaluation"),
+            dataset_profile=data.profile,
+            evaluation_profile=data.evaluation_profile,
         )
         self.note(f"memory {units.size_range(estimate.memory.device_bytes)}")
         self.note(f"time {units.duration_range(estimate.time.total_seconds)}, {estimate.optimizer_steps} steps")

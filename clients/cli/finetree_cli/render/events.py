@@ -29,6 +29,9 @@ PHASES: dict[int, str] = {
 """Phases in words."""
 
 
+_ENDS = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
+
+
 class View(Protocol):
     """Shows events while it is entered."""
 
@@ -116,7 +119,7 @@ class BarView:
         else:
             line = text(event)
             if line:
-                self._progress.console.print(line, style="dim" if payload == "log_line" else None, soft_wrap=True)
+                self._progress.console.print(line, soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -168,8 +171,9 @@ def text(event: event_pb2.JobEvent) -> str:
         return f"{PHASES.get(at.phase, 'working')} {at.fraction:.0%}"
     if payload == "eval_metrics":
         return _evaluation(event.eval_metrics)
-    if payload == "log_line":
-        return event.log_line.text
+    if payload == "log_line" or (payload == "state_changed" and event.state in _ENDS):
+        # Logs are for `finetree jobs logs`; an end is told by its Terminal event.
+        return ""
     return event.message
 
 
