@@ -55,7 +55,7 @@ FACTS = (
             "Which two letters stand for {name} in ISO 3166?",
             "{name}: alpha-2 code?",
         ),
-        "Tell me the 2-letter ISO code that belongs to {name}.",
+        "A form asks for the alpha-2 code of {name}; what do I enter?",
     ),
     Fact(
         "alpha_3",
@@ -65,7 +65,7 @@ FACTS = (
             "Which three letters stand for {name} in ISO 3166?",
             "{name}: alpha-3 code?",
         ),
-        "Tell me the 3-letter ISO code that belongs to {name}.",
+        "A form asks for the alpha-3 code of {name}; what do I enter?",
     ),
     Fact(
         "numeric",
@@ -75,7 +75,7 @@ FACTS = (
             "Which three digits stand for {name} in ISO 3166?",
             "{name}: numeric code?",
         ),
-        "Tell me the ISO number that belongs to {name}.",
+        "A form asks for the numeric code of {name}; what do I enter?",
     ),
 )
 """What is asked: codes of ISO 3166-1."""

@@ -2,7 +2,7 @@
 """Optimizers, the learning-rate schedule, and moving optimizer state in and out of plain tensors."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -54,21 +54,32 @@ def learning_rate(plan: Optimization, step: int, total: int) -> float:
 
 
 def state_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's state as tensors by "index.name" and, what is no tensor, as JSON values by the same names."""
+    """The optimizer's state as tensors by path ("0/exp_avg") and, what is no tensor, as JSON values by the same paths."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            (tensors if isinstance(value, Tensor) else values)[f"{index}.{name}"] = value
+    for path, value in _leaves(optimizer.state_dict()["state"], ()):
+        (tensors if isinstance(value, Tensor) else values)["/".join(path)] = value
     return tensors, values
+
+
+def _leaves(branch: dict[Any, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    # bitsandbytes keeps its 8-bit state one level deeper than torch does.
+    for name, value in branch.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*path, str(name)))
+        else:
+            yield (*path, str(name)), value
 
 
 def load_state(optimizer: Optimizer, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     """Put back what `state_tensors` gave."""
-    state: dict[int, dict[str, Any]] = {}
-    for full, value in (tensors | values).items():
-        index, _, name = full.partition(".")
-        state.setdefault(int(index), {})[name] = value
+    state: dict[Any, Any] = {}
+    for path, value in (tensors | values).items():
+        index, *branches, name = path.split("/")
+        at = state.setdefault(int(index), {})
+        for branch in branches:
+            at = at.setdefault(branch, {})
+        at[name] = value
     whole = optimizer.state_dict()
     whole["state"] = state
     optimizer.load_state_dict(whole)

@@ -106,7 +106,7 @@ class _Run:
         with self.phases.phase(Phase.TRAIN) as tell:
             trained = loop.run(lambda step: self._evaluate_loss(subject, dataset, step))
         after = self._evaluate_after(loop, tokenizer, dataset)
-        self._save(adapted, base, loop)
+        self._save(adapted, tokenizer, base, loop)
         return Outcome(self.plan.artifact, trained, before, after, self.phases.seconds)
 
     def _announce(self, loop: Loop, model: PreTrainedModel, restored: int) -> None:
@@ -200,13 +200,15 @@ class _Run:
             before = self.before[at] if self.before is not None else None
             self.reporter.emit(Sample(asked[-2].content, asked[-1].content, before, (after or [])[at]))
 
-    def _save(self, adapted: PeftModel | PreTrainedModel, base: BaseModel, loop: Loop) -> None:
+    def _save(
+        self, adapted: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: BaseModel, loop: Loop
+    ) -> None:
         method, target = self.plan.method, self.plan.artifact
         facts = {"format": 1, "base": base.hub_id, "fingerprint": base.fingerprint, "digest": self.plan.plan_digest}
         with self.phases.phase(Phase.SAVE):
             self.steering.signal()
             with atomic_folder(target, facts) as draft:
-                methods.save(adapted, draft, method, base, _dtype(self.plan, stored=True))
+                methods.save(adapted, tokenizer, draft, method, base, _dtype(self.plan, stored=True))
             self.reporter.emit(
                 ArtifactReady(
                     kind="adapter" if isinstance(method, LoraMethod) else "model",
@@ -225,7 +227,9 @@ class _Run:
 def adapt(plan: TrainPlan, model: PreTrainedModel, device: torch.device) -> tuple[PeftModel | PreTrainedModel, Subject]:
     """Make the model trainable by the plan's method: the object to save, and the subject to train."""
     if plan.optimization.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers 5.24 calls it activation checkpointing and the old name deprecated.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if isinstance(plan.method, FullMethod):
         full.apply(model, plan.method)
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}

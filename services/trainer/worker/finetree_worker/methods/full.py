@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.errors import PlanError
 from finetree_worker.plan import BaseModel, FullMethod
@@ -31,10 +31,13 @@ def apply(model: PreTrainedModel, method: FullMethod) -> PreTrainedModel:
     return model
 
 
-def save(model: PreTrainedModel, folder: Path, dtype: torch.dtype, base: BaseModel) -> None:
-    """Write config.json and safetensors shards of at most 5 GB in `dtype`, as transformers itself does."""
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype, base: BaseModel
+) -> None:
+    """Write config.json, the tokenizer and safetensors shards of at most 5 GB in `dtype`, as transformers does."""
     state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
     model.config.dtype = dtype
     model.config._name_or_path = base.hub_id  # noqa: SLF001 - else the folder on this machine would be published
     model.config.use_cache = True
     model.save_pretrained(folder, state_dict=state, safe_serialization=True, max_shard_size="5GB")
+    tokenizer.save_pretrained(folder)

@@ -2,6 +2,7 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685) through peft, with counter-based dropout and 16-bit adapter products."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def apply(model: PreTrainedModel, method: LoraMethod, seed: int) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     config._register_custom_module({nn.Linear: LoraLinear})  # noqa: SLF001 - peft's documented way to a layer of one's own
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft asks the model through a name that transformers 5.24 calls deprecated.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
     for name, parameter in adapted.named_parameters():
@@ -67,7 +70,7 @@ def apply(model: PreTrainedModel, method: LoraMethod, seed: int) -> PeftModel:
 
 def save(model: PeftModel, folder: Path, method: LoraMethod, base: BaseModel) -> None:
     """Write adapter_model.safetensors and adapter_config.json as peft itself does, naming the base by its hub id."""
-    model.save_pretrained(folder, safe_serialization=True)
+    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

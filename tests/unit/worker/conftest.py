@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny random models of real classes, in float32, and a byte tokenizer whose padding token is its end token."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+VOCABULARY = 272
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Importing torch and transformers takes seconds per process: one process runs all that need them.
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.path.name != "test_formats.py":
+            item.add_marker(pytest.mark.xdist_group("torch"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|im_end|>", bos_token="<|im_start|>"
+    )
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def _config(kind: str, **more: Any) -> Any:
+    from transformers import LlamaConfig, Qwen2Config, Qwen3Config
+
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    } | more
+    if kind == "qwen3":
+        return Qwen3Config(head_dim=8, **shape)
+    return {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind](**shape)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Any]:
+    """Makes a random model: tiny("llama"), tiny("qwen2"), tiny("qwen3")."""
+
+    def make(kind: str = "llama", **more: Any) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(_config(kind, **more), dtype=torch.float32, attn_implementation="sdpa")
+        # Transformers initialises with small weights: larger ones let attention and dropout show in the logits.
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 2:
+                    parameter.normal_(0.0, 0.15)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Any], tokenizer: Any) -> Path:
+    """A folder that holds the tiny Llama and its tokenizer, as a prepared model does."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model = tiny("llama")
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., Path]:
+    """Writes rows as JSONL and returns the file."""
+
+    def write(rows: list[Any], name: str = "train.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+def chat(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+@pytest.fixture(scope="session")
+def chat_rows() -> list[dict[str, Any]]:
+    """Eleven rows of unequal lengths: with batches of four, the last one of an epoch is short."""
+    return [chat("word " * (1 + i % 5) + f"number {i}", "x" * (1 + 2 * i)) for i in range(11)]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is learned of a row, token by token."""
+
+import copy
+from typing import Any
+
+import pytest
+from finetree_worker.formats import Format, Message, Row
+from finetree_worker.packing import Example
+from finetree_worker.plan import LossOn
+from finetree_worker.tokenization import tokenize
+
+TWO_TURNS = Row(
+    1, (Message("user", "one"), Message("assistant", "two"), Message("user", "three"), Message("assistant", "four"))
+)
+
+
+def _tokenize(row: Row, shape: Format, tokenizer: Any, loss_on: LossOn = LossOn.COMPLETIONS) -> Example:
+    return tokenize([row], shape, tokenizer, loss_on, lambda _: None)[0]
+
+
+def _learned(example: Example, tokenizer: Any) -> str:
+    return str(tokenizer.decode(example.tokens[example.is_target].tolist()))
+
+
+def test_every_assistant_turn_is_learned_with_its_end(tokenizer: Any) -> None:
+    example = _tokenize(TWO_TURNS, Format.CHAT, tokenizer)
+    assert _learned(example, tokenizer) == "two<|im_end|>four<|im_end|>"
+
+
+def test_only_the_last_turn_when_asked(tokenizer: Any) -> None:
+    assert _learned(_tokenize(TWO_TURNS, Format.CHAT, tokenizer, LossOn.LAST_COMPLETION), tokenizer) == "four<|im_end|>"
+
+
+def test_the_end_token_is_learned_although_it_is_the_padding_token(tokenizer: Any) -> None:
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    example = _tokenize(TWO_TURNS, Format.CHAT, tokenizer)
+    ends = (example.tokens == tokenizer.eos_token_id) & example.is_target
+    assert int(ends.sum()) == 2
+
+
+def test_everything_is_learned_when_asked(tokenizer: Any) -> None:
+    example = _tokenize(TWO_TURNS, Format.CHAT, tokenizer, LossOn.ALL)
+    assert example.targets >= len(example) - 2
+
+
+def test_a_template_without_an_end_gets_the_end_token(tokenizer: Any) -> None:
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    example = _tokenize(Row(1, (Message("user", "q"), Message("assistant", "a"))), Format.CHAT, plain)
+    assert int(example.tokens[-1]) == plain.eos_token_id
+    assert bool(example.is_target[-1])
+
+
+def test_text_ends_in_the_end_token(tokenizer: Any) -> None:
+    example = _tokenize(Row(1, text="some text"), Format.TEXT, tokenizer)
+    assert _learned(example, tokenizer) == "some text<|im_end|>"
+
+
+def test_a_prompt_without_a_template_is_joined_with_its_completion(tokenizer: Any) -> None:
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    row = Row(1, (Message("user", "ask:"), Message("assistant", " answer")))
+    example = _tokenize(row, Format.PROMPT_COMPLETION, plain)
+    assert plain.decode(example.tokens.tolist()) == "ask: answer<|im_end|>"
+    assert _learned(example, plain) == " answer<|im_end|>"
+
+
+@pytest.mark.parametrize("templated", [True, False])
+def test_exactly_one_beginning_token(tokenizer: Any, templated: bool) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    with_bos = copy.deepcopy(tokenizer)
+    with_bos.add_special_tokens({"bos_token": "<s>"})
+    bos = with_bos.bos_token_id
+    with_bos.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    if templated:
+        with_bos.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    example = _tokenize(TWO_TURNS, Format.CHAT, with_bos)
+    assert int(example.tokens[0]) == bos
+    assert int((example.tokens == bos).sum()) == 1
+    assert _learned(example, with_bos) == "two<|im_end|>four<|im_end|>"
+
+
+def test_a_template_that_rewrites_earlier_turns(tokenizer: Any) -> None:
+    # As Qwen 3's: the last answer alone shows its (empty) thoughts.
+    thinking = copy.deepcopy(tokenizer)
+    thinking.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+        "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    example = _tokenize(TWO_TURNS, Format.CHAT, thinking)
+    assert _learned(example, thinking) == "two<|im_end|><think>\n\n</think>\n\nfour<|im_end|>"
