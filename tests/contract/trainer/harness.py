@@ -20,7 +20,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 WORKER = Path(__file__).with_name("scripted_worker.py")
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
-ROWS = [{"messages": [{"role": "user", "content": f"Question {i}?"}, {"role": "assistant", "content": f"Answer {i}."}]} for i in range(20)]
+ROWS = [
+    {"messages": [{"role": "user", "content": f"Question {i}?"}, {"role": "assistant", "content": f"Answer {i}."}]}
+    for i in range(20)
+]
 
 
 def jsonl(rows: list) -> bytes:
@@ -50,6 +53,7 @@ class Talker:
     """A client's side: stubs and the few things that every test does."""
 
     stub: trainer_pb2_grpc.TrainerServiceStub
+    application: object = None
 
     async def upload(self, content: bytes, **fields) -> dataset_pb2.Dataset:
         created = await self.create_dataset(content, **fields)
@@ -159,9 +163,10 @@ async def trainer(tmp_path: Path, script: dict | None = None, estimator=None, **
     settings = Settings(**options_of(tmp_path, script or {}, **changes))
     async with contextlib.AsyncExitStack() as clients:
         # The channel outlives the server, so that a test sees how its calls end.
-        async with serving(service(settings, estimator or FixedEstimator())) as address:
+        built = service(settings, estimator or FixedEstimator())
+        async with serving(built) as address:
             channel = await clients.enter_async_context(grpc.aio.insecure_channel(address, options=OPTIONS))
-            yield Talker(trainer_pb2_grpc.TrainerServiceStub(channel))
+            yield Talker(trainer_pb2_grpc.TrainerServiceStub(channel), built.on_start.__self__)
 
 
 class Server:
@@ -178,7 +183,12 @@ class Server:
         ready.unlink(missing_ok=True)
         flags = [f"--{key.replace('_', '-')}={_text(value)}" for key, value in self.options.items() if key != "prewarm"]
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "finetree_trainer", *flags, "--no-prewarm", f"--ready-file={ready}",
+            sys.executable,
+            "-m",
+            "finetree_trainer",
+            *flags,
+            "--no-prewarm",
+            f"--ready-file={ready}",
         )
         async with asyncio.timeout(8):
             while not ready.exists():

@@ -53,6 +53,8 @@ class ScriptedWorker:
 
     async def run(self) -> None:
         if self.script.get("never_attach"):
+            # For a test that attaches in its place.
+            Path("secret.txt").write_text(f"{self.address} {self.token}")
             await asyncio.sleep(60)
         await asyncio.sleep(self.script.get("start_delay", 0))
         loop = asyncio.get_running_loop()
@@ -77,8 +79,13 @@ class ScriptedWorker:
 
     async def _link(self) -> None:
         while True:
-            with contextlib.suppress(grpc.aio.AioRpcError, EOFError):
+            try:
                 await self._attach()
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    os._exit(77)
+            except EOFError:
+                pass
             if self.offline:
                 await asyncio.sleep(60)
             await asyncio.sleep(0.05)
@@ -105,8 +112,6 @@ class ScriptedWorker:
     async def _read_one(self, call) -> None:
         response = await call.read()
         if response is grpc.aio.EOF:
-            if await call.code() is grpc.StatusCode.UNAUTHENTICATED:
-                sys.exit(77)
             raise EOFError
         match response.WhichOneof("message"):
             case "welcome":

@@ -205,9 +205,7 @@ async def test_an_artifact_is_listed_and_downloaded_in_ranges(tmp_path):
         assert listed[0].attempt == 1
 
         async def download(path="weights.bin", offset=0, limit=0):
-            request = trainer_pb2.DownloadArtifactRequest(
-                name=listed[0].name, path=path, offset=offset, limit=limit
-            )
+            request = trainer_pb2.DownloadArtifactRequest(name=listed[0].name, path=path, offset=offset, limit=limit)
             pieces = [piece async for piece in talk.stub.DownloadArtifact(request)]
             assert pieces[0].file.size_bytes == len(content)
             return b"".join(piece.chunk for piece in pieces)

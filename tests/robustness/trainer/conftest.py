@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 if "trainer_harness" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location("trainer_harness", Path(__file__).parents[2] / "contract" / "trainer" / "harness.py")
+    _spec = importlib.util.spec_from_file_location(
+        "trainer_harness", Path(__file__).parents[2] / "contract" / "trainer" / "harness.py"
+    )
     assert _spec is not None
     assert _spec.loader is not None
     _module = importlib.util.module_from_spec(_spec)

@@ -30,6 +30,7 @@ from finetree_trainer.servicer import SERVICE, TrainerServicer
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.database import Store, private_folder
+from finetree_trainer.store.migrations import SchemaTooNewError
 from finetree_trainer.supervisor import Supervisor
 from finetree_trainer.tasks import Tasks
 from finetree_trainer.upkeep import Upkeep
@@ -60,7 +61,10 @@ class Application:
         """Open the store, take over what an earlier run left, and listen for workers."""
         settings = self._settings
         self._claim_folder()
-        self._store = Store(settings.data_dir / "trainer.db")
+        try:
+            self._store = Store(settings.data_dir / "trainer.db")
+        except SchemaTooNewError as error:
+            raise SettingsError("DATA_DIR_TOO_NEW", f"data_dir: {error}; start a newer trainer on it") from None
         self._log = log = EventLog(self._store)
         found = devices.discover(settings.cpu_slots, settings.cpu_threads)
         self._host = Host(self._store, found)

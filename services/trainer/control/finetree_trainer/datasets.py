@@ -4,12 +4,19 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.trainer.v1 import dataset_pb2
-from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound, OutOfRange, ResourceExhausted
+from finetree_runtime.errors import (
+    DomainError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+)
 from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection, delete
 
@@ -196,9 +203,13 @@ class Datasets:
                 await asyncio.to_thread(upload.write, data)
                 if upload.position - upload.synced >= SYNC_BYTES:
                     await self._commit(row.uid, upload)
-        finally:
-            # Also when the client is gone: what came is kept. Shielded, since a cancelled call runs this too.
-            await asyncio.shield(self._close(row.uid, upload))
+        except BaseException:
+            # Also when the client is gone: what came is kept, as far as the disk takes it. The first error is the one
+            # to tell. Shielded, since a cancelled call runs this too.
+            with suppress(OSError, DomainError):
+                await asyncio.shield(self._close(row.uid, upload))
+            raise
+        await self._close(row.uid, upload)
         return upload.synced
 
     def _open(self, row: DatasetRow) -> Upload | None:

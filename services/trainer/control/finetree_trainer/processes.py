@@ -138,33 +138,38 @@ class Process:
         return bool(note == {"pid": self.pid, "started": _start_ticks(self.pid)})
 
     def _watch(self) -> None:
-        self._await_leader()
-        lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+        exited = self._await_leader()
         try:
+            lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            if not exited:
+                return  # nothing is known, and nothing is done about it
+        else:
             fcntl.flock(lock, fcntl.LOCK_EX)
-        finally:
             os.close(lock)
         with suppress(RuntimeError):  # the service has stopped meanwhile
             self._loop.call_soon_threadsafe(self.dead.set)
 
-    def _await_leader(self) -> None:
-        """Wait until the worker itself has exited, then end what it left in its group."""
+    def _await_leader(self) -> bool:
+        """Wait until the worker itself has exited, then end what it left in its group; whether its exit was seen."""
         if self._child is not None:
             # Not reaped yet, so that the group's number cannot be anybody else's when it is killed.
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             self.exit = _exit_text(self._child.wait())
-            return
+            return True
         try:
             descriptor = os.pidfd_open(self.pid)
         except (OSError, AttributeError):
-            return
+            return False
         try:
-            if self._is_ours():
-                select.select([descriptor], [], [])
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.pid, signal.SIGKILL)
+            if not self._is_ours():
+                return False
+            select.select([descriptor], [], [])
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            return True
         finally:
             os.close(descriptor)
 

@@ -28,6 +28,8 @@ from finetree_trainer.workers import Session, Worker, new_token, token_hash
 TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
 INTERRUPTIONS = 16
 """How often a job goes on after its worker was stopped with a checkpoint by no fault of its own."""
+DISMISS_SECONDS = 0.5
+"""Time that a needless worker gets for each way of ending it; all of them fit into the runtime's time to stop."""
 REPLAY_EVENTS = 500
 """Events of a dead worker's segment that are logged in one transaction."""
 
@@ -177,8 +179,10 @@ class Supervisor:
         change = await self._log.change(uid, decide, attempt=attempt)
         if change.row.state in machine.TERMINAL:
             worker = self.worker_of(uid, attempt)
-            if worker is not None and worker.ending is None:
-                worker.ending = self._spawn(self._expect_exit(worker, self._settings.exit_grace))
+            if worker is not None:
+                worker.done = True
+                if worker.ending is None:
+                    worker.ending = self._spawn(self._expect_exit(worker, self._settings.exit_grace))
         return change.result
 
     # --------------------------------------------------------------------------------------------------- end
@@ -199,19 +203,13 @@ class Supervisor:
         worker.ending = self._spawn(self._expect_exit(worker, grace))
 
     async def stop(self) -> None:
-        """The service ends: waiting workers are dismissed, working ones work on."""
+        """The service ends: workers that wait or are done are dismissed, working ones work on."""
         self._stopping = True
-        idle = [worker for worker in self._workers.values() if not worker.job and worker.process is not None]
+        needless = [worker for worker in self._workers.values() if not worker.job or worker.done]
         shutdown = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN)
-        for worker in idle:
+        for worker in needless:
             worker.send(worker_pb2.AttachResponse(command=shutdown))
-            worker.process.terminate()  # type: ignore[union-attr]  # filtered above
-        waits = [asyncio.ensure_future(worker.process.dead.wait()) for worker in idle if worker.process]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=2.0)
-            for worker in idle:
-                if late and worker.process:
-                    worker.process.kill()
+        await asyncio.gather(*(_dismiss(worker) for worker in needless))
         for worker in self._workers.values():
             if worker.session is not None:
                 worker.session.close()
@@ -290,6 +288,18 @@ class Supervisor:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             get_logger().error("supervisor_task_failed", exc_info=task.exception())
+
+
+async def _dismiss(worker: Worker) -> None:
+    """End a worker that nobody needs: with a word, with SIGTERM, with SIGKILL."""
+    process = worker.process
+    if process is None:
+        return
+    for action in (process.terminate, process.kill, lambda: None):
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.dead.wait(), DISMISS_SECONDS)
+            return
+        action()
 
 
 def _cancel_command(*, save: bool, seconds: float) -> worker_pb2.AttachResponse:

@@ -15,8 +15,8 @@ from finetree_trainer import cursor
 from finetree_trainer.log import EventLog, events_expired
 from finetree_trainer.store import events
 
-BATCH_BYTES = 256 * 1024
-"""Size of a batch. gRPC clients take at most 4 MiB by default; one batch is all that a stalled watcher holds."""
+BATCH_BYTES = 64 * 1024
+"""Size of a batch: about 200 events, beyond which larger ones save nothing, and all that a stalled watcher holds."""
 
 _TERMINAL_BIT = 1 << event_pb2.EVENT_KIND_TERMINAL
 

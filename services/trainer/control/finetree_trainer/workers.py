@@ -75,6 +75,8 @@ class Worker:
     attached: asyncio.Event = field(default_factory=asyncio.Event)
     ending: "asyncio.Task[None] | None" = None
     save_on_cancel: bool = False
+    done: bool = False
+    """Whether its outcome is in the log: nothing of it is needed any more."""
 
     def join(self, session: Session) -> None:
         """Attach a stream; an older one is closed, since a worker has one voice."""
