@@ -15,8 +15,8 @@ TIME_FORMULAS = Source(Kind.COMPUTED, "flops-by-method")
 """LoRA 4N, full 6N, 2N more with checkpointing, per token."""
 TIME_FIT = Source(Kind.PUBLISHED, "fine-tuning-benches", "speed", "2026-07")
 """The same sources: A100, H100 PCIe and L40S."""
-CPU_CONSTANTS = Source(Kind.COMPUTED, "cpu-constants")
-"""Assumed shares of a measured matrix rate, hence the wide intervals."""
+CPU_CONSTANTS = Source(Kind.MEASURED, "finetree-worker", "SmolLM2-135M on a CPU", "2026-11")
+"""Measured on one machine with one model (see CPU_ELEMENTWISE and CPU_REPACK), hence the wide intervals."""
 
 # ------------------------------------------------------------------------------------------------- memory, in bytes
 NF4_BYTES = 0.5
@@ -58,10 +58,15 @@ ADAFACTOR_SHARE = 0.01
 EIGHT_BIT_STATE = 2.05
 """Bytes per parameter of two 8-bit moments and their block constants (Dettmers et al. 2021)."""
 
-CPU_RUNTIME = 0.9e9
-"""Resident size of a process that has imported torch, transformers and peft (measured with the worker)."""
+CPU_RUNTIME = 0.5e9
+"""Resident size of a worker before it loads a model: torch 2.13 for CPUs, transformers and peft 0.41e9 (measured)."""
 CPU_FRAGMENTATION = 0.15
-"""What the C allocator keeps beyond activations and transients."""
+"""What the C allocator keeps beyond activations and transients. With it SmolLM2-135M's measured peaks come out: LoRA
+with 240 tokens 1.15e9, with 2,040 tokens 3.79e9, full with 240 tokens 1.87e9 bytes."""
+SHORT_ROW_TOKENS = 256
+"""Rows up to this length attend by plain matrix products on a CPU (the worker's constant)."""
+SHORT_ROW_SCORES_BYTES = 4
+"""Bytes per attention score that those keep: float32 probabilities. Measured 3.6 with rows of 256 against 40 tokens."""
 HOST_RUNTIME = 2.5e9
 """Host memory of a CUDA process: the imports, the CUDA libraries and pinned buffers."""
 
@@ -78,10 +83,18 @@ adapter; libraries pack quantised weights in different ways)."""
 LAYER_OVERHEAD = 0.45e-3
 """Seconds per decoder layer and pass that no matrix product fills: kernel launches and memory-bound kernels at small
 sizes. Fitted: granite-7b, llama-13b and llama3-8b at 512 tokens lose 45-60 ms in four passes of 32-40 layers."""
-CPU_LAYER_OVERHEAD = 0.4e-3
-"""The same on a CPU, where an operator is called directly."""
-CPU_EFFICIENCY = 0.5
-"""Share of the measured matrix rate that a training step reaches: norms, softmax and dropout are memory-bound."""
+CPU_LAYER_OVERHEAD = 1.2e-3
+"""The same on a CPU: calls of some forty operators. Measured: 40 answers of SmolLM2-135M take 0.133 s a token, of which
+the products take 0.06 s."""
+CPU_EFFICIENCY = 0.9
+"""Share of the measured matrix rate that a layer's own products reach (narrow key and value projections)."""
+CPU_ELEMENTWISE = 0.45e9
+"""Saved activations (numbers, not bytes) that a core works through per second and step outside of matrix products:
+norms, softmax, dropout, gates. Measured on one core: SmolLM2-135M, rank 8, 2,040 tokens in rows of 40 take 8.06 s, of
+which the matrix products take 5.3 s at 0.20 TFLOP/s."""
+CPU_REPACK = 1.0e9
+"""Weights per second that a core rearranges for a product, once per pass whatever the number of tokens. Measured: 240
+tokens take 1.23 s, 0.3 s more than their products and activations, a third of it in calls."""
 CPU_CORE_FP32_FLOPS = 40e9
 """Float32 rate of a core where none was measured: AVX2 at 2.5 GHz has a peak of 80 GFLOP/s."""
 CPU_BANDWIDTH = 10e9
@@ -103,8 +116,12 @@ DISK_BYTES_PER_SECOND = 0.5e9
 """Reading weights and writing checkpoints on a plain SSD."""
 TOKENIZE_TOKENS_PER_SECOND = 200e3
 """Of a Rust tokenizer on one core, chat template included."""
-GENERATION_BATCH = 16
-"""Prompts that are answered at once when answers are generated."""
+EVALUATION_TOKENS = 4096
+"""Tokens of one forward pass of an evaluation (the worker's constant)."""
+GENERATION_BATCH = 40
+"""Questions that are answered at once (the worker's constant)."""
+ANSWER_SPREAD = 1.5
+"""Longest answer of a batch of questions, in units of the mean target: a batch ends with its last answer."""
 DEVICE_SCALING = 0.9
 """Share of linear scaling that each further device gives inside one machine (llm-foundry tables: 0.85-0.97)."""
 
@@ -114,10 +131,9 @@ CLASS_RATE = (0.50, 0.50)
 """The same where the rate is a typical share of the peak."""
 UNKNOWN_RATE = (0.65, 1.0)
 """The same where only the memory class is known."""
-CPU_RATE = (0.35, 0.35)
-"""The same for a CPU whose matrix rate was measured; without a measurement UNKNOWN_RATE holds."""
-TRAINING_SHARE = 0.35
-"""Of the dense peak that training reaches on an unknown accelerator (L40S 0.34, H100 PCIe 0.32, A100 0.52)."""
+CPU_RATE = (0.40, 0.60)
+"""The same for a CPU whose matrix rate was measured: the other constants come from one machine. Without a measurement
+UNKNOWN_RATE holds."""
 SHORTEST_ROWS = 0.2
 """Share of the limit that unknown rows may have on average; it lowers the lower end of the time."""
 PHASE_SPREAD = 0.5

@@ -85,6 +85,7 @@ def processor(cpu: rs.CpuDevice, *, fp32: bool) -> Device:
         rate_above=above,
         bandwidth=c.CPU_BANDWIDTH,
         watts=c.CPU_BASE_WATTS + cores * c.CPU_CORE_WATTS,
+        cores=cores,
         sources=(source,),
         notes=tuple(notes),
     )

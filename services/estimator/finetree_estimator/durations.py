@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from finetree_estimator import constants as c
+from finetree_estimator import memory
 from finetree_estimator.intervals import Interval, around, total
 from finetree_estimator.methods import Full, Prefix, QuantizedLora, trainable_parameters
 from finetree_estimator.run import EvaluationPlan, Rows, Run
@@ -79,6 +80,7 @@ def step_of(run: Run, rows: Rows) -> Step:
 def step_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds of an optimizer step on one device."""
     micro = step.tokens * training_flops(run, rows, step) / run.device.training_flops + overhead_seconds(run)
+    micro += step.tokens * elementwise_seconds(run) * (4 / 3 if run.checkpointing else 1)
     trained = trainable_parameters(run.method, run.shape)
     traffic = c.OPTIMIZER_TRAFFIC if run.stack.fused_optimizer else c.UNFUSED_OPTIMIZER_TRAFFIC
     update = trained * run.master_bytes * traffic / run.device.bandwidth
@@ -113,11 +115,26 @@ def forward_flops(run: Run, rows: Rows) -> tuple[float, float]:
 def overhead_seconds(run: Run) -> float:
     """Seconds of a micro-batch that do not depend on its tokens: small kernels, and unpacking a quantised base."""
     passes = 3 + (1 if run.checkpointing else 0)
-    per_layer = c.CPU_LAYER_OVERHEAD if run.device.is_cpu else c.LAYER_OVERHEAD
-    seconds = run.shape.layers * passes * per_layer
+    # Forward and backward rearrange the weights once each; the products for weight gradients have none.
+    seconds = run.shape.layers * passes * _layer_overhead(run) + (passes - 1) * repack_seconds(run)
     if isinstance(run.method, QuantizedLora):
         seconds += (passes - 1) * linear_weights(run.shape) * c.DEQUANTIZE_BYTES / run.device.bandwidth
     return seconds
+
+
+def elementwise_seconds(run: Run) -> float:
+    """Seconds per token and step outside of matrix products on a CPU; an accelerator's rate contains them."""
+    if not run.device.is_cpu:
+        return 0.0
+    numbers = run.shape.layers * memory.saved_per_layer(run) / run.compute_bytes
+    return numbers / (c.CPU_ELEMENTWISE * run.device.cores)
+
+
+def repack_seconds(run: Run) -> float:
+    """Seconds per pass in which a CPU rearranges the layers' weights for its products."""
+    if not run.device.is_cpu:
+        return 0.0
+    return linear_weights(run.shape) / (c.CPU_REPACK * run.device.cores)
 
 
 def load_seconds(run: Run) -> float:
@@ -132,29 +149,45 @@ def save_seconds(run: Run) -> float:
 
 
 def evaluation_seconds(run: Run, plan: EvaluationPlan) -> float:
-    """Seconds of all evaluations: the loss of the held-out rows, and greedy answers to them."""
-    if plan.rows is None or plan.passes == 0:
+    """Seconds of all evaluations: the loss of the held-out rows, and greedy answers before and after training."""
+    if plan.rows is None:
         return 0.0
-    layers, head = forward_flops(run, plan.rows)
-    rate = run.device.training_flops
-    per_pass = 0.0
-    if plan.loss:
-        batches = math.ceil(plan.rows.count / run.micro_batch)
-        per_pass += plan.rows.tokens * (layers + head) / rate + batches * overhead_seconds(run) / 3
+    seconds = (plan.before + plan.during + plan.after) * _loss_seconds(run, plan.rows)
     if plan.generate:
-        per_pass += _generation_seconds(run, plan, plan.rows, layers)
-    return plan.passes * per_pass
+        longest = float(plan.max_new_tokens)
+        learned = c.ANSWER_SPREAD * plan.rows.mean * plan.rows.target_fraction + 1
+        # An untrained model rambles to the limit; a trained one has learned to stop.
+        seconds += plan.before * _generation_seconds(run, plan.rows, longest)
+        seconds += plan.after * _generation_seconds(run, plan.rows, min(longest, learned))
+    return seconds
 
 
-def _generation_seconds(run: Run, plan: EvaluationPlan, rows: Rows, layers: float) -> float:
-    """Prompts at the training rate, then one token at a time: bound by reading the weights or by the layers' calls."""
+def _loss_seconds(run: Run, rows: Rows) -> float:
+    """Seconds of one look at the loss: a forward pass over all held-out rows, packed."""
+    layers, head = forward_flops(run, rows)
+    batches = math.ceil(rows.tokens / c.EVALUATION_TOKENS)
+    per_token = (layers + head) / run.device.training_flops + elementwise_seconds(run) / 3
+    return rows.tokens * per_token + batches * _forward_overhead(run)
+
+
+def _generation_seconds(run: Run, rows: Rows, answer: float) -> float:
+    """Prompts like a forward pass, then a token at a time: bound by reading the weights or by the layers' calls."""
+    layers, _ = forward_flops(run, rows)
     prompts = rows.tokens * (1 - rows.target_fraction) * layers / run.device.training_flops
-    answer = min(float(plan.max_new_tokens), rows.mean * rows.target_fraction + 1)
     batches = math.ceil(rows.count / c.GENERATION_BATCH)
     weights = active_parameters(run.shape) * run.weight_bytes / run.device.bandwidth
-    products = c.GENERATION_BATCH * 2.0 * active_parameters(run.shape) / run.device.training_flops
-    per_layer = c.CPU_LAYER_OVERHEAD if run.device.is_cpu else c.LAYER_OVERHEAD
-    return prompts + batches * answer * (max(weights, products) + run.shape.layers * per_layer)
+    products = min(rows.count, c.GENERATION_BATCH) * 2.0 * active_parameters(run.shape) / run.device.training_flops
+    per_token = max(weights, products) + run.shape.layers * _layer_overhead(run)
+    per_token += min(rows.count, c.GENERATION_BATCH) * elementwise_seconds(run) / 3
+    return prompts + batches * answer * per_token
+
+
+def _forward_overhead(run: Run) -> float:
+    return run.shape.layers * _layer_overhead(run) + repack_seconds(run)
+
+
+def _layer_overhead(run: Run) -> float:
+    return c.CPU_LAYER_OVERHEAD if run.device.is_cpu else c.LAYER_OVERHEAD
 
 
 def _loss_share(run: Run, rows: Rows) -> float:

@@ -93,8 +93,7 @@ def saved_per_layer(run: Run) -> float:
     wide = (4 if s.gated else 3) * s.intermediate * max(1, s.active_experts)
     kv = 2 * (s.q_width if run.stack.expands_kv else s.kv_width)
     plain = 4 * s.hidden + s.q_width + kv + 2 * s.q_width + wide
-    scores = c.EAGER_SCORES_BYTES * s.heads * run.sequence_length if run.eager_attention else 0
-    return size * plain + scores + _adapter_inputs(run)
+    return size * plain + s.heads * _score_bytes(run) + _adapter_inputs(run)
 
 
 def activation_bytes(run: Run) -> float:
@@ -167,6 +166,16 @@ def _quantization(run: Run) -> float:
     # One weight matrix at a time is unpacked to the compute type.
     workspace = run.compute_bytes * run.shape.hidden * run.shape.intermediate
     return linear_weights(run.shape) * constants + workspace
+
+
+def _score_bytes(run: Run) -> float:
+    """Bytes per token and head of attention scores that are kept; fused kernels keep none."""
+    if run.eager_attention:
+        return float(c.EAGER_SCORES_BYTES * run.sequence_length)
+    span = run.rows.attention_span if run.rows is not None else float(run.sequence_length)
+    if run.device.is_cpu and span <= c.SHORT_ROW_TOKENS:
+        return c.SHORT_ROW_SCORES_BYTES * span
+    return 0.0
 
 
 def _adapter_inputs(run: Run) -> float:

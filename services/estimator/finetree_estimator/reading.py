@@ -92,7 +92,7 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Reading:
         eager_attention=spec.attention == rs.ATTENTION_KERNEL_EAGER,
         loss=LOSSES[spec.loss_kernel],
         evaluation=_evaluation(request, spec, profile, steps),
-        checkpoints=1 + steps // spec.checkpoints.every_steps,
+        checkpoints=max(0, steps - 1) // spec.checkpoints.every_steps,
         payment=read_payment(spec, knowledge.prices),
     )
     return Reading(run, spec, profile)
@@ -162,10 +162,11 @@ def _evaluation(
     during = (steps - 1) // wanted.every_steps if wanted.every_steps and steps else 0
     return EvaluationPlan(
         rows=held_out,
-        loss=rs.METRIC_LOSS in wanted.metrics,
         generate=rs.METRIC_EXACT_MATCH in wanted.metrics,
         max_new_tokens=wanted.max_new_tokens,
-        passes=1 + during + (1 if wanted.before_training else 0),
+        before=1 if wanted.before_training else 0,
+        during=during,
+        after=1 if wanted.metrics else 0,
     )
 
 

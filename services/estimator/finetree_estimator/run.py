@@ -53,19 +53,22 @@ class Device:
     """Share by which it may be higher."""
     bandwidth: float
     watts: float
+    cores: int = 0
+    """Of a CPU."""
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """What is measured on held-out rows; `passes` counts those before, during and after training."""
+    """What is measured on held-out rows: the loss at each look, answers only before and after training."""
 
     rows: Rows | None = None
-    loss: bool = False
     generate: bool = False
     max_new_tokens: int = 0
-    passes: int = 0
+    before: int = 0
+    during: int = 0
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ def gpu():
 
 @pytest.fixture
 def cpu():
-    return Device("test CPU", True, 16 * GIB, 0.5e12, 0.35, 0.35, 10e9, 54.0)
+    return Device("test CPU", True, 16 * GIB, 0.5e12, 0.35, 0.35, 10e9, 54.0, cores=2)
 
 
 @pytest.fixture

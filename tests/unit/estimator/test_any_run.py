@@ -27,13 +27,13 @@ SHAPES = st.builds(
     layers=sizes(4096),
     intermediate_size=sizes(4_194_304),
     attention_heads=sizes(8192),
-    kv_heads=st.integers(0, 8),
+    kv_heads=st.sampled_from([0, 0, 0, 1, 8]),
     head_dim=st.one_of(st.integers(0, 256), st.just(65_536)),
     vocab_size=sizes(16_777_216),
     tied_embeddings=st.booleans(),
     gated_mlp=st.booleans(),
     experts=st.sampled_from([0, 8, 65_536]),
-    active_experts=st.sampled_from([0, 2]),
+    active_experts=st.sampled_from([0, 0, 2]),
     attention_bias=st.booleans(),
 )
 MODELS = st.one_of(
@@ -76,10 +76,10 @@ HARDWARE = st.one_of(
 TRAININGS = st.builds(
     rs.Training,
     epochs=st.sampled_from([1e-9, 1.0, 3.0, 10_000.0]),
-    effective_batch_size=sizes(1_048_576),
-    micro_batch_size=sizes(65_536),
+    effective_batch_size=st.sampled_from([8, 64, 1000, 1_048_576]),
+    micro_batch_size=st.sampled_from([1, 2, 3, 8, 65_536]),
     sequence_length=st.one_of(st.integers(8, 4096), st.just(16_777_216)),
-    packing=st.sampled_from(rs.Packing.values()),
+    packing=st.sampled_from([rs.PACKING_UNSPECIFIED, rs.PACKING_OFF, rs.PACKING_ON]),
     loss_tokens=st.sampled_from(rs.LossTokens.values()),
 )
 PROFILES = st.builds(

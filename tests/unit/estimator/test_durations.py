@@ -75,23 +75,37 @@ def test_without_rows_there_is_no_time(make_run):
     assert durations.estimate(make_run(rows=None, steps=0)) is None
 
 
-def test_evaluation_before_and_after_costs_twice_one(make_run):
-    once = EvaluationPlan(Rows(100, 200.0, 45_000.0, 512, 0.5), loss=True, generate=True, max_new_tokens=32, passes=1)
-    twice = EvaluationPlan(once.rows, loss=True, generate=True, max_new_tokens=32, passes=2)
+HELD_OUT = Rows(100, 200.0, 45_000.0, 512, 0.1)
+
+
+def evaluation(run, **changes: object) -> float:
+    return durations.evaluation_seconds(run, EvaluationPlan(HELD_OUT, **changes))
+
+
+def test_each_look_at_the_loss_costs_the_same(make_run):
     run = make_run()
 
-    assert durations.evaluation_seconds(run, twice) == 2 * durations.evaluation_seconds(run, once) > 0
+    assert evaluation(run, before=1, during=3, after=1) == pytest.approx(5 * evaluation(run, after=1))
+    assert evaluation(run) == 0
     assert durations.evaluation_seconds(run, EvaluationPlan()) == 0
 
 
-def test_longer_answers_take_longer(make_run):
-    rows = Rows(100, 200.0, 45_000.0, 512, 0.5)
-    short, long = (
-        durations.evaluation_seconds(make_run(), EvaluationPlan(rows, generate=True, max_new_tokens=n, passes=1))
-        for n in (8, 64)
-    )
+def test_an_untrained_model_answers_to_the_limit_and_a_trained_one_stops(make_run):
+    run = make_run()
+    before = [evaluation(run, generate=True, before=1, max_new_tokens=n) for n in (8, 512)]
+    after = [evaluation(run, generate=True, after=1, max_new_tokens=n) for n in (8, 512)]
 
-    assert long > 3 * short
+    assert before[0] == after[0]
+    assert before[1] > 10 * before[0]
+    assert after[1] < before[1] / 8
+
+
+def test_on_a_cpu_weights_and_activations_take_their_own_time(make_run, cpu, gpu):
+    run = make_run(device=cpu)
+
+    assert durations.repack_seconds(run) == pytest.approx(linear_weights(run.shape) / (1.0e9 * cpu.cores))
+    assert durations.elementwise_seconds(run) > 0
+    assert durations.elementwise_seconds(make_run()) == durations.repack_seconds(make_run()) == 0
 
 
 def test_virtual_tokens_cost_attention(make_run):
