@@ -12,10 +12,14 @@ Importing it loads neither grpc nor protobuf: names are looked up when they are 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from finetree._version import __version__
+
+# gRPC writes notices about forks and GOAWAYs to stderr, which is the caller's. It reads this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 if TYPE_CHECKING:
     from finetree._async.client import AsyncClient

@@ -121,6 +121,23 @@ def test_closing_the_client_ends_its_streams(suite, spec):
         list(stream)
 
 
+async def test_closing_the_async_client_ends_its_streams_and_calls(suite, spec):
+    client = suite.async_client()
+    suite.trainer.script = finetree.testing.Script(hold_at=3)
+    stream = (await client.create_job(spec)).events()
+    assert (await anext(stream)).seq == 1
+    suite.faults.hold("ListMethods")
+    tasks = [asyncio.create_task(collected(stream)), asyncio.create_task(client.list_methods())]
+    await asyncio.to_thread(arrival, suite, "ListMethods")
+    await client.close()
+    for ended in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(ended, finetree.ClientClosed)
+
+
+async def collected(stream):
+    return [event async for event in stream]
+
+
 def test_one_async_client_in_two_loops(suite):
     client = suite.async_client()
 

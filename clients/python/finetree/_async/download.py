@@ -37,6 +37,7 @@ async def download(
 
 
 async def _fetch(transport: AsyncTransport, target: Download, backoff: Backoff) -> None:
+    target.tell()
     while not target.done:
         if target.complete:
             await asyncio.to_thread(target.finish)
@@ -54,6 +55,7 @@ async def _stream(transport: AsyncTransport, target: Download, backoff: Backoff)
         async with asyncio.timeout(STALLED) as limit:
             while (piece := await stream.read()) is not None:
                 await asyncio.to_thread(target.write, piece.offset, piece.chunk)
+                target.tell()
                 backoff.progressed()
                 limit.reschedule(asyncio.get_running_loop().time() + STALLED)
         broken = False

@@ -59,10 +59,9 @@ class Stream(Generic[R]):
         except grpc.aio.AioRpcError as error:
             raise await self._transport.translated(error, self._service, self._request_id) from None
         except asyncio.CancelledError:
-            if asyncio.current_task() is None or not self._call.cancelled() or _cancelling():
+            if _cancelling():
                 raise
-            # The call was cancelled (its channel was closed), not this task: asyncio must not see it as ours.
-            raise error_of("CANCELLED", "the channel was closed", None, request_id=self._request_id) from None
+            raise _closed_meanwhile(self._request_id) from None
         if message is grpc.aio.EOF:
             return None
         self._transport.reached(self._service)
@@ -110,6 +109,10 @@ class AsyncTransport:
             )
         except grpc.aio.AioRpcError as error:
             raise await self.translated(error, method.service, request_id) from None
+        except asyncio.CancelledError:
+            if _cancelling():
+                raise
+            raise _closed_meanwhile(request_id) from None
         self.reached(method.service)
         return response
 
@@ -141,6 +144,10 @@ class AsyncTransport:
         except grpc.aio.AioRpcError as error:
             self.retire(method.service, line)
             raise await self.translated(error, method.service, request_id) from None
+        except asyncio.CancelledError:
+            if _cancelling():
+                raise
+            raise _closed_meanwhile(request_id) from None
         finally:
             call.cancel()
             line.streams -= 1
@@ -209,3 +216,8 @@ class AsyncTransport:
 def _cancelling() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _closed_meanwhile(request_id: str) -> ClientClosed:
+    # grpc.aio raises CancelledError when a channel closes under a call; asyncio would take it for this task's own end.
+    return ClientClosed("the client was closed during the call", reason="CLIENT_CLOSED", request_id=request_id)

@@ -4,14 +4,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import uuid
 from pathlib import Path
 from typing import Literal
-
-# Core writes notices about forks and GOAWAYs to stderr, which belongs to the caller's program. Before grpc is imported.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc
 

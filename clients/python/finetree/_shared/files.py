@@ -129,17 +129,15 @@ class Download:
         self._artifact, self._target, self._file, self._tally = artifact, target, file, tally
         self._part = target.with_name(f".{target.name}.{file.sha256[:16]}.part")
         self._hash = hashlib.sha256()
-        self.offset = 0
+        self.offset = self._told = 0
         if target.is_file() and _sha256(target) == file.sha256:
             self.done, self.offset = True, file.size_bytes
-            tally.add(self.offset)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         if self._part.is_file() and self._part.stat().st_size <= file.size_bytes:
             self._hash = _hashed(self._part)
             self.offset = self._part.stat().st_size
         self._out = self._part.open("ab" if self.offset else "wb")
-        tally.add(self.offset)
 
     def request(self) -> trainer_pb2.DownloadArtifactRequest:
         """What to ask for now."""
@@ -156,7 +154,11 @@ class Download:
         self._out.write(chunk)
         self._hash.update(chunk)
         self.offset += len(chunk)
-        self._tally.add(len(chunk))
+
+    def tell(self) -> None:
+        """Report what has come since the last time; apart from `write`, so that threads need not call the caller."""
+        self._tally.add(self.offset - self._told)
+        self._told = self.offset
 
     @property
     def complete(self) -> bool:

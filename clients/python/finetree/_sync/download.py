@@ -36,6 +36,7 @@ def download(
 
 
 def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:
+    target.tell()
     while not target.done:
         if target.complete:
             target.finish()
@@ -53,6 +54,7 @@ def _stream(transport: Transport, target: Download, backoff: Backoff) -> None:
         for piece in stream:
             watchdog.beat()
             target.write(piece.offset, piece.chunk)
+            target.tell()
             backoff.progressed()
     except FinetreeError:
         stream.renew()

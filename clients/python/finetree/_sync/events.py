@@ -87,7 +87,7 @@ class EventStream:
 
     def _attached(self) -> tuple[Stream[trainer_pb2.WatchJobResponse], Watchdog]:
         if self._stream is not None and self._stream.generation != GATE.generation:
-            self._detach(renew=False)
+            self._forget()
         if self._stream is None or self._watchdog is None:
             self._stream = self._transport.stream(
                 methods.WATCH_JOB, self._follow.request(), timeout=self._backoff.within(None)
@@ -102,7 +102,14 @@ class EventStream:
         if not self._follow.ended_without_terminal(job):
             raise ended_early(self._follow)
 
+    def _forget(self) -> None:
+        # Inherited by a forked child: the stream and its watchdog go on in the parent.
+        GATE.keep((self._stream, self._watchdog))
+        self._stream = self._watchdog = None
+
     def _detach(self, *, renew: bool) -> None:
+        if self._stream is not None and self._stream.generation != GATE.generation:
+            self._forget()
         if self._watchdog is not None:
             self._watchdog.stop()
         if self._stream is not None:

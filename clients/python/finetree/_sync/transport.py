@@ -80,12 +80,13 @@ class Stream(Generic[R]):
 
     def close(self) -> None:
         """End it."""
+        if self.generation != GATE.generation:
+            # Inherited by a forked child: neither the call nor the lock (which a thread may have held) is ours.
+            GATE.keep((self._call, self._line, self._lock))
+            return
         with self._lock:
             was_open, self._open = self._open, False
         if not was_open:
-            return
-        if self.generation != GATE.generation:
-            GATE.keep((self._call, self._line))
             return
         self._call.cancel()
         self._line.leave()
