@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetree_runtime.settings import ServiceSettings, setting
+from finetree_runtime.settings import ServiceSettings, listen_address, setting
 
 PREFIX = "FINETREE_ESTIMATOR"
 """Of the environment's variables."""
@@ -16,7 +16,7 @@ PORT = 50052
 class Settings(ServiceSettings):
     """Settings of the estimator."""
 
-    address: str = setting(f"127.0.0.1:{PORT}", "Address to listen on, HOST:PORT or unix:PATH.")
+    address: str = listen_address(PORT)
     max_request_bytes: int = setting(4 * 1024 * 1024, "Largest request message; a batch may have 1,000 rows.")
     price_book: Path | None = setting(None, "CSV file of prices in place of the built-in price book.")
     model_root: Path | None = setting(None, "Folder of models whose config.json may be read (spec.model.path).")
