@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ANN003, ANN202, ARG002 - keyword arguments here are those of protobuf messages and settings
 """A trainer to talk to: in this process or in one of its own, with scripted workers."""
 
 import asyncio
@@ -15,7 +16,7 @@ from pathlib import Path
 import grpc.aio
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.trainer.v1 import dataset_pb2, event_pb2, job_pb2, trainer_pb2, trainer_pb2_grpc
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_api.types.v1 import run_spec_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 WORKER = Path(__file__).with_name("scripted_worker.py")

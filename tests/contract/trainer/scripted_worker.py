@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC110, ASYNC220, ASYNC240 - a script of one process, which may wait for files and processes
 """A worker without torch: a real process that speaks Attach, told by a JSON script what to do.
 
 Script keys, all optional: `steps`, `delay` (seconds between steps), `start_delay`, `kill_at` {attempt: step},

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC110 - a process that is gone sets no event
 import asyncio
 import time
 
@@ -12,11 +13,11 @@ STEP = event_pb2.EVENT_KIND_STEP_METRICS
 
 def workers(tmp_path):
     """Processes that a trainer of this folder has started, and what these have started."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        if str(tmp_path) in (process.info["cwd"] or "") and process.status() != psutil.STATUS_ZOMBIE:
-            found.append(process.info["cmdline"])
-    return found
+    return [
+        process.info["cmdline"]
+        for process in psutil.process_iter(["cmdline", "cwd", "status"])
+        if str(tmp_path) in (process.info["cwd"] or "") and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
 
 
 async def gone(tmp_path, seconds=5.0):

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ANN202 - inner functions say what they return by their names
 import grpc
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2

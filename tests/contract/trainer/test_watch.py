@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ANN003, ANN202, ASYNC110, PERF401 - arguments are fields of protobuf messages; what was seen before an error counts
 import asyncio
 import time
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ANN002, ANN003 - arguments are fields of protobuf messages
 """Two workers for one job: only the present attempt is heard. The test itself speaks for the stale one."""
 
 import asyncio

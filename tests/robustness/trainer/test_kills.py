@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC110, PLW2901 - a process that is gone sets no event; the client is made anew with each server
 """kill -9 of the service and of workers: nothing acknowledged is lost, nothing is told twice or out of order."""
 
 import asyncio

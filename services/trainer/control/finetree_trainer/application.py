@@ -72,13 +72,27 @@ class Application:
         models = Models(settings.data_dir, settings.model_roots)
         limits = Limits(settings.max_upload_bytes, settings.max_project_bytes, settings.disk_reserve_bytes)
         datasets = Datasets(self._store, log.clock, settings.data_dir, limits)
-        tasks = Tasks(log, models, datasets, found, settings.data_dir, settings.data_roots)
+        tasks = Tasks(
+            log,
+            models_=models,
+            datasets=datasets,
+            devices=found,
+            data_dir=settings.data_dir,
+            data_roots=settings.data_roots,
+        )
         self._scheduler = Scheduler(log, found)
         socket = attach.socket_path(settings.data_dir)
         self._supervisor = Supervisor(log, tasks, settings, f"unix:{socket}", self._scheduler.release)
         self._supervisor.measure = not self._host.rates()[0]
         self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
-        planner = Planner(models, datasets, settings.data_roots, found, self._estimator, self._host.rates)
+        planner = Planner(
+            models_=models,
+            datasets=datasets,
+            data_roots=settings.data_roots,
+            devices_=found,
+            estimator=self._estimator,
+            rates=self._host.rates,
+        )
         jobs = Jobs(log, planner, self._scheduler, self._supervisor, settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
         self._upkeep = Upkeep(log, jobs, retention=settings.event_retention)

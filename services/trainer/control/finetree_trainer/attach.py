@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def _beat(self, worker: Worker) -> None:
         if worker.job:
             uid, attempt, now = worker.job, worker.attempt, self._log.clock()
-            try:
+            with suppress(DomainError):  # a sign of life is worth no retry: the next one comes
                 await self._log.store.write(lambda connection: attempts.beat(connection, uid, attempt, now=now))
-            except DomainError:
-                pass  # a sign of life is worth no retry: the next one comes
 
 
 def socket_path(data_dir: Path) -> Path:
@@ -160,5 +159,5 @@ async def serve(servicer: WorkerServicer, path: Path) -> aio.Server:
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
     server.add_insecure_port(f"unix:{path}")
     await server.start()
-    path.chmod(0o600)
+    await asyncio.to_thread(path.chmod, 0o600)
     return server

@@ -158,7 +158,7 @@ def _give_up(draft: Draft, attempt: int, how: str) -> None:
         job_pb2.JOB_STATE_FAILED,
         "WORKER_LOST",
         text,
-        remedy="See the job's log lines; lower the batch or the sequence length if memory ran out, then start it again.",
+        remedy="See the job's log lines; if memory ran out, lower the micro-batch or the sequence length.",
         error=error,
         category=job_pb2.FAILURE_CATEGORY_SYSTEM,
         retryable=True,

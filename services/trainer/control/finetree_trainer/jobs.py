@@ -70,7 +70,7 @@ class Jobs:
             for data in (plan.data, plan.evaluation):
                 if data is not None and data.uid and datasets.load(connection, data.uid) is None:
                     raise FailedPrecondition("DATASET_NOT_READY", "The dataset was deleted meanwhile; upload it again.")
-            return _insert(connection, record, plan, owner, project, now)
+            return _insert(connection, record, plan, owner=owner, project=project, now=now)
 
         return self.to_message(await self._log.create(make))
 
@@ -170,7 +170,7 @@ class Jobs:
         return record
 
 
-def _insert(connection: Connection, record: job_pb2.Job, plan: Plan, owner: str, project: str, now: int) -> Draft:
+def _insert(connection: Connection, record: job_pb2.Job, plan: Plan, *, owner: str, project: str, now: int) -> Draft:
     snapshot = job_pb2.Job(kind=record.kind)
     if record.cost.currency_code:
         snapshot.cost.basis = "hourly price of the estimate times the time that it runs"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The event log of all jobs: changes go through here, and whoever watches is woken from here.
 
-A change is made on the writer thread in one transaction; once it is durable its events join the job's tail in memory and
-the job's watchers wake. Nothing is shown that is not stored, and training never waits for who looks.
+A change is made on the writer thread in one transaction; once it is durable its events join the job's tail in memory
+and the job's watchers wake. Nothing is shown that is not stored, and training never waits for who looks.
 """
 
 import asyncio

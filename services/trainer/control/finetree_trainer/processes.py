@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Worker processes: started in a session of their own, known again after our restart, ended as a group.
 
-Proof of death is a file lock: a worker inherits the open `alive.lock` of its folder, so the kernel holds the lock for as
-long as the worker or anything that it started lives, and whoever can take the lock knows that none does. Neither a
+Proof of death is a file lock: a worker inherits the open `alive.lock` of its folder, so the kernel holds the lock for
+as long as the worker or anything that it started lives, and whoever can take the lock knows that none does. Neither a
 restart of ours, nor a reused process id, nor another process namespace can make that wrong.
 """
 

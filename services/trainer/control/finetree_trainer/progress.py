@@ -13,7 +13,7 @@ PHASE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_EVALUATE_AFTER, 0.06),
     (job_pb2.JOB_PHASE_SAVE, 0.02),
 )
-"""Shares of a whole job that a progress bar shows; a convention, not a prediction: the ETA comes from measured steps."""
+"""Shares of a whole job for a progress bar; a convention, not a prediction: the ETA comes from measured steps."""
 
 PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_START, 0.05),

@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,7 @@ class Planner:
 
     def __init__(
         self,
+        *,
         models_: models.Models,
         datasets: Datasets,
         data_roots: tuple[str, ...],
@@ -157,7 +159,7 @@ class Planner:
         status = await asyncio.to_thread(file.stat)
         key = file, status.st_mtime_ns, status.st_size
         if key not in self._profiles:
-            if not file.is_file():
+            if not stat.S_ISREG(status.st_mode):
                 raise invalid_field(path, "is a folder; name a JSONL file")
             self._profiles.clear()
             self._profiles[key] = (await asyncio.to_thread(rows.check, file)).profile
@@ -206,10 +208,10 @@ def _drift(job: trainer_pb2.JobRequest, plan: Plan) -> FailedPrecondition:
     faults = [
         (f"{_SPEC}.{path}", f"approved {was or 'unset'}, now {now or 'unset'}") for path, (was, now) in changed.items()
     ]
+    what = f"{len(faults)} fields of the spec differ" if faults else "its data, its revisions or its spec differ"
     return FailedPrecondition(
         "PLAN_DRIFT",
-        f"The plan is not the approved one ({len(faults)} fields of the spec differ; else the data or a revision does); "
-        "approve the new plan.",
+        f"The plan is not the approved one: {what}. Approve the new plan.",
         metadata={"approved": job.plan_digest, "actual": plan.digest},
         violations=faults or [("job.plan_digest", f"approved {job.plan_digest}, now {plan.digest}")],
     )

@@ -31,6 +31,7 @@ class Tasks:
     def __init__(
         self,
         log: EventLog,
+        *,
         models_: models.Models,
         datasets: Datasets,
         devices: list[Device],
