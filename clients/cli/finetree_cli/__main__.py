@@ -53,7 +53,7 @@ def _show(failure: Failure, arguments: list[str]) -> int:
     out = Output(json="--json" in arguments)
     for line in failure.lines():
         out.say(line)
-    if out.json:
+    if out.json and not failure.told:
         out.line(failure.document())  # on one line: it may be the last of a stream
     return failure.exit_code
 

@@ -45,11 +45,13 @@ class CliError(Exception):
 
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
 
-    def __init__(self, message: str, *, remedy: str = "", reason: str = "") -> None:
+    def __init__(self, message: str, *, remedy: str = "", reason: str = "", told: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.remedy = remedy
         self.reason = reason
+        self.told = told
+        """Whether the command's own JSON object carries the error already."""
 
 
 class BadInput(CliError):  # noqa: N818 - the tree above reads better without a suffix
@@ -100,6 +102,8 @@ class Failure:
     """Further lines, one a violation or a place."""
     fields: dict[str, Any] = field(default_factory=dict)
     """What the JSON object carries besides."""
+    told: bool = False
+    """Whether the command's own JSON object carries it already."""
 
     def lines(self) -> list[str]:
         """Lines for stderr."""
@@ -130,7 +134,7 @@ def of_cli_error(error: CliError) -> Failure:
         for problem in problems
     ]
     fields = {"problems": listed} if listed else {}
-    return Failure(error.exit_code, error.message, error.reason, error.remedy, details, fields)
+    return Failure(error.exit_code, error.message, error.reason, error.remedy, details, fields, error.told)
 
 
 def of_service_error(error: "FinetreeError") -> Failure:

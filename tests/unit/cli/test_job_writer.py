@@ -5,7 +5,7 @@ from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 from finetree_cli import job_file, job_writer
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 VALUES = {
@@ -44,6 +44,7 @@ def fill(draw, message, field):
             setattr(message, field.name, value)
 
 
+@settings(deadline=None)  # how long an example takes says nothing on a busy machine
 @given(spec=filled(run_spec_pb2.RunSpec))
 def test_any_spec_reads_back(spec):
     text = job_writer.to_yaml(spec)

@@ -16,7 +16,7 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 
 from finetree_cli.command import Settings
 from finetree_cli.demo import dataset, sizing
-from finetree_cli.demo.report import Outcome, refuse_broken_promise, show_outcome
+from finetree_cli.demo.report import Outcome, show_outcome
 from finetree_cli.errors import StillRunning
 from finetree_cli.following import follow
 from finetree_cli.output import Output
@@ -43,6 +43,7 @@ CANCEL_SECONDS = 60.0
 class Data:
     """The demo's datasets, and what is known of them once the PREPARE job has counted their tokens."""
 
+    countries: int
     train: str
     evaluation: str
     longest_answer: int
@@ -64,7 +65,6 @@ def run(settings: Settings, countries: int | None, data_dir: Path | None) -> Non
         with here.client() as client:
             outcome = demo.tell(client, countries)
     show_outcome(settings.out, outcome)
-    refuse_broken_promise(outcome)
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class Demo:
         self._prepare(client, data)
         answer = self._ask(client, capacity, data)
         estimate = self._estimate(client, answer, data)
-        return self._train(client, answer, estimate, capacity)
+        return self._train(client, answer, estimate, capacity, data)
 
     def _measure(self, client: "Client") -> trainer_pb2.GetCapacityResponse:
         self.stage("measuring this machine")
@@ -109,7 +109,7 @@ class Demo:
         train = client.upload_dataset(built.train_rows, display_name="demo: country codes")
         held_out = client.upload_dataset(built.eval_rows, display_name="demo: country codes, held out")
         longest = max(len(row["messages"][-1]["content"]) for row in built.eval_rows)
-        return Data(train.name, held_out.name, longest)
+        return Data(size.countries, train.name, held_out.name, longest)
 
     def _prepare(self, client: "Client", data: Data) -> None:
         self.stage(f"preparing {MODEL} and counting tokens")
@@ -169,11 +169,12 @@ class Demo:
         answer: recommender_pb2.RecommendResponse,
         estimate: estimator_pb2.Estimate,
         capacity: trainer_pb2.GetCapacityResponse,
+        data: Data,
     ) -> Outcome:
         self.stage("training exactly that, evaluated before and after")
         job = client.create_job(answer.spec, display_name="demo", plan_digest=answer.plan_digest, recommendation=answer)
         self.note(f"job {job.name}")
-        outcome = Outcome(job.name, answer, estimate, capacity)
+        outcome = Outcome(job.name, answer, estimate, capacity, data.countries)
         outcome.terminal = self._follow(job, outcome.see)
         self.stage("fetching what was made")
         outcome.spec = job.refresh().spec
