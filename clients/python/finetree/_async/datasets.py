@@ -43,7 +43,7 @@ class AsyncDatasets:
             labels: indexed labels.
             on_progress: called with (bytes that the service has, bytes in all).
             timeout: seconds for the whole; None means as long as it gets further.
-            request_id: idempotency key; None is made, once per call.
+            request_id: idempotency key; empty means a new one, made once per call.
 
         Returns:
             The dataset, READY: its hash and its rows are checked.
@@ -109,7 +109,7 @@ class AsyncDatasets:
         Args:
             name: resource name or short id.
             timeout: seconds; None means the client's timeout, else 10.
-            request_id: idempotency key; None is made, once per call.
+            request_id: idempotency key; empty means a new one, made once per call.
 
         Raises:
             NotFound: DATASET_NOT_FOUND.

@@ -96,7 +96,7 @@ class AsyncJobs:
             plan_digest: digest that must hold, from `validate_job`, `recommend` or `estimate`; empty means none.
             recommendation: the answer that the spec comes from, to be kept with the job.
             timeout: seconds; None means the client's timeout, else 30.
-            request_id: idempotency key; the same one gives the same job, for ever. None is made, once per call.
+            request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
 
         Raises:
             InvalidArgument: a field is wrong; `violations` names it.

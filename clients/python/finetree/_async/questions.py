@@ -41,7 +41,7 @@ class AsyncQuestions:
         Args:
             request: a RecommendRequest, or its proto JSON as a dict; only `model` is required.
             timeout: seconds; None means the client's timeout, else 30.
-            request_id: id for the logs; None is made.
+            request_id: id for the logs; empty means a new one.
 
         Raises:
             InvalidArgument: a field is wrong; `violations` names it.
@@ -102,7 +102,7 @@ class AsyncQuestions:
             view: "BASIC", or "FULL" for what a search finds: remedies and the nearest evidence.
             pinned: revisions that must be used.
             timeout: seconds; None means the client's timeout, else 10.
-            request_id: id for the logs; None is made.
+            request_id: id for the logs; empty means a new one.
 
         Raises:
             InvalidArgument: a field is wrong; `violations` names it.
@@ -124,7 +124,7 @@ class AsyncQuestions:
         Args:
             rows: specs by a key of the caller's, at most 1000.
             timeout: seconds; None means the client's timeout, else 30.
-            request_id: id for the logs; None is made.
+            request_id: id for the logs; empty means a new one.
 
         Raises:
             InvalidArgument: the batch itself is wrong (too many rows, an empty key).

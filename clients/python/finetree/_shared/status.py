@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a gRPC status to an exception that says what to do. grpcio-status would be a sixth package for these lines."""
+"""From a gRPC status to an exception that says what to do. grpcio-status would be one more package for these lines."""
 
 from __future__ import annotations
 

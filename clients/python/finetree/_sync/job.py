@@ -70,7 +70,7 @@ class Job:
         Args:
             mode: "NOW", or "CHECKPOINT" to save a checkpoint first.
             timeout: seconds; None means the client's timeout, else 10.
-            request_id: idempotency key; None is made, once per call.
+            request_id: idempotency key; empty means a new one, made once per call.
 
         Raises:
             NotFound: JOB_NOT_FOUND.

@@ -40,7 +40,7 @@ class Questions:
         Args:
             request: a RecommendRequest, or its proto JSON as a dict; only `model` is required.
             timeout: seconds; None means the client's timeout, else 30.
-            request_id: id for the logs; None is made.
+            request_id: id for the logs; empty means a new one.
 
         Raises:
             InvalidArgument: a field is wrong; `violations` names it.
@@ -101,7 +101,7 @@ class Questions:
             view: "BASIC", or "FULL" for what a search finds: remedies and the nearest evidence.
             pinned: revisions that must be used.
             timeout: seconds; None means the client's timeout, else 10.
-            request_id: id for the logs; None is made.
+            request_id: id for the logs; empty means a new one.
 
         Raises:
             InvalidArgument: a field is wrong; `violations` names it.
@@ -121,7 +121,7 @@ class Questions:
         Args:
             rows: specs by a key of the caller's, at most 1000.
             timeout: seconds; None means the client's timeout, else 30.
-            request_id: id for the logs; None is made.
+            request_id: id for the logs; empty means a new one.
 
         Raises:
             InvalidArgument: the batch itself is wrong (too many rows, an empty key).
