@@ -21,7 +21,7 @@ from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection, delete
 
 from finetree_trainer import machine, rows
-from finetree_trainer.disk import Upload, move_durably, require_space
+from finetree_trainer.disk import Upload, in_thread, move_durably, require_space
 from finetree_trainer.draft import timestamp
 from finetree_trainer.log import Clock
 from finetree_trainer.requests import body_hash
@@ -125,10 +125,18 @@ class Datasets:
         )
         return [to_message(row) for row in found]
 
-    async def delete(self, uid: str) -> None:
-        """Delete a dataset. Raises NotFound, FailedPrecondition DATASET_IN_USE with the job that needs it."""
+    async def delete(self, uid: str, project: str, *, request_id: str = "") -> None:
+        """Delete a dataset; again under the same request id changes nothing.
+
+        Raises NotFound, FailedPrecondition DATASET_IN_USE with the job that needs it.
+        """
 
         def work(connection: Connection) -> tuple[str, bool]:
+            now = self._clock()
+            if jobs.claim_request_id(
+                connection, project, request_id, method="DeleteDataset", body_hash=uid, resource=uid, now=now
+            ):
+                return "", False
             row = datasets.load(connection, uid)
             if row is None:
                 raise _not_found(uid)
@@ -194,13 +202,13 @@ class Datasets:
         )
 
     async def _receive(self, row: DatasetRow, pieces: AsyncIterator[tuple[int, bytes]]) -> int:
-        upload = await asyncio.to_thread(self._open, row)
+        upload = self._open(row)
         if upload is None:
             return row.size_bytes
         try:
             async for offset, data in pieces:
                 _check_place(row, upload.position, offset, len(data))
-                await asyncio.to_thread(upload.write, data)
+                await in_thread(upload.write, data)
                 if upload.position - upload.synced >= SYNC_BYTES:
                     await self._commit(row.uid, upload)
         except BaseException:
@@ -226,7 +234,7 @@ class Datasets:
             await asyncio.to_thread(upload.close)
 
     async def _commit(self, uid: str, upload: Upload) -> None:
-        committed = await asyncio.to_thread(upload.sync)
+        committed = await in_thread(upload.sync)
         now = self._clock()
         await self._store.write(lambda connection: datasets.commit_bytes(connection, uid, committed, now=now))
 

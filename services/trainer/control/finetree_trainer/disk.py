@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of the data folder: a full disk as a refusal, and writes that survive a power cut."""
 
+import asyncio
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from finetree_trainer.store.writer import disk_full
+
+T = TypeVar("T")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -39,6 +43,19 @@ def move_durably(source: Path, target: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
+    """Run blocking work on a thread; who is cancelled meanwhile goes on only when the work is over.
+
+    A thread cannot be stopped: closing a file, or noting its length, beside a write that still runs would corrupt it.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 class Upload:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks the estimator, through the SDK, and never lets its absence stop a job."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+
+if TYPE_CHECKING:
+    from finetree import AsyncClient
 
 ESTIMATE_SECONDS = 3.0
 """How long a job waits for its estimate. The estimator answers in milliseconds or not at all."""
@@ -32,10 +35,8 @@ class RemoteEstimator:
     """The estimator service at an address. It connects at the first question, not at the start."""
 
     def __init__(self, address: str) -> None:
-        from finetree import AsyncClient
-
-        # No retries: a job is not to wait for a service that it does not need.
-        self._client = AsyncClient(estimator_address=address, retries=False)
+        self._address = address
+        self._client: AsyncClient | None = None
 
     async def estimate(
         self,
@@ -44,8 +45,12 @@ class RemoteEstimator:
         evaluation: run_spec_pb2.DatasetProfile | None,
     ) -> estimator_pb2.Estimate:
         """The service's estimate. Raises EstimateUnavailableError with its reason."""
+        from finetree import AsyncClient
         from finetree.errors import FinetreeError
 
+        if self._client is None:
+            # No retries: a job is not to wait for a service that it does not need.
+            self._client = AsyncClient(estimator_address=self._address, retries=False)
         try:
             return await self._client.estimate(
                 spec, dataset_profile=profile, evaluation_profile=evaluation, timeout=ESTIMATE_SECONDS
@@ -55,7 +60,8 @@ class RemoteEstimator:
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._client.close()
+        if self._client is not None:
+            await self._client.close()
 
 
 def freeze(estimate: estimator_pb2.Estimate) -> job_pb2.FrozenEstimate:

@@ -108,10 +108,10 @@ class Jobs:
         row = (await self._log.change(uid, decide)).row
         if row.state == job_pb2.JOB_STATE_CANCELLING:
             self._supervisor.cancel(uid, row.attempt, save=save)
-        return self.to_message(row)
+        return await self.get(uid)
 
     def to_message(self, row: JobRow) -> job_pb2.Job:
-        """A row as the contract shows it."""
+        """A row, with its record, as the contract shows it."""
         job = job_pb2.Job.FromString(row.record)
         job.MergeFrom(job_pb2.Job.FromString(row.snapshot))
         job.state = job_pb2.JobState.ValueType(row.state)

@@ -31,7 +31,7 @@ class EventLister:
 def _page(
     connection: Connection, uid: str, request: trainer_pb2.ListEventsRequest, position: int, limit: int
 ) -> tuple[list[event_pb2.JobEvent], int]:
-    row = jobs.load(connection, uid)
+    row = jobs.load_hot(connection, uid)
     if row is None:
         raise job_not_found(uid)
     after = request.after_seq

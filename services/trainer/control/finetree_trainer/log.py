@@ -72,7 +72,10 @@ class Clock:
 
 
 class EventLog:
-    """Changes jobs and tells it. Every write to a job goes through `change` or `create`."""
+    """Changes jobs and tells it. Every write to a job goes through `change` or `create`.
+
+    Each of `listeners` is called with the row after every durable change; its record is there for a new job only.
+    """
 
     def __init__(self, store: Store, clock: Clock | None = None) -> None:
         self.store = store
@@ -105,7 +108,7 @@ class EventLog:
         """
 
         def work(connection: Connection) -> Change[T]:
-            row = jobs.load(connection, uid)
+            row = jobs.load_hot(connection, uid)
             if row is None:
                 raise job_not_found(uid)
             if attempt is not None and row.attempt != attempt:
@@ -146,7 +149,7 @@ class EventLog:
             return _from_tail(live, after, mask, limit)
 
         def load(connection: Connection) -> events.Slice:
-            row = jobs.load(connection, uid)
+            row = jobs.load_hot(connection, uid)
             if row is None:
                 raise job_not_found(uid)
             if after + 1 < row.oldest_seq:

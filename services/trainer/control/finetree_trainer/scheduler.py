@@ -43,6 +43,7 @@ class Scheduler:
         self._devices = {device.id: device for device in found}
         self._holders: dict[str, str] = {slot: "" for device in found for slot in device.slot_ids()}
         self._kinds: dict[str, int] = {}
+        self._wants: dict[str, str] = {}
         self._queue: dict[str, _Waiting] = {}
         self._news = asyncio.Event()
         self.start: Callable[[str, str, str, int], Awaitable[bool]] | None = None
@@ -51,21 +52,30 @@ class Scheduler:
 
     def note(self, row: JobRow) -> None:
         """Follow a job's state: it waits, or it no longer does."""
+        if row.record:
+            self._wants[row.uid] = self._device_for(job_pb2.Job.FromString(row.record))
+        if row.state in machine.TERMINAL:
+            self._wants.pop(row.uid, None)
         if row.state not in machine.WAITING:
             if self._queue.pop(row.uid, None) is not None:
                 self._news.set()
             return
         waiting = self._queue.get(row.uid)
         if waiting is None:
-            record = job_pb2.Job.FromString(row.record)
-            device = devices.choose(list(self._devices.values()), record.spec.hardware).id
-            self._queue[row.uid] = _Waiting(row.uid, device, row.suspended, row.kind)
+            self._queue[row.uid] = _Waiting(row.uid, self._wants[row.uid], row.suspended, row.kind)
             # Ids grow with time, so sorted by them the queue is in the order of creation, recovering jobs included.
             self._queue = dict(sorted(self._queue.items()))
             self._news.set()
         elif waiting.suspended != row.suspended:
             waiting.suspended = row.suspended
             self._news.set()
+
+    def _device_for(self, record: job_pb2.Job) -> str:
+        """The device of a job; one that has gone since keeps it waiting under the name that it asked for."""
+        try:
+            return devices.choose(list(self._devices.values()), record.spec.hardware).id
+        except DomainError:
+            return record.spec.hardware.accelerator
 
     def hold(self, slot: str, uid: str, kind: int) -> None:
         """Mark a slot as taken, at the start of the service."""
@@ -156,7 +166,7 @@ class Scheduler:
         await self._log.change(uid, decide)
 
     def _free_slot(self, device: str) -> str | None:
-        slots = self._devices[device].slot_ids()
+        slots = self._devices[device].slot_ids() if device in self._devices else []
         return next((slot for slot in slots if not self._holders[slot]), None)
 
     def _blocked_by(self, waiting: _Waiting, ahead: int) -> str:

@@ -86,7 +86,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: dataset_pb2.DeleteDatasetRequest, context_: Any
     ) -> dataset_pb2.DeleteDatasetResponse:
         """Delete a dataset that no job needs."""
-        await self._datasets.delete(_uid(request.name, "datasets"))
+        name = parse_name(request.name, "datasets", project=context.principal().project)
+        await self._datasets.delete(name.id, name.project, request_id=request.request_id)
         return dataset_pb2.DeleteDatasetResponse()
 
     async def ValidateJob(self, request: trainer_pb2.ValidateJobRequest, context_: Any) -> Any:

@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -18,7 +19,7 @@ from sqlalchemy import Connection
 from finetree_trainer import ingest, machine, segments
 from finetree_trainer.draft import Draft
 from finetree_trainer.log import EventLog, FencedError
-from finetree_trainer.processes import Liveness, Process, liveness, worker_environment
+from finetree_trainer.processes import OUTPUT, Liveness, Process, liveness, worker_environment
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts
 from finetree_trainer.store.database import private_folder
@@ -65,6 +66,7 @@ class Supervisor:
                 self._spawn(self._bury(worker, "it ended while the trainer was down"))
             else:
                 self._spawn(self._wait_out(worker, row.last_heartbeat or row.started))
+        self._spawn(asyncio.to_thread(_sweep_worker_folders, self._folder, {row.worker for row in rows}))
         return rows
 
     async def start(self, uid: str, slot: str, device: str, threads: int) -> bool:
@@ -240,7 +242,8 @@ class Supervisor:
             self._released(worker.slot)
         elif not self._stopping:
             get_logger().warning("idle_worker_ended", worker=worker.id, how=how)
-        await asyncio.to_thread(_remove_worker_folder, self._folder / worker.id, keep=bool(worker.job))
+        keep_in = self._tasks.work_dir(worker.job, worker.attempt) if worker.job else None
+        await asyncio.to_thread(_remove_worker_folder, self._folder / worker.id, keep_in)
 
     async def _close_attempt(self, worker: Worker, how: str) -> None:
         uid, attempt = worker.job, worker.attempt
@@ -316,12 +319,16 @@ def duration(seconds: float) -> Duration:
     return value
 
 
-def _remove_worker_folder(folder: Path, *, keep: bool) -> None:
-    """Forget a worker's folder; the output of one that had a job stays, for whoever looks into a failure."""
-    for file in folder.glob("*"):
-        if not (keep and file.name == "output.log"):
-            with suppress(OSError):
-                file.unlink()
-    if not keep:
+def _remove_worker_folder(folder: Path, keep_in: Path | None) -> None:
+    """Remove a worker's folder; its output goes to `keep_in`, for whoever looks into a failure."""
+    if keep_in is not None:
         with suppress(OSError):
-            folder.rmdir()
+            (folder / OUTPUT).replace(keep_in / OUTPUT)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep_worker_folders(parent: Path, known: set[str]) -> None:
+    """Remove what waiting workers of an earlier run left, once they are dead; they end as soon as they ask for work."""
+    for folder in parent.iterdir():
+        if folder.name not in known and liveness(folder) is not Liveness.ALIVE:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -27,14 +27,22 @@ class Upkeep:
 
     def __init__(self, log: EventLog, jobs_: Jobs, *, retention: float) -> None:
         self._log, self._jobs, self._retention = log, jobs_, retention
+        self._limited: dict[str, job_pb2.Job] = {}
         self._live: dict[str, JobRow] = {}
         log.listeners.append(self._note)
 
     def _note(self, row: JobRow) -> None:
-        if row.state not in machine.LIVE or row.state == job_pb2.JOB_STATE_CANCELLING:
-            self._live.pop(row.uid, None)
-        elif row.uid in self._live or _limited(row):
+        if row.record:
+            record = job_pb2.Job.FromString(row.record)
+            if has_limits(record):
+                self._limited[row.uid] = record
+        if row.uid not in self._limited:
+            return
+        if row.state in machine.LIVE and row.state != job_pb2.JOB_STATE_CANCELLING:
             self._live[row.uid] = row
+        else:
+            self._live.pop(row.uid, None)
+            self._limited.pop(row.uid)
 
     def recover(self, rows: list[JobRow]) -> None:
         """Take up the jobs of an earlier run of the service."""
@@ -57,7 +65,7 @@ class Upkeep:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _enforce(self, row: JobRow) -> None:
-        why = broken_limit(row, self._log.clock())
+        why = broken_limit(self._limited[row.uid], job_pb2.Job.FromString(row.snapshot), self._log.clock())
         if why:
             self._live.pop(row.uid, None)
             await self._jobs.cancel(row.uid, save=True, why=why)
@@ -68,16 +76,17 @@ class Upkeep:
         announced, self._log.min_seq = self._log.min_seq, {}
         for uid, oldest in announced.items():
             await self._log.store.write(partial(_cut, uid, oldest))
-        for row in await self._log.store.read(lambda connection: jobs.in_states(connection, machine.TERMINAL)):
-            if row.end_time < before:
-                last = await self._log.store.read(partial(_expired, row.uid, before))
-                if last >= row.oldest_seq:
-                    self._log.min_seq[row.uid] = last + 1
+        for uid, oldest in await self._log.store.read(lambda connection: jobs.ended_before(connection, before)):
+            last = await self._log.store.read(partial(_expired, uid, before))
+            if last >= oldest:
+                self._log.min_seq[uid] = last + 1
 
 
-def broken_limit(row: JobRow, now: int) -> str:
-    """Which of a job's limits is passed at `now` (microseconds), in words; "" for none."""
-    record, live = job_pb2.Job.FromString(row.record), job_pb2.Job.FromString(row.snapshot)
+def broken_limit(record: job_pb2.Job, live: job_pb2.Job, now: int) -> str:
+    """Which of a job's limits is passed at `now` (microseconds), in words; "" for none.
+
+    `record` is the job as created, `live` the changing part of it.
+    """
     if record.HasField("deadline") and now > record.deadline.ToMicroseconds():
         return "The job's deadline has passed."
     duration = record.limits.duration.ToMicroseconds()
@@ -90,8 +99,8 @@ def broken_limit(row: JobRow, now: int) -> str:
     return ""
 
 
-def _limited(row: JobRow) -> bool:
-    record = job_pb2.Job.FromString(row.record)
+def has_limits(record: job_pb2.Job) -> bool:
+    """Whether anything can end a job before its work is done."""
     return record.HasField("deadline") or bool(record.limits.cost) or record.limits.HasField("duration")
 
 

@@ -122,6 +122,8 @@ class Watches:
                     yield batch
         finally:
             self._of[principal] -= 1
+            if not self._of[principal]:
+                del self._of[principal]
 
     async def _batches(self, uid: str, after: int, chosen: Filter) -> AsyncIterator[trainer_pb2.WatchJobResponse]:
         thinner = _Thinner(chosen.steps_per_second)

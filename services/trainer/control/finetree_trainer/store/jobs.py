@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetree_runtime.errors import AlreadyExists
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select
+from sqlalchemy import Connection, and_, func, insert, or_, select
 
 from finetree_trainer.store import schema
 
@@ -33,8 +33,9 @@ class JobRow:
     end_time: int
     dataset_uid: str
     evaluation_uid: str
-    record: bytes
     snapshot: bytes
+    record: bytes = b""
+    """The Job as created; left empty where only what changes is read."""
 
     @property
     def name(self) -> str:
@@ -42,12 +43,13 @@ class JobRow:
         return f"projects/{self.project}/jobs/{self.uid}"
 
 
-_FIELDS = tuple(JobRow.__dataclass_fields__)
-_COLUMNS = tuple(schema.jobs.c[name] for name in _FIELDS)
+_FIELDS = tuple(name for name in JobRow.__dataclass_fields__ if name != "record")
+_HOT = tuple(schema.jobs.c[name] for name in _FIELDS)
+_WHOLE = select(*_HOT, schema.job_records.c.record).join(schema.job_records, schema.job_records.c.uid == _jobs.uid)
 
 
-def _row(found: Row[Any]) -> JobRow:
-    row = JobRow(*tuple(found))
+def _row(found: Sequence[Any]) -> JobRow:
+    row = JobRow(*found)
     row.suspended = bool(row.suspended)
     return row
 
@@ -57,14 +59,21 @@ def create(connection: Connection, row: JobRow, labels: Mapping[str, str]) -> No
     values: dict[str, Any] = {name: getattr(row, name) for name in _FIELDS}
     values |= {"suspended": int(row.suspended), "shard": schema.shard_of(row.uid)}
     connection.execute(insert(schema.jobs), values)
+    connection.execute(insert(schema.job_records), {"uid": row.uid, "record": row.record})
     if labels:
         rows = [{"job_uid": row.uid, "key": key, "value": value} for key, value in labels.items()]
         connection.execute(insert(schema.job_labels), rows)
 
 
 def load(connection: Connection, uid: str) -> JobRow | None:
-    """The job of a uid."""
-    found = connection.execute(select(*_COLUMNS).where(_jobs.uid == uid)).first()
+    """The job of a uid, with its record."""
+    found = connection.execute(_WHOLE.where(_jobs.uid == uid)).first()
+    return _row(found) if found is not None else None
+
+
+def load_hot(connection: Connection, uid: str) -> JobRow | None:
+    """The job of a uid without its record: what a change of it needs."""
+    found = connection.execute(select(*_HOT).where(_jobs.uid == uid)).first()
     return _row(found) if found is not None else None
 
 
@@ -78,7 +87,7 @@ def page(
     labels: Mapping[str, str] | None = None,
 ) -> list[JobRow]:
     """Jobs of a project, newest first, with uids below `before` ("" means all): uids grow with time."""
-    query = select(*_COLUMNS).where(_jobs.project == project).order_by(_jobs.uid.desc()).limit(limit)
+    query = _WHOLE.where(_jobs.project == project).order_by(_jobs.uid.desc()).limit(limit)
     if before:
         query = query.where(_jobs.uid < before)
     if states:
@@ -92,8 +101,16 @@ def page(
 
 def in_states(connection: Connection, states: Iterable[int]) -> list[JobRow]:
     """Every job in one of these states, oldest first."""
-    query = select(*_COLUMNS).where(_jobs.state.in_(list(states))).order_by(_jobs.uid)
+    query = _WHOLE.where(_jobs.state.in_(list(states))).order_by(_jobs.uid)
     return [_row(found) for found in connection.execute(query)]
+
+
+def ended_before(connection: Connection, time: int) -> list[tuple[str, int]]:
+    """(uid, oldest kept number) of every job that ended before a time (microseconds) and has more than one event."""
+    query = select(_jobs.uid, _jobs.oldest_seq).where(
+        _jobs.end_time > 0, _jobs.end_time < time, _jobs.oldest_seq < _jobs.last_seq
+    )
+    return [(row.uid, row.oldest_seq) for row in connection.execute(query)]
 
 
 def count_in_state(connection: Connection, state: int) -> int:
@@ -104,7 +121,7 @@ def count_in_state(connection: Connection, state: int) -> int:
 def user_of_dataset(connection: Connection, dataset_uid: str, live: Iterable[int]) -> JobRow | None:
     """A job in one of the states `live` that reads a dataset, if there is one."""
     reads = or_(_jobs.dataset_uid == dataset_uid, _jobs.evaluation_uid == dataset_uid)
-    found = connection.execute(select(*_COLUMNS).where(reads, _jobs.state.in_(list(live))).limit(1)).first()
+    found = connection.execute(select(*_HOT).where(reads, _jobs.state.in_(list(live))).limit(1)).first()
     return _row(found) if found is not None else None
 
 

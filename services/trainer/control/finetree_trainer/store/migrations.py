@@ -15,9 +15,10 @@ CREATE TABLE jobs (
   state INTEGER NOT NULL, suspended INTEGER NOT NULL, attempt BIGINT NOT NULL, last_seq BIGINT NOT NULL,
   oldest_seq BIGINT NOT NULL, attempt_started BIGINT NOT NULL, cancel_requested BIGINT NOT NULL,
   create_time BIGINT NOT NULL, update_time BIGINT NOT NULL, end_time BIGINT NOT NULL, dataset_uid TEXT NOT NULL,
-  evaluation_uid TEXT NOT NULL, record {bytes} NOT NULL, snapshot {bytes} NOT NULL);
+  evaluation_uid TEXT NOT NULL, snapshot {bytes} NOT NULL);
 CREATE INDEX jobs_by_project ON jobs (project, uid);
 CREATE INDEX jobs_by_state ON jobs (state, uid);
+CREATE TABLE job_records (uid TEXT PRIMARY KEY, record {bytes} NOT NULL);
 CREATE TABLE job_labels (
   job_uid TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (job_uid, key));
 CREATE INDEX job_labels_by_value ON job_labels (key, value, job_uid);

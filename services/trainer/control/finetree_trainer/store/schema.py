@@ -37,12 +37,19 @@ jobs = Table(
     Column("end_time", BigInteger, nullable=False),
     Column("dataset_uid", String, nullable=False),
     Column("evaluation_uid", String, nullable=False),
-    Column("record", LargeBinary, nullable=False),
     Column("snapshot", LargeBinary, nullable=False),
     Index("jobs_by_project", "project", "uid"),
     Index("jobs_by_state", "state", "uid"),
 )
-"""`record` is the Job as created (spec, labels, estimate: never written again), `snapshot` the part that changes."""
+"""What changes with every batch of events, hence small; `snapshot` is the changing part of the Job message."""
+
+job_records = Table(
+    "job_records",
+    metadata,
+    Column("uid", String, primary_key=True),
+    Column("record", LargeBinary, nullable=False),
+)
+"""The Job as created (spec, sources, estimate, recommendation): up to 100 KB that are never written again."""
 
 job_labels = Table(
     "job_labels",
