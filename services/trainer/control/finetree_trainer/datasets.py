@@ -21,7 +21,7 @@ from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection, delete
 
 from finetree_trainer import machine, rows
-from finetree_trainer.disk import Upload, in_thread, move_durably, require_space
+from finetree_trainer.disk import Upload, in_thread, move_durably, require_space, to_its_end
 from finetree_trainer.draft import timestamp
 from finetree_trainer.log import Clock
 from finetree_trainer.requests import body_hash
@@ -212,12 +212,12 @@ class Datasets:
                 if upload.position - upload.synced >= SYNC_BYTES:
                     await self._commit(row.uid, upload)
         except BaseException:
-            # Also when the client is gone: what came is kept, as far as the disk takes it. The first error is the one
-            # to tell. Shielded, since a cancelled call runs this too.
+            # What came is kept, as far as the disk takes it. The first error is the one to tell.
             with suppress(OSError, DomainError):
-                await asyncio.shield(self._close(row.uid, upload))
+                await to_its_end(self._close(row.uid, upload))
             raise
-        await self._close(row.uid, upload)
+        # Also the way of a client that is gone: its pieces end, and the cancellation follows.
+        await to_its_end(self._close(row.uid, upload))
         return upload.synced
 
     def _open(self, row: DatasetRow) -> Upload | None:

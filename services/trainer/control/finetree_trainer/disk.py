@@ -5,7 +5,7 @@ import asyncio
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,17 +45,22 @@ def move_durably(source: Path, target: Path) -> None:
         os.close(descriptor)
 
 
-async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
-    """Run blocking work on a thread; who is cancelled meanwhile goes on only when the work is over.
-
-    A thread cannot be stopped: closing a file, or noting its length, beside a write that still runs would corrupt it.
-    """
-    running = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await work that must not be cut off; who is cancelled meanwhile is so only when the work is over."""
+    running = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
+
+
+async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
+    """Run blocking work on a thread, to its end.
+
+    A thread cannot be stopped: closing a file, or noting its length, beside a write that still runs would corrupt it.
+    """
+    return await to_its_end(asyncio.to_thread(work, *arguments))
 
 
 class Upload:
