@@ -85,7 +85,7 @@ def test_a_child_of_an_open_async_client_refuses_async_calls_and_says_what_to_do
     gate.opened(channel)
     gate.after_in_child()
     gate.check(aio=False)
-    with pytest.raises(finetree.ForkedClientError, match="close the AsyncClient before the fork.*spawn"):
+    with pytest.raises(finetree.ForkedClientError, match=r"close the AsyncClient before the fork.*spawn"):
         gate.check(aio=True)
 
 
