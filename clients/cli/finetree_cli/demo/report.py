@@ -57,13 +57,7 @@ class Outcome:
         return {
             "countries": self.countries,
             "method": self.spec.WhichOneof("method"),
-            "estimate": {
-                "device_bytes": _interval(self.estimate.memory.device_bytes),
-                "total_seconds": _interval(self.estimate.time.total_seconds),
-                "cost_amount": _interval(self.estimate.cost.amount),
-                "currency_code": self.estimate.cost.currency_code,
-                "optimizer_steps": self.estimate.optimizer_steps,
-            },
+            "estimate": self._estimate(),
             "actual": {
                 "device_bytes": summary.peak_memory_bytes,
                 "total_seconds": summary.total_seconds,
@@ -87,6 +81,18 @@ class Outcome:
             "plan_digest": self.recommendation.plan_digest,
             "machine": as_dict(self.machine),
         }
+
+    def _estimate(self) -> dict[str, Any]:
+        estimate = self.estimate
+        told: dict[str, Any] = {
+            "device_bytes": _interval(estimate.memory.device_bytes),
+            "total_seconds": _interval(estimate.time.total_seconds),
+            "optimizer_steps": estimate.optimizer_steps,
+        }
+        if estimate.cost.HasField("amount"):
+            told["cost_amount"] = _interval(estimate.cost.amount)
+            told["currency_code"] = estimate.cost.currency_code
+        return told
 
     def _artifact(self, artifact: job_pb2.Artifact) -> dict[str, Any]:
         folder = self.folders.get(artifact.name)

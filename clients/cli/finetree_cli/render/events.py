@@ -171,8 +171,8 @@ def text(event: event_pb2.JobEvent) -> str:
         return f"{PHASES.get(at.phase, 'working')} {at.fraction:.0%}"
     if payload == "eval_metrics":
         return _evaluation(event.eval_metrics)
-    if payload == "log_line" or (payload == "state_changed" and event.state in _ENDS):
-        # Logs are for `finetree jobs logs`; an end is told by its Terminal event.
+    if payload in ("log_line", "forecast") or (payload == "state_changed" and event.state in _ENDS):
+        # Logs are for `finetree jobs logs`, what remains is told beside the steps, an end by its Terminal event.
         return ""
     return event.message
 
