@@ -3,6 +3,7 @@
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +29,8 @@ ENVIRONMENT = {
 LOG_NAME = "worker.log"
 """Name of the worker's own log in the task's folder; it alone may hold paths and stack traces."""
 _MAX_TEXT = 2000
+# Folders of absolute paths, not of addresses such as https://…: they are the operator's business, not the job's.
+_FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/:'\"]+/)+")
 _HELD_BACK = 200
 
 
@@ -66,7 +69,7 @@ class LogCapture(logging.Handler):
             return
         self._inside.busy = True
         try:
-            line = LogLine(_level(record), record.name, record.getMessage()[:_MAX_TEXT])
+            line = LogLine(_level(record), record.name, _without_folders(record.getMessage())[:_MAX_TEXT])
             if self._emit is not None:
                 with suppress(StorageError):
                     self._emit(line)
@@ -104,6 +107,10 @@ def own_log(folder: Path) -> logging.Handler:
     return handler
 
 
-def _level(record: logging.LogRecord) -> Level:
+def _level(record: logging.LogRecord) -> Level | None:
     # What libraries warn of concerns whoever programs against them; whoever trains gets alerts of our own.
-    return Level.ERROR if record.levelno >= logging.ERROR else Level.INFO
+    return Level.ERROR if record.levelno >= logging.ERROR else None
+
+
+def _without_folders(text: str) -> str:
+    return _FOLDERS.sub("", text)

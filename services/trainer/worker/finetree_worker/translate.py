@@ -26,9 +26,9 @@ _LEVELS = {
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of a library's or the worker's log."""
+    """A line of a library's or the worker's log; level None is detail."""
 
-    level: events.Level
+    level: events.Level | None
     logger: str
     text: str
 
@@ -295,7 +295,7 @@ def _length_for_most(report: events.DatasetReport) -> int:
 
 def _level(event: Report) -> event_pb2.EventLevel.ValueType:
     if isinstance(event, events.Alert | LogLine):
-        return _LEVELS[event.level]
+        return event_pb2.EVENT_LEVEL_DEBUG if event.level is None else _LEVELS[event.level]
     warn = isinstance(event, events.CheckpointFailed | events.BatchSizeChanged)
     warn = warn or (isinstance(event, events.StepMetrics) and (event.loss is None or event.grad_norm is None))
     return event_pb2.EVENT_LEVEL_WARNING if warn else event_pb2.EVENT_LEVEL_INFO
