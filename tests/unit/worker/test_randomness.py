@@ -37,7 +37,11 @@ def test_masks_have_the_rate_and_no_correlation() -> None:
     dropped = torch.stack([1 - masks.keep(m, 256, 0.1, torch.float32) for m in range(8)])
     share = dropped.mean()
     assert abs(float(share) - 0.1) < 0.002  # 524,288 elements: five standard deviations are 0.0021
-    for left, right in ((dropped[0], dropped[1]), (dropped[:, :-1], dropped[:, 1:]), (dropped[..., :-1], dropped[..., 1:])):
+    for left, right in (
+        (dropped[0], dropped[1]),
+        (dropped[:, :-1], dropped[:, 1:]),
+        (dropped[..., :-1], dropped[..., 1:]),
+    ):
         both = (left * right).mean()
         assert abs(float(both) - 0.01) < 0.003
 

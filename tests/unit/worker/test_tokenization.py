@@ -87,7 +87,8 @@ def test_a_template_that_rewrites_earlier_turns(tokenizer: Any) -> None:
     thinking = copy.deepcopy(tokenizer)
     thinking.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-        "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|im_end|>\n"
+        "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+        "{{ m['content'] }}<|im_end|>\n"
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     example = _tokenize(TWO_TURNS, Format.CHAT, thinking)

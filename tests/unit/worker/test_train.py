@@ -219,7 +219,9 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(plan: TrainPlan) -> No
 
 
 def test_an_exploding_run_skips_its_steps_and_gives_up(plan: TrainPlan) -> None:
-    wild = tuned(plan, learning_rate=1e30, warmup_ratio=0.0, max_grad_norm=0.0, epochs=10.0, optimizer=OptimizerName.SGD)
+    wild = tuned(
+        plan, learning_rate=1e30, warmup_ratio=0.0, max_grad_norm=0.0, epochs=10.0, optimizer=OptimizerName.SGD
+    )
     recorder = Recorder()
     with pytest.raises(DivergedError) as caught:
         run(wild, recorder)
@@ -292,7 +294,9 @@ def test_gradient_checkpointing_changes_no_weight(plan: TrainPlan, tmp_path: Pat
     assert_close(weights(plan.artifact), weights(checkpointed.artifact), 1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # plain peft's own, with transformers 5.24
+@pytest.mark.filterwarnings(
+    "ignore:.*is_gradient_checkpointing:FutureWarning"
+)  # plain peft's own, with transformers 5.24
 def test_plain_peft_loads_the_adapter_with_equal_logits(plan: TrainPlan) -> None:
     from finetree_worker import models
     from finetree_worker.methods import lora
@@ -302,7 +306,9 @@ def test_plain_peft_loads_the_adapter_with_equal_logits(plan: TrainPlan) -> None
     run(plan)
     config = json.loads((plan.artifact / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "example/tiny"
-    assert config["target_modules"] == sorted(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    assert config["target_modules"] == sorted(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
     assert str(plan.base.folder) not in (plan.artifact / "adapter_config.json").read_text()
     base = AutoModelForCausalLM.from_pretrained(plan.base.folder)
     plain = PeftModel.from_pretrained(base, plan.artifact, config=PeftConfig.from_pretrained(plan.artifact)).eval()
@@ -360,7 +366,9 @@ def test_evaluation_before_and_after_with_samples(plan: TrainPlan, write_rows: C
     assert all(sample.before is not None and sample.before != sample.after for sample in samples)
 
 
-def test_a_pause_while_evaluating_at_the_end_keeps_the_training(plan: TrainPlan, write_rows: Callable[..., Path]) -> None:
+def test_a_pause_while_evaluating_at_the_end_keeps_the_training(
+    plan: TrainPlan, write_rows: Callable[..., Path]
+) -> None:
     held = write_rows([{"prompt": "held", "completion": "out"}], "eval.jsonl")
     evaluated = replace(plan, evaluation=EvaluationPlan(held, metrics=(Metric.LOSS,)))
 

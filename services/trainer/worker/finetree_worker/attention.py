@@ -33,9 +33,12 @@ _LENGTH_MULTIPLE = 16  # like packing.TOKEN_MULTIPLE, for the shapes of the atte
 
 @dataclass(frozen=True, slots=True)
 class DocumentGroup:
-    """Documents stacked to (documents, length). `gather` (documents * length,) are token positions in the packed row,
-    padding pointing at the document's first token; `valid` (documents, length, 1) is 0 in padding and 1 elsewhere;
-    `scatter` (tokens of the group,) are the places of the real tokens among the stacked ones."""
+    """Documents stacked to (documents, length).
+
+    `gather` (documents * length,) are token positions in the packed row, padding pointing at the document's first
+    token; `valid` (documents, length, 1) is 0 in padding and 1 elsewhere; `scatter` (tokens of the group,) are the
+    places of the real tokens among the stacked ones. `first` is the group's first token in the packed row.
+    """
 
     documents: int
     length: int
@@ -76,8 +79,11 @@ def _stack(lengths: Sequence[int], longest: int, first: int, device: torch.devic
 
 
 class _Stack(torch.autograd.Function):
-    """(tokens, features) to (documents * length, features). Each real token has one place, so the backward pass is a
-    selection too, where autograd's own for an index is an accumulation."""
+    """(tokens, features) to (documents * length, features).
+
+    Each real token has one place, so the backward pass is a selection too, where autograd's own for an index is an
+    accumulation.
+    """
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, documents: DocumentGroup) -> Tensor:
@@ -129,15 +135,16 @@ def attend_documents(
             remedy="Choose a model with plain softmax attention, such as Llama, Qwen, Mistral or SmolLM.",
         )
     filling = query.shape[2] - sum(documents.tokens for documents in document_groups)
-    parts = [_attend(query, key, value, documents, scaling, sliding_window) for documents in document_groups]
+    parts = [_attend((query, key, value), documents, scaling, sliding_window) for documents in document_groups]
     attended = torch.cat([*parts, query.new_zeros(filling, *parts[0].shape[1:])]) if filling or parts[1:] else parts[0]
     return attended.view(1, *attended.shape), None
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, documents: DocumentGroup, scaling: float | None, window: int | None
+    states: tuple[Tensor, Tensor, Tensor], documents: DocumentGroup, scaling: float | None, window: int | None
 ) -> Tensor:
     """One group's part of the packed output: (tokens of the group, heads, d)."""
+    query, key, value = states
     queries = _stacked(query, documents)
     repeats = query.shape[1] // key.shape[1]
     keys = _stacked(key, documents).repeat_interleave(repeats, dim=1)
@@ -145,13 +152,11 @@ def _attend(
     mask = _window_mask(documents.length, window, query.device)
     short = query.device.type == "cpu" and documents.length <= SHORT_TOKENS
     with sdpa_kernel(SDPBackend.MATH) if short else _any_kernel():
-        out = scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling
-        )
+        out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling)
     heads, size = out.shape[1], out.shape[3]
     stacked = out.transpose(1, 2).reshape(documents.documents * documents.length, heads * size)
     if documents.tokens != stacked.shape[0]:
-        stacked = _Unstack.apply(stacked, documents)
+        stacked = _Unstack.apply(stacked, documents)  # type: ignore[no-untyped-call]  # torch types no Function
     return stacked.view(documents.tokens, heads, size)
 
 
@@ -166,7 +171,7 @@ def _stacked(states: Tensor, documents: DocumentGroup) -> Tensor:
     own = states[0].narrow(1, documents.first, documents.tokens).transpose(0, 1)
     if documents.tokens == documents.documents * documents.length:
         return own.reshape(documents.documents, documents.length, heads, size).transpose(1, 2)
-    flat = _Stack.apply(own.reshape(documents.tokens, heads * size), documents)
+    flat: Tensor = _Stack.apply(own.reshape(documents.tokens, heads * size), documents)  # type: ignore[no-untyped-call]  # likewise
     return flat.view(documents.documents, documents.length, heads, size).transpose(1, 2)
 
 

@@ -32,9 +32,9 @@ FORMAT = 1
 class Environment:
     """What the order of floating-point sums hangs on: under another one a resumed run is equal only to rounding."""
 
-    torch: str
-    transformers: str
-    peft: str
+    torch_version: str
+    transformers_version: str
+    peft_version: str
     machine: str
     threads: int
     device: str
@@ -43,8 +43,8 @@ class Environment:
     def here(cls, threads: int, device: torch.device) -> "Environment":
         """This process."""
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-        versions = (version(name) for name in ("torch", "transformers", "peft"))
-        return cls(*versions, machine=platform.machine(), threads=threads, device=kind)
+        torch_, transformers, peft = (version(name) for name in ("torch", "transformers", "peft"))
+        return cls(torch_, transformers, peft, platform.machine(), threads, kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ def save(
     folder: Path,
     trainable: dict[str, nn.Parameter],
     optimizer: Optimizer,
+    *,
     position: Position,
     environment: Environment,
     numerics_hash: str,

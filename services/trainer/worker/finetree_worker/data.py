@@ -37,7 +37,8 @@ def load(plan: TrainPlan, tokenizer: PreTrainedTokenizerBase, on_fraction: Calla
     Raises DataError: those of `read_rows`, and NO_TARGET_LEFT when truncation leaves no row anything to learn.
     """
     shape, rows = read_rows(plan.dataset)
-    train_rows, held_rows, held_shape = rows, [], shape
+    train_rows, held_shape = rows, shape
+    held_rows: list[Row] = []
     if plan.evaluation.dataset is not None:
         held_shape, held_rows = read_rows(plan.evaluation.dataset)
     elif plan.evaluation.split_fraction > 0:
@@ -49,7 +50,7 @@ def load(plan: TrainPlan, tokenizer: PreTrainedTokenizerBase, on_fraction: Calla
     kept = truncate(whole, length)
     if not kept:
         raise _no_target(whole, length)
-    report = _report(shape, rows, whole, kept, len(held_rows), length)
+    report = _report(shape, rows, whole, kept, held=len(held_rows), length=length)
     held_out = truncate(held, length)
     # A plain text has no question in it, so it can be scored but not asked.
     questions = [row for row in held_rows if row.messages and row.messages[-1].role == "assistant"]
@@ -88,17 +89,19 @@ def truncate(examples: Sequence[Example], length: int) -> list[Example]:
 
 
 def _no_target(whole: Sequence[Example], length: int) -> DataError:
-    needed = min(int(example.is_target.nonzero()[0]) + 1 if example.is_target.any() else len(example) for example in whole)
+    # The first token cannot be learned: nothing stands before it.
+    learned = [e.is_target[1:].nonzero() for e in whole]
+    needed = min((int(found[0]) + 2 for found in learned if len(found)), default=length)
     return DataError(
         "NO_TARGET_LEFT",
         f"After truncation to {length} tokens none of the {len(whole)} rows has anything left to learn.",
         field="training.sequence_length",
-        remedy=f"Raise sequence_length to at least {needed + 1}, or shorten the prompts.",
+        remedy=f"Raise sequence_length to at least {needed}, or shorten the prompts.",
     )
 
 
 def _report(
-    shape: Format, rows: Sequence[Row], whole: Sequence[Example], kept: Sequence[Example], held: int, length: int
+    shape: Format, rows: Sequence[Row], whole: Sequence[Example], kept: Sequence[Example], *, held: int, length: int
 ) -> DatasetReport:
     kept_rows = {example.row for example in kept}
     dropped = [example.row for example in whole if example.row not in kept_rows]

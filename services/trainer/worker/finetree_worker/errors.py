@@ -76,5 +76,5 @@ class CheckpointError(TaskError):
     """A checkpoint does not belong to this run, or is damaged."""
 
 
-class Cancelled(BaseException):  # noqa: N818 - not an error: it must pass every `except Exception` on its way out
-    """The user cancelled, or the machine is being taken away: unwinds the task from wherever it is."""
+class Cancelled(BaseException):
+    """The task is to end: unwinds it from wherever it is, past every `except Exception`."""

@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ def loss(
     `on_fraction` hears 0..1 and may raise to stop. The model comes back in the mode it was in.
     """
     total, targets, device, was_training = 0.0, 0, model.device, model.training
-    model.eval()
+    model.train(mode=False)
     try:
         with torch.inference_mode(), by_document(model):
             bins = pack(examples, max_rows=len(examples), max_tokens=max_tokens, packing=True)
@@ -68,7 +69,7 @@ def answers(
     `on_fraction` hears 0..1 after each token of each batch and may raise to stop.
     """
     was_training = model.training
-    model.eval()
+    model.train(mode=False)
     config = _generation_config(model, tokenizer, max_new_tokens)
     prompts = [prompt_tokens(row, tokenizer) for row in rows]
     # Questions of like length share a batch, so that little is padded.
@@ -92,7 +93,7 @@ def _generation_config(
 ) -> GenerationConfig:
     configured = getattr(model.generation_config, "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
-    return GenerationConfig(
+    return GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=sorted(ends),
@@ -126,7 +127,8 @@ def _answer_batch(
     pad = int(config.pad_token_id)
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=[tick])
+    generate: Any = model.generate
+    output = generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=[tick])
     texts: list[str] = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
     return [text.strip() for text in texts]
 

@@ -99,7 +99,7 @@ class Loop:
         checkpoint.restore(found, self.subject.trainable, self.optimizer)
         self.position = found.position
         if found.environment != self.environment:
-            message = "The run goes on under other library versions, threads or hardware: equal to rounding, not bit by bit."
+            message = "The run goes on under other libraries, threads or hardware: equal to rounding, not bit by bit."
             self.reporter.emit(Alert(Level.WARNING, "EXECUTION_PLAN_CHANGED", message, self.position.step))
         return self.position.step
 
@@ -132,7 +132,7 @@ class Loop:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._advance(rows, time.perf_counter() - started, loss if finite else None)
-        self.reporter.emit(self._metrics(rows, rate, loss, norm, watch))
+        self.reporter.emit(self._metrics(rate, loss, norm, watch))
         self._guard()
 
     def _rows_of(self, step: int) -> list[Example]:
@@ -208,9 +208,7 @@ class Loop:
             self.losses.append(loss)
             self.first_loss = loss if self.first_loss is None else self.first_loss
 
-    def _metrics(
-        self, rows: Sequence[Example], rate: float, loss: float, norm: float, watch: DeviceWatch
-    ) -> StepMetrics:
+    def _metrics(self, rate: float, loss: float, norm: float, watch: DeviceWatch) -> StepMetrics:
         at = self.position
         # The median forgives the first step of a shape, which compiles kernels.
         typical = sorted(self._seconds)[len(self._seconds) // 2]
@@ -274,9 +272,9 @@ class Loop:
                 folder,
                 self.subject.trainable,
                 self.optimizer,
-                self.position,
-                self.environment,
-                self.plan.numerics_hash(),
+                position=self.position,
+                environment=self.environment,
+                numerics_hash=self.plan.numerics_hash(),
             )
             if best and self.plan.checkpoints.keep_best:
                 checkpoint.mark_best(folder, step)

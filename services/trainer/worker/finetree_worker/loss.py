@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cross entropy at the target positions alone, with a bounded number of logits in memory."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -15,7 +17,8 @@ CHUNK_TARGETS = 1024
 
 
 def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    logits: Tensor = model.get_output_embeddings()(hidden).float()
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    logits: Tensor = head(hidden).float()
     config = model.config.get_text_config()
     # Three families change their logits after the head: Granite divides, Cohere multiplies, Gemma 2 and 3 cap them.
     if scaling := getattr(config, "logits_scaling", None):
@@ -36,7 +39,8 @@ def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
 
     The model must be inside `attention.by_document`.
     """
-    output = model.get_decoder()(
+    decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    output = decoder(
         input_ids=batch.token_ids,
         position_ids=batch.positions,
         use_cache=False,
@@ -52,7 +56,8 @@ def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     if len(hidden) <= CHUNK_TARGETS:
         return _chunk_loss(model, hidden, batch.labels)
     total = hidden.new_zeros((), dtype=torch.float32)
-    for part, labels in zip(hidden.split(CHUNK_TARGETS), batch.labels.split(CHUNK_TARGETS), strict=True):
+    chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
+    for part, labels in chunks:
         # Each chunk's logits are computed again in the backward pass rather than kept.
         total = total + checkpoint(_chunk_loss, model, part, labels, use_reentrant=False)
     return total

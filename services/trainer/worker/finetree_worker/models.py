@@ -15,7 +15,10 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_valu
 """Names of attention projections in transformers' decoder models."""
 QUERY_VALUE = ("q_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
 """Names of query and value projections, or of the fused projection that holds them."""
-MLP = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "dense_h_to_4h", "dense_4h_to_h", "w1", "w2", "w3")
+MLP = (
+    *("gate_proj", "up_proj", "down_proj", "gate_up_proj"),
+    *("fc1", "fc2", "dense_h_to_4h", "dense_4h_to_h", "c_fc", "w1", "w2", "w3"),
+)
 """Names of MLP projections."""
 # A router chooses experts; an adapter on it moves the load balance, so no preset touches one.
 _NEVER = re.compile(r"(^|\.)(lm_head|embed_out|router|gate|shared_expert_gate)$")
@@ -49,7 +52,8 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTra
             field="model",
             remedy="Only models with safetensors weights and an architecture of transformers itself can be trained.",
         ) from error
-    loaded: PreTrainedModel = model.to(device)
+    loaded: PreTrainedModel = model
+    nn.Module.to(loaded, device)
     loaded.config.use_cache = False
     return loaded
 

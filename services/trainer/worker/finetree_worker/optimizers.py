@@ -32,10 +32,10 @@ def build(parameters: Iterable[nn.Parameter], plan: Optimization, device: torch.
             field="optimizer",
             remedy="Use OPTIMIZER_ADAMW_8BIT.",
         )
-    import bitsandbytes
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
 
     paged = plan.optimizer is OptimizerName.PAGED_ADAMW_8BIT
-    kind = bitsandbytes.optim.PagedAdamW8bit if paged else bitsandbytes.optim.AdamW8bit
+    kind = PagedAdamW8bit if paged else AdamW8bit
     optimizer: Optimizer = kind(groups, lr=plan.learning_rate)
     return optimizer
 
@@ -54,7 +54,7 @@ def learning_rate(plan: Optimization, step: int, total: int) -> float:
 
 
 def state_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's state as tensors by path ("0/exp_avg") and, what is no tensor, as JSON values by the same paths."""
+    """The optimizer's state: tensors by path ("0/exp_avg"), and JSON values for what is no tensor."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     for path, value in _leaves(optimizer.state_dict()["state"], ()):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-
 TOKEN_MULTIPLE = 32
 """Micro-batches are filled up to a multiple of this many tokens: matrix libraries compile a kernel for each new shape
 (oneDNN, some milliseconds each), and steps of ever new lengths would compile all the time."""
@@ -36,8 +35,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Documents one after another, then filling. token_ids and positions (1, tokens + filling); predictors (targets,)
-    index the token before each target, whose id is in labels (targets,). Filling belongs to no document."""
+    """Documents one after another, then filling, which belongs to none.
+
+    token_ids and positions are (1, tokens + filling); predictors (targets,) index the token before each target, whose
+    id is in labels (targets,).
+    """
 
     rows: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -53,8 +55,8 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on another device."""
-        moved = (t.to(device, non_blocking=True) for t in (self.token_ids, self.positions, self.predictors, self.labels))
-        return MicroBatch(self.rows, self.lengths, *moved)
+        tensors = (self.token_ids, self.positions, self.predictors, self.labels)
+        return MicroBatch(self.rows, self.lengths, *(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
 def collate(examples: Sequence[Example]) -> MicroBatch:
@@ -68,8 +70,9 @@ def collate(examples: Sequence[Example]) -> MicroBatch:
     targets = is_target.nonzero().squeeze(1)
     positions = torch.cat([torch.arange(length) for length in lengths])
     labels, filling = tokens[targets], -len(tokens) % TOKEN_MULTIPLE
+    tokens, positions = pad(tokens, (0, filling)), pad(positions, (0, filling))
     rows = tuple(example.row for example in examples)
-    return MicroBatch(rows, lengths, pad(tokens, (0, filling))[None], pad(positions, (0, filling))[None], targets - 1, labels)
+    return MicroBatch(rows, lengths, tokens[None], positions[None], targets - 1, labels)
 
 
 def pack(examples: Sequence[Example], *, max_rows: int, max_tokens: int, packing: bool) -> list[list[Example]]:

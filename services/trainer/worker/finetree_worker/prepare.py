@@ -105,7 +105,7 @@ def _plain(gguf: Path) -> PreTrainedModel:
     settings.pop("quantization_config", None)
     settings.pop("_model_name_or_path", None)
     with torch.device("meta"):
-        plain: PreTrainedModel = AutoModelForCausalLM.from_config(type(loaded.config).from_dict(settings))
+        plain: PreTrainedModel = type(loaded)(type(loaded.config).from_dict(settings))
     plain.load_state_dict(loaded.state_dict(), assign=True)
     plain.tie_weights()
     plain.generation_config = loaded.generation_config
@@ -128,7 +128,7 @@ def _settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 (hex) over what an adapter must fit: the configuration's dimensions, and tensor names, types and shapes."""
+    """sha256 (hex) over what an adapter must fit: the configuration's dimensions, tensor names and shapes."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     decisive = {key: config.get(key) for key in _DIMENSIONS}
     tensors: list[tuple[str, list[int]]] = []

@@ -70,8 +70,10 @@ class DropoutMasks:
         self._last: tuple[Tensor, Tensor] | None = None
 
     def begin(self, step: int, rows: Sequence[int], lengths: Sequence[int], token_ids: Tensor) -> None:
-        """Prepare for one micro-batch: the dataset's row numbers in it, how many tokens each has, and the ids
-        (1, tokens with filling), on whose device the masks are made."""
+        """Prepare for one micro-batch: the dataset's row numbers in it, and how many tokens each has.
+
+        `token_ids` (1, tokens with filling) says where the masks are made, and for how many tokens.
+        """
         device, tokens = token_ids.device, token_ids.shape[1]
         if step != self._step or self._by_module is None:
             firsts = torch.tensor([key("module", self._seed, step, m) for m in range(self._modules)], device=device)
@@ -101,7 +103,7 @@ class DropoutMasks:
         return words.neg_().to(dtype)
 
     def dropped(self, x: Tensor, module: int, drop: float) -> Tensor:
-        """x (1, tokens, features) with dropped elements zero, unscaled.
+        """The input x (1, tokens, features) with dropped elements zero, unscaled.
 
         Modules that read the same tensor (query, key and value; gate and up) share one mask, the first one's: their
         input is dropped out once, and kept once for the backward pass.
@@ -133,7 +135,7 @@ class CounterDropout(nn.Module):
         return 1.0 / (1.0 - self.drop) if self.training and self.masks is not None else 1.0
 
     def unscaled(self, x: Tensor) -> Tensor:
-        """x (1, tokens, features) with dropped elements zero and the kept ones as they were."""
+        """The input x (1, tokens, features) with dropped elements zero and the kept ones as they were."""
         if not self.training or self.masks is None:
             return x
         return self.masks.dropped(x, self.index, self.drop)

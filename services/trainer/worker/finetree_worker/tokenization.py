@@ -100,7 +100,8 @@ def render(row: Row, shape: Format, tokenizer: PreTrainedTokenizerBase, loss_on:
                 remedy="Train an instruct model, or use rows of prompt and completion, or of text.",
             )
         prompt, completion = (message.content for message in row.messages)
-        return _whole_if_all(Rendered(row.number, prompt + completion, ((len(prompt), len(prompt + completion)),)), loss_on)
+        text = prompt + completion
+        return _whole_if_all(Rendered(row.number, text, ((len(prompt), len(text)),)), loss_on)
     return _whole_if_all(_render_chat(row, tokenizer, loss_on), loss_on)
 
 
@@ -139,13 +140,11 @@ def _span(row: Row, turn: int, text: str, tokenizer: PreTrainedTokenizerBase) ->
     )
 
 
-def template(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], row: int, *, prompt: bool = False
-) -> str:
+def template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], row: int, *, prompt: bool = False) -> str:
     """Messages through the chat template; with `prompt`, up to where the assistant begins to answer."""
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
     except TemplateError as error:
         raise DataError(
             "TEMPLATE_REFUSED_ROW",
@@ -154,4 +153,4 @@ def template(
             remedy="Many templates want user and assistant in turns, and a system message only at the beginning.",
             row=row,
         ) from error
-    return text
+    return str(text)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -129,7 +130,8 @@ class _Run:
         if not self.plan.evaluation.before_training or restored or not dataset.held_out:
             return None
         with self.phases.phase(Phase.EVALUATE_BEFORE) as tell:
-            metrics, self.before = self._measure(subject.model, tokenizer, dataset, 0, _both(tell, self.steering.stop_here))
+            look = _both(tell, self.steering.stop_here)
+            metrics, self.before = self._measure(subject.model, tokenizer, dataset, 0, look)
         return metrics.exact_match
 
     def _evaluate_after(self, loop: Loop, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> float | None:
@@ -208,7 +210,8 @@ class _Run:
         with self.phases.phase(Phase.SAVE):
             self.steering.signal()
             with atomic_folder(target, facts) as draft:
-                methods.save(adapted, tokenizer, draft, method, base, _dtype(self.plan, stored=True))
+                dtype = _dtype(self.plan, stored=True)
+                methods.save(adapted, tokenizer, draft, method=method, base=base, dtype=dtype)
             self.reporter.emit(
                 ArtifactReady(
                     kind="adapter" if isinstance(method, LoraMethod) else "model",
@@ -237,7 +240,7 @@ def adapt(plan: TrainPlan, model: PreTrainedModel, device: torch.device) -> tupl
     adapted = lora.apply(model, plan.method, plan.optimization.seed)
     masks = randomness.bind(adapted, plan.optimization.seed)
     trainable = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
-    return adapted, Subject(adapted.get_base_model(), trainable, masks, device)
+    return adapted, Subject(cast("PreTrainedModel", adapted.get_base_model()), trainable, masks, device)
 
 
 def _dtype(plan: TrainPlan, *, stored: bool = False) -> torch.dtype:

@@ -12,7 +12,7 @@ from finetree_worker.plan import BaseModel, FullMethod, Method
 
 
 def save(
-    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, method: Method, base: BaseModel, dtype: torch.dtype
+    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, method: Method, base: BaseModel, dtype: torch.dtype
 ) -> None:
     """Write the trained model by its method: an adapter, or a whole model in `dtype` with its tokenizer."""
     if isinstance(method, FullMethod):

@@ -4,7 +4,7 @@
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -21,7 +21,7 @@ ADAPTER = "default"
 """peft's name for the one adapter of a model."""
 
 
-class LoraLinear(PeftLinear):  # type: ignore[misc]  # peft ships no types
+class LoraLinear(PeftLinear):
     """peft's LoRA layer with another forward pass; its parameters and its saved form are peft's own.
 
     peft casts the layer's whole input to the adapter's float32; here the small matrices are cast to the input's type
@@ -31,18 +31,18 @@ class LoraLinear(PeftLinear):  # type: ignore[misc]  # peft ships no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         dropout = self.lora_dropout[ADAPTER]
-        self.lora_dropout[ADAPTER] = CounterDropout(getattr(dropout, "p", 0.0), self.in_features)
+        self.lora_dropout[ADAPTER] = CounterDropout(getattr(dropout, "p", 0.0), int(self.in_features or 0))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """base(x) + scale * B(A(dropout(x))); x (1, tokens, in features)."""
         if self.disable_adapters or self.merged:
             plain: Tensor = super().forward(x, *args, **kwargs)
             return plain
-        result: Tensor = self.base_layer(x)
-        dropout = self.lora_dropout[ADAPTER]
-        down = linear(dropout.unscaled(x), self.lora_A[ADAPTER].weight.to(x.dtype))
-        up = linear(down, self.lora_B[ADAPTER].weight.to(x.dtype))
-        return result.add(up, alpha=self.scaling[ADAPTER] * dropout.scale)
+        # torch types a child module as Tensor | Module.
+        base, dropout = cast("Any", self.base_layer), cast("Any", self.lora_dropout[ADAPTER])
+        down, up = cast("Any", self.lora_A[ADAPTER]), cast("Any", self.lora_B[ADAPTER])
+        update = linear(linear(dropout.unscaled(x), down.weight.to(x.dtype)), up.weight.to(x.dtype))
+        return torch.add(base(x), update, alpha=self.scaling[ADAPTER] * dropout.scale)
 
 
 def apply(model: PreTrainedModel, method: LoraMethod, seed: int) -> PeftModel:
@@ -50,7 +50,7 @@ def apply(model: PreTrainedModel, method: LoraMethod, seed: int) -> PeftModel:
     names = linear_names(model, method)
     config = LoraConfig(
         r=method.rank,
-        lora_alpha=method.alpha,
+        lora_alpha=method.alpha,  # type: ignore[arg-type]  # peft only ever divides it
         lora_dropout=method.dropout,
         use_rslora=method.rank_stabilized,
         target_modules=names,
@@ -64,13 +64,13 @@ def apply(model: PreTrainedModel, method: LoraMethod, seed: int) -> PeftModel:
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
     for name, parameter in adapted.named_parameters():
-        parameter.requires_grad_(requires_grad="lora_" in name)
+        parameter.requires_grad = "lora_" in name
     return adapted
 
 
 def save(model: PeftModel, folder: Path, method: LoraMethod, base: BaseModel) -> None:
     """Write adapter_model.safetensors and adapter_config.json as peft itself does, naming the base by its hub id."""
-    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

