@@ -23,6 +23,7 @@ from typing import Any
 TARGET_MICROSECONDS = 50.0
 WATCHERS = (1, 200)
 PAUSE_SECONDS = 0.002
+SCRIPT = Path(__file__).resolve()
 # Without these a client that stops reading still takes megabytes before the server feels it.
 CHANNEL = {"grpc.http2.bdp_probe": 0, "grpc.http2.lookahead_bytes": 65536, "grpc.use_local_subchannel_pool": 1}
 
@@ -122,7 +123,7 @@ async def start_trainer(folder: Path, events: int) -> tuple[asyncio.subprocess.P
     (folder / "rows").mkdir()
     row = {"prompt": "a", "completion": "b"}
     (folder / "rows" / "rows.jsonl").write_text((json.dumps(row) + "\n") * 8)
-    command = (sys.executable, str(Path(__file__).resolve()), f"--worker={folder}", f"--events={events}")
+    command = (sys.executable, str(SCRIPT), f"--worker={folder}", f"--events={events}")
     options = {
         "address": "127.0.0.1:0",
         "data-dir": folder / "data",

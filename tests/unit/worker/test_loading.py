@@ -3,6 +3,12 @@
 
 import pytest
 
+# peft 0.21 asks transformers 5 by the old name whether it checkpoints, and renames the base that it was given.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The PEFT config's `base_model_name_or_path`:UserWarning"),
+]
+
 
 @pytest.fixture
 def base(tmp_path, tiny):

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A PREPARE task's reports, counted with the model's tokenizer."""
+
+import pytest
+from finetree_api.trainer.v1 import worker_pb2
+from finetree_worker.errors import Cancelled, DataError
+from finetree_worker.events import PhaseProgress, Signal
+from finetree_worker.translate import SplitReport
+
+
+class Collected:
+    def __init__(self) -> None:
+        self.events = []
+
+    def emit(self, event) -> None:
+        self.events.append(event)
+
+    @property
+    def reports(self):
+        return {event.split: event for event in self.events if isinstance(event, SplitReport)}
+
+
+class Control:
+    def __init__(self, signal=Signal.NONE) -> None:
+        self.signal = signal
+
+    def poll(self) -> Signal:
+        return self.signal
+
+
+@pytest.fixture
+def task(base_folder, write_rows, chat_rows):
+    return worker_pb2.Task(
+        kind=worker_pb2.TASK_KIND_PREPARE, model_dir=str(base_folder), dataset_file=str(write_rows(chat_rows))
+    )
+
+
+def prepared(task, control=None):
+    from finetree_worker.training import TrainingCore
+
+    reporter = Collected()
+    TrainingCore().prepare(task, reporter, control or Control())
+    return reporter
+
+
+def test_both_splits_are_counted_exactly(task, write_rows, chat_rows, tokenizer):
+    task.evaluation_file = str(write_rows(chat_rows[:3], "held.jsonl"))
+    found = prepared(task).reports
+    rendered = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in chat_rows]
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in rendered]
+    train, held = found["train"].report, found["evaluation"].report
+    # A tokenizer that begins texts with a BOS token of its own adds one to each row; this one does not.
+    assert (train.train_rows, held.train_rows) == (11, 3)
+    assert train.total_tokens - held.total_tokens == sum(lengths[3:])
+    assert train.longest_row_tokens == max(lengths)
+    assert held.longest_row_tokens == max(lengths[:3])
+    assert sum(count for _, count in held.histogram) == 3
+    assert found["train"].rendered_example == rendered[0]
+
+
+def test_a_share_of_the_rows_is_held_out(task):
+    task.spec.evaluation.split_fraction = 0.25
+    found = prepared(task).reports
+    assert found["evaluation"].report.train_rows == 3
+    assert found["train"].report.train_rows == 8
+
+
+def test_without_a_sequence_length_nothing_is_cut(task):
+    assert prepared(task).reports["train"].report.truncated_rows == 0
+    task.spec.training.sequence_length = 80
+    assert prepared(task).reports["train"].report.truncated_rows > 0
+
+
+def test_progress_begins_and_ends(task):
+    progress = [event.fraction for event in prepared(task).events if isinstance(event, PhaseProgress)]
+    assert (progress[0], progress[-1]) == (0.0, 1.0)
+
+
+def test_a_bad_row_is_named(task, write_rows, chat_rows):
+    task.dataset_file = str(write_rows([*chat_rows, {"messages": "hello"}], "bad.jsonl"))
+    with pytest.raises(DataError) as refused:
+        prepared(task)
+    assert (refused.value.reason, refused.value.row) == ("MALFORMED_ROW", 12)
+
+
+@pytest.mark.parametrize("signal", [Signal.CANCEL, Signal.PAUSE, Signal.CANCEL_SAVING], ids=lambda signal: signal.value)
+def test_it_stops_when_told(task, signal):
+    with pytest.raises(Cancelled):
+        prepared(task, Control(signal))
