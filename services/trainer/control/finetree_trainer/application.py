@@ -38,6 +38,9 @@ from finetree_trainer.watch import Watches
 
 NAME = "finetree-trainer"
 
+WARM_AFTER_SECONDS = 0.5
+"""When the first waiting worker is started: once we serve (its imports would slow that down), or have failed to."""
+
 
 def service(settings: Settings, estimator: Estimator | None = None) -> Service:
     """The trainer as a service that can be run. Tests give an estimator of their own."""
@@ -112,7 +115,8 @@ class Application:
         await self._take_over()
         workers = attach.WorkerServicer(self._supervisor, log, settings, self._profiled)
         self._attach = await attach.serve(workers, socket)
-        self._scheduler.start, self._scheduler.prewarm = self._supervisor.start, self._supervisor.prewarm
+        self._scheduler.start = self._supervisor.start
+        asyncio.get_running_loop().call_later(WARM_AFTER_SECONDS, self._prewarm_from_now)
         for work in (self._scheduler.run(), self._upkeep.run()):
             self._running.append(asyncio.create_task(_logged(work)))
 
@@ -155,6 +159,10 @@ class Application:
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
                 self._supervisor.cancel(row.uid, row.attempt, save=False)
+
+    def _prewarm_from_now(self) -> None:
+        self._scheduler.prewarm = self._supervisor.prewarm
+        self._scheduler.wake()
 
     async def _profiled(self, profile: Any) -> None:
         self._supervisor.measure = False

@@ -27,6 +27,9 @@ T = TypeVar("T")
 TAIL_EVENTS = 512
 """Newest events of a job that are kept in memory; a watcher further behind reads the database."""
 
+TAIL_BYTES = 2 * 1024 * 1024
+"""The same in bytes: events with long texts (samples) are few in memory."""
+
 READ_BLOCKS = 16
 """Blocks of one read from the database: bounds what one watcher can hold."""
 
@@ -55,6 +58,7 @@ class _Live:
     pulse: asyncio.Future[None]
     last_seq: int = 0
     tail: list[event_pb2.JobEvent] = field(default_factory=list)
+    bytes: int = 0
     watchers: int = 0
     finished: bool = False
 
@@ -181,9 +185,11 @@ class EventLog:
             live = self._open(change.row.uid)
             if live.tail and live.tail[-1].seq + 1 != change.events[0].seq:
                 live.tail.clear()
+                live.bytes = 0
             live.tail.extend(change.events)
-            if len(live.tail) > 2 * TAIL_EVENTS:
-                del live.tail[:-TAIL_EVENTS]
+            live.bytes += sum(event.ByteSize() for event in change.events)
+            if len(live.tail) > 2 * TAIL_EVENTS or live.bytes > TAIL_BYTES:
+                _shorten(live)
             live.last_seq = max(live.last_seq, change.row.last_seq)
             live.finished = change.row.state in machine.TERMINAL
             pulse, live.pulse = live.pulse, self._loop.create_future()
@@ -201,6 +207,18 @@ class EventLog:
     def _forget(self, uid: str, live: _Live) -> None:
         if not live.watchers and (live.finished or not live.tail) and self._live.get(uid) is live:
             del self._live[uid]
+
+
+def _shorten(live: _Live) -> None:
+    """Keep the newest events, half of what is allowed, so that this is not done for every event."""
+    kept, size = 0, 0
+    for event in reversed(live.tail):
+        size += event.ByteSize()
+        if kept >= TAIL_EVENTS or size > TAIL_BYTES // 2:
+            break
+        kept += 1
+    del live.tail[: len(live.tail) - kept]
+    live.bytes = sum(event.ByteSize() for event in live.tail)
 
 
 def _from_tail(live: _Live, after: int, mask: int, limit: int) -> events.Slice:

@@ -89,6 +89,10 @@ class Scheduler:
             self._holders[slot] = ""
         self._news.set()
 
+    def wake(self) -> None:
+        """Look again at who can start."""
+        self._news.set()
+
     def place(self, uid: str) -> tuple[int, str]:
         """A job's position in the queue, from 1, and what it waits for, in words; (0, "") when it does not wait."""
         waiting = self._queue.get(uid)
