@@ -10,7 +10,7 @@ from finetree_api.trainer.v1 import event_pb2, trainer_pb2, trainer_pb2_grpc
 from trainer_harness import OPTIONS, assert_whole, server, steps
 
 STALLED = 200
-STEPS = 3000
+STEPS = 2000
 NARROW = (*OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536))
 
 
@@ -29,7 +29,7 @@ async def test_two_hundred_stalled_watchers_cost_the_job_nothing(tmp_path):
             assert_whole(events)
             assert len(steps(events)) == STEPS
             # What all of them may have on the way is two batches of 64 KiB each; the log itself is larger by far.
-            assert after - before < 80 * 1024**2
+            assert after - before < 60 * 1024**2, after - before
             for call in stalled:
                 call.cancel()
         assert events[-1].kind == event_pb2.EVENT_KIND_TERMINAL
