@@ -60,7 +60,7 @@ def test_a_few_steps_teach_it_and_plain_peft_loads_the_result(smollm2: Path, tmp
         evaluation=EvaluationPlan(
             held, metrics=(Metric.LOSS, Metric.EXACT_MATCH), max_new_tokens=4, before_training=True
         ),
-        threads=2,
+        threads=1,
     )
     outcome = train(plan, quiet, quiet)
     losses = [step.loss for step in quiet.of(StepMetrics)]
