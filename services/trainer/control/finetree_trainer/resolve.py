@@ -15,15 +15,9 @@ from finetree_runtime.ids import parse_name
 from finetree_runtime.plan import combination_problem, difference, plan_digest, resolve_spec
 from google.protobuf import json_format
 
-from finetree_trainer import devices, estimates, models, roots, rows
+from finetree_trainer import capabilities, devices, estimates, models, roots, rows
 from finetree_trainer.datasets import Datasets
 from finetree_trainer.devices import Device
-
-SUPPORTED_METHODS = ("full", "lora")
-"""Methods that the worker can run."""
-
-SUPPORTED_KINDS = (job_pb2.JOB_KIND_TRAIN, job_pb2.JOB_KIND_PREPARE)
-"""Kinds of job that the worker can run."""
 
 _SPEC = "job.spec"
 
@@ -74,10 +68,10 @@ class Planner:
     async def plan(self, project: str, job: trainer_pb2.JobRequest) -> Plan:
         """Resolve a job. Raises the errors that CreateJob documents."""
         kind = job.kind or job_pb2.JOB_KIND_TRAIN
-        _require_kind(kind)
+        capabilities.require_kind(kind)
         training = kind == job_pb2.JOB_KIND_TRAIN
         if training:
-            _require_method(job.spec)
+            capabilities.require_method(job.spec)
         model = self._models.locate(job.spec.model)
         if training or (not model.origin and not model.prepared):
             models.require_prepared(model)
@@ -97,6 +91,7 @@ class Planner:
         resolved = resolve_spec(plan.spec, profile=profile)
         plan.spec = resolved.spec
         plan.sources = _merge(list(resolved.sources), list(job.setting_sources))
+        capabilities.require_settings(plan.spec)
         problem = combination_problem(plan.spec)
         if problem is not None:
             path = f"{_SPEC}.{problem.field_path}"
@@ -170,27 +165,6 @@ def _profile(record: bytes) -> run_spec_pb2.DatasetProfile:
     from finetree_api.trainer.v1 import dataset_pb2
 
     return dataset_pb2.Dataset.FromString(record).profile
-
-
-def _require_kind(kind: int) -> None:
-    if kind not in SUPPORTED_KINDS:
-        names = ", ".join(job_pb2.JobKind.Name(known) for known in SUPPORTED_KINDS)
-        raise invalid_field("job.kind", f"is not supported yet; this server runs {names}", "JOB_KIND_NOT_SUPPORTED")
-
-
-def _require_method(spec: run_spec_pb2.RunSpec) -> None:
-    method = spec.WhichOneof("method")
-    names = ", ".join(SUPPORTED_METHODS)
-    if method is None:
-        raise invalid_field(f"{_SPEC}.method", f"is needed to train; this server runs {names}")
-    if method not in SUPPORTED_METHODS:
-        text = f"this server does not train with {method} yet; it runs {names}"
-        raise InvalidArgument(
-            "METHOD_NOT_SUPPORTED",
-            f"{_SPEC}.{method}: {text}.",
-            metadata={"supported": ",".join(SUPPORTED_METHODS)},
-            violations=[(f"{_SPEC}.{method}", text, "METHOD_NOT_SUPPORTED")],
-        )
 
 
 def _merge(

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the worker can run. A spec that asks for more is refused when it comes, not minutes later in a worker."""
+
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.types.v1 import run_spec_pb2
+from finetree_runtime.errors import InvalidArgument, invalid_field
+
+KINDS = (job_pb2.JOB_KIND_TRAIN, job_pb2.JOB_KIND_PREPARE)
+"""Kinds of job."""
+
+METHODS = ("full", "lora")
+"""Methods of training."""
+
+SETTINGS: dict[str, tuple[int, ...]] = {
+    "precision": (run_spec_pb2.PRECISION_BF16, run_spec_pb2.PRECISION_BF16_MIXED, run_spec_pb2.PRECISION_FP32),
+    "optimizer": (
+        run_spec_pb2.OPTIMIZER_ADAMW,
+        run_spec_pb2.OPTIMIZER_ADAMW_8BIT,
+        run_spec_pb2.OPTIMIZER_PAGED_ADAMW_8BIT,
+        run_spec_pb2.OPTIMIZER_SGD,
+    ),
+    "attention": (run_spec_pb2.ATTENTION_KERNEL_SDPA,),
+    "gradient_checkpointing": (
+        run_spec_pb2.GRADIENT_CHECKPOINTING_OFF,
+        run_spec_pb2.GRADIENT_CHECKPOINTING_FULL,
+    ),
+    "loss_kernel": (run_spec_pb2.LOSS_KERNEL_COMPLETION_ONLY,),
+}
+"""Values that each setting of a resolved spec may have."""
+
+_SPEC = "job.spec"
+
+
+def require_kind(kind: int) -> None:
+    """Raise InvalidArgument JOB_KIND_NOT_SUPPORTED for a kind of job that no worker can run."""
+    if kind not in KINDS:
+        names = ", ".join(job_pb2.JobKind.Name(known) for known in KINDS)
+        raise invalid_field("job.kind", f"is not supported yet; this server runs {names}", "JOB_KIND_NOT_SUPPORTED")
+
+
+def require_method(spec: run_spec_pb2.RunSpec) -> None:
+    """Raise InvalidArgument METHOD_NOT_SUPPORTED for a method that no worker can run, or when there is none."""
+    method = spec.WhichOneof("method")
+    names = ", ".join(METHODS)
+    if method is None:
+        raise invalid_field(f"{_SPEC}.method", f"is needed to train; this server runs {names}")
+    if method not in METHODS:
+        text = f"this server does not train with {method} yet; it runs {names}"
+        raise InvalidArgument(
+            "METHOD_NOT_SUPPORTED",
+            f"{_SPEC}.{method}: {text}.",
+            metadata={"supported": ",".join(METHODS)},
+            violations=[(f"{_SPEC}.{method}", text, "METHOD_NOT_SUPPORTED")],
+        )
+    if method == "lora" and spec.lora.weight_decomposed:
+        text = "this server does not train weight-decomposed adapters (DoRA) yet; leave it out"
+        raise invalid_field(f"{_SPEC}.lora.weight_decomposed", text, "SETTING_NOT_SUPPORTED")
+
+
+def require_settings(spec: run_spec_pb2.RunSpec) -> None:
+    """Raise InvalidArgument SETTING_NOT_SUPPORTED for the first setting of a resolved spec that no worker can run."""
+    for name, supported in SETTINGS.items():
+        value = getattr(spec, name)
+        if value not in supported:
+            enum = spec.DESCRIPTOR.fields_by_name[name].enum_type
+            assert enum is not None  # noqa: S101 - every setting of the table is one
+            names = enum.values_by_number
+            have = ", ".join(names[known].name for known in supported)
+            text = f"{names[value].name} is not supported yet; this server runs {have}"
+            raise invalid_field(f"{_SPEC}.{name}", text, "SETTING_NOT_SUPPORTED")

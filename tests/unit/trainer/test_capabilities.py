@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control plane refuses exactly what the worker cannot run: the two rooms never import each other, tests may."""
+
+import pytest
+from finetree_api.types.v1 import run_spec_pb2
+from finetree_runtime.plan import resolve_spec
+from finetree_trainer import capabilities
+from finetree_worker import planning
+
+WORKER = {
+    "precision": planning._PRECISIONS,
+    "optimizer": planning._OPTIMIZERS,
+    "attention": planning._ATTENTION,
+    "gradient_checkpointing": planning._CHECKPOINTING,
+    "loss_kernel": planning._LOSS_KERNELS,
+}
+
+
+@pytest.mark.parametrize("name", sorted(capabilities.SETTINGS))
+def test_a_setting_has_the_values_that_the_worker_takes(name):
+    assert set(capabilities.SETTINGS[name]) == set(WORKER[name]) - {0}
+
+
+def test_the_methods_are_those_of_the_worker():
+    assert set(capabilities.METHODS) == set(planning.ARTIFACT_FOLDERS)
+
+
+@pytest.mark.parametrize("method", capabilities.METHODS)
+def test_the_suite_s_defaults_can_be_run(method):
+    spec = run_spec_pb2.RunSpec()
+    getattr(spec, method).SetInParent()
+    spec.hardware.cpu.cores = 2
+    resolved = resolve_spec(spec).spec
+    capabilities.require_method(resolved)
+    capabilities.require_settings(resolved)
