@@ -230,7 +230,12 @@ class ScriptedWorker:
         return outcome
 
 
+LONGEST_LIFE = 45
+"""Seconds after which a forgotten worker ends: no test takes as long."""
+
+
 def main() -> None:
+    signal.alarm(LONGEST_LIFE)
     parser = argparse.ArgumentParser()
     parser.add_argument("--script", type=Path, required=True)
     parser.add_argument("--socket", required=True)

@@ -5,6 +5,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+
 if "trainer_harness" not in sys.modules:
     _spec = importlib.util.spec_from_file_location(
         "trainer_harness", Path(__file__).parents[2] / "contract" / "trainer" / "harness.py"
@@ -14,3 +16,10 @@ if "trainer_harness" not in sys.modules:
     _module = importlib.util.module_from_spec(_spec)
     sys.modules["trainer_harness"] = _module
     _spec.loader.exec_module(_module)
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_left(tmp_path):
+    """End the workers that outlive the trainer of a test, as they should."""
+    yield
+    sys.modules["trainer_harness"].end_workers(tmp_path)

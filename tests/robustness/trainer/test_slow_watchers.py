@@ -10,12 +10,12 @@ from finetree_api.trainer.v1 import event_pb2, trainer_pb2, trainer_pb2_grpc
 from trainer_harness import OPTIONS, assert_whole, server, steps
 
 STALLED = 200
-STEPS = 2000
+STEPS = 1500
 NARROW = (*OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536))
 
 
 async def test_two_hundred_stalled_watchers_cost_the_job_nothing(tmp_path):
-    async with server(tmp_path, {"steps": STEPS, "start_delay": 1.0}) as (running, talk):
+    async with server(tmp_path, {"steps": STEPS, "start_delay": 0.5}) as (running, talk):
         address = json.loads((tmp_path / "ready.json").read_text())["address"]
         job = await talk.train()
         async with grpc.aio.insecure_channel(address, options=NARROW) as channel:
