@@ -141,7 +141,8 @@ class CallInterceptor(aio.ServerInterceptor):
             code = rpc.code().name if isinstance(rpc.code(), grpc.StatusCode) else Code.UNKNOWN.name
             raise
         except Exception as error:
-            if rpc.done():  # the client is gone, and what was written to it failed
+            # The client is gone, and what was written to it failed; gRPC may notice the write before the cancellation.
+            if rpc.done() or isinstance(error, aio.InternalError):
                 code = Code.CANCELLED.name
                 raise asyncio.CancelledError from error
             status = self._status(error)

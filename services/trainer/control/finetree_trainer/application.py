@@ -86,7 +86,7 @@ class Application:
         self._scheduler = Scheduler(log, found)
         socket = attach.socket_path(settings.data_dir)
         self._supervisor = Supervisor(log, tasks, settings, f"unix:{socket}", self._scheduler.release)
-        self._supervisor.measure = not self._host.rates()[0]
+        self._supervisor.measure = True  # once in each run of the service, see Host.note
         self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
         planner = Planner(
             models_=models,

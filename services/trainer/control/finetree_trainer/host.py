@@ -34,8 +34,15 @@ class Host:
             self._measured.set()
 
     async def note(self, profile: worker_pb2.HostProfile) -> None:
-        """Keep what a waiting worker has measured."""
+        """Keep what a waiting worker has measured; of each rate the highest so far.
+
+        Whatever shares the machine can only make a measurement lower, so the highest is nearest to what the machine
+        does, and a measurement on a busy day is mended by the next start of the service.
+        """
+        bf16, fp32 = self.rates()
         self.profile = profile
+        self.profile.bf16_flops_per_second = max(bf16, profile.bf16_flops_per_second)
+        self.profile.fp32_flops_per_second = max(fp32, profile.fp32_flops_per_second)
         # The worker may read another spelling of the name; ours is what `load` compares.
         self.profile.cpu_name = self.devices[-1].display_name
         text = base64.b64encode(self.profile.SerializeToString()).decode()
