@@ -38,7 +38,7 @@ class Demo:
             capture_output=True,
             text=True,
             timeout=560,
-            env={**os.environ, "FINETREE_TRAINER_ADDRESS": "10.0.0.1:1"},
+            env={**os.environ, "FINETREE_TRAINER_ADDRESS": "127.0.0.1:1"},
         )
 
     @property

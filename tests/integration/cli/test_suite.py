@@ -32,7 +32,7 @@ class Up:
 
     def __init__(self, folder: Path) -> None:
         command = [*FINETREE, "up", "--ports", "auto", "--data-dir", str(folder), "--json"]
-        environment = {**os.environ, "FINETREE_TRAINER_PREWARM": "false", "FINETREE_ESTIMATOR_ADDRESS": "10.0.0.1:1"}
+        environment = {**os.environ, "FINETREE_TRAINER_PREWARM": "false", "FINETREE_ESTIMATOR_ADDRESS": "127.0.0.1:1"}
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

@@ -77,7 +77,10 @@ def _show_estimate(out: Output, response: pb.RecommendResponse) -> None:
     usable = f" of {units.size(found.usable_device_bytes)}" if found.usable_device_bytes else ""
     out.text("What it will take")
     out.text(f"  memory  {units.size_range(found.device_bytes)}{usable}{'' if found.fits else '; may not fit'}")
-    out.text(f"  time    {units.duration_range(found.total_seconds)}, {found.optimizer_steps} optimizer steps")
+    if found.HasField("total_seconds"):
+        out.text(f"  time    {units.duration_range(found.total_seconds)}, {found.optimizer_steps} optimizer steps")
+    else:
+        out.text("  time    unknown without the data: give --examples N or --dataset NAME")
     if found.HasField("cost_amount"):
         out.text(f"  cost    {units.money_range(found.cost_amount, found.currency_code)}")
     out.text()

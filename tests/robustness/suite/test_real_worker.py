@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real trainer with the real worker and model: killed, left alone, cancelled. Promises G1, G5, G9, G10 and G11."""
+
+import hashlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetree import Client
+from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_cli.suite import Suite
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280), pytest.mark.xdist_group("suite")]
+
+STEPS = 10
+ROWS = [
+    {"prompt": f"Name number {n} in words.", "completion": f"{n} is written so: {'one ' * n}"} for n in range(1, 17)
+]
+
+
+class Rig:
+    """A running suite whose trainer can be killed and started again at its address, and a client of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.suite = Suite(folder)
+        self.suite.start()
+        self.data = folder / "trainer"
+        self.client = Client(**{f"{name}_address": address for name, address in self.suite.addresses.items()})
+        prepare = self.client.create_job({"model": {"name": "smollm2-135m-instruct"}}, kind="PREPARE")
+        prepare.wait(timeout=240, check=True)
+        self.dataset = self.client.upload_dataset(ROWS).name
+        self.second: subprocess.Popen[bytes] | None = None
+
+    def spec(self) -> dict[str, Any]:
+        training = {"max_steps": STEPS, "effective_batch_size": 2, "micro_batch_size": 2, "sequence_length": 64}
+        return {
+            "model": {"name": "smollm2-135m-instruct"},
+            "dataset": {"name": self.dataset},
+            "lora": {},
+            "training": training,
+            "checkpoints": {"every_steps": 2},
+        }
+
+    def worker_pid(self, uid: str) -> int:
+        with sqlite3.connect(f"file:{self.data / 'finetree.db'}?mode=ro", uri=True) as database:
+            found = database.execute("SELECT pid FROM attempts WHERE job_uid = ? AND ended = 0", (uid,)).fetchone()
+        return int(found[0])
+
+    def kill_trainer_and_start_again(self) -> None:
+        trainer = self.suite.children["trainer"]
+        trainer.process.kill()
+        trainer.process.wait()
+        flags = ["--address", trainer.address, "--data-dir", str(self.data)]
+        flags += ["--estimator-address", self.suite.addresses["estimator"], "--ready-file", str(self.data / "ready")]
+        command = [sys.executable, "-m", "finetree_trainer", *flags]
+        self.second = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def close(self) -> None:
+        self.client.close()
+        if self.second is not None:
+            self.second.terminate()
+            self.second.wait(30)
+        self.suite.stop()
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory) -> Iterator[Rig]:
+    running = Rig(tmp_path_factory.mktemp("rig"))
+    yield running
+    running.close()
+
+
+def follow(rig: Rig, job: Any, at_step: int, act: Callable[[], None]) -> list[event_pb2.JobEvent]:
+    """Every event of a job; `act` is called once, when step `at_step` is seen."""
+    events, acted = [], False
+    for event in job.events():
+        events.append(event)
+        if not acted and event.WhichOneof("payload") == "step_metrics" and event.step_metrics.step >= at_step:
+            acted = True
+            act()
+    assert acted
+    return events
+
+
+def assert_whole(events: list[event_pb2.JobEvent], state: int) -> None:
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert [event.kind for event in events].count(event_pb2.EVENT_KIND_TERMINAL) == 1
+    assert events[-1].terminal.state == state, events[-1].message
+
+
+def weights(job: Any, folder: Path) -> str:
+    job.download(folder)
+    (found,) = folder.rglob("adapter_model.safetensors")
+    return hashlib.sha256(found.read_bytes()).hexdigest()
+
+
+def of(events: list[event_pb2.JobEvent], payload: str) -> list[Any]:
+    return [getattr(event, payload) for event in events if event.WhichOneof("payload") == payload]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(rig, tmp_path_factory) -> str:
+    """SHA-256 of the adapter of a run that nothing happens to."""
+    job = rig.client.create_job(rig.spec())
+    job.wait(timeout=200, check=True)
+    return weights(job, tmp_path_factory.mktemp("uninterrupted"))
+
+
+def test_a_killed_workers_run_ends_in_the_same_weights(rig, uninterrupted, tmp_path):
+    job = rig.client.create_job(rig.spec())
+    events = follow(rig, job, 5, lambda: os.kill(rig.worker_pid(job.uid), signal.SIGKILL))
+    assert_whole(events, job_pb2.JOB_STATE_SUCCEEDED)
+    starts = of(events, "attempt_started")
+    assert [start.restored_step for start in starts[:1]] == [0]
+    assert starts[-1].restored_step >= 4
+    assert max(event.attempt for event in events) == 2
+    # A step goes back only with a new attempt.
+    steps = [(event.attempt, event.step_metrics.step) for event in events if event.HasField("step_metrics")]
+    assert steps == sorted(steps)
+    assert weights(job, tmp_path) == uninterrupted
+
+
+def test_a_killed_trainer_loses_nothing_and_ends_no_attempt(rig, uninterrupted, tmp_path):
+    job = rig.client.create_job(rig.spec())
+    events = follow(rig, job, 3, rig.kill_trainer_and_start_again)
+    assert_whole(events, job_pb2.JOB_STATE_SUCCEEDED)
+    assert max(event.attempt for event in events) == 1
+    assert [step.step for step in of(events, "step_metrics")] == list(range(1, STEPS + 1))
+    assert weights(job, tmp_path) == uninterrupted
+
+
+def test_cancel_while_training_ends_the_worker(rig):
+    job = rig.client.create_job(rig.spec())
+    pids: list[int] = []
+
+    def cancel() -> None:
+        pids.append(rig.worker_pid(job.uid))
+        job.cancel()
+
+    started = time.monotonic()
+    events = follow(rig, job, 2, cancel)
+    assert_whole(events, job_pb2.JOB_STATE_CANCELLED)
+    assert time.monotonic() - started < 200
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pids[0]}").exists():
+        assert time.monotonic() < deadline, "the worker still lives"
+        time.sleep(0.05)
