@@ -5,7 +5,8 @@
 Script keys, all optional: `steps`, `delay` (seconds between steps), `start_delay`, `kill_at` {attempt: step},
 `deaf` (ignores cancel and SIGTERM), `child` (starts a process of its own that ignores SIGTERM), `outcome`
 ("failed", "interrupted", or "interrupted_once"), `artifact`, `profile`, `linger` (does not exit after its outcome),
-`never_attach`, `phases`, `offline_after` (ends its stream after that step and never comes back).
+`never_attach`, `phases`, `report` (tokens that a dataset report counts for the train split), `offline_after` (ends its
+stream after that step and never comes back).
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import grpc.aio
 from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2, worker_pb2_grpc
+from finetree_api.types.v1 import run_spec_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 HEADER = struct.Struct("<II")
@@ -184,6 +186,10 @@ class ScriptedWorker:
         self._emit(event_pb2.JobEvent(attempt_started=started))
         for phase in script.get("phases", [job_pb2.JOB_PHASE_LOAD_MODEL, job_pb2.JOB_PHASE_TOKENIZE]):
             self._phase(phase)
+        if tokens := script.get("report"):
+            report = event_pb2.DatasetReport(split="train")
+            report.profile.MergeFrom(run_spec_pb2.DatasetProfile(examples=20, total_tokens=tokens, exact=True))
+            self._emit(event_pb2.JobEvent(dataset_report=report))
         kill_at = script.get("kill_at", {}).get(str(task.attempt))
         steps = script.get("steps", 3)
         for step in range(1, steps + 1):

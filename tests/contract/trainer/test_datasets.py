@@ -6,7 +6,7 @@ import json
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2
+from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
 from trainer_harness import ROWS, jsonl, refusal, trainer
 
 CONTENT = jsonl(ROWS)
@@ -214,3 +214,14 @@ async def test_prompt_and_text_rows_are_known(tmp_path):
         text = await talk.upload(json.dumps({"text": "Once upon a time."}).encode())
         assert text.row_schema == dataset_pb2.ROW_SCHEMA_TEXT
         assert text.profile.target_fraction == 1
+
+
+@pytest.mark.parametrize(("kind", "exact"), [(job_pb2.JOB_KIND_PREPARE, True), (job_pb2.JOB_KIND_TRAIN, False)])
+async def test_what_a_prepare_job_counts_becomes_the_profile(tmp_path, kind, exact):
+    async with trainer(tmp_path, {"report": 4321}) as talk:
+        dataset = await talk.upload(CONTENT)
+        job = await talk.train(dataset=dataset.name, kind=kind)
+        assert (await talk.events(job.name))[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
+        profile = (await talk.stub.GetDataset(dataset_pb2.GetDatasetRequest(name=dataset.name))).dataset.profile
+        assert profile.exact == exact
+        assert (profile.total_tokens == 4321) == exact

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
+from finetree_api.trainer.v1 import dataset_pb2, event_pb2, job_pb2, worker_pb2
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
 
@@ -69,6 +69,8 @@ def _event(draft: Draft, connection: Connection, event: event_pb2.JobEvent) -> N
         _follow(draft, job_pb2.JOB_PHASE_TRAIN)
     elif payload == "artifact_ready":
         _register(draft, connection, event.artifact_ready.artifact)
+    elif payload == "dataset_report":
+        _note_profile(draft, connection, event.dataset_report)
     draft.add(event)
 
 
@@ -85,6 +87,22 @@ def _register(draft: Draft, connection: Connection, artifact: job_pb2.Artifact) 
     artifact.create_time.FromMicroseconds(draft.now)
     record = artifact.SerializeToString()
     datasets.put_artifact(connection, draft.row.uid, short, draft.row.attempt, record, now=draft.now)
+
+
+def _note_profile(draft: Draft, connection: Connection, report: event_pb2.DatasetReport) -> None:
+    """Keep what a PREPARE task counted with the model's tokenizer as the dataset's own profile.
+
+    A TRAIN task's report is no such thing: it is about the rows that are left after its split and truncation.
+    """
+    if draft.row.kind != job_pb2.JOB_KIND_PREPARE or not report.HasField("profile"):
+        return
+    uid = draft.row.dataset_uid if report.split == "train" else draft.row.evaluation_uid
+    row = datasets.load(connection, uid) if uid else None
+    if row is None or not row.ready:
+        return
+    record = dataset_pb2.Dataset.FromString(row.record)
+    record.profile.CopyFrom(report.profile)
+    datasets.make_ready(connection, uid, record.SerializeToString(), now=draft.now)
 
 
 def _outcome(draft: Draft, connection: Connection, attempt: int, outcome: worker_pb2.TaskOutcome) -> None:
