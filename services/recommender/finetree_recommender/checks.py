@@ -10,7 +10,7 @@ from typing import Any
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_recommender.answers import UNKNOWN, vocabulary
+from finetree_recommender.answers import ENUM_WORDS, UNKNOWN, vocabulary
 from finetree_recommender.fields import assign, path_for
 from finetree_recommender.loading import PackError
 from finetree_recommender.methods import Method
@@ -152,6 +152,17 @@ def _methods(rules: Rules) -> None:
         starts = [start.id for start in rules.batch.start if method in start.methods]
         if len(starts) != 1:
             raise PackError(f"batch.start: {len(starts)} rules for {method} ({', '.join(starts)}), one is needed")
+    _minimum_steps(rules)
+
+
+def _minimum_steps(rules: Rules) -> None:
+    general = [rule.id for rule in rules.batch.minimum_steps if not rule.task_kinds]
+    if general != [rules.batch.minimum_steps[-1].id]:
+        raise PackError(f"batch.minimum_steps: the last rule, and no other, is for every kind of task; found {general}")
+    kinds = [kind for rule in rules.batch.minimum_steps for kind in rule.task_kinds]
+    for kind in kinds:
+        if kind not in ENUM_WORDS["task_kind"] or kinds.count(kind) > 1:
+            raise PackError(f"batch.minimum_steps: {kind} is no kind of task, or has two rules, an overlap")
 
 
 def _recipe(rules: Rules, method: Method, profile: str) -> None:

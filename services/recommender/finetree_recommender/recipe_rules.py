@@ -81,11 +81,22 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
+class MinimumSteps:
+    """Optimizer steps that a run must have; a smaller batch makes more of them. No `task_kinds` means every kind."""
+
+    id: str
+    value: int
+    reason: str
+    source: str
+    task_kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class BatchRules:
-    """Effective and micro batch."""
+    """Effective and micro batch; of `minimum_steps` the first that is about the task's kind applies."""
 
     start: tuple[BatchStart, ...]
-    minimum_steps: Computed
+    minimum_steps: tuple[MinimumSteps, ...]
     micro_tokens: Computed
     micro_cpu: Computed
 

@@ -2,6 +2,7 @@
 from typing import Any
 
 import pytest
+from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_recommender import recipe
 from finetree_recommender.methods import Method
@@ -68,6 +69,13 @@ def test_the_batch_shrinks_until_there_are_100_steps(pack, read, examples, batch
     if batch < 16:
         spec.training.effective_batch_size = 2 * batch
         assert optimizer_steps(spec, examples) < 100
+
+
+@pytest.mark.parametrize(("examples", "batch"), [(100000, 16), (1500, 16), (720, 8), (480, 4), (360, 4), (10, 1)])
+def test_new_knowledge_gets_250_steps(pack, read, examples, batch):
+    spec = spec_of(pack, read(dataset_profile=profile(examples), task_kind=rec.TASK_KIND_KNOWLEDGE))
+    assert spec.training.effective_batch_size == batch
+    assert optimizer_steps(spec, examples) >= 250 or batch == 1
 
 
 def test_full_fine_tuning_starts_from_a_larger_batch(pack, read):
@@ -188,7 +196,7 @@ def test_numbers_lie_inside_their_stated_range(pack, read):
             inputs = read(hardware=GPU24, dataset_profile=profile(examples))
             built = recipe.build(pack, inputs, method, parameters=135_000_000)
             for source in built.sources:
-                if source.HasField("min") and source.rule_id != "recipe.batch.minimum_steps":
+                if source.HasField("min") and not source.rule_id.startswith("recipe.batch.minimum_steps"):
                     value = value_of(built.spec, source.field_path)
                     assert source.min <= round(value, 9) <= source.max, source
 

@@ -136,6 +136,7 @@ class Demo:
             dataset_profile=data.profile,
             evaluation=_evaluation(data),
             evaluation_profile=data.evaluation_profile,
+            task_kind=recommender_pb2.TASK_KIND_KNOWLEDGE,
         )
         answer = client.recommend(request)
         self.note(answer.verdict.headline)
