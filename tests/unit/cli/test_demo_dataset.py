@@ -2,7 +2,7 @@
 """The demo asks what it taught, in words that it did not teach."""
 
 import pytest
-from finetree_cli.demo.dataset import FACTS, MIN_COUNTRIES, SYSTEM, ChatRow, available, build
+from finetree_cli.demo.dataset import FACTS, MIN_COUNTRIES, ROWS_PER_FACT, SYSTEM, ChatRow, available, build
 
 
 def _question(row: ChatRow) -> str:
@@ -55,8 +55,15 @@ def test_the_seed_chooses_the_countries_and_the_order() -> None:
 
 def test_answers_are_those_of_the_standard() -> None:
     codes = dict(available())
-    expected = {"alpha_2": "KE", "alpha_3": "KEN", "numeric": "404"}
-    assert codes["Kenya"] == {field: expected[field] for field in codes["Kenya"]}
+    assert codes["Kenya"] == {"alpha_3": "KEN", "numeric": "404"}
+
+
+def test_every_phrasing_is_taught_about_as_often_as_the_others() -> None:
+    asked = [_question(row) for row in build(MIN_COUNTRIES, seed=0).train_rows]
+    assert len(asked) == MIN_COUNTRIES * len(FACTS) * ROWS_PER_FACT
+    for fact in FACTS:
+        counts = [sum(q in {ask.format(name=name) for name, _ in available()} for q in asked) for ask in fact.taught]
+        assert max(counts) - min(counts) <= 1
 
 
 @pytest.mark.parametrize("countries", [0, 250])

@@ -2,7 +2,7 @@
 """The demo's dataset: ISO 3166 country facts from pycountry, asked in phrasings that training never shows."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -46,17 +46,14 @@ class DemoData:
 SYSTEM = "Answer with the code alone."
 """The system message of every row: it says what shape an answer has, so that the base model can know it too."""
 
+ROWS_PER_FACT = 4
+"""In how many of its phrasings a fact is taught; the phrasings take turns from country to country.
+
+Measured with SmolLM2-135M-Instruct, LoRA rank 8, 60 countries, three epochs, learning rate 5e-4, batch 4: three rows a
+fact out of the same three phrasings reach 39 % of the held-out questions, three out of eight 78 %, four of four 98 %.
+"""
+
 FACTS = (
-    Fact(
-        "alpha_2",
-        (
-            "What is the two-letter country code of {name}?",
-            "Give the ISO alpha-2 code for {name}.",
-            "Which two letters stand for {name} in ISO 3166?",
-            "{name}: alpha-2 code?",
-        ),
-        "A form asks for the alpha-2 code of {name}; what do I enter?",
-    ),
     Fact(
         "alpha_3",
         (
@@ -64,6 +61,10 @@ FACTS = (
             "Give the ISO alpha-3 code for {name}.",
             "Which three letters stand for {name} in ISO 3166?",
             "{name}: alpha-3 code?",
+            "Please write the alpha-3 code that {name} has.",
+            "I need the alpha-3 code for {name}.",
+            "How is {name} abbreviated as an alpha-3 code?",
+            "Look up {name} and tell me its alpha-3 code.",
         ),
         "A form asks for the alpha-3 code of {name}; what do I enter?",
     ),
@@ -74,6 +75,10 @@ FACTS = (
             "Give the ISO numeric code for {name}.",
             "Which three digits stand for {name} in ISO 3166?",
             "{name}: numeric code?",
+            "Please write the numeric code that {name} has.",
+            "I need the numeric code for {name}.",
+            "How is {name} abbreviated as a numeric code?",
+            "Look up {name} and tell me its numeric code.",
         ),
         "A form asks for the numeric code of {name}; what do I enter?",
     ),
@@ -84,18 +89,29 @@ FACTS = (
 def build(countries: int, seed: int) -> DemoData:
     """Questions and answers about `countries` countries, chosen by `seed` among the 249 of ISO 3166-1.
 
-    Each fact is taught in four phrasings and asked in a fifth. Raises ValueError below 1 and above what the standard
-    lists. Below `MIN_COUNTRIES` the questions are too few to measure by; it is enough to see that everything works.
+    Each fact is taught in `ROWS_PER_FACT` phrasings and asked in one that is never taught. Raises ValueError below 1
+    and above what the standard lists. Below `MIN_COUNTRIES` the questions are too few to measure by; it is enough to
+    see that everything works.
     """
     names = available()
     if not 1 <= countries <= len(names):
         message = f"countries must be between 1 and {len(names)}, got {countries}"
         raise ValueError(message)
     chosen = random.Random(seed).sample(names, countries)
-    train = [_row(ask, name, answers[fact.field]) for name, answers in chosen for fact in FACTS for ask in fact.taught]
+    train = [
+        _row(ask, name, answers[fact.field])
+        for number, (name, answers) in enumerate(chosen)
+        for fact in FACTS
+        for ask in _turn(fact.taught, number)
+    ]
     asked = [_row(fact.held_out, name, answers[fact.field]) for name, answers in chosen for fact in FACTS]
     random.Random(seed + 1).shuffle(train)
     return DemoData(train, asked, countries)
+
+
+def _turn(phrasings: tuple[str, ...], number: int) -> Iterator[str]:
+    """The phrasings whose turn it is for the country of that number."""
+    return (phrasings[(number * ROWS_PER_FACT + i) % len(phrasings)] for i in range(ROWS_PER_FACT))
 
 
 def available() -> Sequence[tuple[str, dict[str, str]]]:
