@@ -232,7 +232,7 @@ async def test_contact_renews_the_lease(service, serve, join, until):
 
 
 async def test_an_idle_worker_without_a_service_ends(join, until):
-    timing = Timing(orphan_grace=0.2, first_backoff=0.01, longest_backoff=0.02)
+    timing = Timing(idle_grace=0.2, first_backoff=0.01, longest_backoff=0.02)
     worker = join(kind=worker_pb2.TASK_KIND_IDLE, job="", attempt=0, timing=timing)
     assert await worker.task() is None
 

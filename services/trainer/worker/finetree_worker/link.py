@@ -119,8 +119,8 @@ class Link:
             lease.cancel()
 
     async def _watch_lease(self) -> None:
-        # In short sleeps, since a Welcome may change the grace.
-        while (left := self._contact + self._timing.orphan_grace - time.monotonic()) > 0:  # noqa: ASYNC110 - for time
+        # In short sleeps, since a Welcome may change the grace, and a task the kind of lease.
+        while (left := self._lease_end() - time.monotonic()) > 0:  # noqa: ASYNC110 - for time
             await asyncio.sleep(min(left, 1.0))
         if self._has_task:
             self._commands.end(Stop.INTERRUPT)
@@ -128,6 +128,9 @@ class Link:
         self._closed = True
         self._news.set()
         self._on_task(None)
+
+    def _lease_end(self) -> float:
+        return self._contact + self._timing.lease(has_task=self._has_task)
 
     async def _keep_attached(self) -> None:
         backoff = self._timing.first_backoff

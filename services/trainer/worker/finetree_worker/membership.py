@@ -55,9 +55,14 @@ class Timing:
 
     heartbeat: float = 20.0
     orphan_grace: float = 900.0
+    idle_grace: float = 60.0
     batch_delay: float = 0.05
     first_backoff: float = 0.1
     longest_backoff: float = 5.0
+
+    def lease(self, *, has_task: bool) -> float:
+        """How long a worker lives on without a word from the service: one without a task has nothing to save."""
+        return self.orphan_grace if has_task else min(self.idle_grace, self.orphan_grace)
 
     def agreed(self, welcome: worker_pb2.Welcome) -> "Timing":
         """With what the service asks for; 0 leaves a value as it is."""

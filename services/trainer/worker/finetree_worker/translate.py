@@ -158,17 +158,19 @@ class Translator:
 
     def _attempt_started(self, event: events.AttemptStarted) -> tuple[str, Any, str]:
         reason = "first" if self._task.attempt <= 1 else "recovered"
+        # On a CPU the core names the vector instructions: they decide the rounding, but are no place.
+        device = f"CPU with {event.device}" if self._task.device == "cpu" else event.device
         facts = {"precision": event.precision, "threads": str(event.threads)}
         facts |= {"trainable_parameters": str(event.trainable_parameters), "parameters": str(event.total_parameters)}
         payload = event_pb2.AttemptStarted(
             restored_step=event.restored_step,
             reason=reason,
-            devices=[event.device],
+            devices=[device],
             environment=self._place.environment | facts,
             placement=self._place.name,
         )
         where = f"goes on from step {event.restored_step}" if event.restored_step else "starts"
-        return "attempt_started", payload, f"attempt {self._task.attempt} {where} on {event.device}"
+        return "attempt_started", payload, f"attempt {self._task.attempt} {where} on {device}"
 
     def _step_metrics(self, event: events.StepMetrics) -> tuple[str, Any, str]:
         self.record.step(event)
