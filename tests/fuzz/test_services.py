@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever a client sends, a service answers in time, never with INTERNAL or UNKNOWN, and goes on serving."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from finetree_api.estimator.v1 import estimator_pb2
+from finetree_api.recommender.v1 import recommender_pb2
+from finetree_api.trainer.v1 import trainer_pb2
+from finetree_cli.suite import Suite
+from fuzz_messages import Maker
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("fuzz")]
+
+ROUNDS = 200
+SECONDS = 3.0
+OURS = "finetree"
+UNFORESEEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
+SERVICES = {
+    "estimator": estimator_pb2.DESCRIPTOR.services_by_name["EstimatorService"],
+    "recommender": recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"],
+    "trainer": trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"],
+}
+WAITS = {"GetCapacity"}
+"""Methods that a request may ask to wait, longer than this test does."""
+GOOD = {
+    "model": {"name": "smollm2-135m-instruct"},
+    "dataset": {"profile": {"examples": 1000, "tokenLengths": [{"upperBound": 128, "count": 1000}]}},
+    "lora": {"rank": 8},
+    "training": {"epochs": 2, "effectiveBatchSize": 8, "microBatchSize": 2, "sequenceLength": 256},
+    "hardware": {"accelerator": "rtx-4090"},
+    "evaluation": {"splitFraction": 0.1, "metrics": ["METRIC_LOSS"]},
+    "ownership": {"rented": {}},
+}
+SEEDS: dict[str, dict[str, Any]] = {
+    "EstimateRun": {"spec": GOOD, "view": "ESTIMATE_VIEW_FULL"},
+    "BatchEstimateRuns": {"rows": [{"key": "a", "request": {"spec": GOOD}}]},
+    "Recommend": {key: GOOD[key] for key in ("model", "dataset", "hardware", "evaluation", "ownership")},
+    "ValidateJob": {"job": {"spec": GOOD}},
+    "CreateJob": {"job": {"spec": GOOD}},
+}
+"""Good requests as proto JSON, to be changed here and there."""
+METHODS = [
+    pytest.param(name, method, id=method.full_name.removeprefix("finetree_api."))
+    for name, service in SERVICES.items()
+    for method in service.methods
+    if not method.client_streaming
+]
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory) -> Iterator[Suite]:
+    with Suite(tmp_path_factory.mktemp("fuzz"), extra={"trainer": ("--no-prewarm",)}) as running:
+        yield running
+
+
+def reason_of(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info):
+                    return info
+    return None
+
+
+def call(channel: grpc.Channel, method: MethodDescriptor, request: bytes) -> grpc.RpcError | None:
+    """One call with raw bytes; the error, if that is what it gave. Of a stream only the first message is read."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    try:
+        if method.server_streaming:
+            stream = channel.unary_stream(path)(request, timeout=SECONDS)
+            next(iter(stream), None)
+            stream.cancel()
+        else:
+            channel.unary_unary(path)(request, timeout=SECONDS)
+    except grpc.RpcError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(("name", "method"), METHODS)
+def test_random_messages_get_a_foreseen_answer(suite, name, method):
+    maker = Maker(seed=sum(map(ord, method.full_name)))
+    make, seed = GetMessageClass(method.input_type), SEEDS.get(method.name)
+    with grpc.insecure_channel(suite.addresses[name], [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        for number in range(ROUNDS // 8 if method.name in WAITS else ROUNDS):
+            good = seed is not None and number % 2 == 1
+            request = maker.mutate(ParseDict(seed, make())) if good else maker.fill(make())
+            error = call(channel, method, request.SerializeToString())
+            if error is None:
+                continue
+            context = f"message {number}: {error.code().name} {error.details()}"
+            if method.name in WAITS and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                continue
+            assert error.code() not in UNFORESEEN, context
+            info = reason_of(error)
+            assert info is not None, context
+            assert info.domain == OURS, context
+            assert info.reason, context
+            for secret in (str(suite.data_dir), "Traceback", str(Path.home())):
+                assert secret not in (error.details() or ""), context
+
+
+@pytest.mark.parametrize(("name", "method"), METHODS)
+def test_random_bytes_are_refused(suite, name, method):
+    maker = Maker(seed=7)
+    with grpc.insecure_channel(suite.addresses[name], [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        for length in (1, 3, 17, 400):
+            error = call(channel, method, maker.random.randbytes(length))
+            assert error is None or error.code() not in UNFORESEEN, f"{error.code().name} {error.details()}"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_it_still_serves_afterwards(suite, name):
+    with grpc.insecure_channel(suite.addresses[name]) as channel:
+        asked = health_pb2.HealthCheckRequest(service=SERVICES[name].full_name)
+        reply = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=SECONDS)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    assert suite.ended() is None
