@@ -49,8 +49,9 @@ SYSTEM = "Answer with the code alone."
 ROWS_PER_FACT = 4
 """In how many of its phrasings a fact is taught; the phrasings take turns from country to country.
 
-Measured with SmolLM2-135M-Instruct, LoRA rank 8, 60 countries, three epochs, learning rate 5e-4, batch 4: three rows a
-fact out of the same three phrasings reach 39 % of the held-out questions, three out of eight 78 %, four of the same four 98 %, four out of eight 100 %.
+Measured with SmolLM2-135M-Instruct, LoRA rank 8, 60 countries, three epochs, learning rate 5e-4, batch 4, as the share
+of the held-out questions that are answered: three rows a fact out of the same three phrasings 39 %, three out of eight
+78 %, four of the same four 98 %, four out of eight 100 %.
 """
 
 FACTS = (
