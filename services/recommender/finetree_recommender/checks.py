@@ -149,20 +149,20 @@ def _methods(rules: Rules) -> None:
         if sorted(found) != sorted(Method):
             raise PackError(f"{name}: each of {', '.join(Method)} exactly once, found {', '.join(found)}")
     for method in Method:
-        starts = [start.id for start in rules.batch.start if method in start.methods]
-        if len(starts) != 1:
-            raise PackError(f"batch.start: {len(starts)} rules for {method} ({', '.join(starts)}), one is needed")
-    _minimum_steps(rules)
+        _batch_starts(rules, method)
 
 
-def _minimum_steps(rules: Rules) -> None:
-    general = [rule.id for rule in rules.batch.minimum_steps if not rule.task_kinds]
-    if general != [rules.batch.minimum_steps[-1].id]:
-        raise PackError(f"batch.minimum_steps: the last rule, and no other, is for every kind of task; found {general}")
-    kinds = [kind for rule in rules.batch.minimum_steps for kind in rule.task_kinds]
-    for kind in kinds:
-        if kind not in ENUM_WORDS["task_kind"] or kinds.count(kind) > 1:
-            raise PackError(f"batch.minimum_steps: {kind} is no kind of task, or has two rules, an overlap")
+def _batch_starts(rules: Rules, method: Method) -> None:
+    """The last rule of a method, and no other, applies to every task: no gap, and none that is never reached."""
+    starts = [start for start in rules.batch.start if method in start.methods]
+    general = [start.id for start in starts if start.general]
+    if not starts or general != [starts[-1].id]:
+        found = ", ".join(start.id for start in starts)
+        raise PackError(f"batch.start: of the rules for {method} ({found}) the last, and no other, must be general")
+    for start in starts:
+        for kind in start.task_kinds:
+            if kind not in ENUM_WORDS["task_kind"]:
+                raise PackError(f"rule {start.id}: {kind} is no kind of task")
 
 
 def _recipe(rules: Rules, method: Method, profile: str) -> None:

@@ -14,7 +14,7 @@ from finetree_recommender.fields import assign, path_for, value_of
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.recipe_rules import Adaptation, BatchStart, Computed, MinimumSteps, Row, Table, Value
+from finetree_recommender.recipe_rules import Adaptation, BatchStart, Computed, Row, Table, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +118,16 @@ class _Builder:
         self._set("training.sequence_length", value, rule)
 
     def _batch(self) -> None:
-        rules = self._pack.rules.batch
-        start = next(rule for rule in rules.start if self._method in rule.methods)
-        path = "training.effective_batch_size"
-        self._set(path, start.value, start)
-        examples = self._inputs.examples
+        rules, examples = self._pack.rules.batch, self._inputs.examples
+        kind = self._inputs.answers.get("task_kind")
+        start = next(rule for rule in rules.start if rule.applies(self._method, kind, examples))
+        path, value = "training.effective_batch_size", start.value
+        self._set(path, value, start)
         if examples is None:
             return
-        kind, value = self._inputs.answers.get("task_kind"), start.value
-        wanted = next(rule for rule in rules.minimum_steps if not rule.task_kinds or kind in rule.task_kinds)
-        while value > 1 and optimizer_steps(self._spec, examples) < wanted.value:
+        while value > 1 and optimizer_steps(self._spec, examples) < rules.minimum_steps.value:
             value //= 2
-            self._set(path, value, wanted)
+            self._set(path, value, rules.minimum_steps)
 
     def _micro_batch(self) -> None:
         rules = self._pack.rules.batch
@@ -141,7 +139,7 @@ class _Builder:
         rows = max(1, rules.micro_tokens.value // self._spec.training.sequence_length)
         self._set("training.micro_batch_size", min(share, 1 << (rows.bit_length() - 1)), rules.micro_tokens)
 
-    def _set(self, path: str, value: Value, rule: Row | BatchStart | MinimumSteps | Computed) -> None:
+    def _set(self, path: str, value: Value, rule: Row | BatchStart | Computed) -> None:
         assign(self._spec, path, value)
         limits = rule.range if isinstance(rule, Row | BatchStart) else ()
         source = ev.SettingSource(field_path=path, rule_id=rule.id, reason=rule.reason)

@@ -60,7 +60,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class BatchStart:
-    """Effective batch size that a method starts from."""
+    """Effective batch size to start from. No `task_kinds` means every kind of task, no `below` any number of rows."""
 
     id: str
     methods: tuple[Method, ...]
@@ -68,6 +68,18 @@ class BatchStart:
     range: tuple[float, ...]
     reason: str
     source: str
+    task_kinds: tuple[str, ...] = ()
+    below: int | None = None
+
+    @property
+    def general(self) -> bool:
+        """Whether it applies to every task."""
+        return not self.task_kinds and self.below is None
+
+    def applies(self, method: Method, task_kind: str, examples: int | None) -> bool:
+        """Whether it is about this method, task and number of rows; an unknown number is below nothing."""
+        few = self.below is None or (examples is not None and examples < self.below)
+        return method in self.methods and few and (not self.task_kinds or task_kind in self.task_kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +93,11 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
-class MinimumSteps:
-    """Optimizer steps that a run must have; a smaller batch makes more of them. No `task_kinds` means every kind."""
-
-    id: str
-    value: int
-    reason: str
-    source: str
-    task_kinds: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class BatchRules:
-    """Effective and micro batch; of `minimum_steps` the first that is about the task's kind applies."""
+    """Effective and micro batch; of `start` the first rule that applies is taken."""
 
     start: tuple[BatchStart, ...]
-    minimum_steps: tuple[MinimumSteps, ...]
+    minimum_steps: Computed
     micro_tokens: Computed
     micro_cpu: Computed
 

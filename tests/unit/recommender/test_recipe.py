@@ -71,11 +71,14 @@ def test_the_batch_shrinks_until_there_are_100_steps(pack, read, examples, batch
         assert optimizer_steps(spec, examples) < 100
 
 
-@pytest.mark.parametrize(("examples", "batch"), [(100000, 16), (1500, 16), (720, 8), (480, 4), (360, 4), (10, 1)])
-def test_new_knowledge_gets_250_steps(pack, read, examples, batch):
+@pytest.mark.parametrize(("examples", "batch"), [(100000, 16), (9999, 4), (1992, 4), (480, 4), (100, 2), (10, 1)])
+def test_new_knowledge_from_little_data_gets_a_small_batch(pack, read, examples, batch):
     spec = spec_of(pack, read(dataset_profile=profile(examples), task_kind=rec.TASK_KIND_KNOWLEDGE))
     assert spec.training.effective_batch_size == batch
-    assert optimizer_steps(spec, examples) >= 250 or batch == 1
+
+
+def test_new_knowledge_from_unknown_data_gets_the_usual_batch(pack, read):
+    assert spec_of(pack, read(task_kind=rec.TASK_KIND_KNOWLEDGE)).training.effective_batch_size == 16
 
 
 def test_full_fine_tuning_starts_from_a_larger_batch(pack, read):
@@ -196,7 +199,7 @@ def test_numbers_lie_inside_their_stated_range(pack, read):
             inputs = read(hardware=GPU24, dataset_profile=profile(examples))
             built = recipe.build(pack, inputs, method, parameters=135_000_000)
             for source in built.sources:
-                if source.HasField("min") and not source.rule_id.startswith("recipe.batch.minimum_steps"):
+                if source.HasField("min") and source.rule_id != "recipe.batch.minimum_steps":
                     value = value_of(built.spec, source.field_path)
                     assert source.min <= round(value, 9) <= source.max, source
 

@@ -9,11 +9,11 @@ from finetree_cli.demo.dataset import MIN_COUNTRIES, available
 from finetree_cli.render import units
 
 REFERENCE_RATE = 2e12
-"""FLOP/s at which `MIN_COUNTRIES` take two to three minutes.
+"""FLOP/s of matrix products above which the demo takes more than `MIN_COUNTRIES`.
 
-A country is 12 rows of about 60 tokens; three passes cost 12 * 60 * 3 * 4 * 135e6 = 1.2 TFLOP of adapter training
-(forward, and backward without the weight gradients of the base), so 60 countries are 70 TFLOP. Small steps reach about
-two fifths of a CPU's matrix rate: 90 s at 2 TFLOP/s, and as long again for evaluation, loading and saving.
+A country is 8 rows of about 36 tokens; three passes cost 8 * 36 * 3 * 4 * 135e6 = 0.47 TFLOP of adapter training
+(forward, and backward without the weight gradients of the base), so 60 countries are 28 TFLOP. Steps this small reach
+about a quarter of a CPU's matrix rate (measured: 0.1 of 0.4 TFLOP/s): one to two minutes at 2 TFLOP/s, four at 0.4.
 """
 
 
