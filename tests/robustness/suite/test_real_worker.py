@@ -49,7 +49,7 @@ class Rig:
         }
 
     def worker_pid(self, uid: str) -> int:
-        with sqlite3.connect(f"file:{self.data / 'finetree.db'}?mode=ro", uri=True) as database:
+        with sqlite3.connect(f"file:{self.data / 'trainer.db'}?mode=ro", uri=True) as database:
             found = database.execute("SELECT pid FROM attempts WHERE job_uid = ? AND ended = 0", (uid,)).fetchone()
         return int(found[0])
 
