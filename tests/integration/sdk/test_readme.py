@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's example of the SDK, run as it stands there, against the real suite with the real model."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from finetree_cli.suite import Suite
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280), pytest.mark.xdist_group("torch")]
+
+README = Path(__file__).resolve().parents[3] / "README.md"
+ROWS = [{"prompt": f"What follows {n}?", "completion": f"{n + 1} does."} for n in range(6)]
+
+
+def test_the_example_trains_an_adapter(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    with Suite(tmp_path / "suite") as suite:
+        addresses = {f"FINETREE_{name.upper()}_ADDRESS": address for name, address in suite.addresses.items()}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            cwd=tmp_path,
+            env={**os.environ, **addresses},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    numbers = [int(line.split()[0]) for line in done.stdout.splitlines() if line]
+    assert numbers == list(range(1, len(numbers) + 1))
+    (config,) = (tmp_path / "adapter").rglob("adapter_config.json")
+    assert json.loads(config.read_text())["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
