@@ -98,6 +98,7 @@ def test_other_failures_of_the_way():
     assert "check that it is the right service" in stranger.message
     cut = error_of("INTERNAL", "RST_STREAM", None, request_id="", target=PLAIN)
     assert (cut.reason, is_broken_connection(cut)) == ("CONNECTION_BROKEN", True)
+    assert isinstance(cut, finetree.Unavailable)
 
 
 def test_a_services_own_internal_error_is_no_broken_connection():

@@ -37,12 +37,16 @@ def error_of(
     found = dict(trailers or ())
     status = _details(found.get(DETAILS))
     version = _text(found.get(SERVER_VERSION))
-    error = error_of_status(status or status_pb2.Status(message=text), code=code, request_id=request_id)
+    # Without a status of ours it is no service of ours that spoke, but gRPC itself, a proxy, or another program there.
+    foreign = status is None and not version and target is not None
+    reason = _transport_reason(code) if foreign else ""
+    # Whatever gRPC calls a cut connection, to a caller it is a service that cannot be reached now.
+    shown = "UNAVAILABLE" if reason == "CONNECTION_BROKEN" else code
+    error = error_of_status(status or status_pb2.Status(message=text), code=shown, request_id=request_id)
     error.server_version = version
-    # Without a reason it is no service of ours that spoke, but gRPC itself, a proxy, or something else on that port.
-    if not error.reason and not version and target is not None:
+    if foreign and target is not None:
         error.message = _explained(code, text, target)
-        error.reason = _transport_reason(code)
+        error.reason = reason
     if error.retry_after is None:
         error.retry_after = _pushback(found)
     return error
