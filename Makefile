@@ -9,7 +9,8 @@ UV_VERSION := 0.13.9
 UV := .bootstrap/bin/uv
 BIN := .venv/bin
 BUF := ../$(BIN)/buf
-PYTEST := $(BIN)/python -m pytest --quiet --dist loadgroup
+# A file's tests share a process and with it what they set up once (a running suite, a model).
+PYTEST := $(BIN)/python -m pytest --quiet --dist loadfile
 MEMBERS := $(wildcard protos/pyproject.toml clients/*/pyproject.toml services/*/pyproject.toml services/trainer/*/pyproject.toml)
 CONTRACT := $(shell find protos/finetree_api protos/vendor -name '*.proto' 2>/dev/null)
 
@@ -63,7 +64,7 @@ test-unit: setup  ## unit and contract tests (budget 90 s on two cores)
 	@$(call tier,unit + contract,2,tests/unit tests/contract)
 
 test-integration: setup  ## real servers and workers on loopback (budget 4 min)
-	@$(call tier,integration,2,tests/integration)
+	@$(call tier,integration,0,tests/integration)
 
 test-robustness: setup  ## kill, fill, cut and fuzz (budget 4 min)
 	@$(call tier,robustness + fuzz,2,tests/robustness tests/fuzz)

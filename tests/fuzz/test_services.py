@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("fuzz")]
+pytestmark = [pytest.mark.timeout(120)]
 
 ROUNDS = 200
 SECONDS = 3.0

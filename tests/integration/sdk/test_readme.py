@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from finetree_cli.suite import Suite
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280), pytest.mark.xdist_group("torch")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 README = Path(__file__).resolve().parents[3] / "README.md"
 ROWS = [{"prompt": f"What follows {n}?", "completion": f"{n + 1} does."} for n in range(6)]

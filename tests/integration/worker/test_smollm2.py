@@ -11,7 +11,7 @@ from finetree_worker.events import ArtifactReady, EvalMetrics, PhaseProgress, Si
 from finetree_worker.files import read_manifest
 from finetree_worker.plan import BaseModel, EvaluationPlan, LoraMethod, Metric, Optimization, TrainPlan
 
-pytestmark = [pytest.mark.xdist_group("torch"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.timeout(240)]
 
 
 def test_the_prepared_model_is_whole_and_knows_its_hub_id(smollm2: Path, quiet: Any) -> None:

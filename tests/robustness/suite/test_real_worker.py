@@ -17,7 +17,7 @@ from finetree import Client
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_cli.suite import Suite
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280), pytest.mark.xdist_group("suite")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 STEPS = 10
 ROWS = [

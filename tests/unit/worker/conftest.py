@@ -15,13 +15,6 @@ TEMPLATE = (
 VOCABULARY = 272
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Importing torch and transformers takes seconds per process: one process runs all that need them.
-    for item in items:
-        if Path(__file__).parent in item.path.parents and item.path.name != "test_formats.py":
-            item.add_marker(pytest.mark.xdist_group("torch"))
-
-
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
