@@ -100,8 +100,11 @@ def _run(connection: Connection, work: _Work[Any]) -> None:
         work.done = work.run(connection)
     except Exception as error:  # noqa: BLE001 - it belongs to whoever submitted the work, and goes there
         work.failure = as_domain(error)
-        # A full disk has rolled back the whole transaction already: then this raises, and the group fails as one.
-        connection.exec_driver_sql("ROLLBACK TO work")
+        try:
+            connection.exec_driver_sql("ROLLBACK TO work")
+        except DBAPIError:
+            # A full disk has rolled back the whole transaction already: the group fails as one, and of that.
+            raise error from None
     connection.exec_driver_sql("RELEASE work")
 
 
