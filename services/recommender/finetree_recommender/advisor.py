@@ -8,6 +8,7 @@ from typing import Protocol
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound, invalid_field
 from finetree_runtime.plan import plan_digest
 
@@ -126,12 +127,23 @@ class Advisor:
             catalogue = await self._estimator.catalogue()
             inputs = normalize(request, pack, catalogue)
             if not inputs.hardware_known:
+                await self._check_model(request, inputs)
                 return inputs, None
             evidence = await self._estimator.price(_candidates(pack, inputs))
             # A catalogue that changed under the question would mix two revisions in one answer.
             if await self._estimator.catalogue() is catalogue:
                 return inputs, evidence
         raise EstimatorUnavailableError("the catalogue changes from call to call")
+
+    async def _check_model(self, request: rec.RecommendRequest, inputs: Inputs) -> None:
+        """Refuse a model that the estimator does not know, also where there is no hardware to price it on."""
+        if inputs.model is not None or request.model.WhichOneof("source") not in ("name", "hub"):
+            return
+        spec = rs.RunSpec(model=request.model, lora=rs.Lora(), hardware=rs.Hardware(cpu=rs.CpuDevice()))
+        asked: Candidate = (Method.LORA, 0)
+        answer = (await self._estimator.price({asked: est.EstimateRunRequest(spec=spec)})).rows[asked]
+        if isinstance(answer, Refused) and answer.reason == "MODEL_NOT_FOUND":
+            raise _as_error(answer)
 
 
 def conclude(pack: Pack, inputs: Inputs, evidence: Evidence | None, missing: str) -> Recommendation:

@@ -150,11 +150,18 @@ async def test_an_estimator_that_never_answers_costs_its_deadline_at_most(recomm
     assert all("ESTIMATOR_UNAVAILABLE" in [item.code for item in reply.cautions] for reply in replies)
 
 
+async def test_an_alias_of_a_model_is_known_without_hardware_too(recommender, estimator_address):
+    async with recommender(estimator_address) as client:
+        reply = await client.recommend({"model": {"hub": {"id": "meta-llama/Meta-Llama-3-8B-Instruct"}}})
+    assert "HARDWARE_UNKNOWN" in [item.code for item in reply.cautions]
+
+
 @pytest.mark.parametrize(
     ("request_", "kind", "reason", "field"),
     [
         ({}, finetree.InvalidArgument, "INVALID_REQUEST", "model"),
         (on_gpu(24, "no-such-model"), finetree.NotFound, "MODEL_NOT_FOUND", ""),
+        ({"model": {"name": "no-such-model"}}, finetree.NotFound, "MODEL_NOT_FOUND", ""),
         (
             {"model": {"name": "llama-3.1-8b"}, "hardware": {"accelerator": "rtx-9999"}},
             finetree.NotFound,
