@@ -223,6 +223,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(options: list[_Option], prefix: str) -> _Parser:
     parser = _Parser(
+        prog=f"python -m {prefix.lower()}",
         allow_abbrev=False,
         description="Flags win over environment variables [in brackets], those over the TOML file, that over defaults.",
         epilog="Secrets are given by the environment or by a file: "
