@@ -5,6 +5,7 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Never
 
 import click
@@ -60,6 +61,14 @@ def test_every_command_has_help_with_examples_that_parse(path):
         assert words[0] == "finetree"
         assert tuple(words[1 : 1 + len(path)]) == path, "the example is of another command"
         resolve(words[1:])
+
+
+def test_every_command_line_of_the_readme_parses():
+    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
+    lines = [line for line in readme.splitlines() if line.startswith("finetree ")]
+    assert len(lines) >= 6
+    for line in lines:
+        resolve(shlex.split(line, comments=True)[1:])
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
