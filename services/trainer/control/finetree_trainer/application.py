@@ -5,6 +5,7 @@ import asyncio
 import fcntl
 import os
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
@@ -64,10 +65,7 @@ class Application:
         """Open the store, take over what an earlier run left, and listen for workers."""
         settings = self._settings
         self._claim_folder()
-        try:
-            self._store = Store(settings.data_dir / "trainer.db")
-        except SchemaTooNewError as error:
-            raise SettingsError("DATA_DIR_TOO_NEW", f"data_dir: {error}; start a newer trainer on it") from None
+        self._store = _open_store(settings.data_dir)
         self._log = log = EventLog(self._store)
         found = devices.discover(settings.cpu_slots, settings.cpu_threads)
         self._host = Host(self._store, found)
@@ -115,9 +113,13 @@ class Application:
         await self._take_over()
         workers = attach.WorkerServicer(self._supervisor, log, settings, self._profiled)
         self._attach = await attach.serve(workers, socket)
-        self._scheduler.start = self._supervisor.start
+        self._begin(self._scheduler, self._supervisor, self._upkeep)
+
+    def _begin(self, scheduler: Scheduler, supervisor: Supervisor, upkeep: Upkeep) -> None:
+        """From now on jobs are started, a worker is kept warm, and old events are cut."""
+        scheduler.start = supervisor.start
         asyncio.get_running_loop().call_later(WARM_AFTER_SECONDS, self._prewarm_from_now)
-        for work in (self._scheduler.run(), self._upkeep.run()):
+        for work in (scheduler.run(), upkeep.run()):
             self._running.append(asyncio.create_task(_logged(work)))
 
     async def drain(self) -> None:
@@ -168,6 +170,14 @@ class Application:
         self._supervisor.measure = False
         with suppress(DomainError):
             await self._host.note(profile)
+
+
+def _open_store(data_dir: Path) -> Store:
+    """The trainer's database. Raises SettingsError when a newer trainer has written it."""
+    try:
+        return Store(data_dir / "trainer.db")
+    except SchemaTooNewError as error:
+        raise SettingsError("DATA_DIR_TOO_NEW", f"data_dir: {error}; start a newer trainer on it") from None
 
 
 def _limits(settings: Settings) -> dict[str, int]:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from finetree_worker.plan import Precision
-
 SECONDS = 0.8
 """Time that one number format is measured for."""
 _SHAPE = (512, 1024, 1024)  # tokens x inputs x outputs: a small model's layer at a usual micro-batch
@@ -20,11 +18,6 @@ class MatrixRate:
     bf16_flops: float
     fp32_flops: float
     threads: int
-
-    @property
-    def faster(self) -> Precision:
-        """The number format to train in: bfloat16 halves the memory, so float32 must be clearly faster to win."""
-        return Precision.FP32 if self.fp32_flops > 1.1 * self.bf16_flops else Precision.BF16
 
 
 def measure(threads: int, seconds: float = SECONDS) -> MatrixRate:
