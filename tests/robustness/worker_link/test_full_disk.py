@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-_RUN = """
-import sys
+_START = """
+import sys, threading
 from pathlib import Path
 from finetree_api.trainer.v1 import worker_pb2
 from finetree_worker import events, outcome
@@ -20,13 +20,41 @@ from finetree_worker.translate import LogLine, Place, Translator
 folder = Path(sys.argv[1])
 segment = Segment(folder)
 translator = Translator(worker_pb2.Task(job="j", attempt=1), Place("here", {}))
-reporter = Reporter(segment, translator, on_written=lambda: None, on_phase=lambda phase: None)
+go_on = threading.Event()
+reporter = Reporter(segment, translator, on_written=go_on.wait, on_phase=lambda phase: None)
+
+def emit():
+    reporter.emit(LogLine(events.Level.INFO, "test", "x" * 1000))
+
+def fill(size):
+    with (folder / "other").open("ab") as stream:  # somebody else fills the disk too
+        stream.write(b"x" * size)
+"""
+
+_SLOWLY = """
+go_on.set()
 try:
     while True:
-        reporter.emit(LogLine(events.Level.INFO, "test", "x" * 1000))
-        (folder / "other").open("ab").write(b"x" * 1000)  # somebody else fills the disk too
+        emit()
+        fill(1000)
 except (StorageError, OSError) as error:
     written = reporter.finish(outcome.failed(error))
+"""
+
+_ALL_AT_ONCE = """
+emit()  # the writer's thread stops behind it, until told to go on
+try:
+    while True:
+        fill(1000)
+except OSError as error:
+    full = error
+for number in range(2000):
+    emit()  # more than the reserve holds
+go_on.set()
+written = reporter.finish(outcome.failed(full))
+"""
+
+_END = """
 segment.close()
 with (folder / FILE_NAME).open("rb") as stream:
     found = [worker_pb2.WorkerEvent.FromString(record.body) for record in read(stream)]
@@ -49,6 +77,7 @@ def disk(tmp_path):
     return tmp_path
 
 
-def test_the_outcome_of_a_task_that_filled_the_disk_is_written(disk):
-    done = in_small_disk(disk, [sys.executable, "-c", _RUN, str(disk)])
+@pytest.mark.parametrize("course", [_SLOWLY, _ALL_AT_ONCE], ids=["slowly", "with thousands of events waiting"])
+def test_the_outcome_of_a_task_that_filled_the_disk_is_written(disk, course):
+    done = in_small_disk(disk, [sys.executable, "-c", _START + course + _END, str(disk)])
     assert done.stdout.startswith("True True OUTCOME_KIND_FAILED The disk is full"), done.stderr

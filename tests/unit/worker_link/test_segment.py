@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from finetree_api.trainer.v1 import event_pb2, worker_pb2
-from finetree_worker.segment import FILE_NAME, RESERVE_NAME, Segment, read
+from finetree_worker.segment import FILE_NAME, OUTCOME_BYTES, RESERVE_NAME, Segment, read
 
 
 def line(text):
@@ -132,7 +132,8 @@ def test_a_write_that_does_not_fit_leaves_no_half_record(tmp_path):
 def test_the_reserve_takes_real_space_and_goes_at_the_end(tmp_path):
     segment = Segment(tmp_path)
     assert (tmp_path / RESERVE_NAME).stat().st_blocks * 512 >= 256 * 1024
-    assert segment.release_reserve()
-    assert not segment.release_reserve()
+    segment.release_reserve(keep=OUTCOME_BYTES)
+    assert (tmp_path / RESERVE_NAME).stat().st_size == OUTCOME_BYTES
+    segment.release_reserve()
     segment.close()
     assert not (tmp_path / RESERVE_NAME).exists()

@@ -16,7 +16,7 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
 
 from finetree_worker import events
 from finetree_worker.errors import StorageError
-from finetree_worker.segment import Segment
+from finetree_worker.segment import OUTCOME_BYTES, Segment
 from finetree_worker.translate import LogLine, Published, Report, Stamp, Translator, phase_of
 
 QUEUE_LIMIT = 10_000
@@ -104,13 +104,16 @@ class Reporter:
         try:
             self._segment.append(messages, durable=durable)
         except OSError:
-            # The next emit ends the task; what it has said so far, and its outcome, get the reserved space.
+            # The next emit ends the task. What waits gets one half of the reserve; the other is the outcome's alone,
+            # for thousands of events may wait and others may write to the disk too.
             self._disk_full = True
-            self._segment.release_reserve()
+            self._segment.release_reserve(keep=OUTCOME_BYTES)
             return [self._append_one(message) for message in messages]
         return [True] * len(messages)
 
     def _append_one(self, message: worker_pb2.WorkerEvent) -> bool:
+        if message.WhichOneof("body") == "outcome":
+            self._segment.release_reserve()
         try:
             self._segment.append([message], durable=True)
         except OSError:

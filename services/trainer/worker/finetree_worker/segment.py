@@ -19,8 +19,10 @@ from finetree_api.trainer.v1 import worker_pb2
 FILE_NAME = "segment.bin"
 """Name of the segment in a task's folder."""
 RESERVE_NAME = "segment.reserve"
-"""Name of the file whose space the last record gets when the disk is full."""
+"""Name of the file whose space the last records get when the disk is full."""
 RESERVE_BYTES = 256 * 1024
+OUTCOME_BYTES = RESERVE_BYTES // 2
+"""Of the reserve, what only the last record gets: the others must not use up what says how the task ended."""
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 """No event is as large; a length beyond it is read as damage."""
 _HEADER = struct.Struct("<II")
@@ -76,7 +78,7 @@ class Segment:
             for record in read(stream):
                 self._end, self._last_seq = record.end, record.worker_seq
         os.ftruncate(self._fd, self._end)
-        self._reserve: Path | None = folder / RESERVE_NAME
+        self._reserve = folder / RESERVE_NAME
         with suppress(OSError):
             self._reserve.write_bytes(b"\0" * RESERVE_BYTES)
         _sync_folder(folder)
@@ -114,15 +116,13 @@ class Segment:
         while written < len(chunk):
             written += os.pwrite(self._fd, chunk[written:], self._end + written)
 
-    def release_reserve(self) -> bool:
-        """Give the disk the reserved space back, for the record that says the disk is full. Whether there was any."""
-        reserve, self._reserve = self._reserve, None
-        if reserve is None:
-            return False
+    def release_reserve(self, *, keep: int = 0) -> None:
+        """Give the disk the reserved space back but for `keep` bytes: for the records that end a task on a full disk."""
         with suppress(OSError):
-            reserve.unlink()
-            return True
-        return False
+            if keep:
+                os.truncate(self._reserve, min(keep, self._reserve.stat().st_size))
+            else:
+                self._reserve.unlink(missing_ok=True)
 
     def after(self, worker_seq: int) -> int:
         """Offset of the first record newer than `worker_seq`."""
