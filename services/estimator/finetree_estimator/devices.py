@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
 from finetree_estimator import constants as c
-from finetree_estimator.catalogue import GIB, AcceleratorEntry, accelerators
+from finetree_estimator.accelerators import AcceleratorEntry, accelerators
 from finetree_estimator.intervals import Kind, Source
+from finetree_estimator.names import GIB
 from finetree_estimator.run import Device
 
 USABLE_SHARE = 0.98

@@ -7,7 +7,10 @@ from pathlib import Path
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import NotFound, invalid_field
 
-from finetree_estimator import catalogue, devices, modelconfig
+from finetree_estimator import devices, modelconfig
+from finetree_estimator.accelerators import accelerator
+from finetree_estimator.models import model as catalogue_model
+from finetree_estimator.names import UnknownNameError
 from finetree_estimator.prices import PriceBook, Quote
 from finetree_estimator.run import Device, Owned, Rented
 from finetree_estimator.shapes import Shape
@@ -30,8 +33,8 @@ def read_shape(model: rs.ModelSource, knowledge: Knowledge) -> Shape:
         return _shape_of_path(model.path, knowledge.model_root)
     name = model.name if source == "name" else model.hub.id
     try:
-        return catalogue.model(name).shape
-    except catalogue.UnknownNameError as error:
+        return catalogue_model(name).shape
+    except UnknownNameError as error:
         text = f"no model {name!r} in the catalogue{_or_nearest(error)}; ListModels lists all, model.shape takes any"
         raise NotFound("MODEL_NOT_FOUND", text, metadata={"model": name}) from error
 
@@ -44,8 +47,8 @@ def read_device(hardware: rs.Hardware, *, fp32: bool) -> Device:
     if kind == "unknown_accelerator":
         return devices.by_memory_class(hardware.unknown_accelerator.marketed_memory_gb)
     try:
-        return devices.known(catalogue.accelerator(hardware.accelerator), fp32=fp32)
-    except catalogue.UnknownNameError as error:
+        return devices.known(accelerator(hardware.accelerator), fp32=fp32)
+    except UnknownNameError as error:
         text = (
             f"no accelerator {hardware.accelerator!r} in the catalogue{_or_nearest(error)}; ListAccelerators lists "
             "all, hardware.unknown_accelerator takes any memory class"
@@ -62,9 +65,9 @@ def read_payment(spec: rs.RunSpec, book: PriceBook) -> Owned | Rented | None:
         owned = spec.ownership.owned
         return Owned(owned.tariff_per_kwh, owned.currency_code.upper() or "USD", owned.watts)
     name = spec.hardware.accelerator
-    accelerator = catalogue.accelerator(name).name if name else ""
+    named = accelerator(name).name if name else ""
     price_id = spec.ownership.rented.price_id
-    quote = _quote(price_id, accelerator, book) if price_id else book.cheapest(accelerator)
+    quote = _quote(price_id, named, book) if price_id else book.cheapest(named)
     if quote is None:
         return None
     return Rented(quote.price_id, quote.provider, quote.hourly, quote.currency, quote.date, quote.source)
@@ -113,7 +116,7 @@ def _shape_of_path(path: str, root: Path | None) -> Shape:
 def _quote(price_id: str, accelerator: str, book: PriceBook) -> Quote:
     try:
         quote = book.find(price_id)
-    except catalogue.UnknownNameError as error:
+    except UnknownNameError as error:
         text = f"no price {price_id!r} in the price book{_or_nearest(error)}"
         raise NotFound("PRICE_NOT_FOUND", text, metadata={"price_id": price_id}) from error
     if quote.accelerator != accelerator:
@@ -122,5 +125,5 @@ def _quote(price_id: str, accelerator: str, book: PriceBook) -> Quote:
     return quote
 
 
-def _or_nearest(error: catalogue.UnknownNameError) -> str:
+def _or_nearest(error: UnknownNameError) -> str:
     return f"; did you mean {', '.join(error.nearest)}?" if error.nearest else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from finetree_estimator.catalogue import UnknownNameError, nearest_names, raw
+from finetree_estimator.names import UnknownNameError, nearest_names, raw
 
 COLUMNS = ("price_id", "accelerator", "provider", "hourly_price", "currency", "date", "source")
 """Columns of a price book file (CSV with a header)."""

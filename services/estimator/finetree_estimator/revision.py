@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from finetree_estimator.catalogue import accelerators, models, raw
+from finetree_estimator.accelerators import accelerators
+from finetree_estimator.models import models
+from finetree_estimator.names import raw
 from finetree_estimator.prices import PriceBook
 
 ENGINE_ID = "engine-1"

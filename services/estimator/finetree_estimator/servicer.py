@@ -14,8 +14,10 @@ from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.plan import plan_digest
 from finetree_runtime.validation import validate
 
-from finetree_estimator import catalogue, engine, remedies, revision, writing
+from finetree_estimator import engine, listing, remedies, revision, writing
+from finetree_estimator.accelerators import accelerators
 from finetree_estimator.lookups import Knowledge
+from finetree_estimator.models import ModelEntry, models
 from finetree_estimator.reading import read
 
 NAME = "finetree-estimator"
@@ -58,8 +60,8 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         """List the models of the catalogue."""
-        entries, token = self._page(request, "models", catalogue.models(), _model_names)
-        return pb.ListModelsResponse(models=map(writing.model_message, entries), next_page_token=token)
+        entries, token = self._page(request, "models", models(), _model_names)
+        return pb.ListModelsResponse(models=map(listing.model_message, entries), next_page_token=token)
 
     async def ListAccelerators(
         self,
@@ -67,9 +69,31 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         context: Any,
     ) -> pb.ListAcceleratorsResponse:
         """List the accelerators of the catalogue."""
-        entries, token = self._page(request, "accelerators", catalogue.accelerators(), lambda entry: (entry.name,))
-        messages = [writing.accelerator_message(entry, self._knowledge.prices) for entry in entries]
+        entries, token = self._page(request, "accelerators", accelerators(), lambda entry: (entry.name,))
+        messages = [listing.accelerator_message(entry, self._knowledge.prices) for entry in entries]
         return pb.ListAcceleratorsResponse(accelerators=messages, next_page_token=token)
+
+    async def ListPrices(self, request: pb.ListPricesRequest, context: Any) -> pb.ListPricesResponse:
+        """List the quotes of the price book."""
+        raise NotImplementedError
+
+    async def CheckPlan(self, request: pb.CheckPlanRequest, context: Any) -> pb.CheckPlanResponse:
+        """Hold a run against limits."""
+        raise NotImplementedError
+
+    async def ReportObservation(
+        self, request: pb.ReportObservationRequest, context: Any
+    ) -> pb.ReportObservationResponse:
+        """Take what a run measured."""
+        raise NotImplementedError
+
+    async def GetCalibration(self, request: pb.GetCalibrationRequest, context: Any) -> pb.GetCalibrationResponse:
+        """Say what was learned from observed runs."""
+        raise NotImplementedError
+
+    async def ResetCalibration(self, request: pb.ResetCalibrationRequest, context: Any) -> pb.ResetCalibrationResponse:
+        """Forget what was learned."""
+        raise NotImplementedError
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
         """Say what this server is."""
@@ -117,7 +141,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         return found[start:end], self._tokens.issue(scope, str(end)) if end < len(found) else ""
 
 
-def _model_names(entry: catalogue.ModelEntry) -> tuple[str, ...]:
+def _model_names(entry: ModelEntry) -> tuple[str, ...]:
     return entry.name, entry.hub_id, entry.family, *entry.aliases
 
 

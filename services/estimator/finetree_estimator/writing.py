@@ -5,20 +5,16 @@ from functools import lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_estimator.catalogue import AcceleratorEntry, ModelEntry
 from finetree_estimator.cost import Cost
 from finetree_estimator.durations import Times
 from finetree_estimator.engine import Estimate
 from finetree_estimator.fit import Fit
-from finetree_estimator.intervals import Interval, Kind, Source
+from finetree_estimator.intervals import Interval, Source
 from finetree_estimator.memory import Memory
-from finetree_estimator.prices import PriceBook
 from finetree_estimator.remedies import Remedy
 from finetree_estimator.revision import Part
 from finetree_estimator.run import Device
-from finetree_estimator.shapes import Shape, active_parameters, count
 
 
 def estimate_message(estimate: Estimate, device: Device) -> pb.Estimate:
@@ -49,37 +45,6 @@ def revision_message(parts: dict[str, Part]) -> ev.Revision:
     )
 
 
-def model_message(entry: ModelEntry) -> pb.Model:
-    """A model of the catalogue."""
-    return pb.Model(
-        name=entry.name,
-        hub_id=entry.hub_id,
-        family=entry.family,
-        shape=_shape(entry.shape),
-        parameters=count(entry.shape).total,
-        active_parameters=active_parameters(entry.shape),
-        license=entry.license,
-        provenance=_provenance(Source(Kind.PUBLISHED, entry.source, date=entry.date)),
-    )
-
-
-def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> pb.Accelerator:
-    """An accelerator of the catalogue, with the median of its prices."""
-    return pb.Accelerator(
-        name=entry.name,
-        display_name=entry.display_name,
-        architecture=entry.architecture,
-        compute_capability=entry.compute_capability,
-        marketed_memory_gb=entry.marketed_gb,
-        usable_bytes=entry.usable_bytes,
-        bandwidth_bytes_per_second=entry.bandwidth,
-        dense_flops_per_second=entry.dense_flops,
-        native_bf16=entry.native_bf16,
-        typical_hourly_usd=book.typical(entry.name),
-        provenance=_provenance(Source(Kind.PUBLISHED, entry.source, date=entry.date)),
-    )
-
-
 def remedy_message(remedy: Remedy) -> pb.Remedy:
     """Changes that make a run fit, with the peak that they lead to."""
     return pb.Remedy(
@@ -88,7 +53,7 @@ def remedy_message(remedy: Remedy) -> pb.Remedy:
             for change in remedy.changes
             for path, json_value in change.patches
         ],
-        device_bytes=_interval(remedy.peak),
+        device_bytes=interval_message(remedy.peak),
         verdict=pb.FitVerdict.Value(f"FIT_VERDICT_{remedy.verdict.name}"),
         summary=remedy.summary,
     )
@@ -99,17 +64,17 @@ def _memory(memory: Memory, device: Device) -> pb.MemoryEstimate:
         pb.MemoryComponent(
             kind=pb.MemoryComponentKind.Value(f"MEMORY_COMPONENT_KIND_{component.name}"),
             label=component.value,
-            bytes=_interval(interval),
+            bytes=interval_message(interval),
         )
         for component, interval in memory.components
     ]
     return pb.MemoryEstimate(
         components=components,
-        allocated_bytes=_interval(memory.allocated),
-        reserved_bytes=_interval(memory.reserved),
-        device_bytes=_interval(memory.device),
+        allocated_bytes=interval_message(memory.allocated),
+        reserved_bytes=interval_message(memory.reserved),
+        device_bytes=interval_message(memory.device),
         usable_device_bytes=device.usable_bytes,
-        host_bytes=_interval(memory.host),
+        host_bytes=interval_message(memory.host),
     )
 
 
@@ -120,14 +85,14 @@ def _fit(fit: Fit) -> pb.Fit:
 
 def _times(times: Times) -> pb.TimeEstimate:
     phases = [
-        pb.TimePhase(kind=pb.TimePhaseKind.Value(f"TIME_PHASE_KIND_{phase.name}"), seconds=_interval(seconds))
+        pb.TimePhase(kind=pb.TimePhaseKind.Value(f"TIME_PHASE_KIND_{phase.name}"), seconds=interval_message(seconds))
         for phase, seconds in times.phases
     ]
     return pb.TimeEstimate(
         phases=phases,
-        total_seconds=_interval(times.total),
-        tokens_per_second=_interval(times.tokens_per_second),
-        step_seconds=_interval(times.step),
+        total_seconds=interval_message(times.total),
+        tokens_per_second=interval_message(times.tokens_per_second),
+        step_seconds=interval_message(times.step),
     )
 
 
@@ -140,42 +105,25 @@ def _cost(cost: Cost) -> pb.CostEstimate:
         hourly_price=cost.hourly,
     )
     if cost.amount is not None:
-        message.amount.CopyFrom(_interval(cost.amount))
+        message.amount.CopyFrom(interval_message(cost.amount))
     if cost.energy_kwh is not None:
-        message.energy_kwh.CopyFrom(_interval(cost.energy_kwh))
+        message.energy_kwh.CopyFrom(interval_message(cost.energy_kwh))
     return message
 
 
-def _shape(shape: Shape) -> rs.ModelShape:
-    return rs.ModelShape(
-        hidden_size=shape.hidden,
-        layers=shape.layers,
-        intermediate_size=shape.intermediate,
-        attention_heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        vocab_size=shape.vocab,
-        tied_embeddings=shape.tied,
-        gated_mlp=shape.gated,
-        max_position_embeddings=shape.max_positions,
-        experts=shape.experts,
-        active_experts=shape.active_experts,
-        attention_bias=shape.qkv_bias,
-    )
-
-
-def _interval(interval: Interval) -> ev.Interval:
+def interval_message(interval: Interval) -> ev.Interval:
+    """A predicted number with its sources."""
     return ev.Interval(
         low=interval.low,
         expected=interval.expected,
         high=interval.high,
         coverage=interval.coverage,
-        provenance=[_provenance(source) for source in interval.sources[:32]],
+        provenance=[provenance_message(source) for source in interval.sources[:32]],
     )
 
 
 @lru_cache(maxsize=4096)
-def _provenance(source: Source) -> ev.Provenance:
+def provenance_message(source: Source) -> ev.Provenance:
     """The message of a source; few differ, and whoever takes one copies it."""
     kind = ev.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind.name}")
     return ev.Provenance(kind=kind, source=source.name[:256], locator=source.locator[:256], date=source.date)

@@ -5,7 +5,7 @@ import math
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator import catalogue, prices
+from finetree_estimator import accelerators, models, prices
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_runtime.errors import DomainError
@@ -38,7 +38,7 @@ SHAPES = st.builds(
 )
 MODELS = st.one_of(
     st.builds(rs.ModelSource, shape=SHAPES),
-    st.sampled_from(catalogue.models()).map(lambda entry: rs.ModelSource(name=entry.name)),
+    st.sampled_from(models.models()).map(lambda entry: rs.ModelSource(name=entry.name)),
 )
 LORAS = st.builds(
     rs.Lora, rank=sizes(4096), dropout=st.sampled_from([0.0, 0.1]), targets=st.sampled_from(rs.TargetPreset.values())
@@ -60,7 +60,7 @@ METHODS = st.one_of(
 )
 RATES = st.sampled_from([0.0, 1e-300, 1.0, 1e12, 1e18])
 HARDWARE = st.one_of(
-    st.sampled_from(catalogue.accelerators()).map(lambda entry: rs.Hardware(accelerator=entry.name, count=2)),
+    st.sampled_from(accelerators.accelerators()).map(lambda entry: rs.Hardware(accelerator=entry.name, count=2)),
     st.builds(
         lambda cores, size, rate: rs.Hardware(
             cpu=rs.CpuDevice(cores=cores, memory_bytes=size, bf16_flops_per_second=rate, fp32_flops_per_second=rate)

@@ -2,25 +2,25 @@
 import re
 
 import pytest
-from finetree_estimator import catalogue, prices
-from finetree_estimator.catalogue import GIB, UnknownNameError
+from finetree_estimator import accelerators, models, prices
+from finetree_estimator.names import GIB, UnknownNameError
 from finetree_estimator.shapes import count
 
 
-@pytest.mark.parametrize("entry", catalogue.models(), ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", models.models(), ids=lambda entry: entry.name)
 def test_a_models_shape_gives_the_published_number_of_parameters(entry):
     assert count(entry.shape).total == entry.published
 
 
 def test_the_catalogue_has_the_models_that_people_ask_for():
-    families = {entry.family for entry in catalogue.models()}
+    families = {entry.family for entry in models.models()}
 
-    assert len(catalogue.models()) >= 25
+    assert len(models.models()) >= 25
     assert {"llama", "qwen2", "qwen3", "mistral", "gemma2", "phi"} <= families
 
 
 def test_no_name_means_two_models():
-    names = [name.lower() for m in catalogue.models() for name in (m.name, m.hub_id, *m.aliases)]
+    names = [name.lower() for m in models.models() for name in (m.name, m.hub_id, *m.aliases)]
 
     assert len(names) == len(set(names))
 
@@ -35,41 +35,41 @@ def test_no_name_means_two_models():
     ],
 )
 def test_a_model_is_found_by_name_hub_id_and_hub_name_in_any_case(asked, found):
-    assert catalogue.model(asked).name == found
+    assert models.model(asked).name == found
 
 
 @pytest.mark.parametrize("asked", ["rtx-4090", "RTX 4090", "GeForce RTX 4090", "rtx_4090"])
 def test_an_accelerator_is_found_however_it_is_written(asked):
-    assert catalogue.accelerator(asked).name == "rtx-4090"
+    assert accelerators.accelerator(asked).name == "rtx-4090"
 
 
 def test_an_unknown_name_comes_back_with_the_nearest():
     with pytest.raises(UnknownNameError) as caught:
-        catalogue.model("lama-3.2-3b")
+        models.model("lama-3.2-3b")
 
     assert caught.value.nearest[0] == "llama-3.2-3b"
 
 
 def test_an_accelerator_offers_a_little_less_than_its_label():
-    for entry in catalogue.accelerators():
+    for entry in accelerators.accelerators():
         share = entry.usable_bytes / (entry.marketed_gb * GIB)
         assert 0.85 < share < 1.0, entry.name
 
 
 def test_an_accelerator_trains_below_its_peak():
-    for entry in catalogue.accelerators():
+    for entry in accelerators.accelerators():
         if entry.dense_flops:
             assert 0.1 < entry.training_flops / entry.dense_flops < 0.6, entry.name
 
 
 def test_every_number_of_the_catalogue_has_a_source_and_a_date():
-    for entry in (*catalogue.models(), *catalogue.accelerators(), *prices.packaged().quotes):
+    for entry in (*models.models(), *accelerators.accelerators(), *prices.packaged().quotes):
         assert entry.source, entry
         assert re.fullmatch(r"20\d\d(-\d\d){0,2}", entry.date), entry
 
 
 def test_every_price_is_of_an_accelerator_of_the_catalogue():
-    names = {entry.name for entry in catalogue.accelerators()}
+    names = {entry.name for entry in accelerators.accelerators()}
 
     assert {quote.accelerator for quote in prices.packaged().quotes} <= names
 

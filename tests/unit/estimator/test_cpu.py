@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import pytest
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_estimator import durations, memory
-from finetree_estimator.catalogue import model
 from finetree_estimator.devices import processor
 from finetree_estimator.methods import PRESETS, Full, LoraAdapters
+from finetree_estimator.models import model
 from finetree_estimator.run import EvaluationPlan, Rows
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from finetree_estimator import durations, memory
-from finetree_estimator.catalogue import accelerator, model
+from finetree_estimator.accelerators import accelerator
 from finetree_estimator.devices import known
 from finetree_estimator.methods import PRESETS, Full, LoraAdapters, Prefix
+from finetree_estimator.models import model
 from finetree_estimator.run import PEFT, Rows, Run
 
 GIB = 1024**3

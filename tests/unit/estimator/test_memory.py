@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 from finetree_estimator import memory
-from finetree_estimator.catalogue import model
 from finetree_estimator.memory import Component
 from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
+from finetree_estimator.models import model
 from finetree_estimator.run import PEFT, Rows
 
 GIB = 1024**3

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from finetree_estimator.catalogue import model
 from finetree_estimator.methods import (
     PRESETS,
     Bottleneck,
@@ -12,6 +11,7 @@ from finetree_estimator.methods import (
     preset_targets,
     trainable_parameters,
 )
+from finetree_estimator.models import model
 from finetree_estimator.shapes import Shape, count
 
 LLAMA = model("llama-3.2-3b").shape

@@ -5,9 +5,10 @@ import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_estimator import modelconfig, prices, rows
-from finetree_estimator.catalogue import GIB, model
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.methods import Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
+from finetree_estimator.models import model
+from finetree_estimator.names import GIB
 from finetree_estimator.reading import read
 from finetree_estimator.run import Owned, Rented, Run
 from finetree_runtime.errors import InvalidArgument, NotFound

@@ -3,7 +3,7 @@ import hashlib
 import subprocess
 import sys
 
-from finetree_estimator import catalogue, prices, revision
+from finetree_estimator import names, prices, revision
 
 
 def test_each_part_carries_the_hash_of_its_content():
@@ -11,7 +11,7 @@ def test_each_part_carries_the_hash_of_its_content():
 
     assert set(parts) == {"engine", "catalogue", "price_book"}
     assert all(len(part.sha256) == 64 and part.date for part in parts.values())
-    assert parts["price_book"].sha256 == hashlib.sha256(catalogue.raw("prices.csv")).hexdigest()
+    assert parts["price_book"].sha256 == hashlib.sha256(names.raw("prices.csv")).hexdigest()
 
 
 def test_another_price_book_is_another_revision():

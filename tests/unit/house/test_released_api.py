@@ -107,9 +107,13 @@ def refuses_default(rules: Mapping[str, Any], *, optional: bool) -> list[str]:
     """Which rules of a field that an older client cannot know refuse a message without it."""
     if optional:
         return [rule for rule, value in rules.items() if rule.endswith("required") and value]
-    return [
-        rule for rule in rules if rule.rsplit(".", 1)[-1] not in HARMLESS_ON_DEFAULT and not OF_ELEMENTS.search(rule)
-    ]
+    return [rule for rule, value in rules.items() if not accepts_default(rule, value) and not OF_ELEMENTS.search(rule)]
+
+
+def accepts_default(rule: str, value: Any) -> bool:
+    """Whether an empty or zero value passes; a lower bound of at most zero lets zero through."""
+    last = rule.rsplit(".", 1)[-1]
+    return last in HARMLESS_ON_DEFAULT or (last == "gte" and not isinstance(value, tuple) and value <= 0)
 
 
 def stricter(rule: str, before: Any, now: Any) -> bool:
@@ -185,3 +189,5 @@ def test_a_tightened_bound_is_found_and_a_new_required_field_too():
 def test_a_new_field_without_presence_must_accept_its_default():
     assert refuses_default({"string.min_len": 1, "string.max_len": 9}, optional=False) == ["string.min_len"]
     assert refuses_default({"string.min_len": 1, "string.max_len": 9}, optional=True) == []
+    assert refuses_default({"int64.gte": 1, "int32.gt": 0}, optional=False) == ["int64.gte", "int32.gt"]
+    assert refuses_default({"int64.gte": 0}, optional=False) == []

@@ -49,7 +49,7 @@ def test_what_is_set_to_zero_with_presence_is_shown():
 
 def test_defaults_give_every_line_the_same_keys():
     shown = to_json(estimator_pb2.Fit(), defaults=True)
-    assert shown == {"verdict": "FIT_VERDICT_UNSPECIFIED", "headroom_bytes": 0, "summary": ""}
+    assert shown == {"verdict": "FIT_VERDICT_UNSPECIFIED", "headroom_bytes": 0, "summary": "", "probability": 0.0}
 
 
 def test_error_details_are_readable():

@@ -117,7 +117,7 @@ class Segment:
             written += os.pwrite(self._fd, chunk[written:], self._end + written)
 
     def release_reserve(self, *, keep: int = 0) -> None:
-        """Give the disk the reserved space back but for `keep` bytes: for the records that end a task on a full disk."""
+        """Give the disk the reserved space back but for `keep` bytes: for the last records on a full disk."""
         with suppress(OSError):
             if keep:
                 os.truncate(self._reserve, min(keep, self._reserve.stat().st_size))

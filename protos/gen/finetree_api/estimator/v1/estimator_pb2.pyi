@@ -46,6 +46,110 @@ ESTIMATE_VIEW_FULL: EstimateView.ValueType  # 2
 """Also what a search finds: remedies, the nearest evidence."""
 Global___EstimateView: _TypeAlias = EstimateView  # noqa: Y015
 
+class _TrainingProgram:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrainingProgramEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrainingProgram.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRAINING_PROGRAM_UNSPECIFIED: _TrainingProgram.ValueType  # 0
+    """This suite's worker."""
+    TRAINING_PROGRAM_FINETREE: _TrainingProgram.ValueType  # 1
+    """This suite's worker."""
+    TRAINING_PROGRAM_TRANSFORMERS: _TrainingProgram.ValueType  # 2
+    """transformers with PEFT, its Trainer or TRL."""
+    TRAINING_PROGRAM_LITGPT: _TrainingProgram.ValueType  # 3
+    """LitGPT (lit-gpt)."""
+    TRAINING_PROGRAM_TORCHTUNE: _TrainingProgram.ValueType  # 4
+    """torchtune."""
+    TRAINING_PROGRAM_UNSLOTH: _TrainingProgram.ValueType  # 5
+    """Unsloth."""
+    TRAINING_PROGRAM_LLM_FOUNDRY: _TrainingProgram.ValueType  # 6
+    """LLM Foundry (Composer)."""
+
+class TrainingProgram(_TrainingProgram, metaclass=_TrainingProgramEnumTypeWrapper):
+    """The program that trains: it decides number formats and copies that a RunSpec does not say."""
+
+TRAINING_PROGRAM_UNSPECIFIED: TrainingProgram.ValueType  # 0
+"""This suite's worker."""
+TRAINING_PROGRAM_FINETREE: TrainingProgram.ValueType  # 1
+"""This suite's worker."""
+TRAINING_PROGRAM_TRANSFORMERS: TrainingProgram.ValueType  # 2
+"""transformers with PEFT, its Trainer or TRL."""
+TRAINING_PROGRAM_LITGPT: TrainingProgram.ValueType  # 3
+"""LitGPT (lit-gpt)."""
+TRAINING_PROGRAM_TORCHTUNE: TrainingProgram.ValueType  # 4
+"""torchtune."""
+TRAINING_PROGRAM_UNSLOTH: TrainingProgram.ValueType  # 5
+"""Unsloth."""
+TRAINING_PROGRAM_LLM_FOUNDRY: TrainingProgram.ValueType  # 6
+"""LLM Foundry (Composer)."""
+Global___TrainingProgram: _TypeAlias = TrainingProgram  # noqa: Y015
+
+class _ConfidenceLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConfidenceLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConfidenceLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONFIDENCE_LEVEL_UNSPECIFIED: _ConfidenceLevel.ValueType  # 0
+    """Not stated."""
+    CONFIDENCE_LEVEL_LOW: _ConfidenceLevel.ValueType  # 1
+    """Far from anything measured: the intervals are wide."""
+    CONFIDENCE_LEVEL_MEDIUM: _ConfidenceLevel.ValueType  # 2
+    """Near measured runs in some respects."""
+    CONFIDENCE_LEVEL_HIGH: _ConfidenceLevel.ValueType  # 3
+    """Measured runs are near in every respect."""
+
+class ConfidenceLevel(_ConfidenceLevel, metaclass=_ConfidenceLevelEnumTypeWrapper):
+    """How much an estimate rests on measured runs like it."""
+
+CONFIDENCE_LEVEL_UNSPECIFIED: ConfidenceLevel.ValueType  # 0
+"""Not stated."""
+CONFIDENCE_LEVEL_LOW: ConfidenceLevel.ValueType  # 1
+"""Far from anything measured: the intervals are wide."""
+CONFIDENCE_LEVEL_MEDIUM: ConfidenceLevel.ValueType  # 2
+"""Near measured runs in some respects."""
+CONFIDENCE_LEVEL_HIGH: ConfidenceLevel.ValueType  # 3
+"""Measured runs are near in every respect."""
+Global___ConfidenceLevel: _TypeAlias = ConfidenceLevel  # noqa: Y015
+
+class _PlaybookFigureKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlaybookFigureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlaybookFigureKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLAYBOOK_FIGURE_KIND_UNSPECIFIED: _PlaybookFigureKind.ValueType  # 0
+    """Not stated."""
+    PLAYBOOK_FIGURE_KIND_TIME_HOURS: _PlaybookFigureKind.ValueType  # 1
+    """Hours of a run, from the time table, interpolated by dataset size."""
+    PLAYBOOK_FIGURE_KIND_COST_USD: _PlaybookFigureKind.ValueType  # 2
+    """US dollars of a run, from the cost table, interpolated by dataset size."""
+    PLAYBOOK_FIGURE_KIND_CHART_TIME_HOURS: _PlaybookFigureKind.ValueType  # 3
+    """Hours of a run, from the hardware chart."""
+    PLAYBOOK_FIGURE_KIND_CHART_MONTHLY_USD: _PlaybookFigureKind.ValueType  # 4
+    """US dollars a month, from the hardware chart."""
+    PLAYBOOK_FIGURE_KIND_GPU_MEMORY_GB: _PlaybookFigureKind.ValueType  # 5
+    """Gigabytes of GPU memory that the method asks for."""
+
+class PlaybookFigureKind(_PlaybookFigureKind, metaclass=_PlaybookFigureKindEnumTypeWrapper):
+    """What a figure of the playbook is about."""
+
+PLAYBOOK_FIGURE_KIND_UNSPECIFIED: PlaybookFigureKind.ValueType  # 0
+"""Not stated."""
+PLAYBOOK_FIGURE_KIND_TIME_HOURS: PlaybookFigureKind.ValueType  # 1
+"""Hours of a run, from the time table, interpolated by dataset size."""
+PLAYBOOK_FIGURE_KIND_COST_USD: PlaybookFigureKind.ValueType  # 2
+"""US dollars of a run, from the cost table, interpolated by dataset size."""
+PLAYBOOK_FIGURE_KIND_CHART_TIME_HOURS: PlaybookFigureKind.ValueType  # 3
+"""Hours of a run, from the hardware chart."""
+PLAYBOOK_FIGURE_KIND_CHART_MONTHLY_USD: PlaybookFigureKind.ValueType  # 4
+"""US dollars a month, from the hardware chart."""
+PLAYBOOK_FIGURE_KIND_GPU_MEMORY_GB: PlaybookFigureKind.ValueType  # 5
+"""Gigabytes of GPU memory that the method asks for."""
+Global___PlaybookFigureKind: _TypeAlias = PlaybookFigureKind  # noqa: Y015
+
 class _MemoryComponentKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -162,6 +266,34 @@ TIME_PHASE_KIND_SAVE: TimePhaseKind.ValueType  # 5
 """Checkpoints and artifacts."""
 Global___TimePhaseKind: _TypeAlias = TimePhaseKind  # noqa: Y015
 
+class _PriceTerm:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriceTermEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PriceTerm.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRICE_TERM_UNSPECIFIED: _PriceTerm.ValueType  # 0
+    """Not stated."""
+    PRICE_TERM_ON_DEMAND: _PriceTerm.ValueType  # 1
+    """By the hour, for as long as it is wanted."""
+    PRICE_TERM_SPOT: _PriceTerm.ValueType  # 2
+    """By the hour, taken away when others pay more."""
+    PRICE_TERM_RESERVED: _PriceTerm.ValueType  # 3
+    """For a month or longer."""
+
+class PriceTerm(_PriceTerm, metaclass=_PriceTermEnumTypeWrapper):
+    """How a price is committed to."""
+
+PRICE_TERM_UNSPECIFIED: PriceTerm.ValueType  # 0
+"""Not stated."""
+PRICE_TERM_ON_DEMAND: PriceTerm.ValueType  # 1
+"""By the hour, for as long as it is wanted."""
+PRICE_TERM_SPOT: PriceTerm.ValueType  # 2
+"""By the hour, taken away when others pay more."""
+PRICE_TERM_RESERVED: PriceTerm.ValueType  # 3
+"""For a month or longer."""
+Global___PriceTerm: _TypeAlias = PriceTerm  # noqa: Y015
+
 @_typing.final
 class EstimateRunRequest(_message.Message):
     """Request of EstimateRun."""
@@ -173,8 +305,17 @@ class EstimateRunRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     EVALUATION_PROFILE_FIELD_NUMBER: _builtins.int
+    PROGRAM_FIELD_NUMBER: _builtins.int
+    RUNS_PER_MONTH_FIELD_NUMBER: _builtins.int
+    CARBON_KG_PER_KWH_FIELD_NUMBER: _builtins.int
     view: Global___EstimateView.ValueType
     """How much to compute."""
+    program: Global___TrainingProgram.ValueType
+    """The program that trains."""
+    runs_per_month: _builtins.float
+    """How often the run is made in a month, for the cost per month; 0 means once."""
+    carbon_kg_per_kwh: _builtins.float
+    """Kilograms of CO2 equivalent for a kilowatt-hour; 0 means the world's average."""
     @_builtins.property
     def spec(self) -> _run_spec_pb2.RunSpec:
         """The run. Model, method and hardware are required; what else is unset takes the suite's default."""
@@ -199,10 +340,13 @@ class EstimateRunRequest(_message.Message):
         view: Global___EstimateView.ValueType = ...,
         pinned: _evidence_pb2.Revision | None = ...,
         evaluation_profile: _run_spec_pb2.DatasetProfile | None = ...,
+        program: Global___TrainingProgram.ValueType = ...,
+        runs_per_month: _builtins.float = ...,
+        carbon_kg_per_kwh: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "pinned", b"pinned", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "pinned", b"pinned", "spec", b"spec", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carbon_kg_per_kwh", b"carbon_kg_per_kwh", "dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "pinned", b"pinned", "program", b"program", "runs_per_month", b"runs_per_month", "spec", b"spec", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,6 +508,11 @@ class Estimate(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     NEAREST_EVIDENCE_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    PLAYBOOK_FIELD_NUMBER: _builtins.int
+    LARGEST_FIELD_NUMBER: _builtins.int
+    SMALLEST_HARDWARE_FIELD_NUMBER: _builtins.int
+    OFFERS_FIELD_NUMBER: _builtins.int
     trainable_parameters: _builtins.int
     """Trainable parameters, exact."""
     total_parameters: _builtins.int
@@ -410,6 +559,26 @@ class Estimate(_message.Message):
     def nearest_evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvidenceRow]:
         """Measured runs near this one; only in the FULL view."""
 
+    @_builtins.property
+    def confidence(self) -> Global___Confidence:
+        """How far the case is from measured runs."""
+
+    @_builtins.property
+    def playbook(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaybookFigure]:
+        """The playbook's own figures, beside the computed ones."""
+
+    @_builtins.property
+    def largest(self) -> Global___LargestThatFits:
+        """The largest batch and row that fit, each with all else as it is; only in the FULL view."""
+
+    @_builtins.property
+    def smallest_hardware(self) -> _containers.RepeatedCompositeFieldContainer[Global___HardwareOption]:
+        """The smallest hardware that fits, smallest first; only in the FULL view."""
+
+    @_builtins.property
+    def offers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Offer]:
+        """Offers of the price book on which it fits, cheapest run first; only in the FULL view."""
+
     def __init__(
         self,
         *,
@@ -427,14 +596,227 @@ class Estimate(_message.Message):
         revision: _evidence_pb2.Revision | None = ...,
         plan_digest: _builtins.str = ...,
         nearest_evidence: _abc.Iterable[Global___EvidenceRow] | None = ...,
+        confidence: Global___Confidence | None = ...,
+        playbook: _abc.Iterable[Global___PlaybookFigure] | None = ...,
+        largest: Global___LargestThatFits | None = ...,
+        smallest_hardware: _abc.Iterable[Global___HardwareOption] | None = ...,
+        offers: _abc.Iterable[Global___Offer] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "fit", b"fit", "memory", b"memory", "resolved_spec", b"resolved_spec", "revision", b"revision", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "cost", b"cost", "fit", b"fit", "largest", b"largest", "memory", b"memory", "resolved_spec", b"resolved_spec", "revision", b"revision", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "fit", b"fit", "memory", b"memory", "nearest_evidence", b"nearest_evidence", "notes", b"notes", "optimizer_steps", b"optimizer_steps", "plan_digest", b"plan_digest", "processed_tokens", b"processed_tokens", "remedies", b"remedies", "resolved_spec", b"resolved_spec", "revision", b"revision", "time", b"time", "total_parameters", b"total_parameters", "trainable_parameters", b"trainable_parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "cost", b"cost", "fit", b"fit", "largest", b"largest", "memory", b"memory", "nearest_evidence", b"nearest_evidence", "notes", b"notes", "offers", b"offers", "optimizer_steps", b"optimizer_steps", "plan_digest", b"plan_digest", "playbook", b"playbook", "processed_tokens", b"processed_tokens", "remedies", b"remedies", "resolved_spec", b"resolved_spec", "revision", b"revision", "smallest_hardware", b"smallest_hardware", "time", b"time", "total_parameters", b"total_parameters", "trainable_parameters", b"trainable_parameters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
+
+@_typing.final
+class Confidence(_message.Message):
+    """How far a case is from measured runs, apart for memory and for time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    MEMORY_DISTANCE_FIELD_NUMBER: _builtins.int
+    TIME_DISTANCE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    memory: Global___ConfidenceLevel.ValueType
+    """Of memory."""
+    time: Global___ConfidenceLevel.ValueType
+    """Of time and cost."""
+    memory_distance: _builtins.float
+    """Distance to the nearest measured peak: 0 is the same case, 1 is far."""
+    time_distance: _builtins.float
+    """Distance to the nearest measured speed."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why, in one line each."""
+
+    def __init__(
+        self,
+        *,
+        memory: Global___ConfidenceLevel.ValueType = ...,
+        time: Global___ConfidenceLevel.ValueType = ...,
+        memory_distance: _builtins.float = ...,
+        time_distance: _builtins.float = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "memory_distance", b"memory_distance", "reasons", b"reasons", "time", b"time", "time_distance", b"time_distance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Confidence: _TypeAlias = Confidence  # noqa: Y015
+
+@_typing.final
+class PlaybookFigure(_message.Message):
+    """A figure of the playbook."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    INTERPOLATED_FIELD_NUMBER: _builtins.int
+    EXTRAPOLATED_FIELD_NUMBER: _builtins.int
+    STATED_FOR_FIELD_NUMBER: _builtins.int
+    COMPUTED_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    kind: Global___PlaybookFigureKind.ValueType
+    """What it is about."""
+    value: _builtins.float
+    """The figure, in the unit that the kind names."""
+    interpolated: _builtins.bool
+    """Whether it lies between figures of the table rather than being one."""
+    extrapolated: _builtins.bool
+    """Whether it lies beyond the table."""
+    stated_for: _builtins.str
+    """What the playbook states it for, for example "7B, RTX 4090"."""
+    note: _builtins.str
+    """Where and why the two disagree; empty where they agree."""
+    @_builtins.property
+    def computed(self) -> _evidence_pb2.Interval:
+        """The computed figure of the same unit, where there is one."""
+
+    @_builtins.property
+    def provenance(self) -> _evidence_pb2.Provenance:
+        """Place in the playbook."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___PlaybookFigureKind.ValueType = ...,
+        value: _builtins.float = ...,
+        interpolated: _builtins.bool = ...,
+        extrapolated: _builtins.bool = ...,
+        stated_for: _builtins.str = ...,
+        computed: _evidence_pb2.Interval | None = ...,
+        note: _builtins.str = ...,
+        provenance: _evidence_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["computed", b"computed", "provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed", b"computed", "extrapolated", b"extrapolated", "interpolated", b"interpolated", "kind", b"kind", "note", b"note", "provenance", b"provenance", "stated_for", b"stated_for", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaybookFigure: _TypeAlias = PlaybookFigure  # noqa: Y015
+
+@_typing.final
+class LargestThatFits(_message.Message):
+    """The largest sizes that fit, each with everything else unchanged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MICRO_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
+    micro_batch_size: _builtins.int
+    """Rows of a micro-batch; 0 when not even one fits."""
+    sequence_length: _builtins.int
+    """Tokens of a row; 0 when not even the shortest fits."""
+    def __init__(
+        self,
+        *,
+        micro_batch_size: _builtins.int = ...,
+        sequence_length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["micro_batch_size", b"micro_batch_size", "sequence_length", b"sequence_length"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LargestThatFits: _TypeAlias = LargestThatFits  # noqa: Y015
+
+@_typing.final
+class HardwareOption(_message.Message):
+    """Hardware on which a run fits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SHARDING_FIELD_NUMBER: _builtins.int
+    DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    USABLE_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    accelerator: _builtins.str
+    """Accelerator, by its catalogue name."""
+    count: _builtins.int
+    """Devices."""
+    sharding: _run_spec_pb2.Sharding.ValueType
+    """What they share among themselves."""
+    usable_device_bytes: _builtins.int
+    """What a device really offers, bytes."""
+    verdict: Global___FitVerdict.ValueType
+    """Fit on it."""
+    @_builtins.property
+    def device_bytes(self) -> _evidence_pb2.Interval:
+        """Peak of a device, bytes."""
+
+    def __init__(
+        self,
+        *,
+        accelerator: _builtins.str = ...,
+        count: _builtins.int = ...,
+        sharding: _run_spec_pb2.Sharding.ValueType = ...,
+        device_bytes: _evidence_pb2.Interval | None = ...,
+        usable_device_bytes: _builtins.int = ...,
+        verdict: Global___FitVerdict.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_bytes", b"device_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "count", b"count", "device_bytes", b"device_bytes", "sharding", b"sharding", "usable_device_bytes", b"usable_device_bytes", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HardwareOption: _TypeAlias = HardwareOption  # noqa: Y015
+
+@_typing.final
+class Offer(_message.Message):
+    """A quote of the price book, applied to the run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    HOURS_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Devices."""
+    verdict: Global___FitVerdict.ValueType
+    """Fit."""
+    @_builtins.property
+    def price(self) -> Global___Price:
+        """The quote."""
+
+    @_builtins.property
+    def hours(self) -> _evidence_pb2.Interval:
+        """Hours."""
+
+    @_builtins.property
+    def amount(self) -> _evidence_pb2.Interval:
+        """Cost of the run in the quote's currency."""
+
+    def __init__(
+        self,
+        *,
+        price: Global___Price | None = ...,
+        count: _builtins.int = ...,
+        hours: _evidence_pb2.Interval | None = ...,
+        amount: _evidence_pb2.Interval | None = ...,
+        verdict: Global___FitVerdict.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "hours", b"hours", "price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "count", b"count", "hours", b"hours", "price", b"price", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Offer: _TypeAlias = Offer  # noqa: Y015
 
 @_typing.final
 class MemoryComponent(_message.Message):
@@ -529,22 +911,26 @@ class Fit(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     HEADROOM_BYTES_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
     verdict: Global___FitVerdict.ValueType
     """The verdict."""
     headroom_bytes: _builtins.int
     """Usable bytes less the expected peak; negative when it does not fit."""
     summary: _builtins.str
     """One line for people."""
+    probability: _builtins.float
+    """Probability that it fits, 0 to 1, as far as the intervals can be trusted."""
     def __init__(
         self,
         *,
         verdict: Global___FitVerdict.ValueType = ...,
         headroom_bytes: _builtins.int = ...,
         summary: _builtins.str = ...,
+        probability: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["headroom_bytes", b"headroom_bytes", "summary", b"summary", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headroom_bytes", b"headroom_bytes", "probability", b"probability", "summary", b"summary", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -633,6 +1019,10 @@ class CostEstimate(_message.Message):
     PRICE_DATE_FIELD_NUMBER: _builtins.int
     HOURLY_PRICE_FIELD_NUMBER: _builtins.int
     ENERGY_KWH_FIELD_NUMBER: _builtins.int
+    MONTHLY_AMOUNT_FIELD_NUMBER: _builtins.int
+    CARBON_KG_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     currency_code: _builtins.str
     """ISO 4217 code."""
     price_id: _builtins.str
@@ -643,6 +1033,10 @@ class CostEstimate(_message.Message):
     """ISO 8601 date of the price."""
     hourly_price: _builtins.float
     """Price of an hour of one device."""
+    term: Global___PriceTerm.ValueType
+    """How the price is committed to."""
+    region: _builtins.str
+    """Region of the price, as its provider names it."""
     @_builtins.property
     def amount(self) -> _evidence_pb2.Interval:
         """Total in the currency below."""
@@ -650,6 +1044,14 @@ class CostEstimate(_message.Message):
     @_builtins.property
     def energy_kwh(self) -> _evidence_pb2.Interval:
         """Energy in kilowatt-hours, where the power is known."""
+
+    @_builtins.property
+    def monthly_amount(self) -> _evidence_pb2.Interval:
+        """Total per month, where the request says how often it runs."""
+
+    @_builtins.property
+    def carbon_kg(self) -> _evidence_pb2.Interval:
+        """Kilograms of CO2 equivalent, where the power is known."""
 
     def __init__(
         self,
@@ -661,14 +1063,74 @@ class CostEstimate(_message.Message):
         price_date: _builtins.str = ...,
         hourly_price: _builtins.float = ...,
         energy_kwh: _evidence_pb2.Interval | None = ...,
+        monthly_amount: _evidence_pb2.Interval | None = ...,
+        carbon_kg: _evidence_pb2.Interval | None = ...,
+        term: Global___PriceTerm.ValueType = ...,
+        region: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "energy_kwh", b"energy_kwh"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "carbon_kg", b"carbon_kg", "energy_kwh", b"energy_kwh", "monthly_amount", b"monthly_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency_code", b"currency_code", "energy_kwh", b"energy_kwh", "hourly_price", b"hourly_price", "price_date", b"price_date", "price_id", b"price_id", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "carbon_kg", b"carbon_kg", "currency_code", b"currency_code", "energy_kwh", b"energy_kwh", "hourly_price", b"hourly_price", "monthly_amount", b"monthly_amount", "price_date", b"price_date", "price_id", b"price_id", "provider", b"provider", "region", b"region", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CostEstimate: _TypeAlias = CostEstimate  # noqa: Y015
+
+@_typing.final
+class Price(_message.Message):
+    """A quote of the price book."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICE_ID_FIELD_NUMBER: _builtins.int
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    HOURLY_PRICE_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    MIN_COUNT_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    price_id: _builtins.str
+    """Id."""
+    accelerator: _builtins.str
+    """Accelerator, by its catalogue name."""
+    provider: _builtins.str
+    """Who offers it."""
+    region: _builtins.str
+    """Region, as the provider names it; empty when it does not matter."""
+    term: Global___PriceTerm.ValueType
+    """How it is committed to."""
+    hourly_price: _builtins.float
+    """Price of an hour of one device."""
+    currency_code: _builtins.str
+    """ISO 4217 code."""
+    min_count: _builtins.int
+    """Fewest devices that it is sold in; 0 means 1."""
+    @_builtins.property
+    def provenance(self) -> _evidence_pb2.Provenance:
+        """Source and date."""
+
+    def __init__(
+        self,
+        *,
+        price_id: _builtins.str = ...,
+        accelerator: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        region: _builtins.str = ...,
+        term: Global___PriceTerm.ValueType = ...,
+        hourly_price: _builtins.float = ...,
+        currency_code: _builtins.str = ...,
+        min_count: _builtins.int = ...,
+        provenance: _evidence_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "currency_code", b"currency_code", "hourly_price", b"hourly_price", "min_count", b"min_count", "price_id", b"price_id", "provenance", b"provenance", "provider", b"provider", "region", b"region", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Price: _TypeAlias = Price  # noqa: Y015
 
 @_typing.final
 class Remedy(_message.Message):
@@ -935,6 +1397,9 @@ class Accelerator(_message.Message):
     NATIVE_BF16_FIELD_NUMBER: _builtins.int
     TYPICAL_HOURLY_USD_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
+    NATIVE_INT8_FIELD_NUMBER: _builtins.int
+    WATTS_FIELD_NUMBER: _builtins.int
+    UNSUPPORTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Catalogue name, for example "rtx-4090"."""
     display_name: _builtins.str
@@ -955,6 +1420,12 @@ class Accelerator(_message.Message):
     """Whether bfloat16 is native."""
     typical_hourly_usd: _builtins.float
     """Typical hourly price in USD; 0 when none is known."""
+    native_int8: _builtins.bool
+    """Whether its tensor cores multiply 8-bit integers."""
+    watts: _builtins.float
+    """Power under load, watts; 0 when unknown."""
+    unsupported: _builtins.str
+    """Why it cannot be trained on yet, for example "ROCm is not supported yet"; empty where it can."""
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
         """Source of the numbers."""
@@ -973,14 +1444,580 @@ class Accelerator(_message.Message):
         native_bf16: _builtins.bool = ...,
         typical_hourly_usd: _builtins.float = ...,
         provenance: _evidence_pb2.Provenance | None = ...,
+        native_int8: _builtins.bool = ...,
+        watts: _builtins.float = ...,
+        unsupported: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bandwidth_bytes_per_second", b"bandwidth_bytes_per_second", "compute_capability", b"compute_capability", "dense_flops_per_second", b"dense_flops_per_second", "display_name", b"display_name", "marketed_memory_gb", b"marketed_memory_gb", "name", b"name", "native_bf16", b"native_bf16", "provenance", b"provenance", "typical_hourly_usd", b"typical_hourly_usd", "usable_bytes", b"usable_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bandwidth_bytes_per_second", b"bandwidth_bytes_per_second", "compute_capability", b"compute_capability", "dense_flops_per_second", b"dense_flops_per_second", "display_name", b"display_name", "marketed_memory_gb", b"marketed_memory_gb", "name", b"name", "native_bf16", b"native_bf16", "native_int8", b"native_int8", "provenance", b"provenance", "typical_hourly_usd", b"typical_hourly_usd", "unsupported", b"unsupported", "usable_bytes", b"usable_bytes", "watts", b"watts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Accelerator: _TypeAlias = Accelerator  # noqa: Y015
+
+@_typing.final
+class ListPricesRequest(_message.Message):
+    """Request of ListPrices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    accelerator: _builtins.str
+    """Only of this accelerator, by any of its names."""
+    provider: _builtins.str
+    """Only of this provider."""
+    term: Global___PriceTerm.ValueType
+    """Only with this term."""
+    page_size: _builtins.int
+    """Largest page; 0 means 50, at most 1000."""
+    page_token: _builtins.str
+    """Token of the previous page."""
+    def __init__(
+        self,
+        *,
+        accelerator: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        term: Global___PriceTerm.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "page_size", b"page_size", "page_token", b"page_token", "provider", b"provider", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPricesRequest: _TypeAlias = ListPricesRequest  # noqa: Y015
+
+@_typing.final
+class ListPricesResponse(_message.Message):
+    """Response of ListPrices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PRICE_BOOK_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty at the end."""
+    @_builtins.property
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]:
+        """Quotes by accelerator, then by price."""
+
+    @_builtins.property
+    def price_book(self) -> _evidence_pb2.RevisionComponent:
+        """The price book."""
+
+    def __init__(
+        self,
+        *,
+        prices: _abc.Iterable[Global___Price] | None = ...,
+        next_page_token: _builtins.str = ...,
+        price_book: _evidence_pb2.RevisionComponent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price_book", b"price_book"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "price_book", b"price_book", "prices", b"prices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPricesResponse: _TypeAlias = ListPricesResponse  # noqa: Y015
+
+@_typing.final
+class PlanPolicy(_message.Message):
+    """Limits that a plan must keep. At least one must be named."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_COST_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    MAX_MONTHLY_COST_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    MUST_FIT_FIELD_NUMBER: _builtins.int
+    MAX_ENERGY_KWH_FIELD_NUMBER: _builtins.int
+    MAX_CARBON_KG_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    max_cost: _builtins.float
+    """Most that the run may cost, in the currency below."""
+    currency_code: _builtins.str
+    """ISO 4217 code of the cost limits; empty means USD."""
+    max_monthly_cost: _builtins.float
+    """Most that the runs of a month may cost."""
+    max_seconds: _builtins.float
+    """Longest time, seconds."""
+    max_device_bytes: _builtins.int
+    """Largest peak of a device, bytes."""
+    must_fit: _builtins.bool
+    """Whether it must fit on its hardware."""
+    max_energy_kwh: _builtins.float
+    """Most energy, kilowatt-hours."""
+    max_carbon_kg: _builtins.float
+    """Most carbon, kilograms of CO2 equivalent."""
+    min_confidence: Global___ConfidenceLevel.ValueType
+    """Lowest confidence of memory and time."""
+    def __init__(
+        self,
+        *,
+        max_cost: _builtins.float | None = ...,
+        currency_code: _builtins.str = ...,
+        max_monthly_cost: _builtins.float | None = ...,
+        max_seconds: _builtins.float | None = ...,
+        max_device_bytes: _builtins.int | None = ...,
+        must_fit: _builtins.bool = ...,
+        max_energy_kwh: _builtins.float | None = ...,
+        max_carbon_kg: _builtins.float | None = ...,
+        min_confidence: Global___ConfidenceLevel.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_carbon_kg", b"_max_carbon_kg", "_max_cost", b"_max_cost", "_max_device_bytes", b"_max_device_bytes", "_max_energy_kwh", b"_max_energy_kwh", "_max_monthly_cost", b"_max_monthly_cost", "_max_seconds", b"_max_seconds", "max_carbon_kg", b"max_carbon_kg", "max_cost", b"max_cost", "max_device_bytes", b"max_device_bytes", "max_energy_kwh", b"max_energy_kwh", "max_monthly_cost", b"max_monthly_cost", "max_seconds", b"max_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_carbon_kg", b"_max_carbon_kg", "_max_cost", b"_max_cost", "_max_device_bytes", b"_max_device_bytes", "_max_energy_kwh", b"_max_energy_kwh", "_max_monthly_cost", b"_max_monthly_cost", "_max_seconds", b"_max_seconds", "currency_code", b"currency_code", "max_carbon_kg", b"max_carbon_kg", "max_cost", b"max_cost", "max_device_bytes", b"max_device_bytes", "max_energy_kwh", b"max_energy_kwh", "max_monthly_cost", b"max_monthly_cost", "max_seconds", b"max_seconds", "min_confidence", b"min_confidence", "must_fit", b"must_fit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_carbon_kg: _TypeAlias = _typing.Literal["max_carbon_kg"]  # noqa: Y015
+    _WhichOneofArgType__max_carbon_kg: _TypeAlias = _typing.Literal["_max_carbon_kg", b"_max_carbon_kg"]  # noqa: Y015
+    _WhichOneofReturnType__max_cost: _TypeAlias = _typing.Literal["max_cost"]  # noqa: Y015
+    _WhichOneofArgType__max_cost: _TypeAlias = _typing.Literal["_max_cost", b"_max_cost"]  # noqa: Y015
+    _WhichOneofReturnType__max_device_bytes: _TypeAlias = _typing.Literal["max_device_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_device_bytes: _TypeAlias = _typing.Literal["_max_device_bytes", b"_max_device_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__max_energy_kwh: _TypeAlias = _typing.Literal["max_energy_kwh"]  # noqa: Y015
+    _WhichOneofArgType__max_energy_kwh: _TypeAlias = _typing.Literal["_max_energy_kwh", b"_max_energy_kwh"]  # noqa: Y015
+    _WhichOneofReturnType__max_monthly_cost: _TypeAlias = _typing.Literal["max_monthly_cost"]  # noqa: Y015
+    _WhichOneofArgType__max_monthly_cost: _TypeAlias = _typing.Literal["_max_monthly_cost", b"_max_monthly_cost"]  # noqa: Y015
+    _WhichOneofReturnType__max_seconds: _TypeAlias = _typing.Literal["max_seconds"]  # noqa: Y015
+    _WhichOneofArgType__max_seconds: _TypeAlias = _typing.Literal["_max_seconds", b"_max_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_carbon_kg) -> _WhichOneofReturnType__max_carbon_kg | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost) -> _WhichOneofReturnType__max_cost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_device_bytes) -> _WhichOneofReturnType__max_device_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_energy_kwh) -> _WhichOneofReturnType__max_energy_kwh | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_monthly_cost) -> _WhichOneofReturnType__max_monthly_cost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_seconds) -> _WhichOneofReturnType__max_seconds | None: ...
+
+Global___PlanPolicy: _TypeAlias = PlanPolicy  # noqa: Y015
+
+@_typing.final
+class CheckPlanRequest(_message.Message):
+    """Request of CheckPlan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___EstimateRunRequest:
+        """The run, as EstimateRun takes it. Its view does not matter."""
+
+    @_builtins.property
+    def policy(self) -> Global___PlanPolicy:
+        """The limits."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___EstimateRunRequest | None = ...,
+        policy: Global___PlanPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckPlanRequest: _TypeAlias = CheckPlanRequest  # noqa: Y015
+
+@_typing.final
+class CheckPlanResponse(_message.Message):
+    """Response of CheckPlan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    REMEDIES_FIELD_NUMBER: _builtins.int
+    verdict: _evidence_pb2.CheckVerdict.ValueType
+    """PASS when all pass; FAIL when one fails; else UNDECIDED when an interval straddles its limit."""
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[_evidence_pb2.Check]:
+        """One check for each limit, in the order of the policy's fields."""
+
+    @_builtins.property
+    def estimate(self) -> Global___Estimate:
+        """The estimate that was checked."""
+
+    @_builtins.property
+    def remedies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Remedy]:
+        """What would pass: changes to the run after which every check passes, least harmful first."""
+
+    def __init__(
+        self,
+        *,
+        verdict: _evidence_pb2.CheckVerdict.ValueType = ...,
+        checks: _abc.Iterable[_evidence_pb2.Check] | None = ...,
+        estimate: Global___Estimate | None = ...,
+        remedies: _abc.Iterable[Global___Remedy] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "estimate", b"estimate", "remedies", b"remedies", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckPlanResponse: _TypeAlias = CheckPlanResponse  # noqa: Y015
+
+@_typing.final
+class Observation(_message.Message):
+    """What a run measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    ALLOCATED_BYTES_FIELD_NUMBER: _builtins.int
+    RESERVED_BYTES_FIELD_NUMBER: _builtins.int
+    DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    TOTAL_SECONDS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """Job, by its resource name; with the attempt it identifies the observation."""
+    attempt: _builtins.int
+    """Attempt."""
+    allocated_bytes: _builtins.int
+    """Measured peak of what is allocated, bytes; 0 when not measured."""
+    reserved_bytes: _builtins.int
+    """Measured peak of what the allocator holds, bytes; 0 when not measured."""
+    device_bytes: _builtins.int
+    """Measured peak of the device (on a CPU: of the process), bytes; 0 when not measured."""
+    step_seconds: _builtins.float
+    """Median seconds of an optimizer step, the first ones left out; 0 when not measured."""
+    total_seconds: _builtins.float
+    """Seconds of the whole run; 0 when not measured."""
+    steps: _builtins.int
+    """Optimizer steps that were taken."""
+    end_time: _builtins.str
+    """When the run ended, RFC 3339; empty means now."""
+    @_builtins.property
+    def run(self) -> Global___EstimateRunRequest:
+        """The run as it was estimated and trained: resolved spec, profiles, program."""
+
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        run: Global___EstimateRunRequest | None = ...,
+        allocated_bytes: _builtins.int = ...,
+        reserved_bytes: _builtins.int = ...,
+        device_bytes: _builtins.int = ...,
+        step_seconds: _builtins.float = ...,
+        total_seconds: _builtins.float = ...,
+        steps: _builtins.int = ...,
+        end_time: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated_bytes", b"allocated_bytes", "attempt", b"attempt", "device_bytes", b"device_bytes", "end_time", b"end_time", "job", b"job", "reserved_bytes", b"reserved_bytes", "run", b"run", "step_seconds", b"step_seconds", "steps", b"steps", "total_seconds", b"total_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Observation: _TypeAlias = Observation  # noqa: Y015
+
+@_typing.final
+class ReportObservationRequest(_message.Message):
+    """Request of ReportObservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBSERVATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a repetition harmless."""
+    @_builtins.property
+    def observation(self) -> Global___Observation:
+        """What was measured."""
+
+    def __init__(
+        self,
+        *,
+        observation: Global___Observation | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["observation", b"observation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["observation", b"observation", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportObservationRequest: _TypeAlias = ReportObservationRequest  # noqa: Y015
+
+@_typing.final
+class ReportObservationResponse(_message.Message):
+    """Response of ReportObservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.bool
+    """Whether it was new."""
+    @_builtins.property
+    def calibration(self) -> _evidence_pb2.RevisionComponent:
+        """What the estimator has learned now."""
+
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.bool = ...,
+        calibration: _evidence_pb2.RevisionComponent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "calibration", b"calibration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportObservationResponse: _TypeAlias = ReportObservationResponse  # noqa: Y015
+
+@_typing.final
+class CalibrationEntry(_message.Message):
+    """What was learned of a device and, where there is enough, of a model family on it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    STEP_TIME_FACTOR_FIELD_NUMBER: _builtins.int
+    MEMORY_FACTOR_FIELD_NUMBER: _builtins.int
+    OBSERVATIONS_FIELD_NUMBER: _builtins.int
+    OUTLIERS_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    """Device, by its catalogue name, or the processor's name."""
+    family: _builtins.str
+    """Model family; empty for all of them."""
+    observations: _builtins.int
+    """Observations that it rests on."""
+    outliers: _builtins.int
+    """Of those, how many were left out as odd."""
+    @_builtins.property
+    def step_time_factor(self) -> _evidence_pb2.Interval:
+        """Measured over predicted seconds of a step: estimates are multiplied by it."""
+
+    @_builtins.property
+    def memory_factor(self) -> _evidence_pb2.Interval:
+        """Measured over predicted peak beyond what is counted exactly."""
+
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        family: _builtins.str = ...,
+        step_time_factor: _evidence_pb2.Interval | None = ...,
+        memory_factor: _evidence_pb2.Interval | None = ...,
+        observations: _builtins.int = ...,
+        outliers: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory_factor", b"memory_factor", "step_time_factor", b"step_time_factor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "family", b"family", "memory_factor", b"memory_factor", "observations", b"observations", "outliers", b"outliers", "step_time_factor", b"step_time_factor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibrationEntry: _TypeAlias = CalibrationEntry  # noqa: Y015
+
+@_typing.final
+class CalibrationPoint(_message.Message):
+    """An observation with what was predicted for it without calibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    PREDICTED_STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    MEASURED_STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    PREDICTED_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    MEASURED_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    OUTLIER_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """Job."""
+    attempt: _builtins.int
+    """Attempt."""
+    device: _builtins.str
+    """Device."""
+    family: _builtins.str
+    """Model family."""
+    method: _builtins.str
+    """full, lora, qlora, prefix or adapter."""
+    predicted_step_seconds: _builtins.float
+    """Predicted seconds of a step; 0 when there is none."""
+    measured_step_seconds: _builtins.float
+    """Measured seconds of a step; 0 when not measured."""
+    predicted_device_bytes: _builtins.float
+    """Predicted peak of the device, bytes."""
+    measured_device_bytes: _builtins.float
+    """Measured peak of the device, bytes; 0 when not measured."""
+    outlier: _builtins.bool
+    """Whether it was left out as odd."""
+    end_time: _builtins.str
+    """When the run ended, RFC 3339."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        device: _builtins.str = ...,
+        family: _builtins.str = ...,
+        method: _builtins.str = ...,
+        predicted_step_seconds: _builtins.float = ...,
+        measured_step_seconds: _builtins.float = ...,
+        predicted_device_bytes: _builtins.float = ...,
+        measured_device_bytes: _builtins.float = ...,
+        outlier: _builtins.bool = ...,
+        end_time: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "device", b"device", "end_time", b"end_time", "family", b"family", "job", b"job", "measured_device_bytes", b"measured_device_bytes", "measured_step_seconds", b"measured_step_seconds", "method", b"method", "outlier", b"outlier", "predicted_device_bytes", b"predicted_device_bytes", "predicted_step_seconds", b"predicted_step_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibrationPoint: _TypeAlias = CalibrationPoint  # noqa: Y015
+
+@_typing.final
+class GetCalibrationRequest(_message.Message):
+    """Request of GetCalibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    """Only of this device; empty means all."""
+    page_size: _builtins.int
+    """Largest page of points; 0 means 50, at most 1000."""
+    page_token: _builtins.str
+    """Token of the previous page."""
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCalibrationRequest: _TypeAlias = GetCalibrationRequest  # noqa: Y015
+
+@_typing.final
+class GetCalibrationResponse(_message.Message):
+    """Response of GetCalibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page of points; empty at the end."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalibrationEntry]:
+        """What was learned, by device and family."""
+
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalibrationPoint]:
+        """Points, newest first."""
+
+    @_builtins.property
+    def calibration(self) -> _evidence_pb2.RevisionComponent:
+        """Revision."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___CalibrationEntry] | None = ...,
+        points: _abc.Iterable[Global___CalibrationPoint] | None = ...,
+        next_page_token: _builtins.str = ...,
+        calibration: _evidence_pb2.RevisionComponent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "entries", b"entries", "next_page_token", b"next_page_token", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCalibrationResponse: _TypeAlias = GetCalibrationResponse  # noqa: Y015
+
+@_typing.final
+class ResetCalibrationRequest(_message.Message):
+    """Request of ResetCalibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    """Only of this device; empty means all."""
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetCalibrationRequest: _TypeAlias = ResetCalibrationRequest  # noqa: Y015
+
+@_typing.final
+class ResetCalibrationResponse(_message.Message):
+    """Response of ResetCalibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    removed: _builtins.int
+    """Observations that were forgotten."""
+    @_builtins.property
+    def calibration(self) -> _evidence_pb2.RevisionComponent:
+        """What the estimator has learned now."""
+
+    def __init__(
+        self,
+        *,
+        removed: _builtins.int = ...,
+        calibration: _evidence_pb2.RevisionComponent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetCalibrationResponse: _TypeAlias = ResetCalibrationResponse  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):

@@ -54,6 +54,31 @@ class EstimatorServiceStub(object):
                 request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListAcceleratorsRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListAcceleratorsResponse.FromString,
                 _registered_method=True)
+        self.ListPrices = channel.unary_unary(
+                '/finetree_api.estimator.v1.EstimatorService/ListPrices',
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListPricesRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListPricesResponse.FromString,
+                _registered_method=True)
+        self.CheckPlan = channel.unary_unary(
+                '/finetree_api.estimator.v1.EstimatorService/CheckPlan',
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.CheckPlanRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.CheckPlanResponse.FromString,
+                _registered_method=True)
+        self.ReportObservation = channel.unary_unary(
+                '/finetree_api.estimator.v1.EstimatorService/ReportObservation',
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ReportObservationRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ReportObservationResponse.FromString,
+                _registered_method=True)
+        self.GetCalibration = channel.unary_unary(
+                '/finetree_api.estimator.v1.EstimatorService/GetCalibration',
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetCalibrationRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetCalibrationResponse.FromString,
+                _registered_method=True)
+        self.ResetCalibration = channel.unary_unary(
+                '/finetree_api.estimator.v1.EstimatorService/ResetCalibration',
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ResetCalibrationRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ResetCalibrationResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/finetree_api.estimator.v1.EstimatorService/GetServerInfo',
                 request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetServerInfoRequest.SerializeToString,
@@ -88,6 +113,36 @@ class EstimatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPrices(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckPlan(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportObservation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCalibration(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetCalibration(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -116,6 +171,31 @@ def add_EstimatorServiceServicer_to_server(servicer, server):
                     servicer.ListAccelerators,
                     request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListAcceleratorsRequest.FromString,
                     response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListAcceleratorsResponse.SerializeToString,
+            ),
+            'ListPrices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPrices,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListPricesRequest.FromString,
+                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListPricesResponse.SerializeToString,
+            ),
+            'CheckPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckPlan,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.CheckPlanRequest.FromString,
+                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.CheckPlanResponse.SerializeToString,
+            ),
+            'ReportObservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportObservation,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ReportObservationRequest.FromString,
+                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ReportObservationResponse.SerializeToString,
+            ),
+            'GetCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCalibration,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetCalibrationRequest.FromString,
+                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetCalibrationResponse.SerializeToString,
+            ),
+            'ResetCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetCalibration,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ResetCalibrationRequest.FromString,
+                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ResetCalibrationResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -231,6 +311,141 @@ class EstimatorService(object):
             '/finetree_api.estimator.v1.EstimatorService/ListAccelerators',
             finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListAcceleratorsRequest.SerializeToString,
             finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListAcceleratorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPrices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.estimator.v1.EstimatorService/ListPrices',
+            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListPricesRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.estimator.v1.EstimatorService/CheckPlan',
+            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.CheckPlanRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.CheckPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportObservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.estimator.v1.EstimatorService/ReportObservation',
+            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ReportObservationRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ReportObservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.estimator.v1.EstimatorService/GetCalibration',
+            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetCalibrationRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetCalibrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.estimator.v1.EstimatorService/ResetCalibration',
+            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ResetCalibrationRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ResetCalibrationResponse.FromString,
             options,
             channel_credentials,
             insecure,

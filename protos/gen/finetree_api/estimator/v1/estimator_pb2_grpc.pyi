@@ -58,6 +58,34 @@ class EstimatorServiceStub:
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
+    ListPrices: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ListPricesRequest, _estimator_pb2.ListPricesResponse]
+    """Lists the quotes of the price book.
+
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    CheckPlan: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.CheckPlanRequest, _estimator_pb2.CheckPlanResponse]
+    """Holds a run against limits: what a CI pipeline gates on.
+
+    Errors: those of EstimateRun; INVALID_ARGUMENT (POLICY_EMPTY: name at least one limit; CURRENCY_UNKNOWN: the limit's
+    currency is not the price's).
+    """
+    ReportObservation: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ReportObservationRequest, _estimator_pb2.ReportObservationResponse]
+    """Takes what a run measured; estimates for the same device learn from it. The same job and attempt count once.
+
+    Errors: INVALID_ARGUMENT (fix the named fields; OBSERVATION_IMPLAUSIBLE: the numbers contradict each other),
+    NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND), FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none),
+    ALREADY_EXISTS (REQUEST_ID_REUSED: another observation came under this request_id).
+    """
+    GetCalibration: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.GetCalibrationRequest, _estimator_pb2.GetCalibrationResponse]
+    """Says what was learned from observed runs, with the points it was learned from.
+
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    ResetCalibration: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ResetCalibrationRequest, _estimator_pb2.ResetCalibrationResponse]
+    """Forgets what was learned, of one device or of all.
+
+    Errors: FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none).
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.GetServerInfoRequest, _estimator_pb2.GetServerInfoResponse]
     """Says what this server is and what it limits.
 
@@ -93,6 +121,34 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     """Lists the accelerators of the catalogue.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    ListPrices: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ListPricesRequest, _estimator_pb2.ListPricesResponse]  # type: ignore[assignment]
+    """Lists the quotes of the price book.
+
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    CheckPlan: _aio.UnaryUnaryMultiCallable[_estimator_pb2.CheckPlanRequest, _estimator_pb2.CheckPlanResponse]  # type: ignore[assignment]
+    """Holds a run against limits: what a CI pipeline gates on.
+
+    Errors: those of EstimateRun; INVALID_ARGUMENT (POLICY_EMPTY: name at least one limit; CURRENCY_UNKNOWN: the limit's
+    currency is not the price's).
+    """
+    ReportObservation: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ReportObservationRequest, _estimator_pb2.ReportObservationResponse]  # type: ignore[assignment]
+    """Takes what a run measured; estimates for the same device learn from it. The same job and attempt count once.
+
+    Errors: INVALID_ARGUMENT (fix the named fields; OBSERVATION_IMPLAUSIBLE: the numbers contradict each other),
+    NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND), FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none),
+    ALREADY_EXISTS (REQUEST_ID_REUSED: another observation came under this request_id).
+    """
+    GetCalibration: _aio.UnaryUnaryMultiCallable[_estimator_pb2.GetCalibrationRequest, _estimator_pb2.GetCalibrationResponse]  # type: ignore[assignment]
+    """Says what was learned from observed runs, with the points it was learned from.
+
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    ResetCalibration: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ResetCalibrationRequest, _estimator_pb2.ResetCalibrationResponse]  # type: ignore[assignment]
+    """Forgets what was learned, of one device or of all.
+
+    Errors: FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none).
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_estimator_pb2.GetServerInfoRequest, _estimator_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Says what this server is and what it limits.
@@ -150,6 +206,64 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the accelerators of the catalogue.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+        """
+
+    @_abc_1.abstractmethod
+    def ListPrices(
+        self,
+        request: _estimator_pb2.ListPricesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_estimator_pb2.ListPricesResponse, _abc.Awaitable[_estimator_pb2.ListPricesResponse]]:
+        """Lists the quotes of the price book.
+
+        Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+        """
+
+    @_abc_1.abstractmethod
+    def CheckPlan(
+        self,
+        request: _estimator_pb2.CheckPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_estimator_pb2.CheckPlanResponse, _abc.Awaitable[_estimator_pb2.CheckPlanResponse]]:
+        """Holds a run against limits: what a CI pipeline gates on.
+
+        Errors: those of EstimateRun; INVALID_ARGUMENT (POLICY_EMPTY: name at least one limit; CURRENCY_UNKNOWN: the limit's
+        currency is not the price's).
+        """
+
+    @_abc_1.abstractmethod
+    def ReportObservation(
+        self,
+        request: _estimator_pb2.ReportObservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_estimator_pb2.ReportObservationResponse, _abc.Awaitable[_estimator_pb2.ReportObservationResponse]]:
+        """Takes what a run measured; estimates for the same device learn from it. The same job and attempt count once.
+
+        Errors: INVALID_ARGUMENT (fix the named fields; OBSERVATION_IMPLAUSIBLE: the numbers contradict each other),
+        NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND), FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none),
+        ALREADY_EXISTS (REQUEST_ID_REUSED: another observation came under this request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def GetCalibration(
+        self,
+        request: _estimator_pb2.GetCalibrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_estimator_pb2.GetCalibrationResponse, _abc.Awaitable[_estimator_pb2.GetCalibrationResponse]]:
+        """Says what was learned from observed runs, with the points it was learned from.
+
+        Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+        """
+
+    @_abc_1.abstractmethod
+    def ResetCalibration(
+        self,
+        request: _estimator_pb2.ResetCalibrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_estimator_pb2.ResetCalibrationResponse, _abc.Awaitable[_estimator_pb2.ResetCalibrationResponse]]:
+        """Forgets what was learned, of one device or of all.
+
+        Errors: FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none).
         """
 
     @_abc_1.abstractmethod

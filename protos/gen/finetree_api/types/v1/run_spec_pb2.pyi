@@ -65,6 +65,8 @@ class _QuantizationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quantiza
     """4-bit float."""
     QUANTIZATION_INT8: _Quantization.ValueType  # 3
     """8-bit integers."""
+    QUANTIZATION_GPTQ_INT4: _Quantization.ValueType  # 4
+    """4-bit integers in groups of 128 as GPTQ stores them; can be priced, not trained."""
 
 class Quantization(_Quantization, metaclass=_QuantizationEnumTypeWrapper):
     """How the frozen base is quantised."""
@@ -77,6 +79,8 @@ QUANTIZATION_FP4: Quantization.ValueType  # 2
 """4-bit float."""
 QUANTIZATION_INT8: Quantization.ValueType  # 3
 """8-bit integers."""
+QUANTIZATION_GPTQ_INT4: Quantization.ValueType  # 4
+"""4-bit integers in groups of 128 as GPTQ stores them; can be priced, not trained."""
 Global___Quantization: _TypeAlias = Quantization  # noqa: Y015
 
 class _PrefixInit:
@@ -367,6 +371,38 @@ LOSS_KERNEL_COMPLETION_ONLY: LossKernel.ValueType  # 4
 """Logits only where there is a target, in chunks."""
 Global___LossKernel: _TypeAlias = LossKernel  # noqa: Y015
 
+class _Sharding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ShardingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sharding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SHARDING_UNSPECIFIED: _Sharding.ValueType  # 0
+    """The service's default: everything is copied (DDP)."""
+    SHARDING_REPLICATED: _Sharding.ValueType  # 1
+    """Each device holds everything (DDP)."""
+    SHARDING_OPTIMIZER: _Sharding.ValueType  # 2
+    """Optimizer states are spread (ZeRO-1)."""
+    SHARDING_GRADIENTS: _Sharding.ValueType  # 3
+    """Gradients and optimizer states are spread (ZeRO-2)."""
+    SHARDING_FULL: _Sharding.ValueType  # 4
+    """Weights, gradients and optimizer states are spread (FSDP, ZeRO-3)."""
+
+class Sharding(_Sharding, metaclass=_ShardingEnumTypeWrapper):
+    """What several devices share among themselves."""
+
+SHARDING_UNSPECIFIED: Sharding.ValueType  # 0
+"""The service's default: everything is copied (DDP)."""
+SHARDING_REPLICATED: Sharding.ValueType  # 1
+"""Each device holds everything (DDP)."""
+SHARDING_OPTIMIZER: Sharding.ValueType  # 2
+"""Optimizer states are spread (ZeRO-1)."""
+SHARDING_GRADIENTS: Sharding.ValueType  # 3
+"""Gradients and optimizer states are spread (ZeRO-2)."""
+SHARDING_FULL: Sharding.ValueType  # 4
+"""Weights, gradients and optimizer states are spread (FSDP, ZeRO-3)."""
+Global___Sharding: _TypeAlias = Sharding  # noqa: Y015
+
 class _Metric:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -416,6 +452,7 @@ class RunSpec(_message.Message):
     OWNERSHIP_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_IN_BACKWARD_FIELD_NUMBER: _builtins.int
     precision: Global___Precision.ValueType
     """Number format of compute and weights."""
     optimizer: Global___Optimizer.ValueType
@@ -426,6 +463,8 @@ class RunSpec(_message.Message):
     """Whether activations are recomputed."""
     loss_kernel: Global___LossKernel.ValueType
     """How the loss is computed."""
+    optimizer_in_backward: _builtins.bool
+    """Whether each weight is updated as soon as its gradient is there, so that not all gradients exist at once."""
     @_builtins.property
     def model(self) -> Global___ModelSource:
         """Base model."""
@@ -494,10 +533,11 @@ class RunSpec(_message.Message):
         ownership: Global___Ownership | None = ...,
         evaluation: Global___Evaluation | None = ...,
         checkpoints: Global___Checkpoints | None = ...,
+        optimizer_in_backward: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "checkpoints", b"checkpoints", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "hardware", b"hardware", "lora", b"lora", "method", b"method", "model", b"model", "ownership", b"ownership", "prefix", b"prefix", "qlora", b"qlora", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attention", b"attention", "checkpoints", b"checkpoints", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "gradient_checkpointing", b"gradient_checkpointing", "hardware", b"hardware", "lora", b"lora", "loss_kernel", b"loss_kernel", "method", b"method", "model", b"model", "optimizer", b"optimizer", "ownership", b"ownership", "precision", b"precision", "prefix", b"prefix", "qlora", b"qlora", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attention", b"attention", "checkpoints", b"checkpoints", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "gradient_checkpointing", b"gradient_checkpointing", "hardware", b"hardware", "lora", b"lora", "loss_kernel", b"loss_kernel", "method", b"method", "model", b"model", "optimizer", b"optimizer", "optimizer_in_backward", b"optimizer_in_backward", "ownership", b"ownership", "precision", b"precision", "prefix", b"prefix", "qlora", b"qlora", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["full", "lora", "qlora", "prefix", "adapter"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
@@ -590,6 +630,18 @@ class ModelShape(_message.Message):
     EXPERTS_FIELD_NUMBER: _builtins.int
     ACTIVE_EXPERTS_FIELD_NUMBER: _builtins.int
     ATTENTION_BIAS_FIELD_NUMBER: _builtins.int
+    ATTENTION_OUTPUT_BIAS_FIELD_NUMBER: _builtins.int
+    MLP_BIAS_FIELD_NUMBER: _builtins.int
+    NORMS_PER_LAYER_FIELD_NUMBER: _builtins.int
+    NORM_BIAS_FIELD_NUMBER: _builtins.int
+    HEAD_NORMS_FIELD_NUMBER: _builtins.int
+    LM_HEAD_BIAS_FIELD_NUMBER: _builtins.int
+    LEARNED_POSITIONS_FIELD_NUMBER: _builtins.int
+    SHARED_EXPERT_SIZE_FIELD_NUMBER: _builtins.int
+    DENSE_LAYERS_FIELD_NUMBER: _builtins.int
+    DENSE_INTERMEDIATE_SIZE_FIELD_NUMBER: _builtins.int
+    EXTRA_PARAMETERS_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
     hidden_size: _builtins.int
     """Width of the residual stream."""
     layers: _builtins.int
@@ -616,6 +668,30 @@ class ModelShape(_message.Message):
     """Experts that a token uses."""
     attention_bias: _builtins.bool
     """Whether the attention projections have biases."""
+    attention_output_bias: _builtins.bool
+    """Whether the output projection of attention has a bias."""
+    mlp_bias: _builtins.bool
+    """Whether the MLP's (or experts') projections have biases."""
+    norms_per_layer: _builtins.int
+    """Norms of a layer, those of heads left out; 0 means 2."""
+    norm_bias: _builtins.bool
+    """Whether norms have biases (LayerNorm) rather than scales alone (RMSNorm)."""
+    head_norms: _builtins.bool
+    """Whether each head's queries and keys are normalised."""
+    lm_head_bias: _builtins.bool
+    """Whether the output head has a bias."""
+    learned_positions: _builtins.int
+    """Learned position embeddings; 0 for rotary and the like."""
+    shared_expert_size: _builtins.int
+    """Width of the experts that every token uses, all of them together; 0 for none."""
+    dense_layers: _builtins.int
+    """Lowest layers of a mixture of experts that have a plain MLP instead."""
+    dense_intermediate_size: _builtins.int
+    """Width of the MLP of those layers; 0 means intermediate_size."""
+    extra_parameters: _builtins.int
+    """Parameters that no other field counts: router biases, attention sinks, gates."""
+    family: _builtins.str
+    """Name of the family, as config.json's model_type says it, for example "llama"; empty when unknown."""
     def __init__(
         self,
         *,
@@ -632,10 +708,22 @@ class ModelShape(_message.Message):
         experts: _builtins.int = ...,
         active_experts: _builtins.int = ...,
         attention_bias: _builtins.bool = ...,
+        attention_output_bias: _builtins.bool = ...,
+        mlp_bias: _builtins.bool = ...,
+        norms_per_layer: _builtins.int = ...,
+        norm_bias: _builtins.bool = ...,
+        head_norms: _builtins.bool = ...,
+        lm_head_bias: _builtins.bool = ...,
+        learned_positions: _builtins.int = ...,
+        shared_expert_size: _builtins.int = ...,
+        dense_layers: _builtins.int = ...,
+        dense_intermediate_size: _builtins.int = ...,
+        extra_parameters: _builtins.int = ...,
+        family: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_experts", b"active_experts", "attention_bias", b"attention_bias", "attention_heads", b"attention_heads", "experts", b"experts", "gated_mlp", b"gated_mlp", "head_dim", b"head_dim", "hidden_size", b"hidden_size", "intermediate_size", b"intermediate_size", "kv_heads", b"kv_heads", "layers", b"layers", "max_position_embeddings", b"max_position_embeddings", "tied_embeddings", b"tied_embeddings", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_experts", b"active_experts", "attention_bias", b"attention_bias", "attention_heads", b"attention_heads", "attention_output_bias", b"attention_output_bias", "dense_intermediate_size", b"dense_intermediate_size", "dense_layers", b"dense_layers", "experts", b"experts", "extra_parameters", b"extra_parameters", "family", b"family", "gated_mlp", b"gated_mlp", "head_dim", b"head_dim", "head_norms", b"head_norms", "hidden_size", b"hidden_size", "intermediate_size", b"intermediate_size", "kv_heads", b"kv_heads", "layers", b"layers", "learned_positions", b"learned_positions", "lm_head_bias", b"lm_head_bias", "max_position_embeddings", b"max_position_embeddings", "mlp_bias", b"mlp_bias", "norm_bias", b"norm_bias", "norms_per_layer", b"norms_per_layer", "shared_expert_size", b"shared_expert_size", "tied_embeddings", b"tied_embeddings", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -776,6 +864,7 @@ class Lora(_message.Message):
     TARGET_MODULES_FIELD_NUMBER: _builtins.int
     RANK_STABILIZED_FIELD_NUMBER: _builtins.int
     WEIGHT_DECOMPOSED_FIELD_NUMBER: _builtins.int
+    INCLUDE_EXPERTS_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Rank r."""
     alpha: _builtins.float
@@ -788,6 +877,8 @@ class Lora(_message.Message):
     """Scale by alpha / sqrt(rank) (rank-stabilised)."""
     weight_decomposed: _builtins.bool
     """Weight-decomposed (DoRA)."""
+    include_experts: _builtins.bool
+    """Whether the experts of a mixture get adapters too; routers never do."""
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Explicit module names instead of a preset, for example "q_proj"."""
@@ -802,10 +893,11 @@ class Lora(_message.Message):
         target_modules: _abc.Iterable[_builtins.str] | None = ...,
         rank_stabilized: _builtins.bool = ...,
         weight_decomposed: _builtins.bool = ...,
+        include_experts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dropout", b"_dropout", "_rank", b"_rank", "alpha", b"alpha", "dropout", b"dropout", "rank", b"rank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dropout", b"_dropout", "_rank", b"_rank", "alpha", b"alpha", "dropout", b"dropout", "rank", b"rank", "rank_stabilized", b"rank_stabilized", "target_modules", b"target_modules", "targets", b"targets", "weight_decomposed", b"weight_decomposed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dropout", b"_dropout", "_rank", b"_rank", "alpha", b"alpha", "dropout", b"dropout", "include_experts", b"include_experts", "rank", b"rank", "rank_stabilized", b"rank_stabilized", "target_modules", b"target_modules", "targets", b"targets", "weight_decomposed", b"weight_decomposed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
@@ -1031,10 +1123,16 @@ class Hardware(_message.Message):
     CPU_FIELD_NUMBER: _builtins.int
     UNKNOWN_ACCELERATOR_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    SHARDING_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
     accelerator: _builtins.str
     """An accelerator of the catalogue, for example "rtx-4090"."""
     count: _builtins.int
-    """Number of devices; 0 means 1."""
+    """Number of devices over all machines; 0 means 1."""
+    sharding: Global___Sharding.ValueType
+    """What several devices share among themselves."""
+    nodes: _builtins.int
+    """Machines that the devices are spread over evenly; 0 means 1."""
     @_builtins.property
     def cpu(self) -> Global___CpuDevice:
         """A machine without an accelerator."""
@@ -1050,10 +1148,12 @@ class Hardware(_message.Message):
         cpu: Global___CpuDevice | None = ...,
         unknown_accelerator: Global___UnknownAccelerator | None = ...,
         count: _builtins.int = ...,
+        sharding: Global___Sharding.ValueType = ...,
+        nodes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "cpu", b"cpu", "device", b"device", "unknown_accelerator", b"unknown_accelerator"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "count", b"count", "cpu", b"cpu", "device", b"device", "unknown_accelerator", b"unknown_accelerator"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "count", b"count", "cpu", b"cpu", "device", b"device", "nodes", b"nodes", "sharding", b"sharding", "unknown_accelerator", b"unknown_accelerator"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_device: _TypeAlias = _typing.Literal["accelerator", "cpu", "unknown_accelerator"]  # noqa: Y015
     _WhichOneofArgType_device: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015

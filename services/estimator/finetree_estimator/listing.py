@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of what the catalogue and the price book hold."""
+
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
+from finetree_estimator.accelerators import AcceleratorEntry
+from finetree_estimator.intervals import Kind, Source
+from finetree_estimator.models import ModelEntry
+from finetree_estimator.prices import PriceBook
+from finetree_estimator.shapes import Shape, active_parameters, count
+from finetree_estimator.writing import provenance_message
+
+
+def model_message(entry: ModelEntry) -> pb.Model:
+    """A model of the catalogue."""
+    return pb.Model(
+        name=entry.name,
+        hub_id=entry.hub_id,
+        family=entry.family,
+        shape=_shape(entry.shape),
+        parameters=count(entry.shape).total,
+        active_parameters=active_parameters(entry.shape),
+        license=entry.license,
+        provenance=provenance_message(Source(Kind.PUBLISHED, entry.source, date=entry.date)),
+    )
+
+
+def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> pb.Accelerator:
+    """An accelerator of the catalogue, with the median of its prices."""
+    return pb.Accelerator(
+        name=entry.name,
+        display_name=entry.display_name,
+        architecture=entry.architecture,
+        compute_capability=entry.compute_capability,
+        marketed_memory_gb=entry.marketed_gb,
+        usable_bytes=entry.usable_bytes,
+        bandwidth_bytes_per_second=entry.bandwidth,
+        dense_flops_per_second=entry.dense_flops,
+        native_bf16=entry.native_bf16,
+        typical_hourly_usd=book.typical(entry.name),
+        provenance=provenance_message(Source(Kind.PUBLISHED, entry.source, date=entry.date)),
+    )
+
+
+def _shape(shape: Shape) -> rs.ModelShape:
+    return rs.ModelShape(
+        hidden_size=shape.hidden,
+        layers=shape.layers,
+        intermediate_size=shape.intermediate,
+        attention_heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        vocab_size=shape.vocab,
+        tied_embeddings=shape.tied,
+        gated_mlp=shape.gated,
+        max_position_embeddings=shape.max_positions,
+        experts=shape.experts,
+        active_experts=shape.active_experts,
+        attention_bias=shape.qkv_bias,
+    )

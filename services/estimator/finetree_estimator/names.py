@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of the package's data files: exact, by alias, or the nearest ones to suggest."""
+
+import csv
+import difflib
+import io
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+
+GIB = 1024**3
+"""Bytes of a gibibyte."""
+
+
+class UnknownNameError(LookupError):
+    """A name the catalogue does not have; `nearest` are the most similar ones, best first."""
+
+    def __init__(self, name: str, nearest: tuple[str, ...]) -> None:
+        super().__init__(name)
+        self.name = name
+        self.nearest = nearest
+
+
+@cache
+def raw(filename: str) -> bytes:
+    """Content of a data file of the package."""
+    return resources.files("finetree_estimator.data").joinpath(filename).read_bytes()
+
+
+def table(filename: str) -> Iterable[dict[str, str]]:
+    """Rows of a CSV data file of the package."""
+    return csv.DictReader(io.StringIO(raw(filename).decode()))
+
+
+def nearest_names(name: str, *groups: Iterable[str]) -> tuple[str, ...]:
+    """At most three names similar to `name`, best first; where none is similar, none."""
+    names = {candidate.lower(): candidate for group in groups for candidate in group}
+    return tuple(names[hit] for hit in difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5))
+
+
+def slug(name: str) -> str:
+    """A name in lower case, blanks, underscores and hyphens alike."""
+    return "-".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+def split(text: str) -> tuple[str, ...]:
+    """Parts of a cell that holds several names, separated by semicolons."""
+    return tuple(part for part in text.split(";") if part)
