@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models of the published rows: their catalogue name, or their shape where the catalogue has none like them.
+
+A shape that stands here was checked against the row itself: LLM Foundry prints each model's parameter count to six
+digits (with the learned positions of its sequence length), LitGPT prints the trainable parameters of its adapters.
+"""
+
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
+CATALOGUE = {
+    "meta-llama/Llama-3.2-3B": "llama-3.2-3b",
+    "llama3-8b": "llama-3-8b",
+    "llama3.1-8b": "llama-3.1-8b",
+    "llama3.1-70b": "llama-3.1-70b",
+    "granite-3.1-8b-instruct": "granite-3.1-8b",
+    # Replicas of Llama 2 in every dimension (ibm-granite/granite-7b-base; huggyllama/llama-13b but for its positions).
+    "granite-7b-base": "llama-2-7b",
+    "llama-13b": "llama-2-13b",
+    "phi-1.5": "phi-1.5",
+    "Llama 2 7B": "llama-2-7b",
+    "Llama 2/7": "llama-2-7b",
+    "Llama 2/13": "llama-2-13b",
+}
+"""Published name, with "/" and the size in billions where the name alone does not tell, to the catalogue's."""
+
+_MPT = {
+    "MPT-125m": (768, 12, 12),
+    "MPT-350m": (1024, 24, 16),
+    "MPT-760m": (1536, 24, 12),
+    "MPT-1b": (2048, 24, 16),
+    "MPT-3b": (2560, 32, 20),
+    "MPT-7b": (4096, 32, 32),
+    "MPT-13b": (5120, 40, 40),
+    "MPT-30b": (7168, 48, 56),
+}
+"""Width, layers and heads (github:mosaicml/llm-foundry scripts/train/yamls/pretrain/mpt-*.yaml)."""
+
+
+def shape_of(model: str, params_b: float, sequence_length: int) -> rs.ModelShape | None:
+    """Shape of a published model that the catalogue does not have; None when it is not known."""
+    if model in _MPT:
+        return _mpt(model, sequence_length)
+    if model.startswith("StableLM Alpha"):
+        return _stablelm_alpha()
+    if model == "Falcon" and params_b == 40:
+        return _falcon_40b()
+    if model == "allam-1-13b":
+        return _allam_13b()
+    return None
+
+
+def _mpt(model: str, sequence_length: int) -> rs.ModelShape:
+    """MPT as LLM Foundry's benchmark trains it: tied embeddings, learned positions, biases everywhere."""
+    hidden, layers, heads = _MPT[model]
+    return rs.ModelShape(
+        hidden_size=hidden,
+        layers=layers,
+        intermediate_size=4 * hidden,
+        attention_heads=heads,
+        vocab_size=50368,
+        tied_embeddings=True,
+        attention_bias=True,
+        attention_output_bias=True,
+        mlp_bias=True,
+        norm_bias=True,
+        learned_positions=sequence_length,
+        family="mpt",
+    )
+
+
+def _stablelm_alpha() -> rs.ModelShape:
+    """StableLM-Base-Alpha-3B, a GPT-NeoX; LitGPT pads its vocabulary (litgpt/config.py)."""
+    return rs.ModelShape(
+        hidden_size=4096,
+        layers=16,
+        intermediate_size=16384,
+        attention_heads=32,
+        vocab_size=50688,
+        max_position_embeddings=4096,
+        attention_bias=True,
+        attention_output_bias=True,
+        mlp_bias=True,
+        norm_bias=True,
+        family="gpt_neox",
+    )
+
+
+def _falcon_40b() -> rs.ModelShape:
+    """Falcon-40B: eight key and value heads of 64, a plain MLP, no biases (its config.json)."""
+    return rs.ModelShape(
+        hidden_size=8192,
+        layers=60,
+        intermediate_size=32768,
+        attention_heads=128,
+        kv_heads=8,
+        head_dim=64,
+        vocab_size=65024,
+        tied_embeddings=True,
+        max_position_embeddings=2048,
+        norm_bias=True,
+        family="falcon",
+    )
+
+
+def _allam_13b() -> rs.ModelShape:
+    """ALLaM-1-13B: Llama 2 13B with a vocabulary of 64,000 (arXiv 2407.15390, section 3)."""
+    return rs.ModelShape(
+        hidden_size=5120,
+        layers=40,
+        intermediate_size=13824,
+        attention_heads=40,
+        vocab_size=64000,
+        gated_mlp=True,
+        family="llama",
+    )
