@@ -7,7 +7,7 @@ import finetree
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.recommender.v1 import recommender_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 
 
 def test_a_recommendation_can_be_priced_as_it_is(do, spec):
@@ -93,3 +93,39 @@ def test_raw_stubs_are_typed_and_share_the_channel(do):
     assert response.estimate.total_parameters == 1_000_000
     assert hasattr(trainer, "WatchJob")
     assert hasattr(recommender, "Recommend")
+
+
+def test_a_plan_is_held_against_limits(do, spec):
+    client = do.client()
+    peak = do(client.estimate(spec)).memory.device_bytes
+    passed = do(client.check_plan(spec, {"max_device_bytes": round(peak.high) + 1}))
+    straddled = do(client.check_plan(spec, estimator_pb2.PlanPolicy(max_device_bytes=round(peak.expected))))
+    failed = do(client.check_plan(spec, {"max_device_bytes": 1, "max_seconds": 1e9}))
+    verdicts = [evidence_pb2.CheckVerdict.Name(answer.verdict) for answer in (passed, straddled, failed)]
+    assert verdicts == ["CHECK_VERDICT_PASS", "CHECK_VERDICT_UNDECIDED", "CHECK_VERDICT_FAIL"]
+    assert {check.rule_id for check in failed.checks} == {"policy.max_seconds", "policy.max_device_bytes"}
+    with pytest.raises(finetree.InvalidArgument) as caught:
+        do(client.check_plan(spec, {}))
+    assert caught.value.reason == "POLICY_EMPTY"
+    with pytest.raises(finetree.InvalidSpec) as wrong:
+        do(client.check_plan(spec, {"max_price": 1}))
+    assert wrong.value.path == "policy.max_price"
+
+
+def test_prices_by_accelerator_provider_and_term(do):
+    client = do.client()
+    assert [price.hourly_price for price in do.all(client.list_prices("rtx-4090", page_size=1))] == [0.25, 0.5]
+    assert [price.price_id for price in do.all(client.list_prices(term="spot"))] == ["fake/rtx-4090/spot"]
+    assert do.all(client.list_prices(provider="nobody")) == []
+    with pytest.raises(finetree.InvalidArgument, match="known are on_demand, spot, reserved"):
+        client.list_prices(term="stolen")
+
+
+def test_an_observation_counts_once_and_can_be_forgotten(do, spec):
+    client = do.client()
+    observation = {"job": "projects/default/jobs/a", "attempt": 1, "run": {"spec": spec}, "step_seconds": 0.5}
+    assert [do(client.report_observation(observation)).accepted for _ in range(2)] == [True, False]
+    (point,) = do(client.get_calibration(points=10)).points
+    assert (point.job, point.attempt, point.measured_step_seconds) == ("projects/default/jobs/a", 1, 0.5)
+    assert do(client.reset_calibration()) == 1
+    assert not do(client.get_calibration()).points

@@ -14,6 +14,7 @@ from finetree_api.types.v1 import evidence_pb2
 
 from finetree._async.datasets import AsyncDatasets
 from finetree._async.jobs import AsyncJobs
+from finetree._async.plans import AsyncPlans
 from finetree._async.questions import AsyncQuestions
 from finetree._async.transport import AsyncTransport
 from finetree._shared import methods
@@ -43,7 +44,7 @@ class Raw:
         return trainer_pb2_grpc.TrainerServiceStub(self._transport.channel("trainer"))
 
 
-class AsyncClient(AsyncQuestions, AsyncDatasets, AsyncJobs):
+class AsyncClient(AsyncQuestions, AsyncPlans, AsyncDatasets, AsyncJobs):
     """A client of the three services. Nothing connects before the first call; tasks and loops may share it.
 
     Args:

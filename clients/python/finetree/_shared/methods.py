@@ -56,6 +56,15 @@ LIST_MODELS = _of("estimator", "ListModels", estimator.ListModelsRequest, estima
 LIST_ACCELERATORS = _of(
     "estimator", "ListAccelerators", estimator.ListAcceleratorsRequest, estimator.ListAcceleratorsResponse
 )
+LIST_PRICES = _of("estimator", "ListPrices", estimator.ListPricesRequest, estimator.ListPricesResponse)
+CHECK_PLAN = _of("estimator", "CheckPlan", estimator.CheckPlanRequest, estimator.CheckPlanResponse)
+REPORT_OBSERVATION = _of(
+    "estimator", "ReportObservation", estimator.ReportObservationRequest, estimator.ReportObservationResponse
+)
+GET_CALIBRATION = _of("estimator", "GetCalibration", estimator.GetCalibrationRequest, estimator.GetCalibrationResponse)
+RESET_CALIBRATION = _of(
+    "estimator", "ResetCalibration", estimator.ResetCalibrationRequest, estimator.ResetCalibrationResponse
+)
 ESTIMATOR_INFO = _of("estimator", "GetServerInfo", estimator.GetServerInfoRequest, estimator.GetServerInfoResponse)
 
 CREATE_DATASET = _of("trainer", "CreateDataset", dataset.CreateDatasetRequest, dataset.CreateDatasetResponse)

@@ -13,7 +13,7 @@ from finetree_api.recommender.v1 import recommender_pb2
 from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 
-from finetree._shared.channels import trace_context
+from finetree._shared.channels import new_request_id, trace_context
 from finetree._shared.follow import Follow
 from finetree._shared.status import error_of_status
 from finetree.errors import FinetreeError, InvalidArgument, JobFailed, Violation
@@ -25,6 +25,8 @@ ProfileLike = run_spec_pb2.DatasetProfile | Mapping[str, Any]
 RevisionLike = evidence_pb2.Revision | Mapping[str, Any]
 RecommendLike = recommender_pb2.RecommendRequest | Mapping[str, Any]
 EstimateLike = estimator_pb2.EstimateRunRequest | SpecLike
+PolicyLike = estimator_pb2.PlanPolicy | Mapping[str, Any]
+ObservationLike = estimator_pb2.Observation | Mapping[str, Any]
 View = Literal["BASIC", "FULL"]
 Kind = Literal["TRAIN", "PREPARE", "EXPORT"]
 Mode = Literal["NOW", "CHECKPOINT"]
@@ -113,6 +115,33 @@ def batch_results(
         row.key: error_of_status(row.error) if row.WhichOneof("result") == "error" else row.estimate
         for row in response.results
     }
+
+
+def check_request(
+    spec: EstimateLike,
+    policy: PolicyLike,
+    *,
+    dataset_profile: ProfileLike | None = None,
+    evaluation_profile: ProfileLike | None = None,
+    pinned: RevisionLike | None = None,
+) -> estimator_pb2.CheckPlanRequest:
+    """Request of CheckPlan."""
+    run = estimate_request(spec, dataset_profile=dataset_profile, evaluation_profile=evaluation_profile, pinned=pinned)
+    return estimator_pb2.CheckPlanRequest(run=run, policy=coerced(estimator_pb2.PlanPolicy, policy, prefix="policy"))
+
+
+def prices_request(accelerator: str, provider: str, term: str | int, page_size: int) -> estimator_pb2.ListPricesRequest:
+    """Request of ListPrices."""
+    number = enum_number(estimator_pb2.PriceTerm, "PRICE_TERM_", term, "term")
+    return estimator_pb2.ListPricesRequest(accelerator=accelerator, provider=provider, term=number, page_size=page_size)
+
+
+def observation_request(observation: ObservationLike, request_id: str) -> estimator_pb2.ReportObservationRequest:
+    """Request of ReportObservation; a retry of the call carries the same request id."""
+    return estimator_pb2.ReportObservationRequest(
+        observation=coerced(estimator_pb2.Observation, observation, prefix="observation"),
+        request_id=request_id or new_request_id(),
+    )
 
 
 def job_request(

@@ -16,6 +16,7 @@ from finetree._shared.options import RECONNECT_TIMEOUT, TLS, Options, Service, m
 from finetree._shared.requests import unknown_service
 from finetree._sync.datasets import Datasets
 from finetree._sync.jobs import Jobs
+from finetree._sync.plans import Plans
 from finetree._sync.questions import Questions
 from finetree._sync.transport import Transport
 
@@ -42,7 +43,7 @@ class Raw:
         return trainer_pb2_grpc.TrainerServiceStub(self._transport.channel("trainer"))
 
 
-class Client(Questions, Datasets, Jobs):
+class Client(Questions, Plans, Datasets, Jobs):
     """A client of the three services. Nothing connects before the first call; threads may share it.
 
     Args:

@@ -11,6 +11,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from finetree._shared import methods
 from finetree._version import __version__
 from finetree.errors import FinetreeError, InvalidArgument, NotFound, Violation
+from finetree.testing.plans import FakePlans
 from finetree.testing.wire import Wire
 
 PARAMETERS = {"tiny": 1_000_000, "small": 135_000_000, "large": 7_000_000_000}
@@ -31,6 +32,7 @@ class FakeAnswers:
         wire.unary(methods.BATCH_ESTIMATE, self.batch)
         wire.unary(methods.LIST_MODELS, self.models)
         wire.unary(methods.LIST_ACCELERATORS, self.accelerators)
+        self.plans = FakePlans(wire, self.estimate)
         wire.unary(methods.ESTIMATOR_INFO, lambda _: es.GetServerInfoResponse(server=server("estimator")))
 
     def recommend(self, request: rc.RecommendRequest) -> rc.RecommendResponse:
