@@ -71,6 +71,4 @@ def _notes(run: Run, peaks: memory.Memory) -> list[str]:
     usable = run.device.usable_bytes
     if not run.device.is_cpu and usable and 0.92 * usable < peaks.device.expected <= usable:
         notes.append("above 92 % of the device the allocator frees its cache and retries: slower, but it may run")
-    if run.shape.max_positions and run.sequence_length > run.shape.max_positions:
-        notes.append(f"rows are longer than the {run.shape.max_positions} positions that the model was trained for")
     return notes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import InvalidArgument, invalid_field
-from finetree_runtime.plan import combination_problem, optimizer_steps, resolve_spec, spec_profile
+from finetree_runtime.plan import combination_problem, optimizer_steps, resolve_spec, sequence_problem, spec_profile
 
 from finetree_estimator import rows
 from finetree_estimator.lookups import Knowledge, read_device, read_payment, read_shape
@@ -61,11 +61,12 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Reading:
     """Understand a request. Raises InvalidArgument and NotFound with the reasons that the rpc documents."""
     _require(request.spec)
     profile = request.dataset_profile if request.HasField("dataset_profile") else spec_profile(request.spec)
-    spec = resolve_spec(request.spec, profile=profile).spec
-    if (problem := combination_problem(spec)) is not None:
+    shape = read_shape(request.spec.model, knowledge)
+    spec = resolve_spec(request.spec, profile=profile, positions=shape.max_positions).spec
+    problem = combination_problem(spec) or sequence_problem(spec, shape.max_positions)
+    if problem is not None:
         path = f"spec.{problem.field_path}"
         raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
-    shape = read_shape(spec.model, knowledge)
     method = read_method(spec, shape)
     training = spec.training
     data = _training_rows(spec, profile)

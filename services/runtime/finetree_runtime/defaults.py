@@ -56,11 +56,14 @@ _LEARNING_RATES: dict[str, tuple[float, str, str]] = {
 }
 
 
-def defaults_for(spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> Iterator[Default]:
-    """Defaults of a spec in field order; later ones may read what earlier ones filled in."""
+def defaults_for(spec: rs.RunSpec, profile: rs.DatasetProfile | None, positions: int = 0) -> Iterator[Default]:
+    """Defaults of a spec in field order; later ones may read what earlier ones filled in.
+
+    `positions` is the longest sequence of the model in tokens; 0 when unknown.
+    """
     method = spec.WhichOneof("method")
     yield from _method_defaults(spec, method)
-    yield from _training_defaults(spec, method, profile)
+    yield from _training_defaults(spec, method, _sequence_length(profile, positions))
     yield from _compute_defaults(spec)
     yield from _evaluation_defaults(spec)
     yield Default("checkpoints.every_steps", CHECKPOINT_EVERY_STEPS, "a crash costs at most so many steps")
@@ -99,7 +102,14 @@ def _lora_defaults(lora: rs.Lora, prefix: str) -> Iterator[Default]:
         )
 
 
-def _training_defaults(spec: rs.RunSpec, method: str | None, profile: rs.DatasetProfile | None) -> Iterator[Default]:
+def _sequence_length(profile: rs.DatasetProfile | None, positions: int) -> Default:
+    length = suggested_sequence_length(profile) or UNKNOWN_SEQUENCE_LENGTH
+    if 0 < positions < length:
+        return Default("training.sequence_length", positions, "the longest sequence of the model")
+    return Default("training.sequence_length", length, "keeps 99 % of the rows whole, or 2048 where unknown")
+
+
+def _training_defaults(spec: rs.RunSpec, method: str | None, sequence_length: Default) -> Iterator[Default]:
     yield Default("training.epochs", 3.0, "usual below 10,000 examples", *_paper("LLaMA-Factory, Unsloth guides"))
     if method is not None:
         rate, reason, source = _LEARNING_RATES[method]
@@ -111,8 +121,7 @@ def _training_defaults(spec: rs.RunSpec, method: str | None, profile: rs.Dataset
     yield Default("training.effective_batch_size", 16, "at most 32 for LoRA", *_paper("QLoRA paper, torchtune"))
     effective = spec.training.effective_batch_size or 16
     yield Default("training.micro_batch_size", min(effective, 4), "small enough for most devices")
-    length = suggested_sequence_length(profile) or UNKNOWN_SEQUENCE_LENGTH
-    yield Default("training.sequence_length", length, "keeps 99 % of the rows whole, or 2048 where unknown")
+    yield sequence_length
     # Prefixes and packing exclude each other, see plan.combination_problem.
     packing = rs.PACKING_OFF if method == "prefix" else rs.PACKING_ON
     yield Default("training.packing", packing, "no token is spent on padding", *_paper("torchtune README ladder"))

@@ -41,16 +41,18 @@ class Problem:
     """What is wrong and what to do."""
 
 
-def resolve_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None) -> Resolved:
-    """Fill in every unset field that matters; `profile` sizes the sequence length when the spec leaves it open.
+def resolve_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> Resolved:
+    """Fill in every unset field that matters.
 
-    A spec without a method stays without one: choosing it is the recommender's work, refusing it the caller's.
+    `profile` sizes the sequence length when the spec leaves it open, `positions` (the longest sequence of the model in
+    tokens, 0 when unknown) limits it. A spec without a method stays without one: choosing it is the recommender's work,
+    refusing it the caller's.
     """
     resolved = rs.RunSpec()
     resolved.CopyFrom(spec)
     filled: dict[str, Default] = {}
     known = profile if profile is not None else spec_profile(spec)
-    for default in defaults_for(resolved, known):
+    for default in defaults_for(resolved, known, positions):
         if _fill(resolved, default):
             filled[default.field_path] = default
     sources = tuple(_source(path, filled.get(path)) for path in set_paths(resolved))
@@ -94,6 +96,15 @@ def combination_problem(spec: rs.RunSpec) -> Problem | None:
         )
         return Problem("MICRO_BATCH_TOO_LARGE", "training.micro_batch_size", text)
     return None
+
+
+def sequence_problem(spec: rs.RunSpec, positions: int) -> Problem | None:
+    """What is wrong with the sequence length of a resolved spec for a model of so many positions (0: unknown)."""
+    length = spec.training.sequence_length
+    if not 0 < positions < length:
+        return None
+    text = f"{length} tokens are more than the {positions} positions of the model; lower it to {positions} or less"
+    return Problem("SEQUENCE_TOO_LONG", "training.sequence_length", text)
 
 
 def plan_digest(spec: rs.RunSpec, profile: rs.DatasetProfile | None, revision: ev.Revision) -> str:

@@ -141,6 +141,14 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
             {"prefix": {}, "training": {"packing": "PACKING_ON"}},
             (INVALID, "PREFIX_WITH_PACKING", "spec.training.packing"),
         ),
+        (
+            {"training": {"effective_batch_size": 2, "micro_batch_size": 3}},
+            (INVALID, "MICRO_BATCH_TOO_LARGE", "spec.training.micro_batch_size"),
+        ),
+        (
+            {"training": {"sequence_length": 131_073}},
+            (INVALID, "SEQUENCE_TOO_LONG", "spec.training.sequence_length"),
+        ),
     ],
 )
 async def test_each_documented_error(stub, request_of, explain, spec, error):
@@ -156,6 +164,14 @@ async def test_each_documented_error(stub, request_of, explain, spec, error):
     found = explain(caught.value)
     assert (caught.value.code(), found.reason, found.domain) == (code, reason, "finetree")
     assert field is None or field in found.fields
+
+
+async def test_a_sequence_length_that_is_left_open_is_one_that_the_model_has(stub, request_of):
+    shape = {"hidden_size": 64, "layers": 2, "intermediate_size": 128, "attention_heads": 4, "vocab_size": 100}
+    request = request_of({"model": {"shape": shape | {"max_position_embeddings": 512}}})
+    estimate = (await stub.EstimateRun(request)).estimate
+
+    assert estimate.resolved_spec.training.sequence_length == 512
 
 
 async def test_a_request_without_a_method_is_refused(stub, request_of, explain):

@@ -121,7 +121,9 @@ def job_request(dataset: str, model: str = "tiny", **fields) -> trainer_pb2.JobR
 def folders(tmp_path: Path) -> None:
     """A data folder, a model root with one model, a data root with one file."""
     (tmp_path / "models" / "tiny").mkdir(parents=True, exist_ok=True)
-    (tmp_path / "models" / "tiny" / "config.json").write_text('{"_name_or_path": "acme/tiny"}')
+    (tmp_path / "models" / "tiny" / "config.json").write_text(
+        '{"_name_or_path": "acme/tiny", "max_position_embeddings": 512}'
+    )
     (tmp_path / "rows").mkdir(exist_ok=True)
     (tmp_path / "rows" / "train.jsonl").write_bytes(jsonl(ROWS))
 

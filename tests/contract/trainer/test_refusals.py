@@ -68,6 +68,11 @@ CASES = {
     "data path with dots": (data(path="../script.json"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
     "data path with wrong rows": (data(path="wrong.jsonl"), "INVALID_ARGUMENT", "MALFORMED_ROW"),
     "micro-batch too large": (spec(training=MICRO), "INVALID_ARGUMENT", "MICRO_BATCH_TOO_LARGE"),
+    "longer than the model": (
+        spec(training=run_spec_pb2.Training(sequence_length=513)),
+        "INVALID_ARGUMENT",
+        "SEQUENCE_TOO_LONG",
+    ),
     "DoRA": (spec(lora=run_spec_pb2.Lora(weight_decomposed=True)), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
     "flash": (spec(attention=run_spec_pb2.ATTENTION_KERNEL_FLASH), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
     "export": (export, "INVALID_ARGUMENT", "JOB_KIND_NOT_SUPPORTED"),

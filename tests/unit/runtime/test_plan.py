@@ -80,6 +80,21 @@ def test_prefix_refuses_checkpointing_and_packing() -> None:
     assert other.reason == "PREFIX_WITH_PACKING"
 
 
+def test_a_sequence_longer_than_the_model_is_a_problem_and_never_a_default() -> None:
+    spec = plan.resolve_spec(lora_spec(sequence_length=1025)).spec
+    problem = plan.sequence_problem(spec, 1024)
+    assert problem is not None
+    assert (problem.reason, problem.field_path) == ("SEQUENCE_TOO_LONG", "training.sequence_length")
+    assert "1024" in problem.message
+    assert plan.sequence_problem(spec, 1025) is None
+    assert plan.sequence_problem(spec, 0) is None
+    default = plan.resolve_spec(lora_spec(), positions=1024)
+    assert default.spec.training.sequence_length == 1024
+    assert plan.sequence_problem(default.spec, 1024) is None
+    reason = next(s.reason for s in default.sources if s.field_path == "training.sequence_length")
+    assert reason == "the longest sequence of the model"
+
+
 def test_micro_batch_larger_than_batch_is_a_problem() -> None:
     spec = lora_spec(effective_batch_size=2, micro_batch_size=3)
     problem = plan.combination_problem(plan.resolve_spec(spec).spec)

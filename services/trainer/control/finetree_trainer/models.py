@@ -13,6 +13,8 @@ from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFoun
 from finetree_trainer.roots import inside
 
 _FIELD = "job.spec.model"
+_POSITIONS = ("max_position_embeddings", "n_positions")
+"""Names of the longest sequence in a config.json (transformers; GPT-2 has its own)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,18 @@ def require_prepared(model: BaseModel) -> None:
             metadata={"model": model.name},
             violations=[(_FIELD, text, "MODEL_NOT_PREPARED")],
         )
+
+
+def positions(model: BaseModel) -> int:
+    """The longest sequence of a prepared model in tokens, as its config.json says it; 0 when it does not."""
+    try:
+        config = json.loads((model.folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        # Whoever loads the model says what is wrong with its folder.
+        return 0
+    parts = (config, config.get("text_config")) if isinstance(config, dict) else ()
+    named = (part.get(name) for part in parts if isinstance(part, dict) for name in _POSITIONS)
+    return next((value for value in named if type(value) is int and value > 0), 0)
 
 
 def _hub_id(config: Path) -> str:

@@ -12,7 +12,7 @@ from finetree_api.trainer.v1 import job_pb2, trainer_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, invalid_field
 from finetree_runtime.ids import parse_name
-from finetree_runtime.plan import combination_problem, difference, plan_digest, resolve_spec
+from finetree_runtime.plan import combination_problem, difference, plan_digest, resolve_spec, sequence_problem
 from google.protobuf import json_format
 
 from finetree_trainer import capabilities, devices, estimates, models, roots, rows
@@ -88,11 +88,12 @@ class Planner:
 
     async def _complete(self, plan: Plan, job: trainer_pb2.JobRequest) -> None:
         profile = plan.data.profile if plan.data else None
-        resolved = resolve_spec(plan.spec, profile=profile)
+        positions = models.positions(plan.model)
+        resolved = resolve_spec(plan.spec, profile=profile, positions=positions)
         plan.spec = resolved.spec
         plan.sources = _merge(list(resolved.sources), list(job.setting_sources))
         capabilities.require_settings(plan.spec)
-        problem = combination_problem(plan.spec)
+        problem = combination_problem(plan.spec) or sequence_problem(plan.spec, positions)
         if problem is not None:
             path = f"{_SPEC}.{problem.field_path}"
             text = f"{path}: {problem.message}."

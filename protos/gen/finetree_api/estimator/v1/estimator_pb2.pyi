@@ -573,7 +573,9 @@ class Estimate(_message.Message):
 
     @_builtins.property
     def smallest_hardware(self) -> _containers.RepeatedCompositeFieldContainer[Global___HardwareOption]:
-        """The smallest hardware that fits, smallest first; only in the FULL view."""
+        """The smallest hardware that fits, for one, two, four and eight devices where more devices allow smaller ones, fewest
+        devices first; none for a CPU. Only in the FULL view.
+        """
 
     @_builtins.property
     def offers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Offer]:
@@ -713,9 +715,11 @@ class LargestThatFits(_message.Message):
     MICRO_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
     micro_batch_size: _builtins.int
-    """Rows of a micro-batch; 0 when not even one fits."""
+    """Rows of a micro-batch, at most a device's share of the effective batch (where the request leaves that one open, it
+    rises with the micro-batch); 0 when not even one fits.
+    """
     sequence_length: _builtins.int
-    """Tokens of a row; 0 when not even the shortest fits."""
+    """Tokens of a row, at most the model's positions, in steps of 64 (of 8 up to 512); 0 when not even 8 fit."""
     def __init__(
         self,
         *,

@@ -39,9 +39,10 @@ class EstimatorServiceStub:
     EstimateRun: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.EstimateRunRequest, _estimator_pb2.EstimateRunResponse]
     """Estimates one run.
 
-    Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED), NOT_FOUND
-    (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND: ListModels and ListAccelerators say what there is),
-    FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+    Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
+    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, PREFIX_WITH_PACKING), NOT_FOUND (MODEL_NOT_FOUND,
+    ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND: ListModels and ListAccelerators say what there is), FAILED_PRECONDITION
+    (REVISION_UNAVAILABLE: pin another revision or none).
     """
     BatchEstimateRuns: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.BatchEstimateRunsRequest, _estimator_pb2.BatchEstimateRunsResponse]
     """Estimates many runs; a row that fails carries its own status and spoils no other.
@@ -103,9 +104,10 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     EstimateRun: _aio.UnaryUnaryMultiCallable[_estimator_pb2.EstimateRunRequest, _estimator_pb2.EstimateRunResponse]  # type: ignore[assignment]
     """Estimates one run.
 
-    Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED), NOT_FOUND
-    (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND: ListModels and ListAccelerators say what there is),
-    FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+    Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
+    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, PREFIX_WITH_PACKING), NOT_FOUND (MODEL_NOT_FOUND,
+    ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND: ListModels and ListAccelerators say what there is), FAILED_PRECONDITION
+    (REVISION_UNAVAILABLE: pin another revision or none).
     """
     BatchEstimateRuns: _aio.UnaryUnaryMultiCallable[_estimator_pb2.BatchEstimateRunsRequest, _estimator_pb2.BatchEstimateRunsResponse]  # type: ignore[assignment]
     """Estimates many runs; a row that fails carries its own status and spoils no other.
@@ -170,9 +172,10 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_estimator_pb2.EstimateRunResponse, _abc.Awaitable[_estimator_pb2.EstimateRunResponse]]:
         """Estimates one run.
 
-        Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED), NOT_FOUND
-        (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND: ListModels and ListAccelerators say what there is),
-        FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+        Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
+        MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, PREFIX_WITH_PACKING), NOT_FOUND (MODEL_NOT_FOUND,
+        ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND: ListModels and ListAccelerators say what there is), FAILED_PRECONDITION
+        (REVISION_UNAVAILABLE: pin another revision or none).
         """
 
     @_abc_1.abstractmethod

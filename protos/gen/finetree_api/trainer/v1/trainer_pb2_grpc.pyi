@@ -74,8 +74,8 @@ class TrainerServiceStub:
     CreateJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CreateJobRequest, _trainer_pb2.CreateJobResponse]
     """Creates a job. When it returns, the job is durable. The same request_id gives the same job, for ever.
 
-    Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE), NOT_FOUND
-    (MODEL_NOT_FOUND, DATASET_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED: take another request_id),
+    Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG),
+    NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED: take another request_id),
     PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION (DATASET_NOT_READY:
     finish the upload; PLAN_DRIFT: the plan is not the approved one; MODEL_NOT_PREPARED: run a PREPARE job;
     NO_SUCH_DEVICE: this server has no such device; JOB_DELETED), RESOURCE_EXHAUSTED (QUEUE_FULL, DISK_FULL).
@@ -173,8 +173,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     CreateJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CreateJobRequest, _trainer_pb2.CreateJobResponse]  # type: ignore[assignment]
     """Creates a job. When it returns, the job is durable. The same request_id gives the same job, for ever.
 
-    Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE), NOT_FOUND
-    (MODEL_NOT_FOUND, DATASET_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED: take another request_id),
+    Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG),
+    NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED: take another request_id),
     PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION (DATASET_NOT_READY:
     finish the upload; PLAN_DRIFT: the plan is not the approved one; MODEL_NOT_PREPARED: run a PREPARE job;
     NO_SUCH_DEVICE: this server has no such device; JOB_DELETED), RESOURCE_EXHAUSTED (QUEUE_FULL, DISK_FULL).
@@ -311,8 +311,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trainer_pb2.CreateJobResponse, _abc.Awaitable[_trainer_pb2.CreateJobResponse]]:
         """Creates a job. When it returns, the job is durable. The same request_id gives the same job, for ever.
 
-        Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE), NOT_FOUND
-        (MODEL_NOT_FOUND, DATASET_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED: take another request_id),
+        Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG),
+        NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED: take another request_id),
         PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION (DATASET_NOT_READY:
         finish the upload; PLAN_DRIFT: the plan is not the approved one; MODEL_NOT_PREPARED: run a PREPARE job;
         NO_SUCH_DEVICE: this server has no such device; JOB_DELETED), RESOURCE_EXHAUSTED (QUEUE_FULL, DISK_FULL).
