@@ -32,7 +32,7 @@ class Estimate:
 
 def estimate(run: Run) -> Estimate:
     """Memory, fit, time and cost of a run; the same run gives the same answer. Raises BeyondLimitError."""
-    peaks = memory.estimate(run)
+    peaks, fits = fit_of(run)
     _guard("memory in bytes", peaks.device.high, peaks.host.high)
     times = durations.estimate(run)
     if times is not None:
@@ -40,7 +40,7 @@ def estimate(run: Run) -> Estimate:
         _guard("tokens", times.processed_tokens, times.tokens_per_second.high)
     return Estimate(
         memory=peaks,
-        fit=fit.judge(peaks.device, run.device.usable_bytes),
+        fit=fits,
         times=times,
         cost=cost.estimate(run, times.total) if times is not None else None,
         trainable_parameters=trainable_parameters(run.method, run.shape),
@@ -48,6 +48,12 @@ def estimate(run: Run) -> Estimate:
         optimizer_steps=run.steps,
         notes=tuple(_notes(run, peaks)),
     )
+
+
+def fit_of(run: Run) -> tuple[memory.Memory, fit.Fit]:
+    """Memory of a run and whether it fits: the part of `estimate` that searches repeat."""
+    peaks = memory.estimate(run)
+    return peaks, fit.judge(peaks.device, run.device.usable_bytes)
 
 
 def _guard(what: str, *values: float) -> None:

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from finetree_estimator.intervals import Interval
+from finetree_estimator.intervals import Interval, probability_below
 
 
 class Verdict(Enum):
@@ -18,11 +18,12 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Head-room in bytes: usable less expected; negative when it does not fit."""
+    """Head-room in bytes: usable less expected; negative when it does not fit. `probability` is that of fitting."""
 
     verdict: Verdict
     headroom_bytes: int
     summary: str
+    probability: float = 0.0
 
 
 def judge(peak: Interval, usable_bytes: int) -> Fit:
@@ -30,12 +31,17 @@ def judge(peak: Interval, usable_bytes: int) -> Fit:
     if usable_bytes <= 0:
         return Fit(Verdict.UNSPECIFIED, 0, f"needs about {_gib(peak.expected)}; the device's memory is unknown")
     headroom = usable_bytes - round(peak.expected)
-    needs = f"needs about {_gib(peak.expected)} (up to {_gib(peak.high)}) of {_gib(usable_bytes)}"
+    verdict = Verdict.DOES_NOT_FIT
     if peak.high <= usable_bytes:
-        return Fit(Verdict.FITS, headroom, f"fits: {needs}")
-    if peak.expected <= usable_bytes:
-        return Fit(Verdict.TIGHT, headroom, f"tight: {needs}")
-    return Fit(Verdict.DOES_NOT_FIT, headroom, f"does not fit: {needs}")
+        verdict = Verdict.FITS
+    elif peak.expected <= usable_bytes:
+        verdict = Verdict.TIGHT
+    margin = "to spare" if headroom >= 0 else "too much"
+    summary = (
+        f"{verdict.value}: needs about {_gib(peak.expected)} (up to {_gib(peak.high)}) of {_gib(usable_bytes)}, "
+        f"{_gib(abs(headroom))} ({abs(headroom) / usable_bytes:.0%}) {margin}"
+    )
+    return Fit(verdict, headroom, summary, probability_below(peak, usable_bytes))
 
 
 def _gib(size: float) -> str:

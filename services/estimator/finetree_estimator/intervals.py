@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predicted numbers: a range, how often the truth should be inside, and what the number rests on."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
+from statistics import NormalDist
 
 COVERAGE = 0.9
 """Share of cases that every interval of the estimator is meant to cover (reference goal: held-out rows, 90 %)."""
@@ -60,6 +63,33 @@ def total(parts: Iterable[Interval]) -> Interval:
     sources = unique(source for part in parts for source in part.sources)
     low, expected, high = (sum(getattr(part, end) for part in parts) for end in ("low", "expected", "high"))
     return Interval(low, expected, high, sources)
+
+
+def probability_below(interval: Interval, limit: float) -> float:
+    """Probability, 0 to 1, that the truth is at most `limit`.
+
+    The logarithm of the truth is taken as normal around that of the expected value, on either side as wide as makes the
+    end of the interval leave out half of what the coverage leaves out. Peaks and times err by factors, hence logarithms.
+    """
+    if limit <= 0:
+        return 0.0
+    if interval.expected <= 0:
+        return 1.0
+    end = interval.high if limit >= interval.expected else interval.low
+    distance = math.log(limit) - math.log(interval.expected)
+    if end <= 0:
+        # The interval reaches down to nothing: its lower side has no width in logarithms.
+        return 0.5 * limit / interval.expected
+    width = abs(math.log(end) - math.log(interval.expected)) / _deviations(interval.coverage)
+    if width == 0:
+        return float(distance >= 0)
+    return 0.5 * (1 + math.erf(distance / width / math.sqrt(2)))
+
+
+@cache
+def _deviations(coverage: float) -> float:
+    """Standard deviations from the middle to either end of the share `coverage` of a normal distribution."""
+    return NormalDist().inv_cdf((1 + coverage) / 2)
 
 
 def unique(sources: Iterable[Source]) -> tuple[Source, ...]:
