@@ -80,9 +80,7 @@ def _memory(memory: Memory, device: Device) -> pb.MemoryEstimate:
 
 def _fit(fit: Fit) -> pb.Fit:
     verdict = pb.FitVerdict.Value(f"FIT_VERDICT_{fit.verdict.name}")
-    return pb.Fit(
-        verdict=verdict, headroom_bytes=fit.headroom_bytes, summary=fit.summary, probability=fit.probability
-    )
+    return pb.Fit(verdict=verdict, headroom_bytes=fit.headroom_bytes, summary=fit.summary, probability=fit.probability)
 
 
 def _times(times: Times) -> pb.TimeEstimate:
