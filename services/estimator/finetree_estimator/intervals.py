@@ -69,7 +69,7 @@ def probability_below(interval: Interval, limit: float) -> float:
     """Probability, 0 to 1, that the truth is at most `limit`.
 
     The logarithm of the truth is taken as normal around that of the expected value, on either side as wide as makes the
-    end of the interval leave out half of what the coverage leaves out. Peaks and times err by factors, hence logarithms.
+    end of the interval leave out half of what the coverage does. Peaks and times err by factors: hence logarithms.
     """
     if limit <= 0:
         return 0.0
