@@ -146,7 +146,7 @@ def request(row: MeasuredRow) -> pb.EstimateRunRequest:
         optimizer=_OPTIMIZERS[row.optimizer],
         attention=rs.ATTENTION_KERNEL_FLASH if row.attention == "flash" else rs.ATTENTION_KERNEL_SDPA,
         gradient_checkpointing=rs.GRADIENT_CHECKPOINTING_FULL if row.checkpointing else rs.GRADIENT_CHECKPOINTING_OFF,
-        # LitGPT's scripts compute the logits in chunks of 128 rows (finetune/lora.py@8641822, lm_head_chunk_size).
+        # LitGPT's scripts compute the logits in chunks of 128 positions (finetune/lora.py, lm_head_chunk_size).
         loss_kernel=rs.LOSS_KERNEL_CHUNKED if row.family == "litgpt" else rs.LOSS_KERNEL_FULL_LOGITS,
         hardware=_hardware(row),
     )
