@@ -3,6 +3,9 @@
 
 import os
 import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from finetree_api.estimator.v1 import estimator_pb2_grpc
 from finetree_runtime.errors import DomainError
@@ -16,6 +19,9 @@ from finetree_estimator.once import answer_once
 from finetree_estimator.servicer import NAME, EstimatorServicer
 from finetree_estimator.settings import PREFIX, Settings
 
+if TYPE_CHECKING:
+    from finetree_estimator.learning import Learner
+
 FULL_NAME = "finetree_api.estimator.v1.EstimatorService"
 
 
@@ -23,8 +29,11 @@ def main() -> int:
     """Serve until a signal, or answer once; the exit code."""
     settings = load_or_exit(Settings, PREFIX)
     try:
+        known = knowledge(settings)
+        learner = _learner(settings, known)
         servicer = EstimatorServicer(
-            knowledge(settings),
+            known,
+            learner=learner,
             page_token_key=settings.page_token_key.reveal(),
             max_request_bytes=settings.max_request_bytes,
         )
@@ -34,6 +43,8 @@ def main() -> int:
     if settings.once:
         return answer_once(servicer, sys.stdin.buffer, sys.stdout, sys.stderr)
     service = Service(NAME, distribution_version(NAME), settings)
+    if learner is not None:
+        service.on_stop = _closing(learner)
     service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, servicer, FULL_NAME)
     return run(service)
 
@@ -42,13 +53,39 @@ def knowledge(settings: Settings) -> Knowledge:
     """What requests are read with. Raises SettingsError for a price book or model root that cannot be used."""
     if settings.model_root is not None and not settings.model_root.is_dir():
         raise SettingsError("SETTING_INVALID", f"--model-root ({PREFIX}_MODEL_ROOT): no such folder")
+    known = Knowledge(_price_book(settings), settings.model_root)
+    if settings.state_dir is None or not settings.once:
+        return known
+    from finetree_estimator import learning
+
+    return replace(known, calibration=learning.load(settings.state_dir, known))
+
+
+def _price_book(settings: Settings) -> prices.PriceBook:
     if settings.price_book is None:
-        return Knowledge(prices.packaged(), settings.model_root)
+        return prices.packaged()
     try:
-        return Knowledge(prices.from_file(settings.price_book), settings.model_root)
+        return prices.from_file(settings.price_book)
     except (OSError, ValueError) as error:
         text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise SettingsError("SETTING_INVALID", f"--price-book ({PREFIX}_PRICE_BOOK): {text}") from error
+
+
+def _learner(settings: Settings, known: Knowledge) -> "Learner | None":
+    """What takes observations while serving; None where none are kept, and for a single answer."""
+    if settings.state_dir is None or settings.once:
+        return None
+    # SQLite is imported only by who keeps something.
+    from finetree_estimator.learning import Learner
+
+    return Learner(settings.state_dir, known)
+
+
+def _closing(learner: "Learner") -> Callable[[], Awaitable[None]]:
+    async def close() -> None:
+        learner.close()
+
+    return close
 
 
 if __name__ == "__main__":

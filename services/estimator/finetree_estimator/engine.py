@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 
 from finetree_estimator import cost, durations, fit, memory
+from finetree_estimator.correction import correct_memory, correct_times
 from finetree_estimator.methods import trainable_parameters
 from finetree_estimator.run import Run
 from finetree_estimator.shapes import count
@@ -36,6 +37,7 @@ def estimate(run: Run) -> Estimate:
     _guard("memory in bytes", peaks.device.high, peaks.host.high)
     times = durations.estimate(run)
     if times is not None:
+        times = correct_times(times, run.correction, narrow=run.rows is not None and run.rows.mean_known)
         _guard("time in seconds", times.total.high)
         _guard("tokens", times.processed_tokens, times.tokens_per_second.high)
     return Estimate(
@@ -52,7 +54,7 @@ def estimate(run: Run) -> Estimate:
 
 def fit_of(run: Run) -> tuple[memory.Memory, fit.Fit]:
     """Memory of a run and whether it fits: the part of `estimate` that searches repeat."""
-    peaks = memory.estimate(run)
+    peaks = correct_memory(memory.estimate(run), run.correction)
     return peaks, fit.judge(peaks.device, run.device.usable_bytes)
 
 
@@ -63,7 +65,7 @@ def _guard(what: str, *values: float) -> None:
 
 
 def _notes(run: Run, peaks: memory.Memory) -> list[str]:
-    notes = list(run.device.notes)
+    notes = [*run.device.notes, *run.correction.notes()]
     if run.rows is None or run.steps == 0:
         notes.append("time and cost are left out: the number of rows is unknown (give dataset_profile.examples)")
     if run.rows is None or not run.rows.longest_known:

@@ -9,6 +9,8 @@ from finetree_runtime.errors import NotFound, invalid_field
 
 from finetree_estimator import devices, modelconfig
 from finetree_estimator.accelerators import accelerator
+from finetree_estimator.calibration import EMPTY, Calibration
+from finetree_estimator.factors import Correction
 from finetree_estimator.models import model as catalogue_model
 from finetree_estimator.names import UnknownNameError
 from finetree_estimator.prices import PriceBook, Quote
@@ -18,10 +20,11 @@ from finetree_estimator.shapes import Shape
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What a request is read with: the price book, and the folder of model configurations if there is one."""
+    """What a request is read with: prices, the folder of model configurations if there is one, what runs have shown."""
 
     prices: PriceBook
     model_root: Path | None = None
+    calibration: Calibration = EMPTY
 
 
 def read_shape(model: rs.ModelSource, knowledge: Knowledge) -> Shape:
@@ -54,6 +57,32 @@ def read_device(hardware: rs.Hardware, *, fp32: bool) -> Device:
             "all, hardware.unknown_accelerator takes any memory class"
         )
         raise NotFound("ACCELERATOR_NOT_FOUND", text, metadata={"accelerator": hardware.accelerator}) from error
+
+
+def read_correction(spec: rs.RunSpec, calibration: Calibration) -> Correction:
+    """What observed runs say of the device of a resolved spec."""
+    return calibration.correction(device_key(spec.hardware), model_family(spec.model))
+
+
+def device_key(hardware: rs.Hardware) -> str:
+    """What runs on equal devices have in common: the catalogue's name, or a processor's name and its cores.
+
+    "" where neither is known. Raises UnknownNameError for an accelerator that the catalogue does not have.
+    """
+    kind = hardware.WhichOneof("device")
+    if kind == "accelerator":
+        return accelerator(hardware.accelerator).name
+    name = " ".join(hardware.cpu.model_name.split())
+    return f"{name}, {hardware.cpu.cores} cores" if kind == "cpu" and name and hardware.cpu.cores else ""
+
+
+def model_family(model: rs.ModelSource) -> str:
+    """Family of a model of the catalogue; "" for any other."""
+    name = model.name or model.hub.id
+    try:
+        return catalogue_model(name).family if name else ""
+    except UnknownNameError:
+        return ""
 
 
 def read_payment(spec: rs.RunSpec, book: PriceBook) -> Owned | Rented | None:

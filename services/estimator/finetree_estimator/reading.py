@@ -9,7 +9,8 @@ from finetree_runtime.errors import InvalidArgument, invalid_field
 from finetree_runtime.plan import combination_problem, optimizer_steps, resolve_spec, sequence_problem, spec_profile
 
 from finetree_estimator import rows
-from finetree_estimator.lookups import Knowledge, read_device, read_payment, read_shape
+from finetree_estimator.factors import UNCORRECTED, Correction
+from finetree_estimator.lookups import Knowledge, read_correction, read_device, read_payment, read_shape
 from finetree_estimator.methods import (
     Bottleneck,
     Full,
@@ -95,6 +96,7 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Reading:
         evaluation=_evaluation(request, spec, profile, steps),
         checkpoints=max(0, steps - 1) // spec.checkpoints.every_steps,
         payment=read_payment(spec, knowledge.prices),
+        correction=_correction(request, spec, knowledge),
     )
     return Reading(run, spec, profile)
 
@@ -115,6 +117,12 @@ def read_method(spec: rs.RunSpec, shape: Shape) -> Method:
         return _lora(spec.lora, shape, "spec.lora")
     bits = 8 if spec.qlora.quantization == rs.QUANTIZATION_INT8 else 4
     return QuantizedLora(_lora(spec.qlora.lora, shape, "spec.qlora.lora"), bits, spec.qlora.double_quantization)
+
+
+def _correction(request: pb.EstimateRunRequest, spec: rs.RunSpec, knowledge: Knowledge) -> Correction:
+    """Only this suite's runs are observed, so only they are corrected."""
+    ours = request.program in (pb.TRAINING_PROGRAM_UNSPECIFIED, pb.TRAINING_PROGRAM_FINETREE)
+    return read_correction(spec, knowledge.calibration) if ours and knowledge.calibration.points else UNCORRECTED
 
 
 def _require(spec: rs.RunSpec) -> None:

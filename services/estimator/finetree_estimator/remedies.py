@@ -11,8 +11,8 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.plan import canonical, resolve_spec
 from google.protobuf import json_format
 
-from finetree_estimator import memory
-from finetree_estimator.fit import Verdict, judge
+from finetree_estimator import engine
+from finetree_estimator.fit import Verdict
 from finetree_estimator.intervals import Interval
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.reading import Reading, read
@@ -65,8 +65,8 @@ def search(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledg
 
 
 def _judge(reading: Reading) -> tuple[Interval, Verdict]:
-    peak = memory.estimate(reading.run).device
-    return peak, judge(peak, reading.run.device.usable_bytes).verdict
+    peaks, fits = engine.fit_of(reading.run)
+    return peaks.device, fits.verdict
 
 
 def _combinations(changes: list[Change]) -> list[tuple[Change, ...]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an answer was computed with: formulas, catalogue and price book, each with the hash of its content."""
+"""What an answer was computed with: formulas, catalogue, prices and calibration, each with the hash of its content."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ ENGINE_ID = "engine-1"
 """Changes when the same request may get another answer for another reason than its data."""
 ENGINE_DATE = "2026-11-25"
 """Day of the last such change."""
-FORMULAS = ("constants", "cost", "durations", "engine", "fit", "intervals", "memory", "methods", "run", "shapes")
+FORMULAS = (
+    *("calibration", "constants", "correction", "cost", "durations", "engine", "factors", "fit", "intervals"),
+    *("memory", "methods", "run", "shapes"),
+)
 """Modules that decide the numbers; the engine's hash covers them."""
 
 
@@ -28,13 +31,19 @@ class Part:
     date: str
 
 
-def parts(book: PriceBook) -> dict[str, Part]:
+def parts(book: PriceBook, calibration: Part) -> dict[str, Part]:
     """What this program computes with, by the contract's field names."""
     return {
         "engine": _engine(),
         "catalogue": _catalogue(),
         "price_book": Part(book.book_id, book.sha256, book.date),
+        "calibration": calibration,
     }
+
+
+def formulas() -> tuple[Part, Part]:
+    """What a prediction of memory and time depends on besides the request."""
+    return _engine(), _catalogue()
 
 
 @cache

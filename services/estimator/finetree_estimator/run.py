@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, field
 
+from finetree_estimator.factors import UNCORRECTED, Correction
 from finetree_estimator.intervals import Source
 from finetree_estimator.methods import Method
 from finetree_estimator.shapes import Shape
@@ -146,3 +147,5 @@ class Run:
     """Checkpoints written during the run."""
     payment: Owned | Rented | None = None
     stack: Stack = FINETREE
+    correction: Correction = UNCORRECTED
+    """What observed runs say of the device."""

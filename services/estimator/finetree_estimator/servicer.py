@@ -3,7 +3,8 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
@@ -14,11 +15,14 @@ from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.plan import plan_digest
 from finetree_runtime.validation import validate
 
-from finetree_estimator import engine, listing, remedies, revision, writing
+from finetree_estimator import engine, listing, remedies, revision, telling, writing
 from finetree_estimator.accelerators import accelerators
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.models import ModelEntry, models
 from finetree_estimator.reading import read
+
+if TYPE_CHECKING:
+    from finetree_estimator.learning import Learner
 
 NAME = "finetree-estimator"
 FEATURES = ("cpu", "shape", "price-book", "batch", "remedies")
@@ -32,13 +36,23 @@ Entry = TypeVar("Entry")
 
 
 class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
-    """EstimatorService of the contract. Stateless; `knowledge` does not change while it serves."""
+    """EstimatorService of the contract. Of `knowledge` only what `learner` has learned changes while it serves."""
 
-    def __init__(self, knowledge: Knowledge, *, page_token_key: str = "", max_request_bytes: int = 0) -> None:
-        self._knowledge = knowledge
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        *,
+        learner: "Learner | None" = None,
+        page_token_key: str = "",
+        max_request_bytes: int = 0,
+    ) -> None:
+        self._knowledge = knowledge if learner is None else replace(knowledge, calibration=learner.calibration)
+        self._learner = learner
         self._tokens = PageTokens(page_token_key)
         self._max_request_bytes = max_request_bytes
-        self._revision = writing.revision_message(revision.parts(knowledge.prices))
+        self._revision = writing.revision_message(
+            revision.parts(self._knowledge.prices, self._knowledge.calibration.part)
+        )
 
     async def EstimateRun(self, request: pb.EstimateRunRequest, context: Any) -> pb.EstimateRunResponse:
         """Estimate one run."""
@@ -85,26 +99,38 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         self, request: pb.ReportObservationRequest, context: Any
     ) -> pb.ReportObservationResponse:
         """Take what a run measured."""
-        raise NotImplementedError
+        accepted = await self._learning().report(request)
+        self._relearn()
+        return pb.ReportObservationResponse(accepted=accepted, calibration=self._revision.calibration)
 
     async def GetCalibration(self, request: pb.GetCalibrationRequest, context: Any) -> pb.GetCalibrationResponse:
         """Say what was learned from observed runs."""
-        raise NotImplementedError
+        self._relearn()
+        return telling.calibration_message(request, self._knowledge.calibration, self._tokens)
 
     async def ResetCalibration(self, request: pb.ResetCalibrationRequest, context: Any) -> pb.ResetCalibrationResponse:
         """Forget what was learned."""
-        raise NotImplementedError
+        device = telling.device_name(request.device, self._knowledge.calibration)
+        removed = await self._learning().reset(device)
+        self._relearn()
+        return pb.ResetCalibrationResponse(removed=removed, calibration=self._revision.calibration)
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
         """Say what this server is."""
+        self._relearn()
         limits = {"max_batch_rows": MAX_BATCH_ROWS, "max_request_bytes": self._max_request_bytes}
         server = ev.ServerInfo(
-            service=NAME, version=distribution_version(NAME), api_revisions=["v1"], features=FEATURES, limits=limits
+            service=NAME,
+            version=distribution_version(NAME),
+            api_revisions=["v1"],
+            features=self._features(),
+            limits=limits,
         )
         return pb.GetServerInfoResponse(server=server, revision=self._revision)
 
     def estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
         """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
+        self._relearn()
         _check_pins(request.pinned, self._revision)
         reading = read(request, self._knowledge)
         try:
@@ -118,6 +144,22 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
             message.remedies.extend(map(writing.remedy_message, remedies.search(request, reading, self._knowledge)))
         message.plan_digest = plan_digest(reading.spec, reading.profile, self._revision)
         return message
+
+    def _features(self) -> tuple[str, ...]:
+        return (*FEATURES, "calibration") if self._learner is not None else FEATURES
+
+    def _learning(self) -> "Learner":
+        if self._learner is None:
+            text = "this server keeps no observations; start it with --state-dir"
+            raise FailedPrecondition("CALIBRATION_OFF", text)
+        return self._learner
+
+    def _relearn(self) -> None:
+        """Go over to the present calibration; its revision is in every answer from then on."""
+        if self._learner is None or self._learner.calibration is self._knowledge.calibration:
+            return
+        self._knowledge = replace(self._knowledge, calibration=self._learner.calibration)
+        self._revision.calibration.CopyFrom(telling.part_message(self._knowledge.calibration.part))
 
     def _row(self, number: int, row: pb.BatchEstimateRow) -> pb.BatchEstimateResult:
         try:

@@ -20,6 +20,9 @@ class Settings(ServiceSettings):
     max_request_bytes: int = setting(4 * 1024 * 1024, "Largest request message; a batch may have 1,000 rows.")
     price_book: Path | None = setting(None, "CSV file of prices in place of the built-in price book.")
     model_root: Path | None = setting(None, "Folder of models whose config.json may be read (spec.model.path).")
+    state_dir: Path | None = setting(
+        None, "Folder of what is learned from observed runs. Without one nothing is kept or learned."
+    )
     once: bool = setting(
         default=False, text="Answer one EstimateRunRequest (proto JSON on stdin) on stdout, without a server."
     )

@@ -111,11 +111,13 @@ def plan_digest(spec: rs.RunSpec, profile: rs.DatasetProfile | None, revision: e
     """Hash of a resolved spec, its dataset profile and the revisions: "sha256:" and 64 hex digits.
 
     The rule pack is left out: it decides which plan is proposed, not what the plan is, so a plan that a person wrote
-    by hand and the same plan from a recommendation have the same digest.
+    by hand and the same plan from a recommendation have the same digest. What was learned from observed runs is left
+    out too: it changes with every run that ends, and no approval would outlive the next one.
     """
     pinned = ev.Revision()
     pinned.CopyFrom(revision)
     pinned.ClearField("pack")
+    pinned.ClearField("calibration")
     body = {
         "spec": canonical(spec),
         "profile": canonical(profile) if profile is not None else None,

@@ -4,20 +4,22 @@ import subprocess
 import sys
 
 from finetree_estimator import names, prices, revision
+from finetree_estimator.calibration import EMPTY
 
 
 def test_each_part_carries_the_hash_of_its_content():
-    parts = revision.parts(prices.packaged())
+    parts = revision.parts(prices.packaged(), EMPTY.part)
 
-    assert set(parts) == {"engine", "catalogue", "price_book"}
-    assert all(len(part.sha256) == 64 and part.date for part in parts.values())
+    assert set(parts) == {"engine", "catalogue", "price_book", "calibration"}
+    assert all(len(part.sha256) == 64 for part in parts.values())
+    assert [name for name, part in parts.items() if not part.date] == ["calibration"]
     assert parts["price_book"].sha256 == hashlib.sha256(names.raw("prices.csv")).hexdigest()
 
 
 def test_another_price_book_is_another_revision():
     header = ",".join(prices.COLUMNS)
     mine = prices.read(f"{header}\nmine/t4,t4,me,0.1,USD,2026-11-01,mine\n".encode(), "mine")
-    before, after = revision.parts(prices.packaged()), revision.parts(mine)
+    before, after = revision.parts(prices.packaged(), EMPTY.part), revision.parts(mine, EMPTY.part)
 
     assert after["price_book"].sha256 != before["price_book"].sha256
     assert (after["engine"], after["catalogue"]) == (before["engine"], before["catalogue"])

@@ -138,6 +138,10 @@ def test_digest_changes_with_spec_profile_and_revision_but_not_with_the_pack() -
     assert plan.plan_digest(spec, profile, ev.Revision()) != digest
     with_pack = ev.Revision(engine=revision.engine, pack=ev.RevisionComponent(id="playbook-1"))
     assert plan.plan_digest(spec, profile, with_pack) == digest
+    learned = ev.Revision()
+    learned.CopyFrom(revision)
+    learned.calibration.id = "calibration-1"
+    assert plan.plan_digest(spec, profile, learned) == digest
 
 
 def test_difference_names_the_fields() -> None:

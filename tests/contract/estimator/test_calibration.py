@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs measured, from its report to the next estimate, over a socket."""
+
+import grpc
+import pytest
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimator_pb2_grpc
+from finetree_estimator import prices
+from finetree_estimator.__main__ import FULL_NAME
+from finetree_estimator.learning import Learner, load
+from finetree_estimator.lookups import Knowledge
+from finetree_estimator.servicer import NAME, EstimatorServicer
+from finetree_estimator.settings import Settings
+from finetree_runtime.server import Service, serving
+
+KNOWN = Knowledge(prices.packaged())
+
+
+@pytest.fixture
+async def learning(tmp_path):
+    """A stub of an estimator that learns."""
+    learner = Learner(tmp_path / "state", KNOWN)
+    service = Service(NAME, "0", Settings(address="127.0.0.1:0", log_level="error"))
+    servicer = EstimatorServicer(KNOWN, learner=learner)
+    service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, servicer, FULL_NAME)
+    async with serving(service) as address, grpc.aio.insecure_channel(address) as channel:
+        yield estimator_pb2_grpc.EstimatorServiceStub(channel)
+    learner.close()
+
+
+@pytest.fixture
+def report_of(request_of):
+    """A ReportObservation of a run on an RTX 4090 that took 1.2 s a step, with parts replaced."""
+
+    def make(number: int = 1, request_id: str = "", **parts: object) -> pb.ReportObservationRequest:
+        observation = pb.Observation(
+            job=f"projects/default/jobs/{number}",
+            attempt=1,
+            run=request_of(),
+            step_seconds=1.2,
+            total_seconds=1000.0,
+            steps=63,
+            end_time=f"2026-11-01T10:00:{number % 60:02}Z",
+        )
+        for name, value in parts.items():
+            if name == "run":
+                observation.run.CopyFrom(value)
+            else:
+                setattr(observation, name, value)
+        return pb.ReportObservationRequest(observation=observation, request_id=request_id)
+
+    return make
+
+
+async def step_seconds(stub, request) -> float:
+    return (await stub.EstimateRun(request)).estimate.time.step_seconds.expected
+
+
+async def refusal(call, explain):
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    return explain(refused.value)
+
+
+async def test_the_next_estimate_moves_towards_what_was_measured(learning, request_of, report_of):
+    before = await step_seconds(learning, request_of())
+    distances = [abs(1.2 - before)]
+    for number in range(1, 9):
+        assert (await learning.ReportObservation(report_of(number))).accepted
+        distances.append(abs(1.2 - await step_seconds(learning, request_of())))
+
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 0.3 * distances[0]
+
+
+async def test_what_was_learned_is_in_the_revision_of_every_answer(learning, request_of, report_of):
+    empty = (await learning.EstimateRun(request_of())).estimate
+    reported = await learning.ReportObservation(report_of())
+    learned = (await learning.EstimateRun(request_of())).estimate
+    info = await learning.GetServerInfo(pb.GetServerInfoRequest())
+
+    assert empty.revision.calibration.id == "calibration-empty"
+    assert learned.revision.calibration == reported.calibration == info.revision.calibration
+    assert learned.revision.calibration.sha256 != empty.revision.calibration.sha256
+    assert learned.plan_digest == empty.plan_digest
+    assert "calibration" in info.server.features
+
+
+async def test_an_empty_calibration_answers_as_a_server_without_one(learning, stub, request_of):
+    served = (await stub.EstimateRun(request_of())).SerializeToString(deterministic=True)
+    assert (await learning.EstimateRun(request_of())).SerializeToString(deterministic=True) == served
+
+
+async def test_other_devices_and_other_programs_are_not_corrected(learning, request_of, report_of):
+    others = [
+        request_of({"hardware": {"accelerator": "rtx-3090"}}),
+        request_of(program="TRAINING_PROGRAM_TRANSFORMERS"),
+    ]
+    before = [await step_seconds(learning, each) for each in others]
+    await learning.ReportObservation(report_of())
+    assert [await step_seconds(learning, each) for each in others] == before
+
+
+async def test_a_calibration_that_has_passed_can_no_longer_be_pinned(learning, request_of, report_of, explain):
+    empty = (await learning.EstimateRun(request_of())).estimate.revision
+    await learning.ReportObservation(report_of())
+    pinned = request_of()
+    pinned.pinned.calibration.CopyFrom(empty.calibration)
+    refused = await refusal(learning.EstimateRun(pinned), explain)
+
+    assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION.value[0], "REVISION_UNAVAILABLE")
+
+
+async def test_the_same_job_and_attempt_count_once(learning, report_of):
+    first = await learning.ReportObservation(report_of(request_id="a"))
+    again = await learning.ReportObservation(report_of(request_id="a"))
+    other_id = await learning.ReportObservation(report_of(request_id="b", step_seconds=9.0))
+
+    assert (first.accepted, again.accepted, other_id.accepted) == (True, False, False)
+    assert first.calibration == again.calibration == other_id.calibration
+
+
+async def test_a_request_id_with_another_body_is_refused(learning, report_of, explain):
+    await learning.ReportObservation(report_of(1, request_id="a"))
+    refused = await refusal(learning.ReportObservation(report_of(2, request_id="a")), explain)
+
+    assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS.value[0], "REQUEST_ID_REUSED")
+    assert len((await learning.GetCalibration(pb.GetCalibrationRequest())).points) == 1
+
+
+IMPLAUSIBLE = {
+    "nothing measured": ({"step_seconds": 0.0}, "observation"),
+    "allocated above reserved": ({"allocated_bytes": 9, "reserved_bytes": 8}, "observation.allocated_bytes"),
+    "reserved above the device": ({"reserved_bytes": 9, "device_bytes": 8}, "observation.reserved_bytes"),
+    "more than the card has": ({"device_bytes": 40 * 2**30}, "observation"),
+    "no steps that took time": ({"steps": 0}, "observation.steps"),
+    "steps longer than the run": ({"total_seconds": 30.0}, "observation.step_seconds"),
+    "far too slow": ({"step_seconds": 400.0, "total_seconds": 30_000.0}, "observation.step_seconds"),
+    "far too fast": ({"step_seconds": 1e-4}, "observation.step_seconds"),
+    "far too small": ({"device_bytes": 2**20}, "observation"),
+    "from the future": ({"end_time": "2999-01-01T00:00:00Z"}, "observation.end_time"),
+}
+
+
+@pytest.mark.parametrize(("parts", "path"), IMPLAUSIBLE.values(), ids=IMPLAUSIBLE)
+async def test_an_implausible_observation_is_refused_and_changes_nothing(learning, report_of, explain, parts, path):
+    refused = await refusal(learning.ReportObservation(report_of(**parts)), explain)
+
+    assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT.value[0], "OBSERVATION_IMPLAUSIBLE")
+    assert refused.fields == [path]
+    assert (await learning.GetCalibration(pb.GetCalibrationRequest())).calibration.id == "calibration-empty"
+
+
+WRONG = {
+    "no time": ({"end_time": "yesterday"}, {}, "INVALID_REQUEST", "observation.end_time"),
+    "time without a zone": ({"end_time": "2026-11-01T10:00:00"}, {}, "INVALID_REQUEST", "observation.end_time"),
+    "an unnamed card": (
+        {},
+        {"spec": {"hardware": {"unknown_accelerator": {"marketed_memory_gb": 24}}}},
+        "INVALID_REQUEST",
+        "observation.run.spec.hardware",
+    ),
+    "a processor without a name": (
+        {},
+        {"spec": {"hardware": {"cpu": {"cores": 4}}}},
+        "INVALID_REQUEST",
+        "observation.run.spec.hardware",
+    ),
+    "another program's run": (
+        {},
+        {"program": "TRAINING_PROGRAM_UNSLOTH"},
+        "INVALID_REQUEST",
+        "observation.run.program",
+    ),
+    "a recipe that contradicts itself": (
+        {},
+        {"spec": {"prefix": {}, "gradient_checkpointing": "GRADIENT_CHECKPOINTING_FULL"}},
+        "PREFIX_WITH_CHECKPOINTING",
+        "observation.run.spec.gradient_checkpointing",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG.values(), ids=WRONG)
+async def test_a_wrong_field_is_named(learning, request_of, report_of, explain, case):
+    parts, run, reason, path = case
+    report = report_of(run=request_of(**run), **parts)
+    refused = await refusal(learning.ReportObservation(report), explain)
+
+    assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT.value[0], [path])
+    assert refused.reason == reason
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({"model": {"name": "llama-3.2-3c"}}, "MODEL_NOT_FOUND"),
+        ({"hardware": {"accelerator": "rtx-4091"}}, "ACCELERATOR_NOT_FOUND"),
+    ],
+    ids=lambda case: case[1],
+)
+async def test_unknown_names_are_refused(learning, request_of, report_of, explain, case):
+    spec, reason = case
+    refused = await refusal(learning.ReportObservation(report_of(run=request_of(spec))), explain)
+    assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND.value[0], reason)
+
+
+async def test_the_median_of_a_few_steps_says_nothing_of_the_next_run(learning, report_of):
+    await learning.ReportObservation(report_of(steps=3, device_bytes=12 * 2**30))
+    entry = (await learning.GetCalibration(pb.GetCalibrationRequest())).entries[0]
+
+    assert not entry.HasField("step_time_factor")
+    assert entry.HasField("memory_factor")
+
+
+async def test_calibration_shows_factors_and_points_with_what_was_predicted(learning, request_of, report_of):
+    predicted = await step_seconds(learning, request_of())
+    for number in range(1, 7):
+        await learning.ReportObservation(report_of(number, step_seconds=1.2 if number < 6 else 12.0))
+    found = await learning.GetCalibration(pb.GetCalibrationRequest(device="RTX 4090"))
+
+    assert [(entry.device, entry.family) for entry in found.entries] == [("rtx-4090", ""), ("rtx-4090", "llama")]
+    whole = found.entries[0]
+    assert (whole.observations, whole.outliers) == (6, 1)
+    factor = whole.step_time_factor
+    assert factor.low < factor.expected < factor.high
+    newest = found.points[0]
+    assert (newest.job, newest.outlier, newest.method) == ("projects/default/jobs/6", True, "lora")
+    assert newest.end_time == "2026-11-01T10:00:06.000Z"
+    assert [point.outlier for point in found.points[1:]] == [False] * 5
+    assert all(point.predicted_step_seconds == predicted for point in found.points)
+
+
+async def test_points_come_in_pages_newest_first(learning, report_of, explain):
+    for number in range(1, 6):
+        await learning.ReportObservation(report_of(number))
+    jobs, token = [], ""
+    while True:
+        page = await learning.GetCalibration(pb.GetCalibrationRequest(page_size=2, page_token=token))
+        jobs += [int(point.job.rpartition("/")[2]) for point in page.points]
+        token = page.next_page_token
+        if not token:
+            break
+    assert jobs == [5, 4, 3, 2, 1]
+
+    refused = await refusal(learning.GetCalibration(pb.GetCalibrationRequest(page_token="forged")), explain)
+    assert refused.reason == "PAGE_TOKEN_INVALID"
+
+
+async def test_a_page_goes_on_where_it_was_when_newer_points_come(learning, report_of):
+    for number in (1, 2, 3):
+        await learning.ReportObservation(report_of(number))
+    first = await learning.GetCalibration(pb.GetCalibrationRequest(page_size=1))
+    await learning.ReportObservation(report_of(4))
+    second = await learning.GetCalibration(pb.GetCalibrationRequest(page_size=5, page_token=first.next_page_token))
+
+    assert [point.job[-1] for point in (*first.points, *second.points)] == ["3", "2", "1"]
+
+
+async def test_reset_forgets_one_device_or_all(learning, request_of, report_of):
+    empty = (await learning.EstimateRun(request_of())).estimate
+    slow = request_of({"hardware": {"accelerator": "rtx-3090"}})
+    await learning.ReportObservation(report_of(1))
+    await learning.ReportObservation(report_of(2, run=slow, step_seconds=6.0))
+
+    assert (await learning.ResetCalibration(pb.ResetCalibrationRequest(device="RTX 3090"))).removed == 1
+    left = await learning.GetCalibration(pb.GetCalibrationRequest())
+    assert [entry.device for entry in left.entries] == ["rtx-4090"]
+    done = await learning.ResetCalibration(pb.ResetCalibrationRequest())
+    assert (done.removed, done.calibration.id) == (1, "calibration-empty")
+    assert (await learning.EstimateRun(request_of())).estimate == empty
+
+
+async def test_a_server_that_keeps_nothing_says_so(stub, report_of, explain):
+    for call in (stub.ReportObservation(report_of()), stub.ResetCalibration(pb.ResetCalibrationRequest())):
+        refused = await refusal(call, explain)
+        assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION.value[0], "CALIBRATION_OFF")
+    assert not (await stub.GetCalibration(pb.GetCalibrationRequest())).entries
+
+
+async def test_a_restart_and_a_program_without_a_server_know_the_same(learning, report_of, tmp_path):
+    for number in (3, 1, 2):
+        answer = await learning.ReportObservation(report_of(number))
+    found = load(tmp_path / "state", KNOWN)
+
+    assert found.part.sha256 == answer.calibration.sha256
+    assert found.correction("rtx-4090", "llama").step_time.observations == 3
+
+
+async def test_predictions_are_made_anew_for_other_formulas(report_of, tmp_path, monkeypatch):
+    first = Learner(tmp_path, KNOWN)
+    await first.report(report_of())
+    point = first.calibration.points[0]
+    first.close()
+    monkeypatch.setattr("finetree_estimator.constants.LAYER_OVERHEAD", 0.01)
+    monkeypatch.setattr("finetree_estimator.learning._basis", lambda: "other formulas")
+
+    again = Learner(tmp_path, KNOWN)
+    renewed = again.calibration.points[0]
+    again.close()
+    assert renewed.predicted_step > 2 * point.predicted_step
+    assert (renewed.measured_step, renewed.digest) == (point.measured_step, point.digest)
