@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m finetree_estimator`: serve, or with --once answer one request from stdin."""
+"""`python -m finetree_estimator`: serve, or with --once answer what stdin asks."""
 
 import os
 import sys
@@ -13,9 +13,8 @@ from finetree_runtime.identity import distribution_version
 from finetree_runtime.server import Service, run
 from finetree_runtime.settings import SettingsError, load_or_exit
 
-from finetree_estimator import prices
+from finetree_estimator import once, prices
 from finetree_estimator.lookups import Knowledge
-from finetree_estimator.once import answer_once
 from finetree_estimator.servicer import NAME, EstimatorServicer
 from finetree_estimator.settings import PREFIX, Settings
 
@@ -26,7 +25,7 @@ FULL_NAME = "finetree_api.estimator.v1.EstimatorService"
 
 
 def main() -> int:
-    """Serve until a signal, or answer once; the exit code."""
+    """Serve until a signal, or answer what stdin asks; the exit code."""
     settings = load_or_exit(Settings, PREFIX)
     try:
         known = knowledge(settings)
@@ -41,7 +40,7 @@ def main() -> int:
         print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201 - a program's last words
         return 2
     if settings.once:
-        return answer_once(servicer, sys.stdin.buffer, sys.stdout, sys.stderr)
+        return once.run(servicer, settings, once.Streams(sys.stdin.buffer, sys.stdout.buffer, sys.stderr))
     service = Service(NAME, distribution_version(NAME), settings)
     if learner is not None:
         service.on_stop = _closing(learner)

@@ -1,34 +1,160 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One answer without a server: a request as proto JSON in, the response as proto JSON out; what CI uses offline."""
+"""Answers without a server: requests on stdin, answers on stdout, by the very methods that a server calls.
 
-from typing import BinaryIO, TextIO
+Three formats: `json`, one request in proto JSON; `lines`, one a line, each answered on a line of its own, errors as
+{"error": google.rpc.Status}; `frames`, binary messages as gRPC frames them: a byte, four bytes of length (big-endian),
+the message. The byte is 0 before a request or an answer and 1 before a google.rpc.Status.
+"""
+
+import asyncio
+import json
+import struct
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TextIO
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_runtime.errors import DomainError, InvalidArgument, to_status
 from finetree_runtime.validation import validate
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, status_pb2
 
 from finetree_estimator.servicer import EstimatorServicer
+from finetree_estimator.settings import OnceFormat, OnceMethod, Settings
 
 BAD_INPUT = 2
 """Exit code of a request that was refused, as the suite's programs have it."""
+HEADER = struct.Struct(">BI")
+"""What stands before a message in the `frames` format."""
+ANSWER, STATUS = 0, 1
+"""First byte of a header."""
 
 
-def answer_once(servicer: EstimatorServicer, source: BinaryIO, out: TextIO, err: TextIO) -> int:
-    """Answer the EstimateRunRequest in `source`; an error is a google.rpc.Status on `err`. Returns the exit code."""
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Where requests come from, where answers go, and where a single request's refusal goes."""
+
+    source: BinaryIO
+    out: BinaryIO
+    err: TextIO
+
+
+@dataclass(frozen=True, slots=True)
+class _Rpc:
+    request: Callable[[], Message]
+    answer: Callable[[Any, Any], Awaitable[Message]]
+
+
+def run(servicer: EstimatorServicer, settings: Settings, streams: Streams) -> int:
+    """Answer what stdin holds; the exit code, which is 2 when a single request is refused or the input is cut."""
+    rpc = _rpc(servicer, settings.once_method)
+    programs: dict[OnceFormat, Callable[[_Rpc, Settings, Streams], int]] = {
+        "json": _document,
+        "lines": _lines,
+        "frames": _frames,
+    }
+    return programs[settings.once_format](rpc, settings, streams)
+
+
+def _rpc(servicer: EstimatorServicer, method: OnceMethod) -> _Rpc:
+    request: Callable[[], Message] = getattr(pb, f"{method}Request")
+    return _Rpc(request, getattr(servicer, method))
+
+
+def _document(rpc: _Rpc, _: Settings, streams: Streams) -> int:
+    """One request; its refusal goes to stderr."""
     try:
-        request = _parse(source.read())
-        validate(request)
-        response = pb.EstimateRunResponse(estimate=servicer.estimate(request))
+        answer = _answer(rpc, _of_json(rpc, streams.source.read()))
     except DomainError as error:
-        err.write(json_format.MessageToJson(to_status(error), preserving_proto_field_name=True) + "\n")
+        streams.err.write(json_format.MessageToJson(to_status(error), preserving_proto_field_name=True) + "\n")
         return BAD_INPUT
-    out.write(json_format.MessageToJson(response, preserving_proto_field_name=True) + "\n")
+    streams.out.write(json_format.MessageToJson(answer, preserving_proto_field_name=True).encode() + b"\n")
+    streams.out.flush()
     return 0
 
 
-def _parse(content: bytes) -> pb.EstimateRunRequest:
+def _lines(rpc: _Rpc, _: Settings, streams: Streams) -> int:
+    """One request a line; blank lines are passed over."""
+    for line in streams.source:
+        if not line.strip():
+            continue
+        try:
+            document = _dictionary(_answer(rpc, _of_json(rpc, line)))
+        except Exception as error:  # noqa: BLE001 - one line must not end the rest
+            document = {"error": _dictionary(_status(error))}
+        streams.out.write(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+        streams.out.flush()
+    return 0
+
+
+def _frames(rpc: _Rpc, settings: Settings, streams: Streams) -> int:
+    """One frame a request, answered in order."""
     try:
-        return json_format.Parse(content, pb.EstimateRunRequest())
-    except (json_format.ParseError, UnicodeDecodeError) as error:
-        raise InvalidArgument("MALFORMED_REQUEST", f"stdin is no EstimateRunRequest in proto JSON: {error}") from error
+        for content in _read_frames(streams.source, settings.max_request_bytes):
+            try:
+                kind, message = ANSWER, _answer(rpc, _of_bytes(rpc, content))
+            except Exception as error:  # noqa: BLE001 - as above
+                kind, message = STATUS, _status(error)
+            _write_frame(streams.out, kind, message)
+    except DomainError as error:
+        _write_frame(streams.out, STATUS, to_status(error))
+        return BAD_INPUT
+    return 0
+
+
+def _answer(rpc: _Rpc, request: Message) -> Message:
+    """What a server would answer. Raises DomainError."""
+    validate(request)
+    return asyncio.run(_awaited(rpc.answer(request, None)))
+
+
+async def _awaited(answer: Awaitable[Message]) -> Message:
+    return await answer
+
+
+def _of_json(rpc: _Rpc, content: bytes) -> Message:
+    request = rpc.request()
+    try:
+        return json_format.Parse(content, request)
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        text = f"stdin is no {request.DESCRIPTOR.name} in proto JSON: {error}"
+        raise InvalidArgument("MALFORMED_REQUEST", text) from error
+
+
+def _of_bytes(rpc: _Rpc, content: bytes) -> Message:
+    request = rpc.request()
+    try:
+        request.ParseFromString(content)
+    except DecodeError as error:
+        raise InvalidArgument("MALFORMED_REQUEST", f"a frame is no {request.DESCRIPTOR.name}") from error
+    return request
+
+
+def _read_frames(source: BinaryIO, most: int) -> Iterator[bytes]:
+    while header := source.read(HEADER.size):
+        kind, size = HEADER.unpack(header) if len(header) == HEADER.size else (STATUS, 0)
+        if kind != ANSWER or size > most:
+            raise InvalidArgument("MALFORMED_REQUEST", f"stdin is not framed, or a frame exceeds {most} bytes")
+        content = source.read(size)
+        if len(content) < size:
+            raise InvalidArgument("MALFORMED_REQUEST", f"stdin ends within a frame of {size} bytes")
+        yield content
+
+
+def _write_frame(out: BinaryIO, kind: int, message: Message) -> None:
+    content = message.SerializeToString(deterministic=True)
+    out.write(HEADER.pack(kind, len(content)) + content)
+    out.flush()
+
+
+def _status(error: Exception) -> status_pb2.Status:
+    """A refusal as a server sends it; anything else is our fault and says no more than its kind."""
+    if isinstance(error, DomainError):
+        return to_status(error)
+    return status_pb2.Status(code=code_pb2.INTERNAL, message=f"unexpected {type(error).__name__}; this is our fault")
+
+
+def _dictionary(message: Message) -> dict[str, Any]:
+    document: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return document

@@ -15,7 +15,7 @@ from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.plan import plan_digest
 from finetree_runtime.validation import validate
 
-from finetree_estimator import engine, listing, remedies, revision, telling, writing
+from finetree_estimator import engine, gate, listing, remedies, revision, telling, writing
 from finetree_estimator.accelerators import accelerators
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.models import ModelEntry, models
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from finetree_estimator.learning import Learner
 
 NAME = "finetree-estimator"
-FEATURES = ("cpu", "shape", "price-book", "batch", "remedies")
+FEATURES = ("cpu", "shape", "price-book", "batch", "remedies", "check")
 """Features that a client may look for in GetServerInfo."""
 MAX_BATCH_ROWS = 1000
 """Rows of a batch, as the contract limits them."""
@@ -93,7 +93,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     async def CheckPlan(self, request: pb.CheckPlanRequest, context: Any) -> pb.CheckPlanResponse:
         """Hold a run against limits."""
-        raise NotImplementedError
+        return self.check(request)
 
     async def ReportObservation(
         self, request: pb.ReportObservationRequest, context: Any
@@ -144,6 +144,10 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
             message.remedies.extend(map(writing.remedy_message, remedies.search(request, reading, self._knowledge)))
         message.plan_digest = plan_digest(reading.spec, reading.profile, self._revision)
         return message
+
+    def check(self, request: pb.CheckPlanRequest) -> pb.CheckPlanResponse:
+        """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
+        return gate.check_plan(request, self.estimate, self._knowledge)
 
     def _features(self) -> tuple[str, ...]:
         return (*FEATURES, "calibration") if self._learner is not None else FEATURES

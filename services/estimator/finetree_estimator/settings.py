@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from finetree_runtime.settings import ServiceSettings, listen_address, setting
 
@@ -10,6 +11,11 @@ PREFIX = "FINETREE_ESTIMATOR"
 """Of the environment's variables."""
 PORT = 50052
 """The estimator's port on loopback."""
+
+OnceMethod = Literal["EstimateRun", "BatchEstimateRuns", "CheckPlan", "ListModels", "ListAccelerators", "ListPrices"]
+"""Rpcs that are answered without a server: those that only read."""
+OnceFormat = Literal["json", "lines", "frames"]
+"""How requests and answers are written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +29,8 @@ class Settings(ServiceSettings):
     state_dir: Path | None = setting(
         None, "Folder of what is learned from observed runs. Without one nothing is kept or learned."
     )
-    once: bool = setting(
-        default=False, text="Answer one EstimateRunRequest (proto JSON on stdin) on stdout, without a server."
+    once: bool = setting(default=False, text="Answer what stdin holds on stdout, without a server or a socket.")
+    once_method: OnceMethod = setting("EstimateRun", "With --once: the rpc to answer.")
+    once_format: OnceFormat = setting(
+        "json", "With --once: one request in proto JSON, one a line, or binary messages in gRPC's framing."
     )

@@ -4,13 +4,18 @@
 import json
 import resource
 import signal
+import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import grpc
 import pytest
+from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
 from google.protobuf import json_format
+from google.protobuf.message import Message
+from google.rpc import status_pb2
 
 PROGRAM = [sys.executable, "-m", "finetree_estimator"]
 
@@ -85,3 +90,91 @@ def test_the_server_takes_less_than_a_second_to_start_and_stops_on_sigterm(tmp_p
     # Processor time, from start to end, does not depend on what else runs here; the wall clock would.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
     assert ready["service"] == "finetree-estimator"
+
+
+def frames(method: str, *requests: Message) -> tuple[int, list[tuple[int, bytes]]]:
+    """Exit code and answers (kind, content) of requests in binary frames."""
+    sent = b"".join(struct.pack(">BI", 0, item.ByteSize()) + item.SerializeToString() for item in requests)
+    command = [*PROGRAM, "--once", "--once-method", method, "--once-format", "frames"]
+    done = subprocess.run(command, input=sent, capture_output=True, timeout=30, check=False)
+    assert done.stderr == b""
+    return done.returncode, list(unframed(done.stdout))
+
+
+def unframed(content: bytes) -> Iterator[tuple[int, bytes]]:
+    while content:
+        kind, size = struct.unpack(">BI", content[:5])
+        yield kind, content[5 : 5 + size]
+        content = content[5 + size :]
+
+
+SPECS = [
+    {"model": {"name": model}, method: {}, "hardware": hardware}
+    for model in ("smollm2-135m-instruct", "llama-3.1-8b", "llama-3-70b")
+    for method in ("full", "lora", "qlora", "prefix", "adapter")
+    for hardware in (
+        {"accelerator": "rtx-4090"},
+        {"accelerator": "t4"},
+        {"cpu": {"cores": 2, "memory_bytes": 16 << 30}},
+    )
+]
+
+
+async def test_many_requests_of_each_kind_are_answered_as_served_byte_by_byte(stub, request_of):
+    runs = [request_of(spec) for spec in SPECS] + [request_of(spec, view="ESTIMATE_VIEW_FULL") for spec in SPECS[::4]]
+    policy = pb.PlanPolicy(max_cost=1, max_seconds=3600, max_device_bytes=8 << 30, must_fit=True)
+    checks = [pb.CheckPlanRequest(run=run, policy=policy) for run in runs[::5]]
+    rows = [pb.BatchEstimateRow(key=str(number), request=run) for number, run in enumerate(runs)]
+    asked = {
+        "EstimateRun": runs,
+        "CheckPlan": checks,
+        "BatchEstimateRuns": [pb.BatchEstimateRunsRequest(rows=rows)],
+        "ListAccelerators": [pb.ListAcceleratorsRequest(page_size=1000)],
+    }
+    for method, requests in asked.items():
+        served = [await getattr(stub, method)(request) for request in requests]
+        code, answers = frames(method, *requests)
+        assert code == 0
+        assert answers == [(0, answer.SerializeToString(deterministic=True)) for answer in served], method
+
+
+async def test_a_refused_frame_is_a_status_as_served_and_the_next_is_answered(stub, request_of, explain):
+    unknown, good = request_of({"model": {"name": "nope"}}), request_of()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.EstimateRun(unknown)
+    code, (first, second) = frames("EstimateRun", unknown, good)
+
+    refusal = status_pb2.Status.FromString(first[1])
+    assert (code, first[0], second[0]) == (0, 1, 0)
+    assert explain(refusal) == explain(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"{}", b"\1\0\0\0\0", struct.pack(">BI", 0, 9) + b"short", b"\0\xff\xff\xff\xff"])
+def test_what_is_not_framed_is_refused_in_a_frame(content):
+    command = [*PROGRAM, "--once", "--once-format", "frames"]
+    done = subprocess.run(command, input=content, capture_output=True, timeout=30, check=False)
+
+    ((kind, status),) = unframed(done.stdout)
+    assert (done.returncode, kind, done.stderr) == (2, 1, b"")
+    assert status_pb2.Status.FromString(status).message.startswith("stdin")
+
+
+def test_lines_are_answered_line_by_line_with_errors_in_place(request_of):
+    good = json_format.MessageToJson(request_of(), indent=None)
+    result = once(f'{good}\n{{\n\n{{"spec": {{}}}}\n{good}\n', "--once-format", "lines")
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [next(iter(answer)) for answer in answers] == ["estimate", "error", "error", "estimate"]
+    assert answers[0] == answers[3]
+    assert [answer["error"]["details"][0]["reason"] for answer in answers[1:3]] == [
+        "MALFORMED_REQUEST",
+        "INVALID_REQUEST",
+    ]
+
+
+def test_a_plan_is_checked_once(request_of):
+    request = pb.CheckPlanRequest(run=request_of(), policy=pb.PlanPolicy(max_cost=1e-9))
+    result = once(json_format.MessageToJson(request), "--once-method", "CheckPlan")
+
+    assert json.loads(result.stdout)["verdict"] == "CHECK_VERDICT_FAIL"
