@@ -29,30 +29,48 @@ INT8_BYTES = 1.0
 """Bytes of an 8-bit weight (LLM.int8 paper)."""
 INT8_CONSTANTS = 0.15
 """Row scales and outlier columns, bytes per weight (canifinetune's measurement)."""
-KBIT_UNQUANTIZED_BYTES = 4
-"""Embeddings, head and norms of a quantised base: prepare_model_for_kbit_training raises them to float32 (PEFT)."""
+GPTQ_BYTES = 0.5 + 2.5 / 128
+"""A 4-bit weight with a 16-bit scale and a 4-bit zero point for each group of 128 (GPTQ paper)."""
+RAISED_BYTES = 4
+"""Embeddings, head and norms of a quantised base that prepare_model_for_kbit_training raises to float32 (PEFT)."""
 
-LOGITS_BYTES = 14.0
-"""Per logit at the loss peak: 16-bit logits, float32 copy, log-softmax, float32 gradient (2 + 4 + 4 + 4); the IBM
-Llama-3-8B rows give 13.8 after fragmentation."""
+NORMALIZER_BYTES = 4
+"""Per token and head: the softmax's normaliser that a fused attention kernel keeps, in float32."""
+DROPOUT_MASK_BYTES = 1
+"""Per number of an adapter's input: the mask, a boolean (torch's native dropout)."""
+LOGITS_BYTES = {2: 14.0, 4: 12.0}
+"""Per logit at the loss peak, by bytes of the compute type: the logits, a float32 copy of 16-bit ones, log-softmax and
+float32 gradient (2 + 4 + 4 + 4; 4 + 4 + 4). A traced step of transformers' Llama gives 14.0."""
+CHUNKED_LOGITS_BYTES = 4.0
+"""Per logit where a chunked loss keeps the chunks all the same: 16-bit logits and log-softmax (LitGPT, torchtune)."""
 CHUNK_TOKENS = 1024
-"""Targets whose logits exist at once with a chunked loss (the worker's constant)."""
+"""Targets whose logits the worker's loss computes at once (the worker's constant)."""
 FUSED_LOGITS_SHARE = 0.02
 """Share of the logits that a fused loss holds (Liger kernel: one block of rows)."""
-LAYER_PEAK = 2.7
-"""Peak while one checkpointed layer is recomputed and differentiated, in units of what the layer saves. Fitted:
-2.7 leaves 0.4 % on granite-7b and 0.7 % on llama-13b."""
-LAYER_GRADIENTS = 1.0
-"""Gradients of a layer's activations while it is differentiated, same unit (they are freed as they are used)."""
-EAGER_SCORES_BYTES = 5
-"""Bytes per attention score that plain attention keeps: scores, softmax and dropout mask (Korthikanti et al. 2022)."""
+FOREACH_COPIES = 1.0
+"""Copies of the trained numbers that an unfused optimizer step makes for a moment: the root of the second moment
+(torch's foreach implementation of AdamW)."""
 
-FRAGMENTATION = 0.10
-"""What the CUDA allocator holds beyond activations and transients (canifinetune: 5-10 %; fitted)."""
-CUDA_WORKSPACE = 450e6
-"""cuBLAS workspaces and small buffers inside the allocator (reference: 0.3-0.5 GiB on torch-reserved numbers)."""
-CUDA_CONTEXT = 1150e6
-"""Driver context and kernels, outside the allocator (fitted: 1.44-1.59 GiB beyond the weights on NVML numbers)."""
+FRAGMENTATION = 0.04
+"""What the CUDA allocator holds beyond activations and transients, as a share of them. Fitted."""
+STORED_FRAGMENTATION = 0.60
+"""The same for layer inputs that checkpointing keeps: they lie between blocks that come and go, so that each pins more
+than its size. Fitted: granite-7b, llama-13b and llama3-8b give 0.56, 0.66 and 0.62 with the traced sums."""
+CUDA_WORKSPACE = 50e6
+"""cuBLAS workspaces and small buffers inside the allocator (8-32 MiB a handle and stream; torch's documentation)."""
+CUDA_CONTEXT = 1550e6
+"""Driver context, kernels and libraries, outside the allocator (fitted: NVML shows 1.44-1.59 GiB over the weights)."""
+SETUP_COPIES = 2
+"""Float32 copies of embeddings and head that exist while a model is sharded: the module's and the flat one (FSDP)."""
+COLLECTIVES = 1.5e9
+"""Buffers of the communication library on each device of several. Fitted on LoRA runs of 4 and 8 A100."""
+COLLECTIVES_ACROSS = 2.0e9
+"""What several machines add to it. Fitted on LoRA runs of 2 x 8 A100."""
+WAITING_GRADIENTS = 0.65
+"""Share of a sharded model's 16-bit gradients that wait to be reduced between machines. Fitted on full runs of 2 x 8
+A100 that are connected by TCP."""
+GATHERED_LAYERS = 2
+"""Layers whose weights are whole at once when they are sharded: the one at work and the one fetched ahead (FSDP)."""
 ADAFACTOR_SHARE = 0.01
 """Factored second moments, bytes per parameter: one row and one column per matrix (Shazeer and Stern 2018)."""
 EIGHT_BIT_STATE = 2.05

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from finetree_estimator import constants as c
-from finetree_estimator import memory
+from finetree_estimator.activations import saved_per_layer
 from finetree_estimator.intervals import Interval, around, total
 from finetree_estimator.methods import Full, Prefix, QuantizedLora, trainable_parameters
 from finetree_estimator.run import EvaluationPlan, Rows, Run
@@ -82,7 +82,7 @@ def step_seconds(run: Run, rows: Rows, step: Step) -> float:
     micro = step.tokens * training_flops(run, rows, step) / run.device.training_flops + overhead_seconds(run)
     micro += step.tokens * elementwise_seconds(run) * (4 / 3 if run.checkpointing else 1)
     trained = trainable_parameters(run.method, run.shape)
-    traffic = c.OPTIMIZER_TRAFFIC if run.stack.fused_optimizer else c.UNFUSED_OPTIMIZER_TRAFFIC
+    traffic = c.OPTIMIZER_TRAFFIC if run.program.fused_optimizer else c.UNFUSED_OPTIMIZER_TRAFFIC
     update = trained * run.master_bytes * traffic / run.device.bandwidth
     return step.micro_batches * micro + update
 
@@ -126,7 +126,7 @@ def elementwise_seconds(run: Run) -> float:
     """Seconds per token and step outside of matrix products on a CPU; an accelerator's rate contains them."""
     if not run.device.is_cpu:
         return 0.0
-    numbers = run.shape.layers * memory.saved_per_layer(run) / run.compute_bytes
+    numbers = run.shape.layers * saved_per_layer(run) / run.compute_bytes
     return numbers / (c.CPU_ELEMENTWISE * run.device.cores)
 
 

@@ -75,7 +75,7 @@ def _notes(run: Run, peaks: memory.Memory) -> list[str]:
     if memory.method_name(run) in {"qlora", "prefix", "adapter"}:
         notes.append("few measured runs of this method are public: intervals are wider")
     if run.devices > 1:
-        notes.append("several devices: each holds the whole model (data parallel); sharding is not estimated")
+        notes.append("several devices: few runs of the kind were published, and networks differ: intervals are wider")
     usable = run.device.usable_bytes
     if not run.device.is_cpu and usable and 0.92 * usable < peaks.device.expected <= usable:
         notes.append("above 92 % of the device the allocator frees its cache and retries: slower, but it may run")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peak memory by component: of one device as allocated, reserved and device peaks, and of the host.
 
-A step's peak is what stays for the whole step (weights, gradients, optimizer states) plus activations plus the larger
-of two transients that never coincide: the loss and the recomputation or differentiation of one layer.
+A step's peak is what stays for the whole step (weights, optimizer states) plus what is alive at its fullest moment:
+activations and logits at the loss, activations and gradients of a layer, or all gradients at the end. They never
+coincide, so the largest counts and not their sum.
 """
 
 import math
@@ -10,16 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from finetree_estimator import constants as c
+from finetree_estimator.activations import layer_gradients, saved_per_layer, stream_bytes
 from finetree_estimator.intervals import Interval, around, total
-from finetree_estimator.methods import (
-    Bottleneck,
-    Full,
-    LoraAdapters,
-    Prefix,
-    QuantizedLora,
-    target_linears,
-    trainable_parameters,
-)
+from finetree_estimator.methods import Full, LoraAdapters, Prefix, QuantizedLora, trainable_parameters
 from finetree_estimator.run import Run
 from finetree_estimator.shapes import count, linear_weights
 
@@ -57,15 +51,48 @@ class Memory:
 
 def estimate(run: Run) -> Memory:
     """Peaks of one device of a run, and of the host."""
-    tokens = peak_tokens(run)
-    static = _static(run)
-    activations = activation_bytes(run) * tokens
-    transient = max(loss_peak(run, tokens), layer_peak(run) * tokens)
-    parts = {**static, Component.ACTIVATIONS: activations, Component.TRANSIENT_PEAK: transient}
-    share = c.CPU_FRAGMENTATION if run.device.is_cpu else c.FRAGMENTATION
-    parts[Component.RUNTIME] = c.CPU_RUNTIME if run.device.is_cpu else c.CUDA_CONTEXT + c.CUDA_WORKSPACE
-    parts[Component.FRAGMENTATION] = share * (activations + transient)
+    moment = peak_moment(run)
+    parts = _static(run)
+    parts[Component.GRADIENTS] = moment.gradients
+    parts[Component.ACTIVATIONS] = moment.activations
+    parts[Component.TRANSIENT_PEAK] = moment.transient
+    parts[Component.RUNTIME] = c.CPU_RUNTIME if run.device.is_cpu else _cuda_runtime(run)
+    parts[Component.FRAGMENTATION] = _fragmentation(run, moment)
+    # Where a model is sharded, setting it up may need more than a step.
+    setup = _setup(run) + parts[Component.RUNTIME] - sum(parts.values())
+    parts[Component.TRANSIENT_PEAK] += max(0.0, setup)
     return _peaks(run, {kind: _interval(run, kind, parts[kind]) for kind in Component if parts[kind] > 0})
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is alive beside weights and optimizer states at one moment of a step, bytes."""
+
+    gradients: float
+    activations: float
+    transient: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.gradients + self.activations + self.transient
+
+
+def peak_moment(run: Run) -> Moment:
+    """The moment of a step at which most is alive: at the loss, while a layer is differentiated, or at the update."""
+    tokens = peak_tokens(run)
+    gradients = _gradients(run)
+    # From the second micro-batch on, the gradients of the first are there already.
+    before = gradients if run.batch > run.micro_batch * run.devices else 0.0
+    kept = activation_bytes(run) * tokens
+    differentiated = layer_peak(run) * tokens
+    return max(
+        Moment(before, kept, loss_peak(run, tokens)),
+        Moment(before, kept, differentiated),
+        Moment(gradients, 0.0, differentiated),
+        Moment(gradients, 0.0, _update_copies(run)),
+        key=lambda moment: moment.total,
+    )
 
 
 def peak_tokens(run: Run) -> float:
@@ -87,69 +114,160 @@ def peak_tokens(run: Run) -> float:
     return min(full, float(run.micro_batch * run.rows.longest))
 
 
-def saved_per_layer(run: Run) -> float:
-    """Bytes per token that one decoder layer keeps for its backward pass, adapters included."""
-    s, size = run.shape, run.compute_bytes
-    wide = (4 if s.gated else 3) * s.intermediate * max(1, s.active_experts)
-    kv = 2 * (s.q_width if run.stack.expands_kv else s.kv_width)
-    plain = 4 * s.hidden + s.q_width + kv + 2 * s.q_width + wide
-    return size * plain + s.heads * _score_bytes(run) + _adapter_inputs(run)
-
-
 def activation_bytes(run: Run) -> float:
     """Bytes per token that all layers keep until the backward pass."""
     if run.checkpointing:
         # Only each layer's input is kept; offloading moves it to the host.
-        return 0.0 if run.offloaded else float(run.compute_bytes * run.shape.hidden * run.shape.layers)
+        return 0.0 if run.offloaded else float(stream_bytes(run) * run.shape.hidden * run.shape.layers)
     return run.shape.layers * saved_per_layer(run)
 
 
 def layer_peak(run: Run) -> float:
-    """Bytes per token that the differentiation of one layer needs for a moment."""
-    return saved_per_layer(run) * (c.LAYER_PEAK if run.checkpointing else c.LAYER_GRADIENTS)
+    """Bytes per token that the differentiation of one layer needs for a moment, its recomputation included."""
+    return layer_gradients(run) + (saved_per_layer(run) if run.checkpointing else 0.0)
 
 
 def loss_peak(run: Run, tokens: float) -> float:
     """Bytes of logits and their derivatives at the loss, for a micro-batch of so many tokens."""
     targets = tokens
+    per_logit = c.LOGITS_BYTES[min(4, max(2, run.compute_bytes))]
     if run.loss == "completion-only":
         targets *= run.rows.target_fraction if run.rows is not None else 1.0
     if run.loss in ("completion-only", "chunked"):
-        targets = min(targets, float(c.CHUNK_TOKENS))
-    full = c.LOGITS_BYTES * run.shape.vocab * targets
+        if run.program.keeps_chunked_logits:
+            return (
+                c.CHUNKED_LOGITS_BYTES * targets + per_logit * min(targets, run.program.loss_chunk)
+            ) * run.shape.vocab
+        targets = min(targets, float(run.program.loss_chunk))
+    full = per_logit * run.shape.vocab * targets
     return full * c.FUSED_LOGITS_SHARE if run.loss == "fused" else full
 
 
 def _static(run: Run) -> dict[Component, float]:
     trainable = trainable_parameters(run.method, run.shape)
+    spread = run.devices if run.sharding != "replicated" else 1
+    whole = run.devices if run.sharding == "full" else 1
     return {
-        Component.BASE_WEIGHTS: _base_weights(run),
-        Component.TRAINABLE_WEIGHTS: float(_separate_weights(run, trainable)),
-        Component.GRADIENTS: float(trainable * run.master_bytes),
-        Component.OPTIMIZER_STATES: trainable * _state_bytes(run),
-        Component.QUANTIZATION: _quantization(run),
+        Component.BASE_WEIGHTS: _base_weights(run) / whole + _gathered(run),
+        Component.TRAINABLE_WEIGHTS: _separate_weights(run, trainable) / (spread if _has_master(run) else whole),
+        Component.OPTIMIZER_STATES: trainable * _state_bytes(run) / spread,
+        Component.QUANTIZATION: _quantization(run) / whole,
     }
 
 
+def _gradients(run: Run) -> float:
+    """Bytes of all gradients, or of one layer's and the embeddings' where each weight is updated at once."""
+    trainable = trainable_parameters(run.method, run.shape)
+    if run.optimizer_in_backward and run.batch == run.micro_batch * run.devices:
+        trainable = min(trainable, trainable // run.shape.layers + count(run.shape).embeddings)
+    spread = run.devices if run.sharding in ("gradients", "full") else 1
+    # Replicas reduce copies of their gradients (DDP's buckets).
+    copies = 2 if run.devices > 1 and run.sharding in ("replicated", "optimizer") else 1
+    return trainable * _trained_bytes(run) * copies / spread + _whole_gradients(run)
+
+
+def _whole_gradients(run: Run) -> float:
+    """Bytes of gradients that are whole before they are reduced to shards: embeddings, head and a layer of a fully
+    trained model, and those that wait for a slow network.
+    """
+    if run.sharding != "full" or run.devices == 1 or not isinstance(run.method, Full):
+        return 0.0
+    counted = count(run.shape)
+    outside = counted.embeddings + counted.lm_head
+    waiting = c.WAITING_GRADIENTS * counted.total * run.compute_bytes if run.nodes > 1 else 0.0
+    return run.master_bytes * (outside + (counted.total - outside) / run.shape.layers) + waiting
+
+
+def _update_copies(run: Run) -> float:
+    """Bytes that an optimizer step adds for a moment."""
+    if run.program.fused_optimizer or run.optimizer_in_backward or run.optimizer != "adamw":
+        return 0.0
+    spread = run.devices if run.sharding != "replicated" else 1
+    return c.FOREACH_COPIES * trainable_parameters(run.method, run.shape) * _trained_bytes(run) / spread
+
+
+def _gathered(run: Run) -> float:
+    """Bytes of weights that are whole for a while although they are sharded: some layers, embeddings and head."""
+    if run.sharding != "full" or run.devices == 1:
+        return 0.0
+    counted = count(run.shape)
+    outside = counted.embeddings + counted.lm_head
+    layer = (counted.total - outside) / run.shape.layers
+    if run.program.keeps_frozen_whole and not isinstance(run.method, Full):
+        return float(run.compute_bytes * counted.total)
+    return run.compute_bytes * (c.GATHERED_LAYERS * layer + outside)
+
+
+def _cuda_runtime(run: Run) -> float:
+    return c.CUDA_CONTEXT + c.CUDA_WORKSPACE + _collectives(run)
+
+
+def _setup(run: Run) -> float:
+    """Bytes while a model is cut into shards: all that is sharded so far, and copies of the largest unit."""
+    if run.sharding != "full" or run.devices == 1 or not run.program.sharded_master:
+        return 0.0
+    counted = count(run.shape)
+    outside = counted.embeddings + counted.lm_head
+    return 4.0 * (c.SETUP_COPIES * outside + counted.total / run.devices)
+
+
+def _collectives(run: Run) -> float:
+    return (c.COLLECTIVES if run.devices > 1 else 0.0) + (c.COLLECTIVES_ACROSS if run.nodes > 1 else 0.0)
+
+
+def _fragmentation(run: Run, moment: Moment) -> float:
+    """Bytes that the allocator holds and nobody uses."""
+    if run.device.is_cpu:
+        return c.CPU_FRAGMENTATION * (moment.activations + moment.transient)
+    stored = c.STORED_FRAGMENTATION if run.checkpointing else c.FRAGMENTATION
+    return stored * moment.activations + c.FRAGMENTATION * (moment.transient + moment.gradients)
+
+
 def _base_weights(run: Run) -> float:
-    everything = count(run.shape).total
+    counted = count(run.shape)
     if not isinstance(run.method, QuantizedLora):
-        return float(everything * run.weight_bytes)
+        return float(counted.total * run.weight_bytes) + _cast_weights(run, counted.total)
     packed = linear_weights(run.shape)
-    per_weight = c.NF4_BYTES if run.method.bits == 4 else c.INT8_BYTES
-    return packed * per_weight + (everything - packed) * c.KBIT_UNQUANTIZED_BYTES
+    if run.program.quantizes_head:
+        packed += counted.lm_head
+    outside = c.RAISED_BYTES if run.program.raises_quantized_base else run.weight_bytes
+    return packed * packed_bytes(run.method) + (counted.total - packed) * outside
+
+
+def _cast_weights(run: Run, total: int) -> float:
+    """Bytes of 16-bit copies of a frozen float32 base: each product keeps its own until the backward pass."""
+    if isinstance(run.method, Full) or run.weight_bytes <= run.compute_bytes:
+        return 0.0
+    return total * run.compute_bytes / (run.shape.layers if run.checkpointing else 1)
+
+
+def packed_bytes(method: QuantizedLora) -> float:
+    """Bytes of a quantised weight without its constants."""
+    return {4: c.NF4_BYTES, 8: c.INT8_BYTES}[method.bits]
+
+
+def _has_master(run: Run) -> bool:
+    """Whether separate weights are master copies of a fully trained model."""
+    return isinstance(run.method, Full)
 
 
 def _separate_weights(run: Run, trainable: int) -> int:
     """Adapters are weights of their own; a fully trained model needs a master copy only in another type."""
     if isinstance(run.method, Full) and run.weight_bytes == run.master_bytes:
         return 0
-    return trainable * run.master_bytes
+    return trainable * _trained_bytes(run)
+
+
+def _trained_bytes(run: Run) -> int:
+    """Bytes per number of trained weights and gradients: the program may have a type of its own for adapters."""
+    if not isinstance(run.method, Full) and run.program.adapter_bytes:
+        return min(run.program.adapter_bytes, run.master_bytes)
+    return run.master_bytes
 
 
 def _state_bytes(run: Run) -> float:
     return {
-        "adamw": 2.0 * run.master_bytes,
+        "adamw": 2.0 * _trained_bytes(run),
         "adamw-8bit": c.EIGHT_BIT_STATE,
         "paged-adamw-8bit": c.EIGHT_BIT_STATE,
         "adafactor": c.ADAFACTOR_SHARE,
@@ -166,32 +284,6 @@ def _quantization(run: Run) -> float:
     # One weight matrix at a time is unpacked to the compute type.
     workspace = run.compute_bytes * run.shape.hidden * run.shape.intermediate
     return linear_weights(run.shape) * constants + workspace
-
-
-def _score_bytes(run: Run) -> float:
-    """Bytes per token and head of attention scores that are kept; fused kernels keep none."""
-    if run.eager_attention:
-        return float(c.EAGER_SCORES_BYTES * run.sequence_length)
-    span = run.rows.attention_span if run.rows is not None else float(run.sequence_length)
-    if run.device.is_cpu and span <= c.SHORT_ROW_TOKENS:
-        return c.SHORT_ROW_SCORES_BYTES * span
-    return 0.0
-
-
-def _adapter_inputs(run: Run) -> float:
-    """Bytes per token and layer that adapters and prefixes keep besides the layer's own activations."""
-    method = run.method.lora if isinstance(run.method, QuantizedLora) else run.method
-    size = run.compute_bytes
-    if isinstance(method, LoraAdapters):
-        inputs = sum(linear.d_in for linear in target_linears(run.shape, method.targets))
-        width = run.stack.adapter_input_bytes or size
-        return inputs * (width + (run.stack.dropout_mask_bytes if method.dropout > 0 else 0))
-    if isinstance(method, Prefix):
-        # Keys and values are copied to join the prefix.
-        return float(size * 2 * run.shape.kv_width)
-    if isinstance(method, Bottleneck):
-        return float(method.places * size * (run.shape.hidden + 2 * method.size))
-    return 0.0
 
 
 def method_name(run: Run) -> str:
@@ -212,7 +304,7 @@ def _interval(run: Run, kind: Component, expected: float) -> Interval:
 
 def _peaks(run: Run, components: dict[Component, Interval]) -> Memory:
     device = total(components.values())
-    outside = 0.0 if run.device.is_cpu else c.CUDA_CONTEXT
+    outside = 0.0 if run.device.is_cpu else c.CUDA_CONTEXT + _collectives(run)
     reserved = device.scaled(1 - outside / device.expected)
     fragments = components[Component.FRAGMENTATION].expected if Component.FRAGMENTATION in components else 0.0
     allocated = device.scaled(1 - (outside + fragments) / device.expected)

@@ -22,6 +22,7 @@ from finetree_estimator.methods import (
     preset_targets,
     target_linears,
 )
+from finetree_estimator.programs import FINETREE, LITGPT, LLM_FOUNDRY, TORCHTUNE, TRANSFORMERS, UNSLOTH
 from finetree_estimator.run import EvaluationPlan, Rows, Run
 from finetree_estimator.shapes import Shape
 
@@ -43,6 +44,22 @@ PRESET_NAMES = {
     rs.TARGET_PRESET_ATTENTION: "attention",
     rs.TARGET_PRESET_QUERY_VALUE: "query-value",
     rs.TARGET_PRESET_MLP: "mlp",
+}
+PROGRAM_NAMES = {
+    pb.TRAINING_PROGRAM_UNSPECIFIED: FINETREE,
+    pb.TRAINING_PROGRAM_FINETREE: FINETREE,
+    pb.TRAINING_PROGRAM_TRANSFORMERS: TRANSFORMERS,
+    pb.TRAINING_PROGRAM_LITGPT: LITGPT,
+    pb.TRAINING_PROGRAM_TORCHTUNE: TORCHTUNE,
+    pb.TRAINING_PROGRAM_UNSLOTH: UNSLOTH,
+    pb.TRAINING_PROGRAM_LLM_FOUNDRY: LLM_FOUNDRY,
+}
+SHARDINGS = {
+    rs.SHARDING_UNSPECIFIED: "replicated",
+    rs.SHARDING_REPLICATED: "replicated",
+    rs.SHARDING_OPTIMIZER: "optimizer",
+    rs.SHARDING_GRADIENTS: "gradients",
+    rs.SHARDING_FULL: "full",
 }
 _ADAPTER_PLACES = {rs.ADAPTER_PLACEMENT_HOULSBY: 2}
 
@@ -72,7 +89,7 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Reading:
     training = spec.training
     data = _training_rows(spec, profile)
     steps = optimizer_steps(spec, data.count) if data is not None else 0
-    weight, compute, master = _sizes(spec.precision, full=isinstance(method, Full))
+    weight, compute, master = _sizes(request, spec, full=isinstance(method, Full))
     checkpointing = spec.gradient_checkpointing
     run = Run(
         shape=shape,
@@ -97,6 +114,10 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Reading:
         checkpoints=max(0, steps - 1) // spec.checkpoints.every_steps,
         payment=read_payment(spec, knowledge.prices),
         correction=_correction(request, spec, knowledge),
+        program=PROGRAM_NAMES[request.program],
+        sharding=SHARDINGS[spec.hardware.sharding],
+        nodes=max(1, spec.hardware.nodes),
+        optimizer_in_backward=spec.optimizer_in_backward,
     )
     return Reading(run, spec, profile)
 
@@ -179,9 +200,14 @@ def _evaluation(
     )
 
 
-def _sizes(precision: rs.Precision.ValueType, *, full: bool) -> tuple[int, int, int]:
+def _sizes(request: pb.EstimateRunRequest, spec: rs.RunSpec, *, full: bool) -> tuple[int, int, int]:
     """Bytes of base weights, activations, and trained weights with their gradients and moments."""
-    if precision == rs.PRECISION_FP32:
+    program = PROGRAM_NAMES[request.program]
+    if spec.precision == rs.PRECISION_FP32:
         return 4, 4, 4
+    if full and spec.precision == rs.PRECISION_BF16:
+        sharded = spec.hardware.sharding == rs.SHARDING_FULL and spec.hardware.count > 1
+        return (4, 2, 4) if sharded and program.sharded_master else (2, 2, 2)
     # Adapters are float32 whatever the base is (PEFT's autocast_adapter_dtype, and the worker's rule).
-    return 2, 2, 2 if full and precision == rs.PRECISION_BF16 else 4
+    frozen_mixed = not full and spec.precision != rs.PRECISION_BF16
+    return program.mixed_base_bytes if frozen_mixed else 2, 2, 4

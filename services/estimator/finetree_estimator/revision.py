@@ -16,8 +16,8 @@ ENGINE_ID = "engine-1"
 ENGINE_DATE = "2026-11-25"
 """Day of the last such change."""
 FORMULAS = (
-    *("calibration", "constants", "correction", "cost", "durations", "engine", "factors", "fit", "intervals"),
-    *("memory", "methods", "run", "shapes"),
+    *("activations", "calibration", "constants", "correction", "cost", "durations", "engine", "factors", "fit"),
+    *("intervals", "memory", "methods", "programs", "run", "shapes"),
 )
 """Modules that decide the numbers; the engine's hash covers them."""
 

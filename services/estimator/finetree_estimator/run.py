@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from finetree_estimator.factors import UNCORRECTED, Correction
 from finetree_estimator.intervals import Source
 from finetree_estimator.methods import Method
+from finetree_estimator.programs import FINETREE, Program
 from finetree_estimator.shapes import Shape
 
 
@@ -94,27 +95,6 @@ class Rented:
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
-    """How the training program holds what the formulas count; ours, or the one a measurement was made with."""
-
-    name: str
-    adapter_input_bytes: int
-    """Bytes per feature of an adapter's input copy; 0 means the compute type's."""
-    dropout_mask_bytes: int
-    """Bytes per feature of a stored dropout mask."""
-    expands_kv: bool
-    """Whether grouped keys and values are repeated to one per query head before attention."""
-    fused_optimizer: bool
-    """Whether the optimizer reads and writes each number once."""
-
-
-FINETREE = Stack("finetree", adapter_input_bytes=0, dropout_mask_bytes=1, expands_kv=True, fused_optimizer=True)
-"""The suite's worker: adapter products in the compute type, masks as booleans, attention by document."""
-PEFT = Stack("transformers + peft", 4, 1, expands_kv=False, fused_optimizer=False)
-"""Plain transformers and peft, which cast an adapter's input to its float32 (the stack of most published rows)."""
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """One run on `devices` equal devices. Batch sizes count rows; sizes are bytes per number."""
 
@@ -149,3 +129,11 @@ class Run:
     stack: Stack = FINETREE
     correction: Correction = UNCORRECTED
     """What observed runs say of the device."""
+    program: Program = FINETREE
+    """What trains."""
+    sharding: str = "replicated"
+    """What several devices share: replicated, optimizer, gradients or full."""
+    nodes: int = 1
+    """Machines that the devices are spread over."""
+    optimizer_in_backward: bool = False
+    """Whether each weight is updated as soon as its gradient is there."""

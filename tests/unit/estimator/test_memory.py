@@ -4,7 +4,8 @@ from finetree_estimator import memory
 from finetree_estimator.memory import Component
 from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
 from finetree_estimator.models import model
-from finetree_estimator.run import PEFT, Rows
+from finetree_estimator.programs import TRANSFORMERS
+from finetree_estimator.run import Rows
 
 GIB = 1024**3
 LORA = LoraAdapters(8, PRESETS["all-linear"], 0.1)
@@ -84,7 +85,7 @@ def test_double_quantisation_leaves_an_eighth_of_a_bit(make_run):
 
 def test_activations_of_a_layer_are_near_what_published_peaks_imply(make_run):
     """About 114 kB per token and layer are backed out of PEFT's peak (reference, 3.4)."""
-    run = make_run(method=Full(), stack=PEFT)
+    run = make_run(method=Full(), program=TRANSFORMERS)
 
     assert memory.saved_per_layer(run) == pytest.approx(114e3, rel=0.05)
 

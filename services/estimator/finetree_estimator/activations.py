@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a decoder layer keeps for its backward pass, tensor by tensor, in bytes per token.
+
+A frozen linear layer keeps nothing: the gradient of its input needs its weight alone. What is kept, then, are norms'
+inputs, queries, keys, values and the attention's output, the MLP's gate, its activation and its other half, and the
+inputs of whatever is trained. For transformers' Llama the sums are exact: a traced step gives the same numbers.
+"""
+
+from finetree_estimator import constants as c
+from finetree_estimator.methods import Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora, target_linears
+from finetree_estimator.run import Run
+
+
+def saved_per_layer(run: Run) -> float:
+    """Bytes per token that one decoder layer keeps, what is trained included."""
+    return _norms(run) + _attention(run) + _mlp(run) + _trained_inputs(run)
+
+
+def layer_gradients(run: Run) -> float:
+    """Bytes per token of the gradients that exist at once while one layer is differentiated.
+
+    Those of the MLP's three wide tensors, and of four of the residual stream's width (traced: 3.7 to 3.8 wide ones).
+    """
+    wide = 3 * run.shape.intermediate * max(1, run.shape.active_experts)
+    return float(stream_bytes(run) * (wide + 4 * run.shape.hidden))
+
+
+def stream_bytes(run: Run) -> int:
+    """Bytes per number of the residual stream: float32 where the program raises a quantised base."""
+    if isinstance(run.method, QuantizedLora) and run.program.raises_quantized_base:
+        return 4
+    whole = run.sharding != "full" or run.devices == 1
+    if whole and run.program.mixed_base_bytes > run.compute_bytes and _stored_bytes(run) > run.compute_bytes:
+        # Embeddings in float32 make the stream float32; products are cast down. Shards are cast as they are gathered.
+        return _stored_bytes(run)
+    return run.compute_bytes
+
+
+def _stored_bytes(run: Run) -> int:
+    """Bytes per number of the weights as the model holds them."""
+    return run.master_bytes if isinstance(run.method, Full) else run.weight_bytes
+
+
+def _norms(run: Run) -> float:
+    s, stream = run.shape, stream_bytes(run)
+    kept = stream if s.norm_bias else max(stream, run.program.rms_norm_bytes)
+    # A trained scale needs the normalised input as well.
+    trained = stream if isinstance(run.method, Full) and not s.norm_bias else 0
+    heads = (s.q_width + s.kv_width) if s.head_norms else 0
+    return float((kept + trained) * (s.norms_per_layer * s.hidden + heads))
+
+
+def _attention(run: Run) -> float:
+    """Queries, keys, values, output and the softmax's normaliser; all scores where the kernel is not fused."""
+    s, size = run.shape, run.compute_bytes
+    kv = 2 * (s.q_width if run.program.expands_kv else s.kv_width)
+    fused = size * (2 * s.q_width + kv) + c.NORMALIZER_BYTES * s.heads
+    if run.program.keeps_fused_projection:
+        # Values are a view of the joint buffer: its queries and keys stay with them.
+        fused += size * (s.q_width + s.kv_width)
+    return fused + s.heads * _score_bytes(run)
+
+
+def _score_bytes(run: Run) -> float:
+    """Bytes per token and head of attention scores that are kept; fused kernels keep none."""
+    if run.eager_attention:
+        return float((4 + run.compute_bytes) * run.sequence_length)
+    span = run.rows.attention_span if run.rows is not None else float(run.sequence_length)
+    return c.SHORT_ROW_SCORES_BYTES * span if run.device.is_cpu and span <= c.SHORT_ROW_TOKENS else 0.0
+
+
+def _mlp(run: Run) -> float:
+    """The activation's input and, behind a gate, its output and the other half; copies of the tokens for experts."""
+    s = run.shape
+    wide = (3 if s.gated else 1) * (s.intermediate * max(1, s.active_experts))
+    routed = 2 * s.hidden * s.active_experts if s.experts else 0
+    return float(stream_bytes(run) * (wide + routed))
+
+
+def _trained_inputs(run: Run) -> float:
+    """Inputs that gradients of trained weights need."""
+    s, size = run.shape, run.compute_bytes
+    method = run.method.lora if isinstance(run.method, QuantizedLora) else run.method
+    if isinstance(method, Full):
+        # Of query, key and value together; of the MLP's first layer; of its last. The output projection's is kept.
+        return float(size * (2 * s.hidden + s.intermediate * max(1, s.active_experts)))
+    if isinstance(method, LoraAdapters):
+        return _lora_inputs(run, method) + _quantized_inputs(run)
+    if isinstance(method, Prefix):
+        # Keys and values are copied to join the prefix.
+        return float(size * 2 * s.kv_width)
+    if isinstance(method, Bottleneck):
+        return float(method.places * size * (s.hidden + 2 * method.size))
+    return 0.0
+
+
+def _quantized_inputs(run: Run) -> float:
+    """Inputs that the products with a quantised base keep although it is frozen."""
+    if not isinstance(run.method, QuantizedLora):
+        return 0.0
+    # bitsandbytes' 8-bit product keeps its input in every version (MatMul8bitLt's saved tensors).
+    if run.method.bits == 4 and not run.program.keeps_quantized_inputs:
+        return 0.0
+    return float(run.compute_bytes * (2 * run.shape.hidden + run.shape.intermediate * max(1, run.shape.active_experts)))
+
+
+_SHARED_INPUTS = {"k_proj": "q_proj", "v_proj": "q_proj", "qkv_proj": "q_proj", "up_proj": "gate_proj"}
+"""Projections that read what another one reads."""
+
+
+def _lora_inputs(run: Run, method: LoraAdapters) -> float:
+    """Inputs of adapters: a float32 copy each, or one for all that read the same; dropout makes them differ."""
+    targets = target_linears(run.shape, method.targets)
+    used = {True: max(1, run.shape.active_experts), False: 1}
+    total = 0.0
+    read: set[str] = set()
+    for linear in targets:
+        width = linear.d_in * used[linear.copies > 1]
+        own = method.dropout > 0 or _copies_inputs(run)
+        source = _SHARED_INPUTS.get(linear.name, linear.name)
+        if own or source not in read:
+            total += width * (4 if _copies_inputs(run) else stream_bytes(run))
+        if method.dropout > 0:
+            total += width * c.DROPOUT_MASK_BYTES
+        if method.weight_decomposed:
+            # The magnitude scales the adapted output, whose parts are kept.
+            total += 2 * linear.d_out * used[linear.copies > 1] * run.compute_bytes
+        read.add(source)
+    return total
+
+
+def _copies_inputs(run: Run) -> bool:
+    """Whether an adapter's input is cast: not where the stream is float32 already."""
+    return run.program.copies_adapter_inputs and run.compute_bytes < 4 and stream_bytes(run) < 4

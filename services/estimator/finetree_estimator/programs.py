@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training program decides by itself: number formats and copies that no setting of a run says.
+
+Each was read in the program's source, or found by tracing a training step of the real classes with tensors that have
+sizes but no content (benchmarks/estimator/trace_memory.py): what is alive at the peak then comes out to the byte.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How a training program holds what the formulas count."""
+
+    name: str
+    """By the contract's TrainingProgram, in lower case."""
+    rms_norm_bytes: int
+    """Bytes per feature that an RMS norm keeps for its backward pass: 4 where it computes on a float32 copy."""
+    adapter_bytes: int
+    """Of an adapter's weights, gradients and moments, per number; 0 means as the precision says."""
+    copies_adapter_inputs: bool
+    """Whether each adapter keeps a float32 copy of its input; otherwise those of one input share it."""
+    raises_quantized_base: bool
+    """Whether everything beside the packed weights of a quantised base, and with it the residual stream, is float32."""
+    quantizes_head: bool
+    """Whether the output head is packed too."""
+    keeps_fused_projection: bool
+    """Whether the joint buffer of queries, keys and values stays alive beside its parts."""
+    keeps_chunked_logits: bool
+    """Whether the logits of a chunked loss exist all at once after all."""
+    fused_optimizer: bool
+    """Whether the optimizer reads and writes each number once."""
+    loss_chunk: int = 1024
+    """Targets whose logits a chunked loss computes at once."""
+    keeps_quantized_inputs: bool = False
+    """Whether a 4-bit layer keeps its input, as bitsandbytes did until 2024 (MatMul4Bit's saved tensors)."""
+    mixed_base_bytes: int = 2
+    """Of a frozen base's weights in mixed precision: 4 where the program casts them for each product."""
+    sharded_master: bool = False
+    """Whether sharded full training keeps float32 master weights although 16 bits were asked for."""
+    keeps_frozen_whole: bool = False
+    """Whether sharded layers without gradients stay whole from the forward pass to the end of the backward pass."""
+    expands_kv: bool = False
+    """Whether grouped keys and values are repeated to one per query head before attention."""
+
+
+FINETREE = Program(
+    "finetree",
+    rms_norm_bytes=4,
+    adapter_bytes=0,
+    copies_adapter_inputs=False,
+    raises_quantized_base=False,
+    quantizes_head=False,
+    keeps_fused_projection=False,
+    keeps_chunked_logits=False,
+    fused_optimizer=True,
+    expands_kv=True,
+)
+"""The suite's worker: adapter products in the compute type, masks as booleans, attention by document."""
+TRANSFORMERS = Program(
+    "transformers",
+    rms_norm_bytes=4,
+    adapter_bytes=0,
+    copies_adapter_inputs=True,
+    raises_quantized_base=True,
+    quantizes_head=False,
+    keeps_fused_projection=False,
+    keeps_chunked_logits=False,
+    fused_optimizer=False,
+    mixed_base_bytes=4,
+    sharded_master=True,
+)
+"""transformers and PEFT: adapters are float32 and cast their inputs (autocast_adapter_dtype); a quantised base is
+prepared by prepare_model_for_kbit_training; accelerate raises sharded trainable weights to float32 (its FSDP guide)."""
+LITGPT = Program(
+    "litgpt",
+    rms_norm_bytes=2,
+    adapter_bytes=2,
+    copies_adapter_inputs=False,
+    raises_quantized_base=False,
+    quantizes_head=True,
+    keeps_fused_projection=True,
+    keeps_chunked_logits=True,
+    fused_optimizer=False,
+    loss_chunk=128,
+    keeps_quantized_inputs=True,
+    mixed_base_bytes=4,
+    keeps_frozen_whole=True,
+)
+"""LitGPT in "bf16-true": adapters too are 16-bit; one projection makes queries, keys and values, whose values are a
+view of it; bitsandbytes replaces every linear layer, the head included; the head's chunks are kept for the loss."""
+TORCHTUNE = Program(
+    "torchtune",
+    rms_norm_bytes=4,
+    adapter_bytes=2,
+    copies_adapter_inputs=False,
+    raises_quantized_base=False,
+    quantizes_head=False,
+    keeps_fused_projection=False,
+    keeps_chunked_logits=True,
+    fused_optimizer=True,
+)
+"""torchtune: everything in the one dtype of its configuration; the recipes' AdamW is fused."""
+UNSLOTH = Program(
+    "unsloth",
+    rms_norm_bytes=2,
+    adapter_bytes=4,
+    copies_adapter_inputs=False,
+    raises_quantized_base=False,
+    quantizes_head=False,
+    keeps_fused_projection=False,
+    keeps_chunked_logits=False,
+    fused_optimizer=False,
+)
+"""Unsloth: kernels of its own that keep a norm's input as it is."""
+LLM_FOUNDRY = Program(
+    "llm-foundry",
+    rms_norm_bytes=2,
+    adapter_bytes=4,
+    copies_adapter_inputs=False,
+    raises_quantized_base=False,
+    quantizes_head=False,
+    keeps_fused_projection=True,
+    keeps_chunked_logits=False,
+    fused_optimizer=True,
+)
+"""LLM Foundry: MPT's classes under FSDP with low-precision layer norms."""
+PROGRAMS = {each.name: each for each in (FINETREE, TRANSFORMERS, LITGPT, TORCHTUNE, UNSLOTH, LLM_FOUNDRY)}
+"""By name."""
