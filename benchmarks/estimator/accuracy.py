@@ -110,7 +110,7 @@ def summary(found: list[Scored]) -> dict[str, float]:
         "mean_absolute_error": round(statistics.mean(map(abs, errors)), 4),
         "median_absolute_error": round(statistics.median(map(abs, errors)), 4),
         "bias": round(statistics.mean(errors), 4),
-        "worst": round(max(errors, key=abs), 4),
+        "worst": round(max(abs(error) for error in errors), 4),
         "above_high": round(sum(one.measured > one.high for one in found) / len(found), 4),
         "inside": round(sum(one.low <= one.measured <= one.high for one in found) / len(found), 4),
         "high_over_expected": round(statistics.mean(one.high / one.expected for one in found), 3),

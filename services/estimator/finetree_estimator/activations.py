@@ -7,7 +7,7 @@ inputs of whatever is trained. For transformers' Llama the sums are exact: a tra
 """
 
 from finetree_estimator import constants as c
-from finetree_estimator.methods import Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora, target_linears
+from finetree_estimator.methods import Full, LoraAdapters, Prefix, QuantizedLora, target_linears
 from finetree_estimator.run import Run
 
 
@@ -89,9 +89,8 @@ def _trained_inputs(run: Run) -> float:
     if isinstance(method, Prefix):
         # Keys and values are copied to join the prefix.
         return float(size * 2 * s.kv_width)
-    if isinstance(method, Bottleneck):
-        return float(method.places * size * (s.hidden + 2 * method.size))
-    return 0.0
+    # A bottleneck's input, and its narrow tensor before and after the non-linearity.
+    return float(method.places * size * (s.hidden + 2 * method.size))
 
 
 def _quantized_inputs(run: Run) -> float:

@@ -86,6 +86,9 @@ def peak_moment(run: Run) -> Moment:
     before = gradients if run.batch > run.micro_batch * run.devices else 0.0
     kept = activation_bytes(run) * tokens
     differentiated = layer_peak(run) * tokens
+    if run.device.is_cpu:
+        # What was free for a moment stays with the process: its peak is the sum of what a device would see in turn.
+        return Moment(gradients, kept, max(loss_peak(run, tokens), differentiated))
     return max(
         Moment(before, kept, loss_peak(run, tokens)),
         Moment(before, kept, differentiated),
@@ -167,8 +170,9 @@ def _gradients(run: Run) -> float:
 
 
 def _whole_gradients(run: Run) -> float:
-    """Bytes of gradients that are whole before they are reduced to shards: embeddings, head and a layer of a fully
-    trained model, and those that wait for a slow network.
+    """Bytes of a fully trained model's gradients that are whole before they are reduced to shards.
+
+    Those of embeddings, head and one layer, and those that wait for a slow network.
     """
     if run.sharding != "full" or run.devices == 1 or not isinstance(run.method, Full):
         return 0.0

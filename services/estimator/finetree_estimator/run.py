@@ -126,7 +126,6 @@ class Run:
     checkpoints: int = 0
     """Checkpoints written during the run."""
     payment: Owned | Rented | None = None
-    stack: Stack = FINETREE
     correction: Correction = UNCORRECTED
     """What observed runs say of the device."""
     program: Program = FINETREE
