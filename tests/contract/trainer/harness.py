@@ -36,6 +36,9 @@ class FixedEstimator:
 
     def __init__(self) -> None:
         self.asked: list[run_spec_pb2.RunSpec] = []
+        self.reported: asyncio.Queue[estimator_pb2.Observation] = asyncio.Queue()
+        self.failure: Exception | None = None
+        self.tries = 0
 
     async def estimate(self, spec, profile, evaluation):
         self.asked.append(spec)
@@ -47,6 +50,12 @@ class FixedEstimator:
         estimate.fit.verdict = estimator_pb2.FIT_VERDICT_FITS
         estimate.revision.engine.id = "engine-1"
         return estimate
+
+    async def report(self, observation, *, request_id):
+        self.tries += 1
+        if self.failure is not None:
+            raise self.failure
+        self.reported.put_nowait(observation)
 
 
 @dataclasses.dataclass

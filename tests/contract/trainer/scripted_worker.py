@@ -6,7 +6,7 @@ Script keys, all optional: `steps`, `delay` (seconds between steps), `start_dela
 `deaf` (ignores cancel and SIGTERM), `child` (starts a process of its own that ignores SIGTERM), `outcome`
 ("failed", "interrupted", or "interrupted_once"), `artifact`, `profile`, `linger` (does not exit after its outcome),
 `never_attach`, `phases`, `report` (tokens that a dataset report counts for the train split), `offline_after` (ends its
-stream after that step and never comes back).
+stream after that step and never comes back), `summary` (fields of the outcome's RunSummary).
 """
 
 import argparse
@@ -226,6 +226,8 @@ class ScriptedWorker:
         if wanted == "interrupted_once":
             wanted = "interrupted" if self.task.attempt == 1 else "succeeded"
         outcome = worker_pb2.TaskOutcome(kind=OUTCOMES[wanted])
+        if summary := self.script.get("summary"):
+            outcome.summary.MergeFrom(event_pb2.RunSummary(**summary))
         if wanted == "failed":
             outcome.error.CopyFrom(status_pb2.Status(code=3, message="The loss was not finite."))
             info = error_details_pb2.ErrorInfo(

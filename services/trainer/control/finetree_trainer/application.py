@@ -25,6 +25,7 @@ from finetree_trainer.jobs import Jobs
 from finetree_trainer.listing import EventLister
 from finetree_trainer.log import EventLog
 from finetree_trainer.models import Models
+from finetree_trainer.reports import Reports
 from finetree_trainer.resolve import Planner
 from finetree_trainer.scheduler import Scheduler, recover
 from finetree_trainer.servicer import SERVICE, TrainerServicer
@@ -113,13 +114,13 @@ class Application:
         await self._take_over()
         workers = attach.WorkerServicer(self._supervisor, log, settings, self._profiled)
         self._attach = await attach.serve(workers, socket)
-        self._begin(self._scheduler, self._supervisor, self._upkeep)
+        self._begin(self._scheduler, self._supervisor, self._upkeep, Reports(log, self._estimator))
 
-    def _begin(self, scheduler: Scheduler, supervisor: Supervisor, upkeep: Upkeep) -> None:
-        """From now on jobs are started, a worker is kept warm, and old events are cut."""
+    def _begin(self, scheduler: Scheduler, supervisor: Supervisor, upkeep: Upkeep, reports: Reports) -> None:
+        """From now on jobs are started, a worker is kept warm, old events are cut, and ended runs are reported."""
         scheduler.start = supervisor.start
         asyncio.get_running_loop().call_later(WARM_AFTER_SECONDS, self._prewarm_from_now)
-        for work in (scheduler.run(), upkeep.run()):
+        for work in (scheduler.run(), upkeep.run(), reports.run()):
             self._running.append(asyncio.create_task(_logged(work)))
 
     async def drain(self) -> None:

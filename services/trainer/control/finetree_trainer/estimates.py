@@ -14,12 +14,20 @@ ESTIMATE_SECONDS = 3.0
 """How long a job waits for its estimate. The estimator answers in milliseconds or not at all."""
 
 
+_REFUSALS = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "UNIMPLEMENTED"})
+"""Codes of an answer that would be the same tomorrow."""
+
+
 class EstimateUnavailableError(Exception):
     """There is no estimate; the message says why, for a note."""
 
 
+class ReportRefusedError(Exception):
+    """The estimator does not take what a run measured, now or later; the message says why."""
+
+
 class Estimator(Protocol):
-    """Whoever predicts what a run takes."""
+    """Whoever predicts what a run takes, and learns from what it took."""
 
     async def estimate(
         self,
@@ -28,6 +36,10 @@ class Estimator(Protocol):
         evaluation: run_spec_pb2.DatasetProfile | None,
     ) -> estimator_pb2.Estimate:
         """The estimate of a resolved run. Raises EstimateUnavailableError."""
+        ...
+
+    async def report(self, observation: estimator_pb2.Observation, *, request_id: str) -> None:
+        """Tell what a run measured. Raises EstimateUnavailableError (try later) and ReportRefusedError."""
         ...
 
 
@@ -45,18 +57,34 @@ class RemoteEstimator:
         evaluation: run_spec_pb2.DatasetProfile | None,
     ) -> estimator_pb2.Estimate:
         """The service's estimate. Raises EstimateUnavailableError with its reason."""
-        from finetree import AsyncClient
         from finetree.errors import FinetreeError
 
-        if self._client is None:
-            # No retries: a job is not to wait for a service that it does not need.
-            self._client = AsyncClient(estimator_address=self._address, retries=False)
         try:
-            return await self._client.estimate(
+            return await self._connected().estimate(
                 spec, dataset_profile=profile, evaluation_profile=evaluation, timeout=ESTIMATE_SECONDS
             )
         except FinetreeError as error:
             raise EstimateUnavailableError(f"no estimate: {error.reason or error.code}: {error.message}") from error
+
+    async def report(self, observation: estimator_pb2.Observation, *, request_id: str) -> None:
+        """Tell the service. Raises EstimateUnavailableError (try later) and ReportRefusedError."""
+        from finetree.errors import FinetreeError
+
+        try:
+            await self._connected().report_observation(observation, request_id=request_id, timeout=ESTIMATE_SECONDS)
+        except FinetreeError as error:
+            text = f"{error.reason or error.code}: {error.message}"
+            if error.code in _REFUSALS:
+                raise ReportRefusedError(text) from error
+            raise EstimateUnavailableError(text) from error
+
+    def _connected(self) -> "AsyncClient":
+        from finetree import AsyncClient
+
+        if self._client is None:
+            # No retries: a job is not to wait for a service that it does not need.
+            self._client = AsyncClient(estimator_address=self._address, retries=False)
+        return self._client
 
     async def close(self) -> None:
         """Close the connection."""

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from finetree_trainer import machine
 from finetree_trainer.draft import Draft
 from finetree_trainer.log import FencedError
-from finetree_trainer.store import attempts, datasets
+from finetree_trainer.store import attempts, datasets, reports
 
 MAX_EVENT_BYTES = 1024 * 1024
 """Largest event; a larger one is replaced by an Alert, since no watcher could receive it."""
@@ -110,6 +110,8 @@ def _outcome(draft: Draft, connection: Connection, attempt: int, outcome: worker
     match outcome.kind:
         case worker_pb2.OUTCOME_KIND_SUCCEEDED:
             draft.finish(job_pb2.JOB_STATE_SUCCEEDED, "DONE", "Done.", summary=summary)
+            if draft.row.kind == job_pb2.JOB_KIND_TRAIN and summary is not None:
+                reports.create(connection, draft.row.uid, attempt, now=draft.now)
         case worker_pb2.OUTCOME_KIND_FAILED:
             reason, remedy = _explain(outcome.error)
             draft.finish(

@@ -96,6 +96,8 @@ class StepMetrics:
     remaining_seconds: float
     memory_bytes: int
     device: DeviceSample | None = None
+    peak_memory_bytes: int = 0
+    """Highest so far in this process; 0 where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

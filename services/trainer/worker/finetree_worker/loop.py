@@ -32,7 +32,7 @@ from finetree_worker.packing import Example, collate, pack
 from finetree_worker.plan import FullMethod, Precision, TrainPlan
 from finetree_worker.randomness import DropoutMasks, order
 from finetree_worker.steering import STOPS, Steering
-from finetree_worker.telemetry import DeviceWatch, memory_bytes
+from finetree_worker.telemetry import DeviceWatch, memory_bytes, peak_memory_bytes
 
 NON_FINITE_LIMIT = 5
 """Steps in a row without a finite loss or gradient after which a run has diverged."""
@@ -226,6 +226,7 @@ class Loop:
             elapsed_seconds=at.elapsed_seconds,
             remaining_seconds=typical * (self.total - at.step),
             memory_bytes=memory_bytes(self.subject.device),
+            peak_memory_bytes=peak_memory_bytes(self.subject.device),
             device=watch.latest,
         )
 

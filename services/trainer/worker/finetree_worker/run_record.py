@@ -47,7 +47,7 @@ class RunRecord:
         self._steps += 1
         self._recent.append(event.step_seconds)
         self._all_seconds.append(event.step_seconds)
-        self._peak_memory = max(self._peak_memory, event.memory_bytes)
+        self._peak_memory = max(self._peak_memory, event.memory_bytes, event.peak_memory_bytes)
         self._tokens = event.tokens
         if event.loss is not None:
             self._first_loss = event.loss if self._first_loss is None else self._first_loss

@@ -26,6 +26,20 @@ def memory_bytes(device: torch.device) -> int:
         return 0
 
 
+def peak_memory_bytes(device: torch.device) -> int:
+    """Highest memory of this process so far: the most that torch has reserved on a GPU, else the resident peak.
+
+    Between two looks at what is in use lies the peak of every step. 0 where the system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 class DeviceWatch:
     """Samples utilisation, memory and power through NVML; `latest` is None where there is no NVIDIA GPU."""
 

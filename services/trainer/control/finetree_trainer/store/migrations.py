@@ -46,7 +46,14 @@ CREATE TABLE request_ids (
   resource TEXT NOT NULL, create_time BIGINT NOT NULL, PRIMARY KEY (project, request_id))
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_REPORTS = """
+CREATE TABLE reports (
+  job_uid TEXT PRIMARY KEY, shard INTEGER NOT NULL, attempt BIGINT NOT NULL, created BIGINT NOT NULL,
+  tries BIGINT NOT NULL, due BIGINT NOT NULL);
+CREATE INDEX reports_by_due ON reports (due, job_uid)
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _REPORTS)
 """Step N takes a database from version N - 1 to N. Statements are separated by semicolons."""
 
 

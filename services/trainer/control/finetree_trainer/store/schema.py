@@ -139,6 +139,20 @@ request_ids = Table(
 """Kept for ever: the promise that one request id makes one thing has no end."""
 
 
+reports = Table(
+    "reports",
+    metadata,
+    Column("job_uid", String, primary_key=True),
+    Column("shard", Integer, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("tries", BigInteger, nullable=False),
+    Column("due", BigInteger, nullable=False),
+    Index("reports_by_due", "due", "job_uid"),
+)
+"""Runs that the estimator is still to be told of; a row goes when it was told."""
+
+
 def shard_of(uid: str) -> int:
     """Virtual shard of a uid: CRC-32 (the same on every platform and in every language), modulo `SHARDS`."""
     return zlib.crc32(uid.encode()) % SHARDS
