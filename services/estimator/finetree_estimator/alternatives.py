@@ -10,10 +10,10 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
 from finetree_estimator.accelerators import accelerators
+from finetree_estimator.changes import apply_patch
 from finetree_estimator.devices import USABLE_SHARE
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.names import GIB
-from finetree_estimator.remedies import apply_patch
 
 Estimator = Callable[[pb.EstimateRunRequest], pb.Estimate]
 """The answer to a valid request; raises DomainError."""

@@ -87,7 +87,7 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Reading:
         raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
     method = read_method(spec, shape)
     training = spec.training
-    data = _training_rows(spec, profile)
+    data = training_rows(spec, profile)
     steps = optimizer_steps(spec, data.count) if data is not None else 0
     weight, compute, master = _sizes(request, spec, full=isinstance(method, Full))
     checkpointing = spec.gradient_checkpointing
@@ -113,7 +113,7 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Reading:
         evaluation=_evaluation(request, spec, profile, steps),
         checkpoints=max(0, steps - 1) // spec.checkpoints.every_steps,
         payment=read_payment(spec, knowledge.prices),
-        correction=_correction(request, spec, knowledge),
+        correction=correction_of(request, spec, knowledge),
         program=PROGRAM_NAMES[request.program],
         sharding=SHARDINGS[spec.hardware.sharding],
         nodes=max(1, spec.hardware.nodes),
@@ -140,8 +140,8 @@ def read_method(spec: rs.RunSpec, shape: Shape) -> Method:
     return QuantizedLora(_lora(spec.qlora.lora, shape, "spec.qlora.lora"), bits, spec.qlora.double_quantization)
 
 
-def _correction(request: pb.EstimateRunRequest, spec: rs.RunSpec, knowledge: Knowledge) -> Correction:
-    """Only this suite's runs are observed, so only they are corrected."""
+def correction_of(request: pb.EstimateRunRequest, spec: rs.RunSpec, knowledge: Knowledge) -> Correction:
+    """What observed runs say of a resolved spec's device. Only this suite's runs are observed, and so corrected."""
     ours = request.program in (pb.TRAINING_PROGRAM_UNSPECIFIED, pb.TRAINING_PROGRAM_FINETREE)
     return read_correction(spec, knowledge.calibration) if ours and knowledge.calibration.points else UNCORRECTED
 
@@ -165,7 +165,8 @@ def _lora(given: rs.Lora, shape: Shape, path: str) -> LoraAdapters:
     return LoraAdapters(given.rank, targets, given.dropout, given.weight_decomposed)
 
 
-def _training_rows(spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> Rows | None:
+def training_rows(spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> Rows | None:
+    """Rows that a resolved spec trains on, cut at its sequence length; None where their number is unknown."""
     if profile is None or profile.examples == 0:
         return None
     held_out = spec.evaluation.split_fraction if not spec.evaluation.HasField("dataset") else 0.0

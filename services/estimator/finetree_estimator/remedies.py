@@ -1,43 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes that make a run fit: every combination of a few known ones, the least harmful first."""
+"""The smallest sets of changes that make a run fit, the least harmful first.
 
+What a change does to the run is read once, as the fields that differ; sets of changes are then tried as runs with those
+fields replaced, which is some ten times cheaper than reading a changed request. What is found is read for good, so that
+a remedy says exactly what an estimate of the changed spec says.
+"""
+
+import heapq
 import itertools
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.plan import canonical, resolve_spec
-from google.protobuf import json_format
+from finetree_runtime.errors import DomainError
 
-from finetree_estimator import engine
+from finetree_estimator.changes import MAJOR, Change, applicable, apply_patch
+from finetree_estimator.engine import fit_of
 from finetree_estimator.fit import Verdict
 from finetree_estimator.intervals import Interval
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.reading import Reading, read
+from finetree_estimator.run import Run
 
 MOST = 4
 """Remedies that an answer holds."""
-SHORTEST = 128
-"""Tokens below which a sequence length is not halved."""
+TRIES = 40
+"""Sets of changes that are tried in the order of their harm; beyond that one set is made by leaving changes out."""
 
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One thing to change: new values, as proto JSON, by RunSpec path."""
-
-    patches: tuple[tuple[str, str], ...]
-    summary: str
-    harm: int
-    """What it costs: 1 to 3 speed, 4 and 5 perhaps quality, more another method."""
+Changes = tuple[Change, ...]
+Test = Callable[[Changes], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
     """Changes to be made together, and the device peak in bytes after them."""
 
-    changes: tuple[Change, ...]
+    changes: Changes
     peak: Interval
     verdict: Verdict
 
@@ -48,92 +47,157 @@ class Remedy:
         return f"{changes}: about {self.peak.expected / 1024**3:.1f} GiB, {self.verdict.value}"
 
 
-def search(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge) -> list[Remedy]:
-    """Smallest sets of changes after which the run fits, the least harmful first; empty where it fits already."""
-    if _judge(reading)[1] in {Verdict.FITS, Verdict.UNSPECIFIED}:
+def search(
+    request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, *, limit_bytes: int = 0
+) -> list[Remedy]:
+    """Smallest sets of changes after which the run fits, the least harmful first; empty where it fits already.
+
+    With `limit_bytes` the whole interval of the device peak must also be below that.
+    """
+    peaks, fit = fit_of(reading.run)
+    if _inside(peaks.device, fit.verdict, limit_bytes) or not (reading.run.device.usable_bytes or limit_bytes):
         return []
+    effects = _effects(request, reading, knowledge)
+
+    def fits(changes: Changes) -> bool:
+        merged = {name: value for change in changes for name, value in effects[change].items()}
+        peaks, fit = fit_of(replace(reading.run, **merged))
+        return _inside(peaks.device, fit.verdict, limit_bytes)
+
     found: list[Remedy] = []
-    for changes in _combinations(_applicable(reading.spec)):
-        if any(set(remedy.changes) <= set(changes) for remedy in found):
-            continue
-        peak, verdict = _judge(read(_changed(request, reading.spec, changes), knowledge))
-        if verdict is Verdict.FITS:
-            found.append(Remedy(changes, peak, verdict))
-            if len(found) == MOST:
-                break
+    for changes in _candidates(list(effects), fits):
+        remedy = _remedy(request, reading, knowledge, changes)
+        if remedy is not None and _inside(remedy.peak, remedy.verdict, limit_bytes):
+            found.append(remedy)
     return found
 
 
-def _judge(reading: Reading) -> tuple[Interval, Verdict]:
-    peaks, fits = engine.fit_of(reading.run)
-    return peaks.device, fits.verdict
+def _inside(peak: Interval, verdict: Verdict, limit_bytes: int) -> bool:
+    if not limit_bytes:
+        return verdict is Verdict.FITS
+    return verdict in (Verdict.FITS, Verdict.UNSPECIFIED) and peak.high <= limit_bytes
 
 
-def _combinations(changes: list[Change]) -> list[tuple[Change, ...]]:
-    """All sets of changes to different fields, by harm and then by number."""
-    sets: list[tuple[Change, ...]] = []
-    for size in range(1, len(changes) + 1):
-        for chosen in itertools.combinations(changes, size):
-            paths = [path for change in chosen for path, _ in change.patches]
-            if len(paths) == len(set(paths)):
-                sets.append(chosen)
-    return sorted(sets, key=lambda chosen: (sum(change.harm for change in chosen), len(chosen)))
+def _effects(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge) -> dict[Change, dict[str, Any]]:
+    """Fields of the run that each applicable change sets; a change that cannot be made is left out."""
+    effects: dict[Change, dict[str, Any]] = {}
+    for change in applicable(reading):
+        try:
+            run = read(_changed(request, reading, (change,)), knowledge).run
+        except DomainError:
+            continue
+        if differing := _difference(reading.run, run):
+            effects[change] = differing
+    return effects
 
 
-def _applicable(spec: rs.RunSpec) -> list[Change]:
-    return [*_speed(spec), *_optimizer(spec), *_sequence(spec), *_method(spec)]
+def _difference(before: Run, after: Run) -> dict[str, Any]:
+    pairs = ((item.name, getattr(before, item.name), getattr(after, item.name)) for item in fields(Run))
+    return {name: new for name, old, new in pairs if new != old}
 
 
-def _speed(spec: rs.RunSpec) -> Iterator[Change]:
-    """Changes that cost speed alone."""
-    if spec.training.micro_batch_size > 1:
-        yield Change((("training.micro_batch_size", "1"),), "one row at a time", 1)
-    if spec.loss_kernel == rs.LOSS_KERNEL_FULL_LOGITS:
-        yield Change((("loss_kernel", '"LOSS_KERNEL_COMPLETION_ONLY"'),), "logits only where something is learned", 1)
-    off = spec.gradient_checkpointing == rs.GRADIENT_CHECKPOINTING_OFF
-    if off and spec.WhichOneof("method") != "prefix":
-        yield Change((("gradient_checkpointing", '"GRADIENT_CHECKPOINTING_FULL"'),), "recompute activations", 2)
+def _remedy(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, changes: Changes) -> Remedy | None:
+    """What an estimate of the changed spec says; None where the changes contradict each other."""
+    try:
+        after = read(_changed(request, reading, changes), knowledge)
+    except DomainError:
+        return None
+    peaks, fit = fit_of(after.run)
+    return Remedy(changes, peaks.device, fit.verdict)
 
 
-def _optimizer(spec: rs.RunSpec) -> Iterator[Change]:
-    """Adapters have so few moments that 8 bits save nothing, and a CPU has no 8-bit kernels."""
-    large = spec.WhichOneof("method") == "full" and spec.optimizer == rs.OPTIMIZER_ADAMW
-    if large and spec.hardware.WhichOneof("device") != "cpu":
-        yield Change((("optimizer", '"OPTIMIZER_ADAMW_8BIT"'),), "8-bit optimizer states", 3)
-
-
-def _sequence(spec: rs.RunSpec) -> Iterator[Change]:
-    half = spec.training.sequence_length // 2
-    if half >= SHORTEST:
-        yield Change((("training.sequence_length", str(half)),), f"rows cut at {half} tokens", 5)
-
-
-def _method(spec: rs.RunSpec) -> Iterator[Change]:
-    on_gpu = spec.hardware.WhichOneof("device") != "cpu"
-    method = spec.WhichOneof("method")
-    if method == "lora" and on_gpu:
-        yield Change((("qlora", json.dumps({"lora": canonical(spec.lora)})),), "a 4-bit base (QLoRA)", 4)
-    if method == "full":
-        # A rate for all weights is ten times too low for adapters, so it goes along.
-        rate = ("training.learning_rate", str(resolve_spec(rs.RunSpec(lora=rs.Lora())).spec.training.learning_rate))
-        yield Change((("lora", "{}"), rate), "LoRA in place of all weights", 8)
-        if on_gpu:
-            yield Change((("qlora", "{}"), rate), "QLoRA in place of all weights", 9)
-
-
-def _changed(request: pb.EstimateRunRequest, spec: rs.RunSpec, changes: tuple[Change, ...]) -> pb.EstimateRunRequest:
+def _changed(request: pb.EstimateRunRequest, reading: Reading, changes: Changes) -> pb.EstimateRunRequest:
     changed = pb.EstimateRunRequest()
     changed.CopyFrom(request)
-    changed.spec.CopyFrom(spec)
+    changed.spec.CopyFrom(reading.spec)
     for change in changes:
         for path, json_value in change.patches:
             apply_patch(changed.spec, path, json_value)
     return changed
 
 
-def apply_patch(spec: rs.RunSpec, path: str, json_value: str) -> None:
-    """Set the field at a RunSpec path to a value in proto JSON; a member of a oneof replaces the other."""
-    value = json.loads(json_value)
-    for name in reversed(path.split(".")):
-        value = {name: value}
-    json_format.ParseDict(value, spec)
+def _candidates(changes: list[Change], fits: Test) -> list[Changes]:
+    """Minimal sets of changes that fit, by harm."""
+    minor = sorted((change for change in changes if change.group not in MAJOR), key=lambda change: change.harm)
+    hopeful = [major for major in _majors(changes) if fits((*major, *_strongest(minor, major)))]
+    found: list[Changes] = []
+    for chosen in itertools.islice(_by_harm(hopeful, minor, found), TRIES):
+        if fits(chosen):
+            found.append(chosen)
+        if len(found) == MOST:
+            break
+    if hopeful and not found:
+        found.append(_lightened((*hopeful[0], *_strongest(minor, hopeful[0])), minor, fits))
+    return found
+
+
+def _majors(changes: Iterable[Change]) -> list[Changes]:
+    """Every choice of changes of the major groups, none among them, by harm."""
+    groups: dict[str, list[Changes]] = {group: [()] for group in MAJOR}
+    for change in changes:
+        if change.group in MAJOR:
+            groups[change.group].append((change,))
+    choices = [tuple(itertools.chain(*choice)) for choice in itertools.product(*groups.values())]
+    return sorted(choices, key=_harm)
+
+
+def _strongest(minor: list[Change], major: Changes) -> Changes:
+    """The changes that go furthest, of each group that goes with the others; first those that exclude others."""
+    chosen: list[Change] = []
+    for change in sorted(minor, key=lambda change: (-len(change.excludes), -change.level)):
+        if change.goes_with((*major, *chosen)):
+            chosen.append(change)
+    return tuple(chosen)
+
+
+def _by_harm(majors: list[Changes], minor: list[Change], found: list[Changes]) -> Iterator[Changes]:
+    """Sets of changes by harm: a major choice and any of the minor changes.
+
+    A set that a found one is part of, or that goes at least as far in everything, is left out.
+    """
+    order = itertools.count()
+    waiting: list[tuple[int, int, Changes, tuple[int, ...]]] = []
+
+    def put(major: Changes, picked: tuple[int, ...]) -> None:
+        if not picked or picked[-1] < len(minor):
+            harm = _harm(major) + sum(minor[index].harm for index in picked)
+            heapq.heappush(waiting, (harm, next(order), major, picked))
+
+    for major in majors:
+        put(major, ())
+    while waiting:
+        _, _, major, picked = heapq.heappop(waiting)
+        chosen = (*major, *(minor[index] for index in picked))
+        if picked:
+            put(major, (*picked[:-1], picked[-1] + 1))
+        sound = not picked or minor[picked[-1]].goes_with(chosen[:-1])
+        if not sound or any(_goes_as_far(chosen, other) for other in found):
+            continue
+        if chosen:
+            yield chosen
+        if not any(_goes_as_far(chosen, other) for other in found):
+            put(major, (*picked, picked[-1] + 1 if picked else 0))
+
+
+def _goes_as_far(changes: Changes, other: Changes) -> bool:
+    """Whether `changes` do at least what `other` does."""
+    levels = {change.group: change.level for change in changes}
+    return all(levels.get(change.group, 0) >= change.level for change in other)
+
+
+def _lightened(changes: Changes, minor: list[Change], fits: Test) -> Changes:
+    """A set that fits, less every change without which it still does; what must stay goes no further than needed."""
+    for change in sorted(changes, key=lambda change: -change.harm):
+        rest = tuple(other for other in changes if other is not change)
+        if fits(rest):
+            changes = rest
+            continue
+        for weaker in minor:
+            if weaker.group == change.group and weaker.level < change.level and fits((*rest, weaker)):
+                changes = (*rest, weaker)
+                break
+    return changes
+
+
+def _harm(changes: Changes) -> int:
+    return sum(change.harm for change in changes)

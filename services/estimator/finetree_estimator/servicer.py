@@ -15,17 +15,17 @@ from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.plan import plan_digest
 from finetree_runtime.validation import validate
 
-from finetree_estimator import engine, gate, listing, remedies, revision, telling, writing
+from finetree_estimator import engine, gate, largest, listing, remedies, revision, smallest, telling, writing
 from finetree_estimator.accelerators import accelerators
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.models import ModelEntry, models
-from finetree_estimator.reading import read
+from finetree_estimator.reading import Reading, read
 
 if TYPE_CHECKING:
     from finetree_estimator.learning import Learner
 
 NAME = "finetree-estimator"
-FEATURES = ("cpu", "shape", "price-book", "batch", "remedies", "check")
+FEATURES = ("cpu", "shape", "price-book", "batch", "remedies", "check", "what-fits")
 """Features that a client may look for in GetServerInfo."""
 MAX_BATCH_ROWS = 1000
 """Rows of a batch, as the contract limits them."""
@@ -141,7 +141,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         message.resolved_spec.CopyFrom(reading.spec)
         message.revision.CopyFrom(self._revision)
         if request.view == pb.ESTIMATE_VIEW_FULL:
-            message.remedies.extend(map(writing.remedy_message, remedies.search(request, reading, self._knowledge)))
+            self._search(request, reading, message)
         message.plan_digest = plan_digest(reading.spec, reading.profile, self._revision)
         return message
 
@@ -164,6 +164,15 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
             return
         self._knowledge = replace(self._knowledge, calibration=self._learner.calibration)
         self._revision.calibration.CopyFrom(telling.part_message(self._knowledge.calibration.part))
+
+    def _search(self, request: pb.EstimateRunRequest, reading: Reading, message: pb.Estimate) -> None:
+        """Fill in what the FULL view has beyond the BASIC one."""
+        knowledge = self._knowledge
+        message.remedies.extend(map(writing.remedy_message, remedies.search(request, reading, knowledge)))
+        if (found := largest.search(request.spec, reading)) is not None:
+            message.largest.CopyFrom(writing.largest_message(found))
+        options = smallest.search(request, reading, knowledge)
+        message.smallest_hardware.extend(map(writing.hardware_message, options))
 
     def _row(self, number: int, row: pb.BatchEstimateRow) -> pb.BatchEstimateResult:
         try:

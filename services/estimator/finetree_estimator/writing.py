@@ -11,10 +11,12 @@ from finetree_estimator.durations import Times
 from finetree_estimator.engine import Estimate
 from finetree_estimator.fit import Fit
 from finetree_estimator.intervals import Interval, Source
+from finetree_estimator.largest import Largest
 from finetree_estimator.memory import Memory
 from finetree_estimator.remedies import Remedy
 from finetree_estimator.revision import Part
 from finetree_estimator.run import Device
+from finetree_estimator.smallest import Option
 
 
 def estimate_message(estimate: Estimate, device: Device) -> pb.Estimate:
@@ -56,6 +58,23 @@ def remedy_message(remedy: Remedy) -> pb.Remedy:
         device_bytes=interval_message(remedy.peak),
         verdict=pb.FitVerdict.Value(f"FIT_VERDICT_{remedy.verdict.name}"),
         summary=remedy.summary,
+    )
+
+
+def largest_message(largest: Largest) -> pb.LargestThatFits:
+    """The largest sizes that fit."""
+    return pb.LargestThatFits(micro_batch_size=largest.micro_batch, sequence_length=largest.sequence_length)
+
+
+def hardware_message(option: Option) -> pb.HardwareOption:
+    """Hardware on which a run fits."""
+    return pb.HardwareOption(
+        accelerator=option.accelerator,
+        count=option.count,
+        sharding=option.sharding,
+        device_bytes=interval_message(option.peak),
+        usable_device_bytes=option.usable_bytes,
+        verdict=pb.FitVerdict.Value(f"FIT_VERDICT_{option.verdict.name}"),
     )
 
 

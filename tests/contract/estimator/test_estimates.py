@@ -82,6 +82,38 @@ async def test_what_is_too_large_does_not_fit_and_says_by_how_much(stub, request
     assert fit.summary.startswith("does not fit")
 
 
+async def test_the_full_view_says_what_would_fit_and_the_basic_one_does_not_search(stub, request_of):
+    spec = {"model": {"name": "llama-3.1-8b"}, "training": {"effective_batch_size": 16}}
+    full = (await stub.EstimateRun(request_of(spec, view="ESTIMATE_VIEW_FULL"))).estimate
+    basic = (await stub.EstimateRun(request_of(spec))).estimate
+
+    assert full.fit.verdict == pb.FIT_VERDICT_DOES_NOT_FIT
+    assert full.fit.probability < 0.05
+    assert [remedy.verdict for remedy in full.remedies] == [pb.FIT_VERDICT_FITS] * len(full.remedies) != []
+    assert 0 < full.largest.sequence_length < full.resolved_spec.training.sequence_length
+    assert full.largest.micro_batch_size < full.resolved_spec.training.micro_batch_size
+    assert full.smallest_hardware[0].count == 1
+    assert full.smallest_hardware[0].device_bytes.high <= full.smallest_hardware[0].usable_device_bytes
+    assert (list(basic.remedies), list(basic.smallest_hardware)) == ([], [])
+    assert not basic.HasField("largest")
+    assert basic.memory == full.memory
+
+
+async def test_what_the_full_view_found_holds_when_it_is_asked_for(stub, request_of):
+    spec = {"model": {"name": "llama-3.1-8b"}, "qlora": {}, "training": {"effective_batch_size": 16}}
+    full = (await stub.EstimateRun(request_of(spec, view="ESTIMATE_VIEW_FULL"))).estimate
+    option = full.smallest_hardware[0]
+    chosen = {"accelerator": option.accelerator, "count": option.count, "sharding": option.sharding}
+    elsewhere = (await stub.EstimateRun(request_of(spec | {"hardware": chosen}))).estimate
+    shorter = {"training": {"sequence_length": full.largest.sequence_length, "effective_batch_size": 16}}
+    cut = (await stub.EstimateRun(request_of(spec | shorter))).estimate
+
+    assert elsewhere.memory.device_bytes == option.device_bytes
+    assert elsewhere.fit.verdict == option.verdict == pb.FIT_VERDICT_FITS
+    assert cut.fit.verdict == pb.FIT_VERDICT_FITS
+    assert 0.95 <= cut.fit.probability <= 1
+
+
 async def test_without_the_number_of_rows_memory_is_answered_and_time_left_out(stub, request_of):
     request = request_of()
     request.ClearField("dataset_profile")

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever the contract allows is either answered with sound numbers or refused with a reason."""
 
+import json
 import math
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_estimator import accelerators, models, prices
+from finetree_estimator.changes import apply_patch
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_runtime.errors import DomainError
@@ -140,4 +142,33 @@ def test_any_valid_request_is_answered_soundly_or_refused_with_a_reason(request)
     for interval in (*parts, estimate.memory.host_bytes, *times):
         assert 0 <= interval.low <= interval.expected <= interval.high < 2**53
     assert abs(estimate.fit.headroom_bytes) < 2**54
+    assert 0 <= estimate.fit.probability <= 1
     assert 0 < estimate.trainable_parameters < 2**53
+    for changed in promised(request, estimate):
+        assert SERVICER.estimate(changed).fit.verdict == pb.FIT_VERDICT_FITS
+
+
+def promised(request, estimate):
+    """Requests that the answer says would fit."""
+    for remedy in estimate.remedies:
+        yield asking(request, estimate, {patch.field_path: patch.json_value for patch in remedy.patches})
+    for option in estimate.smallest_hardware:
+        chosen = {"accelerator": option.accelerator, "count": option.count, "sharding": option.sharding}
+        yield asking(request, estimate, {"ownership": "null", "hardware": json.dumps(chosen)})
+    if estimate.largest.sequence_length:
+        yield asking(request, estimate, {"training.sequence_length": str(estimate.largest.sequence_length)})
+    if rows := estimate.largest.micro_batch_size:
+        yield asking(request, estimate, {"training.micro_batch_size": str(rows)})
+
+
+def asking(request, estimate, patches):
+    changed = pb.EstimateRunRequest()
+    changed.CopyFrom(request)
+    changed.view = pb.ESTIMATE_VIEW_BASIC
+    changed.spec.CopyFrom(estimate.resolved_spec)
+    for path, value in patches.items():
+        if path in ("hardware", "ownership"):
+            changed.spec.ClearField(path)
+        apply_patch(changed.spec, path, value)
+    validate(changed)
+    return changed

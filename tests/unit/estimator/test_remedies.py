@@ -1,77 +1,195 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
+
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator import memory, prices
-from finetree_estimator.fit import Verdict, judge
+from finetree_estimator import engine, memory, prices, remedies
+from finetree_estimator.changes import applicable, apply_patch
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.reading import read
-from finetree_estimator.remedies import apply_patch, search
+from finetree_estimator.remedies import search
+from finetree_estimator.run import Run
+from finetree_estimator.servicer import EstimatorServicer
+from finetree_runtime.plan import combination_problem, resolve_spec
 from google.protobuf import json_format
 
 KNOWLEDGE = Knowledge(prices.packaged())
+SERVICER = EstimatorServicer(KNOWLEDGE)
+ROWS = {"examples": 1000}
 
 
-def remedies(spec):
-    request = json_format.ParseDict({"spec": spec, "dataset_profile": {"examples": 1000}}, pb.EstimateRunRequest())
+def request_of(spec, **parts: object):
+    return json_format.ParseDict({"spec": spec, "dataset_profile": ROWS} | parts, pb.EstimateRunRequest())
+
+
+def found_for(spec, **options: int):
+    request = request_of(spec)
     reading = read(request, KNOWLEDGE)
-    return reading, search(request, reading, KNOWLEDGE)
+    return reading, search(request, reading, KNOWLEDGE, **options)
 
 
-def lora(model: str, accelerator: str, **more: object) -> dict[str, object]:
-    return {"model": {"name": model}, "lora": {}, "hardware": {"accelerator": accelerator}} | more
+def run_of(model: str, accelerator: str, method: str = "lora", count: int = 1, **more: object) -> dict[str, object]:
+    hardware = {"accelerator": accelerator, "count": count}
+    return {"model": {"name": model}, method: {}, "hardware": hardware} | more
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        lora("llama-3.1-8b", "rtx-4090"),
-        lora("llama-3.2-3b", "t4", loss_kernel="LOSS_KERNEL_FULL_LOGITS"),
-        {"model": {"name": "llama-3.2-3b"}, "full": {}, "hardware": {"accelerator": "rtx-4090"}},
-        {"model": {"name": "llama-3.2-1b"}, "full": {}, "hardware": {"cpu": {"cores": 4, "memory_bytes": 8 << 30}}},
-    ],
-)
-def test_a_remedy_makes_the_run_fit_when_it_is_applied(spec):
-    reading, found = remedies(spec)
-
-    assert found
-    for remedy in found:
-        changed = rs.RunSpec()
-        changed.CopyFrom(reading.spec)
-        for change in remedy.changes:
-            for path, value in change.patches:
-                apply_patch(changed, path, value)
-        request = pb.EstimateRunRequest(spec=changed, dataset_profile=reading.profile)
-        after = memory.estimate(read(request, KNOWLEDGE).run).device
-        assert after == remedy.peak
-        assert judge(after, reading.run.device.usable_bytes).verdict is Verdict.FITS
+def patched(spec: rs.RunSpec, patches) -> rs.RunSpec:
+    changed = rs.RunSpec()
+    changed.CopyFrom(spec)
+    for path, value in patches:
+        apply_patch(changed, path, value)
+    return changed
 
 
-def test_what_costs_least_comes_first_and_nothing_is_changed_in_vain():
-    _, found = remedies(lora("llama-3.1-8b", "rtx-4090"))
+WASTEFUL = {
+    "loss_kernel": "LOSS_KERNEL_FULL_LOGITS",
+    "attention": "ATTENTION_KERNEL_EAGER",
+    "precision": "PRECISION_BF16_MIXED",
+    "training": {"effective_batch_size": 64, "micro_batch_size": 16, "sequence_length": 2048},
+}
+CPU = {"cpu": {"cores": 4, "memory_bytes": 8 << 30}}
+CASES = [
+    run_of("llama-3.1-8b", "rtx-4090"),
+    run_of("llama-3.1-8b", "t4", "qlora"),
+    run_of("llama-3.1-8b", "rtx-4090", "full"),
+    run_of("llama-3.1-8b", "t4", "prefix"),
+    run_of("llama-3.1-8b", "rtx-4090", "adapter"),
+    run_of("llama-3.2-3b", "rtx-4090", "full", count=4),
+    run_of("llama-3.2-3b", "t4", **WASTEFUL),
+    run_of("llama-3.2-1b", "rtx-4090", "full", **WASTEFUL),
+    run_of("llama-3.2-3b", "t4", "qlora", qlora={"quantization": "QUANTIZATION_INT8"}),
+    run_of("llama-3.2-1b", "t4", "full", precision="PRECISION_FP32"),
+    run_of("llama-3.2-1b", "", "full") | {"hardware": CPU},
+]
+IDS = [
+    f"{next(m for m in ('full', 'lora', 'qlora', 'prefix', 'adapter') if m in case)}-{n}"
+    for n, case in enumerate(CASES)
+]
+
+
+@pytest.mark.parametrize("spec", CASES, ids=IDS)
+def test_the_service_says_of_the_patched_spec_what_the_remedy_promised(spec):
+    estimate = SERVICER.estimate(request_of(spec, view="ESTIMATE_VIEW_FULL"))
+
+    assert estimate.remedies
+    for remedy in estimate.remedies:
+        changed = patched(estimate.resolved_spec, ((patch.field_path, patch.json_value) for patch in remedy.patches))
+        assert combination_problem(resolve_spec(changed).spec) is None
+        after = SERVICER.estimate(pb.EstimateRunRequest(spec=changed, dataset_profile=rs.DatasetProfile(**ROWS)))
+        assert after.memory.device_bytes == remedy.device_bytes
+        assert after.fit.verdict == remedy.verdict == pb.FIT_VERDICT_FITS
+
+
+@pytest.mark.parametrize("spec", CASES, ids=IDS)
+def test_no_part_of_a_remedy_does_on_its_own(spec):
+    request = request_of(spec)
+    reading = read(request, KNOWLEDGE)
+    for remedy in search(request, reading, KNOWLEDGE):
+        for rest in itertools.combinations(remedy.changes, len(remedy.changes) - 1):
+            part = patched(reading.spec, (patch for change in rest for patch in change.patches))
+            run = read(pb.EstimateRunRequest(spec=part, dataset_profile=reading.profile), KNOWLEDGE).run
+            assert engine.fit_of(run)[1].verdict is not remedy.verdict
+
+
+@pytest.mark.parametrize("spec", CASES, ids=IDS)
+def test_what_costs_least_comes_first_and_nothing_goes_further_than_another(spec):
+    _, found = found_for(spec)
     harms = [sum(change.harm for change in remedy.changes) for remedy in found]
 
     assert harms == sorted(harms)
-    for one in found:
-        assert not any(set(one.changes) < set(other.changes) for other in found)
+    for one, other in itertools.permutations(found, 2):
+        levels = {change.group: change.level for change in other.changes}
+        assert not all(levels.get(change.group, 0) >= change.level for change in one.changes)
+
+
+@pytest.mark.parametrize("spec", CASES, ids=IDS)
+def test_each_change_alone_is_a_spec_that_can_be_estimated(spec):
+    reading = read(request_of(spec), KNOWLEDGE)
+    changes = applicable(reading)
+
+    assert changes
+    for change in changes:
+        changed = patched(reading.spec, change.patches)
+        assert changed != reading.spec
+        assert combination_problem(resolve_spec(changed).spec) is None
+        read(pb.EstimateRunRequest(spec=changed, dataset_profile=reading.profile), KNOWLEDGE)
+
+
+def test_the_first_remedy_is_the_least_harmful_that_there_is():
+    reading, found = found_for(run_of("llama-3.2-1b", "t4"))
+    changes = applicable(reading)
+    singles = []
+    for change in changes:
+        spec = patched(reading.spec, change.patches)
+        run = read(pb.EstimateRunRequest(spec=spec, dataset_profile=reading.profile), KNOWLEDGE).run
+        if engine.fit_of(run)[1].verdict is found[0].verdict:
+            singles.append(change)
+
+    assert found[0].changes == (min(singles, key=lambda change: change.harm),)
 
 
 def test_what_fits_needs_no_remedy():
-    assert remedies(lora("smollm2-135m-instruct", "a100-80gb"))[1] == []
+    assert found_for(run_of("smollm2-135m-instruct", "a100-80gb"))[1] == []
 
 
 def test_where_nothing_helps_nothing_is_promised():
-    assert remedies(lora("llama-3-70b", "t4"))[1] == []
+    assert found_for(run_of("llama-3-70b", "gtx-1050"))[1] == []
+
+
+def test_of_a_device_of_unknown_memory_nothing_is_promised():
+    assert found_for(run_of("llama-3-70b", "", "full") | {"hardware": {"cpu": {"cores": 4}}})[1] == []
+
+
+def test_a_limit_below_the_device_is_kept():
+    limit = 10 << 30
+    reading, found = found_for(run_of("llama-3.2-1b", "rtx-4090"), limit_bytes=limit)
+
+    assert reading.run.device.usable_bytes > limit
+    assert found
+    assert all(remedy.peak.high <= limit for remedy in found)
 
 
 def test_prefix_tuning_is_never_told_to_recompute():
-    _, found = remedies({"model": {"name": "llama-3.2-3b"}, "prefix": {}, "hardware": {"accelerator": "rtx-3090"}})
+    for accelerator in ("t4", "rtx-4090", "rtx-3090"):
+        reading, _ = found_for(run_of("llama-3.2-3b", accelerator, "prefix"))
+        groups = {change.group for change in applicable(reading)}
+        assert "gradient_checkpointing" not in groups
 
-    assert all(path != "gradient_checkpointing" for r in found for c in r.changes for path, _ in c.patches)
 
-
-def test_another_method_brings_its_learning_rate():
-    _, found = remedies({"model": {"name": "llama-3.1-8b"}, "full": {}, "hardware": {"accelerator": "rtx-4090"}})
+def test_another_method_comes_last_and_brings_its_learning_rate():
+    _, found = found_for(run_of("llama-3.1-8b", "t4", "full"))
     patches = dict(patch for remedy in found for change in remedy.changes for patch in change.patches)
+    reading, smaller = found_for(run_of("llama-3.2-1b", "t4", "full"))
 
     assert patches["training.learning_rate"] == "0.0002"
+    assert all(change.group != "method" for remedy in smaller for change in remedy.changes)
+    assert "method" in {change.group for change in applicable(reading)}
+
+
+def test_updates_in_the_backward_pass_leave_no_gradients_to_accumulate_or_clip():
+    reading = read(request_of(run_of("llama-3.1-8b", "a100-80gb", "full", count=2)), KNOWLEDGE)
+    for change in applicable(reading):
+        if change.group == "optimizer_in_backward":
+            training = patched(reading.spec, change.patches).training
+            assert training.effective_batch_size == 2 * training.micro_batch_size
+            assert training.max_grad_norm == 0
+
+
+def test_the_search_is_short(monkeypatch):
+    calls = 0
+    real = memory.estimate
+
+    def counted(run: Run) -> memory.Memory:
+        nonlocal calls
+        calls += 1
+        return real(run)
+
+    monkeypatch.setattr(memory, "estimate", counted)
+    most = 0
+    for spec in CASES:
+        calls = 0
+        found_for(spec)
+        most = max(most, calls)
+
+    assert 0 < most <= remedies.TRIES + 40
