@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `finetree` command: runs it and turns whatever goes wrong into one clear message and an exit code."""
 
+import itertools
 import os
 import sys
 import traceback
@@ -50,12 +51,18 @@ def _failure(error: BaseException) -> Failure:
 
 
 def _show(failure: Failure, arguments: list[str]) -> int:
-    out = Output(json="--json" in arguments)
+    out = Output(json=_wants_json(arguments))
     for line in failure.lines():
         out.say(line)
     if out.json and not failure.told:
         out.line(failure.document())  # on one line: it may be the last of a stream
     return failure.exit_code
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Whether errors are objects too; asked of the words, since these may be what is wrong."""
+    pairs = {f"{word}={value}" for word, value in itertools.pairwise(arguments)}
+    return "--json" in arguments or "--output=json" in {*arguments, *pairs}
 
 
 def _of_usage(error: click.ClickException) -> Failure:

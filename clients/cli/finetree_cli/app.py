@@ -12,6 +12,7 @@ COMMANDS: dict[str, str] = {
     "up": "finetree_cli.commands.up:up",
     "recommend": "finetree_cli.commands.recommend:recommend",
     "estimate": "finetree_cli.commands.estimate:estimate",
+    "check": "finetree_cli.commands.check:check",
     "train": "finetree_cli.commands.train:train",
     "jobs": "finetree_cli.commands.jobs:jobs",
     "datasets": "finetree_cli.commands.datasets:datasets",

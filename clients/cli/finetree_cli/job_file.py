@@ -56,7 +56,7 @@ class JobFile:
 
         found = []
         for field, text in violations:
-            path = field.removeprefix("job.")
+            path = field.removeprefix("job.").removeprefix("run.")
             shown = path if "spec" in self.places else path.removeprefix("spec.")
             found.append(FileProblem(self.place_of(path), shown, text))
         return found
@@ -76,7 +76,7 @@ def read(name: str) -> JobFile:
     Raises:
         BadInput: The file cannot be read, or is not a job; every problem carries file, line, column and proto path.
     """
-    file, text = _text(name)
+    file, text = text_of(name)
     return parse(text, file)
 
 
@@ -88,7 +88,7 @@ def parse(text: str, file: str) -> JobFile:
 
     request = trainer_pb2.JobRequest()
     reader = JobReader(file)
-    root = _compose(text, file)
+    root = compose(text, file)
     if _is_request(root):
         reader.read(root, request)
     else:
@@ -100,7 +100,8 @@ def parse(text: str, file: str) -> JobFile:
     return JobFile(request, file, reader.places)
 
 
-def _text(name: str) -> tuple[str, str]:
+def text_of(name: str) -> tuple[str, str]:
+    """Name for people and text of a file, or of the standard input for "-". Raises BadInput."""
     file = "<stdin>" if name == STDIN else name
     raw = b""
     try:
@@ -123,7 +124,8 @@ def _read(path: Path) -> bytes:
         return stream.read(MAX_FILE_BYTES + 1)
 
 
-def _compose(text: str, file: str) -> "Node":
+def compose(text: str, file: str) -> "Node":
+    """The YAML tree of a text; `file` is its name in messages. Raises BadInput with the place."""
     import yaml
 
     from finetree_cli.job_reader import FileProblem, Place

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Types of flags."""
 
+import math
 import re
 from typing import Any
 
@@ -37,3 +38,39 @@ class Label(click.ParamType[tuple[str, str]]):
         if not key or not separator:
             self.fail(f"{value!r} is no label; write key=value", param, ctx)
         return key, text
+
+
+class Amount(click.ParamType[float]):
+    """A finite number from 0 on: "50", "0.5", "1e3"."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number < math.inf:
+            self.fail(f"{value!r} is no number from 0 on", param, ctx)
+        return number
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names with commas between them: "lora,qlora". With `known`, only those."""
+
+    name = "names"
+
+    def __init__(self, known: tuple[str, ...] = ()) -> None:
+        self.known = known
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The names, each once, in order."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",") if part.strip()))
+        unknown = [name for name in names if self.known and name not in self.known]
+        if unknown or not names:
+            what = f"{unknown[0]!r} is not one of {', '.join(self.known)}" if unknown else "names nothing"
+            self.fail(what, param, ctx)
+        return names

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from finetree._async.job import AsyncJob
     from finetree._async.pages import AsyncPages
     from finetree._shared.options import TLS
+    from finetree._shared.status import error_of_status
     from finetree._sync.client import Client
     from finetree._sync.events import EventStream
     from finetree._sync.job import Job
@@ -64,6 +65,7 @@ _HOMES = {
     "finetree._async.job": ("AsyncJob",),
     "finetree._async.pages": ("AsyncPages",),
     "finetree._shared.options": ("TLS",),
+    "finetree._shared.status": ("error_of_status",),
     "finetree._sync.client": ("Client",),
     "finetree._sync.events": ("EventStream",),
     "finetree._sync.job": ("Job",),
@@ -130,6 +132,7 @@ __all__ = [
     "Unimplemented",
     "Violation",
     "__version__",
+    "error_of_status",
     "spec_from_dict",
     "to_json",
 ]

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom estimates are asked of: a server where an address is given, else an engine of one's own."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from finetree_cli.errors import BadInput
+
+if TYPE_CHECKING:
+    from finetree import FinetreeError
+    from finetree_api.estimator.v1 import estimator_pb2
+
+    from finetree_cli.command import Settings
+
+VARIABLES = ("FINETREE_ESTIMATOR_ADDRESS", "FINETREE_ADDRESS")
+"""Environment variables that name an estimator."""
+
+
+class Engine(Protocol):
+    """What answers: a client, or a local engine. Every method raises FinetreeError."""
+
+    def estimate(self, request: "estimator_pb2.EstimateRunRequest", /) -> "estimator_pb2.Estimate":
+        """EstimateRun."""
+        ...
+
+    def estimate_batch(
+        self, rows: "Mapping[str, estimator_pb2.EstimateRunRequest]", /
+    ) -> "dict[str, estimator_pb2.Estimate | FinetreeError]":
+        """BatchEstimateRuns; a row that fails holds its exception."""
+        ...
+
+    def check_plan(
+        self, run: "estimator_pb2.EstimateRunRequest", policy: "estimator_pb2.PlanPolicy", /
+    ) -> "estimator_pb2.CheckPlanResponse":
+        """CheckPlan."""
+        ...
+
+
+def address_given(settings: "Settings") -> bool:
+    """Whether an option or the environment names an estimator."""
+    return bool(settings.address or settings.estimator or any(os.environ.get(name) for name in VARIABLES))
+
+
+@contextlib.contextmanager
+def engine(settings: "Settings", method: str, *, local: bool, price_book: Path | None = None) -> Iterator[Engine]:
+    """The engine for a command. `method` is the rpc that it will ask first: a local process gets ready meanwhile."""
+    if not local:
+        if price_book is not None:
+            raise BadInput("--price-book is for the local engine", remedy="a server has a price book of its own")
+        with settings.client() as client:
+            yield client
+        return
+    from finetree_cli.local_engine import LocalEngine
+
+    with LocalEngine(price_book=price_book) as own:
+        own.prepare(method)
+        yield own

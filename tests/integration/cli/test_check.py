@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree check` as a pipeline runs it: real processes, no server, exit codes, and the served answer to the byte."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_cli import __main__ as entry
+from finetree_cli.local_engine import LocalEngine
+
+JOB = """\
+model:
+  name: llama-3.1-8b
+lora:
+  rank: 16
+dataset:
+  profile: {examples: 5000, total_tokens: 2000000}
+hardware:
+  accelerator: a100-80gb
+"""
+SMALL = "model: {name: smollm2-135m-instruct}\nlora: {}\nhardware: {accelerator: rtx-4090}\n"
+PROFILE = "dataset: {profile: {examples: 1000, total_tokens: 200000}}\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("FINETREE_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "job.yaml").write_text(JOB, encoding="utf-8")
+    (tmp_path / "small.yaml").write_text(SMALL + PROFILE, encoding="utf-8")
+    return tmp_path
+
+
+def finetree(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "finetree_cli", *words]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_plan_within_its_limits_is_0(folder):
+    done = finetree("check", "small.yaml", "--max-cost-usd", "50", "--max-hours", "8", "--accelerator", "rtx-4090")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("PASS") == 3
+    assert "Plan: sha256:" in done.stdout
+
+
+def test_a_plan_beyond_a_limit_is_3_and_says_which_by_how_much_and_what_would_pass(folder):
+    done = finetree("check", "job.yaml", "--max-cost-usd", "50", "--fits", "--accelerator", "rtx-4090")
+    assert done.returncode == 3
+    assert "FAIL       policy.must_fit" in done.stdout
+    assert "exceeds it by at least" in done.stdout
+    assert "Every limit would pass with one of:" in done.stdout
+    assert "error: the plan breaks policy.must_fit [CHECK_FAILED]" in done.stderr
+
+
+def test_an_undecided_plan_is_3_only_when_asked_for(folder):
+    document = json.loads(finetree("check", "small.yaml", "--max-hours", "1000", "--json").stdout)
+    hours = document["checks"][0]["measured"]["expected"] / 3600
+    words = ("check", "small.yaml", "--max-hours", str(hours), "--json")
+    lenient, strict = finetree(*words), finetree(*words, "--fail-on", "undecided")
+    assert (lenient.returncode, strict.returncode) == (0, 3)
+    assert [json.loads(done.stdout)["verdict"] for done in (lenient, strict)] == ["CHECK_VERDICT_UNDECIDED"] * 2
+    assert [json.loads(done.stdout)["passed"] for done in (lenient, strict)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason", "told"),
+    [
+        (["job.yaml"], "POLICY_EMPTY", "--max-cost-usd"),
+        (["job.yaml", "--max-hours", "soon"], "USAGE", "soon"),
+        (["nowhere.yaml", "--fits"], "JOB_FILE_UNREADABLE", "nowhere.yaml"),
+        (["job.yaml", "--fits", "--accelerator", "rtx-9999"], "ACCELERATOR_NOT_FOUND", "did you mean"),
+        (["broken.yaml", "--fits"], "JOB_FILE_INVALID", "broken.yaml:2:1"),
+        (["absurd.yaml", "--fits"], "INVALID_REQUEST", "absurd.yaml:2:8: lora.rank"),
+        (["job.yaml", "--policy", "euro.yaml"], "CURRENCY_UNKNOWN", "euro.yaml:2:1: currency_code"),
+        (["job.yaml", "--fits", "--price-book", "nowhere.csv"], "SETTING_INVALID", "price-book"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_bad_input_is_2_with_its_reason_and_place(folder, words, reason, told):
+    (folder / "broken.yaml").write_text("model: {name: a}\ncolour: red\n", encoding="utf-8")
+    (folder / "absurd.yaml").write_text(SMALL.replace("lora: {}", "lora: {rank: 100000}"), encoding="utf-8")
+    (folder / "euro.yaml").write_text("max_cost: 1\ncurrency_code: EUR\n", encoding="utf-8")
+    done = finetree("check", *words, "--output", "json")
+    assert done.returncode == 2, done.stderr
+    assert json.loads(done.stdout)["error"]["reason"] == reason
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_github_gets_annotations_at_the_line_and_a_table(folder, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "summary.md"))
+    words = ("check", "job.yaml", "--max-cost-usd", "0.001", "--output", "github")
+    done = finetree(*words)
+    assert done.returncode == 3
+    assert "::error file=job.yaml,line=7,col=1,title=policy.max_cost%3A FAIL::" in done.stdout
+    assert "| `policy.max_cost` | FAIL |" in (folder / "summary.md").read_text(encoding="utf-8")
+    (folder / "job.yaml").write_text("model: {name: a}\ncolour: red\n", encoding="utf-8")
+    done = finetree(*words)
+    assert done.returncode == 2
+    assert "::error file=job.yaml,line=2,col=1,title=JOB_FILE_INVALID::colour: " in done.stdout
+
+
+def test_data_beside_the_job_is_counted_and_stdin_is_a_job(folder):
+    (folder / "train.jsonl").write_text('{"text": "a"}\n\n{"text": "b"}\n', encoding="utf-8")
+    done = finetree("check", "-", "--max-hours", "9", "--json", stdin=SMALL + "dataset: {path: train.jsonl}\n")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["estimate"]["optimizer_steps"] == 3
+    assert "train.jsonl: 2 rows" in done.stderr
+
+
+def test_a_module_of_the_folder_is_never_run_in_place_of_a_library(folder):
+    (folder / "json.py").write_text("raise SystemExit('not ours')\n", encoding="utf-8")
+    (folder / "finetree_estimator.py").write_text("raise SystemExit('not ours')\n", encoding="utf-8")
+    script = Path(sys.executable).with_name("finetree")
+    done = subprocess.run([script, "check", "small.yaml", "--fits"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_prices_of_ones_own(folder):
+    head = "price_id,accelerator,provider,hourly_price,currency,date,source"
+    (folder / "mine.csv").write_text(f"{head}\nmine,rtx-4090,me,100000,USD,2026-11-01,contract\n", encoding="utf-8")
+    words = ("check", "small.yaml", "--max-cost-usd", "10", "--json")
+    assert finetree(*words).returncode == 0
+    done = finetree(*words, "--price-book", "mine.csv")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["estimate"]["cost"]["price_id"] == "mine"
+
+
+def test_without_the_local_engine_the_refusal_says_what_to_install(folder, monkeypatch, capsys):
+    monkeypatch.setattr("finetree_cli.local_engine.importlib.util.find_spec", lambda _: None)
+    assert entry.run(["check", "small.yaml", "--fits"]) == 5
+    said = capsys.readouterr().err
+    assert "LOCAL_ENGINE_NOT_INSTALLED" in said
+    assert "finetree-cli[local]" in said
+
+
+def test_a_server_and_the_local_engine_give_the_same_bytes(suite, folder):
+    from finetree import Client
+
+    policy = pb.PlanPolicy(max_cost=0.01, max_seconds=600, max_device_bytes=8 << 30, must_fit=True)
+    with Client(estimator_address=suite.addresses["estimator"]) as client, LocalEngine() as local:
+        for name in ("smollm2-135m-instruct", "llama-3.2-3b", "llama-3.1-8b"):
+            for accelerator in ("rtx-4090", "a100-80gb", "t4"):
+                run = pb.EstimateRunRequest(
+                    spec={"model": {"name": name}, "qlora": {}, "hardware": {"accelerator": accelerator}},
+                    dataset_profile={"examples": 1000, "total_tokens": 300_000},
+                )
+                served, own = client.check_plan(run, policy), local.check_plan(run, policy)
+                assert served.SerializeToString(deterministic=True) == own.SerializeToString(deterministic=True)
+
+
+def test_an_address_that_is_given_is_asked(suite, folder, monkeypatch, capsys):
+    monkeypatch.setenv("FINETREE_ESTIMATOR_ADDRESS", suite.addresses["estimator"])
+    words = ["check", "small.yaml", "--fits", "--json"]
+    assert entry.run(words) == 0
+    served = capsys.readouterr().out
+    assert entry.run([*words, "--local"]) == 0
+    assert capsys.readouterr().out == served
+    monkeypatch.setenv("FINETREE_ESTIMATOR_ADDRESS", "127.0.0.1:1")
+    assert entry.run(words) == 5
+    assert "SERVICE_UNREACHABLE" in capsys.readouterr().err
