@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from finetree_estimator import constants as c
+from finetree_estimator import sharing
 from finetree_estimator.activations import saved_per_layer
 from finetree_estimator.intervals import Interval, around, total
 from finetree_estimator.methods import Full, Prefix, QuantizedLora, trainable_parameters
@@ -53,9 +54,8 @@ def estimate(run: Run) -> Times | None:
         return None
     step = step_of(run, run.rows)
     seconds = step_seconds(run, run.rows, step)
-    scale = run.devices if run.devices == 1 else run.devices * c.DEVICE_SCALING
     tokens = step.micro_batches * step.tokens * run.devices
-    step_interval = _by_rate(run, seconds * run.devices / scale)
+    step_interval = _by_rate(run, seconds)
     phases = (
         (Phase.LOAD, _phase(load_seconds(run))),
         (Phase.TOKENIZE, _phase(run.rows.tokens / c.TOKENIZE_TOKENS_PER_SECOND)),
@@ -78,30 +78,37 @@ def step_of(run: Run, rows: Rows) -> Step:
 
 
 def step_seconds(run: Run, rows: Rows, step: Step) -> float:
-    """Seconds of an optimizer step on one device."""
+    """Seconds of an optimizer step, of all devices at once."""
     micro = step.tokens * training_flops(run, rows, step) / run.device.training_flops + overhead_seconds(run)
-    micro += step.tokens * elementwise_seconds(run) * (4 / 3 if run.checkpointing else 1)
+    micro += step.tokens * elementwise_seconds(run, rows) * (4 / 3 if run.checkpointing else 1)
+    micro += sharing.micro_batch_seconds(run)
     trained = trainable_parameters(run.method, run.shape)
     traffic = c.OPTIMIZER_TRAFFIC if run.program.fused_optimizer else c.UNFUSED_OPTIMIZER_TRAFFIC
     update = trained * run.master_bytes * traffic / run.device.bandwidth
-    return step.micro_batches * micro + update
+    spread = run.devices if run.sharding != "replicated" else 1
+    return step.micro_batches * micro + update / spread + sharing.step_seconds(run)
 
 
 def training_flops(run: Run, rows: Rows, step: Step) -> float:
-    """FLOPs per token of a micro-batch, forward and backward, recomputation counted."""
-    layers, head = forward_flops(run, rows)
+    """FLOPs per token of a micro-batch, forward and backward, recomputation counted.
+
+    Those of attention count as what dense products do in the same time.
+    """
+    dense, attention, head = forward_flops(run, rows)
+    again = 1.0 if run.checkpointing else 0.0
     backward = 1.0
     if isinstance(run.method, Full):
         backward = 2.0 - run.method.frozen_layers / run.shape.layers
-    passes = 1.0 + backward + (1.0 if run.checkpointing else 0.0)
     chunks = run.loss in ("completion-only", "chunked") and step.tokens * _loss_share(run, rows) > c.CHUNK_TOKENS
     head_passes = 2.0 + (1.0 if isinstance(run.method, Full) else 0.0) + (1.0 if chunks else 0.0)
     adapters = 0.0 if isinstance(run.method, Full | Prefix) else 6.0 * trainable_parameters(run.method, run.shape)
-    return layers * passes + head * head_passes + adapters
+    # Attention's backward pass is the same whatever is trained.
+    spans = attention * (1.0 + c.ATTENTION_BACKWARD + again) / _attention_efficiency(run)
+    return dense * (1.0 + backward + again) + spans + head * head_passes + adapters
 
 
-def forward_flops(run: Run, rows: Rows) -> tuple[float, float]:
-    """FLOPs per token of a forward pass: of the decoder layers, and of the output head where it is computed."""
+def forward_flops(run: Run, rows: Rows) -> tuple[float, float, float]:
+    """FLOPs per token of a forward pass: of the layers' weights, of attention, and of the head where it is computed."""
     shape = run.shape
     outside = count(shape)
     active = active_parameters(shape) - outside.embeddings - outside.lm_head
@@ -109,7 +116,11 @@ def forward_flops(run: Run, rows: Rows) -> tuple[float, float]:
     # Causal attention meets half of the row: 2 products x 2 FLOPs x span / 2.
     attention = shape.layers * shape.q_width * (2.0 * rows.attention_span + 4.0 * virtual)
     head = 2.0 * shape.vocab * shape.hidden * _loss_share(run, rows)
-    return 2.0 * active + attention, head
+    return 2.0 * active, attention, head
+
+
+def _attention_efficiency(run: Run) -> float:
+    return 1.0 if run.device.is_cpu else c.ATTENTION_EFFICIENCY
 
 
 def overhead_seconds(run: Run) -> float:
@@ -122,10 +133,12 @@ def overhead_seconds(run: Run) -> float:
     return seconds
 
 
-def elementwise_seconds(run: Run) -> float:
-    """Seconds per token and step outside of matrix products on a CPU; an accelerator's rate contains them."""
+def elementwise_seconds(run: Run, rows: Rows) -> float:
+    """Seconds per token and step outside of matrix products: norms, gates, softmax, dropout, the loss."""
     if not run.device.is_cpu:
-        return 0.0
+        saved = run.shape.layers * saved_per_layer(run)
+        logits = c.LOGITS_BYTES[min(4, max(2, run.compute_bytes))] * run.shape.vocab * _loss_share(run, rows)
+        return c.ELEMENTWISE_TRAFFIC * (saved + (0.0 if run.loss == "fused" else logits)) / run.device.bandwidth
     numbers = run.shape.layers * saved_per_layer(run) / run.compute_bytes
     return numbers / (c.CPU_ELEMENTWISE * run.device.cores)
 
@@ -164,21 +177,22 @@ def evaluation_seconds(run: Run, plan: EvaluationPlan) -> float:
 
 def _loss_seconds(run: Run, rows: Rows) -> float:
     """Seconds of one look at the loss: a forward pass over all held-out rows, packed."""
-    layers, head = forward_flops(run, rows)
+    dense, attention, head = forward_flops(run, rows)
     batches = math.ceil(rows.tokens / c.EVALUATION_TOKENS)
-    per_token = (layers + head) / run.device.training_flops + elementwise_seconds(run) / 3
+    flops = dense + attention / _attention_efficiency(run) + head
+    per_token = flops / run.device.training_flops + elementwise_seconds(run, rows) / 3
     return rows.tokens * per_token + batches * _forward_overhead(run)
 
 
 def _generation_seconds(run: Run, rows: Rows, answer: float) -> float:
     """Prompts like a forward pass, then a token at a time: bound by reading the weights or by the layers' calls."""
-    layers, _ = forward_flops(run, rows)
-    prompts = rows.tokens * (1 - rows.target_fraction) * layers / run.device.training_flops
+    dense, attention, _ = forward_flops(run, rows)
+    prompts = rows.tokens * (1 - rows.target_fraction) * (dense + attention) / run.device.training_flops
     batches = math.ceil(rows.count / c.GENERATION_BATCH)
     weights = active_parameters(run.shape) * run.weight_bytes / run.device.bandwidth
     products = min(rows.count, c.GENERATION_BATCH) * 2.0 * active_parameters(run.shape) / run.device.training_flops
     per_token = max(weights, products) + run.shape.layers * _layer_overhead(run)
-    per_token += min(rows.count, c.GENERATION_BATCH) * elementwise_seconds(run) / 3
+    per_token += min(rows.count, c.GENERATION_BATCH) * elementwise_seconds(run, rows) / 3
     return prompts + batches * answer * per_token
 
 
@@ -187,7 +201,7 @@ def _forward_overhead(run: Run) -> float:
 
 
 def _layer_overhead(run: Run) -> float:
-    return c.CPU_LAYER_OVERHEAD if run.device.is_cpu else c.LAYER_OVERHEAD
+    return c.CPU_LAYER_OVERHEAD if run.device.is_cpu else run.program.layer_overhead
 
 
 def _loss_share(run: Run, rows: Rows) -> float:

@@ -298,12 +298,13 @@ def method_name(run: Run) -> str:
 
 def _interval(run: Run, kind: Component, expected: float) -> Interval:
     """Counted parts are exact; what kernels and allocators do is not."""
+    shared = c.DEVICES_SPREAD if run.devices > 1 else 0.0
     if kind in COUNTED:
-        extra = c.METHOD_SPREAD[method_name(run)]
+        extra = c.METHOD_SPREAD[method_name(run)] + shared
         return around(expected, below=extra, above=extra, sources=(c.MEMORY_FORMULAS,))
     below, above = c.CPU_SPREAD if run.device.is_cpu else c.GPU_SPREAD
     source = c.CPU_CONSTANTS if run.device.is_cpu else c.MEMORY_FIT
-    return around(expected, below=below, above=above, sources=(source,))
+    return around(expected, below=below + shared, above=above + shared, sources=(source,))
 
 
 def _peaks(run: Run, components: dict[Component, Interval]) -> Memory:

@@ -30,6 +30,10 @@ class Program:
     """Whether the logits of a chunked loss exist all at once after all."""
     fused_optimizer: bool
     """Whether the optimizer reads and writes each number once."""
+    layer_overhead: float = 0.45e-3
+    """Seconds per layer and pass in which the device waits for calls. Fitted on runs with short micro-batches."""
+    gather_overhead: float = 7e-3
+    """Seconds per layer and gather of sharded weights that nothing hides. Fitted on runs with short micro-batches."""
     loss_chunk: int = 1024
     """Targets whose logits a chunked loss computes at once."""
     keeps_quantized_inputs: bool = False
@@ -69,6 +73,8 @@ TRANSFORMERS = Program(
     fused_optimizer=False,
     mixed_base_bytes=4,
     sharded_master=True,
+    layer_overhead=0.52e-3,
+    gather_overhead=4.7e-3,
 )
 """transformers and PEFT: adapters are float32 and cast their inputs (autocast_adapter_dtype); a quantised base is
 prepared by prepare_model_for_kbit_training; accelerate raises sharded trainable weights to float32 (its FSDP guide)."""
@@ -123,6 +129,8 @@ LLM_FOUNDRY = Program(
     keeps_fused_projection=True,
     keeps_chunked_logits=False,
     fused_optimizer=True,
+    layer_overhead=0.02e-3,
+    gather_overhead=0.07e-3,
 )
 """LLM Foundry: MPT's classes under FSDP with low-precision layer norms."""
 PROGRAMS = {each.name: each for each in (FINETREE, TRANSFORMERS, LITGPT, TORCHTUNE, UNSLOTH, LLM_FOUNDRY)}

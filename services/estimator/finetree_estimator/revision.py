@@ -17,7 +17,7 @@ ENGINE_DATE = "2026-11-25"
 """Day of the last such change."""
 FORMULAS = (
     *("activations", "calibration", "constants", "correction", "cost", "durations", "engine", "factors", "fit"),
-    *("intervals", "memory", "methods", "programs", "run", "shapes"),
+    *("intervals", "memory", "methods", "programs", "run", "shapes", "sharing"),
 )
 """Modules that decide the numbers; the engine's hash covers them."""
 

@@ -57,6 +57,8 @@ class Device:
     watts: float
     cores: int = 0
     """Of a CPU."""
+    link_bandwidth: float = 0.0
+    """To the other devices of a machine, in one direction; 0 when unknown."""
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
 

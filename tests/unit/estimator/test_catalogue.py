@@ -59,7 +59,7 @@ def test_an_accelerator_offers_a_little_less_than_its_label():
 def test_an_accelerator_trains_below_its_peak():
     for entry in accelerators.accelerators():
         if entry.dense_flops:
-            assert 0.1 < entry.training_flops / entry.dense_flops < 0.6, entry.name
+            assert 0.1 < entry.training_flops / entry.dense_flops < 0.7, entry.name
 
 
 def test_every_number_of_the_catalogue_has_a_source_and_a_date():
