@@ -127,7 +127,7 @@ def test_two_devices_are_less_than_twice_as_fast(make_run):
 
 
 def test_sharded_weights_are_gathered_for_every_micro_batch(make_run):
-    """Llama-3.1-8B in full on 8 A100: a step takes 0.4 s more than its tokens explain (IBM rows, 512 to 8,192 tokens)."""
+    """Llama-3.1-8B in full on 8 A100: a step takes 0.4 s more than its tokens explain (IBM rows)."""
     copied, sharded = (
         durations.estimate(make_run(devices=8, batch=128, method=Full(), sharding=sharding)).step.expected
         for sharding in ("replicated", "full")
