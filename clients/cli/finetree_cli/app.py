@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "methods": "finetree_cli.commands.catalogue:methods",
     "models": "finetree_cli.commands.catalogue:models",
     "gpus": "finetree_cli.commands.catalogue:gpus",
+    "calibration": "finetree_cli.commands.calibration:calibration",
     "capacity": "finetree_cli.commands.catalogue:capacity",
     "version": "finetree_cli.commands.version:version",
 }

@@ -140,6 +140,8 @@ class Suite:
         flags = ["--address", f"127.0.0.1:{self.ports.get(name, 0)}", "--ready-file", str(ready)]
         if name == "trainer":
             flags += ["--data-dir", str(self.data_dir / "trainer")]
+        if name == "estimator":
+            flags += ["--state-dir", str(self.data_dir / "estimator")]
         if name != "estimator":
             flags += ["--estimator-address", self.children["estimator"].address]
         return [*flags, *self.extra.get(name, ())]

@@ -76,12 +76,24 @@ class FakePlans:
         return es.ReportObservationResponse(accepted=accepted)
 
     def calibration(self, request: es.GetCalibrationRequest) -> es.GetCalibrationResponse:
-        """The observations as points, newest first."""
+        """The observations as points, newest first, and a factor that they do not change."""
         points = [
-            es.CalibrationPoint(job=job, attempt=attempt, measured_step_seconds=kept.step_seconds)
+            es.CalibrationPoint(
+                job=job,
+                attempt=attempt,
+                device="rtx-4090",
+                method="lora",
+                predicted_step_seconds=1.0,
+                measured_step_seconds=kept.step_seconds,
+            )
             for (job, attempt), kept in reversed(self.observations.items())
         ]
-        return es.GetCalibrationResponse(points=points[: request.page_size or 50])
+        factor = evidence_pb2.Interval(low=0.9, expected=1.1, high=1.3, coverage=0.9)
+        entry = es.CalibrationEntry(device="rtx-4090", step_time_factor=factor, observations=len(points))
+        revision = evidence_pb2.RevisionComponent(id=f"calibration-{len(points)}", date="2026-01-01")
+        return es.GetCalibrationResponse(
+            entries=[entry] if points else [], points=points[: request.page_size or 50], calibration=revision
+        )
 
     def reset(self, _: es.ResetCalibrationRequest) -> es.ResetCalibrationResponse:
         """Forget all observations."""

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree calibration`: what the estimator has learned from observed runs."""
+
+import click
+
+from finetree_cli.command import Group, Settings, pass_settings
+
+
+@click.group(cls=Group, examples=("finetree calibration show", "finetree calibration reset rtx-4090"))
+def calibration() -> None:
+    """What the estimator has learned from the runs that ended well: show it, or forget it."""
+
+
+@calibration.command(
+    examples=(
+        "finetree calibration show",
+        "finetree calibration show rtx-4090 --points 10",
+        "finetree calibration show --json | jq '.entries[].step_time_factor.expected'",
+    )
+)
+@click.argument("device", default="")
+@click.option("--points", type=click.IntRange(1, 1000), default=20, show_default=True, help="Newest runs to show.")
+@pass_settings
+def show(settings: Settings, device: str, points: int) -> None:
+    """Show the factors that estimates are multiplied by, and the runs that they come from, newest first.
+
+    DEVICE is an accelerator's name or a processor's, as this command shows it; without one, all devices.
+    """
+    from finetree_cli.render.calibration import show_calibration
+
+    with settings.client() as client:
+        found = client.get_calibration(device, points=points)
+    if settings.out.json:
+        settings.out.message(found)
+    else:
+        show_calibration(settings.out, found)
+
+
+@calibration.command(
+    examples=("finetree calibration reset rtx-4090", "finetree calibration reset --all --json | jq .removed")
+)
+@click.argument("device", default="")
+@click.option("--all", "everything", is_flag=True, help="Forget what was learned of every device.")
+@pass_settings
+def reset(settings: Settings, device: str, everything: bool) -> None:
+    """Forget the observed runs of DEVICE; estimates of it are the formulas' own again.
+
+    Give either a device or --all.
+    """
+    if bool(device) == everything:
+        raise click.UsageError("give a device or --all, and not both")
+    with settings.client() as client:
+        removed = client.reset_calibration(device)
+    if settings.out.json:
+        settings.out.document({"removed": removed})
+    else:
+        settings.out.text(f"{removed} observed {'run' if removed == 1 else 'runs'} forgotten")

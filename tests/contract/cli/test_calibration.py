@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree calibration` against the SDK's fake suite."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from finetree.testing import Suite
+from finetree_cli import __main__ as entry
+
+
+@pytest.fixture
+def suite(monkeypatch) -> Iterator[Suite]:
+    with Suite() as running:
+        monkeypatch.setenv("FINETREE_ADDRESS", running.address)
+        yield running
+
+
+@pytest.fixture
+def observed(suite) -> Suite:
+    run = {"spec": {"model": {"name": "small"}, "lora": {}, "hardware": {"accelerator": "rtx-4090"}}}
+    with suite.client() as client:
+        for number in (1, 2):
+            job = f"projects/default/jobs/{number}"
+            client.report_observation({"job": job, "attempt": 1, "run": run, "step_seconds": 1.2, "steps": 9})
+    return suite
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    code = entry.run(list(words))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_factors_and_runs_are_shown_newest_first(observed, capsys):
+    code, out, _ = run(capsys, "calibration", "show")
+    assert code == 0
+    assert "rtx-4090" in out
+    assert "x1.10 (0.90 to 1.30)" in out
+    assert "calibration-2" in out
+    rows = [line.split() for line in out.splitlines() if "lora" in line]
+    assert [row[0] for row in rows] == ["2", "1"]
+    assert rows[0][3:7] == ["1.2", "s", "1", "s"]
+
+
+def test_json_has_numbers_and_as_many_runs_as_asked_for(observed, capsys):
+    code, out, _ = run(capsys, "calibration", "show", "--points", "1", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert len(document["points"]) == 1
+    assert document["entries"][0]["observations"] > 1.5
+
+
+def test_nothing_learned_is_said(suite, capsys):
+    assert run(capsys, "calibration", "show") == (0, "Nothing was learned yet: no observed run.\n", "")
+
+
+def test_reset_says_how_many_were_forgotten(observed, capsys):
+    assert run(capsys, "calibration", "reset", "rtx-4090") == (0, "2 observed runs forgotten\n", "")
+    code, out, _ = run(capsys, "calibration", "reset", "--all", "--json")
+    assert (code, json.loads(out)) == (0, {"removed": 0})
+
+
+@pytest.mark.parametrize("words", [(), ("rtx-4090", "--all")])
+def test_reset_forgets_nothing_without_being_told_what(observed, capsys, words):
+    code, out, err = run(capsys, "calibration", "reset", *words)
+    assert (code, out) == (2, "")
+    assert "--all" in err
+    assert len(observed.answers.plans.observations) == 2
