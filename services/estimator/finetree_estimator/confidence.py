@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much an estimate rests on measured runs like it, apart for memory and for time, and why.
+
+The farther a case is from anything measured, the wider its intervals have to be: `memory_spread` and `time_spread` say
+by how much. The own observed runs of a device count as near: they were made with this very program on it.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache, lru_cache
+
+from finetree_estimator.distance import FAR, MEMORY, TIME, Case, Setting, Weights, sizes, terms, tokens_of
+from finetree_estimator.evidence import case_of, measured, nearest
+from finetree_estimator.run import Run
+
+NEAR = 0.15
+"""Largest distance of high confidence: another program of the same formulas, or three times the size."""
+MIDDLE = 0.45
+"""Largest distance of medium confidence: another method or a quantised base, and little else."""
+OBSERVED_ENOUGH = 3
+"""Observed runs of a device from which on it counts as measured: a median of fewer can be spoilt by one."""
+WORTH_SAYING = 0.05
+"""A respect that adds less is not named as a reason."""
+MEMORY_FAR = 2.0
+TIME_FAR = 1.5
+"""Width of the intervals of a far case in units of a near one's. Own choices, held against published runs of other
+programs than those that the constants were fitted on; the width that a device's unknown rate adds is the device's own,
+and therefore time widens less."""
+
+
+class Level(Enum):
+    """The names are those of the contract's ConfidenceLevel."""
+
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """Levels and distances (0 the same case, 1 far) for memory and for time, with one line for each reason."""
+
+    memory: Level
+    time: Level
+    memory_distance: float
+    time_distance: float
+    reasons: tuple[str, ...]
+
+
+def of(run: Run) -> Confidence:
+    """Confidence in the estimate of a run, with what was learned from observed runs of its device."""
+    memory, time = run.correction.memory.observations, run.correction.step_time.observations
+    return _of(case_of(run), memory >= OBSERVED_ENOUGH, time >= OBSERVED_ENOUGH)
+
+
+def memory_spread(distance: float) -> float:
+    """Factor of the half-widths of memory at a distance: 1 where the case was measured, never less."""
+    return 1.0 + (MEMORY_FAR - 1.0) * min(max(distance, 0.0), FAR)
+
+
+def time_spread(distance: float) -> float:
+    """Factor of the half-widths of time at a distance: 1 where the case was measured, never less."""
+    return 1.0 + (TIME_FAR - 1.0) * min(max(distance, 0.0), FAR)
+
+
+def level(distance: float) -> Level:
+    """What a distance means."""
+    if distance <= NEAR:
+        return Level.HIGH
+    return Level.MEDIUM if distance <= MIDDLE else Level.LOW
+
+
+@lru_cache(maxsize=4096)
+def _of(case: Case, memory_learned: bool, time_learned: bool) -> Confidence:  # noqa: FBT001  # keys of the cache
+    """`learned`: enough runs were observed on the device."""
+    memory, memory_why = _judged(case, _weights(MEMORY, memory_learned))
+    time, time_why = _judged(case, _weights(TIME, time_learned))
+    reasons = dict.fromkeys(memory_why, "peak") | dict.fromkeys(time_why, "speed")
+    reasons |= dict.fromkeys((line for line in memory_why if line in time_why), "peak or speed")
+    lines = tuple(line.format(what=what) for line, what in reasons.items())
+    return Confidence(level(memory), level(time), memory, time, lines)
+
+
+@cache
+def _weights(weights: Weights, learned: bool) -> Weights:  # noqa: FBT001  # a key of the cache
+    return weights.where_observed() if learned else weights
+
+
+def _judged(case: Case, weights: Weights) -> tuple[float, tuple[str, ...]]:
+    """Distance of the nearest measured run, and what makes it so; {what} stands for what was measured."""
+    near = nearest(case, weights)
+    reasons = _setting_reasons(case.setting, near.row.case.setting, weights)
+    return near.distance, (*reasons, *_size_reasons(case, near.row.case, weights))
+
+
+_METHODS = {
+    "full": "of full training",
+    "lora": "of low-rank adapters",
+    "prefix": "of prefix tuning",
+    "adapter": "of bottleneck adapters",
+}
+_CHECKPOINTING = {
+    "off": "without checkpointing",
+    "full": "with checkpointing",
+    "offloaded": "with offloaded checkpointing",
+}
+_PHRASES: dict[str, Callable[[Setting], str]] = {
+    "method": lambda setting: _METHODS[setting.method],
+    "bits": lambda setting: f"of a {setting.bits}-bit base" if setting.bits else "of an unquantised base",
+    "checkpointing": lambda setting: _CHECKPOINTING[setting.checkpointing],
+    "accelerator": lambda setting: f"on {setting.accelerator or 'this accelerator'}",
+    "devices": lambda setting: f"on {setting.devices} devices" if setting.devices > 1 else "on one device",
+    "sharding": lambda setting: f"with sharding {setting.sharding}",
+    "nodes": lambda setting: "on several machines" if setting.nodes > 1 else "on one machine",
+    "program": lambda setting: f"of {setting.program}",
+    "mixture": lambda setting: "of a mixture of experts" if setting.mixture else "of a dense model",
+    "eager": lambda setting: "with eager attention" if setting.eager else "with fused attention",
+}
+
+
+@lru_cache(maxsize=1024)
+def _setting_reasons(mine: Setting, other: Setting, weights: Weights) -> tuple[str, ...]:
+    """A line for each respect in which the nearest measured run differs; whether any such run was measured is said."""
+    lines = []
+    for name, term in terms(mine, other, weights).items():
+        if term < WORTH_SAYING:
+            continue
+        phrase = _PHRASES[name]
+        if any(getattr(row.case.setting, name) == getattr(mine, name) for row in measured(peaks=weights.by_peak)):
+            lines.append(f"the nearest measured {{what}} is {phrase(other)}, this run is {phrase(mine)}")
+        else:
+            lines.append(f"no measured {{what}} is {phrase(mine)}")
+    return tuple(lines)
+
+
+def _size_reasons(case: Case, other: Case, weights: Weights) -> Iterator[str]:
+    far = sizes(case, other, weights)
+    if far["parameters"] >= WORTH_SAYING:
+        mine, theirs = math.exp(case.parameters) / 1e9, math.exp(other.parameters) / 1e9
+        yield f"the model has {mine:.3g} billion parameters, the nearest measured one {theirs:.3g}"
+    if far["tokens"] >= WORTH_SAYING:
+        mine, theirs = math.exp(tokens_of(case, weights)), math.exp(tokens_of(other, weights))
+        which = "largest" if weights.by_peak else "average"
+        yield f"the {which} micro-batch has {mine:,.0f} tokens, the nearest measured one {theirs:,.0f}"

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far two runs are from each other: 0 is the same case, 1 is far.
+
+The distance is a sum of one term for each respect in which memory or speed may come out otherwise. The weights are own
+choices, not fitted: a respect that changes which formulas apply (method, a quantised base) weighs 0.25-0.4, one that
+changes a constant (program, kernel) 0.1-0.2, a size that the formulas scale by 0.15-0.2 for each factor of ten. Of the
+device only speed depends strongly. A run on a CPU and one on a GPU have little in common: 1.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+FAR = 1.0
+"""Distance from which on a case counts as far, however much farther it is."""
+
+CPU = "cpu"
+"""Accelerator and architecture of a processor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What two runs have in common or not."""
+
+    method: str
+    """full, lora, prefix or adapter; a quantised base shows in `bits`."""
+    bits: int
+    """Of a quantised base; 0 where it is not."""
+    checkpointing: str
+    """off, full or offloaded."""
+    accelerator: str
+    """Catalogue name; CPU for a processor, empty for a device that the catalogue does not have."""
+    architecture: str
+    """Of the accelerator."""
+    devices: int
+    sharding: str
+    """What several devices share: replicated, optimizer, gradients or full; replicated for one."""
+    nodes: int
+    program: str
+    mixture: bool
+    """Whether the model is a mixture of experts."""
+    eager: bool
+    """Whether attention keeps its scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A run as far as the distance sees it; sizes are natural logarithms."""
+
+    setting: Setting
+    parameters: float
+    peak_tokens: float
+    """Tokens of the largest micro-batch: memory grows with it."""
+    mean_tokens: float
+    """Tokens of an average micro-batch: speed depends on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What each respect adds to the distance where two runs differ in it; sizes for each factor of ten."""
+
+    base_trained: float
+    """One trains all weights, the other something beside them."""
+    method: float
+    """Both train something beside the weights, but not the same."""
+    quantized: float
+    """One base is quantised, the other is not."""
+    bits: float
+    """Both are, in different ways."""
+    checkpointing: float
+    accelerator: float
+    architecture: float
+    """On top of `accelerator`, where the architecture differs too."""
+    one_device: float
+    """One runs on one device, the other on several."""
+    devices: float
+    sharding: float
+    nodes: float
+    """One runs on one machine, the other on several."""
+    program: float
+    mixture: float
+    eager: float
+    parameters: float
+    tokens: float
+    by_peak: bool
+    """Whether tokens are those of the largest micro-batch rather than of an average one."""
+    cpu: float = FAR
+    """One runs on a CPU, the other does not."""
+
+    def where_observed(self) -> "Weights":
+        """The weights where our own program was observed on the very device: neither of them is foreign any more."""
+        return replace(self, accelerator=0.0, architecture=0.0, program=0.0, cpu=0.0)
+
+
+MEMORY = Weights(
+    base_trained=0.40,
+    method=0.25,
+    quantized=0.30,
+    bits=0.15,
+    checkpointing=0.20,
+    accelerator=0.02,
+    architecture=0.04,
+    one_device=0.20,
+    devices=0.10,
+    sharding=0.15,
+    nodes=0.0,
+    program=0.10,
+    mixture=0.30,
+    eager=0.25,
+    parameters=0.20,
+    tokens=0.20,
+    by_peak=True,
+)
+"""Memory hardly depends on the accelerator; what is kept for the backward pass depends on program and settings."""
+TIME = Weights(
+    base_trained=0.25,
+    method=0.15,
+    quantized=0.30,
+    bits=0.15,
+    checkpointing=0.10,
+    accelerator=0.12,
+    architecture=0.18,
+    one_device=0.25,
+    devices=0.20,
+    sharding=0.10,
+    nodes=0.20,
+    program=0.15,
+    mixture=0.35,
+    eager=0.20,
+    parameters=0.15,
+    tokens=0.20,
+    by_peak=False,
+)
+"""Speed depends on the accelerator above all; FLOPs by method are counted."""
+
+
+def terms(one: Setting, other: Setting, weights: Weights) -> dict[str, float]:
+    """What each respect in which the settings differ adds, by the name of its field."""
+    found = {
+        "method": _method(one, other, weights),
+        "bits": _bits(one, other, weights),
+        "checkpointing": weights.checkpointing * (one.checkpointing != other.checkpointing),
+        "accelerator": _accelerator(one, other, weights),
+        "devices": _devices(one.devices, other.devices, weights),
+        "sharding": weights.sharding * (one.sharding != other.sharding),
+        "nodes": weights.nodes * ((one.nodes > 1) != (other.nodes > 1)),
+        "program": weights.program * (one.program != other.program),
+        "mixture": weights.mixture * (one.mixture != other.mixture),
+        "eager": weights.eager * (one.eager != other.eager),
+    }
+    return {name: term for name, term in found.items() if term > 0}
+
+
+def sizes(one: Case, other: Case, weights: Weights) -> dict[str, float]:
+    """What the sizes add."""
+    tokens = abs(tokens_of(one, weights) - tokens_of(other, weights))
+    return {
+        "parameters": per_log(weights.parameters) * abs(one.parameters - other.parameters),
+        "tokens": per_log(weights.tokens) * tokens,
+    }
+
+
+def tokens_of(case: Case, weights: Weights) -> float:
+    """Logarithm of the tokens that matter."""
+    return case.peak_tokens if weights.by_peak else case.mean_tokens
+
+
+def per_log(weight: float) -> float:
+    """A weight for each factor of ten as one for each unit of the natural logarithm."""
+    return weight / math.log(10.0)
+
+
+def _method(one: Setting, other: Setting, weights: Weights) -> float:
+    if one.method == other.method:
+        return 0.0
+    return weights.base_trained if "full" in (one.method, other.method) else weights.method
+
+
+def _bits(one: Setting, other: Setting, weights: Weights) -> float:
+    if one.bits == other.bits:
+        return 0.0
+    return weights.bits if one.bits and other.bits else weights.quantized
+
+
+def _accelerator(one: Setting, other: Setting, weights: Weights) -> float:
+    if one.accelerator and one.accelerator == other.accelerator:
+        return 0.0
+    if CPU in (one.architecture, other.architecture):
+        return weights.cpu
+    same = one.architecture and one.architecture == other.architecture
+    return weights.accelerator + (0.0 if same else weights.architecture)
+
+
+def _devices(one: int, other: int, weights: Weights) -> float:
+    if one == other:
+        return 0.0
+    alone = weights.one_device if 1 in (one, other) else 0.0
+    return alone + per_log(weights.devices) * abs(math.log(one / other))

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The measured runs that the constants rest on, and which of them are nearest to a run.
+
+The rows are made by benchmarks/estimator/evidence.py from published tables.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from finetree_estimator import durations, memory
+from finetree_estimator.accelerators import accelerator
+from finetree_estimator.distance import CPU, FAR, MEMORY, TIME, Case, Setting, Weights, per_log, sizes, terms, tokens_of
+from finetree_estimator.intervals import Kind, Source
+from finetree_estimator.methods import QuantizedLora
+from finetree_estimator.names import UnknownNameError, table
+from finetree_estimator.run import Run
+from finetree_estimator.shapes import count
+
+NEAREST = 5
+"""Rows that a full answer holds."""
+ALONE = "replicated"
+"""Sharding of a single device."""
+DIGITS = 4
+"""Decimal places of a distance; finer ones say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A measured run; where it was repeated, the medians. Peaks in bytes, 0 where it was not measured."""
+
+    case: Case
+    description: str
+    peak_bytes: int
+    tokens_per_second: float
+    """Of all devices; 0 where it was not measured."""
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A row and its distance, 0 to 1."""
+
+    row: Row
+    distance: float
+
+
+@cache
+def rows() -> tuple[Row, ...]:
+    """All measured runs, in the order of the file."""
+    return tuple(_row(row) for row in table("evidence.csv"))
+
+
+def case_of(run: Run) -> Case:
+    """A run as the distance sees it."""
+    method = memory.method_name(run)
+    name, architecture = _known(run.device.name, is_cpu=run.device.is_cpu)
+    setting = Setting(
+        method="lora" if method == "qlora" else method,
+        bits=run.method.bits if isinstance(run.method, QuantizedLora) else 0,
+        checkpointing="offloaded" if run.offloaded else "full" if run.checkpointing else "off",
+        accelerator=name,
+        architecture=architecture,
+        devices=run.devices,
+        sharding=run.sharding if run.devices > 1 else ALONE,
+        nodes=run.nodes,
+        program=run.program.name,
+        mixture=run.shape.experts > 0,
+        eager=run.eager_attention,
+    )
+    peak = memory.peak_tokens(run)
+    mean = durations.step_of(run, run.rows).tokens if run.rows is not None else peak
+    return Case(setting, math.log(count(run.shape).total), math.log(peak), math.log(mean))
+
+
+def nearest_evidence(case: Case, most: int = NEAREST) -> tuple[Near, ...]:
+    """The measured runs most like a case, nearest first: by the mean of the distances for memory and for time."""
+    found = []
+    for row in rows():
+        both = [sum(terms(case.setting, row.case.setting, w).values()) for w in (MEMORY, TIME)]
+        both += [sum(sizes(case, row.case, w).values()) for w in (MEMORY, TIME)]
+        found.append((round(sum(both) / 2, DIGITS), row))
+    found.sort(key=lambda pair: pair[0])
+    return tuple(Near(row, min(FAR, distance)) for distance, row in found[:most])
+
+
+def nearest(case: Case, weights: Weights) -> Near:
+    """The nearest row that measured what the weights are for: a peak (MEMORY) or a speed (TIME)."""
+    best, found = math.inf, 0
+    of_parameters, of_tokens = per_log(weights.parameters), per_log(weights.tokens)
+    parameters, tokens = case.parameters, tokens_of(case, weights)
+    for base, points in _by_setting(case.setting, weights):
+        if base >= best:
+            break
+        for row_parameters, row_tokens, number in points:
+            far = base + of_parameters * abs(parameters - row_parameters) + of_tokens * abs(tokens - row_tokens)
+            if far < best:
+                best, found = far, number
+    return Near(measured(peaks=weights.by_peak)[found], min(FAR, round(best, DIGITS)))
+
+
+_Points = list[tuple[float, float, int]]
+
+
+@cache
+def measured(*, peaks: bool) -> tuple[Row, ...]:
+    """Rows that measured a peak, or those that measured a speed."""
+    return tuple(row for row in rows() if (row.peak_bytes if peaks else row.tokens_per_second) > 0)
+
+
+@cache
+def _groups(weights: Weights) -> dict[Setting, _Points]:
+    """Rows that measured it, by setting: logarithms of parameters and tokens, and the row's number."""
+    groups: dict[Setting, _Points] = {}
+    for number, row in enumerate(measured(peaks=weights.by_peak)):
+        point = (row.case.parameters, tokens_of(row.case, weights), number)
+        groups.setdefault(row.case.setting, []).append(point)
+    return groups
+
+
+@lru_cache(maxsize=1024)
+def _by_setting(setting: Setting, weights: Weights) -> list[tuple[float, _Points]]:
+    """The groups with the distance of their settings from this one, nearest first."""
+    groups = _groups(weights).items()
+    found = [(sum(terms(setting, other, weights).values()), points) for other, points in groups]
+    return sorted(found, key=lambda pair: pair[0])
+
+
+@lru_cache(maxsize=256)
+def _known(name: str, *, is_cpu: bool) -> tuple[str, str]:
+    """Catalogue name and architecture of a device; empty where the catalogue does not have it."""
+    if is_cpu:
+        return CPU, CPU
+    try:
+        entry = accelerator(name)
+    except UnknownNameError:
+        return "", ""
+    return entry.name, entry.architecture
+
+
+def _row(row: dict[str, str]) -> Row:
+    name, architecture = _known(row["accelerator"], is_cpu=row["accelerator"] == CPU)
+    setting = Setting(
+        method=row["method"],
+        bits=int(row["bits"]),
+        checkpointing=row["checkpointing"],
+        accelerator=name,
+        architecture=architecture,
+        devices=int(row["devices"]),
+        sharding=row["sharding"] or ALONE,
+        nodes=int(row["nodes"]),
+        program=row["program"],
+        mixture=False,
+        eager=False,
+    )
+    logs = (math.log(float(row[column])) for column in ("parameters", "peak_tokens", "mean_tokens"))
+    return Row(
+        Case(setting, *logs),
+        ", ".join(_parts(row)),
+        int(row["peak_bytes"]),
+        float(row["tokens_per_second"]),
+        Source(Kind.PUBLISHED, row["source"], row["locator"], row["date"]),
+    )
+
+
+def _parts(row: dict[str, str]) -> Iterator[str]:
+    """A row for people, part by part."""
+    yield row["model"]
+    yield (row["variant"] or row["method"]) + (f" rank {row['rank']}" if row["rank"] else "")
+    if row["targets"]:
+        yield f"on {row['targets'].replace(';', ' ')}"
+    if row["virtual_tokens"]:
+        yield f"{row['virtual_tokens']} virtual tokens"
+    if row["bits"] != "0":
+        yield f"{row['bits']}-bit base"
+    yield f"{int(row['peak_tokens']):,} tokens a micro-batch"
+    yield f"checkpointing {row['checkpointing']}"
+    yield f"{row['devices']} x {row['accelerator']}" + (f" on {row['nodes']} nodes" if row["nodes"] != "1" else "")
+    yield row["program"]
+    if row["peak_kind"]:
+        yield f"peak {row['peak_kind']}"
+    if row["runs"] != "1":
+        yield f"median of {row['runs']} runs"
