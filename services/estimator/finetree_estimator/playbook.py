@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The playbook's own figures for a run, beside the computed ones.
+
+The playbook states hours, dollars and memory by method and size of the data alone: one 7B model, hardware that suits
+the method, nothing said of row lengths, batches or epochs. Its figures are answered as they stand, between its dataset
+sizes on straight lines in log-log, and where a computed interval leaves one out the note says why that may be.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache, lru_cache
+from itertools import pairwise
+from typing import Any
+
+from finetree_estimator.engine import Estimate
+from finetree_estimator.intervals import Interval, Kind, Source
+from finetree_estimator.memory import method_name
+from finetree_estimator.methods import QuantizedLora
+from finetree_estimator.names import GIB, raw
+from finetree_estimator.run import Run
+
+BASE = "7B"
+"""Size of the model that the tables of hours and dollars are based on (playbook L212)."""
+LIKE_BASE = (6e9, 8.5e9)
+"""Parameters of models that are sold as 7B or 8B."""
+CLASS_SHARE = 0.85
+"""Least share of a memory class that a device of it can use: a 24 GB A10G offers 22.06 GiB (accelerators.csv)."""
+SAME_PRICE = (0.8, 1.25)
+"""Within these an hourly price explains nothing."""
+DOLLARS = "USD"
+"""The one currency of the playbook."""
+
+
+class FigureKind(Enum):
+    """What a figure is about, with its unit; the names are those of the contract's PlaybookFigureKind."""
+
+    TIME_HOURS = "hours"
+    COST_USD = "USD"
+    CHART_TIME_HOURS = "hours by the chart"
+    CHART_MONTHLY_USD = "USD a month"
+    GPU_MEMORY_GB = "GB"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of the playbook in the unit of its kind."""
+
+    kind: FigureKind
+    value: float
+    stated_for: str
+    source: Source
+    gpu: str = ""
+    """GPU that it is stated for, every word of it part of the device's name; empty where it names none."""
+    hourly: float = 0.0
+    """Dollars of an hour that it is computed with; 0 where it states none."""
+    interpolated: bool = False
+    extrapolated: bool = False
+    at_least: bool = False
+    """Whether the playbook gives it as a lower bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A figure, the computed one of the same unit where there is one, and where the two disagree."""
+
+    figure: Figure
+    computed: Interval | None
+    note: str
+
+
+def compare(run: Run, estimate: Estimate, *, examples: int, runs_per_month: float = 0.0) -> tuple[Compared, ...]:
+    """The playbook's figures for a run of so many examples (0: unknown), each beside the computed one."""
+    bits = run.method.bits if isinstance(run.method, QuantizedLora) else 0
+    computed = _computed(estimate, runs_per_month)
+    found = []
+    for figure in figures(method_name(run), bits, examples, run.device.usable_bytes):
+        interval = computed.get(figure.kind)
+        note = "" if interval is None or _agrees(figure, interval) else _note(run, estimate, figure, interval)
+        found.append(Compared(figure, interval, note))
+    return tuple(found)
+
+
+def figures(method: str, bits: int, examples: int, usable_bytes: int) -> tuple[Figure, ...]:
+    """What the playbook says of a method (full, lora, qlora, prefix or adapter), the size of the data and the GPU.
+
+    Without a number of examples the tables by dataset size have nothing to say, and of bottleneck adapters the chart
+    has nothing.
+    """
+    by_size = (_hours(method, examples), _cost(method, examples)) if examples > 0 else ()
+    return (*by_size, *_whatever_size(method, bits, usable_bytes))
+
+
+def between(sizes: list[int], values: list[float], size: int) -> tuple[float, bool]:
+    """The value at a dataset size and whether it lies beyond the table; log-log, the end segments run on.
+
+    A figure of the table comes back as it stands.
+    """
+    for known, value in zip(sizes, values, strict=True):
+        if size == known:
+            return float(value), False
+    points = list(zip(sizes, values, strict=True))
+    segments = list(pairwise(points))
+    (x0, y0), (x1, y1) = next((pair for pair in segments if size < pair[1][0]), segments[-1])
+    slope = math.log(y1 / y0) / math.log(x1 / x0)
+    return float(y0 * (size / x0) ** slope), not sizes[0] < size < sizes[-1]
+
+
+@cache
+def _tables() -> dict[str, Any]:
+    tables: dict[str, Any] = json.loads(raw("playbook.json"))
+    return tables
+
+
+@cache
+def _source(locator: str) -> Source:
+    return Source(Kind.PLAYBOOK, _tables()["source"], locator)
+
+
+@lru_cache(maxsize=4096)
+def _hours(method: str, examples: int) -> Figure:
+    table = _tables()["hours"]
+    value, beyond = between(table["examples"], table[method], examples)
+    return Figure(
+        FigureKind.TIME_HOURS,
+        value,
+        f"{BASE}, appropriate hardware",
+        _source(table["locator"]),
+        interpolated=not beyond and examples not in table["examples"],
+        extrapolated=beyond,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _cost(method: str, examples: int) -> Figure:
+    table = _tables()["cost"]
+    row = table[method]
+    value, beyond = between(table["examples"], row["usd"], examples)
+    return Figure(
+        FigureKind.COST_USD,
+        value,
+        f"{BASE}, {row['gpu']} at ${row['usd_per_hour']:.2f} an hour",
+        _source(table["locator"]),
+        gpu=row["gpu"],
+        hourly=row["usd_per_hour"],
+        interpolated=not beyond and examples not in table["examples"],
+        extrapolated=beyond,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _whatever_size(method: str, bits: int, usable_bytes: int) -> tuple[Figure, ...]:
+    return (*_chart(method, usable_bytes), _memory(method, bits))
+
+
+def _chart(method: str, usable_bytes: int) -> tuple[Figure, ...]:
+    """Of the method's rows the largest class that the device reaches, or the smallest."""
+    rows = [row for row in _tables()["chart"] if row["method"] == method]
+    if not rows:
+        return ()
+    reached = [row for row in rows if usable_bytes >= CLASS_SHARE * row["gpu_gb"] * GIB]
+    row = max(reached, key=lambda item: item["gpu_gb"]) if reached else min(rows, key=lambda item: item["gpu_gb"])
+    at_least, source = row.get("at_least", False), _source(row["locator"])
+    monthly = f"{row['gpu']}, a lower bound" if at_least else row["gpu"]
+    return (
+        Figure(FigureKind.CHART_TIME_HOURS, row["hours"], row["gpu"], source, gpu=row["gpu"]),
+        Figure(FigureKind.CHART_MONTHLY_USD, row["monthly_usd"], monthly, source, gpu=row["gpu"], at_least=at_least),
+    )
+
+
+def _memory(method: str, bits: int) -> Figure:
+    table = _tables()["memory_gb_8bit" if bits == 8 else "memory_gb"]
+    stated = "smallest GPU of the method, 8-bit base" if bits == 8 else "smallest GPU of the method"
+    return Figure(FigureKind.GPU_MEMORY_GB, table[method], stated, _source(table["locator"]))
+
+
+def _computed(estimate: Estimate, runs_per_month: float) -> dict[FigureKind, Interval]:
+    """Computed figures in the playbook's units; money only in its currency. A card's GB are 2^30 bytes."""
+    found = {FigureKind.GPU_MEMORY_GB: _in_unit(estimate.memory.device, 1 / GIB, _DEVICE_PEAK)}
+    if estimate.times is not None:
+        hours = _in_unit(estimate.times.total, 1 / 3600, _TOTAL_TIME)
+        found |= {FigureKind.TIME_HOURS: hours, FigureKind.CHART_TIME_HOURS: hours}
+    cost = estimate.cost
+    if cost is not None and cost.amount is not None and cost.currency == DOLLARS:
+        found[FigureKind.COST_USD] = _in_unit(cost.amount, 1.0, _AMOUNT)
+        if runs_per_month > 0:
+            found[FigureKind.CHART_MONTHLY_USD] = _in_unit(cost.amount, runs_per_month, _AMOUNT)
+    return found
+
+
+_DEVICE_PEAK = (Source(Kind.COMPUTED, "estimate", "memory"),)
+_TOTAL_TIME = (Source(Kind.COMPUTED, "estimate", "time"),)
+_AMOUNT = (Source(Kind.COMPUTED, "estimate", "cost"),)
+
+
+def _in_unit(interval: Interval, factor: float, sources: tuple[Source, ...]) -> Interval:
+    low, expected, high = interval.low * factor, interval.expected * factor, interval.high * factor
+    return Interval(low, expected, high, sources, interval.coverage)
+
+
+def _agrees(figure: Figure, computed: Interval) -> bool:
+    return (figure.value <= computed.high) and (figure.at_least or computed.low <= figure.value)
+
+
+def _note(run: Run, estimate: Estimate, figure: Figure, computed: Interval) -> str:
+    """How far the figure lies outside the computed interval, and what is different there (playbook) and here."""
+    above = figure.value > computed.high
+    factor = figure.value / computed.expected if above and computed.expected else computed.expected / figure.value
+    by = "far" if computed.expected == 0 else f"{factor:,.0f} times" if factor >= 10 else f"{factor:.1f} times"
+    differences = "; ".join([*_differences(run, estimate, figure), _unsaid(figure, above=above)])
+    return f"{by} {'above' if above else 'below'} the computed: {differences}"
+
+
+def _differences(run: Run, estimate: Estimate, figure: Figure) -> Iterator[str]:
+    """Where the run is not what the playbook speaks of."""
+    parameters = estimate.total_parameters
+    if not LIKE_BASE[0] <= parameters <= LIKE_BASE[1]:
+        there = BASE if figure.stated_for.startswith(BASE) else f"probably {BASE}"
+        yield f"{there} there, {parameters / 1e9:.3g}B here"
+    if figure.gpu and not all(word in run.device.name for word in figure.gpu.split()):
+        yield f"{figure.gpu} there, {run.device.name} here"
+    if run.devices > 1:
+        yield f"one GPU there, {run.devices} here"
+    hourly = estimate.cost.hourly if estimate.cost is not None else 0.0
+    if figure.hourly and hourly and not SAME_PRICE[0] <= figure.hourly / hourly <= SAME_PRICE[1]:
+        yield f"${figure.hourly:.2f} an hour there, ${hourly:.2f} here"
+    if figure.extrapolated:
+        yield "beyond the table there"
+
+
+def _unsaid(figure: Figure, *, above: bool) -> str:
+    """What the playbook leaves open."""
+    if figure.kind is FigureKind.GPU_MEMORY_GB:
+        return "the size of a card there, a peak here" if above else "rows and batch are not stated there"
+    return "row lengths and epochs are not stated there"
