@@ -16,10 +16,30 @@ ENGINE_ID = "engine-1"
 ENGINE_DATE = "2026-11-25"
 """Day of the last such change."""
 FORMULAS = (
-    *("activations", "calibration", "constants", "correction", "cost", "durations", "engine", "factors", "fit"),
-    *("intervals", "memory", "methods", "programs", "run", "shapes", "sharing"),
+    "activations",
+    "calibration",
+    "confidence",
+    "constants",
+    "correction",
+    "cost",
+    "distance",
+    "durations",
+    "engine",
+    "evidence",
+    "factors",
+    "fit",
+    "intervals",
+    "memory",
+    "methods",
+    "playbook",
+    "programs",
+    "run",
+    "shapes",
+    "sharing",
 )
 """Modules that decide the numbers; the engine's hash covers them."""
+CATALOGUE = ("models.csv", "accelerators.csv", "evidence.csv", "playbook.json")
+"""Data files that decide what is answered beside the price book; the catalogue's hash covers them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +75,6 @@ def _engine() -> Part:
 
 @cache
 def _catalogue() -> Part:
-    digest = hashlib.sha256(raw("models.csv") + raw("accelerators.csv")).hexdigest()
+    digest = hashlib.sha256(b"".join(map(raw, CATALOGUE))).hexdigest()
     date = max([entry.date for entry in models()] + [entry.date for entry in accelerators()])
     return Part(f"catalogue-{date}", digest, date)

@@ -15,7 +15,18 @@ from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.plan import plan_digest
 from finetree_runtime.validation import validate
 
-from finetree_estimator import engine, gate, largest, listing, remedies, revision, smallest, telling, writing
+from finetree_estimator import (
+    comparison,
+    engine,
+    gate,
+    largest,
+    listing,
+    remedies,
+    revision,
+    smallest,
+    telling,
+    writing,
+)
 from finetree_estimator.accelerators import accelerators
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.models import ModelEntry, models
@@ -140,6 +151,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         message = writing.estimate_message(estimate, reading.run.device)
         message.resolved_spec.CopyFrom(reading.spec)
         message.revision.CopyFrom(self._revision)
+        comparison.add(message, request, reading, estimate)
         if request.view == pb.ESTIMATE_VIEW_FULL:
             self._search(request, reading, message)
         message.plan_digest = plan_digest(reading.spec, reading.profile, self._revision)

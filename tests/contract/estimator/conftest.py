@@ -15,6 +15,8 @@ from finetree_runtime.server import Service, serving
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 
+LARGE_REPLIES = [("grpc.max_receive_message_length", 16 << 20)]
+"""Of a full batch, as the SDK has it; gRPC's default is 4 MiB."""
 METHODS = {"full", "lora", "qlora", "prefix", "adapter"}
 
 
@@ -24,7 +26,7 @@ async def stub():
     servicer = EstimatorServicer(Knowledge(prices.packaged()), max_request_bytes=4 << 20)
     service = Service(NAME, "0", Settings(address="127.0.0.1:0", log_level="error"))
     service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, servicer, FULL_NAME)
-    async with serving(service) as address, grpc.aio.insecure_channel(address) as channel:
+    async with serving(service) as address, grpc.aio.insecure_channel(address, LARGE_REPLIES) as channel:
         yield estimator_pb2_grpc.EstimatorServiceStub(channel)
 
 

@@ -46,6 +46,7 @@ class EstimatorServiceStub:
     """
     BatchEstimateRuns: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.BatchEstimateRunsRequest, _estimator_pb2.BatchEstimateRunsResponse]
     """Estimates many runs; a row that fails carries its own status and spoils no other.
+    An estimate is 4 to 6 KB: for more than 500 rows raise gRPC's limit of 4 MiB on what the client receives.
 
     Errors: INVALID_ARGUMENT (the envelope is wrong: too many rows, a key twice).
     """
@@ -111,6 +112,7 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     """
     BatchEstimateRuns: _aio.UnaryUnaryMultiCallable[_estimator_pb2.BatchEstimateRunsRequest, _estimator_pb2.BatchEstimateRunsResponse]  # type: ignore[assignment]
     """Estimates many runs; a row that fails carries its own status and spoils no other.
+    An estimate is 4 to 6 KB: for more than 500 rows raise gRPC's limit of 4 MiB on what the client receives.
 
     Errors: INVALID_ARGUMENT (the envelope is wrong: too many rows, a key twice).
     """
@@ -185,6 +187,7 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_estimator_pb2.BatchEstimateRunsResponse, _abc.Awaitable[_estimator_pb2.BatchEstimateRunsResponse]]:
         """Estimates many runs; a row that fails carries its own status and spoils no other.
+        An estimate is 4 to 6 KB: for more than 500 rows raise gRPC's limit of 4 MiB on what the client receives.
 
         Errors: INVALID_ARGUMENT (the envelope is wrong: too many rows, a key twice).
         """
