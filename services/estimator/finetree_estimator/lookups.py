@@ -103,6 +103,9 @@ def read_payment(spec: rs.RunSpec, book: PriceBook) -> Owned | Rented | None:
 
 
 def _given_shape(given: rs.ModelShape) -> Shape:
+    if given.attention_heads > given.hidden_size:
+        text = f"are more than the {given.hidden_size} features of the model"
+        raise invalid_field("spec.model.shape.attention_heads", text)
     kv_heads = given.kv_heads or given.attention_heads
     if given.attention_heads % kv_heads:
         raise invalid_field("spec.model.shape.kv_heads", f"does not divide {given.attention_heads} attention heads")

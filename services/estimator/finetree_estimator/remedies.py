@@ -25,8 +25,8 @@ from finetree_estimator.run import Run
 
 MOST = 4
 """Remedies that an answer holds."""
-TRIES = 40
-"""Sets of changes that are tried in the order of their harm; beyond that one set is made by leaving changes out."""
+TRIES = 32
+"""Sets of changes that are tried in the order of their harm; beyond that sets are made by leaving changes out."""
 
 Changes = tuple[Change, ...]
 Test = Callable[[Changes], bool]
@@ -126,9 +126,17 @@ def _candidates(changes: list[Change], fits: Test) -> list[Changes]:
             found.append(chosen)
         if len(found) == MOST:
             break
-    if hopeful and not found:
-        found.append(_lightened((*hopeful[0], *_strongest(minor, hopeful[0])), minor, fits))
-    return found
+    for major in hopeful:
+        if len(found) == MOST:
+            break
+        # A choice of method and devices of which nothing was found yet, and that goes no further than one of which was.
+        if not any(_goes_as_far(major, _major_of(other)) for other in found):
+            found.append(_lightened((*major, *_strongest(minor, major)), minor, fits))
+    return sorted(found, key=_harm)
+
+
+def _major_of(changes: Changes) -> Changes:
+    return tuple(change for change in changes if change.group in MAJOR)
 
 
 def _majors(changes: Iterable[Change]) -> list[Changes]:
