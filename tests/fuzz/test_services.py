@@ -40,12 +40,22 @@ GOOD = {
     "evaluation": {"splitFraction": 0.1, "metrics": ["METRIC_LOSS"]},
     "ownership": {"rented": {}},
 }
-SEEDS: dict[str, dict[str, Any]] = {
-    "EstimateRun": {"spec": GOOD, "view": "ESTIMATE_VIEW_FULL"},
-    "BatchEstimateRuns": {"rows": [{"key": "a", "request": {"spec": GOOD}}]},
-    "Recommend": {key: GOOD[key] for key in ("model", "dataset", "hardware", "evaluation", "ownership")},
-    "ValidateJob": {"job": {"spec": GOOD}},
-    "CreateJob": {"job": {"spec": GOOD}},
+SHAPE = {"hiddenSize": 4096, "layers": 32, "intermediateSize": 11008, "attentionHeads": 32, "vocabSize": 32000}
+BESIDE_LORA = {key: value for key, value in GOOD.items() if key not in {"lora", "ownership"}}
+LARGE = {"model": {"shape": SHAPE | {"maxPositionEmbeddings": 4096}}, "full": {}, "hardware": {"accelerator": "t4"}}
+ON_CPU = {"prefix": {"virtualTokens": 20}, "hardware": {"cpu": {"cores": 2, "memoryBytes": 1 << 30}}}
+RUNS = [{"spec": spec, "view": "ESTIMATE_VIEW_FULL"} for spec in (GOOD, BESIDE_LORA | LARGE, BESIDE_LORA | ON_CPU)]
+"""Runs that fit, that need remedies, and that have no accelerator."""
+LIMITS = {"maxCost": 5, "maxSeconds": 3600, "mustFit": True}
+MEASURED = {"job": "projects/p/jobs/j", "run": RUNS[0], "stepSeconds": 1, "totalSeconds": 100, "steps": 50}
+SEEDS: dict[str, list[dict[str, Any]]] = {
+    "EstimateRun": RUNS,
+    "BatchEstimateRuns": [{"rows": [{"key": str(key), "request": run} for key, run in enumerate(RUNS)]}],
+    "CheckPlan": [{"run": run, "policy": LIMITS} for run in RUNS],
+    "ReportObservation": [{"observation": MEASURED}],
+    "Recommend": [{key: GOOD[key] for key in ("model", "dataset", "hardware", "evaluation", "ownership")}],
+    "ValidateJob": [{"job": {"spec": GOOD}}],
+    "CreateJob": [{"job": {"spec": GOOD}}],
 }
 """Good requests as proto JSON, to be changed here and there."""
 METHODS = [
@@ -90,11 +100,11 @@ def call(channel: grpc.Channel, method: MethodDescriptor, request: bytes) -> grp
 @pytest.mark.parametrize(("name", "method"), METHODS)
 def test_random_messages_get_a_foreseen_answer(suite, name, method):
     maker = Maker(seed=sum(map(ord, method.full_name)))
-    make, seed = GetMessageClass(method.input_type), SEEDS.get(method.name)
+    make, seeds = GetMessageClass(method.input_type), SEEDS.get(method.name, [])
     with grpc.insecure_channel(suite.addresses[name], [("grpc.use_local_subchannel_pool", 1)]) as channel:
         for number in range(ROUNDS // 8 if method.name in WAITS else ROUNDS):
-            good = seed is not None and number % 2 == 1
-            request = maker.mutate(ParseDict(seed, make())) if good else maker.fill(make())
+            good = seeds and number % 2 == 1
+            request = maker.mutate(ParseDict(seeds[number // 2 % len(seeds)], make())) if good else maker.fill(make())
             error = call(channel, method, request.SerializeToString())
             if error is None:
                 continue
