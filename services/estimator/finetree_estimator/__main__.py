@@ -61,13 +61,19 @@ def knowledge(settings: Settings) -> Knowledge:
 
 
 def _price_book(settings: Settings) -> prices.PriceBook:
+    if settings.price_book is None and settings.price_book_extends:
+        text = f"--price-book-extends ({PREFIX}_PRICE_BOOK_EXTENDS): needs --price-book, the file that extends"
+        raise SettingsError("SETTING_INVALID", text)
     if settings.price_book is None:
         return prices.packaged()
     try:
-        return prices.from_file(settings.price_book)
+        book = prices.from_file(settings.price_book)
     except (OSError, ValueError) as error:
         text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise SettingsError("SETTING_INVALID", f"--price-book ({PREFIX}_PRICE_BOOK): {text}") from error
+    if settings.price_book_extends:
+        book = prices.packaged().extended(book)
+    return book
 
 
 def _learner(settings: Settings, known: Knowledge) -> "Learner | None":

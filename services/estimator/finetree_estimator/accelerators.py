@@ -1,10 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accelerators of the catalogue, from the package's data file, found by name."""
+"""The accelerators of the catalogue, from the package's data files, found by any sensible spelling of their name."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
-from finetree_estimator.names import GIB, UnknownNameError, nearest_names, slug, split, table
+from finetree_estimator.names import GIB, UnknownNameError, nearest_names, split, table
+
+LINK_SHARE = 0.8
+"""Of a link's rate that a copy between devices gets (github:stas00/ml-engineering network/README.md expects 80 % and
+measured 88 % on NVLink 4)."""
+BF16_CAPABILITY = (8, 0)
+"""First compute capability that multiplies bfloat16 (CUDA C++ Programming Guide, arithmetic instructions)."""
+INT8_CAPABILITY = (7, 2)
+"""First compute capability whose tensor cores multiply 8-bit integers; the dp4a instruction of 6.1 is no tensor core
+(CUDA C++ Programming Guide, warp matrix functions)."""
+UNSUPPORTED = {
+    "AMD": "ROCm is not supported yet",
+    "Apple": "Apple's GPUs are not supported yet",
+    "Intel": "Intel's GPUs and Gaudi are not supported yet",
+}
+"""Why another maker's accelerator cannot be trained on."""
+
+_IGNORED = {"nvidia", "geforce", "tesla", "quadro", "amd", "instinct", "radeon", "intel", "apple", "blackwell"} | {
+    "generation",
+    "graphics",
+    "gpu",
+    "card",
+    "edition",
+    "design",
+    "with",
+}
+"""Words of a name that tell no two accelerators of the catalogue apart."""
+_SAME = {"mobile": "laptop", "workstation": "", "gib": "gb"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,64 +42,144 @@ class AcceleratorEntry:
 
     name: str
     display_name: str
+    vendor: str
     architecture: str
+    segment: str
+    """What it is built for: geforce, laptop, workstation, inference or low-power (servers, GDDR), hbm, pcie, sxm."""
     compute_capability: str
     marketed_gb: float
+    """0 where memory is the machine's own."""
     usable_bytes: int
+    """Total that PyTorch reports; 0 for what is not supported."""
     bandwidth: float
     dense_flops: float
+    """16-bit tensor cores, dense, adding in float32; 0 without tensor cores."""
     fp32_flops: float
-    native_bf16: bool
     training_flops: float
-    """Rate seen in training, recomputation counted, or the typical share of the peak of its class."""
+    """Rate of the matrix products of training: fitted on published runs, or its class's typical share of the peak."""
     measured: bool
     """Whether the rate was seen on this very accelerator."""
+    link_bandwidth: float
+    """Bytes per second that go from one device to another in one direction, inside a machine."""
     watts: float
     aliases: tuple[str, ...]
     source: str
     date: str
 
+    @property
+    def native_bf16(self) -> bool:
+        """Whether it multiplies bfloat16."""
+        return _capability(self.compute_capability) >= BF16_CAPABILITY
+
+    @property
+    def native_int8(self) -> bool:
+        """Whether its tensor cores multiply 8-bit integers."""
+        return self.dense_flops > 0 and _capability(self.compute_capability) >= INT8_CAPABILITY
+
+    @property
+    def unsupported(self) -> str:
+        """Why it cannot be trained on; empty where it can."""
+        return UNSUPPORTED.get(self.vendor, "")
+
 
 @cache
 def accelerators() -> tuple[AcceleratorEntry, ...]:
-    """All accelerators in the order of their names."""
+    """All accelerators in the order of their names, those that are not supported too."""
     return tuple(sorted(map(_accelerator, table("accelerators.csv")), key=lambda entry: entry.name))
 
 
+@cache
+def supported() -> tuple[AcceleratorEntry, ...]:
+    """The accelerators that can be trained on, in the order of their names."""
+    return tuple(entry for entry in accelerators() if not entry.unsupported)
+
+
+@lru_cache(maxsize=4096)
 def accelerator(name: str) -> AcceleratorEntry:
-    """The accelerator with this name or alias; case, blanks and underscores do not matter. Raises UnknownNameError."""
-    entry = _accelerator_index().get(slug(name))
+    """The accelerator with this name, as people, nvidia-smi or torch write it. Raises UnknownNameError.
+
+    Where a card is sold with several memories under one name, the memory may follow ("RTX 3060 8GB").
+    """
+    entry = _index().get(canonical(name))
     if entry is None:
-        raise UnknownNameError(name, nearest_names(slug(name), (a.name for a in accelerators())))
+        raise UnknownNameError(name, nearest_names(name, (entry.name for entry in supported())))
     return entry
 
 
+def canonical(name: str) -> str:
+    """A name without maker, letter case, blanks and punctuation: "NVIDIA GeForce RTX4090" becomes "rtx-4090"."""
+    words = [_SAME.get(word, word) for word in re.findall(r"[a-z]+|\d+", name.lower())]
+    kept = [word for word in words if word and word not in _IGNORED]
+    return re.sub(r"(\d)-gb\b", r"\1gb", "-".join(kept))
+
+
 @cache
-def _accelerator_index() -> dict[str, AcceleratorEntry]:
+def _index() -> dict[str, AcceleratorEntry]:
+    """Entries by canonical name; what is listed goes before what follows from it."""
     index: dict[str, AcceleratorEntry] = {}
     for entry in accelerators():
         for name in (entry.name, entry.display_name, *entry.aliases):
-            index.setdefault(slug(name), entry)
+            index.setdefault(canonical(name), entry)
+    for key, entry in list(index.items()):
+        for variant in _variants(key, entry):
+            index.setdefault(variant, entry)
     return index
 
 
+def _variants(key: str, entry: AcceleratorEntry) -> Iterator[str]:
+    """A name with its memory, and without the word that says the series where no other has that number."""
+    memory = f"{entry.marketed_gb:g}gb"
+    keys = [key] if memory in key or not entry.marketed_gb else [key, f"{key}-{memory}"]
+    for name in keys:
+        yield name
+        yield re.sub(r"^[gr]tx-(?=\d)", "", name)
+
+
 def _accelerator(row: dict[str, str]) -> AcceleratorEntry:
-    peak = row["bf16_dense_tflops"] or row["fp16_dense_tflops"] or "0"
+    vendor = row["vendor"]
+    tensor, fp32 = float(row["tensor_tflops"] or 0), float(row["fp32_tflops"] or 0)
+    training = row["training_tflops"]
+    if not training:
+        share = 0.0 if vendor in UNSUPPORTED else _share(row["architecture"], row["segment"])
+        training = str(share * (tensor or fp32))
     return AcceleratorEntry(
         name=row["name"],
         display_name=row["display_name"],
+        vendor=vendor,
         architecture=row["architecture"],
+        segment=row["segment"],
         compute_capability=row["compute_capability"],
         marketed_gb=float(row["marketed_memory_gb"]),
-        usable_bytes=round(float(row["usable_gib"]) * GIB),
+        usable_bytes=round(float(row["usable_gib"] or 0) * GIB),
         bandwidth=float(row["bandwidth_gb_s"] or 0) * 1e9,
-        dense_flops=float(peak) * 1e12,
-        fp32_flops=float(row["fp32_tflops"] or 0) * 1e12,
-        native_bf16=row["native_bf16"] == "1",
-        training_flops=float(row["training_tflops"]) * 1e12,
+        dense_flops=tensor * 1e12,
+        fp32_flops=fp32 * 1e12,
+        training_flops=float(training) * 1e12,
         measured=row["training_evidence"] == "published",
-        watts=float(row["watts"]),
+        link_bandwidth=LINK_SHARE * _links()[row["link"]] if row["link"] else 0.0,
+        watts=float(row["watts"] or 0),
         aliases=split(row["aliases"]),
         source=row["source"],
         date=row["date"],
     )
+
+
+@cache
+def _links() -> dict[str, float]:
+    """Bytes per second in one direction by link."""
+    return {row["name"]: float(row["gb_s"]) * 1e9 for row in table("links.csv")}
+
+
+@cache
+def _rate_classes() -> dict[tuple[str, str], float]:
+    return {(row["architecture"], row["segment"]): float(row["share"]) for row in table("rate_classes.csv")}
+
+
+def _share(architecture: str, segment: str) -> float:
+    """Share of its peak that a class of accelerators typically trains with; `*` stands for the other segments."""
+    classes = _rate_classes()
+    return classes.get((architecture, segment)) or classes[architecture, "*"]
+
+
+def _capability(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")) if text else (0,)

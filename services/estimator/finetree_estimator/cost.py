@@ -1,20 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Money and energy of a run: an hourly price for rented devices, a tariff and watts for owned ones."""
+"""Money, energy and carbon of a run: an hourly price for rented devices, a tariff and watts for owned ones."""
 
 from dataclasses import dataclass
 
 from finetree_estimator.intervals import Interval, Kind, Source
-from finetree_estimator.run import Owned, Rented, Run
+from finetree_estimator.prices import billed
+from finetree_estimator.run import Owned, Rented, Run, Term
 
 HOST_WATTS = 100.0
 """Power of the machine around accelerators: processor, memory, fans (own assumption, stated in the notes)."""
 ENERGY = Source(Kind.COMPUTED, "energy")
 """Power under load x time."""
+WORLD_CARBON = 0.481
+"""Kilograms of CO2 equivalent of a kilowatt-hour, the world's average of 2023: 480.85 g (Ember and Energy Institute,
+processed by Our World in Data, as quoted in github:pluginsGLPI/carbon install/data/carbon_intensity/world.php)."""
+CLEAN_CARBON, DIRTY_CARBON = 0.030, 0.713
+"""Norway's and India's figure of 2023, the ends of what an unknown place may have (Ember, quoted by statista.com
+943137)."""
+CARBON = Source(Kind.PUBLISHED, "Ember and Energy Institute, by Our World in Data", "world, 2023", "2024-07")
+OWN_CARBON = Source(Kind.COMPUTED, "carbon", "carbon_kg_per_kwh")
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`amount` in `currency`; the price's fields are empty for owned hardware."""
+    """`amount` and `monthly` in `currency`; the price's fields are empty for owned hardware."""
 
     amount: Interval | None
     currency: str
@@ -23,21 +32,64 @@ class Cost:
     provider: str = ""
     price_date: str = ""
     hourly: float = 0.0
+    """Of one device."""
+    region: str = ""
+    term: Term | None = None
+    monthly: Interval | None = None
+    """None where the number of runs per month is not known."""
+    carbon_kg: Interval | None = None
+
+    def largest(self) -> tuple[float, ...]:
+        """The upper ends of all its numbers."""
+        parts = (self.amount, self.energy_kwh, self.monthly, self.carbon_kg)
+        return tuple(part.high for part in parts if part is not None)
 
 
 def estimate(run: Run, seconds: Interval) -> Cost:
-    """Cost of a run that takes `seconds`; without payment terms only its energy."""
+    """Cost of a run that takes `seconds`; without payment terms only its energy and carbon.
+
+    Whole instances are paid: on a price for eight devices a run on one of them costs eight.
+    """
     hours = seconds.scaled(1 / 3600)
     energy = hours.scaled(watts(run) / 1000, ENERGY) if watts(run) > 0 else None
+    carbon = carbon_of(energy, run.carbon_kg_per_kwh) if energy is not None else None
     if isinstance(run.payment, Rented):
         price = run.payment
-        quote = Source(Kind.PUBLISHED, "price-book", price.price_id, price.date)
-        amount = hours.scaled(price.hourly * run.devices, quote)
-        return Cost(amount, price.currency, energy, price.price_id, price.provider, price.date, price.hourly)
+        amount = rent(hours, price, run.devices)
+        return Cost(
+            amount,
+            price.currency,
+            energy,
+            price.price_id,
+            price.provider,
+            price.date,
+            price.hourly,
+            price.region,
+            price.term,
+            _monthly(amount, run),
+            carbon,
+        )
     if isinstance(run.payment, Owned) and energy is not None:
         hourly = watts(run) / 1000 * run.payment.tariff / run.devices
-        return Cost(energy.scaled(run.payment.tariff), run.payment.currency, energy, hourly=hourly)
-    return Cost(None, "", energy)
+        amount = energy.scaled(run.payment.tariff)
+        currency = run.payment.currency
+        return Cost(amount, currency, energy, hourly=hourly, monthly=_monthly(amount, run), carbon_kg=carbon)
+    return Cost(None, "", energy, carbon_kg=carbon)
+
+
+def rent(hours: Interval, price: Rented, devices: int) -> Interval:
+    """Cost of `hours` on the instances that hold so many devices, in the price's currency."""
+    source = Source(Kind.PUBLISHED, "price-book", price.price_id, price.date)
+    return hours.scaled(price.hourly * billed(devices, price.min_count), source)
+
+
+def carbon_of(energy_kwh: Interval, kg_per_kwh: float) -> Interval:
+    """Carbon in kilograms of CO2 equivalent; 0 per kilowatt-hour means an unknown place anywhere in the world."""
+    if kg_per_kwh > 0:
+        return energy_kwh.scaled(kg_per_kwh, OWN_CARBON)
+    expected = energy_kwh.scaled(WORLD_CARBON, CARBON)
+    low, high = energy_kwh.low * CLEAN_CARBON, energy_kwh.high * DIRTY_CARBON
+    return Interval(low, expected.expected, high, expected.sources, expected.coverage)
 
 
 def watts(run: Run) -> float:
@@ -47,3 +99,7 @@ def watts(run: Run) -> float:
     if run.device.watts == 0:
         return 0.0
     return run.device.watts * run.devices + (0.0 if run.device.is_cpu else HOST_WATTS)
+
+
+def _monthly(amount: Interval, run: Run) -> Interval | None:
+    return amount.scaled(run.runs_per_month) if run.runs_per_month > 0 else None

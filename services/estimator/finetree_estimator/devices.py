@@ -2,12 +2,13 @@
 """Devices as the formulas see them: from the catalogue, from a CPU's measured rate, or from a memory class alone."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
+from functools import lru_cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
 from finetree_estimator import constants as c
-from finetree_estimator.accelerators import AcceleratorEntry, accelerators
+from finetree_estimator.accelerators import AcceleratorEntry, supported
 from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.names import GIB
 from finetree_estimator.run import Device
@@ -18,19 +19,14 @@ FP32_SHARE = 0.6
 """Of an accelerator's float32 peak that training in float32 reaches (own assumption, wide interval)."""
 
 
+@lru_cache(maxsize=1024)
 def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
-    """An accelerator of the catalogue."""
+    """An accelerator of the catalogue that is supported."""
     below, above = c.KNOWN_RATE if entry.measured else c.CLASS_RATE
     rate = entry.training_flops
-    notes: list[str] = []
     if fp32 and entry.fp32_flops:
         rate, (below, above) = min(rate, FP32_SHARE * entry.fp32_flops), c.CLASS_RATE
-    if not fp32 and not entry.native_bf16:
-        notes.append(f"{entry.display_name} has no native bfloat16: float16 or float32 is used, with less speed")
-    if not entry.measured:
-        notes.append(f"no public training run on {entry.display_name} is known: its speed is its class's")
     kind = Kind.PUBLISHED if entry.measured else Kind.COMPUTED
-    sources = (Source(kind, "accelerators", entry.name, entry.date),)
     return Device(
         entry.display_name,
         is_cpu=False,
@@ -38,16 +34,29 @@ def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
         training_flops=rate,
         rate_below=below,
         rate_above=above,
-        bandwidth=entry.bandwidth or typical_bandwidth(entry.marketed_gb),
+        bandwidth=entry.bandwidth,
         watts=entry.watts,
-        sources=sources,
-        notes=tuple(notes),
+        link_bandwidth=entry.link_bandwidth,
+        sources=(Source(kind, "accelerators", entry.name, entry.date),),
+        notes=tuple(_notes(entry, fp32=fp32)),
     )
 
 
+def _notes(entry: AcceleratorEntry, *, fp32: bool) -> Iterator[str]:
+    if not fp32 and not entry.dense_flops:
+        yield f"{entry.display_name} has no tensor cores: it computes at its float32 rate whatever the precision"
+    elif not fp32 and not entry.native_bf16:
+        yield f"{entry.display_name} has no native bfloat16: float16 or float32 is used, with less speed"
+    if entry.segment == "laptop":
+        yield f"{entry.display_name}: a laptop's power limit decides its speed, which differs by a factor of two"
+    if not entry.measured:
+        yield f"no public training run on {entry.display_name} is known: its speed is its class's"
+
+
+@lru_cache(maxsize=1024)
 def by_memory_class(marketed_gb: float) -> Device:
     """An accelerator of which only the memory class is known: speed of the median one of the nearest class."""
-    twin = _nearest_class(marketed_gb, accelerators())
+    twin = _nearest_class(marketed_gb)
     below, above = c.UNKNOWN_RATE
     return Device(
         f"an accelerator of {marketed_gb:g} GB",
@@ -56,8 +65,9 @@ def by_memory_class(marketed_gb: float) -> Device:
         training_flops=twin.training_flops,
         rate_below=below,
         rate_above=above,
-        bandwidth=twin.bandwidth or typical_bandwidth(twin.marketed_gb),
+        bandwidth=twin.bandwidth,
         watts=twin.watts,
+        link_bandwidth=twin.link_bandwidth,
         sources=(Source(Kind.COMPUTED, "accelerators", f"class of {twin.name}", twin.date),),
         notes=(f"the accelerator is not named: speed and power are those of {twin.display_name}",),
     )
@@ -92,14 +102,9 @@ def processor(cpu: rs.CpuDevice, *, fp32: bool) -> Device:
     )
 
 
-def typical_bandwidth(marketed_gb: float) -> float:
-    """Bytes per second of the nearest memory class whose bandwidth is known."""
-    return _nearest_class(marketed_gb, (entry for entry in accelerators() if entry.bandwidth)).bandwidth
-
-
-def _nearest_class(marketed_gb: float, entries: Iterable[AcceleratorEntry]) -> AcceleratorEntry:
-    candidates = list(entries)
-    distance = {entry.name: abs(math.log(entry.marketed_gb / marketed_gb)) for entry in candidates}
+def _nearest_class(marketed_gb: float) -> AcceleratorEntry:
+    """The accelerator of median speed among those whose memory is nearest."""
+    distance = {entry.name: abs(math.log(entry.marketed_gb / marketed_gb)) for entry in supported()}
     least = min(distance.values())
-    nearest = [entry for entry in candidates if distance[entry.name] <= least + 1e-9]
+    nearest = [entry for entry in supported() if distance[entry.name] <= least + 1e-9]
     return sorted(nearest, key=lambda entry: entry.training_flops)[len(nearest) // 2]

@@ -40,11 +40,14 @@ def estimate(run: Run) -> Estimate:
         times = correct_times(times, run.correction, narrow=run.rows is not None and run.rows.mean_known)
         _guard("time in seconds", times.total.high)
         _guard("tokens", times.processed_tokens, times.tokens_per_second.high)
+    price = cost.estimate(run, times.total) if times is not None else None
+    if price is not None:
+        _guard("money, energy or carbon", *price.largest())
     return Estimate(
         memory=peaks,
         fit=fits,
         times=times,
-        cost=cost.estimate(run, times.total) if times is not None else None,
+        cost=price,
         trainable_parameters=trainable_parameters(run.method, run.shape),
         total_parameters=count(run.shape).total,
         optimizer_steps=run.steps,

@@ -6,10 +6,12 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 
 from finetree_estimator.accelerators import AcceleratorEntry
 from finetree_estimator.intervals import Kind, Source
+from finetree_estimator.lookups import read_accelerator
 from finetree_estimator.models import ModelEntry
-from finetree_estimator.prices import PriceBook
+from finetree_estimator.offers import Offer
+from finetree_estimator.prices import PriceBook, Quote
 from finetree_estimator.shapes import Shape, active_parameters, count
-from finetree_estimator.writing import provenance_message
+from finetree_estimator.writing import interval_message, provenance_message, term_value
 
 
 def model_message(entry: ModelEntry) -> pb.Model:
@@ -40,6 +42,49 @@ def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> pb.Accelera
         native_bf16=entry.native_bf16,
         typical_hourly_usd=book.typical(entry.name),
         provenance=provenance_message(Source(Kind.PUBLISHED, entry.source, date=entry.date)),
+        native_int8=entry.native_int8,
+        watts=entry.watts,
+        unsupported=entry.unsupported,
+    )
+
+
+def price_message(quote: Quote) -> pb.Price:
+    """A quote of the price book."""
+    return pb.Price(
+        price_id=quote.price_id,
+        accelerator=quote.accelerator,
+        provider=quote.provider,
+        region=quote.region,
+        term=term_value(quote.term),
+        hourly_price=quote.hourly,
+        currency_code=quote.currency,
+        min_count=quote.min_count,
+        provenance=provenance_message(Source(Kind.PUBLISHED, quote.source, quote.price_id, quote.date)),
+    )
+
+
+def offer_message(offer: Offer) -> pb.Offer:
+    """A quote with the run on it."""
+    return pb.Offer(
+        price=price_message(offer.quote),
+        count=offer.devices,
+        hours=interval_message(offer.hours),
+        amount=interval_message(offer.amount),
+        verdict=pb.FitVerdict.Value(f"FIT_VERDICT_{offer.verdict.name}"),
+    )
+
+
+def select_prices(book: PriceBook, request: pb.ListPricesRequest) -> list[Quote]:
+    """The quotes that a request asks for, by accelerator and then by price. Raises NotFound (ACCELERATOR_NOT_FOUND)."""
+    quotes = book.of(read_accelerator(request.accelerator).name) if request.accelerator else book.quotes
+    provider = request.provider.lower()
+    return sorted(
+        (
+            quote
+            for quote in quotes
+            if provider in ("", quote.provider.lower()) and request.term in (0, term_value(quote.term))
+        ),
+        key=lambda quote: (quote.accelerator, quote.currency, quote.hourly, quote.price_id),
     )
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.errors import NotFound, invalid_field
+from finetree_runtime.errors import InvalidArgument, NotFound, invalid_field
 
 from finetree_estimator import devices, modelconfig
-from finetree_estimator.accelerators import accelerator
+from finetree_estimator.accelerators import AcceleratorEntry, accelerator
 from finetree_estimator.calibration import EMPTY, Calibration
 from finetree_estimator.factors import Correction
 from finetree_estimator.models import model as catalogue_model
@@ -43,20 +43,30 @@ def read_shape(model: rs.ModelSource, knowledge: Knowledge) -> Shape:
 
 
 def read_device(hardware: rs.Hardware, *, fp32: bool) -> Device:
-    """What the run trains on. Raises NotFound (ACCELERATOR_NOT_FOUND)."""
+    """What the run trains on. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED)."""
     kind = hardware.WhichOneof("device")
     if kind == "cpu":
         return devices.processor(hardware.cpu, fp32=fp32)
     if kind == "unknown_accelerator":
         return devices.by_memory_class(hardware.unknown_accelerator.marketed_memory_gb)
+    entry = read_accelerator(hardware.accelerator)
+    if entry.unsupported:
+        path = "spec.hardware.accelerator"
+        text = f"{entry.display_name}: {entry.unsupported}; ListAccelerators says which are"
+        raise InvalidArgument("ACCELERATOR_NOT_SUPPORTED", f"{path}: {text}", violations=[(path, text)])
+    return devices.known(entry, fp32=fp32)
+
+
+def read_accelerator(name: str) -> AcceleratorEntry:
+    """The accelerator with this name, supported or not. Raises NotFound (ACCELERATOR_NOT_FOUND)."""
     try:
-        return devices.known(accelerator(hardware.accelerator), fp32=fp32)
+        return accelerator(name)
     except UnknownNameError as error:
         text = (
-            f"no accelerator {hardware.accelerator!r} in the catalogue{_or_nearest(error)}; ListAccelerators lists "
+            f"no accelerator {name!r} in the catalogue{_or_nearest(error)}; ListAccelerators lists "
             "all, hardware.unknown_accelerator takes any memory class"
         )
-        raise NotFound("ACCELERATOR_NOT_FOUND", text, metadata={"accelerator": hardware.accelerator}) from error
+        raise NotFound("ACCELERATOR_NOT_FOUND", text, metadata={"accelerator": name}) from error
 
 
 def read_correction(spec: rs.RunSpec, calibration: Calibration) -> Correction:
@@ -88,7 +98,7 @@ def model_family(model: rs.ModelSource) -> str:
 def read_payment(spec: rs.RunSpec, book: PriceBook) -> Owned | Rented | None:
     """How the hardware of a resolved spec is paid; None where no price is known. Raises NotFound (PRICE_NOT_FOUND).
 
-    A named accelerator without terms is taken as rented at the lowest price of the book.
+    A named accelerator without terms is taken as rented at the lowest price of the book for so many devices.
     """
     if spec.ownership.WhichOneof("kind") == "owned":
         owned = spec.ownership.owned
@@ -96,10 +106,9 @@ def read_payment(spec: rs.RunSpec, book: PriceBook) -> Owned | Rented | None:
     name = spec.hardware.accelerator
     named = accelerator(name).name if name else ""
     price_id = spec.ownership.rented.price_id
-    quote = _quote(price_id, named, book) if price_id else book.cheapest(named)
-    if quote is None:
-        return None
-    return Rented(quote.price_id, quote.provider, quote.hourly, quote.currency, quote.date, quote.source)
+    count = max(1, spec.hardware.count)
+    quote = _quote(price_id, named, book) if price_id else book.cheapest(named, count)
+    return quote.terms() if quote is not None else None
 
 
 def _given_shape(given: rs.ModelShape) -> Shape:

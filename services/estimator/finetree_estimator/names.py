@@ -38,11 +38,6 @@ def nearest_names(name: str, *groups: Iterable[str]) -> tuple[str, ...]:
     return tuple(names[hit] for hit in difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5))
 
 
-def slug(name: str) -> str:
-    """A name in lower case, blanks, underscores and hyphens alike."""
-    return "-".join(name.lower().replace("_", " ").replace("-", " ").split())
-
-
 def split(text: str) -> tuple[str, ...]:
     """Parts of a cell that holds several names, separated by semicolons."""
     return tuple(part for part in text.split(";") if part)

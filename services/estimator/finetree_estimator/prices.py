@@ -4,19 +4,31 @@
 import csv
 import hashlib
 import io
+import math
+import re
 import statistics
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from finetree_estimator.accelerators import accelerator
 from finetree_estimator.names import UnknownNameError, nearest_names, raw
+from finetree_estimator.run import Rented, Term
 
 COLUMNS = ("price_id", "accelerator", "provider", "hourly_price", "currency", "date", "source")
-"""Columns of a price book file (CSV with a header)."""
+"""Columns that a price book file must have (CSV with a header)."""
+OPTIONAL_COLUMNS = ("region", "term", "min_count")
+"""Columns that it may have; without them a price is on demand, of any region, for any number of devices."""
+MOST_DEVICES = 4096
+"""Largest `min_count`, as many devices as a run may have."""
+
+_DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
+_LONGEST = {"price_id": 128, "provider": 128, "region": 128, "source": 512}
 
 
 class PriceBookError(ValueError):
-    """A price book that cannot be used; the text names the line and what is wrong with it."""
+    """A price book that cannot be used; the text names the line and the column, and what is wrong there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +37,35 @@ class Quote:
 
     price_id: str
     accelerator: str
+    """By its catalogue name."""
     provider: str
     hourly: float
     currency: str
     date: str
+    """ISO 8601, of a day, a month or a year."""
     source: str
+    region: str = ""
+    term: Term = Term.ON_DEMAND
+    min_count: int = 1
+    """Devices of the smallest instance; larger ones are multiples of it."""
+
+    def hourly_of(self, devices: int) -> float:
+        """Price of an hour of the instances that hold so many devices."""
+        return self.hourly * billed(devices, self.min_count)
+
+    def terms(self) -> Rented:
+        """The quote as terms of payment."""
+        return Rented(
+            self.price_id,
+            self.provider,
+            self.hourly,
+            self.currency,
+            self.date,
+            self.source,
+            self.region,
+            self.term,
+            self.min_count,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +75,18 @@ class PriceBook:
     quotes: tuple[Quote, ...]
     book_id: str
     sha256: str
+    _groups: Mapping[str, tuple[Quote, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        groups: dict[str, list[Quote]] = {}
+        for quote in self.quotes:
+            groups.setdefault(quote.accelerator, []).append(quote)
+        # The dataclass is frozen; what is derived from its fields is set once, here.
+        object.__setattr__(self, "_groups", {name: tuple(group) for name, group in groups.items()})
+
+    def __hash__(self) -> int:
+        # The digest stands for the quotes, which take a hundred times as long to hash.
+        return hash(self.sha256)
 
     @property
     def date(self) -> str:
@@ -52,15 +100,36 @@ class PriceBook:
                 return quote
         raise UnknownNameError(price_id, nearest_names(price_id, (quote.price_id for quote in self.quotes)))
 
-    def cheapest(self, accelerator: str) -> Quote | None:
-        """The lowest quote for an accelerator by its catalogue name, if there is one."""
-        quotes = [quote for quote in self.quotes if quote.accelerator == accelerator]
-        return min(quotes, key=lambda quote: (quote.hourly, quote.price_id)) if quotes else None
+    def cheapest(self, accelerator: str, devices: int = 1) -> Quote | None:
+        """The lowest price of so many accelerators, by their catalogue name; None when there is no quote.
+
+        On demand before spot and reserved, which not everybody can have; in US dollars before any other currency, since
+        amounts of different currencies have no order.
+        """
+        return min(self.of(accelerator), key=lambda quote: _preference(quote, devices), default=None)
+
+    def of(self, accelerator: str) -> tuple[Quote, ...]:
+        """The quotes of an accelerator by its catalogue name."""
+        return self._groups.get(accelerator, ())
 
     def typical(self, accelerator: str) -> float:
-        """Median of an accelerator's quotes in USD per hour; 0 when there is none."""
-        quotes = [quote.hourly for quote in self.quotes if quote.accelerator == accelerator and quote.currency == "USD"]
+        """Median of an accelerator's quotes on demand in USD per hour; 0 when there is none."""
+        quotes = [
+            quote.hourly for quote in self.of(accelerator) if quote.currency == "USD" and quote.term is Term.ON_DEMAND
+        ]
         return statistics.median(quotes) if quotes else 0.0
+
+    def extended(self, other: "PriceBook") -> "PriceBook":
+        """This book with the quotes of another; where both have an id, the other's counts."""
+        theirs = {quote.price_id for quote in other.quotes}
+        kept = tuple(quote for quote in self.quotes if quote.price_id not in theirs)
+        digest = hashlib.sha256((self.sha256 + other.sha256).encode()).hexdigest()
+        return PriceBook(kept + other.quotes, f"{self.book_id}+{other.book_id}", digest)
+
+
+def billed(devices: int, min_count: int) -> int:
+    """Devices that are paid where only whole instances of `min_count` are sold."""
+    return math.ceil(devices / min_count) * min_count
 
 
 @cache
@@ -76,22 +145,118 @@ def from_file(path: Path) -> PriceBook:
 
 def read(content: bytes, book_id: str) -> PriceBook:
     """A price book from CSV with the columns above. Raises PriceBookError."""
-    rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
-    missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
-    if missing:
-        raise PriceBookError(f"line 1: the column {missing[0]!r} is missing; needed are {', '.join(COLUMNS)}")
-    quotes = tuple(_quote(line, row) for line, row in enumerate(rows, start=2))
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise PriceBookError(f"line {line}: is not UTF-8 text") from error
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        _check_columns(rows.fieldnames or ())
+        quotes = tuple(_quotes(rows))
+    except csv.Error as error:
+        raise PriceBookError(f"line {rows.line_num + 1}: is not CSV: {error}") from error
     return PriceBook(quotes, book_id, hashlib.sha256(content).hexdigest())
 
 
-def _quote(line: int, row: dict[str, str]) -> Quote:
+def _check_columns(names: Iterable[str]) -> None:
+    found = list(names)
+    for column in COLUMNS:
+        if column not in found:
+            raise PriceBookError(f"line 1: the column {column!r} is missing; needed are {', '.join(COLUMNS)}")
+    for column in found:
+        if column not in COLUMNS + OPTIONAL_COLUMNS:
+            raise PriceBookError(
+                f"line 1: {column!r} is no column of a price book; optional are region, term, min_count"
+            )
+        if found.count(column) > 1:
+            raise PriceBookError(f"line 1: the column {column!r} is there twice")
+
+
+def _quotes(rows: "csv.DictReader[str]") -> Iterator[Quote]:
+    lines: dict[str, int] = {}
+    for row in rows:
+        line = rows.line_num
+        try:
+            quote = _quote(row)
+        except _ColumnError as error:
+            raise PriceBookError(f"line {line}: {error}") from error
+        first = lines.setdefault(quote.price_id, line)
+        if first != line:
+            raise PriceBookError(f"line {line}: price_id: {quote.price_id!r} is the id of line {first} too")
+        yield quote
+
+
+class _ColumnError(ValueError):
+    """What is wrong in a column of a row."""
+
+    def __init__(self, column: str, text: str) -> None:
+        super().__init__(f"{column}: {text}")
+
+
+def _quote(row: Mapping[str | None, str | None]) -> Quote:
+    if None in row:
+        raise _ColumnError("row", "has more cells than the header")
+    cells = {name: (text or "").strip() for name, text in row.items() if name is not None}
+    for column in ("price_id", "provider", "source"):
+        if not cells[column]:
+            raise _ColumnError(column, "is empty")
+    for column, most in _LONGEST.items():
+        if len(cells.get(column, "")) > most:
+            raise _ColumnError(column, f"is longer than {most} characters")
+    if not _DATE.fullmatch(cells["date"]):
+        raise _ColumnError("date", f"{cells['date']!r} is no ISO 8601 date such as 2026-07-15, 2026-07 or 2026")
+    return Quote(
+        price_id=cells["price_id"],
+        accelerator=_accelerator(cells["accelerator"]),
+        provider=cells["provider"],
+        hourly=_hourly(cells["hourly_price"]),
+        currency=_currency(cells["currency"]),
+        date=cells["date"],
+        source=cells["source"],
+        region=cells.get("region", ""),
+        term=_term(cells.get("term", "")),
+        min_count=_min_count(cells.get("min_count", "")),
+    )
+
+
+def _accelerator(text: str) -> str:
     try:
-        hourly = float(row["hourly_price"])
-    except (TypeError, ValueError):
-        hourly = -1.0
+        return accelerator(text).name
+    except UnknownNameError as error:
+        nearest = f"; did you mean {', '.join(error.nearest)}?" if error.nearest else ""
+        raise _ColumnError("accelerator", f"no {text[:80]!r} in the catalogue{nearest}") from error
+
+
+def _hourly(text: str) -> float:
+    try:
+        hourly = float(text)
+    except ValueError:
+        hourly = math.nan
     if not 0 <= hourly < 1e6:
-        raise PriceBookError(f"line {line}: hourly_price must be a number from 0 to 1,000,000")
-    others = {column: (row[column] or "").strip() for column in COLUMNS if column != "hourly_price"}
-    if not others["price_id"] or not others["accelerator"] or len(others["currency"]) != 3:
-        raise PriceBookError(f"line {line}: price_id, accelerator and a three-letter currency are required")
-    return Quote(hourly=hourly, **others)
+        raise _ColumnError("hourly_price", f"{text[:40]!r} is no number from 0 to 1,000,000")
+    return hourly
+
+
+def _currency(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]{3}", text):
+        raise _ColumnError("currency", f"{text[:40]!r} is no three-letter code such as USD")
+    return text.upper()
+
+
+def _term(text: str) -> Term:
+    try:
+        return Term(text.lower() or Term.ON_DEMAND.value)
+    except ValueError as error:
+        raise _ColumnError("term", f"{text[:40]!r} is none of {', '.join(term.value for term in Term)}") from error
+
+
+def _min_count(text: str) -> int:
+    if not re.fullmatch(r"\d{0,5}", text, re.ASCII) or not 1 <= int(text or 1) <= MOST_DEVICES:
+        raise _ColumnError("min_count", f"{text[:40]!r} is no whole number from 1 to {MOST_DEVICES}")
+    return int(text or 1)
+
+
+def _preference(quote: Quote, devices: int) -> tuple[bool, bool, str, float, str]:
+    rank = quote.hourly_of(devices)
+    return quote.term is not Term.ON_DEMAND, quote.currency != "USD", quote.currency, rank, quote.price_id

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a request to the run that the formulas see: defaults filled in, names looked up, contradictions refused."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
@@ -9,6 +9,7 @@ from finetree_runtime.errors import InvalidArgument, invalid_field
 from finetree_runtime.plan import combination_problem, optimizer_steps, resolve_spec, sequence_problem, spec_profile
 
 from finetree_estimator import rows
+from finetree_estimator.accelerators import AcceleratorEntry
 from finetree_estimator.factors import UNCORRECTED, Correction
 from finetree_estimator.lookups import Knowledge, read_correction, read_device, read_payment, read_shape
 from finetree_estimator.methods import (
@@ -118,6 +119,8 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Reading:
         sharding=SHARDINGS[spec.hardware.sharding],
         nodes=max(1, spec.hardware.nodes),
         optimizer_in_backward=spec.optimizer_in_backward,
+        runs_per_month=request.runs_per_month,
+        carbon_kg_per_kwh=request.carbon_kg_per_kwh,
     )
     return Reading(run, spec, profile)
 
@@ -138,6 +141,13 @@ def read_method(spec: rs.RunSpec, shape: Shape) -> Method:
         return _lora(spec.lora, shape, "spec.lora")
     bits = 8 if spec.qlora.quantization == rs.QUANTIZATION_INT8 else 4
     return QuantizedLora(_lora(spec.qlora.lora, shape, "spec.qlora.lora"), bits, spec.qlora.double_quantization)
+
+
+def moved(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, entry: AcceleratorEntry) -> Run:
+    """The run of a request on as many accelerators of another kind, without terms of payment."""
+    spec = rs.RunSpec(model=reading.spec.model, hardware=rs.Hardware(accelerator=entry.name))
+    device = read_device(spec.hardware, fp32=reading.spec.precision == rs.PRECISION_FP32)
+    return replace(reading.run, device=device, correction=correction_of(request, spec, knowledge), payment=None)
 
 
 def correction_of(request: pb.EstimateRunRequest, spec: rs.RunSpec, knowledge: Knowledge) -> Correction:

@@ -41,6 +41,9 @@ FORMULAS = (
 CATALOGUE = ("models.csv", "accelerators.csv", "evidence.csv", "playbook.json")
 """Data files that decide what is answered beside the price book; the catalogue's hash covers them."""
 
+CATALOGUE = ("models.csv", "accelerators.csv", "links.csv", "rate_classes.csv")
+"""Data files that the catalogue's hash covers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:

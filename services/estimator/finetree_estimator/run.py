@@ -2,6 +2,7 @@
 """A run as the formulas see it: every setting resolved, every name looked up, plain numbers."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from finetree_estimator.factors import UNCORRECTED, Correction
 from finetree_estimator.intervals import Source
@@ -58,7 +59,7 @@ class Device:
     cores: int = 0
     """Of a CPU."""
     link_bandwidth: float = 0.0
-    """To the other devices of a machine, in one direction; 0 when unknown."""
+    """To the other devices of a machine, in one direction; 0 when unknown, and for a CPU."""
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -73,6 +74,14 @@ class EvaluationPlan:
     before: int = 0
     during: int = 0
     after: int = 0
+
+
+class Term(Enum):
+    """How a price is committed to; the names are those of the contract's PriceTerm."""
+
+    ON_DEMAND = "on-demand"
+    SPOT = "spot"
+    RESERVED = "reserved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +100,14 @@ class Rented:
     price_id: str
     provider: str
     hourly: float
+    """Of one device."""
     currency: str
     date: str
     source: str
+    region: str = ""
+    term: Term = Term.ON_DEMAND
+    min_count: int = 1
+    """Devices that it is sold in: whole multiples of it are paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +142,10 @@ class Run:
     checkpoints: int = 0
     """Checkpoints written during the run."""
     payment: Owned | Rented | None = None
+    runs_per_month: float = 0.0
+    """0 when it is not said."""
+    carbon_kg_per_kwh: float = 0.0
+    """Kilograms of CO2 equivalent of a kilowatt-hour where the run is made; 0 when it is not known."""
     correction: Correction = UNCORRECTED
     """What observed runs say of the device."""
     program: Program = FINETREE

@@ -4,6 +4,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -21,6 +22,7 @@ from finetree_estimator import (
     gate,
     largest,
     listing,
+    offers,
     remedies,
     revision,
     smallest,
@@ -30,7 +32,7 @@ from finetree_estimator import (
 from finetree_estimator.accelerators import accelerators
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.models import ModelEntry, models
-from finetree_estimator.reading import Reading, read
+from finetree_estimator.reading import Reading, moved, read
 
 if TYPE_CHECKING:
     from finetree_estimator.learning import Learner
@@ -100,7 +102,12 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     async def ListPrices(self, request: pb.ListPricesRequest, context: Any) -> pb.ListPricesResponse:
         """List the quotes of the price book."""
-        raise NotImplementedError
+        quotes = listing.select_prices(self._knowledge.prices, request)
+        scope = f"prices/{request.accelerator}/{request.provider}/{request.term}"
+        entries, token = self._cut(scope, quotes, request.page_size, request.page_token)
+        prices = map(listing.price_message, entries)
+        book = self._revision.price_book
+        return pb.ListPricesResponse(prices=prices, next_page_token=token, price_book=book)
 
     async def CheckPlan(self, request: pb.CheckPlanRequest, context: Any) -> pb.CheckPlanResponse:
         """Hold a run against limits."""
@@ -154,6 +161,9 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         comparison.add(message, request, reading, estimate)
         if request.view == pb.ESTIMATE_VIEW_FULL:
             self._search(request, reading, message)
+            move = partial(moved, request, reading, self._knowledge)
+            found = offers.search(reading.run, estimate, self._knowledge.prices, move)
+            message.offers.extend(map(listing.offer_message, found))
         message.plan_digest = plan_digest(reading.spec, reading.profile, self._revision)
         return message
 
@@ -202,9 +212,12 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     ) -> tuple[Sequence[Entry], str]:
         prefix = request.prefix.lower()
         found = [entry for entry in entries if any(name.lower().startswith(prefix) for name in names(entry))]
-        scope = f"{what}/{prefix}"
-        start = int(self._tokens.read(scope, request.page_token) or 0)
-        end = start + page_size(request.page_size)
+        return self._cut(f"{what}/{prefix}", found, request.page_size, request.page_token)
+
+    def _cut(self, scope: str, found: Sequence[Entry], size: int, token: str) -> tuple[Sequence[Entry], str]:
+        """A page of what was found, and the token of the next one."""
+        start = int(self._tokens.read(scope, token) or 0)
+        end = start + page_size(size)
         return found[start:end], self._tokens.issue(scope, str(end)) if end < len(found) else ""
 
 

@@ -25,6 +25,7 @@ class Settings(ServiceSettings):
     address: str = listen_address(PORT)
     max_request_bytes: int = setting(4 * 1024 * 1024, "Largest request message; a batch may have 1,000 rows.")
     price_book: Path | None = setting(None, "CSV file of prices in place of the built-in price book.")
+    price_book_extends: bool = setting(default=False, text="Add the price book's quotes to the built-in ones.")
     model_root: Path | None = setting(None, "Folder of models whose config.json may be read (spec.model.path).")
     state_dir: Path | None = setting(
         None, "Folder of what is learned from observed runs. Without one nothing is kept or learned."

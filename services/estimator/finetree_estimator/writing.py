@@ -15,7 +15,7 @@ from finetree_estimator.largest import Largest
 from finetree_estimator.memory import Memory
 from finetree_estimator.remedies import Remedy
 from finetree_estimator.revision import Part
-from finetree_estimator.run import Device
+from finetree_estimator.run import Device, Term
 from finetree_estimator.smallest import Option
 
 
@@ -122,12 +122,23 @@ def _cost(cost: Cost) -> pb.CostEstimate:
         provider=cost.provider,
         price_date=cost.price_date,
         hourly_price=cost.hourly,
+        term=term_value(cost.term) if cost.term is not None else pb.PRICE_TERM_UNSPECIFIED,
+        region=cost.region,
     )
     if cost.amount is not None:
         message.amount.CopyFrom(interval_message(cost.amount))
     if cost.energy_kwh is not None:
         message.energy_kwh.CopyFrom(interval_message(cost.energy_kwh))
+    if cost.monthly is not None:
+        message.monthly_amount.CopyFrom(interval_message(cost.monthly))
+    if cost.carbon_kg is not None:
+        message.carbon_kg.CopyFrom(interval_message(cost.carbon_kg))
     return message
+
+
+def term_value(term: Term) -> pb.PriceTerm.ValueType:
+    """How a price is committed to, as the contract has it."""
+    return pb.PriceTerm.Value(f"PRICE_TERM_{term.name}")
 
 
 def interval_message(interval: Interval) -> ev.Interval:

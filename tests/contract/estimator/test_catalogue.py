@@ -48,13 +48,20 @@ async def test_a_model_that_is_listed_can_be_estimated_by_shape(stub, request_of
 
 
 async def test_accelerators_come_with_memory_speed_and_price(stub):
-    (card,) = (await stub.ListAccelerators(pb.ListAcceleratorsRequest(prefix="RTX-4090"))).accelerators
+    card = (await stub.ListAccelerators(pb.ListAcceleratorsRequest(prefix="RTX-4090"))).accelerators[0]
 
     assert (card.marketed_memory_gb, card.compute_capability, card.native_bf16) == (24, "8.9", True)
     assert 23 * 2**30 < card.usable_bytes < 24 * 2**30
     assert card.dense_flops_per_second == pytest.approx(165.2e12)
-    assert card.typical_hourly_usd == 0.68
+    assert card.typical_hourly_usd == pytest.approx(0.535)
+    assert (card.name, card.native_int8, card.watts, card.unsupported) == ("rtx-4090", True, 450, "")
     assert card.provenance.source
+
+
+async def test_an_accelerator_that_is_not_supported_is_listed_with_the_reason(stub):
+    reply = await stub.ListAccelerators(pb.ListAcceleratorsRequest(prefix="mi300x"))
+
+    assert [(card.name, card.unsupported) for card in reply.accelerators] == [("mi300x", "ROCm is not supported yet")]
 
 
 async def test_an_unknown_prefix_gives_an_empty_page(stub):

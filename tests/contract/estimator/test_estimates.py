@@ -67,11 +67,33 @@ async def test_cost_comes_with_price_provider_and_date(stub, request_of):
     rented = (await stub.EstimateRun(request_of({"ownership": {"rented": {}}}))).estimate.cost
     owned = (await stub.EstimateRun(request_of({"ownership": {"owned": {"tariff_per_kwh": 0.3}}}))).estimate.cost
 
-    assert (rented.price_id, rented.provider, rented.price_date) == ("vast/rtx-4090/2026-07-15", "vast", "2026-07-15")
-    assert (rented.currency_code, rented.hourly_price) == ("USD", 0.39)
+    assert (rented.price_id, rented.provider, rented.price_date) == ("lium/rtx-4090/2026", "lium", "2026")
+    assert (rented.currency_code, rented.hourly_price, rented.region) == ("USD", 0.35, "RO")
+    assert rented.term == pb.PRICE_TERM_ON_DEMAND
     assert rented.amount.expected > 0
     assert (owned.price_id, owned.currency_code) == ("", "USD")
     assert owned.amount.expected == pytest.approx(0.3 * owned.energy_kwh.expected)
+
+
+async def test_cost_per_month_and_carbon_follow_the_request(stub, request_of):
+    cost = (await stub.EstimateRun(request_of(runs_per_month=4, carbon_kg_per_kwh=0.1))).estimate.cost
+
+    assert cost.monthly_amount.expected == pytest.approx(4 * cost.amount.expected)
+    assert cost.carbon_kg.expected == pytest.approx(0.1 * cost.energy_kwh.expected)
+    assert not (await stub.EstimateRun(request_of())).estimate.cost.HasField("monthly_amount")
+
+
+async def test_the_full_view_offers_where_the_run_fits_the_cheapest_first(stub, request_of):
+    request = request_of({"qlora": {}, "training": {"micro_batch_size": 1}})
+    assert not (await stub.EstimateRun(request)).estimate.offers
+    request.view = pb.ESTIMATE_VIEW_FULL
+    offers = (await stub.EstimateRun(request)).estimate.offers
+    amounts = [offer.amount.expected for offer in offers]
+
+    assert 3 <= len(offers) <= 8
+    assert amounts == sorted(amounts)
+    assert len({offer.price.accelerator for offer in offers}) > 1
+    assert all(offer.verdict == pb.FIT_VERDICT_FITS and offer.price.provenance.date for offer in offers)
 
 
 async def test_what_is_too_large_does_not_fit_and_says_by_how_much(stub, request_of):
@@ -158,6 +180,10 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
         ({"model": {"hub": {"id": "no/pe"}}}, (NOT_FOUND, "MODEL_NOT_FOUND", None)),
         ({"model": {"path": "../x"}}, (NOT_FOUND, "MODEL_NOT_FOUND", None)),
         ({"hardware": {"accelerator": "nope"}}, (NOT_FOUND, "ACCELERATOR_NOT_FOUND", None)),
+        (
+            {"hardware": {"accelerator": "mi300x"}},
+            (INVALID, "ACCELERATOR_NOT_SUPPORTED", "spec.hardware.accelerator"),
+        ),
         ({"ownership": {"rented": {"price_id": "nope"}}}, (NOT_FOUND, "PRICE_NOT_FOUND", None)),
         ({"lora": {"rank": -8}}, (INVALID, "INVALID_REQUEST", "spec.lora.rank")),
         ({"lora": {"rank": 10**9}}, (INVALID, "INVALID_REQUEST", "spec.lora.rank")),

@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 PROGRAM = [sys.executable, "-m", "finetree_estimator"]
+HEADER = b"price_id,accelerator,provider,hourly_price,currency,date,source\n"
 
 
 def once(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -71,6 +72,53 @@ def test_a_users_price_book_replaces_ours(tmp_path, request_of):
 
     assert (answer["cost"]["price_id"], answer["cost"]["currency_code"]) == ("mine", "CHF")
     assert answer["revision"]["price_book"]["id"] == "mine"
+
+
+def test_a_users_price_book_may_extend_ours(tmp_path, request_of):
+    book = tmp_path / "mine.csv"
+    book.write_text(
+        "price_id,accelerator,provider,hourly_price,currency,date,source\nmine,NVIDIA L40S,me,0.1,USD,2026-11-01,ours\n"
+    )
+    arguments = ("--price-book", str(book), "--price-book-extends")
+    ours = once(json_format.MessageToJson(request_of()), *arguments)
+    mine = once(json_format.MessageToJson(request_of({"hardware": {"accelerator": "l40s"}})), *arguments)
+
+    assert json.loads(ours.stdout)["estimate"]["cost"]["provider"] == "lium"
+    answer = json.loads(mine.stdout)["estimate"]
+    assert answer["cost"]["price_id"] == "mine"
+    assert answer["revision"]["price_book"]["id"].endswith("+mine")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"price_id,accelerator\n", "line 1: the column 'provider' is missing"),
+        (
+            HEADER + b"mine,rtx-4091,me,1,USD,2026,x\n",
+            "line 2: accelerator: no 'rtx-4091' in the catalogue; did you mean",
+        ),
+        (HEADER + b"mine,t4,me,nan,USD,2026,x\n", "line 2: hourly_price: 'nan'"),
+        (HEADER + b"mine,t4,me,1,USD,yesterday,x\n", "line 2: date: 'yesterday'"),
+        (b"\xff\xfe", "line 1: is not UTF-8 text"),
+    ],
+)
+def test_a_broken_price_book_stops_the_start_and_names_the_line(tmp_path, content, complaint):
+    book = tmp_path / "mine.csv"
+    book.write_bytes(content)
+    result = once("{}", "--price-book", str(book))
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("SETTING_INVALID: --price-book (FINETREE_ESTIMATOR_PRICE_BOOK): " + complaint)
+    assert len(result.stderr.splitlines()) == 1
+    assert str(tmp_path) not in result.stderr
+
+
+def test_to_extend_needs_a_book():
+    result = once("{}", "--price-book-extends")
+
+    assert result.returncode == 2
+    assert "--price-book-extends" in result.stderr
+    assert "needs --price-book" in result.stderr
 
 
 def test_the_server_takes_less_than_a_second_to_start_and_stops_on_sigterm(tmp_path, request_of):

@@ -154,7 +154,7 @@ def test_payment():
     chosen = run(ownership={"rented": {"price_id": "runpod/rtx-4090/2026-07-15"}}).payment
 
     assert owned == Owned(0.3, "EUR", 0.0)
-    assert (type(cheapest), cheapest.hourly, chosen.hourly) == (Rented, 0.39, 0.69)
+    assert (type(cheapest), cheapest.hourly, chosen.hourly) == (Rented, 0.35, 0.69)
     assert run(hardware={"cpu": {"cores": 2}}).payment is None
 
 

@@ -790,7 +790,7 @@ class Offer(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """Devices."""
+    """Devices that train; where the price's min_count is larger, more are paid."""
     verdict: Global___FitVerdict.ValueType
     """Fit."""
     @_builtins.property
@@ -1055,7 +1055,9 @@ class CostEstimate(_message.Message):
 
     @_builtins.property
     def carbon_kg(self) -> _evidence_pb2.Interval:
-        """Kilograms of CO2 equivalent, where the power is known."""
+        """Kilograms of CO2 equivalent, where the power is known. Without the request's carbon_kg_per_kwh the expected value is
+        the world's average, and the ends are the cleanest and the dirtiest large grids.
+        """
 
     def __init__(
         self,

@@ -40,9 +40,10 @@ class EstimatorServiceStub:
     """Estimates one run.
 
     Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
-    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, PREFIX_WITH_PACKING), NOT_FOUND (MODEL_NOT_FOUND,
-    ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND: ListModels and ListAccelerators say what there is), FAILED_PRECONDITION
-    (REVISION_UNAVAILABLE: pin another revision or none).
+    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, PREFIX_WITH_PACKING, ACCELERATOR_NOT_SUPPORTED: another maker's
+    accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
+    ListModels, ListAccelerators and ListPrices say what there is), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin
+    another revision or none).
     """
     BatchEstimateRuns: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.BatchEstimateRunsRequest, _estimator_pb2.BatchEstimateRunsResponse]
     """Estimates many runs; a row that fails carries its own status and spoils no other.
@@ -63,7 +64,8 @@ class EstimatorServiceStub:
     ListPrices: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ListPricesRequest, _estimator_pb2.ListPricesResponse]
     """Lists the quotes of the price book.
 
-    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (ACCELERATOR_NOT_FOUND:
+    ListAccelerators lists all).
     """
     CheckPlan: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.CheckPlanRequest, _estimator_pb2.CheckPlanResponse]
     """Holds a run against limits: what a CI pipeline gates on.
@@ -106,9 +108,10 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     """Estimates one run.
 
     Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
-    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, PREFIX_WITH_PACKING), NOT_FOUND (MODEL_NOT_FOUND,
-    ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND: ListModels and ListAccelerators say what there is), FAILED_PRECONDITION
-    (REVISION_UNAVAILABLE: pin another revision or none).
+    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, PREFIX_WITH_PACKING, ACCELERATOR_NOT_SUPPORTED: another maker's
+    accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
+    ListModels, ListAccelerators and ListPrices say what there is), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin
+    another revision or none).
     """
     BatchEstimateRuns: _aio.UnaryUnaryMultiCallable[_estimator_pb2.BatchEstimateRunsRequest, _estimator_pb2.BatchEstimateRunsResponse]  # type: ignore[assignment]
     """Estimates many runs; a row that fails carries its own status and spoils no other.
@@ -129,7 +132,8 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     ListPrices: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ListPricesRequest, _estimator_pb2.ListPricesResponse]  # type: ignore[assignment]
     """Lists the quotes of the price book.
 
-    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (ACCELERATOR_NOT_FOUND:
+    ListAccelerators lists all).
     """
     CheckPlan: _aio.UnaryUnaryMultiCallable[_estimator_pb2.CheckPlanRequest, _estimator_pb2.CheckPlanResponse]  # type: ignore[assignment]
     """Holds a run against limits: what a CI pipeline gates on.
@@ -175,9 +179,10 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Estimates one run.
 
         Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
-        MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, PREFIX_WITH_PACKING), NOT_FOUND (MODEL_NOT_FOUND,
-        ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND: ListModels and ListAccelerators say what there is), FAILED_PRECONDITION
-        (REVISION_UNAVAILABLE: pin another revision or none).
+        MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, PREFIX_WITH_PACKING, ACCELERATOR_NOT_SUPPORTED: another maker's
+        accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
+        ListModels, ListAccelerators and ListPrices say what there is), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin
+        another revision or none).
         """
 
     @_abc_1.abstractmethod
@@ -222,7 +227,8 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_estimator_pb2.ListPricesResponse, _abc.Awaitable[_estimator_pb2.ListPricesResponse]]:
         """Lists the quotes of the price book.
 
-        Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+        Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (ACCELERATOR_NOT_FOUND:
+        ListAccelerators lists all).
         """
 
     @_abc_1.abstractmethod
