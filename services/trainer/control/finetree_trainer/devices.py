@@ -16,18 +16,36 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"GH200", "gh200-96gb"),
     (r"B300", "b300"),
     (r"B200", "b200"),
+    (r"H200.*NVL", "h200-nvl"),
     (r"H200", "h200"),
+    (r"H100.*NVL", "h100-nvl"),
     (r"H100.*PCIe", "h100-pcie"),
     (r"H100", "h100"),
     (r"A100.*SXM.*40GB", "a100-40gb"),
     (r"A100.*SXM", "a100-80gb"),
     (r"A100.*PCIE.*40GB", "a100-40gb-pcie"),
     (r"A100", "a100-80gb-pcie"),
+    (r"V100.*PCIE.*32GB", "v100-32gb-pcie"),
+    (r"V100.*PCIE", "v100-16gb-pcie"),
     (r"V100.*32GB", "v100-32gb"),
     (r"V100", "v100-16gb"),
+    (r"RTX PRO 6000.*Max-Q", "rtx-pro-6000-max-q"),
     (r"RTX PRO 6000", "rtx-pro-6000"),
 )
 """What NVML calls a card, as a pattern, and the catalogue's name of it, where the two differ by more than spelling."""
+
+_MEMORIES = {
+    "rtx-2060": (6, 12),
+    "rtx-3050": (8, 6),
+    "rtx-3050-laptop": (4, 6),
+    "rtx-3060": (12, 8),
+    "rtx-3080": (10, 12),
+    "rtx-3080-laptop": (8, 16),
+    "rtx-4060-ti": (8, 16),
+    "rtx-5060-ti": (8, 16),
+}
+"""Cards that NVML calls by one name though they are sold with two memories (GB): the catalogue's plain name means the
+first, and the second follows the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +107,12 @@ def accelerator_name(name: str, total_bytes: int) -> str:
     for pattern, known in _NAMES:
         if re.search(pattern, name, re.IGNORECASE):
             return known
-    short = re.sub(r"\b(NVIDIA|GeForce|Tesla|Quadro|Generation|Laptop GPU)\b", " ", name, flags=re.IGNORECASE)
+    short = re.sub(r"\b(NVIDIA|GeForce|Tesla|Quadro|Generation|GPU)\b", " ", name, flags=re.IGNORECASE)
     slug = re.sub(r"[^a-z0-9]+", "-", short.lower()).strip("-")
-    # The one card of the catalogue that is sold under one name with two memories.
-    return f"{slug}-16gb" if slug == "rtx-4060-ti" and total_bytes > 12 * 1024**3 else slug
+    plain, other = _MEMORIES.get(slug, (0, 0))
+    # A card shows a little less than it is sold with, and both sizes differ by a fifth at least.
+    gib = total_bytes / 1024**3
+    return f"{slug}-{other}gb" if abs(gib - other) < abs(gib - plain) else slug
 
 
 def _by_memory(devices: list[Device], marketed_gb: float) -> Device:
