@@ -18,7 +18,7 @@ from pathlib import Path
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_estimator.accelerators import accelerator
-from finetree_estimator.lookups import Knowledge, read_shape
+from finetree_estimator.lookups import Knowledge, read_model
 from finetree_estimator.prices import packaged
 from finetree_estimator.shapes import count
 from rows import MeasuredRow, measured_rows, request
@@ -67,7 +67,7 @@ def _merged(repeats: list[MeasuredRow]) -> dict[str, object]:
     return {
         "program": pb.TrainingProgram.Name(row.program).removeprefix("TRAINING_PROGRAM_").lower().replace("_", "-"),
         "model": row.published_model,
-        "parameters": count(read_shape(request(row).spec.model, Knowledge(packaged()))).total,
+        "parameters": count(read_model(request(row).spec.model, Knowledge(packaged())).shape).total,
         "method": "lora" if row.method == "qlora" else row.method,
         "bits": BITS[row.quant],
         "variant": row.variant,

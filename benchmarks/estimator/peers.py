@@ -31,7 +31,7 @@ from typing import Any
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator import prices
 from finetree_estimator.accelerators import accelerator
-from finetree_estimator.lookups import Knowledge, read_shape
+from finetree_estimator.lookups import Knowledge, read_model
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.shapes import count
 from rows import GIB, MeasuredRow, measured_rows, request
@@ -101,7 +101,7 @@ def ask_ours(row: MeasuredRow, servicer: EstimatorServicer, knowledge: Knowledge
 
 def case(row: MeasuredRow, asked: pb.EstimateRunRequest, knowledge: Knowledge) -> dict[str, Any]:
     """A row as plain values: everything that any of the peers can be told."""
-    shape = read_shape(asked.spec.model, knowledge)
+    shape = read_model(asked.spec.model, knowledge).shape
     card = accelerator(row.accelerator)
     mixed = row.precision.endswith("mixed") or row.precision.startswith("amp")
     return {

@@ -68,7 +68,7 @@ def _guard(what: str, *values: float) -> None:
 
 
 def _notes(run: Run, peaks: memory.Memory) -> list[str]:
-    notes = [*run.device.notes, *run.correction.notes()]
+    notes = [*run.notes, *run.device.notes, *run.correction.notes()]
     if run.rows is None or run.steps == 0:
         notes.append("time and cost are left out: the number of rows is unknown (give dataset_profile.examples)")
     if run.rows is None or not run.rows.longest_known:

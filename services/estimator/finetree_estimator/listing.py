@@ -89,6 +89,7 @@ def select_prices(book: PriceBook, request: pb.ListPricesRequest) -> list[Quote]
 
 
 def _shape(shape: Shape) -> rs.ModelShape:
+    """Everything that the shape counts, so that the message as `model.shape` gives the same estimate."""
     return rs.ModelShape(
         hidden_size=shape.hidden,
         layers=shape.layers,
@@ -103,4 +104,16 @@ def _shape(shape: Shape) -> rs.ModelShape:
         experts=shape.experts,
         active_experts=shape.active_experts,
         attention_bias=shape.qkv_bias,
+        attention_output_bias=shape.output_bias,
+        mlp_bias=shape.mlp_bias,
+        norms_per_layer=shape.norms_per_layer,
+        norm_bias=shape.norm_bias,
+        head_norms=shape.head_norms,
+        lm_head_bias=shape.lm_head_bias,
+        learned_positions=shape.learned_positions,
+        shared_expert_size=shape.shared_expert,
+        dense_layers=shape.dense_layers,
+        dense_intermediate_size=shape.dense_intermediate,
+        extra_parameters=shape.extra,
+        family=shape.family,
     )

@@ -10,7 +10,11 @@ from finetree_runtime.errors import InvalidArgument, NotFound, invalid_field
 from finetree_estimator import devices, modelconfig
 from finetree_estimator.accelerators import AcceleratorEntry, accelerator
 from finetree_estimator.calibration import EMPTY, Calibration
+from finetree_estimator.consistency import contradiction
 from finetree_estimator.factors import Correction
+from finetree_estimator.families import ALIASES
+from finetree_estimator.layouts import LAYOUTS
+from finetree_estimator.modelconfig import Described
 from finetree_estimator.models import model as catalogue_model
 from finetree_estimator.names import UnknownNameError
 from finetree_estimator.prices import PriceBook, Quote
@@ -27,8 +31,8 @@ class Knowledge:
     calibration: Calibration = EMPTY
 
 
-def read_shape(model: rs.ModelSource, knowledge: Knowledge) -> Shape:
-    """Dimensions of the base model. Raises NotFound (MODEL_NOT_FOUND) and InvalidArgument."""
+def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
+    """Dimensions of the base model, and what was guessed. Raises NotFound (MODEL_NOT_FOUND) and InvalidArgument."""
     source = model.WhichOneof("source")
     if source == "shape":
         return _given_shape(model.shape)
@@ -36,7 +40,7 @@ def read_shape(model: rs.ModelSource, knowledge: Knowledge) -> Shape:
         return _shape_of_path(model.path, knowledge.model_root)
     name = model.name if source == "name" else model.hub.id
     try:
-        return catalogue_model(name).shape
+        return Described(catalogue_model(name).shape)
     except UnknownNameError as error:
         text = f"no model {name!r} in the catalogue{_or_nearest(error)}; ListModels lists all, model.shape takes any"
         raise NotFound("MODEL_NOT_FOUND", text, metadata={"model": name}) from error
@@ -111,24 +115,14 @@ def read_payment(spec: rs.RunSpec, book: PriceBook) -> Owned | Rented | None:
     return quote.terms() if quote is not None else None
 
 
-def _given_shape(given: rs.ModelShape) -> Shape:
-    if given.attention_heads > given.hidden_size:
-        text = f"are more than the {given.hidden_size} features of the model"
-        raise invalid_field("spec.model.shape.attention_heads", text)
-    kv_heads = given.kv_heads or given.attention_heads
-    if given.attention_heads % kv_heads:
-        raise invalid_field("spec.model.shape.kv_heads", f"does not divide {given.attention_heads} attention heads")
-    if not given.head_dim and given.hidden_size % given.attention_heads:
-        text = "is needed: hidden_size is no multiple of attention_heads"
-        raise invalid_field("spec.model.shape.head_dim", text)
-    if given.active_experts > given.experts:
-        raise invalid_field("spec.model.shape.active_experts", f"exceeds the {given.experts} experts of a layer")
-    return Shape(
+def _given_shape(given: rs.ModelShape) -> Described:
+    family = ALIASES.get(given.family, given.family)
+    shape = Shape(
         hidden=given.hidden_size,
         layers=given.layers,
         intermediate=given.intermediate_size,
         heads=given.attention_heads,
-        kv_heads=kv_heads,
+        kv_heads=given.kv_heads or given.attention_heads,
         head_dim=given.head_dim or given.hidden_size // given.attention_heads,
         vocab=given.vocab_size,
         tied=given.tied_embeddings,
@@ -137,10 +131,29 @@ def _given_shape(given: rs.ModelShape) -> Shape:
         experts=given.experts,
         active_experts=given.active_experts,
         qkv_bias=given.attention_bias,
+        output_bias=given.attention_output_bias,
+        mlp_bias=given.mlp_bias,
+        norms_per_layer=given.norms_per_layer or 2,
+        norm_bias=given.norm_bias,
+        head_norms=given.head_norms,
+        lm_head_bias=given.lm_head_bias,
+        learned_positions=given.learned_positions,
+        shared_expert=given.shared_expert_size,
+        dense_layers=given.dense_layers,
+        dense_intermediate=given.dense_intermediate_size,
+        extra=given.extra_parameters,
+        family=family,
     )
+    if (problem := contradiction(shape)) is not None:
+        raise invalid_field(f"spec.model.shape.{problem.field}", problem.text)
+    if not given.head_dim and given.hidden_size % given.attention_heads:
+        text = "is needed: hidden_size is no multiple of attention_heads"
+        raise invalid_field("spec.model.shape.head_dim", text)
+    guessed = f"the family {family!r} is not known: module names are taken to be a Llama's"
+    return Described(shape, (guessed,) if family and family not in LAYOUTS else ())
 
 
-def _shape_of_path(path: str, root: Path | None) -> Shape:
+def _shape_of_path(path: str, root: Path | None) -> Described:
     if root is None:
         text = "only a trainer knows local models; name a model of the catalogue or give model.shape"
         raise NotFound("MODEL_NOT_FOUND", f"spec.model.path: {text}", violations=[("spec.model.path", text)])

@@ -2,27 +2,72 @@
 """The shape of a model from its config.json, as transformers writes it, under a folder that the operator named."""
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetree_estimator.consistency import contradiction
+from finetree_estimator.families import ALIASES, FAMILIES, Family, Switch
 from finetree_estimator.shapes import Shape
 
-_BIASED = frozenset({"qwen2", "qwen2_moe"})
-"""Families whose query, key and value projections have biases that config.json does not mention."""
-_HEAD_NORMS = frozenset({"qwen3", "qwen3_moe", "gemma3", "gemma3_text"})
-"""Families that normalise each head's queries and keys."""
-_FOUR_NORMS = frozenset({"gemma2", "gemma3", "gemma3_text"})
-"""Families with norms before and after attention and MLP."""
-_PLAIN_MLP = frozenset({"phi", "gpt_neox", "gpt2", "opt", "falcon", "bloom", "starcoder2"})
-"""Families whose MLP has no gate."""
-_TIED_BY_DEFAULT = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2"})
-"""Families that tie embeddings when config.json is silent."""
 MAX_CONFIG_BYTES = 1 << 20
 """Larger files are not model configurations."""
+_LIMITS = {
+    "hidden_size": 1 << 20,
+    "num_hidden_layers": 4096,
+    "intermediate_size": 1 << 22,
+    "num_attention_heads": 8192,
+    "num_key_value_heads": 8192,
+    "head_dim": 1 << 16,
+    "vocab_size": 1 << 24,
+    "max_position_embeddings": 1 << 30,
+    "num_experts": 1 << 16,
+    "num_experts_per_tok": 1 << 16,
+    "first_k_dense_replace": 4096,
+    "num_ln_in_parallel_attn": 2,
+}
+"""Largest sensible values, those of the contract's ModelShape."""
+_NAMES = {
+    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model"),
+    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
+    "num_key_value_heads": ("num_key_value_heads", "num_kv_heads"),
+    "intermediate_size": ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner"),
+    "max_position_embeddings": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+    "num_experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+}
+"""Spellings of a dimension, the most usual first."""
+_CONTRACT_NAMES = {
+    "attention_heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "active_experts": "num_experts_per_tok",
+    "dense_layers": "first_k_dense_replace",
+}
+"""Fields of the contract's ModelShape as config.json calls them."""
+_OTHER_LAYERS = {
+    "kv_lora_rank": "latent attention (MLA)",
+    "linear_num_value_heads": "linear attention",
+    "linear_attn_alpha_factor": "linear attention",
+    "mamba_d_state": "a state-space layer",
+    "conv_L_cache": "a convolution layer",
+    "laurel_rank": "a low-rank residual layer",
+    "hidden_size_per_layer_input": "embeddings per layer",
+}
+"""Settings that only models with layers of another kind have."""
+_VARIANTS = {"do_layer_norm_before": True, "no_bias": True, "qk_layernorm": False, "add_cross_attention": False}
+"""Switches whose other value no released model of the supported families uses, or whose layers are not counted."""
 
 
 class ConfigError(ValueError):
     """A config.json that does not describe a decoder-only transformer; the text says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a config.json says, and what had to be guessed."""
+
+    shape: Shape
+    notes: tuple[str, ...] = ()
 
 
 def find(root: Path, relative: str) -> Path | None:
@@ -30,64 +75,204 @@ def find(root: Path, relative: str) -> Path | None:
 
     Links that lead out of the root are not followed.
     """
-    home = root.resolve()
-    candidate = (home / relative).resolve()
-    if not candidate.is_relative_to(home):
-        return None
-    file = candidate / "config.json" if candidate.is_dir() else candidate
-    file = file.resolve()
-    return file if file.name == "config.json" and file.is_file() and file.is_relative_to(home) else None
-
-
-def read(file: Path) -> Shape:
-    """The shape that a config.json describes. Raises ConfigError."""
-    if file.stat().st_size > MAX_CONFIG_BYTES:
-        raise ConfigError("the file is too large for a config.json")
     try:
+        home = root.resolve()
+        candidate = (home / relative).resolve()
+        if not candidate.is_relative_to(home):
+            return None
+        file = candidate / "config.json" if candidate.is_dir() else candidate
+        file = file.resolve()
+        return file if file.name == "config.json" and file.is_file() and file.is_relative_to(home) else None
+    except (OSError, ValueError, RuntimeError):
+        # A name too long for the file system, a null character, a circle of links.
+        return None
+
+
+def read(file: Path) -> Described:
+    """The shape that a config.json describes. Raises ConfigError."""
+    try:
+        if file.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError("the file is too large for a config.json")
         config = json.loads(file.read_bytes())
-    except ValueError as error:
+    except OSError as error:
+        raise ConfigError("the file cannot be read") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError("the file is not JSON") from error
     if not isinstance(config, dict):
         raise ConfigError("the file is not a JSON object")
-    return parse({**config, **config.get("text_config", {})})
+    return parse(config)
 
 
-def parse(config: dict[str, Any]) -> Shape:
+def parse(config: dict[str, Any]) -> Described:
     """The shape in a configuration. Raises ConfigError."""
-    family = str(config.get("model_type", ""))
-    hidden = _number(config, "hidden_size", "n_embd", "d_model")
-    heads = _number(config, "num_attention_heads", "n_head")
-    experts = _number(config, "num_local_experts", "num_experts", default=0)
-    return Shape(
+    text = config.get("text_config")
+    if text is not None and not isinstance(text, dict):
+        raise ConfigError("text_config is not an object")
+    merged = {**config, **(text or {})}
+    name = merged.get("model_type") or ""
+    if not isinstance(name, str):
+        raise ConfigError("model_type is not a name")
+    name = ALIASES.get(name, name)
+    _refuse_other_kinds(merged, name)
+    shape = _shape(merged, name, FAMILIES.get(name, Family()))
+    if (problem := contradiction(shape)) is not None:
+        raise ConfigError(problem.in_words(_CONTRACT_NAMES))
+    return Described(shape, tuple(_notes(config, name)))
+
+
+def _notes(config: dict[str, Any], name: str) -> list[str]:
+    notes = []
+    if name not in FAMILIES:
+        called = f"model_type {name[:64]!r} is not known" if name else "config.json names no model_type"
+        notes.append(f"{called}: biases, norms and module names are guessed as a Llama's")
+    if "text_config" in config:
+        notes.append("only the text model of this multimodal configuration is counted")
+    return notes
+
+
+def _refuse_other_kinds(config: dict[str, Any], name: str) -> None:
+    """What the formulas do not describe. Raises ConfigError."""
+    for key, kind in _OTHER_LAYERS.items():
+        if config.get(key):
+            raise ConfigError(f"{key}: {kind} is not supported; give model.shape with the nearest dimensions")
+    if config.get("is_encoder_decoder") is True:
+        raise ConfigError("is_encoder_decoder: only decoder-only models are supported")
+    for key, value in _VARIANTS.items():
+        if name in FAMILIES and isinstance(config.get(key), bool) and config[key] is not value:
+            raise ConfigError(f"{key}: this variant of {name} is not supported; give model.shape")
+    for key in ("decoder_sparse_step", "interleave_moe_layer_step"):
+        if config.get(key) not in (None, 1):
+            raise ConfigError(f"{key}: layers with experts in turn with others are not supported")
+    if config.get("word_embed_proj_dim", config.get("hidden_size")) != config.get("hidden_size"):
+        raise ConfigError("word_embed_proj_dim: embeddings of another width are not supported")
+
+
+def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
+    hidden = _number(config, family, "hidden_size")
+    layers = _number(config, family, "num_hidden_layers")
+    heads = _number(config, family, "num_attention_heads")
+    if "head_dim" not in family.defaults and not config.get("head_dim") and hidden % heads:
+        raise ConfigError("head_dim is missing: hidden_size is no multiple of num_attention_heads")
+    positions = 0 if family.unlimited else _number(config, family, "max_position_embeddings", 0)
+    shape = Shape(
         hidden=hidden,
-        layers=_number(config, "num_hidden_layers", "n_layer"),
-        intermediate=_number(config, "moe_intermediate_size", "intermediate_size", "n_inner", default=4 * hidden),
+        layers=layers,
+        intermediate=_number(config, family, "intermediate_size", _expansion(config) * hidden),
         heads=heads,
-        kv_heads=_number(config, "num_key_value_heads", default=heads),
-        head_dim=_number(config, "head_dim", default=max(1, hidden // heads)),
-        vocab=_number(config, "vocab_size"),
-        tied=bool(config.get("tie_word_embeddings", family in _TIED_BY_DEFAULT)),
-        gated=family not in _PLAIN_MLP,
-        max_positions=_number(config, "max_position_embeddings", "n_positions", default=0),
+        kv_heads=_number(config, family, "num_key_value_heads", heads),
+        head_dim=_number(config, family, "head_dim", hidden // heads),
+        vocab=_number(config, family, "vocab_size"),
+        tied=_flag(config, "tie_word_embeddings", default=family.tied),
+        gated=family.gated,
+        max_positions=positions,
+        qkv_bias=_switch(config, family.qkv_bias),
+        output_bias=_switch(config, family.output_bias),
+        mlp_bias=_switch(config, family.mlp_bias),
+        norms_per_layer=family.norms,
+        norm_bias=family.norm_bias,
+        head_norms=_switch(config, family.head_norms),
+        lm_head_bias=_switch(config, family.lm_head_bias),
+        learned_positions=0 if family.position_offset is None else positions + family.position_offset,
+        family=name if name in FAMILIES else "",
+    )
+    shape = _with_experts(config, family, shape)
+    if name in ("falcon", "gpt_bigcode"):
+        shape = _with_shared_keys(config, shape)
+    if _flag(config, "use_parallel_residual", default=False) and name == "stablelm":
+        shape = replace(shape, norms_per_layer=1)
+    return replace(shape, extra=_extra(config, family, shape))
+
+
+def _with_experts(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
+    """Experts, and the layers without any."""
+    experts = _number(config, family, "num_experts", 0)
+    if not experts:
+        return shape
+    width = _number(config, family, "moe_intermediate_size", shape.intermediate)
+    dense = max(_number(config, family, "first_k_dense_replace", 0), _plain_layers(config))
+    return replace(
+        shape,
         experts=experts,
-        active_experts=_number(config, "num_experts_per_tok", default=0) if experts else 0,
-        qkv_bias=bool(config.get("attention_bias", family in _BIASED | _PLAIN_MLP)),
-        output_bias=bool(config.get("attention_bias", family in _PLAIN_MLP)) and family not in _BIASED,
-        mlp_bias=bool(config.get("mlp_bias", family in _PLAIN_MLP)),
-        norms_per_layer=4 if family in _FOUR_NORMS else 2,
-        norm_bias=family in _PLAIN_MLP,
-        head_norms=family in _HEAD_NORMS,
+        active_experts=_number(config, family, "num_experts_per_tok", 1),
+        intermediate=width,
+        shared_expert=_shared_width(config, family, shape, width),
+        dense_layers=dense,
+        dense_intermediate=shape.intermediate if dense else 0,
     )
 
 
-def _number(config: dict[str, Any], *names: str, default: int | None = None) -> int:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 1 << 30:
-            return value
-        # Dense variants of mixture families write 0 experts, some configurations null.
-        if value is not None and not (value == 0 and default is not None):
-            raise ConfigError(f"{name} is not a sensible number")
-    if default is None:
-        raise ConfigError(f"{names[0]} is missing")
-    return default
+def _plain_layers(config: dict[str, Any]) -> int:
+    plain = config.get("mlp_only_layers") or []
+    if plain != list(range(len(plain) if isinstance(plain, list) else 0)):
+        raise ConfigError("mlp_only_layers: layers without experts between others are not supported")
+    return len(plain)
+
+
+def _shared_width(config: dict[str, Any], family: Family, shape: Shape, width: int) -> int:
+    if shape.family == "llama4_text":
+        return width
+    shared = _number(config, family, "n_shared_experts", 0) * width
+    return _number(config, family, "shared_expert_intermediate_size", shared)
+
+
+def _with_shared_keys(config: dict[str, Any], shape: Shape) -> Shape:
+    """Falcon and GPT-BigCode: keys and values of one head, or of as many as another setting says."""
+    newer = _flag(config, "new_decoder_architecture", default=False)
+    if not newer and _flag(config, "multi_query", default=True):
+        shape = replace(shape, kv_heads=1)
+    if shape.family == "falcon" and not newer and _flag(config, "parallel_attn", default=True):
+        shape = replace(shape, norms_per_layer=1)
+    if newer:
+        shape = replace(shape, norms_per_layer=_number(config, Family(), "num_ln_in_parallel_attn", 2))
+    return replace(shape, max_positions=0) if _flag(config, "alibi", default=False) else shape
+
+
+def _extra(config: dict[str, Any], family: Family, shape: Shape) -> int:
+    """Parameters of all layers that no dimension tells."""
+    extra = shape.layers * (shape.q_width + shape.kv_width) if _switch(config, family.wide_norms) else 0
+    mixtures = shape.layers - shape.dense_layers
+    if shape.family == "gpt_oss":
+        # A sink per head and a bias per expert in the router.
+        extra += mixtures * (shape.heads + shape.experts)
+    if shape.family == "qwen2_moe" and shape.shared_expert:
+        # The gate of the shared expert.
+        extra += mixtures * shape.hidden
+    return extra
+
+
+def _expansion(config: dict[str, Any]) -> int:
+    ratio = config.get("expansion_ratio", 4)
+    if isinstance(ratio, bool) or not isinstance(ratio, int) or not 0 < ratio <= 64:
+        raise ConfigError("expansion_ratio is not a sensible number")
+    return ratio
+
+
+def _switch(config: dict[str, Any], switch: Switch) -> bool:
+    return switch if isinstance(switch, bool) else _flag(config, switch.key, default=switch.default)
+
+
+def _flag(config: dict[str, Any], name: str, *, default: bool) -> bool:
+    value = config.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is not true or false")
+    return value
+
+
+def _number(config: dict[str, Any], family: Family, name: str, default: int | None = None) -> int:
+    """A dimension by any of its names; zero and null mean the default where there is one."""
+    fallback = family.defaults.get(name, default)
+    for spelling in _NAMES.get(name, (name,)):
+        value = config.get(spelling)
+        if value is None or (value == 0 and fallback is not None and not isinstance(value, bool)):
+            continue
+        sensible = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LIMITS.get(name, 1 << 22)
+        if not sensible:
+            raise ConfigError(f"{spelling} is not a sensible number")
+        return int(value)
+    if fallback is None:
+        raise ConfigError(f"{name} is missing")
+    return fallback

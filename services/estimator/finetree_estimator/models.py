@@ -10,17 +10,50 @@ from finetree_estimator.shapes import Shape
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model whose shape is known; `published` is the parameter total of its publisher."""
+    """A model whose shape is known."""
 
     name: str
     hub_id: str
     family: str
     license: str
     shape: Shape
-    published: int
+    published: str
+    """Parameter total as the source prints it: "7241732096" or "7.24B"."""
     aliases: tuple[str, ...]
     source: str
     date: str
+
+
+_NUMBERS = {
+    "hidden_size": "hidden",
+    "layers": "layers",
+    "intermediate_size": "intermediate",
+    "attention_heads": "heads",
+    "kv_heads": "kv_heads",
+    "head_dim": "head_dim",
+    "vocab_size": "vocab",
+    "max_position_embeddings": "max_positions",
+    "norms_per_layer": "norms_per_layer",
+    "learned_positions": "learned_positions",
+    "experts": "experts",
+    "active_experts": "active_experts",
+    "shared_expert_size": "shared_expert",
+    "dense_layers": "dense_layers",
+    "dense_intermediate_size": "dense_intermediate",
+    "extra_parameters": "extra",
+}
+"""Columns of the data file with a number (empty means 0), and the shape's names for them."""
+_SWITCHES = {
+    "tied_embeddings": "tied",
+    "gated_mlp": "gated",
+    "qkv_bias": "qkv_bias",
+    "output_bias": "output_bias",
+    "mlp_bias": "mlp_bias",
+    "norm_bias": "norm_bias",
+    "head_norms": "head_norms",
+    "lm_head_bias": "lm_head_bias",
+}
+"""Columns with 1 for yes."""
 
 
 @cache
@@ -49,32 +82,16 @@ def _model_index() -> dict[str, ModelEntry]:
 
 
 def _model(row: dict[str, str]) -> ModelEntry:
-    shape = Shape(
-        hidden=int(row["hidden_size"]),
-        layers=int(row["layers"]),
-        intermediate=int(row["intermediate_size"]),
-        heads=int(row["attention_heads"]),
-        kv_heads=int(row["kv_heads"]),
-        head_dim=int(row["head_dim"]),
-        vocab=int(row["vocab_size"]),
-        tied=row["tied_embeddings"] == "1",
-        gated=row["gated_mlp"] == "1",
-        max_positions=int(row["max_position_embeddings"]),
-        qkv_bias=row["qkv_bias"] == "1",
-        output_bias=row["output_bias"] == "1",
-        mlp_bias=row["mlp_bias"] == "1",
-        norms_per_layer=int(row["norms_per_layer"]),
-        norm_bias=row["norm_bias"] == "1",
-        head_norms=row["head_norms"] == "1",
-        lm_head_bias=row["lm_head_bias"] == "1",
-    )
+    numbers = {field: int(row[column] or 0) for column, field in _NUMBERS.items()}
+    switches = {field: row[column] == "1" for column, field in _SWITCHES.items()}
     return ModelEntry(
         row["name"],
         row["hub_id"],
         row["family"],
         row["license"],
-        shape,
-        int(row["published_parameters"]),
+        # mypy does not know which fields the tables name.
+        Shape(family=row["model_type"], **numbers, **switches),  # type: ignore[arg-type]
+        row["published_parameters"],
         split(row["aliases"]),
         row["source"],
         row["date"],

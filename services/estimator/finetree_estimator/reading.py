@@ -11,7 +11,7 @@ from finetree_runtime.plan import combination_problem, optimizer_steps, resolve_
 from finetree_estimator import rows
 from finetree_estimator.accelerators import AcceleratorEntry
 from finetree_estimator.factors import UNCORRECTED, Correction
-from finetree_estimator.lookups import Knowledge, read_correction, read_device, read_payment, read_shape
+from finetree_estimator.lookups import Knowledge, read_correction, read_device, read_model, read_payment
 from finetree_estimator.methods import (
     Bottleneck,
     Full,
@@ -80,7 +80,8 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Reading:
     """Understand a request. Raises InvalidArgument and NotFound with the reasons that the rpc documents."""
     _require(request.spec)
     profile = request.dataset_profile if request.HasField("dataset_profile") else spec_profile(request.spec)
-    shape = read_shape(request.spec.model, knowledge)
+    model = read_model(request.spec.model, knowledge)
+    shape = model.shape
     spec = resolve_spec(request.spec, profile=profile, positions=shape.max_positions).spec
     problem = combination_problem(spec) or sequence_problem(spec, shape.max_positions)
     if problem is not None:
@@ -121,6 +122,7 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Reading:
         optimizer_in_backward=spec.optimizer_in_backward,
         runs_per_month=request.runs_per_month,
         carbon_kg_per_kwh=request.carbon_kg_per_kwh,
+        notes=model.notes,
     )
     return Reading(run, spec, profile)
 
@@ -165,14 +167,26 @@ def _require(spec: rs.RunSpec) -> None:
 
 
 def _lora(given: rs.Lora, shape: Shape, path: str) -> LoraAdapters:
-    targets = tuple(given.target_modules) or preset_targets(shape, PRESET_NAMES[given.targets])
+    targets = tuple(given.target_modules) or _preset(given, shape, path)
     try:
-        target_linears(shape, targets)
+        found = target_linears(shape, targets)
     except UnknownTargetError as error:
-        names = ", ".join(preset_targets(shape, "all-linear"))
+        names = ", ".join(preset_targets(shape, "all-linear", experts=True))
         text = f"the model has no linear layer {error.name!r}; it has {names}"
         raise invalid_field(f"{path}.target_modules", text) from error
+    if given.weight_decomposed and any(part.routed for part in found):
+        text = "does not go with adapters of experts, which are stacked parameters and no layers"
+        raise invalid_field(f"{path}.weight_decomposed", text)
     return LoraAdapters(given.rank, targets, given.dropout, given.weight_decomposed)
+
+
+def _preset(given: rs.Lora, shape: Shape, path: str) -> tuple[str, ...]:
+    preset = PRESET_NAMES[given.targets]
+    targets = preset_targets(shape, preset, experts=given.include_experts)
+    if not targets:
+        text = f"the preset {preset} has no module in this model, whose MLP is experts alone: set include_experts"
+        raise invalid_field(f"{path}.targets", text)
+    return targets
 
 
 def training_rows(spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> Rows | None:

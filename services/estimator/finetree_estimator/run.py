@@ -142,6 +142,8 @@ class Run:
     checkpoints: int = 0
     """Checkpoints written during the run."""
     payment: Owned | Rented | None = None
+    notes: tuple[str, ...] = ()
+    """What had to be guessed of the model."""
     runs_per_month: float = 0.0
     """0 when it is not said."""
     carbon_kg_per_kwh: float = 0.0

@@ -4,32 +4,23 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
-"""Attention projections by transformers' Llama names; fused ones count as their parts."""
-MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
-"""MLP projections; a plain (not gated) MLP has no gate_proj."""
-SYNONYMS = {
-    "dense": "o_proj",
-    "out_proj": "o_proj",
-    "fc1": "up_proj",
-    "fc2": "down_proj",
-    "dense_h_to_4h": "up_proj",
-    "dense_4h_to_h": "down_proj",
-    "w1": "gate_proj",
-    "w3": "up_proj",
-    "w2": "down_proj",
-}
-"""Other families' module names for the same projections (transformers' module names)."""
+from finetree_estimator.layouts import ATTENTION_ROLES, EXPERTS, GATED_MLP, Layout, Modules, Role, layout
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A projection of one decoder layer, `d_in` to `d_out` features, `copies` of it (experts)."""
+    """A projection of one decoder layer, `d_in` to `d_out` features, `copies` of it (experts).
+
+    `name` is the module's path inside the layer; the projection of all experts is one stacked parameter.
+    """
 
     name: str
+    role: Role
     d_in: int
     d_out: int
     copies: int = 1
+    routed: bool = False
+    """Whether a router chooses which copies a token uses."""
 
     @property
     def weights(self) -> int:
@@ -39,7 +30,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Dimensions as in config.json. Zero `kv_heads` and `head_dim` must be resolved before (see `resolved`)."""
+    """Dimensions as in config.json. `kv_heads` and `head_dim` are never zero, unlike in the contract."""
 
     hidden: int
     layers: int
@@ -60,6 +51,17 @@ class Shape:
     norm_bias: bool = False
     head_norms: bool = False
     lm_head_bias: bool = False
+    learned_positions: int = 0
+    shared_expert: int = 0
+    """Width of the experts that every token uses, all together."""
+    dense_layers: int = 0
+    """Lowest layers of a mixture that have a plain MLP."""
+    dense_intermediate: int = 0
+    """Width of that MLP; 0 means `intermediate`."""
+    extra: int = 0
+    """Parameters of the layers that nothing else counts, spread evenly; what is left over is outside of them."""
+    family: str = ""
+    """config.json's model_type; empty when unknown."""
 
     @property
     def q_width(self) -> int:
@@ -78,8 +80,42 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerKind:
+    """Equal decoder layers, `first` to `end - 1`."""
+
+    first: int
+    end: int
+    linears: tuple[Linear, ...]
+    attention_biases: int
+    mlp_biases: int
+    router: int
+    norms: int
+    extra: int
+
+    @property
+    def layers(self) -> int:
+        """How many there are."""
+        return self.end - self.first
+
+    @property
+    def attention(self) -> int:
+        """Parameters of one layer's attention, norms left out."""
+        return sum(part.weights for part in self.linears if part.role in ATTENTION_ROLES) + self.attention_biases
+
+    @property
+    def mlp(self) -> int:
+        """Parameters of one layer's MLP or experts, the router left out."""
+        return sum(part.weights for part in self.linears if part.role not in ATTENTION_ROLES) + self.mlp_biases
+
+    @property
+    def total(self) -> int:
+        """Parameters of one layer."""
+        return self.attention + self.mlp + self.router + self.norms + self.extra
+
+
+@dataclass(frozen=True, slots=True)
 class Parameters:
-    """Parameters by part; a tied output head counts as embedding."""
+    """Parameters by part; a tied output head counts as embedding, learned positions too."""
 
     embeddings: int
     attention: int
@@ -87,59 +123,127 @@ class Parameters:
     router: int
     norms: int
     lm_head: int
+    extra: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.embeddings + self.attention + self.mlp + self.router + self.norms + self.lm_head
+        layers = self.attention + self.mlp + self.router + self.norms + self.extra
+        return self.embeddings + layers + self.lm_head
 
 
 @lru_cache(maxsize=1024)
+def layer_kinds(shape: Shape) -> tuple[LayerKind, ...]:
+    """The decoder layers from the lowest up: one kind, or two where a mixture's lowest layers are dense."""
+    dense = min(shape.dense_layers, shape.layers) if shape.experts else 0
+    spans = ((0, dense, False), (dense, shape.layers, shape.experts > 0))
+    return tuple(_kind(shape, first, end, mixture=mixture) for first, end, mixture in spans if end > first)
+
+
 def linears(shape: Shape) -> tuple[Linear, ...]:
-    """Projections of one decoder layer in forward order, routers left out."""
-    attention = (
-        Linear("q_proj", shape.hidden, shape.q_width),
-        Linear("k_proj", shape.hidden, shape.kv_width),
-        Linear("v_proj", shape.hidden, shape.kv_width),
-        Linear("o_proj", shape.q_width, shape.hidden),
-    )
-    wide = ("gate_proj", "up_proj") if shape.gated else ("up_proj",)
-    mlp = tuple(Linear(name, shape.hidden, shape.intermediate, shape.mlp_copies) for name in wide)
-    return (*attention, *mlp, Linear("down_proj", shape.intermediate, shape.hidden, shape.mlp_copies))
+    """Projections of a decoder layer (of the most common kind) in forward order, routers left out."""
+    return max(layer_kinds(shape), key=lambda kind: kind.layers).linears
 
 
 @lru_cache(maxsize=1024)
 def count(shape: Shape) -> Parameters:
     """Parameters by part, biases with the projection that they belong to."""
-    parts = linears(shape)
-    attention = sum(linear.weights for linear in parts if linear.name in ATTENTION_LINEARS)
-    mlp = sum(linear.weights for linear in parts if linear.name in MLP_LINEARS)
-    norm = shape.hidden * (2 if shape.norm_bias else 1)
-    norms = shape.norms_per_layer * norm + (2 * shape.head_dim if shape.head_norms else 0)
-    head = 0 if shape.tied else shape.vocab * shape.hidden
+    kinds = layer_kinds(shape)
+    outer_norms = 2 if layout(shape.family).embedding_norm else 1
     return Parameters(
-        embeddings=shape.vocab * shape.hidden,
-        attention=shape.layers * (attention + _attention_biases(shape)),
-        mlp=shape.layers * (mlp + _mlp_biases(shape)),
-        router=shape.layers * shape.hidden * shape.experts,
-        norms=shape.layers * norms + norm,
-        lm_head=head + (shape.vocab if shape.lm_head_bias else 0),
+        embeddings=(shape.vocab + shape.learned_positions) * shape.hidden,
+        attention=sum(kind.layers * kind.attention for kind in kinds),
+        mlp=sum(kind.layers * kind.mlp for kind in kinds),
+        router=sum(kind.layers * kind.router for kind in kinds),
+        norms=sum(kind.layers * kind.norms for kind in kinds) + outer_norms * _norm(shape),
+        lm_head=(0 if shape.tied else shape.vocab * shape.hidden) + (shape.vocab if shape.lm_head_bias else 0),
+        extra=shape.extra,
     )
 
 
+@lru_cache(maxsize=1024)
 def active_parameters(shape: Shape) -> int:
     """Parameters that one token uses: all of a dense model's, the chosen experts' of a mixture."""
-    counted = count(shape)
-    if not shape.experts:
-        return counted.total
-    idle = counted.mlp * (shape.experts - max(1, shape.active_experts)) // shape.experts
-    return counted.total - idle
+    idle = shape.experts - max(1, shape.active_experts)
+    if idle <= 0:
+        return count(shape).total
+    routed = 0
+    for kind in layer_kinds(shape):
+        experts = [part for part in kind.linears if part.routed]
+        biases = kind.mlp_biases if experts else 0
+        routed += kind.layers * (sum(part.weights for part in experts) + biases)
+    return count(shape).total - idle * routed // shape.experts
 
 
 @lru_cache(maxsize=1024)
 def linear_weights(shape: Shape) -> int:
     """Weights of all decoder projections: what a quantised base packs."""
-    return shape.layers * sum(linear.weights for linear in linears(shape))
+    return sum(kind.layers * sum(part.weights for part in kind.linears) for kind in layer_kinds(shape))
+
+
+def width(shape: Shape, role: Role, intermediate: int) -> tuple[int, int]:
+    """Features in and out of a projection; `intermediate` is the width of the MLP that it belongs to."""
+    hidden = shape.hidden
+    return {
+        Role.QUERY: (hidden, shape.q_width),
+        Role.KEY: (hidden, shape.kv_width),
+        Role.VALUE: (hidden, shape.kv_width),
+        Role.QKV: (hidden, shape.q_width + 2 * shape.kv_width),
+        Role.OUTPUT: (shape.q_width, hidden),
+        Role.GATE: (hidden, intermediate),
+        Role.UP: (hidden, intermediate),
+        Role.GATE_UP: (hidden, intermediate * (2 if shape.gated else 1)),
+        Role.DOWN: (intermediate, hidden),
+    }[role]
+
+
+def _kind(shape: Shape, first: int, end: int, *, mixture: bool) -> LayerKind:
+    places = layout(shape.family)
+    parts = list(_parts(shape, places.attention, 0))
+    if mixture:
+        parts += _expert_parts(shape, places)
+        biased = shape.intermediate
+    else:
+        # Only a mixture has dense layers of a width of their own.
+        biased = (shape.dense_intermediate if shape.experts else 0) or shape.intermediate
+        parts += _parts(shape, places.mlp, biased)
+    return LayerKind(
+        first,
+        end,
+        tuple(parts),
+        attention_biases=_attention_biases(shape),
+        mlp_biases=_mlp_biases(shape, biased) * (shape.experts if mixture else 1),
+        router=shape.hidden * shape.experts if mixture else 0,
+        norms=shape.norms_per_layer * _norm(shape) + (2 * shape.head_dim if shape.head_norms else 0),
+        extra=shape.extra // shape.layers,
+    )
+
+
+def _parts(shape: Shape, modules: Modules, intermediate: int) -> list[Linear]:
+    """A plain MLP has no gate."""
+    return [
+        Linear(path, role, *width(shape, role, intermediate))
+        for path, role in modules
+        if shape.gated or role is not Role.GATE
+    ]
+
+
+def _expert_parts(shape: Shape, places: Layout) -> list[Linear]:
+    sizes = [(path, role, *width(shape, role, shape.intermediate)) for path, role in EXPERTS]
+    routed = [
+        Linear(f"{places.experts}.{path}", role, d_in, d_out, shape.experts, routed=True)
+        for path, role, d_in, d_out in sizes
+    ]
+    if not shape.shared_expert:
+        return routed
+    shared = tuple((f"{places.shared}.{path}", role) for path, role in GATED_MLP)
+    return routed + _parts(shape, shared, shape.shared_expert)
+
+
+def _norm(shape: Shape) -> int:
+    """Parameters of one norm."""
+    scales = shape.hidden if layout(shape.family).scaled_norms else 0
+    return scales * (2 if shape.norm_bias else 1)
 
 
 def _attention_biases(shape: Shape) -> int:
@@ -147,8 +251,8 @@ def _attention_biases(shape: Shape) -> int:
     return qkv + (shape.hidden if shape.output_bias else 0)
 
 
-def _mlp_biases(shape: Shape) -> int:
+def _mlp_biases(shape: Shape, intermediate: int) -> int:
+    """Of one MLP or expert."""
     if not shape.mlp_bias:
         return 0
-    wide = shape.intermediate * (2 if shape.gated else 1)
-    return (wide + shape.hidden) * shape.mlp_copies
+    return intermediate * (2 if shape.gated else 1) + shape.hidden

@@ -4,7 +4,7 @@ import json
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator import modelconfig, prices, rows
+from finetree_estimator import prices, rows
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.methods import Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
 from finetree_estimator.models import model
@@ -15,6 +15,7 @@ from finetree_runtime.errors import InvalidArgument, NotFound
 from google.protobuf import json_format
 
 KNOWLEDGE = Knowledge(prices.packaged())
+MIXTRAL = {"name": "mixtral-8x7b"}
 
 
 def request(text: str = "", **parts: object) -> pb.EstimateRunRequest:
@@ -179,6 +180,19 @@ SHAPE = {"hidden_size": 65, "layers": 2, "intermediate_size": 8, "attention_head
         ({"model": {"shape": SHAPE}}, "spec.model.shape.head_dim"),
         ({"model": {"shape": SHAPE | {"kv_heads": 3}}}, "spec.model.shape.kv_heads"),
         ({"model": {"shape": SHAPE | {"head_dim": 8, "active_experts": 2}}}, "spec.model.shape.active_experts"),
+        ({"model": {"shape": SHAPE | {"head_dim": 8, "experts": 2}}}, "spec.model.shape.active_experts"),
+        ({"model": {"shape": SHAPE | {"head_dim": 8, "shared_expert_size": 2}}}, "spec.model.shape.shared_expert_size"),
+        ({"model": {"shape": SHAPE | {"head_dim": 8, "dense_layers": 1}}}, "spec.model.shape.dense_layers"),
+        ({"model": {"shape": SHAPE | {"attention_heads": 66}}}, "spec.model.shape.attention_heads"),
+        (
+            {"model": {"shape": SHAPE | {"head_dim": 8, "experts": 2, "active_experts": 1, "dense_layers": 2}}},
+            "spec.model.shape.dense_layers",
+        ),
+        ({"model": MIXTRAL, "lora": {"targets": "TARGET_PRESET_MLP"}}, "spec.lora.targets"),
+        (
+            {"model": MIXTRAL, "lora": {"include_experts": True, "weight_decomposed": True}},
+            "spec.lora.weight_decomposed",
+        ),
         ({"prefix": {}, "gradient_checkpointing": "GRADIENT_CHECKPOINTING_FULL"}, "spec.gradient_checkpointing"),
         ({"training": {"micro_batch_size": 8, "effective_batch_size": 4}}, "spec.training.micro_batch_size"),
     ],
@@ -207,6 +221,30 @@ def test_an_unknown_name_is_refused_with_the_nearest(parts, reason, hint):
 
     assert caught.value.reason == reason
     assert hint in caught.value.message
+
+
+def test_adapters_of_experts_are_read_where_they_are_asked_for():
+    targets = run(model=MIXTRAL, lora={"targets": "TARGET_PRESET_MLP", "include_experts": True}).method.targets
+
+    assert targets == ("experts.gate_up_proj", "experts.down_proj")
+    assert run(model=MIXTRAL, lora={}).method.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert run(lora={"include_experts": True}).method == run(lora={}).method
+
+
+def test_a_shape_says_everything_that_a_model_of_the_catalogue_has():
+    shape = {"family": "gemma3", "norms_per_layer": 4, "norm_bias": True, "head_norms": True, "learned_positions": 64}
+    base = {"hidden_size": 64, "layers": 2, "intermediate_size": 8, "attention_heads": 4, "vocab_size": 9}
+    found = run(model={"shape": base | shape}).shape
+
+    assert (found.family, found.norms_per_layer, found.norm_bias) == ("gemma3_text", 4, True)
+    assert (found.head_norms, found.learned_positions) == (True, 64)
+
+
+def test_an_unknown_family_of_a_shape_is_noted():
+    base = {"hidden_size": 64, "layers": 2, "intermediate_size": 8, "attention_heads": 4, "vocab_size": 9}
+
+    assert "'lama'" in run(model={"shape": base | {"family": "lama"}}).notes[0]
+    assert not run(model={"shape": base | {"family": "llama"}}).notes
 
 
 QWEN = {
@@ -259,19 +297,3 @@ def test_a_broken_config_json_is_refused(tmp_path, content, complaint):
 
     with pytest.raises(InvalidArgument, match=complaint):
         run(knowledge=Knowledge(prices.packaged(), tmp_path), model={"path": "."})
-
-
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
-        ({"model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "intermediate_size": 3072,
-          "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960},
-         "qwen3-0.6b"),
-        ({"model_type": "gemma2", "hidden_size": 2304, "num_hidden_layers": 26, "intermediate_size": 9216,
-          "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000,
-          "max_position_embeddings": 8192},
-         "gemma-2-2b"),
-    ],
-)  # fmt: skip
-def test_families_differ_in_norms_and_biases(changes, name):
-    assert modelconfig.parse(QWEN | changes) == model(name).shape

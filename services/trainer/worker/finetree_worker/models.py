@@ -11,15 +11,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from finetree_worker.errors import ModelError, PlanError
 from finetree_worker.plan import LoraMethod, Targets
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "out_proj", "dense")
+ATTENTION = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv"),
+    *("out_proj", "dense", "attn.c_proj"),
+)
 """Names of attention projections in transformers' decoder models."""
-QUERY_VALUE = ("q_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
+QUERY_VALUE = ("q_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv")
 """Names of query and value projections, or of the fused projection that holds them."""
 MLP = (
     *("gate_proj", "up_proj", "down_proj", "gate_up_proj"),
-    *("fc1", "fc2", "dense_h_to_4h", "dense_4h_to_h", "c_fc", "w1", "w2", "w3"),
+    *("fc1", "fc2", "fc_in", "fc_out", "dense_h_to_4h", "dense_4h_to_h", "c_fc", "mlp.c_proj", "w1", "w2", "w3"),
 )
 """Names of MLP projections."""
+_AMBIGUOUS = frozenset({"c_proj"})
+"""Names that mean attention's output in one module and the MLP's in another."""
 # A router chooses experts; an adapter on it moves the load balance, so no preset touches one.
 _NEVER = re.compile(r"(^|\.)(lm_head|embed_out|router|gate|shared_expert_gate)$")
 
@@ -98,7 +103,7 @@ def linear_names(model: nn.Module, method: LoraMethod) -> list[str]:
         Targets.QUERY_VALUE: QUERY_VALUE,
         Targets.MLP: MLP,
     }[method.targets]
-    found = [name for name in linears if name.rpartition(".")[2] in wanted]
+    found = [name for name in linears if short_name(name) in wanted]
     if not found:
         raise PlanError(
             "TARGET_NOT_FOUND",
@@ -107,6 +112,12 @@ def linear_names(model: nn.Module, method: LoraMethod) -> list[str]:
             remedy="Name its linear layers in lora.target_modules.",
         )
     return found
+
+
+def short_name(name: str) -> str:
+    """The end of a module's full name that tells what it computes in any layer: "q_proj", "attn.c_proj"."""
+    parts = name.split(".")
+    return ".".join(parts[-2:]) if parts[-1] in _AMBIGUOUS else parts[-1]
 
 
 def _explicit(linears: list[str], wanted: tuple[str, ...]) -> list[str]:

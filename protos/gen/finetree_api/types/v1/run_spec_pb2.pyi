@@ -878,7 +878,7 @@ class Lora(_message.Message):
     weight_decomposed: _builtins.bool
     """Weight-decomposed (DoRA)."""
     include_experts: _builtins.bool
-    """Whether the experts of a mixture get adapters too; routers never do."""
+    """Whether the experts of a mixture get adapters too, where the preset holds the MLP; routers never do."""
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Explicit module names instead of a preset, for example "q_proj"."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from finetree_worker.models import linear_names
+from finetree_worker.models import linear_names, short_name
 from finetree_worker.plan import BaseModel, LoraMethod
 from finetree_worker.randomness import CounterDropout
 
@@ -78,5 +78,5 @@ def save(model: PeftModel, folder: Path, method: LoraMethod, base: BaseModel) ->
     config["revision"] = base.revision or None
     if not method.modules:
         # Full names per layer are for us; servers and merges expect the short names, which select the same layers.
-        config["target_modules"] = sorted({name.rpartition(".")[2] for name in config["target_modules"]})
+        config["target_modules"] = sorted({short_name(name) for name in config["target_modules"]})
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each family of models has beyond its dimensions: biases, norms, gates, and how config.json says so.
+
+Read from the configuration and model classes of transformers 5.24 (a test builds every family and compares).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A switch of config.json, and its value where the file is silent."""
+
+    key: str
+    default: bool = False
+
+
+Switch = bool | Setting
+"""Always, never, or as config.json says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Traits of a family; the defaults are Llama's, which unknown families are taken to share."""
+
+    qkv_bias: Switch = Setting("attention_bias")
+    output_bias: Switch = Setting("attention_bias")
+    mlp_bias: Switch = Setting("mlp_bias")
+    lm_head_bias: Switch = False
+    gated: bool = True
+    tied: bool = False
+    """Whether embeddings are tied where config.json is silent."""
+    norms: int = 2
+    """Norms of a layer, those of heads left out."""
+    norm_bias: bool = False
+    head_norms: Switch = False
+    """Norms of each head's queries and keys."""
+    wide_norms: Switch = False
+    """Norms of all queries and all keys of a token, not head by head."""
+    position_offset: int | None = None
+    """Learned position embeddings beyond the longest sequence; None without learned positions."""
+    unlimited: bool = False
+    """Whether positions are a slope of attention (ALiBi), so that no longest sequence follows from them."""
+    defaults: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Dimensions where config.json is silent."""
+
+
+_NO_BIAS = Family(qkv_bias=False, output_bias=False, mlp_bias=False)
+_USE_BIAS = Setting("use_bias")
+
+
+def _gemma(norms: int, *, head_norms: bool = False, **defaults: int) -> Family:
+    known = MappingProxyType({"head_dim": 256, **defaults})
+    return Family(mlp_bias=False, tied=True, norms=norms, head_norms=head_norms, defaults=known)
+
+
+_GPT2 = Family(
+    qkv_bias=True, output_bias=True, mlp_bias=True, gated=False, tied=True, norm_bias=True, position_offset=0
+)
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(),
+    "mistral": _NO_BIAS,
+    "ministral": _NO_BIAS,
+    "mixtral": _NO_BIAS,
+    "qwen2": Family(qkv_bias=True, output_bias=False, mlp_bias=False),
+    "qwen2_moe": Family(qkv_bias=Setting("qkv_bias", default=True), output_bias=False, mlp_bias=False),
+    "qwen3": Family(mlp_bias=False, head_norms=True, defaults=MappingProxyType({"head_dim": 128})),
+    "qwen3_moe": Family(mlp_bias=False, head_norms=True),
+    "gemma": _gemma(2),
+    "gemma2": _gemma(4),
+    # The multimodal releases write only what differs from these.
+    "gemma3_text": _gemma(
+        4, head_norms=True, num_attention_heads=8, num_key_value_heads=4, vocab_size=262208, num_hidden_layers=26
+    ),
+    "phi": Family(
+        qkv_bias=True, output_bias=True, mlp_bias=True, lm_head_bias=True, gated=False, norms=1, norm_bias=True
+    ),
+    "phi3": _NO_BIAS,
+    "phimoe": Family(mlp_bias=False, norm_bias=True, lm_head_bias=Setting("lm_head_bias")),
+    "smollm3": Family(tied=True),
+    "gpt_oss": Family(
+        qkv_bias=Setting("attention_bias", default=True),
+        output_bias=Setting("attention_bias", default=True),
+        mlp_bias=True,
+        defaults=MappingProxyType({"head_dim": 64}),
+    ),
+    "olmo": Family(mlp_bias=False),
+    "olmo2": Family(mlp_bias=False, wide_norms=True),
+    "olmo3": Family(mlp_bias=False, wide_norms=True),
+    "olmoe": Family(mlp_bias=False, wide_norms=True),
+    "falcon": Family(
+        qkv_bias=Setting("bias"),
+        output_bias=Setting("bias"),
+        mlp_bias=Setting("bias"),
+        gated=False,
+        tied=True,
+        norm_bias=True,
+    ),
+    "gpt2": _GPT2,
+    "gpt_bigcode": _GPT2,
+    "gpt_neox": Family(
+        qkv_bias=Setting("attention_bias", default=True),
+        output_bias=Setting("attention_bias", default=True),
+        mlp_bias=True,
+        gated=False,
+        norm_bias=True,
+    ),
+    "gptj": Family(
+        qkv_bias=False, output_bias=False, mlp_bias=True, lm_head_bias=True, gated=False, norms=1, norm_bias=True
+    ),
+    "stablelm": Family(qkv_bias=Setting("use_qkv_bias"), output_bias=False, mlp_bias=False, norm_bias=True),
+    "granite": Family(),
+    "granitemoe": Family(mlp_bias=False),
+    "starcoder2": Family(
+        qkv_bias=Setting("use_bias", default=True),
+        output_bias=Setting("use_bias", default=True),
+        mlp_bias=Setting("use_bias", default=True),
+        gated=False,
+        tied=True,
+        norm_bias=True,
+    ),
+    "cohere": Family(mlp_bias=False, tied=True, norms=1, wide_norms=Setting("use_qk_norm")),
+    "cohere2": Family(mlp_bias=False, tied=True, norms=1),
+    "opt": Family(
+        qkv_bias=Setting("enable_bias", default=True),
+        output_bias=Setting("enable_bias", default=True),
+        mlp_bias=Setting("enable_bias", default=True),
+        gated=False,
+        tied=True,
+        norm_bias=True,
+        # Two rows before the first position, for padding.
+        position_offset=2,
+    ),
+    "bloom": Family(
+        qkv_bias=True, output_bias=True, mlp_bias=True, gated=False, tied=True, norm_bias=True, unlimited=True
+    ),
+    "mpt": Family(qkv_bias=False, output_bias=False, mlp_bias=False, gated=False, tied=True, unlimited=True),
+    "internlm3": Family(),
+    "glm": Family(qkv_bias=Setting("attention_bias", default=True), output_bias=False, mlp_bias=False),
+    "glm4": Family(qkv_bias=Setting("attention_bias", default=True), output_bias=False, mlp_bias=False, norms=4),
+    "glm4_moe": Family(output_bias=False, mlp_bias=False, head_norms=Setting("use_qk_norm")),
+    "ernie4_5": Family(qkv_bias=_USE_BIAS, output_bias=_USE_BIAS, mlp_bias=_USE_BIAS, tied=True),
+    "seed_oss": Family(qkv_bias=Setting("attention_bias", default=True), output_bias=Setting("attention_out_bias")),
+    "exaone4": Family(qkv_bias=False, output_bias=False, mlp_bias=False, head_norms=True),
+    "hunyuan_v1_dense": Family(mlp_bias=False, head_norms=True),
+    "nemotron": Family(gated=False, norm_bias=True),
+    "llama4_text": Family(mlp_bias=False),
+}
+"""Family by config.json's model_type."""
+ALIASES = {
+    "gemma3": "gemma3_text",
+    "llama4": "llama4_text",
+    "RefinedWebModel": "falcon",
+    "RefinedWeb": "falcon",
+}
+"""Other names of model_type: of the wrapper that holds a text model, or of old files."""

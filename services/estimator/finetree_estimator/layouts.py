@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each family keeps the projections of a decoder layer: the module names of transformers' models.
+
+Read from the modules of transformers 5.24 (a test builds every family and compares). Names decide how many parameters
+LoRA has: a projection that is fused with others gets one adapter, not one for each of them.
+"""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import lru_cache
+
+
+class Role(Enum):
+    """What a projection computes."""
+
+    QUERY = "query"
+    KEY = "key"
+    VALUE = "value"
+    QKV = "query, key and value"
+    OUTPUT = "attention output"
+    GATE = "gate"
+    UP = "up"
+    GATE_UP = "gate and up"
+    DOWN = "down"
+
+
+ATTENTION_ROLES = frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.QKV, Role.OUTPUT})
+"""Projections of attention; the others are the MLP's."""
+
+Modules = tuple[tuple[str, Role], ...]
+"""Paths of projections below their parent, in forward order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Modules of a decoder layer by path inside the layer."""
+
+    attention: Modules
+    mlp: Modules
+    experts: str = "mlp.experts"
+    """Module whose parameters `gate_up_proj` and `down_proj` stack those of all routed experts."""
+    shared: str = "mlp.shared_expert"
+    """Module of the expert that every token uses; it has the projections of a Llama MLP."""
+    scaled_norms: bool = True
+    """Whether norms have parameters at all."""
+    embedding_norm: bool = False
+    """Whether a norm follows the embeddings."""
+    expanded_keys: bool = False
+    """Whether keys and values are repeated to one per query head before they are cached (prefixes are that wide)."""
+
+
+_QKVO: Modules = (
+    ("self_attn.q_proj", Role.QUERY),
+    ("self_attn.k_proj", Role.KEY),
+    ("self_attn.v_proj", Role.VALUE),
+    ("self_attn.o_proj", Role.OUTPUT),
+)
+GATED_MLP: Modules = (("gate_proj", Role.GATE), ("up_proj", Role.UP), ("down_proj", Role.DOWN))
+"""Projections of a Llama MLP, and of a shared expert."""
+EXPERTS: Modules = (("gate_up_proj", Role.GATE_UP), ("down_proj", Role.DOWN))
+"""Parameters of transformers' expert modules: gate and up of all experts are one tensor, down another."""
+
+
+def _below(parent: str, modules: Modules) -> Modules:
+    return tuple((f"{parent}.{path}", role) for path, role in modules)
+
+
+def _fused(attention: str, mlp: str, names: tuple[str, str, str, str]) -> Layout:
+    """A family with one projection for queries, keys and values, and a plain MLP."""
+    qkv, output, up, down = names
+    return Layout(
+        ((f"{attention}.{qkv}", Role.QKV), (f"{attention}.{output}", Role.OUTPUT)),
+        ((f"{mlp}.{up}", Role.UP), (f"{mlp}.{down}", Role.DOWN)),
+    )
+
+
+LLAMA = Layout(_QKVO, _below("mlp", GATED_MLP))
+"""The layout of most families, taken where the family is unknown."""
+_FUSED_MLP: Modules = (("mlp.gate_up_proj", Role.GATE_UP), ("mlp.down_proj", Role.DOWN))
+_NEOX_NAMES = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+_GPT2 = _fused("attn", "mlp", ("c_attn", "c_proj", "c_fc", "c_proj"))
+_FALCON = _fused("self_attention", "mlp", _NEOX_NAMES)
+_GRANITE_MOE = Layout(_QKVO, _below("mlp", GATED_MLP), experts="block_sparse_moe.experts")
+
+LAYOUTS: dict[str, Layout] = {
+    **dict.fromkeys(("llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), LLAMA),
+    **dict.fromkeys(("smollm3", "granite", "stablelm", "olmo2", "olmo3", "cohere", "cohere2", "internlm3"), LLAMA),
+    **dict.fromkeys(("ernie4_5", "seed_oss", "exaone4", "hunyuan_v1_dense", "nemotron"), LLAMA),
+    **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "gpt_oss"), LLAMA),
+    "glm4_moe": Layout(_QKVO, _below("mlp", GATED_MLP), shared="mlp.shared_experts"),
+    "llama4_text": Layout(
+        _QKVO,
+        _below("feed_forward", GATED_MLP),
+        experts="feed_forward.experts",
+        shared="feed_forward.shared_expert",
+    ),
+    "granitemoe": _GRANITE_MOE,
+    "olmo": Layout(_QKVO, _below("mlp", GATED_MLP), scaled_norms=False),
+    **dict.fromkeys(("glm", "glm4"), Layout(_QKVO, _FUSED_MLP)),
+    "phi3": Layout((("self_attn.qkv_proj", Role.QKV), ("self_attn.o_proj", Role.OUTPUT)), _FUSED_MLP),
+    "phi": Layout(
+        (*_QKVO[:3], ("self_attn.dense", Role.OUTPUT)),
+        (("mlp.fc1", Role.UP), ("mlp.fc2", Role.DOWN)),
+    ),
+    "opt": Layout(
+        (*_QKVO[:3], ("self_attn.out_proj", Role.OUTPUT)),
+        (("fc1", Role.UP), ("fc2", Role.DOWN)),
+    ),
+    "gptj": Layout(
+        (*((path.replace("self_attn", "attn"), role) for path, role in _QKVO[:3]), ("attn.out_proj", Role.OUTPUT)),
+        (("mlp.fc_in", Role.UP), ("mlp.fc_out", Role.DOWN)),
+    ),
+    "starcoder2": Layout(_QKVO, (("mlp.c_fc", Role.UP), ("mlp.c_proj", Role.DOWN))),
+    "gpt_neox": _fused("attention", "mlp", _NEOX_NAMES),
+    "falcon": replace(_FALCON, expanded_keys=True),
+    "bloom": replace(_FALCON, embedding_norm=True),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), _GPT2),
+    "mpt": _fused("attn", "ffn", ("Wqkv", "out_proj", "up_proj", "down_proj")),
+}
+"""Layout by config.json's model_type."""
+
+
+def layout(family: str) -> Layout:
+    """The layout of a family; Llama's where it is unknown."""
+    return LAYOUTS.get(family, LLAMA)
+
+
+def ends_with(path: str, name: str) -> bool:
+    """Whether a module's path ends in `name`, whole parts only."""
+    return path == name or path.endswith(f".{name}")
+
+
+@lru_cache(maxsize=1024)
+def roles_of(name: str) -> frozenset[Role]:
+    """What the modules of this name compute in any family: for models whose family is unknown."""
+    modules = [module for known in LAYOUTS.values() for module in known.attention + known.mlp]
+    return frozenset(role for path, role in modules if ends_with(path, name))

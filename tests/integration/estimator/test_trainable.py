@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trainable parameters against PEFT's own count, and target modules against the worker's, for every architecture."""
+
+import re
+from dataclasses import replace
+from functools import cache
+
+import peft
+import pytest
+from finetree_estimator import families, modelconfig
+from finetree_estimator.layouts import LAYOUTS
+from finetree_estimator.methods import (
+    PRESET_ROLES,
+    Full,
+    LoraAdapters,
+    Prefix,
+    adapted,
+    preset_targets,
+    trainable_parameters,
+)
+from finetree_estimator.models import models
+from finetree_estimator.shapes import Shape, count
+from finetree_worker.errors import PlanError
+from finetree_worker.methods import full
+from finetree_worker.models import linear_names
+from finetree_worker.plan import FullMethod, LoraMethod, Targets
+
+# peft asks the model through a name that transformers 5.24 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+LAYERS = 3
+"""Enough for a layer of each kind; all other dimensions stay those of a real model, for they cost nothing."""
+
+
+TINY = {
+    "hidden_size": 64,
+    "num_hidden_layers": LAYERS,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 128,
+    "max_position_embeddings": 64,
+}
+"""Of the families without a model in the catalogue."""
+MIXTURES_OF_NO_ENTRY = {"llama4_text": {"num_local_experts": 8, "num_experts_per_tok": 1}}
+
+
+@cache
+def small(family: str) -> Shape:
+    """A model of a family with few layers, from the catalogue where it has one."""
+    for entry in models():
+        if (shape := entry.shape).family == family:
+            return replace(shape, layers=LAYERS, extra=shape.extra // shape.layers * LAYERS)
+    return modelconfig.parse({"model_type": family} | TINY | MIXTURES_OF_NO_ENTRY.get(family, {})).shape
+
+
+FAMILIES = sorted(LAYOUTS)
+MIXTURES = [family for family in FAMILIES if small(family).experts]
+CASES = [(family, preset) for family in FAMILIES for preset in PRESET_ROLES if preset_targets(small(family), preset)]
+
+
+def with_lora(model, **settings: object) -> peft.PeftModel:
+    # PEFT takes the MLP names of some mixtures for those that their experts had before transformers 5.
+    model.config.model_type = "of-no-interest"
+    config = peft.LoraConfig(task_type="CAUSAL_LM", bias="none", lora_dropout=0.0, **settings)
+    return peft.get_peft_model(model, config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_architecture_is_counted_as_transformers_builds_it(family, build):
+    assert count(small(family)).total == build(small(family)).num_parameters()
+
+
+def test_layouts_and_traits_are_of_the_same_families():
+    assert LAYOUTS.keys() == families.FAMILIES.keys()
+
+
+@pytest.mark.parametrize("weight_decomposed", [False, True], ids=["lora", "dora"])
+@pytest.mark.parametrize(("family", "preset"), CASES)
+def test_lora_has_as_many_parameters_as_pefts(family, preset, weight_decomposed, build):
+    shape = small(family)
+    targets = preset_targets(shape, preset)
+    model = with_lora(
+        build(shape),
+        r=8,
+        target_modules=list(targets),
+        use_dora=weight_decomposed,
+        fan_in_fan_out=family == "gpt2",
+    )
+
+    method = LoraAdapters(8, targets, weight_decomposed=weight_decomposed)
+    assert trainable_parameters(method, shape) == model.get_nb_trainable_parameters()[0]
+
+
+@pytest.mark.parametrize("preset", ["all-linear", "mlp"])
+@pytest.mark.parametrize("family", MIXTURES)
+def test_lora_on_experts_has_as_many_parameters_as_pefts(family, preset, build):
+    shape = small(family)
+    targets = preset_targets(shape, preset, experts=True)
+    stacked = [name for name in targets if name.startswith("experts.")]
+    assert stacked
+    model = with_lora(
+        build(shape),
+        r=8,
+        target_modules=[name for name in targets if name not in stacked],
+        target_parameters=stacked,
+    )
+
+    assert trainable_parameters(LoraAdapters(8, targets), shape) == model.get_nb_trainable_parameters()[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prefix_has_as_many_parameters_as_pefts(family, build):
+    shape = small(family)
+    # PEFT does not know MPT's name for the number of heads.
+    heads = shape.heads if family == "mpt" else None
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=20, num_attention_heads=heads)
+    model = peft.get_peft_model(build(shape), config)
+
+    assert trainable_parameters(Prefix(20), shape) == model.get_nb_trainable_parameters()[0]
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_fine_tuning_trains_what_the_worker_leaves_unfrozen(family, frozen, build):
+    shape = small(family)
+    model = full.apply(build(shape), FullMethod(frozen_layers=frozen))
+
+    expected = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert trainable_parameters(Full(frozen), shape) == expected
+
+
+@pytest.mark.parametrize("preset", list(PRESET_ROLES))
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt2"])
+def test_presets_name_the_modules_that_the_worker_adapts(family, preset, build):
+    shape = small(family)
+    method = LoraMethod(rank=8, targets=Targets(preset))
+    targets = preset_targets(shape, preset)
+    if not targets:
+        with pytest.raises(PlanError, match="no layer for the targets"):
+            linear_names(build(shape), method)
+        return
+
+    names = linear_names(build(shape), method)
+    ours = sorted(part.name for _, part, layers in adapted(shape, targets) for _ in range(layers))
+    assert sorted(re.sub(r"^.*?\.\d+\.", "", name) for name in names) == ours
