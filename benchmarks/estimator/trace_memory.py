@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training step of the real classes keeps, traced with tensors that have sizes but no content.
+
+    python benchmarks/estimator/trace_memory.py [--json OUT]
+
+transformers' own model classes and PEFT's own adapters run forward and backward under a fake-tensor mode that counts
+every storage while it is alive: the figures are exact and need neither weights nor a large machine. For each family
+the bytes per token that a decoder layer keeps are compared with what the estimator's formulas say.
+"""
+
+import argparse
+import json
+import math
+import warnings
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from finetree_estimator import modelconfig
+from finetree_estimator.activations import saved_per_layer
+from finetree_estimator.devices import by_memory_class
+from finetree_estimator.methods import Full, LoraAdapters, Method, preset_targets
+from finetree_estimator.programs import TRANSFORMERS
+from finetree_estimator.run import Run
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+warnings.filterwarnings("ignore")
+
+SIZES = {
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "vocab_size": 4000,
+    "max_position_embeddings": 2048,
+}
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma": {},
+    "gemma3_text": {},
+    "phi": {},
+    "phi3": {"pad_token_id": 0, "eos_token_id": 0, "bos_token_id": 0},
+    "olmo2": {},
+    "granite": {},
+    "starcoder2": {},
+    "gpt_neox": {"num_key_value_heads": None},
+    "gpt2": {},
+}
+"""Family and what it needs beside the sizes."""
+LENGTHS = (256, 512)
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of all storages that were made inside it and still exist."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.now = 0
+        # Views of weights show up as new tensors of old storages: those count nothing.
+        held = (*model.parameters(), *model.buffers())
+        self._known = {tensor.untyped_storage()._cdata: 0 for tensor in held}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(made):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        return made
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._known:
+            self._known[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._remove, key)
+
+    def _remove(self, key: int) -> None:
+        self.now -= self._known.pop(key, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """Bytes per token that a layer keeps: traced, and by the formulas."""
+
+    family: str
+    method: str
+    traced: float
+    formula: float
+
+    @property
+    def error(self) -> float:
+        """Relative error of the formula."""
+        return self.formula / self.traced - 1
+
+
+def kept(family: str, method: Method, layers: int, tokens: int) -> int:
+    """Bytes that are alive between forward and backward of a model with so many layers and tokens."""
+    config = transformers.AutoConfig.for_model(family, num_hidden_layers=layers, **_sizes(family))
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        torch.set_default_dtype(default)
+        if isinstance(method, LoraAdapters):
+            model = _with_adapters(model, method)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _materialize(model)
+        model.train()
+        ids = torch.zeros(1, tokens, dtype=torch.long)
+        with Alive(model) as alive:
+            out = model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            found = alive.now
+            del out
+    return found
+
+
+def _with_adapters(model: Any, method: LoraAdapters) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=method.rank, target_modules=list(method.targets), task_type="CAUSAL_LM")
+    return get_peft_model(model, settings)
+
+
+def _materialize(model: Any) -> None:
+    """Give every parameter and buffer on the meta device a fake one on the CPU in its place."""
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                fake = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                module._parameters[name] = torch.nn.Parameter(fake, requires_grad=parameter.requires_grad)
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+
+
+def _sizes(family: str) -> dict[str, Any]:
+    sizes = {**SIZES, **FAMILIES[family]}
+    if family == "gpt2":
+        return {"n_embd": 1024, "n_head": 16, "n_inner": 2816, "vocab_size": 4000, "n_positions": 2048}
+    known = transformers.AutoConfig.for_model(family).to_dict()
+    return {name: value for name, value in sizes.items() if name in known and value is not None}
+
+
+def trace(family: str, method: Method, name: str) -> Traced:
+    """A family's layer, traced and computed."""
+    per_layer = {tokens: (kept(family, method, 4, tokens) - kept(family, method, 2, tokens)) / 2 for tokens in LENGTHS}
+    # The CPU's attention keeps a mask of tokens x tokens, which no accelerator does: only the linear part counts.
+    short, long = LENGTHS
+    linear = (per_layer[short] / short * long - per_layer[long] / long * short) / (long - short)
+    return Traced(family, name, linear, saved_per_layer(_run(family, method)))
+
+
+def _run(family: str, method: Method) -> Run:
+    config = transformers.AutoConfig.for_model(family, num_hidden_layers=2, **_sizes(family)).to_dict()
+    return Run(
+        shape=modelconfig.parse({**config, "model_type": family}),
+        method=method,
+        device=by_memory_class(80),
+        devices=1,
+        micro_batch=1,
+        batch=1,
+        sequence_length=512,
+        packing=False,
+        rows=None,
+        steps=1,
+        weight_bytes=2,
+        compute_bytes=2,
+        master_bytes=2 if isinstance(method, Full) else 4,
+        optimizer="adamw",
+        # The CPU's attention repeats grouped keys and values.
+        program=replace(TRANSFORMERS, expands_kv=True),
+    )
+
+
+def main() -> None:
+    """Trace every family with LoRA on all linear layers and with all weights trained."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found = []
+    for family in FAMILIES:
+        shape = _run(family, Full()).shape
+        adapters = LoraAdapters(8, preset_targets(shape, "all-linear"))
+        for name, method in (("full", Full()), ("lora", adapters)):
+            try:
+                one = trace(family, method, name)
+            except (ValueError, TypeError, RuntimeError, KeyError) as error:
+                print(f"{family:12} {name:5} could not be traced: {str(error)[:120]}")
+                continue
+            found.append(one)
+            print(f"{family:12} {name:5} traced {one.traced:9.0f}  formula {one.formula:9.0f}  {one.error:+7.1%}")
+    if options.json and found:
+        rows = [{"family": one.family, "method": one.method, "traced": one.traced, "formula": one.formula} for one in found]
+        worst = max(abs(one.error) for one in found)
+        body = {"torch": torch.__version__, "transformers": transformers.__version__, "sizes": SIZES, "rows": rows}
+        body["worst_error"] = round(worst, 4) if math.isfinite(worst) else None
+        options.json.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
