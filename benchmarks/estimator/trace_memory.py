@@ -10,11 +10,10 @@ the bytes per token that a decoder layer keeps are compared with what the estima
 
 import argparse
 import json
-import math
 import warnings
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,10 +200,8 @@ def main() -> None:
             found.append(one)
             print(f"{family:12} {name:5} traced {one.traced:9.0f}  formula {one.formula:9.0f}  {one.error:+7.1%}")
     if options.json and found:
-        rows = [{"family": one.family, "method": one.method, "traced": one.traced, "formula": one.formula} for one in found]
-        worst = max(abs(one.error) for one in found)
+        rows = [asdict(one) for one in found]
         body = {"torch": torch.__version__, "transformers": transformers.__version__, "sizes": SIZES, "rows": rows}
-        body["worst_error"] = round(worst, 4) if math.isfinite(worst) else None
         options.json.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 

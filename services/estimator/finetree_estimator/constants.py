@@ -88,7 +88,7 @@ SHORT_ROW_SCORES_BYTES = 4
 HOST_RUNTIME = 2.5e9
 """Host memory of a CUDA process: the imports, the CUDA libraries and pinned buffers."""
 
-GPU_SPREAD = (0.25, 0.25)
+GPU_SPREAD = (0.20, 0.20)
 """Half-widths (below, above) of what is not counted: activations, transients, runtime, fragmentation."""
 CPU_SPREAD = (0.35, 0.35)
 """The same on a CPU, whose allocator returns memory when it pleases."""

@@ -3,11 +3,12 @@
 
 from dataclasses import dataclass
 
-from finetree_estimator import cost, durations, fit, memory
+from finetree_estimator import confidence, cost, durations, fit, memory
 from finetree_estimator.correction import correct_memory, correct_times
 from finetree_estimator.methods import trainable_parameters
 from finetree_estimator.run import Run
 from finetree_estimator.shapes import count
+from finetree_estimator.widening import widen_memory, widen_times
 
 LIMIT = 2.0**53
 """Largest number of an answer (bytes, tokens, seconds, currency units): beyond it JSON readers lose digits."""
@@ -37,6 +38,7 @@ def estimate(run: Run) -> Estimate:
     _guard("memory in bytes", peaks.device.high, peaks.host.high)
     times = durations.estimate(run)
     if times is not None:
+        times = widen_times(times, confidence.time_spread(confidence.of(run).time_distance))
         times = correct_times(times, run.correction, narrow=run.rows is not None and run.rows.mean_known)
         _guard("time in seconds", times.total.high)
         _guard("tokens", times.processed_tokens, times.tokens_per_second.high)
@@ -57,7 +59,8 @@ def estimate(run: Run) -> Estimate:
 
 def fit_of(run: Run) -> tuple[memory.Memory, fit.Fit]:
     """Memory of a run and whether it fits: the part of `estimate` that searches repeat."""
-    peaks = correct_memory(memory.estimate(run), run.correction)
+    spread = confidence.memory_spread(confidence.of(run).memory_distance)
+    peaks = correct_memory(widen_memory(memory.estimate(run), spread), run.correction)
     return peaks, fit.judge(peaks.device, run.device.usable_bytes)
 
 

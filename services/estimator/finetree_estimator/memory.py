@@ -273,7 +273,8 @@ def _state_bytes(run: Run) -> float:
     return {
         "adamw": 2.0 * _trained_bytes(run),
         "adamw-8bit": c.EIGHT_BIT_STATE,
-        "paged-adamw-8bit": c.EIGHT_BIT_STATE,
+        # Paged states live in memory of the driver that moves to the host where the device needs the room.
+        "paged-adamw-8bit": c.EIGHT_BIT_STATE if run.device.is_cpu else 0.0,
         "adafactor": c.ADAFACTOR_SHARE,
         "sgd": 0.0,
     }[run.optimizer]
@@ -317,10 +318,12 @@ def _peaks(run: Run, components: dict[Component, Interval]) -> Memory:
 
 
 def _host(run: Run, device: Interval) -> Interval:
-    """On a CPU the process itself; beside a GPU the libraries, one shard of weights and offloaded layer inputs."""
+    """On a CPU the process itself; beside a GPU the libraries, a shard of weights, and what is offloaded or paged."""
     if run.device.is_cpu:
         return device
     shard = min(5e9, count(run.shape).total * float(run.weight_bytes))
     inputs = run.compute_bytes * run.shape.hidden * run.shape.layers * peak_tokens(run) if run.offloaded else 0.0
-    expected = (c.HOST_RUNTIME + shard + inputs) * run.devices
+    paged = run.optimizer == "paged-adamw-8bit"
+    states = c.EIGHT_BIT_STATE * trainable_parameters(run.method, run.shape) if paged else 0.0
+    expected = (c.HOST_RUNTIME + shard + inputs + states) * run.devices
     return around(expected, below=0.4, above=0.6, sources=(c.MEMORY_FORMULAS,))

@@ -105,6 +105,7 @@ TORCHTUNE = Program(
     keeps_fused_projection=False,
     keeps_chunked_logits=True,
     fused_optimizer=True,
+    loss_chunk=256,
 )
 """torchtune: everything in the one dtype of its configuration; the recipes' AdamW is fused."""
 UNSLOTH = Program(

@@ -71,7 +71,8 @@ def test_unknown_row_lengths_keep_their_width(make_run):
     corrected = engine.estimate(make_run(rows=rows, correction=Correction("gpu", "", KNOWN))).times
 
     assert corrected.step.expected == pytest.approx(1.5 * plain.step.expected)
-    assert width(corrected.step) == pytest.approx(width(plain.step))
+    # Observed runs bring the device nearer; of its rate they say nothing where the rows are unknown.
+    assert width(plain.step) / 1.5 < width(corrected.step) <= width(plain.step)
 
 
 def test_the_answer_says_what_it_was_corrected_with(estimates):
