@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "models": "finetree_cli.commands.catalogue:models",
     "gpus": "finetree_cli.commands.catalogue:gpus",
     "calibration": "finetree_cli.commands.calibration:calibration",
+    "prices": "finetree_cli.commands.prices:prices",
     "capacity": "finetree_cli.commands.catalogue:capacity",
     "version": "finetree_cli.commands.version:version",
 }

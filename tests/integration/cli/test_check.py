@@ -164,3 +164,34 @@ def test_an_address_that_is_given_is_asked(suite, folder, monkeypatch, capsys):
     monkeypatch.setenv("FINETREE_ESTIMATOR_ADDRESS", "127.0.0.1:1")
     assert entry.run(words) == 5
     assert "SERVICE_UNREACHABLE" in capsys.readouterr().err
+
+
+def test_a_thousand_lines_are_answered_without_a_server_as_a_server_does(suite, folder, monkeypatch, capsys):
+    lines = []
+    for number in range(1050):
+        spec = {"model": {"name": "llama-3.2-1b"}, "lora": {"rank": 1 + number % 64}, "hardware": {"accelerator": "l4"}}
+        lines.append(json.dumps({"spec": spec, "dataset_profile": {"examples": 100 + number}}))
+    lines[500] = '{"spec": {"model": {"name": "nope"}, "lora": {}, "hardware": {"accelerator": "l4"}}}'
+    lines[501] = (
+        '{"spec": {"model": {"name": "llama-3.2-1b"}, "lora": {"rank": 9999}, "hardware": {"accelerator": "l4"}}}'
+    )
+    (folder / "requests.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert entry.run(["estimate", "--requests", "requests.jsonl", "--local"]) == 0
+    own = capsys.readouterr().out
+    monkeypatch.setenv("FINETREE_ESTIMATOR_ADDRESS", suite.addresses["estimator"])
+    assert entry.run(["estimate", "--requests", "requests.jsonl"]) == 0
+    assert capsys.readouterr().out == own
+    answers = [json.loads(line) for line in own.splitlines()]
+    assert len(answers) == 1050
+    assert [answer["error"]["line"] for answer in answers if "error" in answer] == [501, 502]
+    assert answers[501]["error"]["message"].startswith("spec.lora.rank")
+
+
+def test_one_run_is_estimated_and_compared_without_a_server(folder, capsys):
+    assert entry.run(["estimate", "job.yaml", "--local", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total_parameters"] == 8_030_261_248
+    words = ["estimate", "job.yaml", "--compare", "--local", "--accelerators", "rtx-4090,a100-80gb", "--json"]
+    assert entry.run(words) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert len(rows) == 10
+    assert all("estimate" in row for row in rows)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree estimate`: memory, time and cost of a run."""
+"""`finetree estimate`: memory, time and cost of a run, of many, or of one by every method."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -8,6 +9,7 @@ import click
 from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import BadInput
 from finetree_cli.job_file import JobFile
+from finetree_cli.param_types import Names
 from finetree_cli.spec_flags import (
     DataFlags,
     HardwareFlags,
@@ -21,9 +23,13 @@ from finetree_cli.spec_flags import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from finetree import Client
     from finetree_api.estimator.v1 import estimator_pb2
     from finetree_api.types.v1 import run_spec_pb2
+
+    from finetree_cli.render.chart import Row
 
 METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 
@@ -34,6 +40,8 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
         "finetree estimate job.yaml",
         "finetree estimate job.yaml --gpu rtx-4090 --json | jq .memory.device_bytes.high",
         "finetree estimate --model llama-3.1-8b --method lora --rank 16 --gpu a100-80gb --examples 5000 --full",
+        "finetree estimate job.yaml --compare --methods lora,qlora --accelerators rtx-4090,a100-80gb --chart gpus.svg",
+        "finetree estimate --requests requests.jsonl --local",
     ),
 )
 @click.argument("file", required=False, metavar="[FILE]")
@@ -49,26 +57,108 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 @data_options
 @ownership_options
 @click.option("--full", "full_view", is_flag=True, help="Also remedies and the nearest measured runs.")
+@click.option("--compare", is_flag=True, help="The run by every method on several GPUs, as a table.")
+@click.option(
+    "--methods", type=Names(METHODS), default=METHODS, metavar="A,B", help="Methods to compare. [default: all]"
+)
+@click.option(
+    "--accelerators", type=Names(), metavar="A,B", help="GPUs to compare. [default: the job's and usual ones]"
+)
+@click.option("--chart", type=click.Path(path_type=Path), metavar="FILE", help="Draw the comparison: .svg or .png.")
+@click.option(
+    "--requests", metavar="FILE", help="One EstimateRunRequest as JSON a line (- for stdin), answered in order."
+)
+@click.option("--strict", is_flag=True, help="With --requests: exit with 3 when a line fails.")
+@click.option("--local", is_flag=True, help="Use no server: the estimator runs in a process of its own.")
 @pass_settings
-def estimate(settings: Settings, /, file: str | None, full_view: bool, **flags: Any) -> None:
-    """Estimate what a run will take; flags change what FILE (a job file, or - for stdin) says."""
+def estimate(settings: Settings, /, file: str | None, **flags: Any) -> None:
+    """Estimate what a run will take; flags change what FILE (a job file, or - for stdin) says.
+
+    With --requests, each line of the file is answered by one line, {"estimate": …} or {"error": {"code", "reason",
+    "message", "line"}}; a line that fails spoils no other, and the exit code is 0 unless --strict is given.
+    """
+    if flags["requests"] is not None:
+        _answer_lines(settings, file, flags)
+    elif flags["compare"]:
+        _compare(settings, file, flags)
+    elif flags["chart"] is not None or flags["accelerators"] is not None:
+        raise BadInput("--chart and --accelerators need --compare")
+    else:
+        _estimate(settings, file, flags)
+
+
+def _estimate(settings: Settings, file: str | None, flags: dict[str, Any]) -> None:
     from finetree_api.estimator.v1 import estimator_pb2
 
+    from finetree_cli.engine import engine
     from finetree_cli.placed_errors import placed
 
-    job = _job(file)
-    with settings.client() as client:
+    with engine(settings, "EstimateRun", local=flags["local"]) as asked, settings.client() as client:
+        job = _job(file)
         request = _request(client, job, flags)
-        if full_view:
+        if flags["full_view"]:
             request.view = estimator_pb2.ESTIMATE_VIEW_FULL
         with placed(job):
-            answer = client.estimate(request)
+            answer = asked.estimate(request)
     if settings.out.json:
         settings.out.message(answer)
         return
     from finetree_cli.render.estimate import show
 
     show(settings.out, answer)
+
+
+def _compare(settings: Settings, file: str | None, flags: dict[str, Any]) -> None:
+    from finetree_cli.compare import compare, named_accelerators
+    from finetree_cli.engine import engine
+    from finetree_cli.render import compare as rendered
+
+    write = _chart_writer(flags["chart"])
+    with engine(settings, "BatchEstimateRuns", local=flags["local"]) as asked, settings.client() as client:
+        request = _request(client, _job(file), flags)
+        cells = compare(request, asked, flags["methods"], named_accelerators(request, flags["accelerators"] or ()))
+    if write is not None:
+        write(f"{_model_name(request.spec.model)}: memory by method", rendered.rows(cells))
+    if settings.out.json:
+        settings.out.document(rendered.document(cells))
+    else:
+        rendered.show(settings.out, cells)
+
+
+def _answer_lines(settings: Settings, file: str | None, flags: dict[str, Any]) -> None:
+    from finetree_cli import request_lines
+    from finetree_cli.engine import engine
+
+    if file is not None or flags["compare"] or flags["model"]:
+        raise BadInput("--requests holds whole requests", remedy="leave the job file, --model and --compare out")
+    with engine(settings, "BatchEstimateRuns", local=flags["local"]) as asked:
+        request_lines.answer(flags["requests"], asked, settings.out, strict=flags["strict"])
+
+
+def _chart_writer(path: Path | None) -> "Callable[[str, Sequence[Row]], None] | None":
+    """Writes a chart into the file, by its ending. Whether it can is found out before anything is computed."""
+    if path is None:
+        return None
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise BadInput(f"--chart {path}: no kind of chart", remedy="name a file that ends in .svg or .png")
+
+    def write(title: str, rows: "Sequence[Row]") -> None:
+        from finetree_cli.render.chart import memory_chart
+        from finetree_cli.render.chart_png import png
+        from finetree_cli.render.chart_svg import svg
+
+        chart = memory_chart(title, rows)
+        content = png(chart) if path.suffix.lower() == ".png" else svg(chart).encode()
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise BadInput(f"--chart {path}: {error.strerror}", reason="CHART_NOT_WRITTEN") from error
+
+    return write
+
+
+def _model_name(model: "run_spec_pb2.ModelSource") -> str:
+    return model.name or model.hub.id or model.path or "model"
 
 
 def _job(file: str | None) -> JobFile | None:

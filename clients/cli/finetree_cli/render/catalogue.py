@@ -65,6 +65,24 @@ def show_accelerators(out: Output, found: Iterable[estimator_pb2.Accelerator]) -
     out.table(["GPU", "Architecture", ">Memory", ">Usable", ">bf16", ">An hour"], rows)
 
 
+def show_prices(out: Output, found: Iterable[estimator_pb2.Price]) -> None:
+    """Quotes as a table."""
+    rows = [
+        (
+            item.accelerator,
+            item.provider,
+            item.region or NONE,
+            units.word(estimator_pb2.PriceTerm, item.term) if item.term else NONE,
+            units.money(item.hourly_price, item.currency_code),
+            str(item.min_count or 1),
+            item.provenance.date,
+            item.price_id,
+        )
+        for item in found
+    ]
+    out.table(["GPU", "Provider", "Region", "Term", ">An hour", ">From", "Date", "Price id"], rows)
+
+
 def show_capacity(out: Output, found: trainer_pb2.GetCapacityResponse) -> None:
     """Devices, the queue and the host."""
     rows = [

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree prices`: what an hour of a GPU costs, by the estimator's price book."""
+
+import click
+
+from finetree_cli.command import Group, Settings, pass_settings
+
+TERMS = ("on-demand", "spot", "reserved")
+
+
+@click.group(cls=Group, examples=("finetree prices list", "finetree prices list --accelerator rtx-4090 --term spot"))
+def prices() -> None:
+    """See the quotes that costs are computed with."""
+
+
+@prices.command(
+    "list",
+    examples=(
+        "finetree prices list --accelerator a100-80gb",
+        "finetree prices list --provider vast --json | jq '.prices[].hourly_price'",
+    ),
+)
+@click.option("--accelerator", default="", metavar="NAME", help="Only of this GPU.")
+@click.option("--provider", default="", metavar="NAME", help="Only of this provider.")
+@click.option("--term", type=click.Choice(TERMS), help="Only with this commitment.")
+@pass_settings
+def list_prices(settings: Settings, accelerator: str, provider: str, term: str | None) -> None:
+    """List quotes by GPU, the cheapest first; each with its source and date."""
+    from finetree_cli.output import as_dict
+    from finetree_cli.render.catalogue import show_prices
+
+    number = term.replace("-", "_") if term else 0
+    with settings.client() as client:
+        found = list(client.list_prices(accelerator, provider=provider, term=number, page_size=1000))
+    if settings.out.json:
+        settings.out.document({"prices": [as_dict(item) for item in found]})
+    else:
+        show_prices(settings.out, found)
