@@ -81,7 +81,8 @@ def _stablelm_alpha() -> rs.ModelShape:
         attention_output_bias=True,
         mlp_bias=True,
         norm_bias=True,
-        family="gpt_neox",
+        # LitGPT adapts queries and values apart although one projection makes them: Llama's names, not GPT-NeoX's.
+        family="",
     )
 
 
@@ -98,7 +99,7 @@ def _falcon_40b() -> rs.ModelShape:
         tied_embeddings=True,
         max_position_embeddings=2048,
         norm_bias=True,
-        family="falcon",
+        family="",
     )
 
 

@@ -59,11 +59,11 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 LENGTHS = (256, 512)
 
 
-class Alive(TorchDispatchMode):
+class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages that were made inside it and still exist."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         # Views of weights show up as new tensors of old storages: those count nothing.
         held = (*model.parameters(), *model.buffers())
@@ -109,7 +109,8 @@ def kept(family: str, method: Method, layers: int, tokens: int) -> int:
     with torch.device("meta"):
         default = torch.get_default_dtype()
         torch.set_default_dtype(torch.bfloat16)
-        model = transformers.AutoModelForCausalLM.from_config(config)
+        classes: Any = transformers.AutoModelForCausalLM
+        model = classes.from_config(config)
         torch.set_default_dtype(default)
         if isinstance(method, LoraAdapters):
             model = _with_adapters(model, method)
@@ -119,7 +120,7 @@ def kept(family: str, method: Method, layers: int, tokens: int) -> int:
         ids = torch.zeros(1, tokens, dtype=torch.long)
         with Alive(model) as alive:
             out = model(input_ids=ids, use_cache=False, logits_to_keep=1)
-            found = alive.now
+            found: int = alive.now
             del out
     return found
 
@@ -163,7 +164,7 @@ def trace(family: str, method: Method, name: str) -> Traced:
 def _run(family: str, method: Method) -> Run:
     config = transformers.AutoConfig.for_model(family, num_hidden_layers=2, **_sizes(family)).to_dict()
     return Run(
-        shape=modelconfig.parse({**config, "model_type": family}),
+        shape=modelconfig.parse({**config, "model_type": family}).shape,
         method=method,
         device=by_memory_class(80),
         devices=1,

@@ -7,6 +7,7 @@ inputs of whatever is trained. For transformers' Llama the sums are exact: a tra
 """
 
 from finetree_estimator import constants as c
+from finetree_estimator.layouts import Role
 from finetree_estimator.methods import Full, LoraAdapters, Prefix, QuantizedLora, target_linears
 from finetree_estimator.run import Run
 
@@ -41,13 +42,20 @@ def _stored_bytes(run: Run) -> int:
     return run.master_bytes if isinstance(run.method, Full) else run.weight_bytes
 
 
+_FLOAT32_SCALES = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "olmo2", "olmo3"})
+"""Families whose norms multiply by their scale before they return to 16 bits (transformers' modules)."""
+_PLAIN_GELU = frozenset({"gpt2", "phi", "gptj", "codegen"})
+"""Families whose activation is written out as products and a tanh, which keep their inputs (NewGELUActivation)."""
+
+
 def _norms(run: Run) -> float:
     s, stream = run.shape, stream_bytes(run)
     kept = stream if s.norm_bias else max(stream, run.program.rms_norm_bytes)
     # A trained scale needs the normalised input as well.
-    trained = stream if isinstance(run.method, Full) and not s.norm_bias else 0
-    heads = (s.q_width + s.kv_width) if s.head_norms else 0
-    return float((kept + trained) * (s.norms_per_layer * s.hidden + heads))
+    trained = 4 if s.family in _FLOAT32_SCALES else stream
+    scales = trained if isinstance(run.method, Full) and not s.norm_bias else 0
+    heads = (s.q_width + s.kv_width) if s.head_norms or s.family in {"olmo2", "olmo3"} else 0
+    return float((kept + scales) * (s.norms_per_layer * s.hidden + heads))
 
 
 def _attention(run: Run) -> float:
@@ -72,9 +80,10 @@ def _score_bytes(run: Run) -> float:
 def _mlp(run: Run) -> float:
     """The activation's input and, behind a gate, its output and the other half; copies of the tokens for experts."""
     s = run.shape
-    wide = (3 if s.gated else 1) * (s.intermediate * max(1, s.active_experts))
+    written_out = s.family in _PLAIN_GELU and not run.program.own_classes
+    tensors = 3 if s.gated else 4 if written_out else 1
     routed = 2 * s.hidden * s.active_experts if s.experts else 0
-    return float(stream_bytes(run) * (wide + routed))
+    return float(stream_bytes(run) * (tensors * s.intermediate * max(1, s.active_experts) + routed))
 
 
 def _trained_inputs(run: Run) -> float:
@@ -103,27 +112,30 @@ def _quantized_inputs(run: Run) -> float:
     return float(run.compute_bytes * (2 * run.shape.hidden + run.shape.intermediate * max(1, run.shape.active_experts)))
 
 
-_SHARED_INPUTS = {"k_proj": "q_proj", "v_proj": "q_proj", "qkv_proj": "q_proj", "up_proj": "gate_proj"}
+_SAME_INPUT = {
+    Role.KEY: Role.QUERY,
+    Role.VALUE: Role.QUERY,
+    Role.QKV: Role.QUERY,
+    Role.UP: Role.GATE,
+    Role.GATE_UP: Role.GATE,
+}
 """Projections that read what another one reads."""
 
 
 def _lora_inputs(run: Run, method: LoraAdapters) -> float:
     """Inputs of adapters: a float32 copy each, or one for all that read the same; dropout makes them differ."""
-    targets = target_linears(run.shape, method.targets)
-    used = {True: max(1, run.shape.active_experts), False: 1}
-    total = 0.0
-    read: set[str] = set()
-    for linear in targets:
-        width = linear.d_in * used[linear.copies > 1]
-        own = method.dropout > 0 or _copies_inputs(run)
-        source = _SHARED_INPUTS.get(linear.name, linear.name)
-        if own or source not in read:
-            total += width * (4 if _copies_inputs(run) else stream_bytes(run))
+    total, read = 0.0, set[Role]()
+    copied = _copies_inputs(run)
+    for linear in target_linears(run.shape, method.targets):
+        used = max(1, run.shape.active_experts) if linear.routed else 1
+        source = _SAME_INPUT.get(linear.role, linear.role)
+        if method.dropout > 0 or copied or source not in read:
+            total += used * linear.d_in * (4 if copied else stream_bytes(run))
         if method.dropout > 0:
-            total += width * c.DROPOUT_MASK_BYTES
+            total += used * linear.d_in * c.DROPOUT_MASK_BYTES
         if method.weight_decomposed:
             # The magnitude scales the adapted output, whose parts are kept.
-            total += 2 * linear.d_out * used[linear.copies > 1] * run.compute_bytes
+            total += used * 2 * linear.d_out * run.compute_bytes
         read.add(source)
     return total
 

@@ -246,8 +246,10 @@ def _cast_weights(run: Run, total: int) -> float:
 
 
 def packed_bytes(method: QuantizedLora) -> float:
-    """Bytes of a quantised weight without its constants."""
-    return {4: c.NF4_BYTES, 8: c.INT8_BYTES}[method.bits]
+    """Bytes of a quantised weight without its constants; GPTQ's include them."""
+    if method.grouped:
+        return c.GPTQ_BYTES
+    return c.NF4_BYTES if method.bits == 4 else c.INT8_BYTES
 
 
 def _has_master(run: Run) -> bool:
@@ -283,8 +285,8 @@ def _state_bytes(run: Run) -> float:
 def _quantization(run: Run) -> float:
     if not isinstance(run.method, QuantizedLora):
         return 0.0
-    constants = c.INT8_CONSTANTS
-    if run.method.bits == 4:
+    constants = 0.0 if run.method.grouped else c.INT8_CONSTANTS
+    if run.method.bits == 4 and not run.method.grouped:
         constants = c.NF4_DOUBLE_CONSTANTS if run.method.double else c.NF4_CONSTANTS
     # One weight matrix at a time is unpacked to the compute type.
     workspace = run.compute_bytes * run.shape.hidden * run.shape.intermediate

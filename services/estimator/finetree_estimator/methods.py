@@ -61,6 +61,9 @@ class QuantizedLora:
     lora: LoraAdapters
     bits: int = 4
     double: bool = True
+    """Whether the constants of 4-bit blocks are quantised too."""
+    grouped: bool = False
+    """Whether the 4-bit weights are integers in groups of 128, as GPTQ stores them."""
 
 
 @dataclass(frozen=True, slots=True)

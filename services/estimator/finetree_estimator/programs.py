@@ -44,6 +44,8 @@ class Program:
     """Whether sharded full training keeps float32 master weights although 16 bits were asked for."""
     keeps_frozen_whole: bool = False
     """Whether sharded layers without gradients stay whole from the forward pass to the end of the backward pass."""
+    own_classes: bool = False
+    """Whether models are the program's own classes rather than transformers', with native kernels for all families."""
     expands_kv: bool = False
     """Whether grouped keys and values are repeated to one per query head before attention."""
 
@@ -92,6 +94,7 @@ LITGPT = Program(
     keeps_quantized_inputs=True,
     mixed_base_bytes=4,
     keeps_frozen_whole=True,
+    own_classes=True,
 )
 """LitGPT in "bf16-true": adapters too are 16-bit; one projection makes queries, keys and values, whose values are a
 view of it; bitsandbytes replaces every linear layer, the head included; the head's chunks are kept for the loss."""
@@ -106,6 +109,7 @@ TORCHTUNE = Program(
     keeps_chunked_logits=True,
     fused_optimizer=True,
     loss_chunk=256,
+    own_classes=True,
 )
 """torchtune: everything in the one dtype of its configuration; the recipes' AdamW is fused."""
 UNSLOTH = Program(
@@ -132,6 +136,7 @@ LLM_FOUNDRY = Program(
     fused_optimizer=True,
     layer_overhead=0.02e-3,
     gather_overhead=0.07e-3,
+    own_classes=True,
 )
 """LLM Foundry: MPT's classes under FSDP with low-precision layer norms."""
 PROGRAMS = {each.name: each for each in (FINETREE, TRANSFORMERS, LITGPT, TORCHTUNE, UNSLOTH, LLM_FOUNDRY)}

@@ -91,6 +91,14 @@ def test_double_quantisation_leaves_an_eighth_of_a_bit(make_run):
     assert (once - twice) / packed == pytest.approx(0.0625 - 0.01587, rel=1e-3)
 
 
+def test_gptq_keeps_a_scale_and_a_zero_point_for_each_group(make_run):
+    found = parts(make_run(method=QuantizedLora(LORA, grouped=True)))
+    packed = 28 * (3072 * 3072 * 2 + 3072 * 1024 * 2 + 3 * 3072 * 8192)
+
+    assert found[Component.BASE_WEIGHTS] - 2 * (3_212_749_824 - packed) == pytest.approx((0.5 + 2.5 / 128) * packed)
+    assert found[Component.QUANTIZATION] == 2 * 3072 * 8192
+
+
 def test_activations_of_a_layer_are_what_a_traced_step_keeps(make_run):
     """transformers 5.24, peft 0.21, Llama-3.2-3B's layers, traced: norms 8h, two adapter inputs 8h, attention, MLP 6i.
 
