@@ -141,12 +141,12 @@ def read_method(spec: rs.RunSpec, shape: Shape) -> Method:
         return Bottleneck(spec.adapter.bottleneck_size, _ADAPTER_PLACES.get(spec.adapter.placement, 1))
     if kind == "lora":
         return _lora(spec.lora, shape, "spec.lora")
-    kind = spec.qlora.quantization
+    stored = spec.qlora.quantization
     return QuantizedLora(
         _lora(spec.qlora.lora, shape, "spec.qlora.lora"),
-        bits=8 if kind == rs.QUANTIZATION_INT8 else 4,
+        bits=8 if stored == rs.QUANTIZATION_INT8 else 4,
         double=spec.qlora.double_quantization,
-        grouped=kind == rs.QUANTIZATION_GPTQ_INT4,
+        grouped=stored == rs.QUANTIZATION_GPTQ_INT4,
     )
 
 
