@@ -20,15 +20,25 @@ Estimator = Callable[[pb.EstimateRunRequest], pb.Estimate]
 
 MOST_DEVICES = 8
 """Devices up to which more of them are proposed: those of one machine."""
+FASTEST = 4
+"""Accelerators that are tried for their speed alone."""
 
 
 def of(
     policy: pb.PlanPolicy, run: pb.EstimateRunRequest, answer: pb.Estimate, estimate: Estimator, knowledge: Knowledge
 ) -> Iterator[pb.Remedy]:
     """Changes to what the request says, as patches with one line for people."""
-    yield from _lighter(policy, run, answer, estimate)
-    if run.spec.hardware.accelerator and not run.spec.ownership.HasField("owned"):
-        yield from _other_hardware(run.spec, knowledge)
+    asked = pb.EstimateRunRequest()
+    asked.CopyFrom(run)
+    asked.view = pb.ESTIMATE_VIEW_FULL
+    found = estimate(asked)
+    movable = bool(run.spec.hardware.accelerator) and not run.spec.ownership.HasField("owned")
+    if _too_large(policy, answer):
+        yield from _lighter(policy, asked, found, estimate)
+        yield from (_on(option, run.spec) for option in found.smallest_hardware if movable)
+    if movable:
+        yield from _offered(run.spec, found, knowledge)
+        yield from _faster(run.spec, found, knowledge)
     yield from _shorter(policy, answer)
 
 
@@ -41,26 +51,23 @@ def applied(run: pb.EstimateRunRequest, remedy: pb.Remedy) -> pb.EstimateRunRequ
     return changed
 
 
+def _too_large(policy: pb.PlanPolicy, answer: pb.Estimate) -> bool:
+    peak, usable = answer.memory.device_bytes.high, answer.memory.usable_device_bytes
+    limited = policy.HasField("max_device_bytes") and peak > policy.max_device_bytes
+    return limited or (policy.must_fit and 0 < usable < peak)
+
+
 def _lighter(
-    policy: pb.PlanPolicy, run: pb.EstimateRunRequest, answer: pb.Estimate, estimate: Estimator
+    policy: pb.PlanPolicy, asked: pb.EstimateRunRequest, found: pb.Estimate, estimate: Estimator
 ) -> Iterator[pb.Remedy]:
-    """What the search for a run that fits finds, on this hardware and on the smallest other."""
-    usable = answer.memory.usable_device_bytes
-    limits = [usable] if policy.must_fit and usable else []
-    limits += [policy.max_device_bytes] if policy.HasField("max_device_bytes") else []
-    if not limits or answer.memory.device_bytes.high <= min(limits):
-        return
-    asked = pb.EstimateRunRequest()
-    asked.CopyFrom(run)
-    asked.view = pb.ESTIMATE_VIEW_FULL
-    if min(limits) < usable:
+    """What the search for a run that fits finds."""
+    usable = found.memory.usable_device_bytes
+    if policy.HasField("max_device_bytes") and policy.max_device_bytes < (usable or math.inf):
         # The same run on a device of the size that the policy allows: what fits there keeps the limit.
-        asked.spec.hardware.unknown_accelerator.marketed_memory_gb = min(limits) / GIB / USABLE_SHARE
+        asked.spec.hardware.unknown_accelerator.marketed_memory_gb = policy.max_device_bytes / GIB / USABLE_SHARE
         asked.spec.ClearField("ownership")
-    found = estimate(asked)
+        found = estimate(asked)
     yield from (pb.Remedy(patches=item.patches, summary=_summary(item)) for item in found.remedies)
-    if not run.spec.ownership.HasField("owned"):
-        yield from (_on(option, run.spec) for option in found.smallest_hardware)
 
 
 def _summary(remedy: pb.Remedy) -> str:
@@ -71,34 +78,50 @@ def _on(option: pb.HardwareOption, spec: rs.RunSpec) -> pb.Remedy:
     patches = _rented_on(spec, option.accelerator)
     if option.count != max(1, spec.hardware.count):
         patches.append(_patch("hardware.count", option.count, f"{option.count} devices"))
-    if option.sharding:
+    if option.count > 1 and option.sharding:
         name = rs.Sharding.Name(option.sharding)
         patches.append(_patch("hardware.sharding", name, name.removeprefix("SHARDING_").lower().replace("_", " ")))
     return pb.Remedy(patches=patches, summary=", ".join(patch.summary for patch in patches if patch.summary))
 
 
-def _other_hardware(spec: rs.RunSpec, knowledge: Knowledge) -> Iterator[pb.Remedy]:
-    """The cheapest offer of the same accelerator, every other priced one, the cheapest first, then more devices."""
-    quotes = [(quote, entry.name) for entry in accelerators() if (quote := knowledge.prices.cheapest(entry.name))]
-    mine = spec.hardware.accelerator
-    if spec.ownership.rented.price_id:
-        yield pb.Remedy(
-            patches=[_patch("ownership.rented.price_id", "", "the cheapest offer")], summary="the cheapest offer"
-        )
-    for _, name in sorted(quotes, key=lambda item: (item[0].hourly, item[1])):
-        if name != mine:
-            yield pb.Remedy(patches=_rented_on(spec, name), summary=f"on {name}")
+def _offered(spec: rs.RunSpec, found: pb.Estimate, knowledge: Knowledge) -> Iterator[pb.Remedy]:
+    """The cheapest offer of each accelerator on which the run fits; spot offers, which may be taken away, come last."""
+    seen: set[str] = set()
+    for offer in sorted(found.offers, key=lambda item: item.price.term == pb.PRICE_TERM_SPOT):
+        price = offer.price
+        if price.accelerator in seen:
+            continue
+        seen.add(price.accelerator)
+        usual = knowledge.prices.cheapest(price.accelerator, offer.count)
+        chosen = "" if usual is not None and usual.price_id == price.price_id else price.price_id
+        term = pb.PriceTerm.Name(price.term).removeprefix("PRICE_TERM_").lower().replace("_", " ")
+        patches = [] if price.price_id == found.cost.price_id else _rented_on(spec, price.accelerator, chosen)
+        if patches:
+            yield pb.Remedy(patches=patches, summary=f"on {price.accelerator} from {price.provider}, {term}")
+
+
+def _faster(spec: rs.RunSpec, found: pb.Estimate, knowledge: Knowledge) -> Iterator[pb.Remedy]:
+    """The fastest accelerators that have a price and the memory, the slowest of them first; then more devices."""
+    needed = found.memory.device_bytes.high
+    large = [
+        entry for entry in accelerators() if entry.usable_bytes >= needed and knowledge.prices.cheapest(entry.name)
+    ]
+    for entry in sorted(large, key=lambda entry: (entry.training_flops, entry.name))[-FASTEST:]:
+        if entry.name != spec.hardware.accelerator:
+            yield pb.Remedy(patches=_rented_on(spec, entry.name), summary=f"on {entry.name}")
     count = max(1, spec.hardware.count) * 2
     while count <= MOST_DEVICES:
         yield pb.Remedy(patches=[_patch("hardware.count", count, f"{count} devices")], summary=f"on {count} devices")
         count *= 2
 
 
-def _rented_on(spec: rs.RunSpec, accelerator: str) -> list[ev.SpecPatch]:
-    """Another accelerator, and without the price that was chosen for this one."""
-    patches = [_patch("hardware.accelerator", accelerator, f"on {accelerator}")]
-    if spec.ownership.rented.price_id:
-        patches.append(_patch("ownership.rented.price_id", "", ""))
+def _rented_on(spec: rs.RunSpec, accelerator: str, price_id: str = "") -> list[ev.SpecPatch]:
+    """Another accelerator or offer; empty means the usual one, and takes back the price that was chosen."""
+    patches: list[ev.SpecPatch] = []
+    if accelerator != spec.hardware.accelerator:
+        patches.append(_patch("hardware.accelerator", accelerator, f"on {accelerator}"))
+    if price_id != spec.ownership.rented.price_id:
+        patches.append(_patch("ownership.rented.price_id", price_id, f"at {price_id}" if price_id else ""))
     return patches
 
 

@@ -112,6 +112,8 @@ def _trials(
 ) -> Iterator[_Trial]:
     """Alternatives to the run, the least harmful first, each estimated and held against the same limits."""
     for remedy in alternatives.of(policy, run, answer, estimate, knowledge):
+        if not remedy.patches:
+            continue
         changed = alternatives.applied(run, remedy)
         try:
             other = estimate(changed)
