@@ -3,6 +3,7 @@
 
 import pytest
 from finetree_api.types.v1 import run_spec_pb2
+from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.plan import resolve_spec
 from finetree_trainer import capabilities
 from finetree_worker import planning
@@ -33,3 +34,27 @@ def test_the_suite_s_defaults_can_be_run(method):
     resolved = resolve_spec(spec).spec
     capabilities.require_method(resolved)
     capabilities.require_settings(resolved)
+
+
+@pytest.mark.parametrize(
+    ("asked", "path"),
+    [
+        (run_spec_pb2.RunSpec(optimizer_in_backward=True), "job.spec.optimizer_in_backward"),
+        (run_spec_pb2.RunSpec(lora=run_spec_pb2.Lora(include_experts=True)), "job.spec.lora.include_experts"),
+        (
+            run_spec_pb2.RunSpec(hardware=run_spec_pb2.Hardware(sharding=run_spec_pb2.SHARDING_FULL)),
+            "job.spec.hardware.sharding",
+        ),
+        (run_spec_pb2.RunSpec(hardware=run_spec_pb2.Hardware(nodes=2)), "job.spec.hardware.nodes"),
+    ],
+)
+def test_what_can_only_be_priced_is_refused_by_its_name(asked, path):
+    spec = run_spec_pb2.RunSpec()
+    spec.lora.SetInParent()
+    spec.MergeFrom(asked)
+    with pytest.raises(InvalidArgument) as refused:
+        capabilities.require_settings(resolve_spec(spec).spec)
+
+    assert [(violation.field_path, violation.reason) for violation in refused.value.violations] == [
+        (path, "SETTING_NOT_SUPPORTED")
+    ]

@@ -68,3 +68,17 @@ def require_settings(spec: run_spec_pb2.RunSpec) -> None:
             have = ", ".join(names[known].name for known in supported)
             text = f"{names[value].name} is not supported yet; this server runs {have}"
             raise invalid_field(f"{_SPEC}.{name}", text, "SETTING_NOT_SUPPORTED")
+    for path, asked in _unsupported(spec):
+        if asked:
+            raise invalid_field(f"{_SPEC}.{path}", "is not supported yet; leave it out", "SETTING_NOT_SUPPORTED")
+
+
+def _unsupported(spec: run_spec_pb2.RunSpec) -> tuple[tuple[str, bool], ...]:
+    """Settings that can be priced and not yet trained: path, and whether a spec asks for it."""
+    alone = (run_spec_pb2.SHARDING_UNSPECIFIED, run_spec_pb2.SHARDING_REPLICATED)
+    return (
+        ("optimizer_in_backward", spec.optimizer_in_backward),
+        ("lora.include_experts", spec.lora.include_experts),
+        ("hardware.sharding", spec.hardware.sharding not in alone),
+        ("hardware.nodes", spec.hardware.nodes > 1),
+    )
