@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The smallest accelerators of the catalogue on which a run fits, alone and several of them sharing everything."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -9,7 +8,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import DomainError
 
-from finetree_estimator.accelerators import AcceleratorEntry, accelerators
+from finetree_estimator.accelerators import AcceleratorEntry, accelerator, supported
 from finetree_estimator.engine import fit_of
 from finetree_estimator.fit import Verdict
 from finetree_estimator.intervals import Interval
@@ -127,17 +126,8 @@ def _ascending(prices: PriceBook) -> tuple[AcceleratorEntry, ...]:
             entry.name,
         )
 
-    return tuple(sorted(_trainable(), key=rank))
-
-
-def _trainable() -> Iterator[AcceleratorEntry]:
-    for entry in accelerators():
-        try:
-            read_device(rs.Hardware(accelerator=entry.name), fp32=False)
-        except DomainError:
-            continue
-        yield entry
+    return tuple(sorted(supported(), key=rank))
 
 
 def _class_of(name: str) -> float:
-    return next(entry.marketed_gb for entry in accelerators() if entry.name == name)
+    return accelerator(name).marketed_gb
