@@ -4,11 +4,12 @@
 import json
 
 import pytest
+from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_cli.demo import dataset, sizing
 from finetree_cli.output import Output
-from finetree_cli.render import events, units
+from finetree_cli.render import estimate, events, units
 from finetree_cli.spec_flags import machine_hardware
 
 
@@ -100,3 +101,20 @@ def test_this_machine_is_its_gpu_or_its_cpu_with_the_measured_rates():
     both = capacity(3e12)
     both.devices.add().hardware.accelerator = "rtx-4090"
     assert machine_hardware(both).accelerator == "rtx-4090"
+
+
+def test_what_would_fit_is_told(capsys):
+    found = pb.Estimate(
+        remedies=[pb.Remedy(summary="recompute activations: about 13.5 GiB, fits")],
+        largest=pb.LargestThatFits(sequence_length=320),
+        smallest_hardware=[pb.HardwareOption(accelerator="l40s", count=2, usable_device_bytes=44 << 30)],
+    )
+    found.smallest_hardware[0].device_bytes.expected = 40 << 30
+    estimate.show_what_fits(Output(), found)
+    estimate.show_what_fits(Output(), pb.Estimate())
+
+    assert capsys.readouterr().out.splitlines() == [
+        "Remedy: recompute activations: about 13.5 GiB, fits",
+        "Largest that fits, all else as it is: not even one row at a time; rows of 320 tokens",
+        "Smallest hardware that fits: 2 x l40s (40.00 GiB of 44.00 GiB each)",
+    ]

@@ -12,13 +12,28 @@ def show(out: Output, estimate: pb.Estimate) -> None:
     show_memory(out, estimate)
     show_time(out, estimate)
     show_cost(out, estimate)
-    for remedy in estimate.remedies:
-        out.text(f"Remedy: {remedy.summary} ({units.size(remedy.device_bytes.expected)})")
+    show_what_fits(out, estimate)
     for row in estimate.nearest_evidence:
         out.text(f"Near: {row.description}: {units.size(row.peak_bytes)}, {row.tokens_per_second:.0f} tokens/s")
     for note in estimate.notes:
         out.text(f"Note: {note}")
     out.text(f"Plan: {estimate.plan_digest}")
+
+
+def show_what_fits(out: Output, estimate: pb.Estimate) -> None:
+    """Changes that make it fit, the largest sizes and the smallest hardware, as far as they were searched."""
+    for remedy in estimate.remedies:
+        out.text(f"Remedy: {remedy.summary}")
+    if estimate.HasField("largest"):
+        largest = estimate.largest
+        rows = (
+            f"{largest.micro_batch_size} rows at a time" if largest.micro_batch_size else "not even one row at a time"
+        )
+        length = f"rows of {largest.sequence_length} tokens" if largest.sequence_length else "rows of no length"
+        out.text(f"Largest that fits, all else as it is: {rows}; {length}")
+    for option in estimate.smallest_hardware:
+        peak = f"{units.size(option.device_bytes.expected)} of {units.size(option.usable_device_bytes)}"
+        out.text(f"Smallest hardware that fits: {option.count} x {option.accelerator} ({peak} each)")
 
 
 def show_memory(out: Output, estimate: pb.Estimate) -> None:
@@ -35,9 +50,7 @@ def show_memory(out: Output, estimate: pb.Estimate) -> None:
     peak = estimate.memory.device_bytes
     rows.append(("device peak", units.size(peak.low), units.size(peak.expected), units.size(peak.high)))
     out.table(["Memory", ">Low", ">Expected", ">High"], rows)
-    usable = estimate.memory.usable_device_bytes
-    room = f"; usable are {units.size(usable)}" if usable else ""
-    out.text(f"{estimate.fit.summary or units.word(pb.FitVerdict, estimate.fit.verdict)}{room}")
+    out.text(estimate.fit.summary or units.word(pb.FitVerdict, estimate.fit.verdict))
 
 
 def show_time(out: Output, estimate: pb.Estimate) -> None:
