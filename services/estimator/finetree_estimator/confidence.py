@@ -55,6 +55,12 @@ def of(run: Run) -> Confidence:
     return _of(case_of(run), memory >= OBSERVED_ENOUGH, time >= OBSERVED_ENOUGH)
 
 
+def memory_distance(run: Run) -> float:
+    """Distance of the nearest measured peak alone: what `of` says, for searches that ask about many runs."""
+    learned = run.correction.memory.observations >= OBSERVED_ENOUGH
+    return _nearest(case_of(run), _weights(MEMORY, learned)).distance
+
+
 def memory_spread(distance: float) -> float:
     """Factor of the half-widths of memory at a distance: 1 where the case was measured, never less."""
     return 1.0 + (MEMORY_FAR - 1.0) * min(max(distance, 0.0), FAR)
@@ -83,6 +89,9 @@ def _of(case: Case, memory_learned: bool, time_learned: bool) -> Confidence:  # 
     return Confidence(level(memory), level(time), memory, time, lines)
 
 
+_nearest = lru_cache(maxsize=8192)(nearest)
+
+
 @cache
 def _weights(weights: Weights, learned: bool) -> Weights:  # noqa: FBT001  # a key of the cache
     return weights.where_observed() if learned else weights
@@ -90,7 +99,7 @@ def _weights(weights: Weights, learned: bool) -> Weights:  # noqa: FBT001  # a k
 
 def _judged(case: Case, weights: Weights) -> tuple[float, tuple[str, ...]]:
     """Distance of the nearest measured run, and what makes it so; {what} stands for what was measured."""
-    near = nearest(case, weights)
+    near = _nearest(case, weights)
     reasons = _setting_reasons(case.setting, near.row.case.setting, weights)
     return near.distance, (*reasons, *_size_reasons(case, near.row.case, weights))
 

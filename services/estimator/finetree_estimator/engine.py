@@ -59,7 +59,7 @@ def estimate(run: Run) -> Estimate:
 
 def fit_of(run: Run) -> tuple[memory.Memory, fit.Fit]:
     """Memory of a run and whether it fits: the part of `estimate` that searches repeat."""
-    spread = confidence.memory_spread(confidence.of(run).memory_distance)
+    spread = confidence.memory_spread(confidence.memory_distance(run))
     peaks = correct_memory(widen_memory(memory.estimate(run), spread), run.correction)
     return peaks, fit.judge(peaks.device, run.device.usable_bytes)
 

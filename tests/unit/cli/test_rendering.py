@@ -115,6 +115,6 @@ def test_what_would_fit_is_told(capsys):
 
     assert capsys.readouterr().out.splitlines() == [
         "Remedy: recompute activations: about 13.5 GiB, fits",
-        "Largest that fits, all else as it is: not even one row at a time; rows of 320 tokens",
+        "Largest that fits, all else as it is: not even one row at a time; 320 tokens a row",
         "Smallest hardware that fits: 2 x l40s (40.00 GiB of 44.00 GiB each)",
     ]

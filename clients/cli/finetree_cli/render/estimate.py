@@ -26,11 +26,9 @@ def show_what_fits(out: Output, estimate: pb.Estimate) -> None:
         out.text(f"Remedy: {remedy.summary}")
     if estimate.HasField("largest"):
         largest = estimate.largest
-        rows = (
-            f"{largest.micro_batch_size} rows at a time" if largest.micro_batch_size else "not even one row at a time"
-        )
-        length = f"rows of {largest.sequence_length} tokens" if largest.sequence_length else "rows of no length"
-        out.text(f"Largest that fits, all else as it is: {rows}; {length}")
+        rows = f"{largest.micro_batch_size} rows" if largest.micro_batch_size else "not even one row"
+        length = f"{largest.sequence_length} tokens a row" if largest.sequence_length else "no number of tokens a row"
+        out.text(f"Largest that fits, all else as it is: {rows} at a time; {length}")
     for option in estimate.smallest_hardware:
         peak = f"{units.size(option.device_bytes.expected)} of {units.size(option.usable_device_bytes)}"
         out.text(f"Smallest hardware that fits: {option.count} x {option.accelerator} ({peak} each)")
