@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The smallest accelerators of the catalogue on which a run fits, alone and several of them sharing everything."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -12,15 +12,16 @@ from finetree_estimator.accelerators import AcceleratorEntry, accelerator, suppo
 from finetree_estimator.engine import fit_of
 from finetree_estimator.fit import Verdict
 from finetree_estimator.intervals import Interval
-from finetree_estimator.lookups import Knowledge, read_device
+from finetree_estimator.lookups import Knowledge
 from finetree_estimator.prices import PriceBook
-from finetree_estimator.reading import Reading, correction_of, read
-from finetree_estimator.run import Run
+from finetree_estimator.reading import Reading, moved, read
 
 COUNTS = (1, 2, 4, 8)
 """Devices that are tried: one machine's, in powers of two."""
-NEAR = 0.8
-"""Share of the peak on another accelerator from which on one is tried; a peak depends little on the accelerator."""
+NEAR = 0.95
+"""Share of the upper end of the peak on another accelerator from which on one is tried: it depends little on it."""
+NEAR_OBSERVED = 0.5
+"""The same where runs were observed, whose factors differ between accelerators."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,50 +68,35 @@ def _smallest(
 ) -> Option | None:
     """The smallest class below `bound` (GB as sold) of which so many devices do."""
     try:
-        place = _Place.of(request, reading, knowledge, count)
+        there = read(_elsewhere(request, reading, knowledge, count), knowledge)
     except DomainError:
         # The spec cannot be run on so many devices.
         return None
-    near = NEAR * fit_of(place.run)[0].device.high
+    share = NEAR_OBSERVED if knowledge.calibration.points else NEAR
+    near = share * fit_of(there.run)[0].device.high
     for entry in _ascending(knowledge.prices):
         if entry.marketed_gb >= bound:
             return None
-        if entry.usable_bytes >= near and (option := place.option(entry)) is not None:
-            return option
+        if entry.usable_bytes < near:
+            continue
+        run = moved(request, there, knowledge, entry)
+        peaks, fit = fit_of(run)
+        if fit.verdict is Verdict.FITS:
+            return Option(entry.name, count, peaks.device, run.device.usable_bytes, fit.verdict)
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """The run on so many of some accelerator, and what is needed to put it on another one."""
-
-    request: pb.EstimateRunRequest
-    run: Run
-    knowledge: Knowledge
-    fp32: bool
-
-    @classmethod
-    def of(cls, request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, count: int) -> "_Place":
-        """The run on the largest accelerators. Raises DomainError where the spec cannot be run on so many."""
-        changed = pb.EstimateRunRequest()
-        changed.CopyFrom(request)
-        changed.spec.CopyFrom(reading.spec)
-        # A price is that of the accelerator which the request names.
-        changed.spec.ClearField("ownership")
-        name = _ascending(knowledge.prices)[-1].name
-        changed.spec.hardware.CopyFrom(rs.Hardware(accelerator=name, count=count, sharding=sharding_of(count)))
-        return cls(changed, read(changed, knowledge).run, knowledge, reading.spec.precision == rs.PRECISION_FP32)
-
-    def option(self, entry: AcceleratorEntry) -> Option | None:
-        """The option of an accelerator, if the run fits on it."""
-        spec = self.request.spec
-        spec.hardware.accelerator = entry.name
-        device = read_device(spec.hardware, fp32=self.fp32)
-        correction = correction_of(self.request, spec, self.knowledge)
-        peaks, fit = fit_of(replace(self.run, device=device, correction=correction))
-        if fit.verdict is not Verdict.FITS:
-            return None
-        return Option(entry.name, self.run.devices, peaks.device, device.usable_bytes, fit.verdict)
+def _elsewhere(
+    request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, count: int
+) -> pb.EstimateRunRequest:
+    """The request for so many of the largest accelerators, at any price."""
+    changed = pb.EstimateRunRequest()
+    changed.CopyFrom(request)
+    changed.spec.CopyFrom(reading.spec)
+    changed.spec.ClearField("ownership")
+    name = _ascending(knowledge.prices)[-1].name
+    changed.spec.hardware.CopyFrom(rs.Hardware(accelerator=name, count=count, sharding=sharding_of(count)))
+    return changed
 
 
 @cache
