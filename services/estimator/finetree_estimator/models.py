@@ -19,6 +19,8 @@ class ModelEntry:
     shape: Shape
     published: str
     """Parameter total as the source prints it: "7241732096" or "7.24B"."""
+    stored_besides: int
+    """What that total counts besides parameters: buffers, a tied matrix a second time, a vision tower."""
     aliases: tuple[str, ...]
     source: str
     date: str
@@ -92,6 +94,7 @@ def _model(row: dict[str, str]) -> ModelEntry:
         # mypy does not know which fields the tables name.
         Shape(family=row["model_type"], **numbers, **switches),  # type: ignore[arg-type]
         row["published_parameters"],
+        int(row["stored_besides"]),
         split(row["aliases"]),
         row["source"],
         row["date"],
