@@ -13,6 +13,7 @@ import torch
 from finetree_worker import checkpoint, events
 from finetree_worker.errors import Cancelled, CheckpointError, DivergedError, MemoryExhaustedError, StorageError
 from finetree_worker.events import Signal
+from finetree_worker.pace import Pace
 from finetree_worker.plan import (
     BaseModel,
     CheckpointPlan,
@@ -110,6 +111,23 @@ def test_a_run_lowers_the_loss_and_tells_its_story_in_order(plan: TrainPlan) -> 
     assert recorder.of(events.AttemptStarted)[0].trainable_parameters == sum(
         tensor.numel() for tensor in weights(plan.artifact).values()
     )
+
+
+@pytest.mark.parametrize("length", [{"epochs": 2.5}, {"epochs": None, "max_steps": 7}], ids=["epochs", "steps"])
+def test_the_tokens_that_remain_are_known_from_the_first_step_on(
+    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, length: dict[str, Any]
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Recorded(Pace):
+        def remaining(self, steps: int, tokens: int) -> float:
+            asked.append((steps, tokens))
+            return super().remaining(steps, tokens)
+
+    monkeypatch.setattr("finetree_worker.loop.Pace", Recorded)
+    _, recorder = run(tuned(plan, **length))
+    steps = recorder.of(events.StepMetrics)
+    assert asked == [(len(steps) - step.step, steps[-1].tokens - step.tokens) for step in steps]
 
 
 @pytest.mark.parametrize("packing", [True, False])

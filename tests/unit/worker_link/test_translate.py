@@ -99,6 +99,24 @@ def test_what_remains_is_an_interval_as_wide_as_the_steps_differ(translator):
     assert (last.expected, last.low, last.high) == (178.0, 178.0, 356.0)
 
 
+def test_what_remains_holds_evaluations_and_checkpoints_to_come():
+    task = worker_pb2.Task(job="projects/p/jobs/j", attempt=1)
+    task.spec.evaluation.every_steps, task.spec.checkpoints.every_steps = 30, 40
+    translator = Translator(task, Place("node-1", {}))
+    one(translator, events.DatasetReport("chat", 9, 8, 1, 0, 0, 0, (), 80, 20, 12, 64, ((32, 8),)))
+    for number in range(1, 46):
+        metrics = one(translator, step(number)).step_metrics
+        if number == 30:
+            one(translator, events.EvalMetrics(30, 2.0, 7.4, None, 0, 0, 1, 5.0))
+        if number == 40:
+            one(translator, events.CheckpointSaved(40, "step-40", 99, False, 3.0))
+    # 55 steps of a second, evaluations at 60 and 90, a checkpoint at 80 and the artifact, a third of one.
+    others = 2 * 5.0 + 3.0 + 1.0
+    assert metrics.eta_seconds.expected == pytest.approx(55.0 + others)
+    assert metrics.eta_seconds.low == pytest.approx(55.0 + others / 2)
+    assert metrics.eta_seconds.high == pytest.approx(55.0 + others * 2)
+
+
 def test_forecasts_come_once_a_tenth_with_the_cost(translator):
     forecasts = []
     for number in range(1, 101):

@@ -28,6 +28,7 @@ from finetree_worker.events import (
 )
 from finetree_worker.files import size
 from finetree_worker.loss import target_loss
+from finetree_worker.pace import Pace
 from finetree_worker.packing import Example, collate, pack
 from finetree_worker.plan import FullMethod, Precision, TrainPlan
 from finetree_worker.randomness import DropoutMasks, order
@@ -36,7 +37,7 @@ from finetree_worker.telemetry import DeviceWatch, memory_bytes, peak_memory_byt
 
 NON_FINITE_LIMIT = 5
 """Steps in a row without a finite loss or gradient after which a run has diverged."""
-_RECENT = 20  # steps that the speed and the remaining time are taken from
+_RECENT = 20  # steps that the speed is taken from
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,12 @@ class Loop:
         self.losses: deque[float] = deque(maxlen=10)
         self.first_loss: float | None = None
         self._examples = examples
-        self._seconds: deque[float] = deque(maxlen=_RECENT)
+        self._pace = Pace()
+        self._tokens_in_all: int | None = None
         self._rates: deque[float] = deque(maxlen=_RECENT)
         budget = plan.optimization.micro_batch_size * plan.optimization.sequence_length
         self.position = Position(0, 0, 0, 0.0, micro_batch_tokens=budget)
+        self._step_seconds = 0.0
         self._epoch: tuple[int, list[int]] | None = None
         self._largest_micro_batch = budget
 
@@ -142,6 +145,16 @@ class Loop:
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = epoch, order(self.plan.optimization.seed, epoch, len(self._examples))
         return [self._examples[i] for i in self._epoch[1][index * batch : (index + 1) * batch]]
+
+    def _tokens_of_run(self) -> int:
+        """Tokens of all steps of the run: the order of the rows is known from the seed."""
+        if self._tokens_in_all is None:
+            batch, rows = self.plan.optimization.batch_size, len(self._examples)
+            epochs, rest = divmod(self.total, steps_per_epoch(self.plan, rows))
+            last = order(self.plan.optimization.seed, epochs, rows)[: rest * batch] if rest else []
+            whole = sum(map(len, self._examples))
+            self._tokens_in_all = epochs * whole + sum(len(self._examples[i]) for i in last)
+        return self._tokens_in_all
 
     def _gradients(self, step: int, rows: Sequence[Example]) -> float:
         """Add up the gradients of the step's rows; returns their mean loss per target token.
@@ -202,7 +215,8 @@ class Loop:
             elapsed_seconds=was.elapsed_seconds + seconds,
             non_finite_in_a_row=0 if loss is not None else was.non_finite_in_a_row + 1,
         )
-        self._seconds.append(seconds)
+        self._pace.add(seconds, tokens)
+        self._step_seconds = seconds
         self._rates.append(tokens / seconds)
         if loss is not None:
             self.losses.append(loss)
@@ -210,8 +224,6 @@ class Loop:
 
     def _metrics(self, rate: float, loss: float, norm: float, watch: DeviceWatch) -> StepMetrics:
         at = self.position
-        # The median forgives the first step of a shape, which compiles kernels.
-        typical = sorted(self._seconds)[len(self._seconds) // 2]
         return StepMetrics(
             step=at.step,
             total_steps=self.total,
@@ -222,9 +234,9 @@ class Loop:
             tokens=at.tokens,
             target_tokens=at.target_tokens,
             tokens_per_second=sorted(self._rates)[len(self._rates) // 2],
-            step_seconds=self._seconds[-1],
+            step_seconds=self._step_seconds,
             elapsed_seconds=at.elapsed_seconds,
-            remaining_seconds=typical * (self.total - at.step),
+            remaining_seconds=self._pace.remaining(self.total - at.step, self._tokens_of_run() - at.tokens),
             memory_bytes=memory_bytes(self.subject.device),
             peak_memory_bytes=peak_memory_bytes(self.subject.device),
             device=watch.latest,

@@ -5,8 +5,9 @@ from collections import deque
 from statistics import fmean, median, quantiles
 
 from finetree_api.trainer.v1 import event_pb2
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 
+from finetree_worker.ahead import Ahead
 from finetree_worker.events import EvalMetrics, PhaseProgress, StepMetrics
 
 FINAL_STEPS = 10
@@ -22,7 +23,8 @@ COVERAGE = 0.8
 class RunRecord:
     """Gathers step, evaluation and phase events in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: run_spec_pb2.RunSpec | None = None) -> None:
+        self.ahead = Ahead(spec or run_spec_pb2.RunSpec())
         self._first_loss: float | None = None
         self._last_losses: deque[float] = deque(maxlen=FINAL_STEPS)
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
@@ -55,20 +57,27 @@ class RunRecord:
 
     def evaluation(self, event: EvalMetrics) -> None:
         """Note an evaluation; step 0 is the model before training."""
+        self.ahead.evaluation(event)
         if event.exact_match is not None:
             self._exact_match["before" if event.step == 0 else "after"] = event.exact_match
 
-    def remaining(self, expected_seconds: float) -> evidence_pb2.Interval | None:
-        """Seconds that remain, spread as the recent steps are; None before there are enough of them."""
+    def remaining(self, event: StepMetrics) -> evidence_pb2.Interval | None:
+        """Seconds that remain after a step, to the end of the attempt; None before there are enough steps.
+
+        Steps are spread as the recent ones are; what else remains may take half or twice what is expected.
+        """
         if len(self._recent) < MIN_STEPS:
             return None
         deciles, middle = quantiles(self._recent, n=10, method="inclusive"), median(self._recent)
+        steps = event.remaining_seconds
+        per_token = 1 / event.tokens_per_second if event.tokens_per_second > 0 else 0.0
+        others = self.ahead.seconds(event.step, event.total_steps, per_token)
+        scale = steps / middle if middle > 0 else 0.0
         source = {"source": "this run", "locator": "deciles of recent step times"}
-        scale = expected_seconds / middle if middle > 0 else 0.0
         return evidence_pb2.Interval(
-            low=min(deciles[0] * scale, expected_seconds),
-            expected=expected_seconds,
-            high=max(deciles[-1] * scale, expected_seconds),
+            low=min(deciles[0] * scale, steps) + others / 2,
+            expected=steps + others,
+            high=max(deciles[-1] * scale, steps) + others * 2,
             coverage=COVERAGE,
             provenance=[evidence_pb2.Provenance(kind=evidence_pb2.PROVENANCE_KIND_MEASURED, **source)],
         )

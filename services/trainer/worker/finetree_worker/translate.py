@@ -84,7 +84,7 @@ class Translator:
     """Translates one task's events in order; keeps the record that its forecasts and its summary come from."""
 
     def __init__(self, task: worker_pb2.Task, place: Place) -> None:
-        self.record = RunRecord()
+        self.record = RunRecord(task.spec)
         self._task, self._place = task, place
         self._forecast = 0
         self._to_payload: dict[type, Callable[[Any], tuple[str, Any, str]]] = {
@@ -130,6 +130,7 @@ class Translator:
         return "phase_progress", payload, event.message or f"{event.phase.value.replace('_', ' ')} {event.fraction:.0%}"
 
     def _dataset_report(self, event: events.DatasetReport) -> tuple[str, Any, str]:
+        self.record.ahead.rows(event)
         return self._split_report(SplitReport(event, "train"))
 
     def _split_report(self, split: SplitReport) -> tuple[str, Any, str]:
@@ -188,7 +189,7 @@ class Translator:
             processed_tokens=event.tokens,
             target_tokens=event.target_tokens,
             step_seconds=event.step_seconds,
-            eta_seconds=self.record.remaining(event.remaining_seconds),
+            eta_seconds=self.record.remaining(event),
             cost_so_far=self._task.hourly_cost * event.elapsed_seconds / 3600,
         )
         if event.device is not None:
@@ -203,7 +204,7 @@ class Translator:
 
     def _forecast_at(self, event: events.StepMetrics, elapsed: float) -> event_pb2.Forecast | None:
         tenth = event.step * FORECASTS // max(1, event.total_steps)
-        remaining = self.record.remaining(event.remaining_seconds)
+        remaining = self.record.remaining(event)
         if remaining is None or tenth < self._forecast or event.step >= event.total_steps:
             return None
         self._forecast = tenth + 1
@@ -244,6 +245,7 @@ class Translator:
         return "sample", sample, f"{event.prompt[:60]!r}: {event.after[:60]!r}"
 
     def _checkpoint_saved(self, event: events.CheckpointSaved) -> tuple[str, Any, str]:
+        self.record.ahead.checkpoint(event)
         saved = event_pb2.CheckpointSaved(
             name=f"{self._task.job}/checkpoints/{event.step}",
             step=event.step,
