@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs measured, from its report to the next estimate, over a socket."""
 
+import asyncio
+import subprocess
+import sys
+
 import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -12,6 +16,7 @@ from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import NAME, EstimatorServicer
 from finetree_estimator.settings import Settings
 from finetree_runtime.server import Service, serving
+from google.protobuf import json_format
 
 KNOWN = Knowledge(prices.packaged())
 
@@ -300,3 +305,21 @@ async def test_predictions_are_made_anew_for_other_formulas(report_of, tmp_path,
     again.close()
     assert renewed.predicted_step > 2 * point.predicted_step
     assert (renewed.measured_step, renewed.digest) == (point.measured_step, point.digest)
+
+
+async def test_a_program_without_a_server_answers_with_what_a_server_has_learned(
+    learning, request_of, report_of, tmp_path
+):
+    await learning.ReportObservation(report_of())
+    served = await learning.EstimateRun(request_of())
+    command = [sys.executable, "-m", "finetree_estimator", "--once", "--state-dir", str(tmp_path / "state")]
+    done = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        input=json_format.MessageToJson(request_of()),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout == json_format.MessageToJson(served, preserving_proto_field_name=True) + "\n"
