@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.plan import canonical, resolve_spec
+from finetree_runtime.plan import canonical, resolved_spec
 from google.protobuf import json_format
 
 from finetree_estimator.methods import Full, trainable_parameters
@@ -201,7 +201,7 @@ def _rate(method: str) -> tuple[tuple[str, str], ...]:
     """The suite's learning rate of a method: that of all weights is ten times too low for adapters."""
     spec = rs.RunSpec()
     getattr(spec, method).SetInParent()
-    return (("training.learning_rate", str(resolve_spec(spec).spec.training.learning_rate)),)
+    return (("training.learning_rate", str(resolved_spec(spec).training.learning_rate)),)
 
 
 def _one(path: str, json_value: str, level: int, harm: int, summary: str) -> Change:

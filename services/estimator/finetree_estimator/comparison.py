@@ -3,7 +3,7 @@
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 
-from finetree_estimator import confidence, evidence, playbook
+from finetree_estimator import evidence, playbook
 from finetree_estimator.confidence import Confidence, Level
 from finetree_estimator.engine import Estimate
 from finetree_estimator.evidence import Near
@@ -17,7 +17,7 @@ _LEVELS = {level: pb.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{level.name}") for
 
 def add(message: pb.Estimate, request: pb.EstimateRunRequest, reading: Reading, estimate: Estimate) -> None:
     """Put them into an answer; the measured runs only where the FULL view is asked for."""
-    message.confidence.CopyFrom(confidence_message(confidence.of(reading.run)))
+    message.confidence.CopyFrom(confidence_message(estimate.confidence))
     examples = reading.profile.examples if reading.profile is not None else 0
     figures = playbook.compare(reading.run, estimate, examples=examples, runs_per_month=request.runs_per_month)
     message.playbook.extend(map(playbook_message, figures))

@@ -137,11 +137,17 @@ def _setting_reasons(mine: Setting, other: Setting, weights: Weights) -> tuple[s
         if term < WORTH_SAYING:
             continue
         phrase = _PHRASES[name]
-        if any(getattr(row.case.setting, name) == getattr(mine, name) for row in measured(peaks=weights.by_peak)):
+        if getattr(mine, name) in _measured_values(name, peaks=weights.by_peak):
             lines.append(f"the nearest measured {{what}} is {phrase(other)}, this run is {phrase(mine)}")
         else:
             lines.append(f"no measured {{what}} is {phrase(mine)}")
     return tuple(lines)
+
+
+@cache
+def _measured_values(name: str, *, peaks: bool) -> frozenset[object]:
+    """What the measured runs have in a respect."""
+    return frozenset(getattr(row.case.setting, name) for row in measured(peaks=peaks))
 
 
 def _size_reasons(case: Case, other: Case, weights: Weights) -> Iterator[str]:

@@ -29,16 +29,18 @@ class Estimate:
     trainable_parameters: int
     total_parameters: int
     optimizer_steps: int
+    confidence: confidence.Confidence
     notes: tuple[str, ...]
 
 
 def estimate(run: Run) -> Estimate:
     """Memory, fit, time and cost of a run; the same run gives the same answer. Raises BeyondLimitError."""
+    known = confidence.of(run)
     peaks, fits = fit_of(run)
     _guard("memory in bytes", peaks.device.high, peaks.host.high)
     times = durations.estimate(run)
     if times is not None:
-        times = widen_times(times, confidence.time_spread(confidence.of(run).time_distance))
+        times = widen_times(times, confidence.time_spread(known.time_distance))
         times = correct_times(times, run.correction, narrow=run.rows is not None and run.rows.mean_known)
         _guard("time in seconds", times.total.high)
         _guard("tokens", times.processed_tokens, times.tokens_per_second.high)
@@ -53,6 +55,7 @@ def estimate(run: Run) -> Estimate:
         trainable_parameters=trainable_parameters(run.method, run.shape),
         total_parameters=count(run.shape).total,
         optimizer_steps=run.steps,
+        confidence=known,
         notes=tuple(_notes(run, peaks)),
     )
 

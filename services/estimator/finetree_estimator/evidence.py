@@ -71,7 +71,7 @@ def case_of(run: Run) -> Case:
     )
     peak = memory.peak_tokens(run)
     mean = durations.step_of(run, run.rows).tokens if run.rows is not None else peak
-    return Case(setting, math.log(count(run.shape).total), math.log(peak), math.log(mean))
+    return Case(setting, _size(count(run.shape).total), _size(peak), _size(mean))
 
 
 def nearest_evidence(case: Case, most: int = NEAREST) -> tuple[Near, ...]:
@@ -127,6 +127,11 @@ def _by_setting(setting: Setting, weights: Weights) -> list[tuple[float, _Points
     return sorted(found, key=lambda pair: pair[0])
 
 
+def _size(number: float) -> float:
+    """Logarithm of a size in steps of a twentieth: finer ones change no distance that matters, and few cases repeat."""
+    return round(math.log(number) * 20) / 20
+
+
 @lru_cache(maxsize=256)
 def _known(name: str, *, is_cpu: bool) -> tuple[str, str]:
     """Catalogue name and architecture of a device; empty where the catalogue does not have it."""
@@ -154,7 +159,7 @@ def _row(row: dict[str, str]) -> Row:
         mixture=False,
         eager=False,
     )
-    logs = (math.log(float(row[column])) for column in ("parameters", "peak_tokens", "mean_tokens"))
+    logs = (_size(float(row[column])) for column in ("parameters", "peak_tokens", "mean_tokens"))
     return Row(
         Case(setting, *logs),
         ", ".join(_parts(row)),

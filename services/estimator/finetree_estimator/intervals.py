@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from statistics import NormalDist
@@ -29,6 +29,14 @@ class Source:
     name: str
     locator: str = ""
     date: str = ""
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        # Sources are keys at every turn; the hash of four fields would cost more than what it is for.
+        object.__setattr__(self, "_hash", hash((self.name, self.locator, self.date)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +67,15 @@ def exact(value: float, *sources: Source) -> Interval:
 
 def total(parts: Iterable[Interval]) -> Interval:
     """Sum of intervals whose errors go together: ends add up to ends (the cautious case)."""
-    parts = tuple(parts)
-    sources = unique(source for part in parts for source in part.sources)
-    low, expected, high = (sum(getattr(part, end) for part in parts) for end in ("low", "expected", "high"))
-    return Interval(low, expected, high, sources)
+    low = expected = high = 0.0
+    sources: dict[Source, None] = {}
+    for part in parts:
+        low += part.low
+        expected += part.expected
+        high += part.high
+        for source in part.sources:
+            sources[source] = None
+    return Interval(low, expected, high, tuple(sources))
 
 
 def probability_below(interval: Interval, limit: float) -> float:

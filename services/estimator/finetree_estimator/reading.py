@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import InvalidArgument, invalid_field
-from finetree_runtime.plan import combination_problem, optimizer_steps, resolve_spec, sequence_problem, spec_profile
+from finetree_runtime.plan import combination_problem, optimizer_steps, resolved_spec, sequence_problem, spec_profile
 
 from finetree_estimator import rows
 from finetree_estimator.accelerators import AcceleratorEntry
@@ -82,7 +82,7 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Reading:
     profile = request.dataset_profile if request.HasField("dataset_profile") else spec_profile(request.spec)
     model = read_model(request.spec.model, knowledge)
     shape = model.shape
-    spec = resolve_spec(request.spec, profile=profile, positions=shape.max_positions).spec
+    spec = resolved_spec(request.spec, profile=profile, positions=shape.max_positions)
     problem = combination_problem(spec) or sequence_problem(spec, shape.max_positions)
     if problem is not None:
         path = f"spec.{problem.field_path}"

@@ -30,6 +30,7 @@ from finetree_estimator import (
     writing,
 )
 from finetree_estimator.accelerators import accelerators
+from finetree_estimator.answers import Answers, key_of
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.models import ModelEntry, models
 from finetree_estimator.reading import Reading, moved, read
@@ -61,6 +62,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     ) -> None:
         self._knowledge = knowledge if learner is None else replace(knowledge, calibration=learner.calibration)
         self._learner = learner
+        self._answers = Answers()
         self._tokens = PageTokens(page_token_key)
         self._max_request_bytes = max_request_bytes
         self._revision = writing.revision_message(
@@ -147,8 +149,19 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         return pb.GetServerInfoResponse(server=server, revision=self._revision)
 
     def estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
-        """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
+        """The answer to a validated request; the one-shot program calls it too. Raises DomainError.
+
+        It may be kept for the next who asks the same: do not change it.
+        """
         self._relearn()
+        key = key_of(request)
+        answer = self._answers.find(key)
+        if answer is None:
+            answer = self._estimate(request)
+            self._answers.keep(key, answer)
+        return answer
+
+    def _estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
         _check_pins(request.pinned, self._revision)
         reading = read(request, self._knowledge)
         try:
@@ -185,6 +198,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         if self._learner is None or self._learner.calibration is self._knowledge.calibration:
             return
         self._knowledge = replace(self._knowledge, calibration=self._learner.calibration)
+        self._answers.forget()
         self._revision.calibration.CopyFrom(telling.part_message(self._knowledge.calibration.part))
 
     def _search(self, request: pb.EstimateRunRequest, reading: Reading, message: pb.Estimate) -> None:

@@ -41,21 +41,21 @@ def widen_times(times: Times, factor: float) -> Times:
 
 
 def _spread(interval: Interval, factor: float) -> Interval:
-    below, above = interval.expected - interval.low, interval.high - interval.expected
-    return replace(interval, low=max(0.0, interval.expected - factor * below), high=interval.expected + factor * above)
+    expected = interval.expected
+    low, high = expected - factor * (expected - interval.low), expected + factor * (interval.high - expected)
+    return Interval(max(0.0, low), expected, high, interval.sources, interval.coverage)
 
 
 def _peak(interval: Interval, factor: float) -> Interval:
-    wide = _spread(interval, factor)
-    low, high = interval.expected * (2 - c.WIDEST), interval.expected * c.WIDEST
-    return replace(interval, low=max(wide.low, low), high=min(wide.high, high))
+    expected = interval.expected
+    low = max(expected - factor * (expected - interval.low), expected * (2 - c.WIDEST))
+    high = min(expected + factor * (interval.high - expected), expected * c.WIDEST)
+    return Interval(low, expected, high, interval.sources, interval.coverage)
 
 
 def _power(interval: Interval, factor: float) -> Interval:
-    if interval.low <= 0 or interval.expected <= 0:
+    expected = interval.expected
+    if interval.low <= 0 or expected <= 0:
         return interval
-    return replace(
-        interval,
-        low=interval.expected * (interval.low / interval.expected) ** factor,
-        high=interval.expected * (interval.high / interval.expected) ** factor,
-    )
+    low, high = expected * (interval.low / expected) ** factor, expected * (interval.high / expected) ** factor
+    return Interval(low, expected, high, interval.sources, interval.coverage)

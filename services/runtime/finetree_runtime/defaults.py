@@ -2,8 +2,7 @@
 """The suite's defaults: what an unset field of a RunSpec means, why, and where the number comes from."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
@@ -20,8 +19,7 @@ CPU_BF16_ADVANTAGE = 1.2
 """How much faster bfloat16 must be before a CPU trains in it (own choice: below it, float32's accuracy is free)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Default:
+class Default(NamedTuple):
     """A value that an unset field takes."""
 
     field_path: str
