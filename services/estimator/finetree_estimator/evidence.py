@@ -71,7 +71,7 @@ def case_of(run: Run) -> Case:
     )
     peak = memory.peak_tokens(run)
     mean = durations.step_of(run, run.rows).tokens if run.rows is not None else peak
-    return Case(setting, _size(count(run.shape).total), _size(peak), _size(mean))
+    return Case(setting, math.log(count(run.shape).total), _size(peak), _size(mean))
 
 
 def nearest_evidence(case: Case, most: int = NEAREST) -> tuple[Near, ...]:
@@ -128,7 +128,7 @@ def _by_setting(setting: Setting, weights: Weights) -> list[tuple[float, _Points
 
 
 def _size(number: float) -> float:
-    """Logarithm of a size in steps of a twentieth: finer ones change no distance that matters, and few cases repeat."""
+    """Logarithm of tokens in steps of a twentieth: finer ones change no distance that matters, and few cases repeat."""
     return round(math.log(number) * 20) / 20
 
 
@@ -159,9 +159,9 @@ def _row(row: dict[str, str]) -> Row:
         mixture=False,
         eager=False,
     )
-    logs = (_size(float(row[column])) for column in ("parameters", "peak_tokens", "mean_tokens"))
+    peak, mean = (_size(float(row[column])) for column in ("peak_tokens", "mean_tokens"))
     return Row(
-        Case(setting, *logs),
+        Case(setting, math.log(float(row["parameters"])), peak, mean),
         ", ".join(_parts(row)),
         int(row["peak_bytes"]),
         float(row["tokens_per_second"]),

@@ -127,7 +127,7 @@ def plan_digest(spec: rs.RunSpec, profile: rs.DatasetProfile | None, revision: e
     hashed = hashlib.sha256()
     for part, message in (("spec", spec), ("profile", profile)):
         hashed.update(f"{part}{_text(message) if message is not None else ''};".encode())
-    for name in ("engine", "catalogue", "price_book", "calibration"):
+    for name in ("engine", "catalogue", "price_book"):
         hashed.update(f"{name}{_text(getattr(revision, name))};".encode())
     return f"sha256:{hashed.hexdigest()}"
 
