@@ -74,6 +74,7 @@ CASES = {
         "SEQUENCE_TOO_LONG",
     ),
     "DoRA": (spec(lora=run_spec_pb2.Lora(weight_decomposed=True)), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
+    "experts": (spec(lora=run_spec_pb2.Lora(include_experts=True)), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
     "flash": (spec(attention=run_spec_pb2.ATTENTION_KERNEL_FLASH), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
     "export": (export, "INVALID_ARGUMENT", "JOB_KIND_NOT_SUPPORTED"),
     "negative steps": (spec(training=run_spec_pb2.Training(max_steps=-1)), "INVALID_ARGUMENT", "INVALID_REQUEST"),

@@ -112,6 +112,7 @@ def set_field(spec, field, value):
     ("field", "value"),
     [
         ("lora.weight_decomposed", True),
+        ("lora.include_experts", True),
         ("precision", rs.PRECISION_FP16_MIXED),
         ("optimizer", rs.OPTIMIZER_ADAFACTOR),
         ("attention", rs.ATTENTION_KERNEL_FLASH),

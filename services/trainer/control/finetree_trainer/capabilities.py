@@ -55,6 +55,9 @@ def require_method(spec: run_spec_pb2.RunSpec) -> None:
     if method == "lora" and spec.lora.weight_decomposed:
         text = "this server does not train weight-decomposed adapters (DoRA) yet; leave it out"
         raise invalid_field(f"{_SPEC}.lora.weight_decomposed", text, "SETTING_NOT_SUPPORTED")
+    if method == "lora" and spec.lora.include_experts:
+        text = "this server does not train adapters of experts yet; leave it out"
+        raise invalid_field(f"{_SPEC}.lora.include_experts", text, "SETTING_NOT_SUPPORTED")
 
 
 def require_settings(spec: run_spec_pb2.RunSpec) -> None:

@@ -157,6 +157,8 @@ def _method(spec: run_spec_pb2.RunSpec) -> plan.Method:
 def _lora(lora: run_spec_pb2.Lora) -> plan.LoraMethod:
     if lora.weight_decomposed:
         raise _unsupported("lora.weight_decomposed", "true")
+    if lora.include_experts:
+        raise _unsupported("lora.include_experts", "true")
     default = plan.LoraMethod()
     return plan.LoraMethod(
         rank=lora.rank if lora.HasField("rank") else default.rank,
