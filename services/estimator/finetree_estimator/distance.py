@@ -150,6 +150,24 @@ def terms(one: Setting, other: Setting, weights: Weights) -> dict[str, float]:
     return {name: term for name, term in found.items() if term > 0}
 
 
+def apart(one: Setting, other: Setting, weights: Weights) -> float:
+    """Sum of the terms, without their names: it is asked for with every group of measured runs."""
+    far = _method(one, other, weights) + _bits(one, other, weights) + _accelerator(one, other, weights)
+    if one.checkpointing != other.checkpointing:
+        far += weights.checkpointing
+    if one.devices != other.devices:
+        far += _devices(one.devices, other.devices, weights)
+    if one.sharding != other.sharding:
+        far += weights.sharding
+    if (one.nodes > 1) != (other.nodes > 1):
+        far += weights.nodes
+    if one.program != other.program:
+        far += weights.program
+    if one.mixture != other.mixture:
+        far += weights.mixture
+    return far + (weights.eager if one.eager != other.eager else 0.0)
+
+
 def sizes(one: Case, other: Case, weights: Weights) -> dict[str, float]:
     """What the sizes add."""
     tokens = abs(tokens_of(one, weights) - tokens_of(other, weights))

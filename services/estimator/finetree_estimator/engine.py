@@ -83,6 +83,8 @@ def _notes(run: Run, peaks: memory.Memory) -> list[str]:
         notes.append("row lengths are unknown: time is that of rows at the limit")
     if memory.method_name(run) in {"qlora", "prefix", "adapter"}:
         notes.append("few measured runs of this method are public: intervals are wider")
+    if memory.method_name(run) == "qlora" and run.shape.experts and not run.program.packs_experts:
+        notes.append("the experts of a mixture stay in 16 bits: quantisation packs linear layers, and they are none")
     if run.devices > 1:
         notes.append("several devices: few runs of the kind were published, and networks differ: intervals are wider")
     usable = run.device.usable_bytes

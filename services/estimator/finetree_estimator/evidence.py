@@ -11,7 +11,20 @@ from functools import cache, lru_cache
 
 from finetree_estimator import durations, memory
 from finetree_estimator.accelerators import accelerator
-from finetree_estimator.distance import CPU, FAR, MEMORY, TIME, Case, Setting, Weights, per_log, sizes, terms, tokens_of
+from finetree_estimator.distance import (
+    CPU,
+    FAR,
+    MEMORY,
+    TIME,
+    Case,
+    Setting,
+    Weights,
+    apart,
+    per_log,
+    sizes,
+    terms,
+    tokens_of,
+)
 from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.methods import QuantizedLora
 from finetree_estimator.names import UnknownNameError, table
@@ -123,7 +136,7 @@ def _groups(weights: Weights) -> dict[Setting, _Points]:
 def _by_setting(setting: Setting, weights: Weights) -> list[tuple[float, _Points]]:
     """The groups with the distance of their settings from this one, nearest first."""
     groups = _groups(weights).items()
-    found = [(sum(terms(setting, other, weights).values()), points) for other, points in groups]
+    found = [(apart(setting, other, weights), points) for other, points in groups]
     return sorted(found, key=lambda pair: pair[0])
 
 

@@ -15,7 +15,7 @@ from finetree_estimator.activations import layer_gradients, saved_per_layer, str
 from finetree_estimator.intervals import Interval, around, total
 from finetree_estimator.methods import Full, LoraAdapters, Prefix, QuantizedLora, trainable_parameters
 from finetree_estimator.run import Run
-from finetree_estimator.shapes import count, linear_weights
+from finetree_estimator.shapes import count, linear_weights, routed_weights
 
 
 class Component(Enum):
@@ -231,11 +231,17 @@ def _base_weights(run: Run) -> float:
     counted = count(run.shape)
     if not isinstance(run.method, QuantizedLora):
         return float(counted.total * run.weight_bytes) + _cast_weights(run, counted.total)
-    packed = linear_weights(run.shape)
-    if run.program.quantizes_head:
-        packed += counted.lm_head
+    packed = _packed(run)
     outside = c.RAISED_BYTES if run.program.raises_quantized_base else run.weight_bytes
     return packed * packed_bytes(run.method) + (counted.total - packed) * outside
+
+
+def _packed(run: Run) -> int:
+    """Weights of a quantised base that are packed."""
+    packed = linear_weights(run.shape)
+    if run.program.quantizes_head:
+        packed += count(run.shape).lm_head
+    return packed if run.program.packs_experts else packed - routed_weights(run.shape)
 
 
 def _cast_weights(run: Run, total: int) -> float:
@@ -290,7 +296,7 @@ def _quantization(run: Run) -> float:
         constants = c.NF4_DOUBLE_CONSTANTS if run.method.double else c.NF4_CONSTANTS
     # One weight matrix at a time is unpacked to the compute type.
     workspace = run.compute_bytes * run.shape.hidden * run.shape.intermediate
-    return linear_weights(run.shape) * constants + workspace
+    return _packed(run) * constants + workspace
 
 
 def method_name(run: Run) -> str:

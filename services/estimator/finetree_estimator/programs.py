@@ -44,6 +44,8 @@ class Program:
     """Whether sharded full training keeps float32 master weights although 16 bits were asked for."""
     keeps_frozen_whole: bool = False
     """Whether sharded layers without gradients stay whole from the forward pass to the end of the backward pass."""
+    packs_experts: bool = True
+    """Whether the experts of a mixture are packed with the linear layers of a quantised base."""
     own_classes: bool = False
     """Whether models are the program's own classes rather than transformers', with native kernels for all families."""
     expands_kv: bool = False
@@ -60,9 +62,11 @@ FINETREE = Program(
     keeps_fused_projection=False,
     keeps_chunked_logits=False,
     fused_optimizer=True,
+    packs_experts=False,
     expands_kv=True,
 )
-"""The suite's worker: adapter products in the compute type, masks as booleans, attention by document."""
+"""The suite's worker: adapter products in the compute type, masks as booleans, attention by document; bitsandbytes
+replaces linear layers, and transformers 5 has none among the experts of a mixture."""
 TRANSFORMERS = Program(
     "transformers",
     rms_norm_bytes=4,
@@ -79,7 +83,8 @@ TRANSFORMERS = Program(
     gather_overhead=4.7e-3,
 )
 """transformers and PEFT: adapters are float32 and cast their inputs (autocast_adapter_dtype); a quantised base is
-prepared by prepare_model_for_kbit_training; accelerate raises sharded trainable weights to float32 (its FSDP guide)."""
+prepared by prepare_model_for_kbit_training; accelerate raises sharded trainable weights to float32 (its FSDP guide).
+Experts are packed as in the runs that were published, made before version 5 stacked them."""
 LITGPT = Program(
     "litgpt",
     rms_norm_bytes=2,

@@ -176,6 +176,12 @@ def active_parameters(shape: Shape) -> int:
 
 
 @lru_cache(maxsize=1024)
+def routed_weights(shape: Shape) -> int:
+    """Weights of all routed experts, which transformers 5 stacks into parameters that are no linear layers."""
+    return sum(kind.layers * sum(part.weights for part in kind.linears if part.routed) for kind in layer_kinds(shape))
+
+
+@lru_cache(maxsize=1024)
 def linear_weights(shape: Shape) -> int:
     """Weights of all decoder projections: what a quantised base packs."""
     return sum(kind.layers * sum(part.weights for part in kind.linears) for kind in layer_kinds(shape))

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from finetree_api.types.v1 import evidence_pb2 as ev
@@ -175,23 +176,47 @@ def set_paths(message: Message, prefix: str = "") -> list[str]:
 
 def _fill(spec: rs.RunSpec, default: Default) -> bool:
     """Set a default's field unless it is set; say whether it was."""
-    *parents, name = default.field_path.split(".")
+    place = _place(default.field_path)
     target: Any = spec
-    for parent in parents:
+    for parent in place.parents:
         target = getattr(target, parent)
-    field = target.DESCRIPTOR.fields_by_name[name]
-    if field.is_repeated:
-        if getattr(target, name):
+    if place.repeated:
+        if getattr(target, place.name):
             return False
-        getattr(target, name).extend(default.value)
+        getattr(target, place.name).extend(default.value)
         return True
-    group = field.containing_oneof
-    if group is not None and target.WhichOneof(group.name) is not None:
+    if place.group and target.WhichOneof(place.group) is not None:
         return False
-    if not field.has_presence and getattr(target, name) != field.default_value:
+    if not place.presence and getattr(target, place.name) != place.unset:
         return False
-    setattr(target, name, default.value)
+    setattr(target, place.name, default.value)
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a field is and how it tells that it is unset."""
+
+    parents: tuple[str, ...]
+    name: str
+    repeated: bool
+    group: str
+    """Its oneof, explicit presence included; empty for none."""
+    presence: bool
+    unset: Any
+
+
+@cache
+def _place(path: str) -> _Place:
+    *parents, name = path.split(".")
+    owner = rs.RunSpec.DESCRIPTOR
+    for parent in parents:
+        below = owner.fields_by_name[parent].message_type
+        assert below is not None  # noqa: S101 - the paths of defaults lead through messages
+        owner = below
+    field = owner.fields_by_name[name]
+    group = field.containing_oneof.name if field.containing_oneof is not None else ""
+    return _Place(tuple(parents), name, field.is_repeated, group, field.has_presence, field.default_value)
 
 
 def _source(path: str, default: Default | None) -> ev.SettingSource:

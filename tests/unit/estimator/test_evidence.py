@@ -6,7 +6,7 @@ import pytest
 from finetree_estimator import evidence
 from finetree_estimator.accelerators import accelerator, accelerators
 from finetree_estimator.devices import known
-from finetree_estimator.distance import MEMORY, TIME, Case, Setting, sizes, terms
+from finetree_estimator.distance import MEMORY, TIME, Case, Setting, apart, sizes, terms
 from finetree_estimator.intervals import Kind
 from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
 from finetree_estimator.models import model
@@ -101,6 +101,7 @@ def test_each_respect_adds_its_own_term_in_either_direction(weights, name):
     assert list(terms(PLAIN, other, weights)) == [name]
     assert terms(PLAIN, other, weights) == terms(other, PLAIN, weights)
     assert 0 < terms(PLAIN, other, weights)[name] <= 1
+    assert apart(PLAIN, other, weights) == terms(PLAIN, other, weights)[name]
 
 
 @BOTH

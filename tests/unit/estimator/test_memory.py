@@ -4,7 +4,7 @@ from finetree_estimator import memory
 from finetree_estimator.memory import Component
 from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
 from finetree_estimator.models import model
-from finetree_estimator.programs import TRANSFORMERS
+from finetree_estimator.programs import FINETREE, TRANSFORMERS
 from finetree_estimator.run import Rows
 
 GIB = 1024**3
@@ -81,6 +81,18 @@ def test_a_quantised_base_keeps_embeddings_in_float32(make_run):
     assert (found[Component.BASE_WEIGHTS] + found[Component.QUANTIZATION] - workspace) / GIB == pytest.approx(
         7.5, abs=0.4
     )
+
+
+def test_experts_stay_in_16_bits_where_nothing_packs_them(make_run):
+    """transformers 5 stacks them into parameters; bitsandbytes packs linear layers."""
+    mixture = {"shape": model("mixtral-8x7b").shape, "method": QuantizedLora(LoraAdapters(8, ("self_attn.q_proj",)))}
+    stacked, packed = (
+        parts(make_run(**mixture, program=program))[Component.BASE_WEIGHTS] for program in (FINETREE, TRANSFORMERS)
+    )
+    experts = 32 * 8 * 3 * 4096 * 14336
+
+    assert stacked > 2 * experts
+    assert packed < 0.6 * experts + 4 * 2e9
 
 
 def test_double_quantisation_leaves_an_eighth_of_a_bit(make_run):

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an estimate costs the server, and how quickly it comes, beside a bare echo server in the same run.
+
+    python benchmarks/estimator/speed.py [--output benchmarks/results/estimator/speed.json]
+
+A real estimator process on loopback, asked by this process. Costs are CPU time of the server's process, per call, over
+1,000 distinct requests (and again over the same ones, which it then has kept). The echo server is grpc.aio with uvloop
+and nothing else: it answers every call with one and the same reply, of the size of an estimate. The open loop sends
+500 requests a second whether or not answers have come; latency counts from when a request was due. Run it on a machine
+that does nothing else: the client needs a core of its own.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import psutil
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimator_pb2_grpc
+from finetree_estimator import accelerators, models
+from google.protobuf import json_format
+
+REQUESTS = 1000
+WARM_UP = 200
+BATCH = 100
+RATE = 500
+SECONDS = 10
+METHODS = ("lora", "qlora", "full", "prefix", "adapter")
+_SCRIPT = Path(__file__).resolve()
+
+
+def requests(count: int, seed: int, view: str = "ESTIMATE_VIEW_BASIC") -> list[pb.EstimateRunRequest]:
+    """Distinct requests over methods, models and accelerators of the catalogue."""
+    draw = random.Random(seed)
+    names = [entry.name for entry in models.models() if not entry.shape.experts]
+    cards = [entry.name for entry in accelerators.supported() if entry.native_bf16]
+    return [_request(draw, names, cards, number, view) for number in range(count)]
+
+
+def _request(draw: random.Random, names: list[str], cards: list[str], number: int, view: str) -> pb.EstimateRunRequest:
+    method = draw.choice(METHODS)
+    training = {
+        "micro_batch_size": draw.choice((1, 2, 4)),
+        "effective_batch_size": 16,
+        "sequence_length": draw.choice((256, 512, 1024)),
+    }
+    document = {
+        "spec": {
+            "model": {"name": draw.choice(names)},
+            method: {},
+            "training": training,
+            "hardware": {"accelerator": draw.choice(cards)},
+        },
+        "dataset_profile": {"examples": 1000 + number, "total_tokens": 200 * (1000 + number), "target_fraction": 0.4},
+        "view": view,
+    }
+    return json_format.ParseDict(document, pb.EstimateRunRequest())
+
+
+@contextmanager
+def server(*command: str) -> Iterator[tuple[str, psutil.Process]]:
+    """A server process and its address; ended at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready"
+        flags = ["--address", "127.0.0.1:0", "--ready-file", str(ready), "--log-level", "warning"]
+        process = subprocess.Popen([sys.executable, *command, *flags], cwd=folder)
+        try:
+            while not ready.exists():
+                if process.poll() is not None:
+                    raise SystemExit(f"the server ended with {process.returncode}")
+                time.sleep(0.02)
+            yield json.loads(ready.read_text(encoding="utf-8"))["address"], psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+async def one_by_one(call: Callable[[Any], Any], asked: list[Any], process: psutil.Process) -> dict[str, float]:
+    """Ask one after the other: server CPU and wall time per call, in microseconds."""
+    cpu, wall = _cpu(process), time.perf_counter()
+    for request in asked:
+        await call(request)
+    return {
+        "server_cpu_us": round((_cpu(process) - cpu) / len(asked) * 1e6, 1),
+        "wall_us": round((time.perf_counter() - wall) / len(asked) * 1e6, 1),
+    }
+
+
+async def throughput(call: Callable[[Any], Any], asked: list[Any], at_once: int = 16) -> float:
+    """Calls per second with so many at once."""
+    waiting = iter(asked)
+
+    async def work() -> None:
+        for request in waiting:
+            await call(request)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(at_once)))
+    return len(asked) / (time.perf_counter() - began)
+
+
+async def open_loop(call: Callable[[Any], Any], asked: list[Any]) -> dict[str, float]:
+    """RATE requests a second for SECONDS, whatever comes back: milliseconds from when each was due."""
+    taken: list[float] = []
+    began = time.perf_counter()
+
+    async def one(due: float, request: Any) -> None:
+        await call(request)
+        taken.append((time.perf_counter() - due) * 1e3)
+
+    running = []
+    for number, request in enumerate(itertools.islice(itertools.cycle(asked), RATE * SECONDS)):
+        due = began + number / RATE
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        running.append(asyncio.ensure_future(one(due, request)))
+    await asyncio.gather(*running)
+    taken.sort()
+    shares = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
+    return {name: round(taken[int(share * (len(taken) - 1))], 3) for name, share in shares.items()}
+
+
+async def measure(address: str, process: psutil.Process, *, whole: bool) -> dict[str, Any]:
+    """Everything about one server; of the echo server only what the estimator is held against."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = estimator_pb2_grpc.EstimatorServiceStub(channel)
+        for request in requests(WARM_UP, 1):
+            await stub.EstimateRun(request)
+        fresh = requests(REQUESTS, 2)
+        found: dict[str, Any] = {"uncached": await one_by_one(stub.EstimateRun, fresh, process)}
+        found["cached"] = await one_by_one(stub.EstimateRun, fresh, process)
+        found["calls_per_second"] = [
+            round(await throughput(stub.EstimateRun, requests(REQUESTS, seed))) for seed in (3, 4, 5)
+        ]
+        found["open_loop"] = await open_loop(stub.EstimateRun, requests(REQUESTS, 6))
+        if whole:
+            found["batch_of_100"] = await _batches(stub, process)
+            full = requests(100, 9, "ESTIMATE_VIEW_FULL")
+            found["full_view"] = await one_by_one(stub.EstimateRun, full, process)
+    return found
+
+
+async def _batches(stub: Any, process: psutil.Process) -> dict[str, Any]:
+    batches = [_batch(requests(BATCH, 100 + number)) for number in range(10)]
+    uncached = await one_by_one(stub.BatchEstimateRuns, batches, process)
+    return {"uncached": uncached, "cached": await one_by_one(stub.BatchEstimateRuns, batches, process)}
+
+
+def _batch(asked: list[pb.EstimateRunRequest]) -> pb.BatchEstimateRunsRequest:
+    rows = [pb.BatchEstimateRow(key=str(number), request=request) for number, request in enumerate(asked)]
+    return pb.BatchEstimateRunsRequest(rows=rows)
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+async def echo(address_file: Path) -> None:
+    """The bare server: one handler that answers every call with the same reply."""
+    from finetree_estimator import prices
+    from finetree_estimator.lookups import Knowledge
+    from finetree_estimator.servicer import EstimatorServicer
+
+    known = EstimatorServicer(Knowledge(prices.packaged())).estimate(requests(1, 0)[0])
+    reply = pb.EstimateRunResponse(estimate=known)
+
+    class Echo(estimator_pb2_grpc.EstimatorServiceServicer):
+        async def EstimateRun(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+            return reply
+
+    bare = grpc.aio.server()
+    estimator_pb2_grpc.add_EstimatorServiceServicer_to_server(Echo(), bare)  # type: ignore[abstract]
+    port = bare.add_insecure_port("127.0.0.1:0")
+    await bare.start()
+    partial = address_file.with_suffix(".part")
+    partial.write_text(json.dumps({"address": f"127.0.0.1:{port}"}), encoding="utf-8")
+    partial.rename(address_file)
+    await bare.wait_for_termination()
+
+
+def main() -> None:
+    """Measure, print, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--echo", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--ready-file", type=Path, help=argparse.SUPPRESS)
+    options, _ = parser.parse_known_args()
+    if options.echo:
+        import uvloop
+
+        uvloop.run(echo(options.ready_file))
+        return
+    results: dict[str, Any] = {"machine": machine()}
+    with server(str(_SCRIPT), "--echo") as (address, process):
+        results["echo"] = asyncio.run(measure(address, process, whole=False))
+    with server("-m", "finetree_estimator") as (address, process):
+        results["estimator"] = asyncio.run(measure(address, process, whole=True))
+    rates = [statistics.median(results[name]["calls_per_second"]) for name in ("estimator", "echo")]
+    results["throughput_share_of_echo"] = round(rates[0] / rates[1], 3)
+    text = json.dumps(results, indent=1)
+    print(text)
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text + "\n", encoding="utf-8")
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "grpc": grpc.__version__,
+        "load_at_start": round(os.getloadavg()[0], 2),
+    }
+
+
+if __name__ == "__main__":
+    main()
