@@ -76,11 +76,6 @@ ADAFACTOR_SHARE = 0.01
 EIGHT_BIT_STATE = 2.05
 """Bytes per parameter of two 8-bit moments and their block constants (Dettmers et al. 2021)."""
 
-CPU_RUNTIME = 0.5e9
-"""Resident size of a worker before it loads a model: torch 2.13 for CPUs, transformers and peft 0.41e9 (measured)."""
-CPU_FRAGMENTATION = 0.15
-"""What the C allocator keeps beyond activations and transients. With it SmolLM2-135M's measured peaks come out: LoRA
-with 240 tokens 1.15e9, with 2,040 tokens 3.79e9, full with 240 tokens 1.87e9 bytes."""
 SHORT_ROW_TOKENS = 256
 """Rows up to this length attend by plain matrix products on a CPU (the worker's constant)."""
 SHORT_ROW_SCORES_BYTES = 4

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from finetree_estimator import constants as c
+from finetree_estimator import cpu_memory
 from finetree_estimator.activations import layer_gradients, saved_per_layer, stream_bytes
 from finetree_estimator.intervals import Interval, around, total
 from finetree_estimator.methods import Full, LoraAdapters, Prefix, QuantizedLora, trainable_parameters
@@ -56,7 +57,7 @@ def estimate(run: Run) -> Memory:
     parts[Component.GRADIENTS] = moment.gradients
     parts[Component.ACTIVATIONS] = moment.activations
     parts[Component.TRANSIENT_PEAK] = moment.transient
-    parts[Component.RUNTIME] = c.CPU_RUNTIME if run.device.is_cpu else _cuda_runtime(run)
+    parts[Component.RUNTIME] = _runtime(run)
     parts[Component.FRAGMENTATION] = _fragmentation(run, moment)
     # Where a model is sharded, setting it up may need more than a step.
     setup = _setup(run) + parts[Component.RUNTIME] - sum(parts.values())
@@ -82,13 +83,13 @@ def peak_moment(run: Run) -> Moment:
     """The moment of a step at which most is alive: at the loss, while a layer is differentiated, or at the update."""
     tokens = peak_tokens(run)
     gradients = _gradients(run)
+    if run.device.is_cpu:
+        peak = cpu_memory.peak(run, tokens, gradients)
+        return Moment(peak.gradients, peak.activations, peak.transient)
     # From the second micro-batch on, the gradients of the first are there already.
     before = gradients if run.batch > run.micro_batch * run.devices else 0.0
     kept = activation_bytes(run) * tokens
     differentiated = layer_peak(run) * tokens
-    if run.device.is_cpu:
-        # What was free for a moment stays with the process: its peak is the sum of what a device would see in turn.
-        return Moment(gradients, kept, max(loss_peak(run, tokens), differentiated))
     return max(
         Moment(before, kept, loss_peak(run, tokens)),
         Moment(before, kept, differentiated),
@@ -202,7 +203,9 @@ def _gathered(run: Run) -> float:
     return run.compute_bytes * (c.GATHERED_LAYERS * layer + outside)
 
 
-def _cuda_runtime(run: Run) -> float:
+def _runtime(run: Run) -> float:
+    if run.device.is_cpu:
+        return cpu_memory.runtime(run, peak_tokens(run))
     return c.CUDA_CONTEXT + c.CUDA_WORKSPACE + _collectives(run)
 
 
@@ -222,7 +225,7 @@ def _collectives(run: Run) -> float:
 def _fragmentation(run: Run, moment: Moment) -> float:
     """Bytes that the allocator holds and nobody uses."""
     if run.device.is_cpu:
-        return c.CPU_FRAGMENTATION * (moment.activations + moment.transient)
+        return cpu_memory.holes(moment.activations + moment.gradients)
     stored = c.STORED_FRAGMENTATION if run.checkpointing else c.FRAGMENTATION
     return stored * moment.activations + c.FRAGMENTATION * (moment.transient + moment.gradients)
 
@@ -318,7 +321,8 @@ def _interval(run: Run, kind: Component, expected: float) -> Interval:
 
 def _peaks(run: Run, components: dict[Component, Interval]) -> Memory:
     device = total(components.values())
-    outside = 0.0 if run.device.is_cpu else c.CUDA_CONTEXT + _collectives(run)
+    # Outside the allocator: of a GPU its context, of a process everything that holds no tensor.
+    outside = components[Component.RUNTIME].expected if run.device.is_cpu else c.CUDA_CONTEXT + _collectives(run)
     reserved = device.scaled(1 - outside / device.expected)
     fragments = components[Component.FRAGMENTATION].expected if Component.FRAGMENTATION in components else 0.0
     allocated = device.scaled(1 - (outside + fragments) / device.expected)
