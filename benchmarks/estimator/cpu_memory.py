@@ -56,7 +56,7 @@ def train(folder: Path, *, profiled: bool) -> None:
 
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             core.train(plan, recorder, recorder)
-        found["process"] = process_bytes("VmHWM")
+            found["process"] = process_bytes("VmHWM")
         found["allocated"] = found["weights"] + events_peak(profiler, found.pop("training_ns"))
     print("\n" + json.dumps(found))
 

@@ -84,8 +84,8 @@ class Case:
 
 
 CASES = [
-    Case(SMOLLM2, "lora", 64),
-    Case(SMOLLM2, "full", 64),
+    Case(SMOLLM2, "lora", 64, steps=2),
+    Case(SMOLLM2, "full", 64, steps=2),
     Case("llama-30m", "lora", 256),
     Case("llama-30m", "lora", 1024),
     Case("llama-30m", "full", 256),

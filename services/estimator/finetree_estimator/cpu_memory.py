@@ -27,9 +27,9 @@ KERNELS_PER_SHAPE = 30
 """Products of different dimensions in a layer, forward and backward, attention and adapters among them."""
 KERNEL_CACHE = 1024
 """Compiled products that oneDNN keeps at most (its default ONEDNN_PRIMITIVE_CACHE_CAPACITY)."""
-HOLES = 0.22
+HOLES = 0.20
 """Of what comes and goes in a step, what the C library cannot hand out again because the next tensor does not fit.
-Measured with glibc 2.36: 0.15-0.23 where each micro-batch has the same size, 0.3 where sizes differ."""
+Measured with glibc 2.36: 0.1-0.2 where each micro-batch has the same size, 0.3 where sizes differ or are float32."""
 FREE_TOP = 64e6
 """What glibc keeps at the end of its heap rather than give it back: twice its largest threshold for memory maps, which
 is 32 MiB (mallopt's manual page, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD)."""
@@ -90,9 +90,9 @@ def runtime(run: Run, tokens: float) -> float:
     return RUNTIME + KERNEL * min(KERNELS_PER_SHAPE * micro_batches, KERNEL_CACHE)
 
 
-def holes(changing: float) -> float:
-    """Bytes that the process keeps beyond what is allocated, from those that come and go in a step."""
-    return FREE_TOP + HOLES * changing
+def holes(run: Run, tokens: float, gradients: float) -> float:
+    """Bytes that the process keeps beyond what is allocated: what is freed in one moment stays with it in the next."""
+    return FREE_TOP + HOLES * (_at_the_loss(run, tokens, 0.0).activations + gradients)
 
 
 def kept_per_token(run: Run) -> float:

@@ -225,7 +225,7 @@ def _collectives(run: Run) -> float:
 def _fragmentation(run: Run, moment: Moment) -> float:
     """Bytes that the allocator holds and nobody uses."""
     if run.device.is_cpu:
-        return cpu_memory.holes(moment.activations + moment.gradients)
+        return cpu_memory.holes(run, peak_tokens(run), _gradients(run))
     stored = c.STORED_FRAGMENTATION if run.checkpointing else c.FRAGMENTATION
     return stored * moment.activations + c.FRAGMENTATION * (moment.transient + moment.gradients)
 
