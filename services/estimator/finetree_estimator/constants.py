@@ -85,8 +85,6 @@ HOST_RUNTIME = 2.5e9
 
 GPU_SPREAD = (0.20, 0.20)
 """Half-widths (below, above) of what is not counted: activations, transients, runtime, fragmentation."""
-CPU_SPREAD = (0.35, 0.35)
-"""The same on a CPU, whose allocator returns memory when it pleases."""
 METHOD_SPREAD = {"full": 0.05, "lora": 0.03, "qlora": 0.10, "prefix": 0.05, "adapter": 0.06}
 """Half-widths of what is counted, where public evidence is thin (rows measured on one GPU: 3 full, 8 prefix, no
 adapter; libraries pack quantised weights in different ways)."""

@@ -314,9 +314,15 @@ def _interval(run: Run, kind: Component, expected: float) -> Interval:
     if kind in COUNTED:
         extra = c.METHOD_SPREAD[method_name(run)] + shared
         return around(expected, below=extra, above=extra, sources=(c.MEMORY_FORMULAS,))
-    below, above = c.CPU_SPREAD if run.device.is_cpu else c.GPU_SPREAD
+    below, above = _cpu_spread(run, kind) if run.device.is_cpu else c.GPU_SPREAD
     source = c.CPU_CONSTANTS if run.device.is_cpu else c.MEMORY_FIT
     return around(expected, below=below + shared, above=above + shared, sources=(source,))
+
+
+def _cpu_spread(run: Run, kind: Component) -> tuple[float, float]:
+    if kind is Component.RUNTIME:
+        return cpu_memory.RUNTIME_SPREAD
+    return cpu_memory.HOLES_SPREAD if kind is Component.FRAGMENTATION else cpu_memory.tensors_spread(run)
 
 
 def _peaks(run: Run, components: dict[Component, Interval]) -> Memory:
