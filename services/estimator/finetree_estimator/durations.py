@@ -21,6 +21,9 @@ from finetree_estimator.shapes import active_parameters, count, linear_weights
 class Phase(Enum):
     """Parts of a run; the names are those of the contract's TimePhaseKind."""
 
+    # Enum's own hashes the name, in Python; members are single, so their identity will do.
+    __hash__ = object.__hash__
+
     LOAD = "load"
     TOKENIZE = "tokenize"
     TRAIN = "train"

@@ -147,9 +147,22 @@ def _size(number: float) -> float:
 
 @lru_cache(maxsize=256)
 def _known(name: str, *, is_cpu: bool) -> tuple[str, str]:
-    """Catalogue name and architecture of a device; empty where the catalogue does not have it."""
+    """Catalogue name and architecture of a device; empty where no measured run has it: it differs from all alike."""
     if is_cpu:
         return CPU, CPU
+    found, architecture = _named(name)
+    names, architectures = _measured_devices()
+    return found if found in names else "", architecture if architecture in architectures else ""
+
+
+@cache
+def _measured_devices() -> tuple[frozenset[str], frozenset[str]]:
+    """Accelerators and architectures of the measured runs."""
+    found = [_named(row["accelerator"]) for row in table("evidence.csv")]
+    return frozenset(name for name, _ in found), frozenset(architecture for _, architecture in found)
+
+
+def _named(name: str) -> tuple[str, str]:
     try:
         entry = accelerator(name)
     except UnknownNameError:

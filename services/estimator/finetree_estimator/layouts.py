@@ -13,6 +13,9 @@ from functools import lru_cache
 class Role(Enum):
     """What a projection computes."""
 
+    # Enum's own hashes the name, in Python; members are single, so their identity will do.
+    __hash__ = object.__hash__
+
     QUERY = "query"
     KEY = "key"
     VALUE = "value"

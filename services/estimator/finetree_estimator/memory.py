@@ -22,6 +22,9 @@ from finetree_estimator.shapes import count, linear_weights, routed_weights
 class Component(Enum):
     """Parts of the peak; the names are those of the contract's MemoryComponentKind."""
 
+    # Enum's own hashes the name, in Python; members are single, so their identity will do.
+    __hash__ = object.__hash__
+
     BASE_WEIGHTS = "base weights"
     TRAINABLE_WEIGHTS = "trainable and master weights"
     GRADIENTS = "gradients"
