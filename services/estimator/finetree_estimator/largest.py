@@ -48,7 +48,7 @@ def search(given: rs.RunSpec, reading: Reading) -> Largest | None:
 
 def _micro_batch(run: Run, *, batch_is_open: bool) -> int:
     """The largest micro-batch that fits; 0 when none does."""
-    whole = -(-run.batch // run.devices)
+    whole = min(MOST_ROWS, -(-run.batch // run.devices))
     rows = run.rows.count if run.rows is not None else MOST_ROWS
     most = max(whole, min(MOST_ROWS, rows // run.devices)) if batch_is_open else whole
 
