@@ -58,7 +58,12 @@ CASES = {
     "absolute model path": (model(path="/etc"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
     "model path by a link": (model(path="link"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
     "missing model path": (model(path="nothing"), "NOT_FOUND", "MODEL_NOT_FOUND"),
-    "qlora": (spec(qlora=run_spec_pb2.Qlora()), "INVALID_ARGUMENT", "METHOD_NOT_SUPPORTED"),
+    "prefix": (spec(prefix=run_spec_pb2.PrefixTuning()), "INVALID_ARGUMENT", "METHOD_NOT_SUPPORTED"),
+    "GPTQ": (
+        spec(qlora=run_spec_pb2.Qlora(quantization=run_spec_pb2.QUANTIZATION_GPTQ_INT4)),
+        "INVALID_ARGUMENT",
+        "SETTING_NOT_SUPPORTED",
+    ),
     "no method": (without_method, "INVALID_ARGUMENT", "INVALID_REQUEST"),
     "unknown GPU": (spec(hardware=GPU), "FAILED_PRECONDITION", "NO_SUCH_DEVICE"),
     "too many devices": (spec(hardware=MANY), "FAILED_PRECONDITION", "NO_SUCH_DEVICE"),
@@ -73,7 +78,6 @@ CASES = {
         "INVALID_ARGUMENT",
         "SEQUENCE_TOO_LONG",
     ),
-    "DoRA": (spec(lora=run_spec_pb2.Lora(weight_decomposed=True)), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
     "experts": (spec(lora=run_spec_pb2.Lora(include_experts=True)), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
     "flash": (spec(attention=run_spec_pb2.ATTENTION_KERNEL_FLASH), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
     "export": (export, "INVALID_ARGUMENT", "JOB_KIND_NOT_SUPPORTED"),
@@ -96,7 +100,7 @@ async def test_what_cannot_run_is_refused_with_a_reason_and_nothing_is_created(t
             assert str(tmp_path) not in error.value.details(), name
         assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
         # What was refused has not used its request id up.
-        again = trainer_pb2.CreateJobRequest(job=job_request(dataset), request_id="case qlora")
+        again = trainer_pb2.CreateJobRequest(job=job_request(dataset), request_id="case GPTQ")
         assert (await talk.stub.CreateJob(again)).job.name
 
 

@@ -22,6 +22,10 @@ def test_a_setting_has_the_values_that_the_worker_takes(name):
     assert set(capabilities.SETTINGS[name]) == set(WORKER[name]) - {0}
 
 
+def test_a_base_may_be_quantised_as_the_worker_can():
+    assert set(capabilities.QUANTIZATIONS) == set(planning._QUANTIZATIONS)
+
+
 def test_the_methods_are_those_of_the_worker():
     assert set(capabilities.METHODS) == set(planning.ARTIFACT_FOLDERS)
 

@@ -72,6 +72,7 @@ def test_what_is_left_out_has_the_cores_default(task):
         ("lora.target_modules", ["q_proj"], lambda p: p.method.modules == ("q_proj",)),
         ("lora.targets", rs.TARGET_PRESET_MLP, lambda p: p.method.targets is plan.Targets.MLP),
         ("lora.rank_stabilized", True, lambda p: p.method.rank_stabilized),
+        ("lora.weight_decomposed", True, lambda p: p.method.weight_decomposed),
         ("training.schedule", rs.SCHEDULE_LINEAR, lambda p: p.optimization.schedule is plan.Schedule.LINEAR),
         ("training.packing", rs.PACKING_OFF, lambda p: p.optimization.packing is False),
         ("training.loss_tokens", rs.LOSS_TOKENS_ALL, lambda p: p.optimization.loss_on is plan.LossOn.ALL),
@@ -111,7 +112,6 @@ def set_field(spec, field, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("lora.weight_decomposed", True),
         ("lora.include_experts", True),
         ("precision", rs.PRECISION_FP16_MIXED),
         ("optimizer", rs.OPTIMIZER_ADAFACTOR),
@@ -134,7 +134,31 @@ def test_an_enum_value_from_a_newer_contract_is_refused(task):
         train_plan(task)
 
 
-@pytest.mark.parametrize("method", ["qlora", "prefix", "adapter"])
+def test_qlora_is_lora_on_a_quantised_base(task, tmp_path):
+    task.spec.qlora.lora.rank = 16
+    made = train_plan(task)
+    assert made.method == plan.QloraMethod(plan.LoraMethod(rank=16), plan.Quantization.NF4, double_quantization=True)
+    assert made.artifact == tmp_path / "artifacts" / "adapter"
+    task.spec.qlora.quantization = rs.QUANTIZATION_INT8
+    task.spec.qlora.double_quantization = False
+    assert train_plan(task).method == plan.QloraMethod(
+        plan.LoraMethod(rank=16), plan.Quantization.INT8, double_quantization=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("qlora.quantization", rs.QUANTIZATION_GPTQ_INT4), ("qlora.lora.include_experts", True)],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_qlora_cannot_do_is_refused(task, field, value):
+    set_field(task.spec, field, value)
+    with pytest.raises(PlanError) as refused:
+        train_plan(task)
+    assert (refused.value.reason, refused.value.field) == ("UNSUPPORTED_SETTING", field)
+
+
+@pytest.mark.parametrize("method", ["prefix", "adapter"])
 def test_other_methods_are_refused(task, method):
     getattr(task.spec, method).SetInParent()
     with pytest.raises(PlanError, match=method) as refused:

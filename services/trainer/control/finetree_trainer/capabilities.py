@@ -8,8 +8,16 @@ from finetree_runtime.errors import InvalidArgument, invalid_field
 KINDS = (job_pb2.JOB_KIND_TRAIN, job_pb2.JOB_KIND_PREPARE)
 """Kinds of job."""
 
-METHODS = ("full", "lora")
+METHODS = ("full", "lora", "qlora")
 """Methods of training."""
+
+QUANTIZATIONS = (
+    run_spec_pb2.QUANTIZATION_UNSPECIFIED,
+    run_spec_pb2.QUANTIZATION_NF4,
+    run_spec_pb2.QUANTIZATION_FP4,
+    run_spec_pb2.QUANTIZATION_INT8,
+)
+"""How QLoRA's base may be quantised."""
 
 SETTINGS: dict[str, tuple[int, ...]] = {
     "precision": (run_spec_pb2.PRECISION_BF16, run_spec_pb2.PRECISION_BF16_MIXED, run_spec_pb2.PRECISION_FP32),
@@ -52,12 +60,17 @@ def require_method(spec: run_spec_pb2.RunSpec) -> None:
             metadata={"supported": ",".join(METHODS)},
             violations=[(f"{_SPEC}.{method}", text, "METHOD_NOT_SUPPORTED")],
         )
-    if method == "lora" and spec.lora.weight_decomposed:
-        text = "this server does not train weight-decomposed adapters (DoRA) yet; leave it out"
-        raise invalid_field(f"{_SPEC}.lora.weight_decomposed", text, "SETTING_NOT_SUPPORTED")
-    if method == "lora" and spec.lora.include_experts:
-        text = "this server does not train adapters of experts yet; leave it out"
-        raise invalid_field(f"{_SPEC}.lora.include_experts", text, "SETTING_NOT_SUPPORTED")
+    for path, lora in (("lora", spec.lora), ("qlora.lora", spec.qlora.lora)):
+        if lora.include_experts:
+            text = "this server does not train adapters of experts yet; leave it out"
+            raise invalid_field(f"{_SPEC}.{path}.include_experts", text, "SETTING_NOT_SUPPORTED")
+    if method == "qlora" and spec.qlora.quantization not in QUANTIZATIONS:
+        have = ", ".join(run_spec_pb2.Quantization.Name(known) for known in QUANTIZATIONS[1:])
+        raise invalid_field(
+            f"{_SPEC}.qlora.quantization",
+            f"can be priced, not trained; this server runs {have}",
+            "SETTING_NOT_SUPPORTED",
+        )
 
 
 def require_settings(spec: run_spec_pb2.RunSpec) -> None:
@@ -82,6 +95,7 @@ def _unsupported(spec: run_spec_pb2.RunSpec) -> tuple[tuple[str, bool], ...]:
     return (
         ("optimizer_in_backward", spec.optimizer_in_backward),
         ("lora.include_experts", spec.lora.include_experts),
+        ("qlora.lora.include_experts", spec.qlora.lora.include_experts),
         ("hardware.sharding", spec.hardware.sharding not in alone),
         ("hardware.nodes", spec.hardware.nodes > 1),
     )

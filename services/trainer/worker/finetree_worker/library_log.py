@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -86,9 +87,17 @@ def capture() -> LogCapture:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
+    # bitsandbytes advises to fetch compiled code from a hub: the worker runs what is installed and nothing else.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_no_advice)
+    # It says at each 8-bit product that bfloat16 goes through float16; that is how its 8-bit products work.
+    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast", category=UserWarning)
     for chatty in ("httpx", "urllib3", "filelock", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return handler
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return "kernels-community" not in record.getMessage()
 
 
 def adopt_library_loggers() -> None:

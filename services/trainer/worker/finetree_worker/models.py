@@ -6,7 +6,15 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.pytorch_utils import Conv1D
 
 from finetree_worker.errors import ModelError, PlanError
 from finetree_worker.plan import LoraMethod, Targets
@@ -29,10 +37,13 @@ _AMBIGUOUS = frozenset({"c_proj"})
 _NEVER = re.compile(r"(^|\.)(lm_head|embed_out|router|gate|shared_expert_gate)$")
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load_model(
+    folder: Path, dtype: torch.dtype, device: torch.device, quantization: BitsAndBytesConfig | None = None
+) -> PreTrainedModel:
     """The causal language model in `folder`: safetensors only, no code of the folder is run, no network.
 
-    Raises ModelError with MODEL_NOT_FOUND or MODEL_UNREADABLE.
+    With `quantization` its linear layers are quantised as they are read. Raises ModelError with MODEL_NOT_FOUND or
+    MODEL_UNREADABLE.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -41,6 +52,8 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTra
             field="model",
             remedy="Prepare the model first, or name a folder that holds config.json and safetensors files.",
         )
+    place = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+    placed = {"quantization_config": quantization, "device_map": {"": place}} if quantization else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -49,6 +62,7 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTra
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            **placed,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
@@ -58,7 +72,8 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTra
             remedy="Only models with safetensors weights and an architecture of transformers itself can be trained.",
         ) from error
     loaded: PreTrainedModel = model
-    nn.Module.to(loaded, device)
+    if quantization is None:
+        nn.Module.to(loaded, device)
     loaded.config.use_cache = False
     return loaded
 
@@ -87,16 +102,28 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def linear_names(model: nn.Module, method: LoraMethod) -> list[str]:
+def is_mixture(model: nn.Module) -> bool:
+    """Whether the model has routed experts."""
+    return any(name.endswith(".experts") for name, _ in model.named_modules())
+
+
+def parameter_count(parameter: nn.Parameter) -> int:
+    """Numbers that a parameter stands for: bitsandbytes packs two 4-bit ones in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
+
+
+def linear_names(model: nn.Module, method: LoraMethod, field: str = "lora") -> list[str]:
     """Full names of the linear layers that get an adapter, in module order.
 
     "all-linear" is attention and MLP, never the output head and never a router. Explicit names match a full name or
-    its last parts ("q_proj", "layers.0.mlp.up_proj"). Raises PlanError with TARGET_NOT_FOUND.
+    its last parts ("q_proj", "layers.0.mlp.up_proj"). Raises PlanError with TARGET_NOT_FOUND below `field`.
     """
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    # GPT-2's layers are Conv1D, a linear layer with its weight transposed.
+    linears = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     linears = [name for name in linears if not _NEVER.search(name)]
     if method.modules:
-        return _explicit(linears, method.modules)
+        return _explicit(linears, method.modules, field)
     wanted = {
         Targets.ALL_LINEAR: ATTENTION + MLP,
         Targets.ATTENTION: ATTENTION,
@@ -108,8 +135,8 @@ def linear_names(model: nn.Module, method: LoraMethod) -> list[str]:
         raise PlanError(
             "TARGET_NOT_FOUND",
             f"This model has no layer for the targets {method.targets.value!r}.",
-            field="lora.targets",
-            remedy="Name its linear layers in lora.target_modules.",
+            field=f"{field}.targets",
+            remedy=f"Name its linear layers in {field}.target_modules.",
         )
     return found
 
@@ -120,14 +147,14 @@ def short_name(name: str) -> str:
     return ".".join(parts[-2:]) if parts[-1] in _AMBIGUOUS else parts[-1]
 
 
-def _explicit(linears: list[str], wanted: tuple[str, ...]) -> list[str]:
+def _explicit(linears: list[str], wanted: tuple[str, ...], field: str) -> list[str]:
     for pattern in wanted:
         if not any(_names(name, pattern) for name in linears):
             ends = sorted({name.rpartition(".")[2] for name in linears})
             raise PlanError(
                 "TARGET_NOT_FOUND",
                 f"No linear layer of this model is named {pattern!r}; it has {', '.join(ends)}.",
-                field="lora.target_modules",
+                field=f"{field}.target_modules",
                 remedy="Use one of these names, or the preset all-linear.",
             )
     return [name for name in linears if any(_names(name, pattern) for pattern in wanted)]

@@ -58,6 +58,29 @@ class Metric(StrEnum):
     EXACT_MATCH = "exact_match"
 
 
+class Quantization(StrEnum):
+    """How a frozen base is stored: 4-bit NormalFloat, 4-bit float, 8-bit integers."""
+
+    NF4 = "nf4"
+    FP4 = "fp4"
+    INT8 = "int8"
+
+
+class PrefixInit(StrEnum):
+    """How prefixes start: as the keys and values of a text, or as zeros."""
+
+    TEXT = "text"
+    ZERO = "zero"
+
+
+class Placement(StrEnum):
+    """Where bottleneck adapters sit: after the MLP, after attention and the MLP, or beside the MLP."""
+
+    PFEIFFER = "pfeiffer"
+    HOULSBY = "houlsby"
+    PARALLEL = "parallel"
+
+
 @dataclass(frozen=True, slots=True)
 class LoraMethod:
     """Low-rank adapters. `modules` names linears explicitly and, where it is not empty, overrides `targets`."""
@@ -68,6 +91,7 @@ class LoraMethod:
     targets: Targets = Targets.ALL_LINEAR
     modules: tuple[str, ...] = ()
     rank_stabilized: bool = False
+    weight_decomposed: bool = False
     kind: Literal["lora"] = "lora"
 
 
@@ -79,7 +103,36 @@ class FullMethod:
     kind: Literal["full"] = "full"
 
 
-Method = LoraMethod | FullMethod
+@dataclass(frozen=True, slots=True)
+class QloraMethod:
+    """Low-rank adapters on a quantised base; `double_quantization` quantises the 4-bit blocks' scales as well."""
+
+    lora: LoraMethod = field(default_factory=LoraMethod)
+    quantization: Quantization = Quantization.NF4
+    double_quantization: bool = True
+    kind: Literal["qlora"] = "qlora"
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMethod:
+    """Trained keys and values that every token sees before its document. An empty `init_text` takes the suite's own."""
+
+    virtual_tokens: int = 20
+    init: PrefixInit = PrefixInit.TEXT
+    init_text: str = ""
+    kind: Literal["prefix"] = "prefix"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterMethod:
+    """Bottleneck layers between the frozen ones."""
+
+    bottleneck_size: int = 64
+    placement: Placement = Placement.PFEIFFER
+    kind: Literal["adapter"] = "adapter"
+
+
+Method = FullMethod | LoraMethod | QloraMethod
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from finetree_api.types.v1 import run_spec_pb2
 from finetree_worker import plan
 from finetree_worker.errors import PlanError
 
-ARTIFACT_FOLDERS = {"lora": "adapter", "full": "model"}
+ARTIFACT_FOLDERS = {"lora": "adapter", "qlora": "adapter", "full": "model"}
 """Id of the artifact that each method makes."""
 REPORT_LENGTH = 1 << 24
 """Sequence length of a report when the spec has none: the longest that a spec may have, so that nothing is cut."""
@@ -21,6 +21,12 @@ _TARGETS = {
     run_spec_pb2.TARGET_PRESET_ATTENTION: plan.Targets.ATTENTION,
     run_spec_pb2.TARGET_PRESET_QUERY_VALUE: plan.Targets.QUERY_VALUE,
     run_spec_pb2.TARGET_PRESET_MLP: plan.Targets.MLP,
+}
+_QUANTIZATIONS = {
+    run_spec_pb2.QUANTIZATION_UNSPECIFIED: plan.Quantization.NF4,
+    run_spec_pb2.QUANTIZATION_NF4: plan.Quantization.NF4,
+    run_spec_pb2.QUANTIZATION_FP4: plan.Quantization.FP4,
+    run_spec_pb2.QUANTIZATION_INT8: plan.Quantization.INT8,
 }
 _SCHEDULES = {
     run_spec_pb2.SCHEDULE_UNSPECIFIED: plan.Schedule.COSINE,
@@ -142,7 +148,9 @@ def _method(spec: run_spec_pb2.RunSpec) -> plan.Method:
         case "full":
             return plan.FullMethod(spec.full.frozen_layers)
         case "lora":
-            return _lora(spec.lora)
+            return _lora(spec.lora, "lora")
+        case "qlora":
+            return _qlora(spec.qlora)
         case None:
             raise _unresolved("method")
         case other:
@@ -150,23 +158,30 @@ def _method(spec: run_spec_pb2.RunSpec) -> plan.Method:
                 "UNSUPPORTED_METHOD",
                 f"This worker cannot train with the method {other}.",
                 field=other,
-                remedy="Use full or lora.",
+                remedy=f"Use one of {', '.join(sorted(ARTIFACT_FOLDERS))}.",
             )
 
 
-def _lora(lora: run_spec_pb2.Lora) -> plan.LoraMethod:
-    if lora.weight_decomposed:
-        raise _unsupported("lora.weight_decomposed", "true")
+def _qlora(qlora: run_spec_pb2.Qlora) -> plan.QloraMethod:
+    return plan.QloraMethod(
+        lora=_lora(qlora.lora, "qlora.lora"),
+        quantization=_choice(qlora, "quantization", _QUANTIZATIONS, "qlora."),
+        double_quantization=not qlora.HasField("double_quantization") or qlora.double_quantization,
+    )
+
+
+def _lora(lora: run_spec_pb2.Lora, path: str) -> plan.LoraMethod:
     if lora.include_experts:
-        raise _unsupported("lora.include_experts", "true")
+        raise _unsupported(f"{path}.include_experts", "true")
     default = plan.LoraMethod()
     return plan.LoraMethod(
         rank=lora.rank if lora.HasField("rank") else default.rank,
         alpha=lora.alpha if lora.HasField("alpha") else default.alpha,
         dropout=lora.dropout if lora.HasField("dropout") else default.dropout,
-        targets=_choice(lora, "targets", _TARGETS, "lora."),
+        targets=_choice(lora, "targets", _TARGETS, f"{path}."),
         modules=tuple(lora.target_modules),
         rank_stabilized=lora.rank_stabilized,
+        weight_decomposed=lora.weight_decomposed,
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import torch
 from peft import PeftModel
@@ -27,8 +26,8 @@ from finetree_worker.events import (
 )
 from finetree_worker.files import atomic_folder, hashes, size
 from finetree_worker.loop import Loop, Subject, Trained
-from finetree_worker.methods import full, lora
-from finetree_worker.plan import BaseModel, FullMethod, LoraMethod, Metric, Precision, TrainPlan
+from finetree_worker.methods import qlora
+from finetree_worker.plan import BaseModel, FullMethod, Metric, Precision, QloraMethod, TrainPlan
 from finetree_worker.prepare import base_facts
 from finetree_worker.steering import STOPS, Steering
 
@@ -94,7 +93,7 @@ class _Run:
         with self.phases.phase(Phase.LOAD_MODEL):
             self.steering.stop_here()
             tokenizer = models.load_tokenizer(self.plan.base.folder)
-            model = models.load_model(self.plan.base.folder, _dtype(self.plan), self.device)
+            model = load(self.plan, self.device)
             base = base_facts(self.plan.base)
         with self.phases.phase(Phase.TOKENIZE) as tell:
             dataset = data.load(self.plan, tokenizer, _both(tell, self.steering.stop_here))
@@ -116,7 +115,7 @@ class _Run:
                 restored_step=restored,
                 total_steps=loop.total,
                 trainable_parameters=sum(p.numel() for p in loop.subject.trainable.values()),
-                total_parameters=sum(p.numel() for p in model.parameters()),
+                total_parameters=sum(models.parameter_count(p) for p in model.parameters()),
                 threads=self.plan.threads,
                 device=loop.environment.device,
                 precision=self.plan.optimization.precision.value,
@@ -214,17 +213,24 @@ class _Run:
                 methods.save(adapted, tokenizer, draft, method=method, base=base, dtype=dtype)
             self.reporter.emit(
                 ArtifactReady(
-                    kind="adapter" if isinstance(method, LoraMethod) else "model",
+                    kind="model" if isinstance(method, FullMethod) else "adapter",
                     folder=str(target),
                     bytes=size(target),
                     files=hashes(target),
                     base_hub_id=base.hub_id,
                     base_revision=base.revision,
                     base_fingerprint=base.fingerprint,
-                    peft_type="LORA" if isinstance(method, LoraMethod) else "",
+                    peft_type=methods.PEFT_TYPES[method.kind],
                     trainable_parameters=sum(p.numel() for p in loop.subject.trainable.values()),
                 )
             )
+
+
+def load(plan: TrainPlan, device: torch.device) -> PreTrainedModel:
+    """The plan's base model, quantised where the method asks for it. Raises ModelError."""
+    dtype, method = _dtype(plan), plan.method
+    quantization = qlora.quantization(method, dtype) if isinstance(method, QloraMethod) else None
+    return models.load_model(plan.base.folder, dtype, device, quantization)
 
 
 def adapt(plan: TrainPlan, model: PreTrainedModel, device: torch.device) -> tuple[PeftModel | PreTrainedModel, Subject]:
@@ -233,14 +239,10 @@ def adapt(plan: TrainPlan, model: PreTrainedModel, device: torch.device) -> tupl
         # transformers 5.24 calls it activation checkpointing and the old name deprecated.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    if isinstance(plan.method, FullMethod):
-        full.apply(model, plan.method)
-        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        return model, Subject(model, trainable, None, device)
-    adapted = lora.apply(model, plan.method, plan.optimization.seed)
+    adapted, run = methods.apply(model, plan)
     masks = randomness.bind(adapted, plan.optimization.seed)
     trainable = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
-    return adapted, Subject(cast("PreTrainedModel", adapted.get_base_model()), trainable, masks, device)
+    return adapted, Subject(run, trainable, masks, device)
 
 
 def _dtype(plan: TrainPlan, *, stored: bool = False) -> torch.dtype:

@@ -12,13 +12,17 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from finetree_worker.models import linear_names, short_name
+from finetree_worker.models import is_mixture, linear_names, short_name
 from finetree_worker.plan import BaseModel, LoraMethod
 from finetree_worker.randomness import CounterDropout
 
 ADAPTER = "default"
 """peft's name for the one adapter of a model."""
+
+CONV1D_FAMILIES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+"""Model types of transformers 5.24 whose linear layers are Conv1D, hence transposed where they are not quantised."""
 
 
 class LoraLinear(PeftLinear):
@@ -35,7 +39,7 @@ class LoraLinear(PeftLinear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """base(x) + scale * B(A(dropout(x))); x (1, tokens, in features)."""
-        if self.disable_adapters or self.merged:
+        if self.disable_adapters or self.merged or self.use_dora.get(ADAPTER):
             plain: Tensor = super().forward(x, *args, **kwargs)
             return plain
         # torch types a child module as Tensor | Module.
@@ -45,19 +49,24 @@ class LoraLinear(PeftLinear):
         return torch.add(base(x), update, alpha=self.scaling[ADAPTER] * dropout.scale)
 
 
-def apply(model: PreTrainedModel, method: LoraMethod, seed: int) -> PeftModel:
-    """Add adapters to the model's linear layers and freeze the rest. A starts random (from the seed), B at zero."""
-    names = linear_names(model, method)
+def apply(model: PreTrainedModel, method: LoraMethod, seed: int, field: str = "lora") -> PeftModel:
+    """Add adapters to the model's linear layers and freeze the rest. A starts random (from the seed), B at zero.
+
+    `field` is where the spec has the method's settings, for errors. Raises PlanError TARGET_NOT_FOUND.
+    """
+    names = linear_names(model, method, field)
     config = LoraConfig(
         r=method.rank,
         lora_alpha=method.alpha,  # type: ignore[arg-type]  # peft only ever divides it
         lora_dropout=method.dropout,
         use_rslora=method.rank_stabilized,
+        use_dora=method.weight_decomposed,
+        fan_in_fan_out=_transposed(model),
         target_modules=names,
         bias="none",
         task_type="CAUSAL_LM",
     )
-    config._register_custom_module({nn.Linear: LoraLinear})  # noqa: SLF001 - peft's documented way to a layer of one's own
+    config._register_custom_module({nn.Linear: LoraLinear, Conv1D: LoraLinear})  # noqa: SLF001 - peft's documented way to a layer of one's own
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft asks the model through a name that transformers 5.24 calls deprecated.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
@@ -68,6 +77,11 @@ def apply(model: PreTrainedModel, method: LoraMethod, seed: int) -> PeftModel:
     return adapted
 
 
+def _transposed(model: PreTrainedModel) -> bool:
+    """Whether the weights of the model's adapted layers are (in, out), as in GPT-2; quantised ones never are."""
+    return any(isinstance(module, Conv1D) for module in model.modules())
+
+
 def save(model: PeftModel, folder: Path, method: LoraMethod, base: BaseModel) -> None:
     """Write adapter_model.safetensors and adapter_config.json as peft itself does, naming the base by its hub id."""
     model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
@@ -76,7 +90,9 @@ def save(model: PeftModel, folder: Path, method: LoraMethod, base: BaseModel) ->
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base.hub_id or None
     config["revision"] = base.revision or None
-    if not method.modules:
+    config["fan_in_fan_out"] = model.config.model_type in CONV1D_FAMILIES
+    # peft takes short names of a mixture's MLP for its experts, also where they mean the shared one.
+    if not method.modules and not is_mixture(model):
         # Full names per layer are for us; servers and merges expect the short names, which select the same layers.
         config["target_modules"] = sorted({short_name(name) for name in config["target_modules"]})
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

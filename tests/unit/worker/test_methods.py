@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every method: the loss falls, only what is trained changes, a resume is bit-equal, peft loads it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetree_worker import events, models
+from finetree_worker.errors import Cancelled
+from finetree_worker.events import Signal
+from finetree_worker.plan import (
+    BaseModel,
+    FullMethod,
+    LoraMethod,
+    Method,
+    Optimization,
+    OptimizerName,
+    Precision,
+    QloraMethod,
+    Quantization,
+    TrainPlan,
+)
+from finetree_worker.train import adapt, load, train
+from safetensors.torch import load_file
+from torch import nn
+
+# peft 0.21 asks transformers 5 by the old name whether it checkpoints; 8-bit products say how they work at each one.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning"),
+]
+
+LORA = LoraMethod(rank=4, alpha=8.0, dropout=0.2)
+METHODS: dict[str, Method] = {
+    "full": FullMethod(),
+    "full-frozen": FullMethod(frozen_layers=1),
+    "lora": LORA,
+    "rslora": replace(LORA, rank_stabilized=True),
+    "dora": replace(LORA, weight_decomposed=True),
+    "nf4": QloraMethod(LORA),
+    "nf4-single": QloraMethod(LORA, double_quantization=False),
+    "fp4": QloraMethod(LORA, Quantization.FP4),
+    "int8": QloraMethod(LORA, Quantization.INT8),
+    "qdora": QloraMethod(replace(LORA, weight_decomposed=True)),
+}
+"""Every method and the settings of its own that change what is computed."""
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Recorder:
+    """Keeps all events, and asks for a pause after a step."""
+
+    pause_after: int = 0
+    events: list[Any] = field(default_factory=list)
+    asked: Signal = Signal.NONE
+
+    def emit(self, event: Any) -> None:
+        self.events.append(event)
+        if isinstance(event, events.StepMetrics) and event.step == self.pause_after:
+            self.asked = Signal.PAUSE
+
+    def poll(self) -> Signal:
+        return self.asked
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def plan(base_folder: Path, tmp_path: Path, write_rows: Callable[..., Path], chat_rows: list[Any]) -> TrainPlan:
+    return TrainPlan(
+        base=BaseModel(base_folder, "example/tiny", "main"),
+        dataset=write_rows(chat_rows),
+        method=LORA,
+        optimization=Optimization(
+            learning_rate=5e-3,
+            batch_size=4,
+            micro_batch_size=4,
+            sequence_length=128,
+            max_steps=6,
+            precision=Precision.FP32,
+        ),
+        work=tmp_path / "work",
+        artifact=tmp_path / "artifact",
+    )
+
+
+@pytest.fixture(params=METHODS.values(), ids=METHODS.keys())
+def method(request: pytest.FixtureRequest) -> Method:
+    chosen: Method = request.param
+    return chosen
+
+
+def run(plan: TrainPlan, recorder: Recorder | None = None) -> Recorder:
+    recorder = recorder or Recorder()
+    train(plan, recorder, recorder)
+    return recorder
+
+
+def tuned(plan: TrainPlan, **changes: Any) -> TrainPlan:
+    return replace(plan, optimization=replace(plan.optimization, **changes))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(next(folder.glob("*.safetensors")))
+    return found
+
+
+def test_a_run_paused_twice_ends_in_the_same_weights_bit_by_bit(
+    plan: TrainPlan, method: Method, tmp_path: Path
+) -> None:
+    straight = replace(plan, method=method)
+    broken = replace(straight, work=tmp_path / "other", artifact=tmp_path / "resumed")
+    losses = [step.loss for step in run(straight).of(events.StepMetrics)]
+    assert min(losses[3:]) < losses[0]
+    for stop_after in (2, 5):
+        with pytest.raises(Cancelled):
+            run(broken, Recorder(stop_after))
+    assert run(broken).of(events.AttemptStarted)[0].restored_step == 5
+    left, right = weights(straight.artifact), weights(broken.artifact)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "unpacked"])
+@pytest.mark.parametrize("kind", ["full", "dora", "nf4"])
+def test_splitting_a_batch_changes_nothing_but_rounding(
+    plan: TrainPlan, kind: str, tmp_path: Path, packing: bool
+) -> None:
+    """Not so with an 8-bit base: bitsandbytes takes the outliers of a product from the whole batch."""
+    whole = tuned(
+        replace(plan, method=METHODS[kind]),
+        packing=False,
+        optimizer=OptimizerName.SGD,
+        learning_rate=0.5,
+        max_steps=3,
+    )
+    split = replace(whole, artifact=tmp_path / "split", work=tmp_path / "split-work")
+    # Packing bounds tokens, not rows: a bound of the longest row makes one or two rows a micro-batch.
+    split = tuned(split, packing=packing, micro_batch_size=1, sequence_length=100 if packing else 128)
+    run(whole)
+    run(split)
+    left, right = weights(whole.artifact), weights(split.artifact)
+    for name, tensor in left.items():
+        torch.testing.assert_close(tensor, right[name], atol=1e-5, rtol=0, msg=name)
+
+
+def dequantised(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that a quantised model computes with, by module name."""
+    from peft.utils.integrations import dequantize_module_weight
+
+    return {
+        name: dequantize_module_weight(module).clone()
+        for name, module in model.named_modules()
+        if type(module).__name__ in {"Linear4bit", "Linear8bitLt"}
+    }
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "nf4", "fp4", "qdora"])
+def test_plain_peft_loads_the_adapter_with_our_logits(plan: TrainPlan, kind: str) -> None:
+    """On the base as it is; a 4-bit run is compared on the weights that it trained against, dequantised."""
+    from peft import PeftModel, set_peft_model_state_dict
+    from transformers import AutoModelForCausalLM
+
+    chosen = replace(plan, method=METHODS[kind])
+    run(chosen)
+    text = (plan.artifact / "adapter_config.json").read_text()
+    assert json.loads(text)["base_model_name_or_path"] == "example/tiny"
+    assert str(plan.base.folder) not in text
+    ours_base = load(chosen, CPU)
+    base = AutoModelForCausalLM.from_pretrained(plan.base.folder)
+    for name, weight in dequantised(ours_base).items():
+        base.get_submodule(name).weight.data.copy_(weight)
+    ids = torch.arange(60)[None] % 256
+    with torch.no_grad():
+        untrained = base(input_ids=ids).logits
+    plain = PeftModel.from_pretrained(base, plan.artifact).eval()
+    ours, subject = adapt(chosen, ours_base, CPU)
+    set_peft_model_state_dict(ours, weights(plan.artifact))
+    subject.model.eval()
+    with torch.no_grad():
+        theirs, own = plain(input_ids=ids).logits, ours(input_ids=ids).logits
+    torch.testing.assert_close(theirs, own, atol=1e-5, rtol=0)
+    assert (theirs - untrained).abs().max() > 1e-2
+
+
+def test_a_quantised_base_keeps_its_head_and_embeddings_and_has_all_its_parameters(plan: TrainPlan) -> None:
+    plain = models.load_model(plan.base.folder, torch.float32, CPU)
+    model = load(replace(plan, method=METHODS["nf4"]), CPU)
+    assert model.get_input_embeddings().weight.dtype == torch.float32
+    assert model.get_output_embeddings().weight.dtype == torch.float32
+    assert len(dequantised(model)) == 2 * 7
+    count = sum(models.parameter_count(p) for p in model.parameters())
+    assert count == sum(p.numel() for p in plain.parameters())
+
+
+def test_evaluating_a_quantised_model_leaves_its_weights_as_they_were(plan: TrainPlan) -> None:
+    """A CPU with bfloat16 instructions would pack them for a kernel that has no backward pass."""
+    chosen = replace(plan, method=METHODS["nf4"])
+    adapted, subject = adapt(chosen, load(chosen, CPU), CPU)
+    before = {name: p.detach().clone() for name, p in adapted.named_parameters()}
+    subject.model.eval()
+    with torch.inference_mode():
+        subject.model(input_ids=torch.arange(5)[None])
+        subject.model(input_ids=torch.arange(1)[None])
+    assert all(torch.equal(before[name], p) for name, p in adapted.named_parameters())
+
+
+def test_bitsandbytes_advice_to_fetch_kernels_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    import logging
+
+    from finetree_worker import library_log
+
+    heard: list[object] = []
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    try:
+        library_log.capture().connect(heard.append)
+        logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no kernels")
+        assert not heard
+        logger.warning("Something else.")
+        assert len(heard) == 1
+    finally:
+        root.handlers, level = before
+        root.setLevel(level)
+        logging.captureWarnings(capture=False)
