@@ -99,8 +99,15 @@ def runtime(run: Run, tokens: float) -> float:
 
 
 def holes(run: Run, tokens: float, gradients: float) -> float:
-    """Bytes that the process keeps beyond what is allocated: what is freed in one moment stays with it in the next."""
-    return FREE_TOP + HOLES * (_at_the_loss(run, tokens, 0.0).activations + gradients)
+    """Bytes that the process keeps beyond what is allocated: what is freed in one moment stays with it in the next.
+
+    With checkpointing each layer's stored input is put into the room that a wide tensor of the layer has left, and the
+    next layer's wide tensor finds it too small.
+    """
+    split = 0.0
+    if run.checkpointing:
+        split = tokens * run.shape.layers * run.compute_bytes * run.shape.intermediate
+    return FREE_TOP + HOLES * (_at_the_loss(run, tokens, 0.0).activations + gradients) + split
 
 
 def tensors_spread(run: Run) -> tuple[float, float]:
@@ -201,13 +208,23 @@ def _cast_adapters(run: Run) -> float:
 
 
 def _outside_layers(run: Run) -> float:
-    """Bytes per token of the last norm, and of the dropout's hashed table (16 bits per feature of the widest input)."""
-    stream = 2 * _stream_bytes(run) if isinstance(run.method, Full) else 0
-    norm = run.shape.hidden * (FLOAT + stream)
+    """Bytes per token of the last norm, and of what the dropout masks' source holds, less what the first layer spares.
+
+    The source holds a hashed table (16 bits per feature of the widest input) and the newest input, with its dropped
+    copy where checkpointing does not let the last layer keep that anyway. The first norm of a frozen model keeps
+    nothing, since nothing below it is trained.
+    """
+    hidden, size = run.shape.hidden, run.compute_bytes
+    if isinstance(run.method, Full):
+        return float(hidden * (FLOAT + 2 * _stream_bytes(run)))
+    norm = hidden * FLOAT if run.checkpointing else 0
     lora = run.method.lora if isinstance(run.method, QuantizedLora) else run.method
     if not isinstance(lora, LoraAdapters) or not lora.dropout:
         return float(norm)
-    return float(norm + 2 * max(linear.d_in for linear in target_linears(run.shape, lora.targets)))
+    widths = [linear.d_in for linear in target_linears(run.shape, lora.targets)]
+    first_mask = 0 if run.checkpointing else size * hidden
+    newest = size * widths[-1] * (2 if run.checkpointing else 1)
+    return float(norm + 2 * max(widths) + newest - first_mask)
 
 
 def _layer_transient(run: Run) -> float:
