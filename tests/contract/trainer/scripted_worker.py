@@ -6,7 +6,8 @@ Script keys, all optional: `steps`, `delay` (seconds between steps), `start_dela
 `deaf` (ignores cancel and SIGTERM), `child` (starts a process of its own that ignores SIGTERM), `outcome`
 ("failed", "interrupted", or "interrupted_once"), `artifact`, `profile`, `linger` (does not exit after its outcome),
 `never_attach`, `phases`, `report` (tokens that a dataset report counts for the train split), `offline_after` (ends its
-stream after that step and never comes back), `summary` (fields of the outcome's RunSummary).
+stream after that step and never comes back), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
+proto JSON that it keeps as the artifact of a report).
 """
 
 import argparse
@@ -205,20 +206,18 @@ class ScriptedWorker:
                 self.offline = True
             await asyncio.sleep(script.get("delay", 0))
         if script.get("artifact") and not self.stop:
-            self._artifact()
+            self._artifact("adapter", job_pb2.ARTIFACT_KIND_ADAPTER, "weights.bin", bytes(range(256)) * 4096)
+        if (rows := script.get("preview")) and not self.stop:
+            content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            self._artifact("preview", job_pb2.ARTIFACT_KIND_REPORT, "rows.jsonl", content)
         self._emit(outcome=self._outcome())
 
-    def _artifact(self) -> None:
-        folder = Path(self.task.artifact_dir) / "adapter"
+    def _artifact(self, name: str, kind: int, path: str, content: bytes) -> None:
+        folder = Path(self.task.artifact_dir) / name
         folder.mkdir()
-        content = bytes(range(256)) * 4096
-        (folder / "weights.bin").write_bytes(content)
-        file = job_pb2.ArtifactFile(
-            path="weights.bin", size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
-        )
-        artifact = job_pb2.Artifact(
-            name=f"{self.task.job}/artifacts/adapter", kind=job_pb2.ARTIFACT_KIND_ADAPTER, files=[file]
-        )
+        (folder / path).write_bytes(content)
+        file = job_pb2.ArtifactFile(path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        artifact = job_pb2.Artifact(name=f"{self.task.job}/artifacts/{name}", kind=kind, files=[file])
         self._emit(event_pb2.JobEvent(artifact_ready=event_pb2.ArtifactReady(artifact=artifact)))
 
     def _outcome(self) -> worker_pb2.TaskOutcome:

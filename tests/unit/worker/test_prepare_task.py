@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A PREPARE task's reports, counted with the model's tokenizer."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from finetree_api.trainer.v1 import worker_pb2
 from finetree_worker.errors import Cancelled, DataError
-from finetree_worker.events import PhaseProgress, Signal
+from finetree_worker.events import ArtifactReady, PhaseProgress, Signal
 from finetree_worker.translate import SplitReport
 
 
@@ -29,9 +32,15 @@ class Control:
 
 
 @pytest.fixture
-def task(base_folder, write_rows, chat_rows):
+def task(base_folder, write_rows, chat_rows, tmp_path):
     return worker_pb2.Task(
-        kind=worker_pb2.TASK_KIND_PREPARE, model_dir=str(base_folder), dataset_file=str(write_rows(chat_rows))
+        kind=worker_pb2.TASK_KIND_PREPARE,
+        model_dir=str(base_folder),
+        dataset_file=str(write_rows(chat_rows)),
+        work_dir=str(tmp_path / "work"),
+        artifact_dir=str(tmp_path / "artifacts"),
+        token_cache_dir=str(tmp_path / "tokens"),
+        token_cache_bytes=1 << 20,
     )
 
 
@@ -56,6 +65,7 @@ def test_both_splits_are_counted_exactly(task, write_rows, chat_rows, tokenizer)
     assert held.longest_row_tokens == max(lengths[:3])
     assert sum(count for _, count in held.histogram) == 3
     assert found["train"].rendered_example == rendered[0]
+    assert "".join(span.text for span in found["train"].example_spans) == rendered[0]
 
 
 def test_a_share_of_the_rows_is_held_out(task):
@@ -69,7 +79,23 @@ def test_without_a_sequence_length_nothing_is_cut(task):
     whole = prepared(task).reports["train"].report
     assert whole.truncated_rows == 0
     task.spec.training.sequence_length = whole.longest_row_tokens - 1
+    task.attempt, task.work_dir = 2, task.work_dir + "2"
     assert prepared(task).reports["train"].report.truncated_rows == 1
+
+
+def test_rows_are_kept_for_a_preview_and_announced(task):
+    ready = next(event for event in prepared(task).events if isinstance(event, ArtifactReady))
+    lines = (Path(ready.folder) / "rows.jsonl").read_text().splitlines()
+    assert (ready.kind, len(lines)) == ("report", 11)
+    assert ready.files.keys() == {"rows.jsonl"}
+
+
+def test_the_second_report_tokenises_nothing(task):
+    first = prepared(task).reports["train"].report
+    task.attempt, task.work_dir = 2, task.work_dir + "2"
+    second = prepared(task).reports["train"].report
+    assert (first.from_cache, second.from_cache) == (False, True)
+    assert replace(second, from_cache=False) == first
 
 
 def test_progress_begins_and_ends(task):

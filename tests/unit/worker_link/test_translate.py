@@ -153,10 +153,10 @@ def test_the_suggested_length_keeps_99_of_100_rows_whole(translator):
     assert one(translator, report).dataset_report.suggested_sequence_length == 64
 
 
-def test_a_report_lists_at_most_32_rows(translator):
-    report = events.DatasetReport("chat", 99, 9, 0, 0, 0, 90, tuple(range(1, 91)), 30, 9, 12, 64, ((32, 9),))
+def test_a_report_lists_at_most_100_rows(translator):
+    report = events.DatasetReport("chat", 199, 9, 0, 0, 0, 190, tuple(range(1, 191)), 30, 9, 12, 64, ((32, 9),))
     group = one(translator, report).dataset_report.without_target
-    assert (group.count, len(group.rows)) == (90, 32)
+    assert (group.count, len(group.rows)) == (190, 100)
 
 
 def test_an_attempt_says_where_and_why_it_starts(translator):

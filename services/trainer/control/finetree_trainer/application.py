@@ -25,6 +25,7 @@ from finetree_trainer.jobs import Jobs
 from finetree_trainer.listing import EventLister
 from finetree_trainer.log import EventLog
 from finetree_trainer.models import Models
+from finetree_trainer.previews import Previews
 from finetree_trainer.reports import Reports
 from finetree_trainer.resolve import Planner
 from finetree_trainer.scheduler import Scheduler, recover
@@ -81,6 +82,7 @@ class Application:
             devices=found,
             data_dir=settings.data_dir,
             data_roots=settings.data_roots,
+            token_cache_bytes=settings.token_cache_bytes,
         )
         self._scheduler = Scheduler(log, found)
         socket = attach.socket_path(settings.data_dir)
@@ -104,6 +106,7 @@ class Application:
             watches=self._watches,
             lister=EventLister(log),
             artifacts=Artifacts(log, tasks),
+            previews=Previews(log, tasks),
             host=self._host,
             scheduler=self._scheduler,
             tokens=PageTokens(settings.page_token_key.reveal()),

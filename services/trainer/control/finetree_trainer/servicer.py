@@ -9,7 +9,7 @@ from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2, trainer_pb2_grpc
 from finetree_runtime import context
 from finetree_runtime.errors import invalid_field
 from finetree_runtime.identity import server_info
-from finetree_runtime.ids import parse_child, parse_name, parse_parent
+from finetree_runtime.ids import ResourceName, parse_child, parse_name, parse_parent
 from finetree_runtime.paging import PageTokens, page_size
 
 from finetree_trainer.artifacts import Artifacts
@@ -17,6 +17,7 @@ from finetree_trainer.datasets import Datasets
 from finetree_trainer.host import Host
 from finetree_trainer.jobs import Jobs
 from finetree_trainer.listing import EventLister
+from finetree_trainer.previews import DEFAULT_ROWS, MAX_ROWS, Previews
 from finetree_trainer.scheduler import Scheduler
 from finetree_trainer.store.events import kinds_mask
 from finetree_trainer.watch import Filter, Watches
@@ -24,7 +25,7 @@ from finetree_trainer.watch import Filter, Watches
 SERVICE = "finetree_api.trainer.v1.TrainerService"
 """Full name of the service."""
 
-FEATURES = ("train.full", "train.lora", "prepare", "watch.cursor", "datasets.resume")
+FEATURES = ("train.full", "train.lora", "prepare", "watch.cursor", "datasets.resume", "datasets.preview")
 """What a client may look for in GetServerInfo."""
 
 
@@ -39,6 +40,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         watches: Watches,
         lister: EventLister,
         artifacts: Artifacts,
+        previews: Previews,
         host: Host,
         scheduler: Scheduler,
         tokens: PageTokens,
@@ -47,6 +49,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> None:
         self._jobs, self._datasets, self._watches, self._lister = jobs, datasets, watches, lister
         self._artifacts, self._host, self._scheduler = artifacts, host, scheduler
+        self._previews = previews
         self._tokens, self._version, self._limits = tokens, version, limits
 
     async def CreateDataset(self, request: dataset_pb2.CreateDatasetRequest, context_: Any) -> Any:
@@ -89,6 +92,26 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         name = parse_name(request.name, "datasets", project=context.principal().project)
         await self._datasets.delete(name.id, name.project, request_id=request.request_id)
         return dataset_pb2.DeleteDatasetResponse()
+
+    async def PreviewDataset(
+        self, request: dataset_pb2.PreviewDatasetRequest, context_: Any
+    ) -> dataset_pb2.PreviewDatasetResponse:
+        """Show rows as training sees them."""
+        if bool(request.name) == bool(request.job):
+            raise invalid_field("name", "name a dataset, or in its place a PREPARE job in `job`")
+        subject = _uid(request.job, "jobs", "job") if request.job else _uid(request.name, "datasets")
+        scope = _scope("PreviewDataset", subject, request, "page_token", "page_size", "name", "job")
+        # Later pages are of the job that the first was of, also when a newer one has succeeded meanwhile.
+        job, _, offset = (self._tokens.read(scope, request.page_token) or "").partition(":")
+        if not job and not request.job:
+            await self._datasets.get(subject)
+            job = await self._previews.newest(subject)
+        job = job or subject
+        size = page_size(request.page_size, default=DEFAULT_ROWS, maximum=MAX_ROWS)
+        rows, reached = await self._previews.page(job, request, offset=int(offset or 0), limit=size)
+        token = self._tokens.issue(scope, f"{job}:{reached}") if reached else ""
+        name = str(ResourceName(context.principal().project, "jobs", job))
+        return dataset_pb2.PreviewDatasetResponse(rows=rows, next_page_token=token, job=name)
 
     async def ValidateJob(self, request: trainer_pb2.ValidateJobRequest, context_: Any) -> Any:
         """Resolve a job without creating it."""

@@ -32,6 +32,7 @@ class Settings(ServiceSettings):
     max_watchers_per_caller: int = setting(500, "Watches of one caller that may be open at once.")
     max_upload_bytes: int = setting(8 * 1024**3, "Largest dataset.")
     max_project_bytes: int = setting(64 * 1024**3, "Largest sum of a project's datasets.")
+    token_cache_bytes: int = setting(16 * 1024**3, "Tokenised rows that jobs share; 0: none are kept.")
     disk_reserve_bytes: int = setting(64 * 1024**2, "Free space that uploads leave on the disk.")
     event_retention: Duration = setting(90 * 86400.0, "How long events are kept; a job's newest stay.")
     # A piece of an upload is up to 1 MiB, and has a name and an offset around it.

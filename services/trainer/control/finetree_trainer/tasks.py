@@ -37,11 +37,13 @@ class Tasks:
         devices: list[Device],
         data_dir: Path,
         data_roots: tuple[str, ...],
+        token_cache_bytes: int,
     ) -> None:
         self._log, self._models, self._datasets = log, models_, datasets
         self._threads = {device.id: device.threads for device in devices}
         self._jobs = private_folder(data_dir / "jobs")
         self._data_roots = data_roots
+        self._token_cache, self._token_cache_bytes = private_folder(data_dir / "tokens"), token_cache_bytes
 
     def work_dir(self, uid: str, attempt: int) -> Path:
         """The folder of an attempt."""
@@ -75,6 +77,8 @@ class Tasks:
             threads=threads or self.threads(device),
             plan_digest=record.plan_digest,
             hourly_cost=estimates.hourly_cost(record.estimate),
+            token_cache_dir=str(self._token_cache) if self._token_cache_bytes else "",
+            token_cache_bytes=self._token_cache_bytes,
         )
 
     def place(self, task: worker_pb2.Task, attempt: int, token: str) -> worker_pb2.Task:

@@ -1,70 +1,124 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dataset of a run: rows in, tokenised examples, held-out questions and a report out."""
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from finetree_worker.errors import DataError
 from finetree_worker.events import DatasetReport
 from finetree_worker.formats import Format, Row, read_rows
 from finetree_worker.packing import Example
-from finetree_worker.plan import TrainPlan
-from finetree_worker.tokenization import tokenize
-
-LISTED_ROWS = 100
-"""Row numbers that a report lists at most."""
-BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
-"""Upper bounds of the token-length histogram; longer rows extend it by doubling."""
+from finetree_worker.plan import Metric, TrainPlan
+from finetree_worker.randomness import key, splitmix64
+from finetree_worker.report import split_report, with_leaks
+from finetree_worker.token_cache import TokenCache, Tokenized, tokenized
+from finetree_worker.tokens import Split
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What training and evaluation work on."""
+    """What training and evaluation work on. `questions` are the held-out rows that can be asked, where any are to be.
+
+    `splits` are the rows before anything is left out: "train", and "evaluation" where there is any; so are `reports`.
+    """
 
     format: Format
-    train: list[Example]
-    held_out: list[Example]
+    train: Sequence[Example]
+    held_out: Sequence[Example]
     questions: list[Row]
-    report: DatasetReport
+    splits: dict[str, Split]
+    reports: dict[str, DatasetReport]
+
+    @property
+    def report(self) -> DatasetReport:
+        """What became of the training rows."""
+        return self.reports["train"]
 
 
 def load(plan: TrainPlan, tokenizer: PreTrainedTokenizerBase, on_fraction: Callable[[float], None]) -> Dataset:
-    """Read, split, tokenise, truncate and report. `on_fraction` hears 0..1 and may raise to stop.
+    """Read, tokenise unless that is done already, split, truncate and report.
 
-    Raises DataError: those of `read_rows`, and NO_TARGET_LEFT when truncation leaves no row anything to learn.
+    `on_fraction` hears 0..1 and may raise to stop. Raises DataError: those of `read_rows`, and NO_TARGET_LEFT when
+    truncation leaves no row anything to learn; StorageError.
     """
-    shape, rows = read_rows(plan.dataset)
-    train_rows, held_shape = rows, shape
-    held_rows: list[Row] = []
-    if plan.evaluation.dataset is not None:
-        held_shape, held_rows = read_rows(plan.evaluation.dataset)
+    length, own_file = plan.optimization.sequence_length, plan.evaluation.dataset
+    share = 1.0 if own_file is None else _share(plan.dataset, own_file)
+    main = _table(plan, plan.dataset, tokenizer, lambda f: on_fraction(f * share))
+    everything = torch.arange(len(main.table.rows))
+    splits = {"train": Split(main.table, everything, length)}
+    held = main
+    if own_file is not None:
+        held = _table(plan, own_file, tokenizer, lambda f: on_fraction(share + f * (1 - share)))
+        splits["evaluation"] = Split(held.table, torch.arange(len(held.table.rows)), length)
     elif plan.evaluation.split_fraction > 0:
-        train_rows, held_rows = split(rows, plan.evaluation.split_fraction, plan.optimization.seed)
-    total = len(train_rows) + len(held_rows)
-    loss_on, length = plan.optimization.loss_on, plan.optimization.sequence_length
-    whole = tokenize(train_rows, shape, tokenizer, loss_on, lambda n: on_fraction(n / total))
-    held = tokenize(held_rows, held_shape, tokenizer, loss_on, lambda n: on_fraction((len(train_rows) + n) / total))
-    kept = truncate(whole, length)
-    if not kept:
-        raise _no_target(whole, length)
-    report = _report(shape, rows, whole, kept, held=len(held_rows), length=length)
-    held_out = truncate(held, length)
-    # A plain text has no question in it, so it can be scored but not asked.
-    questions = [row for row in held_rows if row.messages and row.messages[-1].role == "assistant"]
-    return Dataset(shape, kept, held_out, questions, report)
+        is_held = split(main.table.contents, plan.evaluation.split_fraction, plan.optimization.seed)
+        splits = {
+            "train": Split(main.table, everything[~is_held], length),
+            "evaluation": Split(main.table, everything[is_held], length),
+        }
+    if not len(splits["train"].kept):
+        raise _no_target(splits["train"])
+    reports = _reports(splits, tokenizer, from_cache=main.kept and held.kept)
+    held_out = splits["evaluation"].kept if "evaluation" in splits else []
+    questions = _questions(plan, splits.get("evaluation"))
+    return Dataset(main.table.format, splits["train"].kept, held_out, questions, splits, reports)
 
 
-def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+def _share(train: Path, held: Path) -> float:
+    """The training file's share of the bytes; files that are not there are refused by whoever reads them."""
+    sizes = [path.stat().st_size if path.exists() else 0 for path in (train, held)]
+    return sizes[0] / max(1, sum(sizes))
+
+
+def _table(
+    plan: TrainPlan, file: Path, tokenizer: PreTrainedTokenizerBase, on_fraction: Callable[[float], None]
+) -> Tokenized:
+    if not file.is_file():
+        raise DataError("DATASET_NOT_FOUND", "The dataset's file cannot be read.", field="dataset")
+    loss_on = plan.optimization.loss_on
+    if plan.token_cache is None:
+        return tokenized(file, tokenizer, loss_on, on_fraction, plan.work)
+    return TokenCache(plan.token_cache, plan.token_cache_bytes).table(file, tokenizer, loss_on, on_fraction)
+
+
+def _reports(
+    splits: dict[str, Split], tokenizer: PreTrainedTokenizerBase, *, from_cache: bool
+) -> dict[str, DatasetReport]:
+    held = len(splits["evaluation"].index) if "evaluation" in splits else 0
+    # An empty split has no lengths to report.
+    found = {
+        name: split_report(part, tokenizer, held=held, from_cache=from_cache)
+        for name, part in splits.items()
+        if len(part.index)
+    }
+    if not held:
+        return found
+    return {name: with_leaks(report, splits["train"], splits["evaluation"]) for name, report in found.items()}
+
+
+def _questions(plan: TrainPlan, held: Split | None) -> list[Row]:
+    """Held-out rows that end in an answer; a plain text has no question in it, so it can be scored but not asked."""
+    if held is None or Metric.EXACT_MATCH not in plan.evaluation.metrics:
+        return []
+    numbers = set(held.column("rows").tolist())
+    _, rows = read_rows(plan.evaluation.dataset or plan.dataset)
+    return [r for r in rows if r.number in numbers and r.messages and r.messages[-1].role == "assistant"]
+
+
+def split(contents: Tensor, fraction: float, seed: int) -> Tensor:
     """Hold out a share of the rows: a row's fate hangs on its content and the seed, not on its place in the file.
 
-    Equal rows share their fate, so no held-out row is trained on. At least one row goes to either side; raises
-    DataError EMPTY_SPLIT where that cannot be.
+    `contents` int64 (rows,) are hashes of the rows; bool (rows,): whether each is held out. Equal rows share their
+    fate, so no held-out row is trained on. At least one row goes to either side; raises DataError EMPTY_SPLIT where
+    that cannot be.
     """
-    ranked = sorted({_digest(row, seed) for row in rows})
-    count = min(max(1, round(fraction * len(ranked))), len(ranked) - 1)
+    different = torch.unique(contents)
+    count = min(max(1, round(fraction * len(different))), len(different) - 1)
     if count < 1:
         raise DataError(
             "EMPTY_SPLIT",
@@ -72,62 +126,17 @@ def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], l
             field="evaluation.split_fraction",
             remedy="Give more rows, or a file of held-out rows in evaluation.dataset.",
         )
-    held = set(ranked[:count])
-    train = [row for row in rows if _digest(row, seed) not in held]
-    return train, [row for row in rows if _digest(row, seed) in held]
+    ranks = splitmix64(different ^ key("split", seed))
+    return torch.isin(contents, different[torch.argsort(ranks)[:count]])
 
 
-def _digest(row: Row, seed: int) -> bytes:
-    content = repr((seed, row.messages, row.text)).encode()
-    return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def truncate(examples: Sequence[Example], length: int) -> list[Example]:
-    """Cut examples at `length` tokens, keeping their beginning, and leave out those with nothing left to learn."""
-    cut = (replace(e, tokens=e.tokens[:length], is_target=e.is_target[:length]) for e in examples)
-    return [example for example in cut if example.targets > 0]
-
-
-def _no_target(whole: Sequence[Example], length: int) -> DataError:
-    # The first token cannot be learned: nothing stands before it.
-    learned = [e.is_target[1:].nonzero() for e in whole]
-    needed = min((int(found[0]) + 2 for found in learned if len(found)), default=length)
+def _no_target(train: Split) -> DataError:
+    firsts = train.column("firsts")
+    learnable = firsts[firsts > 0]
+    needed = int(learnable.min()) + 1 if len(learnable) else train.limit
     return DataError(
         "NO_TARGET_LEFT",
-        f"After truncation to {length} tokens none of the {len(whole)} rows has anything left to learn.",
+        f"After truncation to {train.limit} tokens none of the {len(firsts)} rows has anything left to learn.",
         field="training.sequence_length",
         remedy=f"Raise sequence_length to at least {needed}, or shorten the prompts.",
     )
-
-
-def _report(
-    shape: Format, rows: Sequence[Row], whole: Sequence[Example], kept: Sequence[Example], *, held: int, length: int
-) -> DatasetReport:
-    kept_rows = {example.row for example in kept}
-    dropped = [example.row for example in whole if example.row not in kept_rows]
-    return DatasetReport(
-        format=shape.value,
-        rows=len(rows),
-        train_rows=len(kept),
-        eval_rows=held,
-        duplicate_rows=len(rows) - len({_digest(row, 0) for row in rows}),
-        truncated_rows=sum(len(example) > length for example in whole),
-        dropped_rows=len(dropped),
-        dropped_row_numbers=tuple(dropped[:LISTED_ROWS]),
-        total_tokens=sum(len(example) for example in kept),
-        target_tokens=sum(example.targets for example in kept),
-        longest_row_tokens=max(len(example) for example in whole),
-        sequence_length=length,
-        histogram=histogram([len(example) for example in whole]),
-    )
-
-
-def histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """(upper bound, rows) for each bound of `BUCKETS` up to the longest row."""
-    longest, bounds = max(lengths), list(BUCKETS)
-    while bounds[-1] < longest:
-        bounds.append(bounds[-1] * 2)
-    lower = [0, *bounds[:-1]]
-    counted = [(high, sum(low < n <= high for n in lengths)) for low, high in zip(lower, bounds, strict=True)]
-    last = max(i for i, (_, count) in enumerate(counted) if count)
-    return tuple(counted[: last + 1])

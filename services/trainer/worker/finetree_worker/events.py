@@ -38,7 +38,7 @@ class PhaseProgress:
 
 @dataclass(frozen=True, slots=True)
 class DatasetReport:
-    """What became of the dataset's rows. Row numbers are lines of the file, counted from 1; at most 100 are listed."""
+    """What became of a split's rows. Row numbers are lines of the file, counted from 1; at most 100 are listed."""
 
     format: str
     rows: int
@@ -54,6 +54,40 @@ class DatasetReport:
     sequence_length: int
     histogram: tuple[tuple[int, int], ...]
     """(upper bound in tokens, rows), bounds ascending."""
+    truncated_row_numbers: tuple[int, ...] = ()
+    duplicate_row_numbers: tuple[int, ...] = ()
+    """Rows that repeat an earlier one."""
+    leaked_rows: int = 0
+    leaked_row_numbers: tuple[int, ...] = ()
+    """Held-out rows that are training rows too; their numbers in the held-out file."""
+    leaked_prompts: int = 0
+    leaked_prompt_numbers: tuple[int, ...] = ()
+    """Held-out rows whose prompt is a training row's too, the leaked rows among them."""
+    percentiles: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
+    """Rows' lengths before any cut: 50, 90, 95, 99 % and all of the rows are at most so long."""
+    suggested_sequence_length: int = 0
+    """Keeps 99 % of the rows whole; 0: not computed."""
+    template_source: str = ""
+    """"tokenizer", or "none" where rows are joined as they are."""
+    special: "SpecialTokens | None" = None
+    from_cache: bool = False
+    """Whether nothing was tokenised, since an earlier task kept the tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """What begins and ends rows; a token that the tokenizer does not have, or that the model does not want, is empty.
+
+    `rows_without_one_bos` do not begin with exactly one BOS token; `rows_that_learn_to_end` have an ending token as
+    the last one that they learn.
+    """
+
+    bos: str
+    eos: str
+    pad: str
+    pad_is_eos: bool
+    rows_without_one_bos: int
+    rows_that_learn_to_end: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,6 +197,7 @@ class TrainPlan:
     the run's attempts keep their checkpoints (unset: below `work`).
     `threads` is the number of CPU threads of this run; with the library versions and the machine type it decides the
     order of floating-point sums, hence whether a resumed run is bit-equal.
+    `token_cache` is a folder of tokenised rows that runs share, of at most `token_cache_bytes`; unset: none is kept.
     """
 
     base: BaseModel
@@ -211,6 +212,8 @@ class TrainPlan:
     threads: int = 1
     plan_digest: str = ""
     checkpoint_folder: Path | None = None
+    token_cache: Path | None = None
+    token_cache_bytes: int = 0
 
     @property
     def checkpoints_dir(self) -> Path:

@@ -12,6 +12,8 @@ from finetree_worker.errors import PlanError
 
 ARTIFACT_FOLDERS = {"lora": "adapter", "qlora": "adapter", "full": "model"}
 """Id of the artifact that each method makes."""
+PREVIEW_FOLDER = "preview"
+"""Id of the artifact that a report leaves: the rows that a preview shows."""
 REPORT_LENGTH = 1 << 24
 """Sequence length of a report when the spec has none: the longest that a spec may have, so that nothing is cut."""
 
@@ -90,6 +92,8 @@ def train_plan(task: worker_pb2.Task) -> plan.TrainPlan:
         threads=max(1, task.threads),
         plan_digest=task.plan_digest,
         checkpoint_folder=Path(task.checkpoint_dir) if task.checkpoint_dir else None,
+        token_cache=Path(task.token_cache_dir) if task.token_cache_dir else None,
+        token_cache_bytes=task.token_cache_bytes,
     )
 
 
@@ -112,8 +116,10 @@ def report_plan(task: worker_pb2.Task) -> plan.TrainPlan:
             seed=training.seed,
         ),
         work=Path(task.work_dir),
-        artifact=Path(task.artifact_dir),
+        artifact=free_artifact_folder(Path(task.artifact_dir), PREVIEW_FOLDER, task.attempt),
         evaluation=_evaluation(task),
+        token_cache=Path(task.token_cache_dir) if task.token_cache_dir else None,
+        token_cache_bytes=task.token_cache_bytes,
     )
 
 

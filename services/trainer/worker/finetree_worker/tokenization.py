@@ -61,7 +61,7 @@ def _example(
         # A token that straddles the beginning of a span carries the span's first characters: it is learned.
         learned |= (ends > first) & (starts < last) & (ends > starts)
     ends_row = bool(rendered.spans) and rendered.spans[-1][1] == len(rendered.text.rstrip())
-    if ends_row and tokens and tokens[-1] not in _ending_ids(tokenizer) and not _ends_turn(tokens, learned, tokenizer):
+    if ends_row and tokens and tokens[-1] not in ending_ids(tokenizer) and not _ends_turn(tokens, learned, tokenizer):
         ids = torch.cat([ids, torch.tensor([tokenizer.eos_token_id], dtype=torch.int32)])
         learned = torch.cat([learned, torch.tensor([True])])
     bos = leading_bos(tokenizer)
@@ -73,10 +73,11 @@ def _example(
 
 def _ends_turn(tokens: list[int], learned: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> bool:
     last = int(learned.nonzero()[-1]) if learned.any() else -1
-    return last >= 0 and tokens[last] in _ending_ids(tokenizer)
+    return last >= 0 and tokens[last] in ending_ids(tokenizer)
 
 
-def _ending_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def ending_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end a turn or a sequence: the end token and every special one but the BOS token."""
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id} | {tokenizer.eos_token_id}
 

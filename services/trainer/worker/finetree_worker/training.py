@@ -2,7 +2,6 @@
 """The real core behind the worker's shell: imports the training libraries, and only when it is called."""
 
 import os
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,8 @@ from finetree_api.trainer.v1 import job_pb2, worker_pb2
 
 from finetree_worker import events, library_log, planning
 from finetree_worker.plan import TrainPlan
+from finetree_worker.report_message import SplitReport
 from finetree_worker.runner import TaskReporter
-from finetree_worker.translate import SplitReport
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,7 +67,11 @@ class TrainingCore:
 
 
 def report_dataset(plan: TrainPlan, reporter: TaskReporter, control: events.Control) -> None:
-    """Tokenise both splits with the model's tokenizer and report on each. Raises DataError, ModelError, Cancelled."""
+    """Tokenise both splits with the model's tokenizer, report on each, and keep rows for a preview.
+
+    The preview is an artifact of the kind "report" in `plan.artifact`. Raises DataError, ModelError, StorageError,
+    Cancelled.
+    """
     from finetree_worker import data, models
     from finetree_worker.steering import Steering
 
@@ -81,36 +84,42 @@ def report_dataset(plan: TrainPlan, reporter: TaskReporter, control: events.Cont
     tell(0.0)
     tokenizer = models.load_tokenizer(plan.base.folder)
     dataset = data.load(plan, tokenizer, tell)
-    reporter.emit(SplitReport(dataset.report, "train", rendered_example(dataset, tokenizer)))
-    if dataset.held_out:
-        reporter.emit(SplitReport(held_out_report(dataset), "evaluation"))
+    for split in dataset.reports:
+        reporter.emit(split_report(dataset, split, tokenizer))
+    steering.stop_here()
+    reporter.emit(keep_preview(plan, dataset, tokenizer))
     reporter.emit(events.PhaseProgress(events.Phase.TOKENIZE, 1.0))
 
 
-def rendered_example(dataset: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The first training row as the model sees it, decoded from its tokens."""
-    text = tokenizer.decode(dataset.train[0].tokens.tolist())
-    return text if isinstance(text, str) else ""
+def split_report(dataset: "Dataset", split: str, tokenizer: "PreTrainedTokenizerBase") -> SplitReport:
+    """The report on a split, with the first row that is kept as the model sees it."""
+    from finetree_worker import preview
+
+    examples = dataset.train if split == "train" else dataset.held_out
+    if not examples:
+        return SplitReport(dataset.reports[split], split)
+    shown = examples[0]
+    text = tokenizer.decode(shown.tokens.tolist())
+    spans = tuple(preview.spans(shown, len(shown), tokenizer))
+    return SplitReport(dataset.reports[split], split, text if isinstance(text, str) else "", shown.row, spans)
 
 
-def held_out_report(dataset: "Dataset") -> events.DatasetReport:
-    """The same figures for the rows that are not trained on."""
-    from finetree_worker import data
+def keep_preview(plan: TrainPlan, dataset: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> events.ArtifactReady:
+    """Write the rows that a preview shows. Raises StorageError."""
+    from finetree_worker import files, preview
 
-    lengths = [len(example) for example in dataset.held_out]
-    return replace(
-        dataset.report,
-        rows=len(lengths),
-        train_rows=len(lengths),
-        eval_rows=len(lengths),
-        duplicate_rows=0,
-        truncated_rows=0,
-        dropped_rows=0,
-        dropped_row_numbers=(),
-        total_tokens=sum(lengths),
-        target_tokens=sum(example.targets for example in dataset.held_out),
-        longest_row_tokens=max(lengths),
-        histogram=data.histogram(lengths),
+    with files.atomic_folder(plan.artifact, {"format": 1}) as draft:
+        preview.write(draft, dataset.splits, tokenizer)
+    return events.ArtifactReady(
+        kind="report",
+        folder=str(plan.artifact),
+        bytes=files.size(plan.artifact),
+        files=files.hashes(plan.artifact),
+        base_hub_id=plan.base.hub_id,
+        base_revision=plan.base.revision,
+        base_fingerprint=plan.base.fingerprint,
+        peft_type="",
+        trainable_parameters=0,
     )
 
 

@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_api.types.v1 import evidence_pb2
 
 from finetree_worker import events
+from finetree_worker.report_message import SplitReport, to_message
 from finetree_worker.run_record import RunRecord
 
-ROW_NUMBERS = 32
-"""Row numbers that a RowGroup lists at most (RowGroup.rows)."""
 FORECASTS = 10
 """Forecasts in a run: one for each tenth of its steps."""
-RENDERED_CHARACTERS = 4000
-"""Longest rendered example; the rest of a row adds nothing to what it shows."""
 _LEVELS = {
     events.Level.INFO: event_pb2.EVENT_LEVEL_INFO,
     events.Level.WARNING: event_pb2.EVENT_LEVEL_WARNING,
@@ -31,15 +28,6 @@ class LogLine:
     level: events.Level | None
     logger: str
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class SplitReport:
-    """What became of one split's rows, with a row as the model sees it."""
-
-    report: events.DatasetReport
-    split: str
-    rendered_example: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,27 +123,9 @@ class Translator:
 
     def _split_report(self, split: SplitReport) -> tuple[str, Any, str]:
         event = split.report
-        profile = run_spec_pb2.DatasetProfile(
-            examples=event.train_rows,
-            total_tokens=event.total_tokens,
-            target_fraction=event.target_tokens / event.total_tokens if event.total_tokens else 0.0,
-            exact=True,
-            token_lengths=[run_spec_pb2.TokenLengthBucket(upper_bound=b, count=n) for b, n in event.histogram],
-        )
-        dropped = event_pb2.RowGroup(count=event.dropped_rows, rows=event.dropped_row_numbers[:ROW_NUMBERS])
-        report = event_pb2.DatasetReport(
-            profile=profile,
-            row_schema=event.format,
-            truncated=event_pb2.RowGroup(count=event.truncated_rows),
-            without_target=dropped,
-            duplicates=event_pb2.RowGroup(count=event.duplicate_rows),
-            target_tokens=event.target_tokens,
-            longest_row_tokens=event.longest_row_tokens,
-            suggested_sequence_length=_length_for_most(event),
-            rendered_example=split.rendered_example[:RENDERED_CHARACTERS],
-            split=split.split,
-        )
-        return "dataset_report", report, f"{split.split}: {event.train_rows} rows, {event.total_tokens} tokens"
+        line = f"{split.split}: {event.train_rows} rows, {event.total_tokens} tokens"
+        line += ", kept from an earlier task" if event.from_cache else ""
+        return "dataset_report", to_message(split), line
 
     def _attempt_started(self, event: events.AttemptStarted) -> tuple[str, Any, str]:
         reason = "first" if self._task.attempt <= 1 else "recovered"
@@ -285,16 +255,6 @@ class Translator:
         failed = sum(check.verdict == evidence_pb2.CHECK_VERDICT_FAIL for check in event.checks)
         report = event_pb2.PreflightReport(checks=event.checks)
         return "preflight_report", report, f"{len(event.checks)} checks, {failed} failed"
-
-
-def _length_for_most(report: events.DatasetReport) -> int:
-    """The shortest bound of the histogram that keeps 99 % of the rows whole."""
-    rows, needed = 0, 0.99 * sum(count for _, count in report.histogram)
-    for bound, count in report.histogram:
-        rows += count
-        if rows >= needed:
-            return min(bound, report.longest_row_tokens)
-    return report.longest_row_tokens
 
 
 def _level(event: Report) -> event_pb2.EventLevel.ValueType:

@@ -93,6 +93,34 @@ DATASET_STATE_READY: DatasetState.ValueType  # 2
 """Complete, its hash and its rows checked."""
 Global___DatasetState: _TypeAlias = DatasetState  # noqa: Y015
 
+class _PreviewFilter:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PreviewFilterEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PreviewFilter.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PREVIEW_FILTER_UNSPECIFIED: _PreviewFilter.ValueType  # 0
+    """All."""
+    PREVIEW_FILTER_TRUNCATED: _PreviewFilter.ValueType  # 1
+    """Rows that are cut to the sequence length."""
+    PREVIEW_FILTER_DROPPED: _PreviewFilter.ValueType  # 2
+    """Rows that are left out, since nothing that is left of them can be learned."""
+    PREVIEW_FILTER_NO_TARGET: _PreviewFilter.ValueType  # 3
+    """Rows that have nothing to learn even whole."""
+
+class PreviewFilter(_PreviewFilter, metaclass=_PreviewFilterEnumTypeWrapper):
+    """Which rows a preview shows."""
+
+PREVIEW_FILTER_UNSPECIFIED: PreviewFilter.ValueType  # 0
+"""All."""
+PREVIEW_FILTER_TRUNCATED: PreviewFilter.ValueType  # 1
+"""Rows that are cut to the sequence length."""
+PREVIEW_FILTER_DROPPED: PreviewFilter.ValueType  # 2
+"""Rows that are left out, since nothing that is left of them can be learned."""
+PREVIEW_FILTER_NO_TARGET: PreviewFilter.ValueType  # 3
+"""Rows that have nothing to learn even whole."""
+Global___PreviewFilter: _TypeAlias = PreviewFilter  # noqa: Y015
+
 @_typing.final
 class Dataset(_message.Message):
     """A dataset."""
@@ -491,3 +519,167 @@ class DeleteDatasetResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteDatasetResponse: _TypeAlias = DeleteDatasetResponse  # noqa: Y015
+
+@_typing.final
+class TextSpan(_message.Message):
+    """A stretch of a row's text whose tokens share their fate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TRAINED_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text as the model reads it, template and special tokens included."""
+    trained: _builtins.bool
+    """Whether its tokens are learned."""
+    tokens: _builtins.int
+    """How many tokens it has."""
+    cut: _builtins.bool
+    """Whether it lies behind the sequence length, hence is cut off."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        trained: _builtins.bool = ...,
+        tokens: _builtins.int = ...,
+        cut: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "text", b"text", "tokens", b"tokens", "trained", b"trained"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextSpan: _TypeAlias = TextSpan  # noqa: Y015
+
+@_typing.final
+class PreviewRow(_message.Message):
+    """A row as training sees it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPLIT_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    TARGET_TOKENS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    NO_TARGET_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    SHORTENED_FIELD_NUMBER: _builtins.int
+    split: _builtins.str
+    """"train" or "evaluation"."""
+    row: _builtins.int
+    """Number in its file, from 1."""
+    tokens: _builtins.int
+    """Tokens, whole."""
+    target_tokens: _builtins.int
+    """Learned tokens that are left after the cut."""
+    truncated: _builtins.bool
+    """Whether it is cut to the sequence length."""
+    dropped: _builtins.bool
+    """Whether it is left out."""
+    no_target: _builtins.bool
+    """Whether it has nothing to learn even whole."""
+    shortened: _builtins.bool
+    """Whether the text was too long to be kept whole for the preview."""
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextSpan]:
+        """Its text."""
+
+    def __init__(
+        self,
+        *,
+        split: _builtins.str = ...,
+        row: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        target_tokens: _builtins.int = ...,
+        truncated: _builtins.bool = ...,
+        dropped: _builtins.bool = ...,
+        no_target: _builtins.bool = ...,
+        spans: _abc.Iterable[Global___TextSpan] | None = ...,
+        shortened: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "no_target", b"no_target", "row", b"row", "shortened", b"shortened", "spans", b"spans", "split", b"split", "target_tokens", b"target_tokens", "tokens", b"tokens", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewRow: _TypeAlias = PreviewRow  # noqa: Y015
+
+@_typing.final
+class PreviewDatasetRequest(_message.Message):
+    """Request of PreviewDataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The dataset: what the newest PREPARE job that has succeeded on it kept."""
+    job: _builtins.str
+    """A PREPARE job, in place of `name`: needed for a file that was named by path."""
+    filter: Global___PreviewFilter.ValueType
+    """Which rows."""
+    split: _builtins.str
+    """"train", "evaluation", or empty for both."""
+    page_size: _builtins.int
+    """Largest page; 0 means 20, at most 100."""
+    page_token: _builtins.str
+    """Token of the previous page."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        job: _builtins.str = ...,
+        filter: Global___PreviewFilter.ValueType = ...,
+        split: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "job", b"job", "name", b"name", "page_size", b"page_size", "page_token", b"page_token", "split", b"split"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewDatasetRequest: _TypeAlias = PreviewDatasetRequest  # noqa: Y015
+
+@_typing.final
+class PreviewDatasetResponse(_message.Message):
+    """Response of PreviewDataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty at the end."""
+    job: _builtins.str
+    """The PREPARE job that kept them."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreviewRow]:
+        """Rows in the order of the file."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___PreviewRow] | None = ...,
+        next_page_token: _builtins.str = ...,
+        job: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "next_page_token", b"next_page_token", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewDatasetResponse: _TypeAlias = PreviewDatasetResponse  # noqa: Y015

@@ -4,6 +4,7 @@ isort:skip_file
 What happens in a job: a durable, gapless, numbered log."""
 
 from collections import abc as _abc
+from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
 from finetree_api.types.v1 import evidence_pb2 as _evidence_pb2
 from finetree_api.types.v1 import run_spec_pb2 as _run_spec_pb2
@@ -425,7 +426,7 @@ class RowGroup(_message.Message):
     """How many rows."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Row numbers, from 1; at most 32."""
+        """Row numbers in their file, from 1; the first 100 at most."""
 
     def __init__(
         self,
@@ -458,6 +459,15 @@ class DatasetReport(_message.Message):
     TARGET_TOKENS_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
     LONGEST_ROW_TOKENS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
+    PERCENTILES_FIELD_NUMBER: _builtins.int
+    LEAKED_PROMPTS_FIELD_NUMBER: _builtins.int
+    EXAMPLE_ROW_FIELD_NUMBER: _builtins.int
+    EXAMPLE_SPANS_FIELD_NUMBER: _builtins.int
+    TEMPLATE_SOURCE_FIELD_NUMBER: _builtins.int
+    SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    TOKENS_FROM_CACHE_FIELD_NUMBER: _builtins.int
     row_schema: _builtins.str
     """Schema of the rows: "chat", "prompt_completion", "text"."""
     suggested_sequence_length: _builtins.int
@@ -470,6 +480,16 @@ class DatasetReport(_message.Message):
     """Split that it is about: "train" or "evaluation"."""
     longest_row_tokens: _builtins.int
     """Longest row in tokens."""
+    rows: _builtins.int
+    """Rows of the split, with those that are left out."""
+    sequence_length: _builtins.int
+    """Sequence length that rows are cut to; 0 when nothing is cut."""
+    example_row: _builtins.int
+    """Row number of the rendered example."""
+    template_source: _builtins.str
+    """Where the chat template comes from: "tokenizer", or "none" where rows are joined as they are."""
+    tokens_from_cache: _builtins.bool
+    """Whether the tokens were kept from an earlier task, so that nothing was tokenised."""
     @_builtins.property
     def profile(self) -> _run_spec_pb2.DatasetProfile:
         """Profile counted with the model's tokenizer."""
@@ -490,6 +510,22 @@ class DatasetReport(_message.Message):
     def leaked(self) -> Global___RowGroup:
         """Held-out rows that training shows too."""
 
+    @_builtins.property
+    def percentiles(self) -> Global___TokenPercentiles:
+        """Lengths of the rows before any cut."""
+
+    @_builtins.property
+    def leaked_prompts(self) -> Global___RowGroup:
+        """Held-out rows whose prompt training shows too, those of `leaked` among them."""
+
+    @_builtins.property
+    def example_spans(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.TextSpan]:
+        """The rendered example, with the learned tokens marked."""
+
+    @_builtins.property
+    def special_tokens(self) -> Global___SpecialTokens:
+        """What begins and ends a row."""
+
     def __init__(
         self,
         *,
@@ -504,14 +540,103 @@ class DatasetReport(_message.Message):
         target_tokens: _builtins.int = ...,
         split: _builtins.str = ...,
         longest_row_tokens: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        sequence_length: _builtins.int = ...,
+        percentiles: Global___TokenPercentiles | None = ...,
+        leaked_prompts: Global___RowGroup | None = ...,
+        example_row: _builtins.int = ...,
+        example_spans: _abc.Iterable[_dataset_pb2.TextSpan] | None = ...,
+        template_source: _builtins.str = ...,
+        special_tokens: Global___SpecialTokens | None = ...,
+        tokens_from_cache: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "leaked", b"leaked", "profile", b"profile", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "percentiles", b"percentiles", "profile", b"profile", "special_tokens", b"special_tokens", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "leaked", b"leaked", "longest_row_tokens", b"longest_row_tokens", "profile", b"profile", "rendered_example", b"rendered_example", "row_schema", b"row_schema", "split", b"split", "suggested_sequence_length", b"suggested_sequence_length", "target_tokens", b"target_tokens", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "example_row", b"example_row", "example_spans", b"example_spans", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "longest_row_tokens", b"longest_row_tokens", "percentiles", b"percentiles", "profile", b"profile", "rendered_example", b"rendered_example", "row_schema", b"row_schema", "rows", b"rows", "sequence_length", b"sequence_length", "special_tokens", b"special_tokens", "split", b"split", "suggested_sequence_length", b"suggested_sequence_length", "target_tokens", b"target_tokens", "template_source", b"template_source", "tokens_from_cache", b"tokens_from_cache", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DatasetReport: _TypeAlias = DatasetReport  # noqa: Y015
+
+@_typing.final
+class TokenPercentiles(_message.Message):
+    """Lengths of rows in tokens by rank: a share of the rows is at most so long (nearest rank)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    P50_FIELD_NUMBER: _builtins.int
+    P90_FIELD_NUMBER: _builtins.int
+    P95_FIELD_NUMBER: _builtins.int
+    P99_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    p50: _builtins.int
+    """Half of the rows."""
+    p90: _builtins.int
+    """90 %."""
+    p95: _builtins.int
+    """95 %."""
+    p99: _builtins.int
+    """99 %."""
+    max: _builtins.int
+    """All."""
+    def __init__(
+        self,
+        *,
+        p50: _builtins.int = ...,
+        p90: _builtins.int = ...,
+        p95: _builtins.int = ...,
+        p99: _builtins.int = ...,
+        max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max", b"max", "p50", b"p50", "p90", b"p90", "p95", b"p95", "p99", b"p99"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenPercentiles: _TypeAlias = TokenPercentiles  # noqa: Y015
+
+@_typing.final
+class SpecialTokens(_message.Message):
+    """What begins and ends a row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOS_TOKEN_FIELD_NUMBER: _builtins.int
+    ROWS_WITHOUT_ONE_BOS_FIELD_NUMBER: _builtins.int
+    EOS_TOKEN_FIELD_NUMBER: _builtins.int
+    ROWS_THAT_LEARN_TO_END_FIELD_NUMBER: _builtins.int
+    PAD_TOKEN_FIELD_NUMBER: _builtins.int
+    PAD_IS_EOS_FIELD_NUMBER: _builtins.int
+    bos_token: _builtins.str
+    """Token that every row begins with; empty when the model wants none."""
+    rows_without_one_bos: _builtins.int
+    """Rows that do not begin with exactly one of it; 0 is as it should be."""
+    eos_token: _builtins.str
+    """Token that ends a sequence."""
+    rows_that_learn_to_end: _builtins.int
+    """Rows whose last learned token is one that ends a turn or a sequence."""
+    pad_token: _builtins.str
+    """Token that fills up a batch; empty when the tokenizer names none."""
+    pad_is_eos: _builtins.bool
+    """Whether filling up and ending are one token. It is learned all the same where it ends a row."""
+    def __init__(
+        self,
+        *,
+        bos_token: _builtins.str = ...,
+        rows_without_one_bos: _builtins.int = ...,
+        eos_token: _builtins.str = ...,
+        rows_that_learn_to_end: _builtins.int = ...,
+        pad_token: _builtins.str = ...,
+        pad_is_eos: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bos_token", b"bos_token", "eos_token", b"eos_token", "pad_is_eos", b"pad_is_eos", "pad_token", b"pad_token", "rows_that_learn_to_end", b"rows_that_learn_to_end", "rows_without_one_bos", b"rows_without_one_bos"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpecialTokens: _TypeAlias = SpecialTokens  # noqa: Y015
 
 @_typing.final
 class PreflightReport(_message.Message):

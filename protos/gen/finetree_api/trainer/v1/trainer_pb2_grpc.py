@@ -60,6 +60,11 @@ class TrainerServiceStub(object):
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.DeleteDatasetRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.DeleteDatasetResponse.FromString,
                 _registered_method=True)
+        self.PreviewDataset = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/PreviewDataset',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.PreviewDatasetRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.PreviewDatasetResponse.FromString,
+                _registered_method=True)
         self.ValidateJob = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ValidateJob',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ValidateJobRequest.SerializeToString,
@@ -145,6 +150,12 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDataset(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewDataset(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,6 +254,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.DeleteDataset,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.DeleteDatasetRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.DeleteDatasetResponse.SerializeToString,
+            ),
+            'PreviewDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewDataset,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.PreviewDatasetRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.PreviewDatasetResponse.SerializeToString,
             ),
             'ValidateJob': grpc.unary_unary_rpc_method_handler(
                     servicer.ValidateJob,
@@ -435,6 +451,33 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/DeleteDataset',
             finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.DeleteDatasetRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.DeleteDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/PreviewDataset',
+            finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.PreviewDatasetRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.PreviewDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,6 +66,13 @@ class TrainerServiceStub:
 
     Errors: NOT_FOUND (DATASET_NOT_FOUND), FAILED_PRECONDITION (DATASET_IN_USE: wait for the named job).
     """
+    PreviewDataset: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.PreviewDatasetRequest, _dataset_pb2.PreviewDatasetResponse]
+    """Shows rows as training sees them, with what is learned. A PREPARE job keeps the first rows, and the first of each
+    finding; the counts in its DatasetReport are of all rows.
+
+    Errors: INVALID_ARGUMENT (give a dataset or a job; PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND
+    (DATASET_NOT_FOUND, JOB_NOT_FOUND), FAILED_PRECONDITION (NO_PREVIEW: run a PREPARE job on the dataset first).
+    """
     ValidateJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ValidateJobRequest, _trainer_pb2.ValidateJobResponse]
     """Checks a job without creating it: resolves the spec, asks the estimator, returns the digest.
 
@@ -164,6 +171,13 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Deletes a dataset.
 
     Errors: NOT_FOUND (DATASET_NOT_FOUND), FAILED_PRECONDITION (DATASET_IN_USE: wait for the named job).
+    """
+    PreviewDataset: _aio.UnaryUnaryMultiCallable[_dataset_pb2.PreviewDatasetRequest, _dataset_pb2.PreviewDatasetResponse]  # type: ignore[assignment]
+    """Shows rows as training sees them, with what is learned. A PREPARE job keeps the first rows, and the first of each
+    finding; the counts in its DatasetReport are of all rows.
+
+    Errors: INVALID_ARGUMENT (give a dataset or a job; PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND
+    (DATASET_NOT_FOUND, JOB_NOT_FOUND), FAILED_PRECONDITION (NO_PREVIEW: run a PREPARE job on the dataset first).
     """
     ValidateJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ValidateJobRequest, _trainer_pb2.ValidateJobResponse]  # type: ignore[assignment]
     """Checks a job without creating it: resolves the spec, asks the estimator, returns the digest.
@@ -290,6 +304,19 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes a dataset.
 
         Errors: NOT_FOUND (DATASET_NOT_FOUND), FAILED_PRECONDITION (DATASET_IN_USE: wait for the named job).
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewDataset(
+        self,
+        request: _dataset_pb2.PreviewDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.PreviewDatasetResponse, _abc.Awaitable[_dataset_pb2.PreviewDatasetResponse]]:
+        """Shows rows as training sees them, with what is learned. A PREPARE job keeps the first rows, and the first of each
+        finding; the counts in its DatasetReport are of all rows.
+
+        Errors: INVALID_ARGUMENT (give a dataset or a job; PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND
+        (DATASET_NOT_FOUND, JOB_NOT_FOUND), FAILED_PRECONDITION (NO_PREVIEW: run a PREPARE job on the dataset first).
         """
 
     @_abc_1.abstractmethod

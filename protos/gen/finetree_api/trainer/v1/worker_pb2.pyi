@@ -428,6 +428,8 @@ class Task(_message.Message):
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     HOURLY_COST_FIELD_NUMBER: _builtins.int
     BASE_HUB_REVISION_FIELD_NUMBER: _builtins.int
+    TOKEN_CACHE_DIR_FIELD_NUMBER: _builtins.int
+    TOKEN_CACHE_BYTES_FIELD_NUMBER: _builtins.int
     kind: Global___TaskKind.ValueType
     """What to do."""
     job: _builtins.str
@@ -464,6 +466,10 @@ class Task(_message.Message):
     """Price of an hour, for the cost so far; 0 when unknown."""
     base_hub_revision: _builtins.str
     """Hub revision of the base, for adapters; empty when unknown."""
+    token_cache_dir: _builtins.str
+    """Folder of tokenised rows that tasks share; empty: nothing is kept."""
+    token_cache_bytes: _builtins.int
+    """Bytes that the folder may hold; what was used longest ago goes first."""
     @_builtins.property
     def spec(self) -> _run_spec_pb2.RunSpec:
         """The resolved run."""
@@ -490,10 +496,12 @@ class Task(_message.Message):
         plan_digest: _builtins.str = ...,
         hourly_cost: _builtins.float = ...,
         base_hub_revision: _builtins.str = ...,
+        token_cache_dir: _builtins.str = ...,
+        token_cache_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_dir", b"artifact_dir", "attempt", b"attempt", "base_hub_id", b"base_hub_id", "base_hub_revision", b"base_hub_revision", "checkpoint_dir", b"checkpoint_dir", "dataset_file", b"dataset_file", "device", b"device", "evaluation_file", b"evaluation_file", "hourly_cost", b"hourly_cost", "job", b"job", "job_uid", b"job_uid", "kind", b"kind", "model_dir", b"model_dir", "model_origin", b"model_origin", "plan_digest", b"plan_digest", "spec", b"spec", "threads", b"threads", "token", b"token", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_dir", b"artifact_dir", "attempt", b"attempt", "base_hub_id", b"base_hub_id", "base_hub_revision", b"base_hub_revision", "checkpoint_dir", b"checkpoint_dir", "dataset_file", b"dataset_file", "device", b"device", "evaluation_file", b"evaluation_file", "hourly_cost", b"hourly_cost", "job", b"job", "job_uid", b"job_uid", "kind", b"kind", "model_dir", b"model_dir", "model_origin", b"model_origin", "plan_digest", b"plan_digest", "spec", b"spec", "threads", b"threads", "token", b"token", "token_cache_bytes", b"token_cache_bytes", "token_cache_dir", b"token_cache_dir", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -125,6 +125,15 @@ def user_of_dataset(connection: Connection, dataset_uid: str, live: Iterable[int
     return _row(found) if found is not None else None
 
 
+def newest_with_artifact(connection: Connection, dataset_uid: str, artifact: str, *, kind: int) -> str | None:
+    """The uid of the newest job of a kind on a dataset that made an artifact of this name."""
+    made = schema.artifacts.c
+    query = select(_jobs.uid).join(schema.artifacts, made.job_uid == _jobs.uid)
+    query = query.where(_jobs.dataset_uid == dataset_uid, _jobs.kind == kind, made.artifact == artifact)
+    found = connection.execute(query.order_by(_jobs.uid.desc()).limit(1)).scalar()
+    return str(found) if found is not None else None
+
+
 def claim_request_id(
     connection: Connection, project: str, request_id: str, *, method: str, body_hash: str, resource: str, now: int
 ) -> str | None:
