@@ -205,12 +205,16 @@ class ScriptedWorker:
                     await asyncio.sleep(0.005)
                 self.offline = True
             await asyncio.sleep(script.get("delay", 0))
-        if script.get("artifact") and not self.stop:
+        if not self.stop:
+            self._artifacts()
+        self._emit(outcome=self._outcome())
+
+    def _artifacts(self) -> None:
+        if self.script.get("artifact"):
             self._artifact("adapter", job_pb2.ARTIFACT_KIND_ADAPTER, "weights.bin", bytes(range(256)) * 4096)
-        if (rows := script.get("preview")) and not self.stop:
+        if rows := self.script.get("preview"):
             content = "".join(json.dumps(row) + "\n" for row in rows).encode()
             self._artifact("preview", job_pb2.ARTIFACT_KIND_REPORT, "rows.jsonl", content)
-        self._emit(outcome=self._outcome())
 
     def _artifact(self, name: str, kind: int, path: str, content: bytes) -> None:
         folder = Path(self.task.artifact_dir) / name

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ANN003 - keyword arguments here are fields of the request
 """What a PREPARE job kept of a dataset's rows, page by page."""
 
 import grpc
