@@ -51,6 +51,9 @@ class FixedEstimator:
         estimate.revision.engine.id = "engine-1"
         return estimate
 
+    async def catalogue(self):
+        return {"acme-small-1b": "acme/Small-1B"}
+
     async def report(self, observation, *, request_id):
         self.tries += 1
         if self.failure is not None:

@@ -18,6 +18,7 @@ LINE_EVERY_SECONDS = 5.0
 
 PHASES: dict[int, str] = {
     job_pb2.JOB_PHASE_START: "starting a worker",
+    job_pb2.JOB_PHASE_DOWNLOAD_MODEL: "downloading the model",
     job_pb2.JOB_PHASE_CONVERT_MODEL: "preparing the model",
     job_pb2.JOB_PHASE_LOAD_MODEL: "loading the model",
     job_pb2.JOB_PHASE_TOKENIZE: "tokenising",

@@ -16,8 +16,9 @@ from finetree_runtime.paging import PageTokens
 from finetree_runtime.server import Service
 from finetree_runtime.settings import SettingsError
 
-from finetree_trainer import attach, devices, machine
+from finetree_trainer import attach, devices, hub, machine
 from finetree_trainer.artifacts import Artifacts
+from finetree_trainer.base_models import BaseModels
 from finetree_trainer.datasets import Datasets, Limits
 from finetree_trainer.estimates import Estimator, RemoteEstimator
 from finetree_trainer.host import Host
@@ -83,6 +84,7 @@ class Application:
             data_dir=settings.data_dir,
             data_roots=settings.data_roots,
             token_cache_bytes=settings.token_cache_bytes,
+            hub=hub.access(settings, os.environ),
         )
         self._scheduler = Scheduler(log, found)
         socket = attach.socket_path(settings.data_dir)
@@ -107,6 +109,7 @@ class Application:
             lister=EventLister(log),
             artifacts=Artifacts(log, tasks),
             previews=Previews(log, tasks),
+            base_models=BaseModels(self._store, models),
             host=self._host,
             scheduler=self._scheduler,
             tokens=PageTokens(settings.page_token_key.reveal()),

@@ -38,6 +38,10 @@ class Estimator(Protocol):
         """The estimate of a resolved run. Raises EstimateUnavailableError."""
         ...
 
+    async def catalogue(self) -> dict[str, str]:
+        """Hub ids of the catalogue's models by name. Raises EstimateUnavailableError."""
+        ...
+
     async def report(self, observation: estimator_pb2.Observation, *, request_id: str) -> None:
         """Tell what a run measured. Raises EstimateUnavailableError (try later) and ReportRefusedError."""
         ...
@@ -65,6 +69,16 @@ class RemoteEstimator:
             )
         except FinetreeError as error:
             raise EstimateUnavailableError(f"no estimate: {error.reason or error.code}: {error.message}") from error
+
+    async def catalogue(self) -> dict[str, str]:
+        """Hub ids of the service's models by name, in small letters. Raises EstimateUnavailableError."""
+        from finetree.errors import FinetreeError
+
+        try:
+            pages = self._connected().list_models(page_size=1000, timeout=ESTIMATE_SECONDS)
+            return {model.name.lower(): model.hub_id async for model in pages}
+        except FinetreeError as error:
+            raise EstimateUnavailableError(f"{error.reason or error.code}: {error.message}") from error
 
     async def report(self, observation: estimator_pb2.Observation, *, request_id: str) -> None:
         """Tell the service. Raises EstimateUnavailableError (try later) and ReportRefusedError."""

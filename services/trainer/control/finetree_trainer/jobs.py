@@ -160,6 +160,10 @@ class Jobs:
             created_by=owner,
             create_time=timestamp(self._log.clock()),
         )
+        record.base.hub_id = plan.model.hub_id
+        if plan.kind == job_pb2.JOB_KIND_TRAIN:
+            # A PREPARE job asks the hub anew what a branch is.
+            record.base.revision = plan.model.revision
         if plan.estimate is not None:
             record.estimate.CopyFrom(plan.estimate)
             record.cost.currency_code = plan.estimate.currency_code

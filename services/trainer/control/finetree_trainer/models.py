@@ -4,12 +4,16 @@
 import difflib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import run_spec_pb2
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 
+from finetree_trainer import hub
 from finetree_trainer.roots import inside
 
 _FIELD = "job.spec.model"
@@ -34,13 +38,17 @@ KNOWN: tuple[KnownModel, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """Where a base model is: `folder` for us, `hub_id` for whoever loads an adapter of it."""
+    """Where a base model is: `folder` for us, `hub_id` for whoever loads an adapter of it.
+
+    `home` is where a PREPARE task puts it, when that is not the folder itself: a hub says only then which commit it is.
+    """
 
     name: str
     folder: Path
     hub_id: str = ""
     revision: str = ""
     origin: str = ""
+    home: Path | None = None
 
     @property
     def prepared(self) -> bool:
@@ -52,14 +60,14 @@ class Models:
     """Finds base models for specs."""
 
     def __init__(self, data_dir: Path, roots: tuple[str, ...]) -> None:
-        self._folder = data_dir / "models"
-        self._roots = roots
+        self.folder = data_dir / "models"
+        self.roots = roots
 
     def locate(self, source: run_spec_pb2.ModelSource) -> BaseModel:
         """The model that a spec names, prepared or not.
 
-        Raises InvalidArgument MODEL_NOT_TRAINABLE, NotFound MODEL_NOT_FOUND, PermissionDenied PATH_OUTSIDE_ROOTS, and
-        FailedPrecondition MODEL_NOT_PREPARED for a hub model that nothing here can make.
+        Raises InvalidArgument (MODEL_NOT_TRAINABLE, INVALID_REQUEST), NotFound MODEL_NOT_FOUND, PermissionDenied
+        PATH_OUTSIDE_ROOTS.
         """
         match source.WhichOneof("source"):
             case "name":
@@ -76,41 +84,59 @@ class Models:
                     violations=[(f"{_FIELD}.shape", text, "MODEL_NOT_TRAINABLE")],
                 )
 
+    def again(self, source: run_spec_pb2.ModelSource, base: job_pb2.ArtifactBase) -> BaseModel:
+        """The model of a job's spec as it was located when the job was created. Raises what `locate` raises."""
+        kind = source.WhichOneof("source")
+        if kind == "hub" or (kind == "name" and not is_known(source.name)):
+            revision = base.revision or source.hub.revision
+            return self._of_hub(run_spec_pb2.HubModel(id=base.hub_id or source.hub.id, revision=revision))
+        return self.locate(source)
+
     def _named(self, name: str) -> BaseModel:
         for known in KNOWN:
             if known.name == name.lower():
                 return self._known(known)
-        near = difflib.get_close_matches(name.lower(), [known.name for known in KNOWN], n=3, cutoff=0.3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"there is {', '.join(k.name for k in KNOWN)}"
-        raise NotFound(
-            "MODEL_NOT_FOUND",
-            f"{_FIELD}.name: no model is named {name[:80]!r}; {hint}",
-            metadata={"near": ",".join(near)},
-        )
+        raise no_such_name(name, {})
 
     def _known(self, known: KnownModel) -> BaseModel:
-        return BaseModel(known.name, self._folder / known.name, known.hub_id, origin=known.origin)
+        return BaseModel(known.name, self.folder / known.name, known.hub_id, origin=known.origin)
 
-    def _of_hub(self, hub: run_spec_pb2.HubModel) -> BaseModel:
+    def _of_hub(self, wanted: run_spec_pb2.HubModel) -> BaseModel:
         for known in KNOWN:
-            if known.hub_id.lower() == hub.id.lower() and hub.revision in ("", "main"):
+            if known.hub_id.lower() == wanted.id.lower() and wanted.revision in ("", hub.DEFAULT_REVISION):
                 return self._known(known)
-        text = f"this server does not download {hub.id[:80]!r} from a hub; put it under a model root and name its path"
-        raise FailedPrecondition(
-            "MODEL_NOT_PREPARED", f"{_FIELD}.hub: {text}.", violations=[(f"{_FIELD}.hub", text, "MODEL_NOT_PREPARED")]
-        )
+        hub.check(wanted.id, wanted.revision, f"{_FIELD}.hub")
+        home, revision = hub.home(self.folder, wanted.id), wanted.revision or hub.DEFAULT_REVISION
+        commit = hub.commit_of(home, revision)
+        origin = f"{hub.ORIGIN}{wanted.id}@{revision}"
+        return BaseModel(wanted.id, home / (commit or "unknown"), wanted.id, commit, origin, home)
 
     def _at_path(self, path: str) -> BaseModel:
-        folder = inside(self._roots, path, field_path=f"{_FIELD}.path", reason="MODEL_NOT_FOUND")
+        folder = inside(self.roots, path, field_path=f"{_FIELD}.path", reason="MODEL_NOT_FOUND")
         if not (folder / "config.json").is_file():
             raise NotFound("MODEL_NOT_FOUND", f"{_FIELD}.path: {path[:80]!r} is not a model folder (no config.json).")
-        return BaseModel(folder.name, folder, _hub_id(folder / "config.json"))
+        return BaseModel(folder.name, folder, hub_id_in(folder / "config.json"))
+
+
+def is_known(name: str) -> bool:
+    """Whether a name is that of a model that needs no hub."""
+    return any(known.name == name.lower() for known in KNOWN)
+
+
+def no_such_name(name: str, catalogue: Mapping[str, str]) -> NotFound:
+    """The refusal of a name that neither we nor the catalogue (hub ids by name) know, with the nearest known ones."""
+    names = sorted({known.name for known in KNOWN} | set(catalogue))
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "`finetree models list --catalogue` lists all"
+    text = f"{_FIELD}.name: no model is named {name[:80]!r}; {hint} Any model of a hub can be named by hub.id."
+    return NotFound("MODEL_NOT_FOUND", text, metadata={"near": ",".join(near)})
 
 
 def require_prepared(model: BaseModel) -> None:
     """Raise FailedPrecondition MODEL_NOT_PREPARED unless the model can be loaded."""
     if not model.prepared:
-        text = f"model {model.name} is not prepared on this server; run a PREPARE job for it first"
+        how = f"run a PREPARE job for it first (finetree models pull {model.name})"
+        text = f"model {model.name} is not prepared on this server; {how}"
         raise FailedPrecondition(
             "MODEL_NOT_PREPARED",
             f"{_FIELD}: {text}.",
@@ -126,12 +152,17 @@ def positions(model: BaseModel) -> int:
     except (OSError, ValueError):
         # Whoever loads the model says what is wrong with its folder.
         return 0
+    return positions_in(config)
+
+
+def positions_in(config: Any) -> int:
+    """The longest sequence in tokens that the content of a config.json says; 0 when it does not."""
     parts = (config, config.get("text_config")) if isinstance(config, dict) else ()
     named = (part.get(name) for part in parts if isinstance(part, dict) for name in _POSITIONS)
     return next((value for value in named if type(value) is int and value > 0), 0)
 
 
-def _hub_id(config: Path) -> str:
+def hub_id_in(config: Path) -> str:
     """The hub id that a model's configuration names, if it looks like one: adapters must name their base's."""
     try:
         name = json.loads(config.read_text(encoding="utf-8")).get("_name_or_path", "")

@@ -17,7 +17,8 @@ PHASE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
 
 PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_START, 0.05),
-    (job_pb2.JOB_PHASE_CONVERT_MODEL, 0.65),
+    (job_pb2.JOB_PHASE_DOWNLOAD_MODEL, 0.35),
+    (job_pb2.JOB_PHASE_CONVERT_MODEL, 0.3),
     (job_pb2.JOB_PHASE_LOAD_MODEL, 0.1),
     (job_pb2.JOB_PHASE_TOKENIZE, 0.15),
     (job_pb2.JOB_PHASE_SAVE, 0.05),

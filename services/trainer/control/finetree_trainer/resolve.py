@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
-from finetree_runtime.errors import FailedPrecondition, InvalidArgument, invalid_field
+from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound, invalid_field
 from finetree_runtime.ids import parse_name
 from finetree_runtime.plan import combination_problem, difference, plan_digest, resolve_spec, sequence_problem
 from google.protobuf import json_format
@@ -72,7 +72,7 @@ class Planner:
         training = kind == job_pb2.JOB_KIND_TRAIN
         if training:
             capabilities.require_method(job.spec)
-        model = self._models.locate(job.spec.model)
+        model = await self._model(job.spec.model)
         if training or (not model.origin and not model.prepared):
             models.require_prepared(model)
         data = await self._data(project, job.spec.dataset, f"{_SPEC}.dataset", required=training)
@@ -85,6 +85,21 @@ class Planner:
         if training:
             await self._complete(plan, job)
         return plan
+
+    async def _model(self, source: run_spec_pb2.ModelSource) -> models.BaseModel:
+        """The base model; a name that is not ours is looked up in the estimator's catalogue."""
+        if source.WhichOneof("source") != "name" or models.is_known(source.name):
+            return await asyncio.to_thread(self._models.locate, source)
+        try:
+            catalogue = await self._estimator.catalogue()
+        except estimates.EstimateUnavailableError as error:
+            text = f"{_SPEC}.model.name: the catalogue cannot be asked now ({error}); name the model by hub.id"
+            raise NotFound("MODEL_NOT_FOUND", text) from error
+        hub_id = catalogue.get(source.name.lower(), "")
+        if not hub_id:
+            raise models.no_such_name(source.name, catalogue)
+        found = run_spec_pb2.ModelSource(hub=run_spec_pb2.HubModel(id=hub_id))
+        return await asyncio.to_thread(self._models.locate, found)
 
     async def _complete(self, plan: Plan, job: trainer_pb2.JobRequest) -> None:
         profile = plan.data.profile if plan.data else None

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_api.trainer.v1 import base_model_pb2, dataset_pb2, trainer_pb2, trainer_pb2_grpc
 from finetree_runtime import context
 from finetree_runtime.errors import invalid_field
 from finetree_runtime.identity import server_info
@@ -13,6 +13,7 @@ from finetree_runtime.ids import ResourceName, parse_child, parse_name, parse_pa
 from finetree_runtime.paging import PageTokens, page_size
 
 from finetree_trainer.artifacts import Artifacts
+from finetree_trainer.base_models import BaseModels
 from finetree_trainer.datasets import Datasets
 from finetree_trainer.host import Host
 from finetree_trainer.jobs import Jobs
@@ -25,7 +26,7 @@ from finetree_trainer.watch import Filter, Watches
 SERVICE = "finetree_api.trainer.v1.TrainerService"
 """Full name of the service."""
 
-FEATURES = ("train.full", "train.lora", "prepare", "watch.cursor", "datasets.resume", "datasets.preview")
+FEATURES = ("train.full", "train.lora", "prepare", "models.hub", "watch.cursor", "datasets.resume", "datasets.preview")
 """What a client may look for in GetServerInfo."""
 
 
@@ -41,6 +42,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         lister: EventLister,
         artifacts: Artifacts,
         previews: Previews,
+        base_models: BaseModels,
         host: Host,
         scheduler: Scheduler,
         tokens: PageTokens,
@@ -50,6 +52,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self._jobs, self._datasets, self._watches, self._lister = jobs, datasets, watches, lister
         self._artifacts, self._host, self._scheduler = artifacts, host, scheduler
         self._previews = previews
+        self._base_models = base_models
         self._tokens, self._version, self._limits = tokens, version, limits
 
     async def CreateDataset(self, request: dataset_pb2.CreateDatasetRequest, context_: Any) -> Any:
@@ -112,6 +115,28 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         token = self._tokens.issue(scope, f"{job}:{reached}") if reached else ""
         name = str(ResourceName(context.principal().project, "jobs", job))
         return dataset_pb2.PreviewDatasetResponse(rows=rows, next_page_token=token, job=name)
+
+    async def ListBaseModels(
+        self, request: base_model_pb2.ListBaseModelsRequest, context_: Any
+    ) -> base_model_pb2.ListBaseModelsResponse:
+        """List the base models that are here, by name."""
+        size = page_size(request.page_size)
+        after = self._tokens.read("ListBaseModels", request.page_token) or ""
+        found = [model for model in await self._base_models.all() if model.name > after]
+        token = self._tokens.issue("ListBaseModels", found[size - 1].name) if len(found) > size else ""
+        return base_model_pb2.ListBaseModelsResponse(base_models=found[:size], next_page_token=token)
+
+    async def GetBaseModel(
+        self, request: base_model_pb2.GetBaseModelRequest, context_: Any
+    ) -> base_model_pb2.GetBaseModelResponse:
+        """Give a base model."""
+        return base_model_pb2.GetBaseModelResponse(base_model=await self._base_models.get(request.name))
+
+    async def DeleteBaseModel(
+        self, request: base_model_pb2.DeleteBaseModelRequest, context_: Any
+    ) -> base_model_pb2.DeleteBaseModelResponse:
+        """Delete a base model that no job needs."""
+        return base_model_pb2.DeleteBaseModelResponse(base_model=await self._base_models.delete(request.name))
 
     async def ValidateJob(self, request: trainer_pb2.ValidateJobRequest, context_: Any) -> Any:
         """Resolve a job without creating it."""

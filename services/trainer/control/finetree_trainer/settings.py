@@ -4,7 +4,7 @@
 import dataclasses
 from pathlib import Path
 
-from finetree_runtime.settings import Duration, ServiceSettings, listen_address, setting
+from finetree_runtime.settings import Duration, Secret, ServiceSettings, listen_address, setting
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -15,6 +15,9 @@ class Settings(ServiceSettings):
     data_dir: Path = setting(Path("finetree-data"), "Folder of everything the trainer keeps.")
     estimator_address: str = setting("127.0.0.1:50052", "Where the estimator is; it may be down.")
     model_roots: tuple[str, ...] = setting((), "Folders that models may be named from by path.")
+    hub_endpoint: str = setting("", "Model hub. Default: HF_ENDPOINT of the environment, else https://huggingface.co.")
+    hub_token: Secret = setting(Secret(), "Token for gated and private models of the hub.")
+    hub_offline: bool = setting(default=False, text="Download no models; use what is there.")
     data_roots: tuple[str, ...] = setting((), "Folders that datasets may be named from by path.")
     cpu_slots: int = setting(1, "Jobs that may train on the CPU at once.")
     cpu_threads: int = setting(0, "Threads of a CPU slot; 0: the machine's cores over the slots.")

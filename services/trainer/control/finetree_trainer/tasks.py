@@ -38,11 +38,12 @@ class Tasks:
         data_dir: Path,
         data_roots: tuple[str, ...],
         token_cache_bytes: int,
+        hub: worker_pb2.HubAccess,
     ) -> None:
         self._log, self._models, self._datasets = log, models_, datasets
         self._threads = {device.id: device.threads for device in devices}
         self._jobs = private_folder(data_dir / "jobs")
-        self._data_roots = data_roots
+        self._data_roots, self._hub = data_roots, hub
         self._token_cache, self._token_cache_bytes = private_folder(data_dir / "tokens"), token_cache_bytes
 
     def work_dir(self, uid: str, attempt: int) -> Path:
@@ -61,13 +62,14 @@ class Tasks:
         """A job's task, without what belongs to an attempt. Raises NotFound for inputs that are no longer there."""
         row = await self._log.row(uid)
         record = job_pb2.Job.FromString(row.record)
-        model = self._models.locate(record.spec.model)
+        model = self._models.again(record.spec.model, record.base)
+        fetching = record.kind == job_pb2.JOB_KIND_PREPARE and model.home is not None
         return worker_pb2.Task(
             kind=_KINDS[record.kind],
             job=record.name,
             job_uid=uid,
             spec=record.spec,
-            model_dir=str(model.folder),
+            model_dir=str(model.home if fetching else model.folder),
             model_origin=model.origin,
             base_hub_id=model.hub_id,
             base_hub_revision=model.revision,
@@ -76,6 +78,7 @@ class Tasks:
             device=device,
             threads=threads or self.threads(device),
             plan_digest=record.plan_digest,
+            hub=self._hub if fetching else None,
             hourly_cost=estimates.hourly_cost(record.estimate),
             token_cache_dir=str(self._token_cache) if self._token_cache_bytes else "",
             token_cache_bytes=self._token_cache_bytes,

@@ -9,6 +9,7 @@ from typing import Protocol
 class Phase(StrEnum):
     """Parts of a task, in the order in which they run."""
 
+    DOWNLOAD_MODEL = "download_model"
     CONVERT_MODEL = "convert_model"
     LOAD_MODEL = "load_model"
     TOKENIZE = "tokenize"
@@ -28,12 +29,15 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PhaseProgress:
-    """How far a phase is: `fraction` 0 to 1; `seconds` since the phase began."""
+    """How far a phase is: `fraction` 0 to 1; `seconds` since the phase began; `done` of `total` in `unit`, if known."""
 
     phase: Phase
     fraction: float
     message: str = ""
     seconds: float = 0.0
+    done: int = 0
+    total: int = 0
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

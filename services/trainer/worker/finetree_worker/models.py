@@ -3,6 +3,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from finetree_worker import base_checks
 from finetree_worker.errors import ModelError, PlanError
 from finetree_worker.plan import LoraMethod, Targets
 
@@ -42,8 +44,8 @@ def load_model(
 ) -> PreTrainedModel:
     """The causal language model in `folder`: safetensors only, no code of the folder is run, no network.
 
-    With `quantization` its linear layers are quantised as they are read. Raises ModelError with MODEL_NOT_FOUND or
-    MODEL_UNREADABLE.
+    With `quantization` its linear layers are quantised as they are read. Raises ModelError with MODEL_NOT_FOUND,
+    MODEL_UNREADABLE, or what base_checks finds wrong with it.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -52,11 +54,16 @@ def load_model(
             field="model",
             remedy="Prepare the model first, or name a folder that holds config.json and safetensors files.",
         )
+    base_checks.check_config(folder)
+    base_checks.check_weights(folder)
     place = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
     placed = {"quantization_config": quantization, "device_map": {"": place}} if quantization else {}
+    read: Any = AutoModelForCausalLM.from_pretrained
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, info = read(
             folder,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named by check_loaded, not ignored
             dtype=dtype,
             attn_implementation="sdpa",
             use_safetensors=True,
@@ -71,6 +78,7 @@ def load_model(
             field="model",
             remedy="Only models with safetensors weights and an architecture of transformers itself can be trained.",
         ) from error
+    base_checks.check_loaded(folder, info)
     loaded: PreTrainedModel = model
     if quantization is None:
         nn.Module.to(loaded, device)

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from finetree_worker import data, evaluate, methods, models, randomness
+from finetree_worker import base_checks, data, evaluate, methods, models, randomness
 from finetree_worker.data import Dataset
 from finetree_worker.events import (
     ArtifactReady,
@@ -94,6 +94,8 @@ class _Run:
             self.steering.stop_here()
             tokenizer = models.load_tokenizer(self.plan.base.folder)
             model = load(self.plan, self.device)
+            length = self.plan.optimization.sequence_length
+            base_checks.check_fit(self.plan.base.folder, model.config, tokenizer, length)
             base = base_facts(self.plan.base)
         with self.phases.phase(Phase.TOKENIZE) as tell:
             dataset = data.load(self.plan, tokenizer, _both(tell, self.steering.stop_here))

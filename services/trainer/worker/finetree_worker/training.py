@@ -2,6 +2,7 @@
 """The real core behind the worker's shell: imports the training libraries, and only when it is called."""
 
 import os
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from finetree_api.trainer.v1 import job_pb2, worker_pb2
 
 from finetree_worker import events, library_log, planning
-from finetree_worker.plan import TrainPlan
+from finetree_worker.plan import BaseModel, TrainPlan
 from finetree_worker.report_message import SplitReport
 from finetree_worker.runner import TaskReporter
 
@@ -51,19 +52,30 @@ class TrainingCore:
         train(plan, reporter, control)
 
     def prepare(self, task: worker_pb2.Task, reporter: TaskReporter, control: events.Control) -> None:
-        """Convert the model unless it is there already, then report on the dataset, if the task names one."""
-        from finetree_worker.prepare import prepare_model
-
-        if task.model_origin:
-            prepare_model(task.model_origin, Path(task.model_dir), reporter, control)
+        """Fetch or convert the model unless it is there, then report on the dataset, if the task names one."""
+        base = prepare_base(task, reporter, control) if task.model_origin else None
         if task.dataset_file:
-            report_dataset(planning.report_plan(task), reporter, control)
+            plan = planning.report_plan(task)
+            report_dataset(replace(plan, base=base or plan.base), reporter, control)
 
     def compatibility(self, folder: Path, base: Path) -> list[job_pb2.Compatibility]:
         """Who loads the artifact in `folder`."""
         from finetree_worker import loading
 
         return loading.check(folder, base)
+
+
+def prepare_base(task: worker_pb2.Task, reporter: TaskReporter, control: events.Control) -> BaseModel:
+    """The base model of a PREPARE task, made from a wheel or fetched from a hub. Raises what both of them raise."""
+    from finetree_worker import hub, hub_models
+    from finetree_worker.prepare import prepare_model
+
+    folder = Path(task.model_dir)
+    if not task.model_origin.startswith(hub_models.ORIGIN):
+        return prepare_model(task.model_origin, folder, reporter, control)
+    given = task.hub
+    access = hub.Access(given.endpoint, given.token, offline=given.offline, reserve=given.reserve_bytes)
+    return hub_models.prepare_hub_model(task.model_origin, folder, access, reporter, control)
 
 
 def report_dataset(plan: TrainPlan, reporter: TaskReporter, control: events.Control) -> None:

@@ -114,7 +114,9 @@ class Translator:
         return event
 
     def _phase_progress(self, event: events.PhaseProgress) -> tuple[str, Any, str]:
-        payload = event_pb2.PhaseProgress(phase=phase_of(event.phase), fraction=event.fraction)
+        payload = event_pb2.PhaseProgress(
+            phase=phase_of(event.phase), fraction=event.fraction, done=event.done, total=event.total, unit=event.unit
+        )
         return "phase_progress", payload, event.message or f"{event.phase.value.replace('_', ' ')} {event.fraction:.0%}"
 
     def _dataset_report(self, event: events.DatasetReport) -> tuple[str, Any, str]:

@@ -184,6 +184,8 @@ class _JobPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobPhase.Val
     """Evaluation after training."""
     JOB_PHASE_SAVE: _JobPhase.ValueType  # 8
     """Artifacts are written."""
+    JOB_PHASE_DOWNLOAD_MODEL: _JobPhase.ValueType  # 9
+    """The model is downloaded."""
 
 class JobPhase(_JobPhase, metaclass=_JobPhaseEnumTypeWrapper):
     """Where a job is in its work."""
@@ -206,6 +208,8 @@ JOB_PHASE_EVALUATE_AFTER: JobPhase.ValueType  # 7
 """Evaluation after training."""
 JOB_PHASE_SAVE: JobPhase.ValueType  # 8
 """Artifacts are written."""
+JOB_PHASE_DOWNLOAD_MODEL: JobPhase.ValueType  # 9
+"""The model is downloaded."""
 Global___JobPhase: _TypeAlias = JobPhase  # noqa: Y015
 
 class _ArtifactKind:
@@ -569,6 +573,7 @@ class Job(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"projects/{project}/jobs/{job}"."""
     uid: _builtins.str
@@ -683,6 +688,12 @@ class Job(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it will be deleted."""
 
+    @_builtins.property
+    def base(self) -> Global___ArtifactBase:
+        """Base model as it was found when the job was created: its hub id and, where it comes from a hub, its commit. Every
+        attempt uses this one, also when the branch that the spec names has moved on. The fingerprint stays empty.
+        """
+
     def __init__(
         self,
         *,
@@ -724,10 +735,11 @@ class Job(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        base: Global___ArtifactBase | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "best_checkpoint_step", b"best_checkpoint_step", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "expire_time", b"expire_time", "limits", b"limits", "metrics", b"metrics", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state_reason", b"state_reason", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "expire_time", b"expire_time", "limits", b"limits", "metrics", b"metrics", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state_reason", b"state_reason", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "allowed_actions", b"allowed_actions", "annotations", b"annotations", "attempt", b"attempt", "best_checkpoint_step", b"best_checkpoint_step", "blocked_by", b"blocked_by", "cost", b"cost", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "devices", b"devices", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "expire_time", b"expire_time", "failure_category", b"failure_category", "kind", b"kind", "labels", b"labels", "last_seq", b"last_seq", "limits", b"limits", "metrics", b"metrics", "name", b"name", "oldest_seq", b"oldest_seq", "plan_digest", b"plan_digest", "progress", b"progress", "queue_position", b"queue_position", "recommendation_json", b"recommendation_json", "request_id", b"request_id", "setting_sources", b"setting_sources", "spec", b"spec", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "suspended", b"suspended", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "allowed_actions", b"allowed_actions", "annotations", b"annotations", "attempt", b"attempt", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "blocked_by", b"blocked_by", "cost", b"cost", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "devices", b"devices", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "expire_time", b"expire_time", "failure_category", b"failure_category", "kind", b"kind", "labels", b"labels", "last_seq", b"last_seq", "limits", b"limits", "metrics", b"metrics", "name", b"name", "oldest_seq", b"oldest_seq", "plan_digest", b"plan_digest", "progress", b"progress", "queue_position", b"queue_position", "recommendation_json", b"recommendation_json", "request_id", b"request_id", "setting_sources", b"setting_sources", "spec", b"spec", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "suspended", b"suspended", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_checkpoint_step: _TypeAlias = _typing.Literal["best_checkpoint_step"]  # noqa: Y015
     _WhichOneofArgType__best_checkpoint_step: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step"]  # noqa: Y015

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from finetree_api.trainer.v1 import base_model_pb2 as finetree__api_dot_trainer_dot_v1_dot_base__model__pb2
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
 from finetree_api.trainer.v1 import trainer_pb2 as finetree__api_dot_trainer_dot_v1_dot_trainer__pb2
 
@@ -64,6 +65,21 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/PreviewDataset',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.PreviewDatasetRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.PreviewDatasetResponse.FromString,
+                _registered_method=True)
+        self.ListBaseModels = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ListBaseModels',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.ListBaseModelsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.ListBaseModelsResponse.FromString,
+                _registered_method=True)
+        self.GetBaseModel = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/GetBaseModel',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.GetBaseModelRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.GetBaseModelResponse.FromString,
+                _registered_method=True)
+        self.DeleteBaseModel = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/DeleteBaseModel',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.DeleteBaseModelRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.DeleteBaseModelResponse.FromString,
                 _registered_method=True)
         self.ValidateJob = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ValidateJob',
@@ -156,6 +172,24 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PreviewDataset(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBaseModels(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBaseModel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteBaseModel(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -259,6 +293,21 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.PreviewDataset,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.PreviewDatasetRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.PreviewDatasetResponse.SerializeToString,
+            ),
+            'ListBaseModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBaseModels,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.ListBaseModelsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.ListBaseModelsResponse.SerializeToString,
+            ),
+            'GetBaseModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBaseModel,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.GetBaseModelRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.GetBaseModelResponse.SerializeToString,
+            ),
+            'DeleteBaseModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBaseModel,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.DeleteBaseModelRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.DeleteBaseModelResponse.SerializeToString,
             ),
             'ValidateJob': grpc.unary_unary_rpc_method_handler(
                     servicer.ValidateJob,
@@ -478,6 +527,87 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/PreviewDataset',
             finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.PreviewDatasetRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_dataset__pb2.PreviewDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBaseModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ListBaseModels',
+            finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.ListBaseModelsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.ListBaseModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBaseModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/GetBaseModel',
+            finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.GetBaseModelRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.GetBaseModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBaseModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/DeleteBaseModel',
+            finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.DeleteBaseModelRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_base__model__pb2.DeleteBaseModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

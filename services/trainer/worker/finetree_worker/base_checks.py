@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a folder is a base model that can be trained: known before its weights are loaded, or even downloaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from finetree_worker.errors import ModelError, PlanError
+
+INDEX = "model.safetensors.index.json"
+"""Says which file of a sharded model holds which tensor."""
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+"""Endings of weights that are Python pickles: reading one runs whatever code is in it."""
+_WEIGHTS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Types of numbers, as safetensors names them, in which weights can be trained or turned into such."""
+_SHOWN = 3  # names that a message lists
+
+
+def check_config(folder: Path) -> None:
+    """The configuration names an architecture of transformers itself, with weights that are not quantised.
+
+    Raises ModelError: MODEL_UNREADABLE, MODEL_REMOTE_CODE, MODEL_ARCHITECTURE_UNSUPPORTED, MODEL_QUANTIZED.
+    """
+    config = _json(folder / "config.json")
+    kind = str(config.get("model_type", ""))
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        # Where transformers knows the architecture, it is used, and code that lies beside it is left alone.
+        if config.get("auto_map"):
+            raise _wrong(
+                folder,
+                "MODEL_REMOTE_CODE",
+                f"needs code of its own (auto_map) for its architecture {kind!r}, and no code of a model is run here",
+                "Use a model whose architecture transformers itself has.",
+            )
+        raise _wrong(
+            folder,
+            "MODEL_ARCHITECTURE_UNSUPPORTED",
+            f"has the architecture {kind!r}, which is no causal language model of transformers",
+            "Use a decoder-only language model.",
+        )
+    quantised = config.get("quantization_config")
+    if quantised:
+        named = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
+        raise _wrong(
+            folder,
+            "MODEL_QUANTIZED",
+            f"is stored quantised ({str(named)[:40] or 'quantization_config'})",
+            "Name the model that it was made from; the method qlora quantises it itself.",
+        )
+
+
+def check_weights(folder: Path) -> None:
+    """The weights are whole safetensors files with numbers that can be trained; only their headers are read.
+
+    Raises ModelError: MODEL_PICKLED, MODEL_INCOMPLETE, MODEL_UNREADABLE, MODEL_DTYPE_UNSUPPORTED.
+    """
+    found: set[str] = set()
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as stored:
+                names = list(stored.keys())
+                found.update(names)
+                for name in names:
+                    _check_dtype(folder, name, stored.get_slice(name).get_dtype())
+        except (SafetensorError, OSError) as error:
+            text, remedy = f"has a damaged file {file.name!r}", "Fetch the file again."
+            raise _wrong(folder, "MODEL_UNREADABLE", text, remedy) from error
+    if (folder / INDEX).is_file() and (absent := sorted(set(_weight_map(folder)) - found)):
+        text = f"lacks {_list(absent)}, which its index names"
+        raise _wrong(folder, "MODEL_INCOMPLETE", text, "Fetch the model again.")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model: those of its index, or else its only one. Raises as `check_weights`."""
+    if (folder / INDEX).is_file():
+        shards = sorted(set(_weight_map(folder).values()))
+        absent = [name for name in shards if Path(name).name != name or not (folder / name).is_file()]
+        if absent:
+            text = f"lacks {_list(absent)}, which its index names"
+            raise _wrong(folder, "MODEL_INCOMPLETE", text, "Fetch the missing files.")
+        return [folder / name for name in shards]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if pickled := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED):
+        raise pickled_weights(folder.name, pickled)
+    text = "has no weights (model.safetensors, or shards with model.safetensors.index.json)"
+    raise _wrong(folder, "MODEL_INCOMPLETE", text, "Fetch the model with its weights as safetensors.")
+
+
+def pickled_weights(model: str, files: list[str]) -> ModelError:
+    """The refusal of a model that has its weights as pickles only."""
+    return ModelError(
+        "MODEL_PICKLED",
+        f"The model {model!r} has its weights only as pickles ({_list(files)}), and reading a pickle can run any code.",
+        field="model",
+        remedy="Use a revision with safetensors, or convert the weights where you trust them.",
+    )
+
+
+def check_loaded(folder: Path, info: dict[str, Any]) -> None:
+    """Every tensor found its place and every place its tensor; `info` is transformers' loading info.
+
+    Raises ModelError: MODEL_WEIGHTS_MISSING, MODEL_WEIGHTS_UNKNOWN, MODEL_WEIGHTS_MISMATCH.
+    """
+    if missing := sorted(info.get("missing_keys") or ()):
+        text = f"has no weights for {_list(missing)}; they would start at random"
+        raise _wrong(folder, "MODEL_WEIGHTS_MISSING", text, "Fetch the model again, or correct its config.json.")
+    if unknown := sorted(info.get("unexpected_keys") or ()):
+        text = f"has weights that its architecture has no place for: {_list(unknown)}"
+        raise _wrong(folder, "MODEL_WEIGHTS_UNKNOWN", text, "Use the text model alone, or correct its config.json.")
+    if mismatched := sorted(str(item[0]) for item in info.get("mismatched_keys") or ()):
+        text = f"has weights of another shape than its config.json says: {_list(mismatched)}"
+        raise _wrong(folder, "MODEL_WEIGHTS_MISMATCH", text, "Correct its config.json.")
+
+
+def check_fit(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> None:
+    """The tokenizer's tokens have embeddings, and the sequence length (0: none is asked for) has positions.
+
+    Raises ModelError VOCABULARY_MISMATCH, PlanError SEQUENCE_TOO_LONG.
+    """
+    text_config = config.get_text_config()
+    highest, rows = max(tokenizer.get_vocab().values(), default=0), int(text_config.vocab_size)
+    if highest >= rows:
+        text = f"has {rows} embeddings, and its tokenizer makes tokens up to number {highest}"
+        remedy = "Put the tokenizer beside the model that it belongs to; embeddings are not resized here."
+        raise _wrong(folder, "VOCABULARY_MISMATCH", text, remedy)
+    positions = getattr(text_config, "max_position_embeddings", 0) or 0
+    if positions and sequence_length > positions:
+        raise PlanError(
+            "SEQUENCE_TOO_LONG",
+            f"Sequences of {sequence_length} tokens are asked for, and the model has {positions} positions.",
+            field="training.sequence_length",
+            remedy=f"Ask for {positions} or fewer.",
+        )
+
+
+def _check_dtype(folder: Path, name: str, dtype: str) -> None:
+    # Masks and counters that some models store beside their weights are of other types, and are no weights.
+    if name.endswith("weight") and dtype not in _WEIGHTS:
+        text = f"stores {name} as {dtype}, which cannot be trained"
+        raise _wrong(folder, "MODEL_DTYPE_UNSUPPORTED", text, "Use the model in bfloat16, float16 or float32.")
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    named = _json(folder / INDEX).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+        raise _wrong(folder, "MODEL_UNREADABLE", f"has a damaged {INDEX}", "Fetch the file again.")
+    return named
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise _wrong(file.parent, "MODEL_UNREADABLE", f"has a damaged or no {file.name}", "Fetch the file again.")
+    return content
+
+
+def _wrong(folder: Path, reason: str, text: str, remedy: str) -> ModelError:
+    return ModelError(reason, f"The model {folder.name!r} {text}.", field="model", remedy=remedy)
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(name[:80] for name in names[:_SHOWN]) + more

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Base models of a hub, kept by commit: looked up, chosen, checked, downloaded, sealed.
+
+`refs.json` of a repository's folder says which commit a branch or tag was when it was last asked for; `{commit}` is a
+model, whole; `.{commit}.partial` is what a cut download has left, and the next one goes on with it.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetree_worker import base_checks
+from finetree_worker.errors import ModelError, StorageError
+from finetree_worker.events import Alert, Control, Level, Phase, PhaseProgress, Reporter
+from finetree_worker.files import MANIFEST, hashes, seal, storage_errors, sync_folder
+from finetree_worker.hub import Access, Client, Entry, HubError, Repository, online
+from finetree_worker.plan import BaseModel
+from finetree_worker.steering import Steering
+
+ORIGIN = "hub:"
+"""How a task's model_origin begins when the model is a hub's: "hub:{id}@{revision}"."""
+REFS = "refs.json"
+DEFAULT_REVISION = "main"
+SMALL = frozenset(
+    {
+        *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+        *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "spiece.model"),
+        *("chat_template.jinja", "chat_template.json", base_checks.INDEX),
+    }
+)
+"""Files that a model and its tokenizer are read from, beside the weights. No code is among them."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_NOT_WEIGHTS = re.compile(r"^(consolidated|adapter_model)")  # the same weights in another library's names; an adapter
+_PROGRESS_STEPS = 100  # progress events of a download at most
+_WAIT_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A repository, and a commit, tag or branch of it."""
+
+    id: str
+    revision: str = DEFAULT_REVISION
+
+    @classmethod
+    def parse(cls, origin: str) -> "Wanted":
+        """What a task's model_origin names."""
+        repository, _, revision = origin.removeprefix(ORIGIN).partition("@")
+        return cls(repository, revision or DEFAULT_REVISION)
+
+
+def prepare_hub_model(origin: str, home: Path, access: Access, reporter: Reporter, control: Control) -> BaseModel:
+    """The model of `origin`, in a folder below `home` that is named by its commit; what is there is not fetched again.
+
+    Raises ModelError (MODEL_GATED, MODEL_NOT_FOUND, MODEL_REVISION_NOT_FOUND, MODEL_PICKLED, MODEL_REMOTE_CODE and the
+    others of base_checks), HubError (HUB_UNREACHABLE, HUB_OFFLINE, MODEL_CORRUPT), StorageError, Cancelled.
+    """
+    steering = Steering(control)
+    steering.stop_here()
+    wanted = Wanted.parse(origin)
+    reporter.emit(PhaseProgress(Phase.DOWNLOAD_MODEL, 0.0, f"Looking for {wanted.id}"))
+    with storage_errors():
+        home.mkdir(parents=True, exist_ok=True)
+    with _alone(home, steering), online():
+        if (commit := _here(wanted, home, access)) is None:
+            commit = _download(wanted, home, access, reporter, steering)
+    reporter.emit(PhaseProgress(Phase.DOWNLOAD_MODEL, 1.0, "The model is ready"))
+    return BaseModel(home / commit, hub_id=_facts(home / commit).get("hub_id", wanted.id), revision=commit)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a downloaded model is all there: its manifest, and every file of it in its size."""
+    sizes = _facts(folder).get("sizes")
+    if not isinstance(sizes, dict):
+        return False
+    with suppress(OSError):
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    return False
+
+
+def _here(wanted: Wanted, home: Path, access: Access) -> str | None:
+    """The commit where nothing needs to be asked: one that is named by its hash, or any when we are offline."""
+    commit = wanted.revision if _COMMIT.fullmatch(wanted.revision) else None
+    if commit is None and access.offline:
+        commit = _refs(home).get(wanted.revision)
+    return commit if commit is not None and is_whole(home / commit) else None
+
+
+def _download(wanted: Wanted, home: Path, access: Access, reporter: Reporter, steering: Steering) -> str:
+    client = Client(access, wanted.id, wanted.revision)
+    try:
+        repository = client.look()
+    except HubError as error:
+        known = _refs(home).get(wanted.revision, "")
+        if not known or not is_whole(home / known):
+            raise
+        text = f"{error.message} The model is used as it was last fetched, at commit {known[:12]}."
+        reporter.emit(Alert(Level.WARNING, "MODEL_REVISION_NOT_CHECKED", text))
+        return known
+    if not is_whole(home / repository.commit):
+        with _refusals_leave_nothing(home, repository.commit) as draft:
+            _Fetch(client, repository, draft, reporter, steering).run(access.reserve)
+            _publish(draft, home, repository)
+    _note_ref(home, wanted.revision, repository.commit)
+    return repository.commit
+
+
+class _Fetch:
+    """One repository's way into its draft folder."""
+
+    def __init__(
+        self, client: Client, repository: Repository, draft: Path, reporter: Reporter, steering: Steering
+    ) -> None:
+        self._client, self._repository, self._draft = client, repository, draft
+        self._reporter, self._steering = reporter, steering
+        self._small, self._weights = choose(repository)
+        self._total = sum(entry.size for entry in (self._small | self._weights).values())
+        self._done, self._told = 0, -1.0
+
+    def run(self, reserve: int) -> None:
+        """Fetch all files: the small ones first, which can tell that the weights are not worth it."""
+        self._require_space(reserve)
+        with storage_errors():
+            self._draft.mkdir(parents=True, exist_ok=True)
+        for name, entry in sorted(self._small.items()):
+            self._file(name, entry)
+        base_checks.check_config(self._draft)
+        for name, entry in sorted(self._weights.items()):
+            self._file(name, entry)
+        base_checks.check_weights(self._draft)
+
+    def _file(self, name: str, entry: Entry) -> None:
+        target, part = self._draft / name, self._draft / f"{name}.part"
+        if not target.is_file():
+            with suppress(OSError):
+                self._advance(part.stat().st_size)
+            self._client.fetch(name, self._repository.commit, part, entry.size, self._advance)
+            with storage_errors():
+                part.replace(target)
+        else:
+            self._advance(entry.size)
+
+    def _advance(self, count: int) -> None:
+        self._steering.stop_here()
+        self._done += count
+        fraction = self._done / self._total if self._total else 1.0
+        if fraction - self._told >= 1 / _PROGRESS_STEPS or (self._told < 1 <= fraction):
+            self._told = fraction
+            text = f"Downloading {self._repository.id}: {_size(self._done)} of {_size(self._total)}"
+            self._reporter.emit(
+                PhaseProgress(Phase.DOWNLOAD_MODEL, min(fraction, 1.0), text, 0.0, self._done, self._total, "bytes")
+            )
+
+    def _require_space(self, reserve: int) -> None:
+        present = sum(path.stat().st_size for path in self._draft.glob("*")) if self._draft.is_dir() else 0
+        needed, free = max(0, self._total - present), shutil.disk_usage(self._draft.parent).free
+        if needed + reserve > free:
+            raise SpaceError(needed, free, reserve)
+
+
+class SpaceError(StorageError):
+    """The model does not fit on the disk; nothing was written, and trying again at once will not help."""
+
+    retryable = False
+
+    def __init__(self, needed: int, free: int, reserve: int) -> None:
+        super().__init__(
+            "DISK_FULL",
+            f"The model needs {_size(needed)} more, and {_size(free)} are free on the disk of the trainer's data, "
+            f"of which {_size(reserve)} are to stay free.",
+            field="model",
+            remedy="Free space (`finetree models rm` removes models), then start the task again.",
+        )
+
+
+def choose(repository: Repository) -> tuple[dict[str, Entry], dict[str, Entry]]:
+    """The small files and the weights to fetch. Raises ModelError: MODEL_IS_ADAPTER, MODEL_INCOMPLETE, MODEL_PICKLED.
+
+    Only files at the top count: folders hold the same model for other programs.
+    """
+    files = repository.files
+    if "config.json" not in files:
+        if "adapter_config.json" in files:
+            raise _unfit(repository, "MODEL_IS_ADAPTER", "is an adapter, not a base model", "Name its base model.")
+        text = "has no config.json, so it is no model of transformers"
+        raise _unfit(repository, "MODEL_INCOMPLETE", text, "Name a repository in the transformers format.")
+    if base_checks.INDEX in files:
+        weights = [name for name in files if name.endswith(".safetensors") and not _NOT_WEIGHTS.match(name)]
+    else:
+        weights = ["model.safetensors"] if "model.safetensors" in files else []
+    chosen = {name: files[name] for name in weights if "/" not in name}
+    if not chosen:
+        if pickled := sorted(name for name in files if name.endswith(base_checks.PICKLED)):
+            raise base_checks.pickled_weights(repository.id, pickled)
+        raise _unfit(repository, "MODEL_INCOMPLETE", "has no safetensors weights", "Name a repository that has them.")
+    return {name: files[name] for name in files if name in SMALL}, chosen
+
+
+def _publish(draft: Path, home: Path, repository: Repository) -> None:
+    """Hold the files against the hub's hashes, then give them their name."""
+    for name, digest in hashes(draft).items():
+        if (told := repository.files[name].sha256) and told != digest:
+            (draft / name).unlink()
+            raise HubError(
+                "MODEL_CORRUPT",
+                f"{name!r} of {repository.id!r} is not what the hub says it is (sha256); it was removed.",
+                field="model.hub",
+                remedy="The same job again fetches it anew.",
+            )
+    sizes = {path.name: path.stat().st_size for path in draft.iterdir()}
+    facts = {"format": 1, "hub_id": repository.id, "revision": repository.commit, "origin": "hub", "sizes": sizes}
+    with storage_errors():
+        seal(draft, facts)
+        shutil.rmtree(home / repository.commit, ignore_errors=True)  # one that is not whole, or we were not here
+        draft.rename(home / repository.commit)
+        sync_folder(home)
+
+
+@contextmanager
+def _refusals_leave_nothing(home: Path, commit: str) -> Iterator[Path]:
+    """The draft folder of a commit: kept when the download is cut, removed when the model is refused."""
+    draft = home / f".{commit}.partial"
+    try:
+        yield draft
+    except ModelError as error:
+        if error.reason != "MODEL_GATED":
+            shutil.rmtree(draft, ignore_errors=True)
+        raise
+    finally:
+        for part in draft.glob("*.part"):
+            if part.stat().st_size == 0:
+                part.unlink()
+        with suppress(OSError):
+            draft.rmdir()  # one in which nothing is
+
+
+@contextmanager
+def _alone(home: Path, steering: Steering) -> Iterator[None]:
+    """One download of a repository at a time; who comes second waits, and then finds it there.
+
+    Where nothing has come of it, the folder is removed again.
+    """
+    descriptor = os.open(home / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not _locked(descriptor):
+            steering.stop_here()
+            time.sleep(_WAIT_SECONDS)
+        yield
+    finally:
+        if [path.name for path in home.iterdir()] == [".lock"]:
+            shutil.rmtree(home, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _note_ref(home: Path, revision: str, commit: str) -> None:
+    refs = _refs(home)
+    if refs.get(revision) == commit:
+        return
+    draft = home / f".{REFS}.tmp"
+    with storage_errors():
+        draft.write_text(json.dumps({**refs, revision: commit}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        draft.replace(home / REFS)
+        sync_folder(home)
+
+
+def _refs(home: Path) -> dict[str, str]:
+    return {name: commit for name, commit in _read(home / REFS).items() if isinstance(commit, str)}
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    return _read(folder / MANIFEST)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _unfit(repository: Repository, reason: str, text: str, remedy: str) -> ModelError:
+    return ModelError(reason, f"The model {repository.id!r} {text}.", field="model.hub", remedy=remedy)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 10**7 else f"{count / 1e3:.1f} kB"
