@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "check": "finetree_cli.commands.check:check",
     "train": "finetree_cli.commands.train:train",
     "jobs": "finetree_cli.commands.jobs:jobs",
+    "data": "finetree_cli.commands.data:data",
     "datasets": "finetree_cli.commands.datasets:datasets",
     "methods": "finetree_cli.commands.catalogue:methods",
     "models": "finetree_cli.commands.catalogue:models",

@@ -74,3 +74,22 @@ class Names(click.ParamType[tuple[str, ...]]):
             what = f"{unknown[0]!r} is not one of {', '.join(self.known)}" if unknown else "names nothing"
             self.fail(what, param, ctx)
         return names
+
+
+class Threshold(click.ParamType[tuple[str, float]]):
+    """A finding and the share of the rows that is allowed: "leak" (none), "truncated=5%"."""
+
+    name = "threshold"
+
+    def __init__(self, known: tuple[str, ...]) -> None:
+        self._known = known
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """The name, and the share from 0 to 1."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([a-z-]+)(?:=(\d+(?:\.\d+)?)%)?", str(value))
+        if found is None or found[1] not in self._known or float(found[2] or 0) > 100:
+            known = ", ".join(self._known)
+            self.fail(f"{value!r} is no threshold; write NAME or NAME=5%, with one of: {known}", param, ctx)
+        return found[1], float(found[2] or 0) / 100

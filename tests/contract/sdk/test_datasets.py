@@ -103,3 +103,17 @@ def test_get_list_and_delete(do):
 def test_a_name_of_something_else(do, name):
     with pytest.raises(finetree.InvalidArgument, match="datasets"):
         do(do.client().get_dataset(name))
+
+
+def test_rows_of_a_preview_are_fetched_page_by_page(do, suite):
+    client = do.client()
+    name = do(client.upload_dataset([{"text": "preview"}])).name
+    suite.datasets.preview = [dataset_pb2.PreviewRow(split="train", row=n, truncated=n > 3) for n in range(1, 6)]
+    try:
+        assert [row.row for row in do.all(client.preview_dataset(name, page_size=2))] == [1, 2, 3, 4, 5]
+        assert [row.row for row in do.all(client.preview_dataset(name, finding="TRUNCATED"))] == [4, 5]
+        assert do.all(client.preview_dataset(job="1", split="evaluation")) == []
+        with pytest.raises(finetree.InvalidArgument, match="no_target"):
+            client.preview_dataset(name, finding="unheard-of")
+    finally:
+        suite.datasets.preview = []

@@ -27,6 +27,7 @@ CALLS = {
     "GetDataset": lambda c, **o: c.get_dataset("1", **o),
     "ListDatasets": lambda c, **o: c.list_datasets(**o),
     "DeleteDataset": lambda c, **o: c.delete_dataset("1", **o),
+    "PreviewDataset": lambda c, **o: c.preview_dataset("1", **o),
     "ValidateJob": lambda c, **o: c.validate_job({"model": {"name": "tiny"}}, **o),
     "CreateJob": lambda c, **o: c.create_job({"model": {"name": "tiny"}}, **o),
     "GetJob": lambda c, **o: c.get_job("1", **o),

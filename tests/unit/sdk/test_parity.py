@@ -9,7 +9,17 @@ from finetree import AsyncClient, AsyncEventStream, AsyncJob, AsyncPages, Client
 
 PAIRS = [(Client, AsyncClient), (Job, AsyncJob), (EventStream, AsyncEventStream), (Pages, AsyncPages)]
 TWINS = {"__iter__": "__aiter__", "__next__": "__anext__", "__enter__": "__aenter__", "__exit__": "__aexit__"}
-IMMEDIATE = {"job", "events", "list_models", "list_accelerators", "list_prices", "list_jobs", "list_datasets", "pages"}
+IMMEDIATE = {
+    "job",
+    "events",
+    "list_models",
+    "list_accelerators",
+    "list_prices",
+    "list_jobs",
+    "list_datasets",
+    "preview_dataset",
+    "pages",
+}
 
 
 def surface(cls: type) -> dict[str, object]:

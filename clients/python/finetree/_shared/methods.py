@@ -72,6 +72,7 @@ WRITE_DATASET = _of("trainer", "WriteDataset", dataset.WriteDatasetRequest, data
 GET_DATASET = _of("trainer", "GetDataset", dataset.GetDatasetRequest, dataset.GetDatasetResponse)
 LIST_DATASETS = _of("trainer", "ListDatasets", dataset.ListDatasetsRequest, dataset.ListDatasetsResponse)
 DELETE_DATASET = _of("trainer", "DeleteDataset", dataset.DeleteDatasetRequest, dataset.DeleteDatasetResponse)
+PREVIEW_DATASET = _of("trainer", "PreviewDataset", dataset.PreviewDatasetRequest, dataset.PreviewDatasetResponse)
 VALIDATE_JOB = _of("trainer", "ValidateJob", trainer.ValidateJobRequest, trainer.ValidateJobResponse, ASKS_ANOTHER)
 CREATE_JOB = _of("trainer", "CreateJob", trainer.CreateJobRequest, trainer.CreateJobResponse, ASKS_ANOTHER)
 GET_JOB = _of("trainer", "GetJob", trainer.GetJobRequest, trainer.GetJobResponse)

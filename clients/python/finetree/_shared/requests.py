@@ -30,6 +30,7 @@ ObservationLike = estimator_pb2.Observation | Mapping[str, Any]
 View = Literal["BASIC", "FULL"]
 Kind = Literal["TRAIN", "PREPARE", "EXPORT"]
 Mode = Literal["NOW", "CHECKPOINT"]
+Finding = Literal["TRUNCATED", "DROPPED", "NO_TARGET"]
 Collection = Literal["jobs", "datasets"]
 MethodName = Literal["full", "lora", "qlora", "prefix", "adapter"]
 

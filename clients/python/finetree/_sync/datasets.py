@@ -11,7 +11,7 @@ from finetree_api.trainer.v1 import dataset_pb2
 from finetree._shared import methods
 from finetree._shared.channels import new_request_id
 from finetree._shared.files import Content, Progress, Source
-from finetree._shared.requests import full_name, parent
+from finetree._shared.requests import Finding, enum_number, full_name, parent
 from finetree._shared.retry import Backoff, deadline_after
 from finetree._shared.uploads import Upload, create_request, default_name
 from finetree._sync.pages import Pages
@@ -99,6 +99,48 @@ class Datasets:
             request = dataset_pb2.ListDatasetsRequest(parent=project, page_size=page_size, page_token=token)
             page = self._transport.unary(methods.LIST_DATASETS, request, timeout=timeout)
             return list(page.datasets), page.next_page_token
+
+        return Pages(fetch)
+
+    def preview_dataset(
+        self,
+        name: str = "",
+        *,
+        job: str = "",
+        finding: Finding | str | int = 0,
+        split: str = "",
+        page_size: int = 0,
+        timeout: float | None = None,
+    ) -> Pages[dataset_pb2.PreviewRow]:
+        """Rows as training sees them, with what is learned, fetched page by page.
+
+        Args:
+            name: resource name or short id of the dataset; the newest PREPARE job that succeeded on it has kept them.
+            job: resource name or short id of a PREPARE job, in place of `name`.
+            finding: "TRUNCATED", "DROPPED" or "NO_TARGET" for such rows alone; 0 means all.
+            split: "train", "evaluation", or empty for both.
+            page_size: largest page; 0 means the server's choice.
+            timeout: seconds for each page; None means the client's timeout, else 10.
+
+        Raises:
+            NotFound: DATASET_NOT_FOUND, JOB_NOT_FOUND.
+            FailedPrecondition: NO_PREVIEW: run a PREPARE job on the dataset first.
+        """
+        project = self._transport.options.project
+        request = dataset_pb2.PreviewDatasetRequest(
+            name="" if job else full_name(project, "datasets", name),
+            job=full_name(project, "jobs", job) if job else "",
+            filter=enum_number(dataset_pb2.PreviewFilter, "PREVIEW_FILTER_", finding, "filter"),
+            split=split,
+            page_size=page_size,
+        )
+
+        def fetch(token: str) -> tuple[list[dataset_pb2.PreviewRow], str]:
+            asked = dataset_pb2.PreviewDatasetRequest()
+            asked.CopyFrom(request)
+            asked.page_token = token
+            page = self._transport.unary(methods.PREVIEW_DATASET, asked, timeout=timeout)
+            return list(page.rows), page.next_page_token
 
         return Pages(fetch)
 

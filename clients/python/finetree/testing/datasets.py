@@ -28,9 +28,14 @@ from finetree.testing.wire import Wire
 
 
 class FakeDatasets:
-    """Datasets by name."""
+    """Datasets by name.
+
+    Attributes:
+        preview: rows that every dataset shows.
+    """
 
     def __init__(self, wire: Wire) -> None:
+        self.preview: list[ds.PreviewRow] = []
         self._lock = threading.RLock()
         self._datasets: dict[str, ds.Dataset] = {}
         self._bytes: dict[str, bytearray] = {}
@@ -41,6 +46,7 @@ class FakeDatasets:
         wire.unary(methods.GET_DATASET, lambda request: ds.GetDatasetResponse(dataset=self.find(request.name)))
         wire.unary(methods.LIST_DATASETS, self.list)
         wire.unary(methods.DELETE_DATASET, self.delete)
+        wire.unary(methods.PREVIEW_DATASET, self.show)
 
     def cut_upload_after(self, count: int) -> None:
         """Break the next upload once so many of its bytes are committed."""
@@ -112,6 +118,19 @@ class FakeDatasets:
         with self._lock:
             del self._datasets[self.find(request.name).name]
         return ds.DeleteDatasetResponse()
+
+    def show(self, request: ds.PreviewDatasetRequest) -> ds.PreviewDatasetResponse:
+        """The rows of `preview` that the request wants, in pages."""
+        if request.name:
+            self.find(request.name)
+        if not self.preview:
+            raise FailedPrecondition("no PREPARE job has reported on this dataset", reason="NO_PREVIEW")
+        finding = ds.PreviewFilter.Name(request.filter).removeprefix("PREVIEW_FILTER_").lower()
+        rows = [row for row in self.preview if request.split in ("", row.split)]
+        rows = [row for row in rows if not request.filter or getattr(row, finding)]
+        start, size = int(request.page_token or 0), request.page_size or 20
+        token = next_token(start + size, len(rows))
+        return ds.PreviewDatasetResponse(rows=rows[start : start + size], next_page_token=token, job=request.job)
 
     def _append(self, dataset: ds.Dataset, request: ds.WriteDatasetRequest) -> None:
         if dataset.state == ds.DATASET_STATE_READY:

@@ -23,17 +23,20 @@ class Script:
         steps: optimizer steps, one StepMetrics event each.
         outcome: how they end.
         hold_at: number of the last event that is stored by itself; the rest waits for `FakeTrainer.advance`.
+        reports: what they find in their datasets.
     """
 
     steps: int = 10
     outcome: Outcome = "SUCCEEDED"
     hold_at: int | None = None
+    reports: tuple[e.DatasetReport, ...] = ()
 
     def events(self, artifacts: Callable[[], list[j.Artifact]]) -> Iterator[e.JobEvent]:
         """The events in order, without what the log adds (job, number, time)."""
         yield changed(j.JOB_STATE_UNSPECIFIED, j.JOB_STATE_QUEUED)
         yield changed(j.JOB_STATE_QUEUED, j.JOB_STATE_PREPARING)
         yield from _start()
+        yield from map(_report, self.reports)
         yield changed(j.JOB_STATE_PREPARING, j.JOB_STATE_RUNNING)
         for step in range(1, self.steps + 1):
             yield _step(step, self.steps)
@@ -85,6 +88,15 @@ def _start() -> Iterator[e.JobEvent]:
             message=j.JobPhase.Name(phase).removeprefix("JOB_PHASE_").lower(),
             phase_progress=e.PhaseProgress(phase=phase, fraction=1.0),
         )
+
+
+def _report(report: e.DatasetReport) -> e.JobEvent:
+    return e.JobEvent(
+        kind=e.EVENT_KIND_DATASET_REPORT,
+        level=e.EVENT_LEVEL_INFO,
+        message=f"{report.split}: {report.rows} rows",
+        dataset_report=report,
+    )
 
 
 def _step(step: int, total: int) -> e.JobEvent:

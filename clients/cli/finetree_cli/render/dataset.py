@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dataset's report and its rows, as text: what is learned stands out, in colour or by a mark."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+from finetree_api.trainer.v1 import dataset_pb2, event_pb2
+
+from finetree_cli.output import Output, as_dict
+
+BAR = 30
+"""Columns of the longest bar of a histogram."""
+SHOWN_NUMBERS = 10
+"""Row numbers in a line; --json has all that the report lists."""
+_MARKS = {"learned": "+ ", "cut": "x ", "read": "| "}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A finding: how many of how many rows, the numbers of the first, and whether that is more than is allowed."""
+
+    name: str
+    split: str
+    count: int
+    rows: int
+    numbers: tuple[int, ...]
+    failed: bool
+
+
+def findings(reports: Iterable[event_pb2.DatasetReport], allowed: Mapping[str, float]) -> list[Found]:
+    """What is wrong with the rows, by split; `allowed` shares are 0 to 1, a name that is not there fails never."""
+    found = []
+    for report in reports:
+        groups = [
+            ("truncated", report.truncated),
+            ("no-target", report.without_target),
+            ("duplicates", report.duplicates),
+        ]
+        if report.split == "evaluation":
+            # The same rows are in the training split's report too.
+            groups += [("leak", report.leaked), ("prompt-leak", report.leaked_prompts)]
+        for name, group in groups:
+            limit = allowed.get(name)
+            failed = limit is not None and group.count > limit * report.rows
+            found.append(Found(name, report.split, group.count, report.rows, tuple(group.rows), failed))
+    return found
+
+
+def document(
+    dataset: str, job: str, reports: Sequence[event_pb2.DatasetReport], found: Sequence[Found]
+) -> dict[str, Any]:
+    """The report as one JSON object."""
+    return {
+        "dataset": dataset,
+        "job": job,
+        "reports": [as_dict(report) for report in reports],
+        "findings": [asdict(one) for one in found],
+        "verdict": "fail" if any(one.failed for one in found) else "pass",
+    }
+
+
+def show(out: Output, reports: Sequence[event_pb2.DatasetReport], found: Sequence[Found]) -> None:
+    """The report for people."""
+    columns = ["Split", "Format", ">Rows", ">Kept", ">Tokens", ">Learned", ">p50", ">p90", ">p95", ">p99", ">Longest"]
+    out.table(columns, [_numbers(report) for report in reports])
+    for one in found:
+        if one.count:
+            out.text(_line(one))
+    if not any(one.count for one in found):
+        out.text("Nothing is cut, left out or repeated.")
+    for report in reports[:1]:
+        _show_lengths(out, report)
+        _show_reading(out, report)
+        out.text()
+        out.text(f"Row {report.example_row} as the model reads it, {_legend()}:")
+        out.text(marked(report.example_spans))
+
+
+def _numbers(report: event_pb2.DatasetReport) -> tuple[str, ...]:
+    ranks = report.percentiles
+    counts = (report.rows, report.profile.examples, report.profile.total_tokens, report.target_tokens)
+    lengths = (ranks.p50, ranks.p90, ranks.p95, ranks.p99, report.longest_row_tokens)
+    return report.split, report.row_schema, *map(str, counts), *map(str, lengths)
+
+
+_WORDS = {
+    "truncated": "are cut to the sequence length",
+    "no-target": "are left out, since nothing that is left of them is learned",
+    "duplicates": "repeat an earlier row",
+    "leak": "are training rows too",
+    "prompt-leak": "ask what a training row asks",
+}
+
+
+def _line(one: Found) -> str:
+    listed = ", ".join(map(str, one.numbers[:SHOWN_NUMBERS])) + (", …" if one.count > SHOWN_NUMBERS else "")
+    share = f"{one.count / one.rows:.1%}" if one.rows else ""
+    return f"{one.split}: {one.count} of {one.rows} rows ({share}) {_WORDS[one.name]}: {listed}"
+
+
+def _show_lengths(out: Output, report: event_pb2.DatasetReport) -> None:
+    buckets = report.profile.token_lengths
+    most = max((bucket.count for bucket in buckets), default=0)
+    if not most:
+        return
+    out.text()
+    out.text("Rows by tokens:")
+    for bucket in buckets:
+        bar = "#" * -(-bucket.count * BAR // most)
+        out.text(f"  up to {bucket.upper_bound:>7} {bucket.count:>9} {bar}".rstrip())
+    if report.sequence_length:
+        out.text(f"Sequence length: {report.sequence_length}")
+    out.text(f"Suggested sequence length: {report.suggested_sequence_length} (keeps 99 % of the rows whole)")
+
+
+def _show_reading(out: Output, report: event_pb2.DatasetReport) -> None:
+    special, rows = report.special_tokens, report.rows
+    template = "the tokenizer's" if report.template_source == "tokenizer" else "none; rows are joined as they are"
+    out.text(f"Chat template: {template}")
+    bos = repr(special.bos_token) if special.bos_token else "none wanted"
+    odd = f", {special.rows_without_one_bos} rows do not begin with exactly one" if special.rows_without_one_bos else ""
+    out.text(f"Beginning: {bos}{odd}")
+    shared = ", which is the padding token too" if special.pad_is_eos else ""
+    out.text(f"End: {special.eos_token!r}{shared}; {special.rows_that_learn_to_end} of {rows} rows learn to end")
+
+
+def show_row(out: Output, row: dataset_pb2.PreviewRow) -> None:
+    """A row of a preview."""
+    facts = [f"{row.tokens} tokens", f"{row.target_tokens} learned"]
+    facts += [word for word, holds in (("cut", row.truncated), ("left out", row.dropped)) if holds]
+    facts += ["has nothing to learn"] * row.no_target + ["shortened here"] * row.shortened
+    out.text(f"{row.split} row {row.row}: {', '.join(facts)}")
+    out.text(marked(row.spans))
+    out.text()
+
+
+def _legend() -> str:
+    return "what is learned in green" if sys.stdout.isatty() else "+ learned, | read, x cut off"
+
+
+def marked(spans: Iterable[dataset_pb2.TextSpan]) -> str:
+    """The text of spans: in colour on a terminal, else with a mark before each line."""
+    if sys.stdout.isatty():
+        return "".join(click.style(_safe(span.text), **_style(span)) for span in spans)
+    lines = []
+    for span in spans:
+        mark = _MARKS["cut" if span.cut else "learned" if span.trained else "read"]
+        lines += [mark + line for line in _safe(span.text).removesuffix("\n").split("\n")]
+    return "\n".join(lines)
+
+
+def _style(span: dataset_pb2.TextSpan) -> dict[str, Any]:
+    if span.cut:
+        return {"strikethrough": True, "dim": True}
+    return {"fg": "green", "bold": True} if span.trained else {}
+
+
+def _safe(text: str) -> str:
+    """Text of somebody's data without what a terminal would obey."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )

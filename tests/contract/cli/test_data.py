@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree data` against the SDK's fake suite."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from finetree.testing import Script, Suite
+from finetree_api.trainer.v1 import dataset_pb2, event_pb2
+from finetree_cli import __main__ as entry
+
+ROWS = b'{"prompt": "a", "completion": "b"}\n'
+SPANS = [
+    dataset_pb2.TextSpan(text="<user>a\x1b[2J\n<bot>", tokens=4),
+    dataset_pb2.TextSpan(text="b<end>", tokens=2, trained=True),
+]
+
+
+def report(split="train", **groups) -> event_pb2.DatasetReport:  # noqa: ANN003 - row groups by name
+    made = event_pb2.DatasetReport(
+        split=split,
+        row_schema="prompt_completion",
+        rows=100,
+        longest_row_tokens=70,
+        suggested_sequence_length=64,
+        target_tokens=900,
+        example_row=1,
+        example_spans=SPANS,
+        template_source="tokenizer",
+        percentiles=event_pb2.TokenPercentiles(p50=20, p90=40, p95=50, p99=64, max=70),
+        special_tokens=event_pb2.SpecialTokens(eos_token="<end>", pad_is_eos=True, rows_that_learn_to_end=100),
+    )
+    made.profile.token_lengths.add(upper_bound=64, count=99)
+    for name, (count, rows) in groups.items():
+        getattr(made, name).CopyFrom(event_pb2.RowGroup(count=count, rows=rows))
+    return made
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Suite]:
+    with Suite() as running:
+        yield running
+
+
+@pytest.fixture
+def suite(server, monkeypatch) -> Suite:
+    monkeypatch.setenv("FINETREE_ADDRESS", server.address)
+    held = report("evaluation", leaked=(2, [4, 9]), leaked_prompts=(3, [4, 5, 9]))
+    reports = (report(truncated=(5, [1, 2, 3, 4, 5]), without_target=(1, [3])), held)
+    server.trainer.script = Script(steps=1, reports=reports)
+    return server
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(ROWS)
+    return str(path)
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    code = entry.run(list(words))
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, captured.err
+
+
+def test_a_report_is_text_with_the_learned_tokens_marked(suite, file, capsys):
+    code, out, _ = run(capsys, "data", "check", file, "--model", "small")
+    assert code == 0
+    assert "train: 5 of 100 rows (5.0%) are cut to the sequence length: 1, 2, 3, 4, 5" in out
+    assert "evaluation: 2 of 100 rows (2.0%) are training rows too: 4, 9" in out
+    assert "Suggested sequence length: 64" in out
+    assert out.endswith("| <user>a\N{REPLACEMENT CHARACTER}[2J\n| <bot>\n+ b<end>\n")
+
+
+def test_json_is_one_object(suite, file, capsys):
+    code, out, _ = run(
+        capsys, "data", "check", file, "--model", "small", "--eval", file, "--fail-on", "leak=2%", "--json"
+    )
+    answer = json.loads(out)
+    assert (code, answer["verdict"]) == (0, "pass")
+    assert answer["reports"][0]["rows"] == 100
+    leak = next(one for one in answer["findings"] if one["name"] == "leak")
+    assert leak == {
+        "name": "leak",
+        "split": "evaluation",
+        "count": 2,
+        "rows": 100,
+        "numbers": [4, 9],
+        "failed": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("threshold", "code"),
+    [("truncated", 3), ("truncated=4.9%", 3), ("truncated=5%", 0), ("no-target", 3), ("duplicates", 0)],
+)
+def test_a_finding_above_its_threshold_fails(suite, file, capsys, threshold, code):
+    found, _, err = run(capsys, "data", "check", file, "--model", "small", "--fail-on", threshold)
+    assert found == code
+    assert (f"{threshold.partition('=')[0]}: " in err) == (code == 3)
+
+
+@pytest.mark.parametrize(("threshold", "code"), [("leak", 3), ("leak=2%", 0), ("prompt-leak=2%", 3)])
+def test_a_leak_fails_where_held_out_rows_are_given(suite, file, capsys, threshold, code):
+    assert run(capsys, "data", "check", file, "--model", "small", "--eval", file, "--fail-on", threshold)[0] == code
+    assert run(capsys, "data", "check", file, "--model", "small", "--fail-on", threshold)[0] == 2
+
+
+@pytest.mark.parametrize("threshold", ["unheard-of", "leak=101%", "leak=5", "truncated=%"])
+def test_a_threshold_that_says_nothing_is_refused(suite, file, capsys, threshold):
+    code, _, err = run(capsys, "data", "check", file, "--model", "small", "--fail-on", threshold)
+    assert code == 2
+    assert "no-target" in err
+
+
+def test_a_file_that_is_not_there_is_refused(suite, capsys, tmp_path):
+    assert run(capsys, "data", "check", str(tmp_path / "none.jsonl"))[0] == 2
+
+
+def test_a_job_that_fails_is_no_verdict_on_the_data(suite, file, capsys):
+    suite.trainer.script = Script(steps=1, outcome="FAILED")
+    assert run(capsys, "data", "check", file, "--model", "small")[0] == 4
+
+
+def test_rows_are_shown_as_the_model_reads_them(suite, file, capsys):
+    suite.datasets.preview = [
+        dataset_pb2.PreviewRow(split="train", row=1, tokens=6, target_tokens=2, spans=SPANS),
+        dataset_pb2.PreviewRow(split="train", row=2, tokens=60, truncated=True, dropped=True, spans=SPANS),
+    ]
+    name = json.loads(run(capsys, "datasets", "upload", file, "--json")[1])["name"]
+    code, out, _ = run(capsys, "data", "preview", name)
+    assert code == 0
+    assert "train row 1: 6 tokens, 2 learned" in out
+    assert "train row 2: 60 tokens, 0 learned, cut, left out" in out
+    assert "+ b<end>" in out
+    code, out, _ = run(capsys, "data", "preview", name, "--only", "dropped", "--json")
+    assert [row["row"] for row in json.loads(out)["rows"]] == [2]
+    assert run(capsys, "data", "preview", name, "--only", "no-target")[1] == ""
+
+
+def test_a_dataset_that_nobody_has_reported_on_says_what_to_do(suite, file, capsys):
+    suite.datasets.preview = []
+    name = json.loads(run(capsys, "datasets", "upload", file, "--json")[1])["name"]
+    code, _, err = run(capsys, "data", "preview", name)
+    assert code == 2
+    assert "PREPARE" in err
+    assert "NO_PREVIEW" in err
+    assert run(capsys, "data", "preview")[0] == 2
