@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.trainer.v1 import job_pb2, worker_pb2
 from finetree_worker.errors import Cancelled, DataError
-from finetree_worker.events import ArtifactReady, PhaseProgress, Signal
-from finetree_worker.translate import SplitReport
+from finetree_worker.events import PhaseProgress, Signal
+from finetree_worker.runner import Sealing
+from finetree_worker.translate import Published, SplitReport
 
 
 class Collected:
@@ -47,8 +48,8 @@ def task(base_folder, write_rows, chat_rows, tmp_path):
 def prepared(task, control=None):
     from finetree_worker.training import TrainingCore
 
-    reporter = Collected()
-    TrainingCore().prepare(task, reporter, control or Control())
+    reporter, core = Collected(), TrainingCore()
+    core.prepare(task, Sealing(reporter, task, core), control or Control())
     return reporter
 
 
@@ -84,10 +85,11 @@ def test_without_a_sequence_length_nothing_is_cut(task):
 
 
 def test_rows_are_kept_for_a_preview_and_announced(task):
-    ready = next(event for event in prepared(task).events if isinstance(event, ArtifactReady))
-    lines = (Path(ready.folder) / "rows.jsonl").read_text().splitlines()
-    assert (ready.kind, len(lines)) == ("report", 11)
-    assert ready.files.keys() == {"rows.jsonl"}
+    artifact = next(event.artifact for event in prepared(task).events if isinstance(event, Published))
+    lines = (Path(task.artifact_dir) / "preview" / "rows.jsonl").read_text().splitlines()
+    assert (artifact.kind, len(lines)) == (job_pb2.ARTIFACT_KIND_REPORT, 11)
+    assert [file.path for file in artifact.files] == ["rows.jsonl"]
+    assert not artifact.compat
 
 
 def test_the_second_report_tokenises_nothing(task):

@@ -55,7 +55,7 @@ class Core(Protocol):
         """Who loads the artifact in `folder`."""
 
 
-class _Sealing:
+class Sealing:
     """The reporter that the core sees: an artifact is sealed before it is announced."""
 
     def __init__(self, reporter: Reporter, task: worker_pb2.Task, core: Core) -> None:
@@ -67,7 +67,9 @@ class _Sealing:
             self._reporter.emit(event)
             return
         folder = Path(event.folder)
-        compat = self._core.compatibility(folder, Path(self._task.model_dir))
+        # A report is read by people; nobody loads it.
+        loadable = event.kind != "report"
+        compat = self._core.compatibility(folder, Path(self._task.model_dir)) if loadable else []
         self._reporter.emit(Published(publish(event, folder, self._task, compat)))
 
 
@@ -75,7 +77,7 @@ def run(task: worker_pb2.Task, core: Core, reporter: Reporter, commands: Command
     """Do the task; every way in which it can end becomes an outcome."""
     try:
         core.warm_up()
-        _perform(task, core, _Sealing(reporter, task, core), commands)
+        _perform(task, core, Sealing(reporter, task, core), commands)
         return outcome.succeeded()
     except BaseException as error:  # noqa: BLE001 - whatever ends the task is its outcome; nothing else may be lost
         if not isinstance(error, Cancelled):
