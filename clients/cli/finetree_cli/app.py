@@ -18,7 +18,7 @@ COMMANDS: dict[str, str] = {
     "data": "finetree_cli.commands.data:data",
     "datasets": "finetree_cli.commands.datasets:datasets",
     "methods": "finetree_cli.commands.catalogue:methods",
-    "models": "finetree_cli.commands.catalogue:models",
+    "models": "finetree_cli.commands.models:models",
     "gpus": "finetree_cli.commands.catalogue:gpus",
     "calibration": "finetree_cli.commands.calibration:calibration",
     "prices": "finetree_cli.commands.prices:prices",

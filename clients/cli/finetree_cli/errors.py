@@ -189,10 +189,10 @@ _REMEDIES: dict[str, str] = {
     "DEADLINE_EXCEEDED": "the service is too slow or does not answer; see whether it runs, then try again",
     "UNAUTHENTICATED": "set FINETREE_TOKEN to a valid token",
     "INTERNAL": "this is our fault: the service's log says more under the id above",
-    "MODEL_NOT_FOUND": "`finetree models` lists what there is",
+    "MODEL_NOT_FOUND": "`finetree models list --catalogue` lists names; a hub id (org/name) does as well",
     "ACCELERATOR_NOT_FOUND": "`finetree gpus` lists what there is",
     "DATASET_NOT_FOUND": "`finetree datasets list` lists what there is",
-    "MODEL_NOT_PREPARED": "`finetree train` without --check prepares it first",
+    "MODEL_NOT_PREPARED": "`finetree models pull` fetches it, and so does `finetree train` without --check",
     "JOB_NOT_FOUND": "`finetree jobs list` lists what there is",
     "REQUEST_ID_REUSED": "the request id belongs to another job; leave --request-id out",
 }

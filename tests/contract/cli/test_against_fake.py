@@ -13,6 +13,7 @@ from typing import Any
 import finetree
 import pytest
 from finetree.testing import Script, Suite
+from finetree_api.trainer.v1 import job_pb2
 from finetree_cli import __main__ as entry
 
 JOB = "model: {name: small}\nlora: {rank: 8}\ntraining: {epochs: 1}\n"
@@ -29,6 +30,7 @@ def server() -> Iterator[Suite]:
 def suite(server, monkeypatch) -> Suite:
     monkeypatch.setenv("FINETREE_ADDRESS", server.address)
     server.trainer.script = Script(steps=3)
+    server.base_models.add("acme/small")
     return server
 
 
@@ -93,7 +95,10 @@ def at(document: Any, path: str) -> Any:
         (["recommend", "--model", "small", "--cpu"], "methods.0.device_bytes.expected"),
         (["estimate", "--model", "small", "--method", "lora", "--cpu"], "memory.usable_device_bytes"),
         (["estimate", "JOB", "--gpu", "rtx-4090"], "fit.headroom_bytes"),
-        (["models"], "models.0.parameters"),
+        (["models", "list", "--catalogue"], "models.0.parameters"),
+        (["models", "list"], "base_models.0.size_bytes"),
+        (["models", "show", "acme/small"], "vocab_size"),
+        (["models", "rm", "acme/small"], "size_bytes"),
         (["gpus"], "accelerators.0.usable_bytes"),
         (["capacity"], "devices.0.total_bytes"),
         (["train", "JOB", "--detach"], "spec.lora.rank"),
@@ -118,7 +123,9 @@ def test_json_is_one_object_with_numbers_as_numbers(run, job_file, data_file, wo
         ["estimate", "--model", "small", "--method", "lora", "--cpu"],
         ["methods"],
         ["methods", "lora"],
-        ["models"],
+        ["models", "list"],
+        ["models", "list", "--catalogue"],
+        ["models", "show", "acme/small"],
         ["gpus"],
         ["capacity"],
         ["jobs", "list"],
@@ -133,6 +140,28 @@ def test_people_get_text_on_stdout_alone(run, words):
     assert ran.out.strip()
     assert ran.err == ""
     assert run(*words, "--json").document
+
+
+def test_a_model_is_pulled_by_a_prepare_job_that_is_followed(run, suite):
+    ran = run("models", "pull", "acme/small@v1", "--json")
+    assert ran.code == 0, ran.err
+    with suite.client() as client:
+        job = client.get_job(next(iter(client.list_jobs())).name)
+    assert job.kind == job_pb2.JOB_KIND_PREPARE
+    assert (job.spec.model.hub.id, job.spec.model.hub.revision) == ("acme/small", "v1")
+
+
+def test_models_are_listed_by_the_beginning_of_their_hub_id(run, suite):
+    suite.base_models.add("other/model")
+    names = [model["hub_id"] for model in run("models", "list", "other/", "--json").document["base_models"]]
+    assert names == ["other/model"]
+
+
+def test_what_is_not_there_cannot_be_shown_or_removed(run):
+    for word in ("show", "rm"):
+        ran = run("models", word, "acme/nothing", "--json")
+        assert ran.code != 0
+        assert ran.document["error"]["reason"] == "MODEL_NOT_FOUND"
 
 
 def test_a_job_is_watched_to_its_end(run, job_file):

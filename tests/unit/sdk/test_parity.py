@@ -18,6 +18,7 @@ IMMEDIATE = {
     "list_jobs",
     "list_datasets",
     "preview_dataset",
+    "list_base_models",
     "pages",
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree methods`, `models`, `gpus` and `capacity`: what there is."""
+"""`finetree methods`, `gpus`, `capacity` and `models list --catalogue`: what there is."""
 
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,8 @@ def methods(settings: Settings, method: "MethodName | None", policy: str) -> Non
         show_methods(settings.out, cards)
 
 
-@click.command(cls=Command, examples=("finetree models", "finetree models llama", "finetree models --json"))
-@click.argument("prefix", default="")
-@pass_settings
-def models(settings: Settings, prefix: str) -> None:
-    """List the models of the catalogue whose name, hub id or family begins with PREFIX."""
+def list_catalogue(settings: Settings, prefix: str) -> None:
+    """List the models of the catalogue whose name, hub id or family begins with the prefix."""
     from finetree_cli.output import as_dict
     from finetree_cli.render.catalogue import show_models
 

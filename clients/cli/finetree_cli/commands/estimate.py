@@ -45,7 +45,7 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
     ),
 )
 @click.argument("file", required=False, metavar="[FILE]")
-@click.option("--model", metavar="NAME", help="A name of `finetree models`, or a hub id (org/name).")
+@click.option("--model", metavar="NAME", help="A name of `finetree models list --catalogue`, or a hub id (org/name).")
 @click.option("--method", type=click.Choice(METHODS), help="Fine-tuning method.")
 @click.option("--rank", type=int, help="Rank of LoRA and QLoRA.")
 @click.option("--epochs", type=float, help="Passes over the data.")

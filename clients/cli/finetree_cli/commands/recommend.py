@@ -43,7 +43,12 @@ PROFILE = {"playbook": 1, "evidence": 2}
         "finetree recommend --model qwen2.5-7b --gpu-memory 16 --tasks many --budget 200 --json | jq .verdict",
     ),
 )
-@click.option("--model", required=True, metavar="NAME", help="A name of `finetree models`, or a hub id (org/name).")
+@click.option(
+    "--model",
+    required=True,
+    metavar="NAME",
+    help="A name of `finetree models list --catalogue`, or a hub id (org/name).",
+)
 @hardware_options
 @data_options
 @choice("--quality", QUALITY, "How good the result must be.")

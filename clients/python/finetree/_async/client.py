@@ -12,6 +12,7 @@ from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
 from finetree_api.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 from finetree_api.types.v1 import evidence_pb2
 
+from finetree._async.base_models import AsyncBaseModels
 from finetree._async.datasets import AsyncDatasets
 from finetree._async.jobs import AsyncJobs
 from finetree._async.plans import AsyncPlans
@@ -44,7 +45,7 @@ class Raw:
         return trainer_pb2_grpc.TrainerServiceStub(self._transport.channel("trainer"))
 
 
-class AsyncClient(AsyncQuestions, AsyncPlans, AsyncDatasets, AsyncJobs):
+class AsyncClient(AsyncQuestions, AsyncPlans, AsyncDatasets, AsyncBaseModels, AsyncJobs):
     """A client of the three services. Nothing connects before the first call; tasks and loops may share it.
 
     Args:

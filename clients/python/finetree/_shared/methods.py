@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from finetree_api.estimator.v1 import estimator_pb2 as estimator
 from finetree_api.recommender.v1 import recommender_pb2 as recommender
+from finetree_api.trainer.v1 import base_model_pb2 as base_model
 from finetree_api.trainer.v1 import dataset_pb2 as dataset
 from finetree_api.trainer.v1 import trainer_pb2 as trainer
 from google.protobuf.message import Message
@@ -73,6 +74,11 @@ GET_DATASET = _of("trainer", "GetDataset", dataset.GetDatasetRequest, dataset.Ge
 LIST_DATASETS = _of("trainer", "ListDatasets", dataset.ListDatasetsRequest, dataset.ListDatasetsResponse)
 DELETE_DATASET = _of("trainer", "DeleteDataset", dataset.DeleteDatasetRequest, dataset.DeleteDatasetResponse)
 PREVIEW_DATASET = _of("trainer", "PreviewDataset", dataset.PreviewDatasetRequest, dataset.PreviewDatasetResponse)
+LIST_BASE_MODELS = _of("trainer", "ListBaseModels", base_model.ListBaseModelsRequest, base_model.ListBaseModelsResponse)
+GET_BASE_MODEL = _of("trainer", "GetBaseModel", base_model.GetBaseModelRequest, base_model.GetBaseModelResponse)
+DELETE_BASE_MODEL = _of(
+    "trainer", "DeleteBaseModel", base_model.DeleteBaseModelRequest, base_model.DeleteBaseModelResponse, SEGMENT
+)
 VALIDATE_JOB = _of("trainer", "ValidateJob", trainer.ValidateJobRequest, trainer.ValidateJobResponse, ASKS_ANOTHER)
 CREATE_JOB = _of("trainer", "CreateJob", trainer.CreateJobRequest, trainer.CreateJobResponse, ASKS_ANOTHER)
 GET_JOB = _of("trainer", "GetJob", trainer.GetJobRequest, trainer.GetJobResponse)

@@ -14,6 +14,7 @@ from finetree_api.types.v1 import evidence_pb2
 from finetree._shared import methods
 from finetree._shared.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
 from finetree._shared.requests import unknown_service
+from finetree._sync.base_models import BaseModels
 from finetree._sync.datasets import Datasets
 from finetree._sync.jobs import Jobs
 from finetree._sync.plans import Plans
@@ -43,7 +44,7 @@ class Raw:
         return trainer_pb2_grpc.TrainerServiceStub(self._transport.channel("trainer"))
 
 
-class Client(Questions, Plans, Datasets, Jobs):
+class Client(Questions, Plans, Datasets, BaseModels, Jobs):
     """A client of the three services. Nothing connects before the first call; threads may share it.
 
     Args:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from finetree.testing.answers import FakeAnswers
+from finetree.testing.base_models import FakeBaseModels
 from finetree.testing.datasets import FakeDatasets
 from finetree.testing.faults import Faults
 from finetree.testing.trainer import FakeTrainer
@@ -29,6 +30,7 @@ class Suite:
         faults: calls to fail or to hold, and the calls that arrived.
         trainer: its jobs, and what shall go wrong with their streams.
         datasets: its datasets.
+        base_models: its base models.
         address: "127.0.0.1:port".
     """
 
@@ -37,6 +39,7 @@ class Suite:
         self._wire = Wire(self.faults)
         self.answers = FakeAnswers(self._wire)
         self.datasets = FakeDatasets(self._wire)
+        self.base_models = FakeBaseModels(self._wire)
         self.trainer = FakeTrainer(self._wire)
         self._credentials = credentials
         self._port = port

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC109 - the parameters are the synchronous client's; a timeout becomes the call's deadline
+"""Calls of the trainer about base models."""
+
+from __future__ import annotations
+
+from finetree_api.trainer.v1 import base_model_pb2
+
+from finetree._async.pages import AsyncPages
+from finetree._async.transport import AsyncTransport
+from finetree._shared import methods
+
+
+class AsyncBaseModels:
+    """Base models on the trainer's machine; they belong to no project. A job of kind "PREPARE" brings one there."""
+
+    _transport: AsyncTransport
+
+    def list_base_models(
+        self, *, page_size: int = 0, timeout: float | None = None
+    ) -> AsyncPages[base_model_pb2.BaseModel]:
+        """Base models in the order of their names, fetched page by page.
+
+        Args:
+            page_size: largest page; 0 means the server's choice.
+            timeout: seconds for each page; None means the client's timeout, else 10.
+        """
+
+        async def fetch(token: str) -> tuple[list[base_model_pb2.BaseModel], str]:
+            request = base_model_pb2.ListBaseModelsRequest(page_size=page_size, page_token=token)
+            page = await self._transport.unary(methods.LIST_BASE_MODELS, request, timeout=timeout)
+            return list(page.base_models), page.next_page_token
+
+        return AsyncPages(fetch)
+
+    async def get_base_model(self, name: str, *, timeout: float | None = None) -> base_model_pb2.BaseModel:
+        """A base model as it is now.
+
+        Args:
+            name: resource name, hub id, or hub id with "@" and a commit, the beginning of one, a branch or a tag.
+            timeout: seconds; None means the client's timeout, else 10.
+
+        Raises:
+            NotFound: MODEL_NOT_FOUND.
+            InvalidArgument: MODEL_AMBIGUOUS: several commits of it are there.
+        """
+        request = base_model_pb2.GetBaseModelRequest(name=name)
+        return (await self._transport.unary(methods.GET_BASE_MODEL, request, timeout=timeout)).base_model
+
+    async def delete_base_model(self, name: str, *, timeout: float | None = None) -> base_model_pb2.BaseModel:
+        """Delete a base model from the trainer's machine.
+
+        Args:
+            name: as in `get_base_model`.
+            timeout: seconds; None means the client's timeout, else 60.
+
+        Returns:
+            What was deleted.
+
+        Raises:
+            NotFound: MODEL_NOT_FOUND.
+            InvalidArgument: MODEL_AMBIGUOUS.
+            FailedPrecondition: MODEL_IN_USE: a job needs it; MODEL_NOT_OURS: it lies under a model root.
+        """
+        request = base_model_pb2.DeleteBaseModelRequest(name=name)
+        return (await self._transport.unary(methods.DELETE_BASE_MODEL, request, timeout=timeout)).base_model

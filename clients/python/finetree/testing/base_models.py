@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Base models of the fake trainer: one from the start, more by `add`."""
+
+from __future__ import annotations
+
+import threading
+
+from finetree_api.trainer.v1 import base_model_pb2 as bm
+from finetree_api.types.v1 import run_spec_pb2
+
+from finetree._shared import methods
+from finetree.errors import NotFound
+from finetree.testing.answers import next_token
+from finetree.testing.wire import Wire
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FakeBaseModels:
+    """Base models by name."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._lock = threading.RLock()
+        self._models: dict[str, bm.BaseModel] = {}
+        self.add("acme/small")
+        wire.unary(methods.LIST_BASE_MODELS, self.list)
+        wire.unary(methods.GET_BASE_MODEL, lambda request: bm.GetBaseModelResponse(base_model=self.find(request.name)))
+        wire.unary(methods.DELETE_BASE_MODEL, self.delete)
+
+    def add(self, hub_id: str, commit: str = COMMIT) -> bm.BaseModel:
+        """Put a model of a hub there."""
+        model = bm.BaseModel(
+            name=f"models/{hub_id.lower().replace('/', '--')}@{commit}",
+            origin=bm.BASE_MODEL_ORIGIN_HUB,
+            state=bm.BASE_MODEL_STATE_READY,
+            source=run_spec_pb2.ModelSource(hub=run_spec_pb2.HubModel(id=hub_id, revision=commit)),
+            hub_id=hub_id,
+            revision=commit,
+            refs=["main"],
+            size_bytes=1_000_000,
+            model_type="llama",
+            max_positions=512,
+            vocab_size=1024,
+        )
+        with self._lock:
+            self._models[model.name] = model
+        return model
+
+    def find(self, name: str) -> bm.BaseModel:
+        """A base model by its name or hub id.
+
+        Raises:
+            NotFound: MODEL_NOT_FOUND.
+        """
+        with self._lock:
+            for model in self._models.values():
+                if name in (model.name, model.hub_id):
+                    return model
+        raise NotFound(f"name: no base model {name!r} is here", reason="MODEL_NOT_FOUND")
+
+    def list(self, request: bm.ListBaseModelsRequest) -> bm.ListBaseModelsResponse:
+        """A page of base models."""
+        with self._lock:
+            found = [self._models[name] for name in sorted(self._models)]
+        start, size = int(request.page_token or 0), request.page_size or 50
+        end = start + size
+        return bm.ListBaseModelsResponse(base_models=found[start:end], next_page_token=next_token(end, len(found)))
+
+    def delete(self, request: bm.DeleteBaseModelRequest) -> bm.DeleteBaseModelResponse:
+        """Remove a base model."""
+        with self._lock:
+            model = self.find(request.name)
+            del self._models[model.name]
+        return bm.DeleteBaseModelResponse(base_model=model)
