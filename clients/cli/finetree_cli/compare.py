@@ -86,8 +86,7 @@ def _set_method(spec: "run_spec_pb2.RunSpec", method: str) -> None:
 
     present = spec.WhichOneof("method")
     if method == "prefix":
-        # Prefix tuning goes with neither; what a run by another method has of them is not meant for this one.
-        spec.training.packing = rs.PACKING_OFF
+        # Prefix tuning never goes with it; what a run by another method has of it is not meant for this one.
         spec.gradient_checkpointing = rs.GRADIENT_CHECKPOINTING_OFF
     if present == method:
         return

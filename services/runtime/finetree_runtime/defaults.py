@@ -120,9 +120,7 @@ def _training_defaults(spec: rs.RunSpec, method: str | None, sequence_length: De
     effective = spec.training.effective_batch_size or 16
     yield Default("training.micro_batch_size", min(effective, 4), "small enough for most devices")
     yield sequence_length
-    # Prefixes and packing exclude each other, see plan.combination_problem.
-    packing = rs.PACKING_OFF if method == "prefix" else rs.PACKING_ON
-    yield Default("training.packing", packing, "no token is spent on padding", *_paper("torchtune README ladder"))
+    yield Default("training.packing", rs.PACKING_ON, "no token is spent on padding", *_paper("torchtune README ladder"))
     yield Default("training.loss_tokens", rs.LOSS_TOKENS_COMPLETIONS, "answers are learned, not questions")
     yield Default("training.seed", 0, "any number will do")
 

@@ -97,9 +97,6 @@ def combination_problem(spec: rs.RunSpec) -> Problem | None:
     if method == "prefix" and checkpointing:
         text = "prefix tuning keeps its keys and values in the cache that checkpointing drops; turn checkpointing off"
         return Problem("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing", text)
-    if method == "prefix" and training.packing == rs.PACKING_ON:
-        text = "packed rows would not all see the prefix; set training.packing to PACKING_OFF"
-        return Problem("PREFIX_WITH_PACKING", "training.packing", text)
     if training.micro_batch_size > training.effective_batch_size > 0:
         text = (
             f"a micro-batch of {training.micro_batch_size} rows is larger than the batch of "

@@ -147,7 +147,7 @@ def test_what_is_compared_differs_in_method_and_hardware_alone(run):
     assert specs["lora"]["training"]["learning_rate"] == 1e-4
     assert "learning_rate" not in specs["full"]["training"]
     assert specs["adapter"]["training"]["packing"] == "PACKING_ON"
-    assert specs["prefix"]["training"]["packing"] == "PACKING_OFF"
+    assert specs["prefix"]["training"]["packing"] == "PACKING_ON"
     assert specs["prefix"]["gradient_checkpointing"] == "GRADIENT_CHECKPOINTING_OFF"
 
 

@@ -184,8 +184,8 @@ INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
         ({"max_cost": 1}, {"ownership": {"rented": {"price_id": "nope"}}}, (NOT_FOUND, "PRICE_NOT_FOUND", None)),
         (
             {"max_cost": 1},
-            {"prefix": {}, "training": {"packing": "PACKING_ON"}},
-            (INVALID, "PREFIX_WITH_PACKING", "run.spec.training.packing"),
+            {"prefix": {}, "gradient_checkpointing": "GRADIENT_CHECKPOINTING_FULL"},
+            (INVALID, "PREFIX_WITH_CHECKPOINTING", "run.spec.gradient_checkpointing"),
         ),
     ],
 )

@@ -196,10 +196,6 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
             (INVALID, "PREFIX_WITH_CHECKPOINTING", "spec.gradient_checkpointing"),
         ),
         (
-            {"prefix": {}, "training": {"packing": "PACKING_ON"}},
-            (INVALID, "PREFIX_WITH_PACKING", "spec.training.packing"),
-        ),
-        (
             {"training": {"effective_batch_size": 2, "micro_batch_size": 3}},
             (INVALID, "MICRO_BATCH_TOO_LARGE", "spec.training.micro_batch_size"),
         ),

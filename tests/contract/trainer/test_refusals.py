@@ -58,7 +58,15 @@ CASES = {
     "absolute model path": (model(path="/etc"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
     "model path by a link": (model(path="link"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
     "missing model path": (model(path="nothing"), "NOT_FOUND", "MODEL_NOT_FOUND"),
-    "prefix": (spec(prefix=run_spec_pb2.PrefixTuning()), "INVALID_ARGUMENT", "METHOD_NOT_SUPPORTED"),
+    "adapter": (spec(adapter=run_spec_pb2.AdapterLayers()), "INVALID_ARGUMENT", "METHOD_NOT_SUPPORTED"),
+    "prefix with checkpointing": (
+        spec(
+            prefix=run_spec_pb2.PrefixTuning(),
+            gradient_checkpointing=run_spec_pb2.GRADIENT_CHECKPOINTING_FULL,
+        ),
+        "INVALID_ARGUMENT",
+        "PREFIX_WITH_CHECKPOINTING",
+    ),
     "GPTQ": (
         spec(qlora=run_spec_pb2.Qlora(quantization=run_spec_pb2.QUANTIZATION_GPTQ_INT4)),
         "INVALID_ARGUMENT",

@@ -69,15 +69,11 @@ def test_defaults_of_every_method_can_be_combined(method: str) -> None:
     assert plan.combination_problem(plan.resolve_spec(spec).spec) is None
 
 
-def test_prefix_refuses_checkpointing_and_packing() -> None:
+def test_prefix_refuses_checkpointing() -> None:
     spec = rs.RunSpec(prefix=rs.PrefixTuning(), gradient_checkpointing=rs.GRADIENT_CHECKPOINTING_FULL)
     problem = plan.combination_problem(plan.resolve_spec(spec).spec)
     assert problem is not None
     assert (problem.reason, problem.field_path) == ("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing")
-    packed = rs.RunSpec(prefix=rs.PrefixTuning(), training=rs.Training(packing=rs.PACKING_ON))
-    other = plan.combination_problem(plan.resolve_spec(packed).spec)
-    assert other is not None
-    assert other.reason == "PREFIX_WITH_PACKING"
 
 
 def test_a_sequence_longer_than_the_model_is_a_problem_and_never_a_default() -> None:

@@ -32,7 +32,7 @@ def tokenizer() -> Any:
 
 
 def _config(kind: str, **more: Any) -> Any:
-    from transformers import LlamaConfig, Qwen2Config, Qwen3Config
+    from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
     shape = {
         "vocab_size": VOCABULARY,
@@ -49,7 +49,7 @@ def _config(kind: str, **more: Any) -> Any:
     } | more
     if kind == "qwen3":
         return Qwen3Config(head_dim=8, **shape)
-    return {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind](**shape)
+    return {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}[kind](**shape)
 
 
 @pytest.fixture(scope="session")

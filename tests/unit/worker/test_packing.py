@@ -135,6 +135,8 @@ def test_attention_that_cannot_be_computed_is_refused(tiny: Callable[..., Any]) 
 
     states = torch.zeros(1, 2, 8, 4)
     groups = group([8], states.device)
+    sinking = torch.nn.Module()
+    sinking.sinks = torch.nn.Parameter(torch.zeros(2))
     with pytest.raises(ModelError) as caught:
-        attend_documents(torch.nn.Identity(), states, states, states, None, document_groups=groups, softcap=50.0)
+        attend_documents(sinking, states, states, states, None, document_groups=groups)
     assert caught.value.reason == "UNSUPPORTED_ATTENTION"

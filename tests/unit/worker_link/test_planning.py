@@ -82,6 +82,7 @@ def test_what_is_left_out_has_the_cores_default(task):
         ("precision", rs.PRECISION_FP32, lambda p: p.optimization.precision is plan.Precision.FP32),
         ("optimizer", rs.OPTIMIZER_SGD, lambda p: p.optimization.optimizer is plan.OptimizerName.SGD),
         ("gradient_checkpointing", rs.GRADIENT_CHECKPOINTING_FULL, lambda p: p.optimization.gradient_checkpointing),
+        ("attention", rs.ATTENTION_KERNEL_EAGER, lambda p: p.optimization.attention is plan.Attention.EAGER),
         ("evaluation.split_fraction", 0.1, lambda p: p.evaluation.split_fraction == 0.1),
         ("evaluation.metrics", [rs.METRIC_EXACT_MATCH], lambda p: p.evaluation.metrics == (plan.Metric.EXACT_MATCH,)),
         ("evaluation.samples", 2, lambda p: p.evaluation.samples == 2),
@@ -158,7 +159,23 @@ def test_what_qlora_cannot_do_is_refused(task, field, value):
     assert (refused.value.reason, refused.value.field) == ("UNSUPPORTED_SETTING", field)
 
 
-@pytest.mark.parametrize("method", ["prefix", "adapter"])
+def test_a_prefix_is_as_the_spec_says(task):
+    task.spec.prefix.virtual_tokens = 7
+    task.spec.prefix.init_text = "Answer."
+    assert train_plan(task).method == plan.PrefixMethod(7, plan.PrefixInit.TEXT, "Answer.")
+    task.spec.prefix.init = rs.PREFIX_INIT_ZERO
+    assert train_plan(task).method.init is plan.PrefixInit.ZERO
+
+
+def test_a_prefix_with_checkpointing_is_refused_as_everywhere(task):
+    task.spec.prefix.SetInParent()
+    task.spec.gradient_checkpointing = rs.GRADIENT_CHECKPOINTING_FULL
+    with pytest.raises(PlanError) as refused:
+        train_plan(task)
+    assert (refused.value.reason, refused.value.field) == ("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing")
+
+
+@pytest.mark.parametrize("method", ["adapter"])
 def test_other_methods_are_refused(task, method):
     getattr(task.spec, method).SetInParent()
     with pytest.raises(PlanError, match=method) as refused:

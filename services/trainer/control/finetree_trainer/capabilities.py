@@ -8,7 +8,7 @@ from finetree_runtime.errors import InvalidArgument, invalid_field
 KINDS = (job_pb2.JOB_KIND_TRAIN, job_pb2.JOB_KIND_PREPARE)
 """Kinds of job."""
 
-METHODS = ("full", "lora", "qlora")
+METHODS = ("full", "lora", "qlora", "prefix")
 """Methods of training."""
 
 QUANTIZATIONS = (
@@ -27,7 +27,7 @@ SETTINGS: dict[str, tuple[int, ...]] = {
         run_spec_pb2.OPTIMIZER_PAGED_ADAMW_8BIT,
         run_spec_pb2.OPTIMIZER_SGD,
     ),
-    "attention": (run_spec_pb2.ATTENTION_KERNEL_SDPA,),
+    "attention": (run_spec_pb2.ATTENTION_KERNEL_SDPA, run_spec_pb2.ATTENTION_KERNEL_EAGER),
     "gradient_checkpointing": (
         run_spec_pb2.GRADIENT_CHECKPOINTING_OFF,
         run_spec_pb2.GRADIENT_CHECKPOINTING_FULL,

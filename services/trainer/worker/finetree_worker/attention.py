@@ -7,6 +7,7 @@ length are stacked and attend in one call: under a causal mask the padding behin
 mask is needed, and a batch of short documents costs one call a layer instead of one per document.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from finetree_worker.errors import ModelError
 
 NAME = "finetree_documents"
 """Name under which the function is registered with transformers."""
+EAGER = "finetree_documents_eager"
+"""The same for a model that was loaded with eager attention: its scores are written out."""
 SHORT_TOKENS = 256
 """Up to this length plain matrix products beat the fused CPU kernel (measured, 9 heads of 64, forward and backward:
 36 tokens 0.8 against 2.1 ms, 128 tokens 3.1 against 6.8 ms, 512 tokens 16.7 against 14.7 ms)."""
@@ -118,6 +121,7 @@ def attend_documents(
     attention_mask: Tensor | None,  # noqa: ARG001 - transformers' signature; the groups stand in for the mask
     *,
     document_groups: Sequence[DocumentGroup],
+    prefix_states: Tensor | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -125,39 +129,80 @@ def attend_documents(
 ) -> tuple[Tensor, None]:
     """Causal attention of query (1, heads, tokens, d) to key and value (1, kv heads, tokens, d) by document.
 
-    Returns (1, tokens, heads, d) and no weights.
+    `prefix_states` (layers * 2, kv heads, prefix tokens, d) holds keys and values that stand before each document.
+    `softcap` bounds the scores to (-softcap, softcap), as Gemma 2 does. Returns (1, tokens, heads, d) and no weights.
     """
-    if softcap is not None or getattr(module, "sinks", None) is not None:
+    if getattr(module, "sinks", None) is not None:
         raise ModelError(
             "UNSUPPORTED_ATTENTION",
-            "This model caps its attention scores or uses attention sinks, which packed attention does not compute.",
+            "This model uses attention sinks, which packed attention does not compute.",
             field="model",
             remedy="Choose a model with plain softmax attention, such as Llama, Qwen, Mistral or SmolLM.",
         )
+    layer: Any = module.layer_idx if prefix_states is not None else None
+    before = None if prefix_states is None else (prefix_states[2 * layer], prefix_states[2 * layer + 1])
+    eager = module.config._attn_implementation == EAGER  # type: ignore[union-attr]  # noqa: SLF001 - no getter
+    rule = _Rule(scaling, sliding_window, softcap, eager=eager or softcap is not None)
     filling = query.shape[2] - sum(documents.tokens for documents in document_groups)
-    parts = [_attend((query, key, value), documents, scaling, sliding_window) for documents in document_groups]
+    parts = [_attend((query, key, value), documents, before, rule) for documents in document_groups]
     attended = torch.cat([*parts, query.new_zeros(filling, *parts[0].shape[1:])]) if filling or parts[1:] else parts[0]
     return attended.view(1, *attended.shape), None
 
 
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How a layer attends: scale of its scores, how far it looks back, their bound, whether they are written out."""
+
+    scaling: float | None
+    window: int | None
+    softcap: float | None
+    eager: bool
+
+
 def _attend(
-    states: tuple[Tensor, Tensor, Tensor], documents: DocumentGroup, scaling: float | None, window: int | None
+    states: tuple[Tensor, Tensor, Tensor],
+    documents: DocumentGroup,
+    before: tuple[Tensor, Tensor] | None,
+    rule: _Rule,
 ) -> Tensor:
     """One group's part of the packed output: (tokens of the group, heads, d)."""
     query, key, value = states
-    queries = _stacked(query, documents)
+    queries, keys, values = (_stacked(part, documents) for part in (query, key, value))
+    if before is not None:
+        keys, values = (_behind(part, own) for part, own in zip(before, (keys, values), strict=True))
     repeats = query.shape[1] // key.shape[1]
-    keys = _stacked(key, documents).repeat_interleave(repeats, dim=1)
-    values = _stacked(value, documents).repeat_interleave(repeats, dim=1)
-    mask = _window_mask(documents.length, window, query.device)
-    short = query.device.type == "cpu" and documents.length <= SHORT_TOKENS
-    with sdpa_kernel(SDPBackend.MATH) if short else _any_kernel():
-        out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling)
+    keys, values = keys.repeat_interleave(repeats, dim=1), values.repeat_interleave(repeats, dim=1)
+    mask = _mask(documents.length, keys.shape[2] - documents.length, rule, query.device)
+    if rule.eager:
+        out = _written_out(queries, keys, values, mask, rule)
+    else:
+        short = query.device.type == "cpu" and documents.length <= SHORT_TOKENS
+        with sdpa_kernel(SDPBackend.MATH) if short else _any_kernel():
+            out = scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=rule.scaling
+            )
     heads, size = out.shape[1], out.shape[3]
     stacked = out.transpose(1, 2).reshape(documents.documents * documents.length, heads * size)
     if documents.tokens != stacked.shape[0]:
         stacked = _Unstack.apply(stacked, documents)  # type: ignore[no-untyped-call]  # torch types no Function
     return stacked.view(documents.tokens, heads, size)
+
+
+def _behind(prefix: Tensor, own: Tensor) -> Tensor:
+    """A prefix (heads, prefix tokens, d) before each document's own states (documents, heads, length, d)."""
+    repeated = prefix.to(own.dtype).expand(own.shape[0], *prefix.shape)
+    return torch.cat([repeated, own], dim=2)
+
+
+def _written_out(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: _Rule) -> Tensor:
+    """Attention with its scores in memory, softmax in float32: what fused kernels do, and bounded scores besides."""
+    scale = queries.shape[-1] ** -0.5 if rule.scaling is None else rule.scaling
+    scores = (queries @ keys.transpose(-1, -2)) * scale
+    if rule.softcap is not None:
+        scores = torch.tanh(scores / rule.softcap) * rule.softcap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values
 
 
 @contextmanager
@@ -175,21 +220,28 @@ def _stacked(states: Tensor, documents: DocumentGroup) -> Tensor:
     return flat.view(documents.documents, documents.length, heads, size).transpose(1, 2)
 
 
-def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """True where a token may look: itself and the window - 1 tokens before it; None where the window is no limit."""
-    if window is None or length <= window:
+def _mask(length: int, prefix: int, rule: _Rule, device: torch.device) -> Tensor | None:
+    """True where a token may look: (length, prefix + length); None where a fused kernel's own causal mask says it all.
+
+    A token sees itself, what is before it in its document, and the prefix; with a window, no more than the window - 1
+    positions before its own, of which the prefix has the first.
+    """
+    window = rule.window if rule.window is not None and prefix + length > rule.window else None
+    if not (prefix or window or rule.eager):
         return None
-    positions = torch.arange(length, device=device)
-    distance = positions[:, None] - positions[None, :]
-    return (distance >= 0) & (distance < window)
+    keys = torch.arange(prefix + length, device=device)
+    distance = keys[prefix:, None] - keys[None, :]
+    seen = distance >= 0
+    return seen if window is None else seen & (distance < window)
 
 
 @contextmanager
 def by_document(model: PreTrainedModel) -> Iterator[None]:
     """Let the model attend by document inside the block; generation outside it uses its own implementation."""
-    AttentionInterface.register(NAME, attend_documents)
     before = model.config._attn_implementation  # noqa: SLF001 - transformers has a setter but no getter
-    model.set_attn_implementation(NAME)
+    name = EAGER if before == "eager" else NAME
+    AttentionInterface.register(name, attend_documents)
+    model.set_attn_implementation(name)
     try:
         yield
     finally:

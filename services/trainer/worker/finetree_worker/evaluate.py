@@ -13,6 +13,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from finetree_worker.attention import by_document
 from finetree_worker.formats import Row
 from finetree_worker.loss import target_loss
+from finetree_worker.methods import prefix
+from finetree_worker.models import quiet_peft
 from finetree_worker.packing import Example, collate, pack
 from finetree_worker.tokenization import leading_bos, template
 
@@ -77,7 +79,7 @@ def answers(
     by_length = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
     found: dict[int, str] = {}
     try:
-        with torch.inference_mode(), _contiguous_head(model):
+        with torch.inference_mode(), _contiguous_head(model), quiet_peft():
             for start in range(0, len(by_length), BATCH_QUESTIONS):
                 chosen = by_length[start : start + BATCH_QUESTIONS]
                 tick = _Tick(start, len(chosen), len(rows), max_new_tokens, on_fraction)
@@ -143,8 +145,12 @@ def _answer_batch(
     pad = int(config.pad_token_id)
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+    if (states := prefix.states(model)) is not None:
+        model, inputs = prefix.before(model, states, ids, mask)
     generate: Any = model.generate
-    output = generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=[tick])
+    output = generate(**inputs, generation_config=config, stopping_criteria=[tick])
+    width = inputs["input_ids"].shape[1]
     texts: list[str] = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
     return [text.strip() for text in texts]
 

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from finetree_worker.attention import group
+from finetree_worker.methods.prefix import states as prefix_states
 from finetree_worker.packing import MicroBatch
 
 CHUNK_TARGETS = 1024
@@ -37,14 +38,17 @@ def _chunk_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tenso
 def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     """The decoder's last hidden state for a packed micro-batch: (tokens, hidden size).
 
-    The model must be inside `attention.by_document`.
+    A prefix stands before each document. The model must be inside `attention.by_document`.
     """
     decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    prefix = prefix_states(model)
     output = decoder(
         input_ids=batch.token_ids,
-        position_ids=batch.positions,
+        # A prefix has the first positions.
+        position_ids=batch.positions if prefix is None else batch.positions + prefix.shape[2],
         use_cache=False,
         document_groups=group(batch.lengths, batch.token_ids.device),
+        prefix_states=prefix,
     )
     states: Tensor = output.last_hidden_state[0]
     return states

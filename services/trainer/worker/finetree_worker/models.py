@@ -2,6 +2,9 @@
 """Loading a base model from a folder, and naming its layers."""
 
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +43,17 @@ _NEVER = re.compile(r"(^|\.)(lm_head|embed_out|router|gate|shared_expert_gate)$"
 
 
 def load_model(
-    folder: Path, dtype: torch.dtype, device: torch.device, quantization: BitsAndBytesConfig | None = None
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: BitsAndBytesConfig | None = None,
+    attention: str = "sdpa",
 ) -> PreTrainedModel:
     """The causal language model in `folder`: safetensors only, no code of the folder is run, no network.
 
-    With `quantization` its linear layers are quantised as they are read. Raises ModelError with MODEL_NOT_FOUND,
-    MODEL_UNREADABLE, or what base_checks finds wrong with it.
+    With `quantization` its linear layers are quantised as they are read. Dropout of its own is turned off: its masks
+    would come from a stream, and no resumed run would have them again. `attention` is transformers' name of an
+    implementation. Raises ModelError with MODEL_NOT_FOUND, MODEL_UNREADABLE, or what base_checks finds wrong with it.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -65,7 +73,7 @@ def load_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # named by check_loaded, not ignored
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -82,6 +90,9 @@ def load_model(
     loaded: PreTrainedModel = model
     if quantization is None:
         nn.Module.to(loaded, device)
+    for module in loaded.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     loaded.config.use_cache = False
     return loaded
 
@@ -108,6 +119,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             remedy="Set eos_token in tokenizer_config.json, and convert the tokenizer to tokenizer.json.",
         )
     return tokenizer
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without warnings of peft's use of names that transformers 5.24 calls deprecated."""
+    with warnings.catch_warnings():
+        for name in ("is_gradient_checkpointing", "past_key_values"):
+            warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
+        yield
 
 
 def is_mixture(model: nn.Module) -> bool:

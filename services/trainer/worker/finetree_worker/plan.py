@@ -51,6 +51,13 @@ class OptimizerName(StrEnum):
     SGD = "sgd"
 
 
+class Attention(StrEnum):
+    """How attention is computed: by torch's fused kernels, or with its scores written out."""
+
+    SDPA = "sdpa"
+    EAGER = "eager"
+
+
 class Metric(StrEnum):
     """What evaluation measures."""
 
@@ -132,7 +139,7 @@ class AdapterMethod:
     kind: Literal["adapter"] = "adapter"
 
 
-Method = FullMethod | LoraMethod | QloraMethod
+Method = FullMethod | LoraMethod | QloraMethod | PrefixMethod
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +162,7 @@ class Optimization:
     precision: Precision = Precision.BF16
     optimizer: OptimizerName = OptimizerName.ADAMW
     gradient_checkpointing: bool = False
+    attention: Attention = Attention.SDPA
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from finetree_api.types.v1 import run_spec_pb2
 from finetree_worker import plan
 from finetree_worker.errors import PlanError
 
-ARTIFACT_FOLDERS = {"lora": "adapter", "qlora": "adapter", "full": "model"}
+ARTIFACT_FOLDERS = {"lora": "adapter", "qlora": "adapter", "prefix": "adapter", "full": "model"}
 """Id of the artifact that each method makes."""
 PREVIEW_FOLDER = "preview"
 """Id of the artifact that a report leaves: the rows that a preview shows."""
@@ -60,7 +60,16 @@ _CHECKPOINTING = {
     run_spec_pb2.GRADIENT_CHECKPOINTING_OFF: False,
     run_spec_pb2.GRADIENT_CHECKPOINTING_FULL: True,
 }
-_ATTENTION = {run_spec_pb2.ATTENTION_KERNEL_UNSPECIFIED: None, run_spec_pb2.ATTENTION_KERNEL_SDPA: None}
+_ATTENTION = {
+    run_spec_pb2.ATTENTION_KERNEL_UNSPECIFIED: plan.Attention.SDPA,
+    run_spec_pb2.ATTENTION_KERNEL_SDPA: plan.Attention.SDPA,
+    run_spec_pb2.ATTENTION_KERNEL_EAGER: plan.Attention.EAGER,
+}
+_PREFIX_INITS = {
+    run_spec_pb2.PREFIX_INIT_UNSPECIFIED: plan.PrefixInit.TEXT,
+    run_spec_pb2.PREFIX_INIT_TEXT: plan.PrefixInit.TEXT,
+    run_spec_pb2.PREFIX_INIT_ZERO: plan.PrefixInit.ZERO,
+}
 _LOSS_KERNELS = {run_spec_pb2.LOSS_KERNEL_UNSPECIFIED: None, run_spec_pb2.LOSS_KERNEL_COMPLETION_ONLY: None}
 _METRICS = {
     run_spec_pb2.METRIC_LOSS: plan.Metric.LOSS,
@@ -71,7 +80,6 @@ _METRICS = {
 def train_plan(task: worker_pb2.Task) -> plan.TrainPlan:
     """The run that a task asks for. Raises PlanError: UNSUPPORTED_METHOD, UNSUPPORTED_SETTING or UNRESOLVED_SPEC."""
     spec = task.spec
-    _choice(spec, "attention", _ATTENTION)
     _choice(spec, "loss_kernel", _LOSS_KERNELS)
     method = _method(spec)
     folder = Path(task.model_dir)
@@ -157,6 +165,8 @@ def _method(spec: run_spec_pb2.RunSpec) -> plan.Method:
             return _lora(spec.lora, "lora")
         case "qlora":
             return _qlora(spec.qlora)
+        case "prefix":
+            return _prefix(spec)
         case None:
             raise _unresolved("method")
         case other:
@@ -173,6 +183,22 @@ def _qlora(qlora: run_spec_pb2.Qlora) -> plan.QloraMethod:
         lora=_lora(qlora.lora, "qlora.lora"),
         quantization=_choice(qlora, "quantization", _QUANTIZATIONS, "qlora."),
         double_quantization=not qlora.HasField("double_quantization") or qlora.double_quantization,
+    )
+
+
+def _prefix(spec: run_spec_pb2.RunSpec) -> plan.PrefixMethod:
+    if _choice(spec, "gradient_checkpointing", _CHECKPOINTING):
+        raise PlanError(
+            "PREFIX_WITH_CHECKPOINTING",
+            "Prefix tuning keeps its keys and values in the cache that checkpointing drops.",
+            field="gradient_checkpointing",
+            remedy="Turn gradient checkpointing off.",
+        )
+    default = plan.PrefixMethod()
+    return plan.PrefixMethod(
+        virtual_tokens=spec.prefix.virtual_tokens or default.virtual_tokens,
+        init=_choice(spec.prefix, "init", _PREFIX_INITS, "prefix."),
+        init_text=spec.prefix.init_text,
     )
 
 
@@ -214,6 +240,7 @@ def _optimization(spec: run_spec_pb2.RunSpec) -> plan.Optimization:
         precision=_choice(spec, "precision", _PRECISIONS),
         optimizer=_choice(spec, "optimizer", _OPTIMIZERS),
         gradient_checkpointing=_choice(spec, "gradient_checkpointing", _CHECKPOINTING),
+        attention=_choice(spec, "attention", _ATTENTION),
         **_stated(training, "warmup_ratio", "weight_decay", "max_grad_norm"),
     )
 

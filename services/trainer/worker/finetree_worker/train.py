@@ -232,7 +232,7 @@ def load(plan: TrainPlan, device: torch.device) -> PreTrainedModel:
     """The plan's base model, quantised where the method asks for it. Raises ModelError."""
     dtype, method = _dtype(plan), plan.method
     quantization = qlora.quantization(method, dtype) if isinstance(method, QloraMethod) else None
-    return models.load_model(plan.base.folder, dtype, device, quantization)
+    return models.load_model(plan.base.folder, dtype, device, quantization, plan.optimization.attention.value)
 
 
 def adapt(plan: TrainPlan, model: PreTrainedModel, device: torch.device) -> tuple[PeftModel | PreTrainedModel, Subject]:

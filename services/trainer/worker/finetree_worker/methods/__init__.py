@@ -11,10 +11,11 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetree_worker.methods import full, lora, qlora
-from finetree_worker.plan import BaseModel, FullMethod, LoraMethod, Method, QloraMethod, TrainPlan
+from finetree_worker.methods import full, lora, prefix, qlora
+from finetree_worker.models import load_tokenizer
+from finetree_worker.plan import BaseModel, FullMethod, LoraMethod, Method, PrefixMethod, QloraMethod, TrainPlan
 
-PEFT_TYPES = {"full": "", "lora": "LORA", "qlora": "LORA"}
+PEFT_TYPES = {"full": "", "lora": "LORA", "qlora": "LORA", "prefix": "PREFIX_TUNING"}
 """What peft calls the artifact of each method; empty where it is none of peft's."""
 
 
@@ -25,6 +26,11 @@ def apply(model: PreTrainedModel, plan: TrainPlan) -> tuple[PeftModel | PreTrain
     """
     if isinstance(plan.method, FullMethod):
         return full.apply(model, plan.method), model
+    if isinstance(plan.method, PrefixMethod):
+        start = prefix.init_tokens(plan.method, load_tokenizer(plan.base.folder))
+        prefixed = prefix.apply(model, plan.method, start, plan.optimization.sequence_length)
+        # The model inside knows nothing of the prefix.
+        return prefixed, cast("PreTrainedModel", prefixed)
     adapted = _adapted(model, plan.method, plan.optimization.seed)
     return adapted, cast("PreTrainedModel", adapted.get_base_model())
 
@@ -48,3 +54,5 @@ def save(
             lora.save(model, folder, method, base)
         case QloraMethod():
             qlora.save(model, folder, method, base)
+        case PrefixMethod():
+            prefix.save(model, folder, base)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """LoRA (Hu et al. 2021, arXiv:2106.09685) through peft, with counter-based dropout and 16-bit adapter products."""
 
-import json
-import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +12,8 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from finetree_worker.models import is_mixture, linear_names, short_name
+from finetree_worker import peft_files
+from finetree_worker.models import is_mixture, linear_names, quiet_peft, short_name
 from finetree_worker.plan import BaseModel, LoraMethod
 from finetree_worker.randomness import CounterDropout
 
@@ -67,9 +66,7 @@ def apply(model: PreTrainedModel, method: LoraMethod, seed: int, field: str = "l
         task_type="CAUSAL_LM",
     )
     config._register_custom_module({nn.Linear: LoraLinear, Conv1D: LoraLinear})  # noqa: SLF001 - peft's documented way to a layer of one's own
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # peft asks the model through a name that transformers 5.24 calls deprecated.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+    with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
     for name, parameter in adapted.named_parameters():
@@ -83,16 +80,16 @@ def _transposed(model: PreTrainedModel) -> bool:
 
 
 def save(model: PeftModel, folder: Path, method: LoraMethod, base: BaseModel) -> None:
-    """Write adapter_model.safetensors and adapter_config.json as peft itself does, naming the base by its hub id."""
-    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = base.hub_id or None
-    config["revision"] = base.revision or None
-    config["fan_in_fan_out"] = model.config.model_type in CONV1D_FAMILIES
-    # peft takes short names of a mixture's MLP for its experts, also where they mean the shared one.
-    if not method.modules and not is_mixture(model):
-        # Full names per layer are for us; servers and merges expect the short names, which select the same layers.
-        config["target_modules"] = sorted({short_name(name) for name in config["target_modules"]})
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Write the adapter as peft itself does, naming the base by its hub id and its layers as peft finds them."""
+    settings: Any = model.peft_config[ADAPTER]
+    found: set[str] = set(settings.target_modules)
+    # Full names per layer are for us; servers and merges expect the short names, which select the same layers. But peft
+    # takes short names of a mixture's MLP for its experts, also where they mean the shared one.
+    short = not method.modules and not is_mixture(model)
+    peft_files.write(
+        model,
+        folder,
+        base,
+        target_modules=sorted({short_name(name) for name in found} if short else found),
+        fan_in_fan_out=model.config.model_type in CONV1D_FAMILIES,
+    )

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prefix tuning (Li and Liang 2021, arXiv:2101.00190): trained keys and values that stand before every document.
+
+The parameters and their saved form are peft's, without a projection. Training and evaluation read them through
+`states`, so that each document of a packed row sees the whole prefix and no other document; generation begins with it
+in the cache. The model inside peft's knows nothing of the prefix and is never run without one of the two.
+"""
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, PrefixTuningConfig, get_peft_model
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from finetree_worker import peft_files
+from finetree_worker.errors import PlanError
+from finetree_worker.models import quiet_peft
+from finetree_worker.plan import BaseModel, PrefixInit, PrefixMethod
+from finetree_worker.tokenization import leading_bos
+
+DEFAULT_TEXT = (
+    "Below is a request. Read it carefully, do exactly what it asks, and answer in the form that was asked for."
+)
+"""Text that prefixes start from where the plan names none: a start from real keys and values trains far more steadily
+than a random one (peft's method comparison), and an instruction is what stands before most rows."""
+ADAPTER = "default"
+"""peft's name for the one prefix of a model."""
+
+
+def init_tokens(method: PrefixMethod, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """As many tokens as the prefix is long: the text, again and again, after the model's first token.
+
+    Raises PlanError INVALID_PREFIX_TEXT for a text without tokens.
+    """
+    ids: list[int] = tokenizer(method.init_text or DEFAULT_TEXT, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise PlanError(
+            "INVALID_PREFIX_TEXT",
+            "The text that prefixes start from has no tokens.",
+            field="prefix.init_text",
+            remedy="Give a text with words, or leave it out for the suite's own.",
+        )
+    bos = leading_bos(tokenizer)
+    first = [] if bos is None or ids[0] == bos else [bos]
+    return [*first, *islice(cycle(ids), max(0, method.virtual_tokens - len(first)))][: method.virtual_tokens]
+
+
+def apply(model: PreTrainedModel, method: PrefixMethod, start: Sequence[int], sequence_length: int) -> PeftModel:
+    """Put a prefix before the frozen model; it starts as the keys and values of the tokens `start`, or as zeros.
+
+    Raises PlanError: PREFIX_TOO_LONG for the model's positions or attention window, PREFIX_NOT_SUPPORTED for a model
+    whose cache is no keys and values of one shape.
+    """
+    _check_length(model, method.virtual_tokens, sequence_length)
+    settings = PrefixTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=method.virtual_tokens, prefix_projection=False, init_weights="zero"
+    )
+    initial = _flat(_cache(model, start))
+    with quiet_peft():
+        prefixed = get_peft_model(model, settings)
+    weight = _weight(prefixed)
+    if weight.shape != initial.shape:
+        raise _unsupported()
+    if method.init is PrefixInit.TEXT:
+        with torch.no_grad():
+            weight.copy_(initial)
+    return prefixed
+
+
+def _check_length(model: PreTrainedModel, tokens: int, sequence_length: int) -> None:
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if window is not None and tokens >= window:
+        text = f"A prefix of {tokens} tokens does not fit the model's attention window of {window}."
+        raise PlanError("PREFIX_TOO_LONG", text, field="prefix.virtual_tokens", remedy="Use fewer virtual tokens.")
+    # Rotary positions go on beyond the longest sequence; a table of learned positions ends there.
+    learned = getattr(config, "rope_parameters", None) is None
+    positions = getattr(config, "max_position_embeddings", None)
+    if learned and positions is not None and tokens + sequence_length > positions:
+        raise PlanError(
+            "PREFIX_TOO_LONG",
+            f"{tokens} virtual tokens and {sequence_length} tokens of a row are more than the model's {positions} "
+            "positions.",
+            field="prefix.virtual_tokens",
+            remedy=f"Lower sequence_length to {max(1, positions - tokens)}, or use fewer virtual tokens.",
+        )
+
+
+def _unsupported() -> PlanError:
+    return PlanError(
+        "PREFIX_NOT_SUPPORTED",
+        "This model's layers do not all keep keys and values of one shape, which a prefix needs.",
+        field="prefix",
+        remedy="Use lora for this model.",
+    )
+
+
+def _cache(model: PreTrainedModel, start: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """The frozen model's keys and values of a text by layer, each (heads, tokens, head size)."""
+    was_training = model.training
+    model.train(mode=False)
+    with torch.no_grad():
+        untyped: Any = model
+        output = untyped(input_ids=torch.tensor([list(start)], device=model.device), use_cache=True)
+    model.train(was_training)
+    try:
+        return [(layer.keys[0], layer.values[0]) for layer in output.past_key_values.layers]
+    except (AttributeError, TypeError) as error:
+        raise _unsupported() from error
+
+
+def _flat(cache: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The layout of peft: float32 (tokens, layers * 2 * heads * head size)."""
+    parts = [part for pair in cache for part in pair]
+    if len({part.shape for part in parts}) != 1:
+        raise _unsupported()
+    return torch.stack(parts).permute(2, 0, 1, 3).flatten(1).float()
+
+
+def _weight(model: PeftModel) -> Tensor:
+    encoder: Any = model.prompt_encoder[ADAPTER]
+    weight: Tensor = encoder.embedding.weight
+    return weight
+
+
+def states(model: PreTrainedModel | PeftModel) -> Tensor | None:
+    """The prefix of a prefixed model, (layers * 2, heads, tokens, head size), keys before values; None without one."""
+    if not isinstance(model, PeftModel) or not isinstance(model.peft_config.get(ADAPTER), PrefixTuningConfig):
+        return None
+    settings: Any = model.peft_config[ADAPTER]
+    heads = settings.num_attention_heads
+    shape = settings.num_virtual_tokens, settings.num_layers * 2, heads, settings.token_dim // heads
+    return _weight(model).to(model.base_model_torch_dtype).view(shape).permute(1, 2, 0, 3)
+
+
+def before(model: PreTrainedModel, prefix: Tensor, ids: Tensor, mask: Tensor) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model inside, and what it generates from so that the prefix stands before each row of ids (rows, tokens).
+
+    A filled cache, and as many tokens in its place, which are never run. peft 0.21 would lose the cache under
+    transformers 5.24, which calls it by another name: each new token would see the prefix and nothing else.
+    """
+    rows, tokens = ids.shape[0], prefix.shape[2]
+    untyped: Any = model
+    inner: PreTrainedModel = untyped.get_base_model()
+    cache = DynamicCache(config=inner.config)
+    for layer in range(prefix.shape[0] // 2):
+        keys, values = (prefix[2 * layer + i].expand(rows, *prefix.shape[1:]) for i in range(2))
+        cache.update(keys, values, layer)
+    # The mask counts the positions, so that padding on the left does not come between the prefix and its row.
+    return inner, {
+        "input_ids": torch.cat([ids.new_zeros(rows, tokens), ids], dim=1),
+        "attention_mask": torch.cat([mask.new_ones(rows, tokens), mask], dim=1),
+        "cache": cache,
+    }
+
+
+def save(model: PeftModel, folder: Path, base: BaseModel) -> None:
+    """Write the keys and values as peft itself does, naming the base by its hub id."""
+    peft_files.write(model, folder, base)

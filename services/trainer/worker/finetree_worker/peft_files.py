@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Artifacts in peft's format: as peft writes them, but for what they say of their base."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from finetree_worker.plan import BaseModel
+
+CONFIG = "adapter_config.json"
+"""Name of an adapter's configuration, peft's and our own."""
+
+
+def write(model: PeftModel, folder: Path, base: BaseModel, **changes: Any) -> None:
+    """Write adapter_model.safetensors and adapter_config.json, the base named by its hub id, never by a local path.
+
+    `changes` replace values of the configuration.
+    """
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": base.hub_id or None, "revision": base.revision or None, **changes}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
