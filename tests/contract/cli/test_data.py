@@ -108,6 +108,11 @@ def test_a_leak_fails_where_held_out_rows_are_given(suite, file, capsys, thresho
     assert run(capsys, "data", "check", file, "--model", "small", "--fail-on", threshold)[0] == 2
 
 
+def test_a_failed_check_is_one_object_too(suite, file, capsys):
+    code, out, _ = run(capsys, "data", "check", file, "--model", "small", "--fail-on", "truncated", "--json")
+    assert (code, json.loads(out)["verdict"]) == (3, "fail")
+
+
 @pytest.mark.parametrize("threshold", ["unheard-of", "leak=101%", "leak=5", "truncated=%"])
 def test_a_threshold_that_says_nothing_is_refused(suite, file, capsys, threshold):
     code, _, err = run(capsys, "data", "check", file, "--model", "small", "--fail-on", threshold)

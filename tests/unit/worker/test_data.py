@@ -4,6 +4,7 @@
 import copy
 import json
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,12 @@ def test_every_row_learns_to_end_although_padding_and_end_are_one_token(
     assert special.rows_without_one_bos == 0
 
 
+def test_a_row_that_is_cut_does_not_learn_to_end(write_rows: Callable[..., Path], tokenizer: Any) -> None:
+    special = _load(_plan(write_rows([{"text": "t" * 90}, {"text": "t"}]), length=64), tokenizer).report.special
+    assert special is not None
+    assert special.rows_that_learn_to_end == 1
+
+
 def test_a_template_that_doubles_the_beginning_is_counted(
     write_rows: Callable[..., Path], tokenizer: Any, chat_rows: list[Any]
 ) -> None:
@@ -289,6 +296,28 @@ def test_what_a_killed_task_left_is_deleted_once_it_is_silent(
         os.utime(path, (1.0, 1.0))
     _load(_cached(_plan(write_rows(chat_rows)), tmp_path), tokenizer)
     assert (old.exists(), busy.exists()) == (False, True)
+
+
+def test_a_task_that_is_killed_while_it_tokenises_spoils_nothing(
+    write_rows: Callable[..., Path], tokenizer: Any, chat_rows: list[Any], tmp_path: Path
+) -> None:
+    plan = _cached(_plan(write_rows(chat_rows)), tmp_path)
+
+    def die(_: float) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        try:
+            data.load(plan, tokenizer, die)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert [path.suffix for path in (tmp_path / "tokens").iterdir()] == [".tmp"]
+    found = _load(plan, tokenizer)
+    assert (found.report.from_cache, found.report.train_rows) == (False, len(chat_rows))
+    assert _load(plan, tokenizer).report.from_cache
 
 
 def test_two_tasks_that_tokenise_the_same_at_once_both_get_it(

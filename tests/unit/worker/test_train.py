@@ -113,6 +113,16 @@ def test_a_run_lowers_the_loss_and_tells_its_story_in_order(plan: TrainPlan) -> 
     )
 
 
+def test_a_second_run_on_the_same_data_tokenises_nothing_and_ends_in_the_same_weights(
+    plan: TrainPlan, tmp_path: Path
+) -> None:
+    first = replace(tuned(plan, epochs=1.0), token_cache=tmp_path / "tokens", token_cache_bytes=1 << 20)
+    second = replace(first, artifact=tmp_path / "b", work=tmp_path / "w")
+    found = [run(chosen)[1].of(events.DatasetReport)[0].from_cache for chosen in (first, second)]
+    assert found == [False, True]
+    assert_close(weights(first.artifact), weights(second.artifact), 0.0)
+
+
 @pytest.mark.parametrize("length", [{"epochs": 2.5}, {"epochs": None, "max_steps": 7}], ids=["epochs", "steps"])
 def test_the_tokens_that_remain_are_known_from_the_first_step_on(
     plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, length: dict[str, Any]

@@ -37,6 +37,8 @@ def task(tmp_path):
         base_hub_id="hub/base",
         base_hub_revision="main",
         plan_digest="sha256:1",
+        token_cache_dir="/cache",
+        token_cache_bytes=99,
     )
 
 
@@ -56,6 +58,7 @@ def test_what_is_stated_is_taken_zeros_included(task, tmp_path):
     assert made.checkpoints_dir == tmp_path / "checkpoints"
     assert made.artifact == tmp_path / "artifacts" / "adapter"
     assert made.work == tmp_path / "work"
+    assert (made.token_cache, made.token_cache_bytes) == (Path("/cache"), 99)
 
 
 def test_what_is_left_out_has_the_cores_default(task):

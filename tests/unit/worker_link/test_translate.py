@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the core's events to the contract's."""
 
+from dataclasses import replace
+
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
 from finetree_worker import events
@@ -157,6 +159,16 @@ def test_a_report_lists_at_most_100_rows(translator):
     report = events.DatasetReport("chat", 199, 9, 0, 0, 0, 190, tuple(range(1, 191)), 30, 9, 12, 64, ((32, 9),))
     group = one(translator, report).dataset_report.without_target
     assert (group.count, len(group.rows)) == (190, 100)
+
+
+def test_an_event_says_that_nothing_was_tokenised(translator):
+    fresh = events.DatasetReport("chat", 9, 9, 0, 0, 0, 0, (), 90, 30, 12, 64, ((32, 9),))
+    kept = one(translator, replace(fresh, from_cache=True))
+    assert (one(translator, fresh).dataset_report.tokens_from_cache, kept.dataset_report.tokens_from_cache) == (
+        False,
+        True,
+    )
+    assert kept.message.endswith("kept from an earlier task")
 
 
 def test_an_attempt_says_where_and_why_it_starts(translator):

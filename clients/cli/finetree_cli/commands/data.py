@@ -92,7 +92,7 @@ def check(
     else:
         dataset.show(settings.out, reports, found)
         settings.out.say(f"`finetree data preview --job {job.name.rpartition('/')[2]}` shows the rows")
-    _refuse(found)
+    _refuse(found, told=settings.out.json)
 
 
 def _name(
@@ -126,11 +126,12 @@ def _reports(settings: Settings, job: "Job") -> "list[event_pb2.DatasetReport]":
     return reports
 
 
-def _refuse(found: "list[Found]") -> None:
+def _refuse(found: "list[Found]", *, told: bool) -> None:
     failed = [one for one in found if one.failed]
     if failed:
         text = "; ".join(f"{one.name}: {one.count} of {one.rows} rows" for one in failed)
-        raise GateFailed(text, reason="FINDINGS", remedy="mend the rows, or allow a share: --fail-on NAME=5%")
+        remedy = "mend the rows, or allow a share: --fail-on NAME=5%"
+        raise GateFailed(text, reason="FINDINGS", remedy=remedy, told=told)
 
 
 @data.command(

@@ -83,7 +83,7 @@ class SpecialTokens:
     """What begins and ends rows; a token that the tokenizer does not have, or that the model does not want, is empty.
 
     `rows_without_one_bos` do not begin with exactly one BOS token; `rows_that_learn_to_end` have an ending token as
-    the last one that they learn.
+    the last one that they learn, and are not cut.
     """
 
     bos: str

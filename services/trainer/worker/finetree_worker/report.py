@@ -96,11 +96,12 @@ def histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 def _special(split: Split, tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
     marks = split.column("marks")
+    learn_to_end = (marks & LEARNS_TO_END != 0) & (split.column("lengths") <= split.limit)
     return SpecialTokens(
         bos=str(tokenizer.bos_token) if leading_bos(tokenizer) is not None else "",
         eos=str(tokenizer.eos_token),
         pad=str(tokenizer.pad_token or ""),
         pad_is_eos=tokenizer.pad_token_id == tokenizer.eos_token_id,
         rows_without_one_bos=int((marks & ODD_BEGINNING != 0).sum()),
-        rows_that_learn_to_end=int((marks & LEARNS_TO_END != 0).sum()),
+        rows_that_learn_to_end=int(learn_to_end.sum()),
     )

@@ -615,7 +615,7 @@ class SpecialTokens(_message.Message):
     eos_token: _builtins.str
     """Token that ends a sequence."""
     rows_that_learn_to_end: _builtins.int
-    """Rows whose last learned token is one that ends a turn or a sequence."""
+    """Rows that are not cut and whose last learned token is one that ends a turn or a sequence."""
     pad_token: _builtins.str
     """Token that fills up a batch; empty when the tokenizer names none."""
     pad_is_eos: _builtins.bool
