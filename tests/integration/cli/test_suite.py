@@ -100,6 +100,6 @@ def test_a_service_that_cannot_start_says_why_and_the_others_stop(tmp_path):
 
 def test_a_data_folder_belongs_to_one_suite(suite):
     second = Suite(suite.data_dir, extra={"trainer": ("--no-prewarm",)})
-    with pytest.raises(NotAvailable, match=r"the trainer did not start: [A-Z_]+: ") as caught:
+    with pytest.raises(NotAvailable, match=r"the estimator did not start: STATE_DIR_IN_USE: ") as caught:
         second.start()
     assert "exit code" not in caught.value.message

@@ -79,7 +79,7 @@ def rig(tmp_path_factory) -> Iterator[Rig]:
     running.close()
 
 
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """The first true answer; the trainer reports in the background."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
