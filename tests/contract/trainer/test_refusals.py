@@ -58,7 +58,6 @@ CASES = {
     "absolute model path": (model(path="/etc"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
     "model path by a link": (model(path="link"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
     "missing model path": (model(path="nothing"), "NOT_FOUND", "MODEL_NOT_FOUND"),
-    "adapter": (spec(adapter=run_spec_pb2.AdapterLayers()), "INVALID_ARGUMENT", "METHOD_NOT_SUPPORTED"),
     "prefix with checkpointing": (
         spec(
             prefix=run_spec_pb2.PrefixTuning(),

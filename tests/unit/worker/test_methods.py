@@ -11,18 +11,21 @@ import pytest
 import torch
 from finetree_worker import evaluate, events, loading, methods, models
 from finetree_worker.attention import by_document
-from finetree_worker.errors import Cancelled, PlanError
+from finetree_worker.errors import Cancelled, ModelError, PlanError
 from finetree_worker.events import Signal
 from finetree_worker.formats import Message, Row
 from finetree_worker.loss import hidden_states
+from finetree_worker.methods import adapter
 from finetree_worker.packing import Example, collate
 from finetree_worker.plan import (
+    AdapterMethod,
     BaseModel,
     FullMethod,
     LoraMethod,
     Method,
     Optimization,
     OptimizerName,
+    Placement,
     Precision,
     PrefixInit,
     PrefixMethod,
@@ -30,6 +33,7 @@ from finetree_worker.plan import (
     Quantization,
     TrainPlan,
 )
+from finetree_worker.prepare import base_facts
 from finetree_worker.train import adapt, load, train
 from safetensors.torch import load_file
 from torch import nn
@@ -54,6 +58,9 @@ METHODS: dict[str, Method] = {
     "int8": QloraMethod(LORA, Quantization.INT8),
     "prefix": PrefixMethod(6),
     "prefix-zero": PrefixMethod(6, PrefixInit.ZERO),
+    "pfeiffer": AdapterMethod(8),
+    "houlsby": AdapterMethod(8, Placement.HOULSBY),
+    "parallel": AdapterMethod(8, Placement.PARALLEL),
     "qdora": QloraMethod(replace(LORA, weight_decomposed=True)),
 }
 """Every method and the settings of its own that change what is computed."""
@@ -137,7 +144,7 @@ def test_a_run_paused_twice_ends_in_the_same_weights_bit_by_bit(
 
 
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "unpacked"])
-@pytest.mark.parametrize("kind", ["full", "dora", "nf4", "prefix"])
+@pytest.mark.parametrize("kind", ["full", "dora", "nf4", "prefix", "houlsby"])
 def test_splitting_a_batch_changes_nothing_but_rounding(
     plan: TrainPlan, kind: str, tmp_path: Path, packing: bool
 ) -> None:
@@ -226,11 +233,57 @@ def test_answers_behind_a_prefix_are_those_of_the_model_that_was_trained(plan: T
         assert answer == tokenizer.decode(made, skip_special_tokens=True).strip()
 
 
-@pytest.mark.parametrize("kind", ["lora", "nf4", "prefix"])
-def test_an_artifact_is_found_to_load_into_peft(plan: TrainPlan, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "server"), [("lora", "peft"), ("nf4", "peft"), ("prefix", "peft"), ("houlsby", "finetree")]
+)
+def test_an_artifact_is_found_to_load(plan: TrainPlan, kind: str, server: str) -> None:
     run(replace(plan, method=METHODS[kind]))
     (verdict,) = loading.check(plan.artifact, plan.base.folder)
-    assert (verdict.server, verdict.loads, verdict.reason) == ("peft", True, "")
+    assert (verdict.server, verdict.loads, verdict.reason) == (server, True, "")
+
+
+@pytest.mark.parametrize("kind", ["pfeiffer", "houlsby", "parallel"])
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
+def test_an_adapter_goes_on_its_base_quantised_or_not(plan: TrainPlan, kind: str, quantised: bool) -> None:
+    chosen = replace(plan, method=METHODS[kind])
+    base_plan = replace(plan, method=METHODS["nf4"]) if quantised else plan
+    base = load(base_plan, CPU)
+    ids = torch.arange(60)[None] % 256
+    with torch.no_grad():
+        before = base.eval()(input_ids=ids).logits
+        adapted = adapter.apply(base, chosen.method, seed=5)
+        assert torch.equal(adapted(input_ids=ids).logits, before), "a new adapter changes nothing"
+        for number, tensor in enumerate(adapter.tensors(adapted).values()):
+            tensor.add_(0.05 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(number)))
+        ours = adapted(input_ids=ids).logits
+    plan.artifact.mkdir()
+    adapter.save(adapted, plan.artifact, chosen.method, base_facts(plan.base))
+    assert str(plan.base.folder) not in (plan.artifact / "adapter_config.json").read_text()
+    with torch.no_grad():
+        again = adapter.load(load(base_plan, CPU), plan.artifact).eval()(input_ids=ids).logits
+    torch.testing.assert_close(again, ours, atol=1e-6, rtol=0)
+    assert (ours - before).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("kind", "places"), [("pfeiffer", 1), ("houlsby", 2), ("parallel", 1)])
+def test_an_adapter_has_2hm_m_and_h_numbers_a_place(plan: TrainPlan, kind: str, places: int) -> None:
+    _, subject = adapt(replace(plan, method=METHODS[kind]), load(plan, CPU), CPU)
+    assert sum(p.numel() for p in subject.trainable.values()) == 2 * places * (2 * 32 * 8 + 8 + 32)
+
+
+def test_an_adapter_for_another_base_is_refused(plan: TrainPlan, tiny: Callable[..., Any], tmp_path: Path) -> None:
+    run(replace(plan, method=METHODS["houlsby"]))
+    with pytest.raises(ModelError, match="vocab_size") as refused:
+        adapter.load(tiny("llama", vocab_size=300), plan.artifact)
+    assert refused.value.reason == "WRONG_BASE"
+    tiny("llama", intermediate_size=64).save_pretrained(tmp_path / "other")
+    with pytest.raises(ModelError, match="fingerprint") as refused:
+        adapter.load(models.load_model(tmp_path / "other", torch.float32, CPU), plan.artifact)
+    assert refused.value.reason == "WRONG_BASE"
+    (plan.artifact / "adapter.safetensors").write_bytes(b"{}")
+    with pytest.raises(ModelError) as refused:
+        adapter.load(load(plan, CPU), plan.artifact)
+    assert refused.value.reason == "ADAPTER_UNREADABLE"
 
 
 def test_a_prefix_longer_than_the_attention_window_is_refused(plan: TrainPlan, tiny: Callable[..., Any]) -> None:

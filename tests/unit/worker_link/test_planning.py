@@ -178,12 +178,14 @@ def test_a_prefix_with_checkpointing_is_refused_as_everywhere(task):
     assert (refused.value.reason, refused.value.field) == ("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing")
 
 
-@pytest.mark.parametrize("method", ["adapter"])
-def test_other_methods_are_refused(task, method):
-    getattr(task.spec, method).SetInParent()
-    with pytest.raises(PlanError, match=method) as refused:
-        train_plan(task)
-    assert refused.value.reason == "UNSUPPORTED_METHOD"
+def test_adapter_layers_are_as_the_spec_says(task, tmp_path):
+    task.spec.adapter.SetInParent()
+    made = train_plan(task)
+    assert made.method == plan.AdapterMethod(64, plan.Placement.PFEIFFER)
+    assert made.artifact == tmp_path / "artifacts" / "adapter"
+    task.spec.adapter.bottleneck_size = 8
+    task.spec.adapter.placement = rs.ADAPTER_PLACEMENT_HOULSBY
+    assert train_plan(task).method == plan.AdapterMethod(8, plan.Placement.HOULSBY)
 
 
 def test_full_makes_a_model(task, tmp_path):

@@ -8,7 +8,7 @@ from finetree_runtime.errors import InvalidArgument, invalid_field
 KINDS = (job_pb2.JOB_KIND_TRAIN, job_pb2.JOB_KIND_PREPARE)
 """Kinds of job."""
 
-METHODS = ("full", "lora", "qlora", "prefix")
+METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 """Methods of training."""
 
 QUANTIZATIONS = (

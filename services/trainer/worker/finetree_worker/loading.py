@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether plain `peft` and `transformers` take an artifact: tried on the model's shape, without its weights."""
+"""Whether peft, transformers or our own loader take an artifact: tried on the shape of the model, not its weights."""
 
 import json
 import warnings
@@ -11,6 +11,9 @@ from finetree_api.trainer.v1 import job_pb2
 
 def check(folder: Path, base: Path) -> list[job_pb2.Compatibility]:
     """Load every tensor's name and shape into the architecture that the artifact's configuration describes."""
+    if (folder / "adapter.safetensors").is_file():
+        problem = _bottleneck_problem(folder, base)
+        return [job_pb2.Compatibility(server="finetree", loads=not problem, reason=problem)]
     adapter = (folder / "adapter_config.json").is_file()
     problem = _adapter_problem(folder, base) if adapter else _model_problem(folder)
     return [job_pb2.Compatibility(server="peft" if adapter else "transformers", loads=not problem, reason=problem)]
@@ -26,6 +29,21 @@ def _adapter_problem(folder: Path, base: Path) -> str:
         adapted = get_peft_model(_architecture(base), PeftConfig.from_pretrained(str(folder)))
     expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted).items()}
     return _difference(expected, _shapes(folder / "adapter_model.safetensors"))
+
+
+def _bottleneck_problem(folder: Path, base: Path) -> str:
+    import torch
+
+    from finetree_worker.errors import TaskError
+    from finetree_worker.methods import adapter
+
+    with torch.device("meta"):
+        model = _architecture(base)
+    try:
+        expected = adapter.expected(model, folder)
+    except TaskError as error:
+        return error.message
+    return _difference(expected, _shapes(folder / adapter.WEIGHTS))
 
 
 def _model_problem(folder: Path) -> str:

@@ -93,6 +93,11 @@ def load_model(
     for module in loaded.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # The first evaluation on a CPU with bfloat16 instructions would pack 4-bit weights anew, for a kernel that
+            # has no backward pass and rounds float32 inputs.
+            quantised: Any = module
+            quantised.support_avx512bf16_for_cpu = False
     loaded.config.use_cache = False
     return loaded
 

@@ -139,7 +139,7 @@ class AdapterMethod:
     kind: Literal["adapter"] = "adapter"
 
 
-Method = FullMethod | LoraMethod | QloraMethod | PrefixMethod
+Method = FullMethod | LoraMethod | QloraMethod | PrefixMethod | AdapterMethod
 
 
 @dataclass(frozen=True, slots=True)

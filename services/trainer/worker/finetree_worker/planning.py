@@ -10,7 +10,7 @@ from finetree_api.types.v1 import run_spec_pb2
 from finetree_worker import plan
 from finetree_worker.errors import PlanError
 
-ARTIFACT_FOLDERS = {"lora": "adapter", "qlora": "adapter", "prefix": "adapter", "full": "model"}
+ARTIFACT_FOLDERS = {"lora": "adapter", "qlora": "adapter", "prefix": "adapter", "adapter": "adapter", "full": "model"}
 """Id of the artifact that each method makes."""
 PREVIEW_FOLDER = "preview"
 """Id of the artifact that a report leaves: the rows that a preview shows."""
@@ -29,6 +29,12 @@ _QUANTIZATIONS = {
     run_spec_pb2.QUANTIZATION_NF4: plan.Quantization.NF4,
     run_spec_pb2.QUANTIZATION_FP4: plan.Quantization.FP4,
     run_spec_pb2.QUANTIZATION_INT8: plan.Quantization.INT8,
+}
+_PLACEMENTS = {
+    run_spec_pb2.ADAPTER_PLACEMENT_UNSPECIFIED: plan.Placement.PFEIFFER,
+    run_spec_pb2.ADAPTER_PLACEMENT_PFEIFFER: plan.Placement.PFEIFFER,
+    run_spec_pb2.ADAPTER_PLACEMENT_HOULSBY: plan.Placement.HOULSBY,
+    run_spec_pb2.ADAPTER_PLACEMENT_PARALLEL: plan.Placement.PARALLEL,
 }
 _SCHEDULES = {
     run_spec_pb2.SCHEDULE_UNSPECIFIED: plan.Schedule.COSINE,
@@ -167,6 +173,8 @@ def _method(spec: run_spec_pb2.RunSpec) -> plan.Method:
             return _qlora(spec.qlora)
         case "prefix":
             return _prefix(spec)
+        case "adapter":
+            return _adapter(spec.adapter)
         case None:
             raise _unresolved("method")
         case other:
@@ -200,6 +208,11 @@ def _prefix(spec: run_spec_pb2.RunSpec) -> plan.PrefixMethod:
         init=_choice(spec.prefix, "init", _PREFIX_INITS, "prefix."),
         init_text=spec.prefix.init_text,
     )
+
+
+def _adapter(adapter: run_spec_pb2.AdapterLayers) -> plan.AdapterMethod:
+    size = adapter.bottleneck_size or plan.AdapterMethod().bottleneck_size
+    return plan.AdapterMethod(size, _choice(adapter, "placement", _PLACEMENTS, "adapter."))
 
 
 def _lora(lora: run_spec_pb2.Lora, path: str) -> plan.LoraMethod:

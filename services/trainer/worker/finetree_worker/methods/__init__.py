@@ -11,11 +11,20 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetree_worker.methods import full, lora, prefix, qlora
+from finetree_worker.methods import adapter, full, lora, prefix, qlora
 from finetree_worker.models import load_tokenizer
-from finetree_worker.plan import BaseModel, FullMethod, LoraMethod, Method, PrefixMethod, QloraMethod, TrainPlan
+from finetree_worker.plan import (
+    AdapterMethod,
+    BaseModel,
+    FullMethod,
+    LoraMethod,
+    Method,
+    PrefixMethod,
+    QloraMethod,
+    TrainPlan,
+)
 
-PEFT_TYPES = {"full": "", "lora": "LORA", "qlora": "LORA", "prefix": "PREFIX_TUNING"}
+PEFT_TYPES = {"full": "", "lora": "LORA", "qlora": "LORA", "prefix": "PREFIX_TUNING", "adapter": ""}
 """What peft calls the artifact of each method; empty where it is none of peft's."""
 
 
@@ -26,6 +35,8 @@ def apply(model: PreTrainedModel, plan: TrainPlan) -> tuple[PeftModel | PreTrain
     """
     if isinstance(plan.method, FullMethod):
         return full.apply(model, plan.method), model
+    if isinstance(plan.method, AdapterMethod):
+        return adapter.apply(model, plan.method, plan.optimization.seed), model
     if isinstance(plan.method, PrefixMethod):
         start = prefix.init_tokens(plan.method, load_tokenizer(plan.base.folder))
         prefixed = prefix.apply(model, plan.method, start, plan.optimization.sequence_length)
@@ -56,3 +67,5 @@ def save(
             qlora.save(model, folder, method, base)
         case PrefixMethod():
             prefix.save(model, folder, base)
+        case AdapterMethod():
+            adapter.save(model, folder, method, base)

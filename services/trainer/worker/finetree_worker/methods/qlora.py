@@ -35,20 +35,7 @@ def quantization(method: QloraMethod, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 def apply(model: PreTrainedModel, method: QloraMethod, seed: int) -> PeftModel:
     """Add adapters to the quantised linear layers of a model that was loaded with `quantization`."""
-    keep_layout(model)
     return lora.apply(model, method.lora, seed, field="qlora.lora")
-
-
-def keep_layout(model: PreTrainedModel) -> None:
-    """Hold 4-bit weights in the layout that has a backward pass.
-
-    The first evaluation on a CPU with bfloat16 instructions would otherwise pack them anew, for a kernel that only
-    infers and rounds float32 inputs to bfloat16.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            untyped: Any = module
-            untyped.support_avx512bf16_for_cpu = False
 
 
 def save(model: PeftModel, folder: Path, method: QloraMethod, base: BaseModel) -> None:

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bottleneck adapter layers: down-projection, ReLU, up-projection, both with biases, added to what they follow.
+
+After attention and after the MLP (Houlsby et al. 2019, arXiv:1902.00751), after the MLP alone (Pfeiffer et al. 2021,
+arXiv:2005.00247), or beside the MLP (He et al. 2022, arXiv:2110.04366, with their scale of 4). They hang on the outputs
+of whole blocks, so any decoder takes them, one with quantised weights too. The up-projection starts at zero: a new
+adapter changes nothing. `load` puts a saved one on a model; docs/adapter-format.md describes the files.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import linear, relu
+from transformers import PreTrainedModel
+
+from finetree_worker.errors import ModelError, PlanError
+from finetree_worker.peft_files import CONFIG
+from finetree_worker.plan import AdapterMethod, BaseModel, Placement
+from finetree_worker.prepare import fingerprint
+
+WEIGHTS = "adapter.safetensors"
+"""Name of the weights' file."""
+FORMAT = "finetree-bottleneck-1"
+"""Name and version of the format."""
+PARALLEL_SCALE = 4.0
+"""Scale of an adapter beside the MLP (He et al. 2022, section 4)."""
+_ATTENTION = ("self_attn", "attn", "attention")
+_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn")
+_PLACES: dict[Placement, dict[str, tuple[str, ...]]] = {
+    Placement.PFEIFFER: {"mlp": _MLP},
+    Placement.HOULSBY: {"attention": _ATTENTION, "mlp": _MLP},
+    Placement.PARALLEL: {"mlp": _MLP},
+}
+
+
+class Bottleneck(nn.Module):
+    """up(relu(down(x))) * scale, in the type of x; its own weights are float32."""
+
+    def __init__(self, features: int, size: int, scale: float, device: torch.device) -> None:
+        super().__init__()
+        self.down = nn.Linear(features, size, device=device, dtype=torch.float32)
+        self.up = nn.Linear(size, features, device=device, dtype=torch.float32)
+        self.scale = scale
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is added to x's block, (..., features) as x."""
+        down, up = self.down, self.up
+        inner = relu(linear(x, down.weight.to(x.dtype), down.bias.to(x.dtype)))
+        return linear(inner, up.weight.to(x.dtype), up.bias.to(x.dtype)) * self.scale
+
+
+def apply(model: PreTrainedModel, method: AdapterMethod, seed: int) -> PreTrainedModel:
+    """Freeze the model and add adapters, down-projections random from the seed.
+
+    Raises PlanError ADAPTER_NOT_SUPPORTED for a model whose layers have no attention or MLP block to be found.
+    """
+    model.requires_grad_(requires_grad=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _attach(model, method)
+    return model
+
+
+def _attach(model: PreTrainedModel, method: AdapterMethod) -> None:
+    features = int(model.config.get_text_config().hidden_size)
+    parallel = method.placement is Placement.PARALLEL
+    scale = PARALLEL_SCALE if parallel else 1.0
+    for layer in _layers(model):
+        for place, names in _PLACES[method.placement].items():
+            block = _child(layer, names)
+            if block is None:
+                raise _unsupported()
+            # Made on the CPU: the same numbers whatever the device.
+            made = Bottleneck(features, method.bottleneck_size, scale, torch.device("cpu"))
+            adapter = made.to(next(layer.parameters()).device)
+            layer.add_module(f"bottleneck_{place}", adapter)
+            block.register_forward_hook(_beside(adapter) if parallel else _after(adapter), with_kwargs=True)
+
+
+def _unsupported() -> PlanError:
+    return PlanError(
+        "ADAPTER_NOT_SUPPORTED",
+        "This model's layers have no attention and MLP blocks that adapters could follow.",
+        field="adapter",
+        remedy="Use lora for this model.",
+    )
+
+
+def _layers(model: PreTrainedModel) -> nn.ModuleList:
+    count = int(model.config.get_text_config().num_hidden_layers)
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count and _child(module[0], _MLP) is not None:
+            return module
+    raise _unsupported()
+
+
+def _child(layer: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    return next((child for name in names if isinstance(child := getattr(layer, name, None), nn.Module)), None)
+
+
+def _after(adapter: Bottleneck) -> Any:
+    def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:  # noqa: ARG001 - torch's signature
+        # Attention gives its weights too.
+        first = output[0] if isinstance(output, tuple) else output
+        changed = first + adapter(first)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    return hook
+
+
+def _beside(adapter: Bottleneck) -> Any:
+    def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        added = adapter(args[0] if args else kwargs["hidden_states"])
+        return (output[0] + added, *output[1:]) if isinstance(output, tuple) else output + added
+
+    return hook
+
+
+def _adapters(model: PreTrainedModel) -> Iterator[tuple[str, Bottleneck]]:
+    """Adapters by the name that the format gives them: "layers.0.mlp"."""
+    for index, layer in enumerate(_layers(model)):
+        for name, module in layer.named_children():
+            if isinstance(module, Bottleneck):
+                yield f"layers.{index}.{name.removeprefix('bottleneck_')}", module
+
+
+def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The adapters' weights under the format's names."""
+    return {
+        f"{place}.{name}": tensor
+        for place, adapter in _adapters(model)
+        for name, tensor in adapter.state_dict().items()
+    }
+
+
+def save(model: PreTrainedModel, folder: Path, method: AdapterMethod, base: BaseModel) -> None:
+    """Write adapter.safetensors and adapter_config.json."""
+    held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors(model).items()}
+    save_file(held, folder / WEIGHTS, metadata={"format": "pt"})
+    config = {
+        "format": FORMAT,
+        "placement": method.placement.value,
+        "bottleneck_size": method.bottleneck_size,
+        "activation": "relu",
+        "scale": PARALLEL_SCALE if method.placement is Placement.PARALLEL else 1.0,
+        "base": {"hub_id": base.hub_id, "revision": base.revision, "fingerprint": base.fingerprint, **_shape(model)},
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _shape(model: PreTrainedModel) -> dict[str, Any]:
+    config = model.config.get_text_config()
+    names = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")
+    return {name: getattr(config, name) for name in names}
+
+
+def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Put the adapter in `folder` on its base model, which is changed in place and returned, frozen but the adapter.
+
+    Raises ModelError: ADAPTER_UNREADABLE for what is no whole adapter of this format, WRONG_BASE for a model of another
+    shape or vocabulary, or, where the model was loaded from a folder, of another fingerprint.
+    """
+    method = _checked(model, folder)
+    try:
+        stored = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable("its weights cannot be read") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    if shapes != _shapes(model, method):
+        raise _unreadable("its weights are not those that its configuration describes")
+    apply(model, method, seed=0)
+    own = tensors(model)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(stored[name])
+    return model
+
+
+def expected(model: PreTrainedModel, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes that the adapter in `folder` must have to go on the model. Raises as `load` does."""
+    return _shapes(model, _checked(model, folder))
+
+
+def _checked(model: PreTrainedModel, folder: Path) -> AdapterMethod:
+    config = _config(folder)
+    _check_base(model, config["base"])
+    return AdapterMethod(int(config["bottleneck_size"]), Placement(config["placement"]))
+
+
+def _shapes(model: PreTrainedModel, method: AdapterMethod) -> dict[str, tuple[int, ...]]:
+    wide, narrow = int(model.config.get_text_config().hidden_size), method.bottleneck_size
+    each = {
+        "down.weight": (narrow, wide),
+        "down.bias": (narrow,),
+        "up.weight": (wide, narrow),
+        "up.bias": (wide,),
+    }
+    return {
+        f"layers.{layer}.{place}.{name}": shape
+        for layer in range(len(_layers(model)))
+        for place in _PLACES[method.placement]
+        for name, shape in each.items()
+    }
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        known = config["format"] == FORMAT and config["activation"] == "relu"
+        _ = (int(config["bottleneck_size"]), Placement(config["placement"]), dict(config["base"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(f"its {CONFIG} is missing or incomplete") from error
+    if not known:
+        raise _unreadable(f"its {CONFIG} is of another format than {FORMAT}")
+    read: dict[str, Any] = config
+    return read
+
+
+def _unreadable(why: str) -> ModelError:
+    text = f"This is no adapter that can be loaded: {why}."
+    return ModelError("ADAPTER_UNREADABLE", text, field="adapter", remedy="Fetch the artifact again, whole.")
+
+
+def _check_base(model: PreTrainedModel, base: dict[str, Any]) -> None:
+    name = base.get("hub_id") or "another model"
+    for key, found in _shape(model).items():
+        if base.get(key) != found:
+            text = f"The adapter was trained on {name} with {key} {base.get(key)}; this model has {found}."
+            raise ModelError("WRONG_BASE", text, field="adapter", remedy="Load the base that it was trained on.")
+    folder = Path(str(model.config._name_or_path))  # noqa: SLF001 - where transformers keeps what it loaded
+    known = base.get("fingerprint")
+    if known and (folder / "config.json").is_file() and fingerprint(folder) != known:
+        text = f"The adapter was trained on {name}, whose fingerprint is another than this model's."
+        raise ModelError("WRONG_BASE", text, field="adapter", remedy="Load the base that it was trained on.")
