@@ -206,3 +206,17 @@ def test_the_hub_is_the_setting_or_the_environments_or_the_public_one():
     assert endpoint("https://own.example", "https://mirror.example") == "https://own.example"
     with pytest.raises(SettingsError, match="hub_endpoint"):
         endpoint("ftp://own.example")
+
+
+@pytest.mark.parametrize(
+    ("environment", "proxy"),
+    [
+        ({}, ""),
+        ({"HTTPS_PROXY": "http://proxy:1", "HTTP_PROXY": "http://other:2"}, "http://proxy:1"),
+        ({"all_proxy": "http://proxy:1"}, "http://proxy:1"),
+        ({"https_proxy": "http://proxy:1", "no_proxy": "localhost, .huggingface.co"}, ""),
+        ({"https_proxy": "http://proxy:1", "no_proxy": "face.co"}, "http://proxy:1"),
+    ],
+)
+def test_the_proxy_is_the_environments_for_the_hubs_scheme_and_host(environment, proxy):
+    assert hub.access(Settings(), environment).proxy == proxy

@@ -3,6 +3,7 @@
 """Models of a hub, fetched by the real `huggingface_hub` from a hub on loopback."""
 
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -229,3 +230,10 @@ def test_a_model_for_which_the_disk_is_too_small_is_refused_with_numbers_before_
     assert all(text in error.message for text in ("140.00 GB", "10.00 GB", "1.00 GB"))
     assert left(pull.home) == []
     assert not [request for request in pull.hub.requests if "/resolve/" in request.path]
+
+
+def test_a_proxy_on_the_way_to_the_hub_is_used_and_forgotten(pull, monkeypatch):
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    # Nobody answers under that name: only what the proxy hands out can arrive.
+    assert pull(endpoint="http://hub.invalid", proxy=pull.hub.url).revision == COMMIT
+    assert "HTTP_PROXY" not in os.environ

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from finetree_api.trainer.v1 import worker_pb2
 from finetree_runtime.errors import invalid_field
@@ -36,7 +37,19 @@ def access(settings: Settings, environment: Mapping[str, str]) -> worker_pb2.Hub
         token=settings.hub_token.reveal(),
         offline=settings.hub_offline,
         reserve_bytes=settings.disk_reserve_bytes,
+        proxy=_proxy(endpoint, environment),
     )
+
+
+def _proxy(endpoint: str, environment: Mapping[str, str]) -> str:
+    """The proxy that the environment names for the endpoint, in the way of curl; empty for none."""
+    address = urlsplit(endpoint)
+    given = {name.lower(): value for name, value in environment.items() if name.lower().endswith("_proxy")}
+    direct = [part.strip().lstrip(".") for part in given.get("no_proxy", "").split(",") if part.strip()]
+    host = address.hostname or ""
+    if any(part in ("*", host) or host.endswith(f".{part}") for part in direct):
+        return ""
+    return given.get(f"{address.scheme}_proxy") or given.get("all_proxy", "")
 
 
 def check(model_id: str, revision: str, field_path: str) -> None:

@@ -5,13 +5,14 @@
 random name and removes it), so files are streamed with its `http_get` onto a file of ours, from where that ends.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub import HfApi, close_session, constants, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -36,12 +37,13 @@ _FIELD = "model.hub"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where models are downloaded from, and with what right; `reserve` bytes stay free on the disk."""
+    """Where models are downloaded from, with what right and by what way; `reserve` bytes stay free on the disk."""
 
     endpoint: str
     token: str = field(default="", repr=False)
     offline: bool = False
     reserve: int = 0
+    proxy: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +191,15 @@ def _unreachable(why: str) -> HubError:
 
 
 @contextmanager
-def online() -> Iterator[None]:
+def online(proxy: str = "") -> Iterator[None]:
     """Let `huggingface_hub` use the network within the block: a worker's libraries are offline otherwise.
 
     Plain HTTP only: the other way of its downloads (Xet) cannot go on with a file that was cut.
     """
+    names = ("HTTP_PROXY", "HTTPS_PROXY") if proxy else ()
+    proxies = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, proxy))
+    close_session()  # its client reads the environment once
     wanted = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "DOWNLOAD_CHUNK_SIZE": CHUNK_BYTES}
     before = {name: getattr(constants, name) for name in wanted}
     try:
@@ -203,6 +209,11 @@ def online() -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(constants, name, value)
+        for name, old in proxies.items():
+            os.environ.pop(name)
+            if old is not None:
+                os.environ[name] = old
+        close_session()
 
 
 def _bar(on_bytes: Callable[[int], None]) -> Any:

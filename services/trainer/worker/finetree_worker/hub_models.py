@@ -69,7 +69,7 @@ def prepare_hub_model(origin: str, home: Path, access: Access, reporter: Reporte
     reporter.emit(PhaseProgress(Phase.DOWNLOAD_MODEL, 0.0, f"Looking for {wanted.id}"))
     with storage_errors():
         home.mkdir(parents=True, exist_ok=True)
-    with _alone(home, steering), online():
+    with _alone(home, steering), online(access.proxy):
         if (commit := _here(wanted, home, access)) is None:
             commit = _download(wanted, home, access, reporter, steering)
     reporter.emit(PhaseProgress(Phase.DOWNLOAD_MODEL, 1.0, "The model is ready"))

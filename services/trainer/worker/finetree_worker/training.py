@@ -74,7 +74,9 @@ def prepare_base(task: worker_pb2.Task, reporter: TaskReporter, control: events.
     if not task.model_origin.startswith(hub_models.ORIGIN):
         return prepare_model(task.model_origin, folder, reporter, control)
     given = task.hub
-    access = hub.Access(given.endpoint, given.token, offline=given.offline, reserve=given.reserve_bytes)
+    access = hub.Access(
+        given.endpoint, given.token, offline=given.offline, reserve=given.reserve_bytes, proxy=given.proxy
+    )
     return hub_models.prepare_hub_model(task.model_origin, folder, access, reporter, control)
 
 

@@ -525,6 +525,7 @@ class HubAccess(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     OFFLINE_FIELD_NUMBER: _builtins.int
     RESERVE_BYTES_FIELD_NUMBER: _builtins.int
+    PROXY_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Address, for example "https://huggingface.co"."""
     token: _builtins.str
@@ -533,6 +534,8 @@ class HubAccess(_message.Message):
     """Nothing may be downloaded; what is there already can be used."""
     reserve_bytes: _builtins.int
     """Bytes that stay free on the disk."""
+    proxy: _builtins.str
+    """Proxy on the way to the hub; empty for none. It may hold a password, so it is in no log and no event either."""
     def __init__(
         self,
         *,
@@ -540,10 +543,11 @@ class HubAccess(_message.Message):
         token: _builtins.str = ...,
         offline: _builtins.bool = ...,
         reserve_bytes: _builtins.int = ...,
+        proxy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "offline", b"offline", "reserve_bytes", b"reserve_bytes", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "offline", b"offline", "proxy", b"proxy", "reserve_bytes", b"reserve_bytes", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
