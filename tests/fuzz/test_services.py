@@ -68,7 +68,7 @@ METHODS = [
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory) -> Iterator[Suite]:
-    with Suite(tmp_path_factory.mktemp("fuzz"), extra={"trainer": ("--no-prewarm",)}) as running:
+    with Suite(tmp_path_factory.mktemp("fuzz"), extra={"trainer": ("--no-prewarm", "--hub-offline")}) as running:
         yield running
 
 

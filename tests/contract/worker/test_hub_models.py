@@ -237,3 +237,9 @@ def test_a_proxy_on_the_way_to_the_hub_is_used_and_forgotten(pull, monkeypatch):
     # Nobody answers under that name: only what the proxy hands out can arrive.
     assert pull(endpoint="http://hub.invalid", proxy=pull.hub.url).revision == COMMIT
     assert "HTTP_PROXY" not in os.environ
+
+
+def test_files_whose_sizes_the_hub_does_not_tell_are_fetched_whole(pull, model_files):
+    pull.hub.repos[ID].sizes = dict.fromkeys(model_files, 0)
+    base = pull()
+    assert {name: (base.folder / name).read_bytes() for name in model_files} == model_files

@@ -204,6 +204,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _clear(discarded: Path, parent: Path) -> None:
     """Remove what was deleted, and the repository's folder when its last commit is gone."""
-    shutil.rmtree(discarded, ignore_errors=True)
+    for folder in discarded.parent.glob(".*.deleted"):  # also what a trainer that was killed has left
+        shutil.rmtree(folder, ignore_errors=True)
     if parent.parent.name == "hub" and not _folders(parent):
         shutil.rmtree(parent, ignore_errors=True)

@@ -48,7 +48,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file of a repository; `sha256` is empty where the hub does not tell it (small files)."""
+    """A file of a repository; `sha256` is empty and `size` 0 where the hub does not tell them."""
 
     size: int
     sha256: str = ""
@@ -100,7 +100,7 @@ class Client:
         url = hf_hub_url(self._id, name, revision=commit, endpoint=self._access.endpoint)
         with storage_errors(), target.open("ab") as stream:
             present = stream.tell()
-            if present > size:
+            if not size or present > size:
                 stream.truncate(present := 0)
             with self._errors():
                 # Redirects to a content network are followed by the HTTP library, which drops the token there.
@@ -109,7 +109,7 @@ class Client:
                     stream,
                     resume_size=present,
                     headers={"authorization": f"Bearer {self._token}"} if self._token else {},
-                    expected_size=size,
+                    expected_size=size or None,
                     displayed_filename=name,
                     tqdm_class=_bar(on_bytes),
                 )

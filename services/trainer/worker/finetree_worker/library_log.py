@@ -91,7 +91,7 @@ def capture() -> LogCapture:
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_no_advice)
     # It says at each 8-bit product that bfloat16 goes through float16; that is how its 8-bit products work.
     warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast", category=UserWarning)
-    for chatty in ("httpx", "urllib3", "filelock", "asyncio"):
+    for chatty in ("httpx", "httpx2", "urllib3", "filelock", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return handler
 
