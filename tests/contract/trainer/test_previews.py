@@ -82,6 +82,15 @@ async def test_a_page_is_bounded_in_bytes(tmp_path):
         assert await pages(talk, job=job.name, page_size=100) == [[1, 2], [3, 4], [5]]
 
 
+async def test_rows_of_a_deleted_dataset_are_not_shown(tmp_path):
+    async with trainer(tmp_path, {"preview": kept()}) as talk:
+        dataset = await talk.upload(jsonl(ROWS))
+        job = await prepared(talk, dataset.name)
+        await talk.stub.DeleteDataset(dataset_pb2.DeleteDatasetRequest(name=dataset.name))
+        assert await refused(talk, job=job.name) == ("FAILED_PRECONDITION", "NO_PREVIEW")
+        assert await refused(talk, name=dataset.name) == ("NOT_FOUND", "DATASET_NOT_FOUND")
+
+
 async def test_what_cannot_be_shown_is_refused(tmp_path):
     async with trainer(tmp_path) as talk:
         dataset = await talk.upload(jsonl(ROWS))

@@ -123,6 +123,18 @@ def test_a_second_run_on_the_same_data_tokenises_nothing_and_ends_in_the_same_we
     assert_close(weights(first.artifact), weights(second.artifact), 0.0)
 
 
+@pytest.mark.parametrize("leaked", [0, 2])
+def test_a_run_says_that_held_out_rows_are_training_rows(
+    plan: TrainPlan, write_rows: Callable[..., Path], chat_rows: list[Any], leaked: int
+) -> None:
+    held = write_rows([{"prompt": "new", "completion": "n"}], "held.jsonl")
+    if leaked:
+        held = write_rows(chat_rows[:leaked], "held.jsonl")
+    _, recorder = run(tuned(replace(plan, evaluation=EvaluationPlan(held)), epochs=None, max_steps=1))
+    alerts = [alert.reason for alert in recorder.of(events.Alert)]
+    assert alerts == ["HELD_OUT_ROWS_LEAKED"] * bool(leaked)
+
+
 @pytest.mark.parametrize("length", [{"epochs": 2.5}, {"epochs": None, "max_steps": 7}], ids=["epochs", "steps"])
 def test_the_tokens_that_remain_are_known_from_the_first_step_on(
     plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, length: dict[str, Any]

@@ -49,14 +49,18 @@ class Previews:
 
         Raises NotFound JOB_NOT_FOUND, FailedPrecondition NO_PREVIEW.
         """
-        await self._log.row(job)
+        dataset = (await self._log.row(job)).dataset_uid
 
         def load(connection: Connection) -> bytes | None:
-            return datasets.artifact(connection, job, ARTIFACT)
+            # Rows of a dataset that was deleted are not shown, whoever knows the job.
+            gone = dataset and datasets.load(connection, dataset) is None
+            return None if gone else datasets.artifact(connection, job, ARTIFACT)
 
         record = await self._log.store.read(load)
         if record is None:
-            raise _no_preview("this job kept no rows; name a PREPARE job that has reported on a dataset")
+            raise _no_preview(
+                "this job kept no rows, or its dataset was deleted; name a PREPARE job that has reported on one"
+            )
         file = self._tasks.artifact_dir(job, job_pb2.Artifact.FromString(record).attempt) / ARTIFACT / FILE
         try:
             return await asyncio.to_thread(_read, file, request, offset, limit)

@@ -15,10 +15,13 @@ from transformers.utils import logging as transformers_logging
 from finetree_worker import base_checks, data, evaluate, methods, models, randomness
 from finetree_worker.data import Dataset
 from finetree_worker.events import (
+    Alert,
     ArtifactReady,
     AttemptStarted,
     Control,
+    DatasetReport,
     EvalMetrics,
+    Level,
     Phase,
     PhaseProgress,
     Reporter,
@@ -100,6 +103,8 @@ class _Run:
         with self.phases.phase(Phase.TOKENIZE) as tell:
             dataset = data.load(self.plan, tokenizer, _both(tell, self.steering.stop_here))
             self.reporter.emit(dataset.report)
+            if dataset.report.leaked_rows:
+                self.reporter.emit(_leak(dataset.report))
         adapted, subject = adapt(self.plan, model, self.device)
         loop = Loop(self.plan, subject, dataset.train, self.reporter, self.steering)
         restored = loop.restore()
@@ -252,6 +257,11 @@ def _dtype(plan: TrainPlan, *, stored: bool = False) -> torch.dtype:
     precision = plan.optimization.precision
     master = precision is Precision.BF16_MIXED and isinstance(plan.method, FullMethod) and not stored
     return torch.float32 if precision is Precision.FP32 or master else torch.bfloat16
+
+
+def _leak(report: DatasetReport) -> Alert:
+    text = f"{report.leaked_rows} of {report.eval_rows} held-out rows are training rows too: what is measured on them"
+    return Alert(Level.WARNING, "HELD_OUT_ROWS_LEAKED", f"{text} is memory, not skill.")
 
 
 def _both(tell: Callable[[float], None], stop: Callable[[], None]) -> Callable[[float], None]:
