@@ -7,7 +7,8 @@ import json
 import grpc
 import pytest
 from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
-from trainer_harness import ROWS, jsonl, refusal, trainer
+from finetree_api.types.v1 import run_spec_pb2
+from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
 
 CONTENT = jsonl(ROWS)
 
@@ -93,7 +94,7 @@ BAD_ROWS = {
     "not UTF-8": ([{"text": "a"}], b'{"text": "\xff"}\n', "MALFORMED_ROW", "rows[2]"),
     "a list": ([[1]], b"", "MALFORMED_ROW", "rows[1]"),
     "other keys": ([{"question": "a"}], b"", "MALFORMED_ROW", "rows[1]"),
-    "mixed": ([{"text": "a"}, {"prompt": "a", "completion": "b"}], b"", "MALFORMED_ROW", "rows[2]"),
+    "mixed": ([{"text": "a"}, {"prompt": "a", "completion": "b"}], b"", "MIXED_FORMATS", "rows[2]"),
     "content is a number": (
         [*ROWS[:16], {"messages": [*ROWS[0]["messages"], {"role": "user", "content": 5}]}],
         b"",
@@ -225,3 +226,63 @@ async def test_what_a_prepare_job_counts_becomes_the_profile(tmp_path, kind, exa
         profile = (await talk.stub.GetDataset(dataset_pb2.GetDatasetRequest(name=dataset.name))).dataset.profile
         assert profile.exact == exact
         assert (profile.total_tokens == 4321) == exact
+
+
+MIXED_CSV = b"Frage,Antwort\nWas?,Das.\nWer?,\nWo?,Hier.\n"
+COLUMNS = run_spec_pb2.DatasetColumns(prompt="Frage", completion="Antwort")
+SKIPPING = run_spec_pb2.DatasetReading(columns=COLUMNS, bad_rows=run_spec_pb2.BAD_ROWS_SKIP, skip_limit=1)
+
+
+async def test_columns_and_the_policy_for_bad_rows_come_with_the_upload_and_go_into_the_job(tmp_path):
+    async with trainer(tmp_path) as talk:
+        created = await talk.create_dataset(MIXED_CSV, reading=SKIPPING, display_name="fragen.csv")
+        done = await talk.write(created.name, [(0, MIXED_CSV)])
+        assert done.format == dataset_pb2.DATASET_FORMAT_CSV
+        assert (done.row_schema, done.profile.examples) == (dataset_pb2.ROW_SCHEMA_PROMPT_COMPLETION, 2)
+        job = await talk.train(dataset=done.name, suspended=True)
+        assert job.spec.dataset.reading == SKIPPING
+
+
+async def test_a_job_may_read_a_dataset_in_its_own_way(tmp_path):
+    rows = jsonl([{"question": "q", "answer": "a", "short": "s"}, {"question": "r", "answer": "b", "short": ""}])
+    async with trainer(tmp_path) as talk:
+        dataset = await talk.upload(rows)
+        request = job_request(dataset.name)
+        request.spec.dataset.reading.columns.completion = "short"
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=request))
+        code, reason, info, faults = refusal(error.value)
+        assert (code, reason, info.metadata["row"]) == ("INVALID_ARGUMENT", "MALFORMED_ROW", "2")
+        assert faults[0].field == "job.spec.dataset.rows[2].short"
+        request.spec.dataset.reading.bad_rows = run_spec_pb2.BAD_ROWS_SKIP
+        answer = await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=request))
+        assert answer.resolved_spec.dataset.reading.columns.completion == "short"
+
+
+FILES = {
+    "a column that is not there": (
+        MIXED_CSV,
+        {"columns": run_spec_pb2.DatasetColumns(prompt="frage")},
+        "COLUMN_NOT_FOUND",
+        "reading.columns.prompt",
+    ),
+    "bad rows": (MIXED_CSV, {"columns": COLUMNS}, "MALFORMED_ROW", "rows[2].Antwort"),
+    "broken JSON": (b'[{"text": "a"},', {}, "MALFORMED_FILE", "rows[2]"),
+    "UTF-16": ('{"text": "a"}'.encode("utf-16"), {}, "NOT_UTF8", "rows"),
+    "cut Parquet": (b"PAR1 cut off", {}, "DATASET_UNREADABLE", "rows"),
+    "a pickle": (b"\x80\x04\x95.", {}, "UNSUPPORTED_FILE", "rows"),
+}
+
+
+async def test_files_that_cannot_be_read_are_refused_and_nothing_of_them_stays(tmp_path):
+    async with trainer(tmp_path) as talk:
+        for name, (content, reading, reason, field) in FILES.items():
+            said = run_spec_pb2.DatasetReading(**reading)
+            created = await talk.create_dataset(content, request_id=name, reading=said, display_name="my.csv")
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await talk.write(created.name, [(0, content)])
+            code, found, _, faults = refusal(error.value)
+            assert (code, found, faults[0].field) == ("INVALID_ARGUMENT", reason, field), name
+            assert error.value.details().startswith("my.csv"), name
+        assert not (await talk.stub.ListDatasets(dataset_pb2.ListDatasetsRequest())).datasets
+        assert not list((tmp_path / "data" / "uploads").iterdir())

@@ -129,7 +129,7 @@ async def test_a_row_of_a_path_is_named(tmp_path):
             await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))
         _, _, info, faults = refusal(error.value)
         assert info.metadata["row"] == "2"
-        assert faults[0].field == "rows[2].text"
+        assert faults[0].field == "job.spec.dataset.rows[2].text"
 
 
 @pytest.mark.parametrize(

@@ -48,14 +48,16 @@ def test_rows_are_counted_as_lines_of_the_file(tmp_path):
 
 
 def test_a_file_without_line_breaks_is_no_dataset(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr("finetree_data.jsons.MAX_ROW_BYTES", 100)
     with pytest.raises(InvalidArgument) as error:
         rows.check(write(tmp_path, b'{"text": "' + b"x" * 500 + b'"}'))
     assert error.value.reason == "MALFORMED_ROW"
     assert len(error.value.violations) == 1
 
 
-@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"text": ' + b"1" * 10_000 + b"}", b'{"text": NaN}', b"null"])
+@pytest.mark.parametrize(
+    "line", [b'{"text": ' + b"[" * 100_000, b'{"text": ' + b"1" * 10_000 + b"}", b'{"text": NaN}', b"null"]
+)
 def test_strange_json_is_refused(tmp_path, line):
     with pytest.raises(InvalidArgument) as error:
         rows.check(write(tmp_path, line))
@@ -68,5 +70,5 @@ def test_whatever_the_bytes_are_the_answer_is_a_profile_or_a_named_row(tmp_path,
     try:
         assert rows.check(write(tmp_path, content)).profile.examples >= 1
     except InvalidArgument as error:
-        assert error.reason in ("MALFORMED_ROW", "EMPTY_DATASET")
+        assert error.reason in ("MALFORMED_ROW", "MALFORMED_FILE", "EMPTY_DATASET", "NOT_UTF8")
         assert error.violations[0].field_path.startswith("rows")

@@ -15,7 +15,7 @@ import torch
 from finetree_worker import data, preview, token_cache
 from finetree_worker.errors import Cancelled, DataError
 from finetree_worker.files import size
-from finetree_worker.formats import Row
+from finetree_worker.formats import Row, RowSource
 from finetree_worker.plan import BaseModel, EvaluationPlan, LoraMethod, LossOn, Optimization, TrainPlan
 from finetree_worker.tokens import content_key
 
@@ -227,8 +227,8 @@ def test_tokens_are_not_reused_for_anything_else(
     write_rows: Callable[..., Path], tokenizer: Any, chat_rows: list[Any], changed: str
 ) -> None:
     other, loss, path = copy.deepcopy(tokenizer), LossOn.COMPLETIONS, write_rows(chat_rows)
-    before = token_cache.key(path, other, loss)
-    assert before == token_cache.key(write_rows(chat_rows, "copy.jsonl"), tokenizer, loss)
+    before = token_cache.key(RowSource(path), other, loss)
+    assert before == token_cache.key(RowSource(write_rows(chat_rows, "copy.jsonl")), tokenizer, loss)
     if changed == "content":
         write_rows([*chat_rows, chat_rows[0]])
     elif changed == "template":
@@ -239,7 +239,7 @@ def test_tokens_are_not_reused_for_anything_else(
         other.eos_token = "<|im_start|>"
     else:
         loss = LossOn.ALL
-    assert token_cache.key(path, other, loss) != before
+    assert token_cache.key(RowSource(path), other, loss) != before
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "no manifest"])
@@ -333,9 +333,9 @@ def test_two_tasks_that_tokenise_the_same_at_once_both_get_it(
         if not found:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("finetree_worker.files.os.getpid", lambda: 1)
-                found.append(inner.table(path, tokenizer, LossOn.COMPLETIONS, lambda _: None))
+                found.append(inner.table(RowSource(path), tokenizer, LossOn.COMPLETIONS, lambda _: None))
 
-    mine = cache.table(path, tokenizer, LossOn.COMPLETIONS, overtaken)
+    mine = cache.table(RowSource(path), tokenizer, LossOn.COMPLETIONS, overtaken)
     assert torch.equal(mine.table.tokens, found[0].table.tokens)
     assert len(_entries(tmp_path)) == 1
 

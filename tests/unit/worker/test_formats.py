@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetree_worker.errors import DataError
-from finetree_worker.formats import Format, Message, read_rows
+from finetree_worker.formats import Format, Message, Reading, read_rows
 
 USER = {"role": "user", "content": "q"}
 ASSISTANT = {"role": "assistant", "content": "a"}
@@ -61,7 +61,7 @@ def test_a_bad_row_is_named_with_its_field(write_rows: Callable[..., Path], row:
 def test_the_line_of_a_bad_row_deep_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"text": "fine"}\n' * 70_000 + '{"text": \n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"Row 70001: not JSON") as caught:
+    with pytest.raises(DataError, match=r"Row 70001: is not JSON") as caught:
         read_rows(path)
     assert caught.value.row == 70_001
 
@@ -69,7 +69,7 @@ def test_the_line_of_a_bad_row_deep_in_a_file(tmp_path: Path) -> None:
 def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes(b'{"text": "\xff"}\n')
-    with pytest.raises(DataError, match="not UTF-8 at byte 10"):
+    with pytest.raises(DataError, match="is not UTF-8 at byte 10"):
         read_rows(path)
 
 
@@ -90,3 +90,70 @@ def test_formats_are_not_mixed(write_rows: Callable[..., Path]) -> None:
     with pytest.raises(DataError) as caught:
         read_rows(write_rows([{"text": "t"}, {"prompt": "p", "completion": "c"}]))
     assert (caught.value.reason, caught.value.row) == ("MIXED_FORMATS", 2)
+
+
+def _parquet(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+TURNS = [
+    [{"from": "human", "value": f"q{i}", "weight": None}, {"from": "gpt", "value": f"a{i}", "weight": None}]
+    for i in range(600)
+]
+
+
+@pytest.mark.parametrize("compression", ["snappy", "zstd", "gzip", "none"])
+def test_parquet_rows_are_the_rows_of_json(tmp_path: Path, compression: str) -> None:
+    path = _parquet(tmp_path / "t", {"conversations": TURNS, "id": range(600)}, compression=compression)
+    shape, rows = read_rows(path)
+    assert shape is Format.SHAREGPT
+    assert [row.number for row in rows] == list(range(1, 601))
+    assert rows[599].messages == (Message("user", "q599"), Message("assistant", "a599"))
+
+
+def test_a_footer_is_read_without_the_library_for_the_data(tmp_path: Path) -> None:
+    from finetree_data.parquet_footer import read_footer
+
+    footer = read_footer(_parquet(tmp_path / "t", {"conversations": TURNS, "id": range(600)}, row_group_size=100))
+    assert (footer.rows, footer.columns) == (600, ("conversations", "id"))
+    assert "conversations.list.element.from" in footer.leaves
+    assert footer.content_bytes > 1000
+
+
+def test_a_parquet_file_that_lies_is_refused(tmp_path: Path) -> None:
+    path = _parquet(tmp_path / "t", {"text": [f"row {i}" for i in range(2000)]}, compression="none")
+    honest = path.read_bytes()
+    # Bytes that are no UTF-8 under a schema that says text; rows that the footer says and nobody wrote; a cut.
+    number = b"\x80\x1f"  # 2000 as a zigzag varint is 0xa0 0x1f
+    assert b"\xa0\x1f" in honest[-400:]
+    lies = {
+        "values": honest.replace(b"row 1500", b"row \xff\xff\xff\xff"),
+        "rows": honest[:-400] + honest[-400:].replace(b"\xa0\x1f", number, 1),
+        "cut": honest[: len(honest) // 2],
+        "footer": honest[:-60] + b"x" * 40 + honest[-20:],
+    }
+    for name, content in lies.items():
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            read_rows(path)
+        assert caught.value.reason == "DATASET_UNREADABLE", name
+
+
+def test_null_values_of_parquet_are_bad_rows_with_their_field(tmp_path: Path) -> None:
+    path = _parquet(tmp_path / "t", {"prompt": ["a", "b"], "completion": ["c", None]})
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    assert (caught.value.field, caught.value.row) == ("dataset[2].completion", 2)
+
+
+def test_the_file_and_the_setting_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "held.jsonl"
+    path.write_text('{"text": ""}\n', encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        read_rows(path, Reading(name="held.jsonl"), place="evaluation.dataset")
+    assert caught.value.field == "evaluation.dataset[1].text"
+    assert caught.value.message.startswith("held.jsonl: Row 1, field text:")

@@ -2,9 +2,11 @@
 """What is learned of a row, token by token."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from finetree_worker.errors import DataError
 from finetree_worker.formats import Format, Message, Row
 from finetree_worker.packing import Example
 from finetree_worker.plan import LossOn
@@ -93,3 +95,61 @@ def test_a_template_that_rewrites_earlier_turns(tokenizer: Any) -> None:
     )
     example = _tokenize(TWO_TURNS, Format.CHAT, thinking)
     assert _learned(example, thinking) == "two<|im_end|><think>\n\n</think>\n\nfour<|im_end|>"
+
+
+# As Qwen 2.5's: tools in the system turn, calls as JSON in the assistant's, results in the user's.
+WITH_TOOLS = (
+    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ 'user' if m['role'] == 'tool' else m['role'] }}\n{{ m['content'] }}"
+    "{% for c in m['tool_calls'] or [] %}<tool_call>{{ c['function'] | tojson }}</tool_call>{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+WITH_CALL = Row(
+    7,
+    (
+        Message("user", "Oslo?"),
+        Message("assistant", "", tool_calls=(CALL,)),
+        Message("tool", "rain", name="weather"),
+        Message("assistant", "Rain."),
+    ),
+    tools=(TOOL,),
+)
+CALLED = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "learned"),
+    [(LossOn.COMPLETIONS, f"{CALLED}<|im_end|>Rain.<|im_end|>"), (LossOn.LAST_COMPLETION, "Rain.<|im_end|>")],
+)
+def test_calls_are_learned_and_their_results_are_not(tokenizer: Any, loss_on: LossOn, learned: str) -> None:
+    knowing = copy.deepcopy(tokenizer)
+    knowing.chat_template = WITH_TOOLS
+    example = _tokenize(WITH_CALL, Format.CHAT, knowing, loss_on)
+    assert _learned(example, knowing) == learned
+    assert '"parameters"' in knowing.decode(example.tokens.tolist())
+
+
+def test_a_template_that_leaves_tools_out_is_refused(tokenizer: Any) -> None:
+    for row in (WITH_CALL, replace(WITH_CALL, tools=())):
+        with pytest.raises(DataError) as caught:
+            _tokenize(row, Format.CHAT, tokenizer)
+        assert (caught.value.reason, caught.value.row) == ("TOOLS_NOT_RENDERED", 7)
+        assert "'weather'" in caught.value.message
+
+
+def test_a_turn_of_weight_zero_is_read_and_not_learned(tokenizer: Any) -> None:
+    turns = (*TWO_TURNS.messages[:1], Message("assistant", "wrong", learned=False), *TWO_TURNS.messages[2:])
+    example = _tokenize(Row(1, turns), Format.CHAT, tokenizer)
+    assert _learned(example, tokenizer) == "four<|im_end|>"
+    assert "wrong" in tokenizer.decode(example.tokens.tolist())
+
+
+def test_a_system_message_without_a_template_stands_before_the_prompt(tokenizer: Any) -> None:
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    row = Row(1, (Message("system", "Be brief."), Message("user", "ask:"), Message("assistant", " answer")))
+    example = _tokenize(row, Format.INSTRUCTION, plain)
+    assert plain.decode(example.tokens.tolist()) == "Be brief.\n\nask: answer<|im_end|>"
+    assert _learned(example, plain) == " answer<|im_end|>"

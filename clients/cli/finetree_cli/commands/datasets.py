@@ -43,7 +43,10 @@ def list_datasets(settings: Settings, limit: int) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @pass_settings
 def upload(settings: Settings, file: Path) -> None:
-    """Upload a JSONL file; a cut upload goes on where it was, the same content is not sent twice."""
+    """Upload a file of training rows; a cut upload goes on where it was, the same content is not sent twice.
+
+    It may be JSONL, JSON, CSV, TSV, Parquet or plain text, all but Parquet also packed with gzip or zstd.
+    """
     from finetree_cli.commands.train import upload as send
 
     with settings.client() as client:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     ),
 )
 @click.argument("file")
-@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="JSONL file to upload and train on.")
-@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="JSONL file to evaluate on.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="File to upload and train on.")
+@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="File to evaluate on.")
 @click.option("--watch/--detach", default=True, help="Follow the job to its end, or return once it is accepted.")
 @click.option("--timeout", type=Duration(), help="Stop watching after so long; the job goes on. E.g. 30m.")
 @click.option("--name", default="", help="Name for people.")
@@ -83,21 +83,23 @@ def upload_data(settings: Settings, client: "Client", job: "JobFile", flags: dic
         path = flag or beside.get(field_path)
         if path is None:
             continue
-        dataset = upload(settings, client, path)
         source = job.request.spec.evaluation.dataset if "." in field_path else job.request.spec.dataset
-        source.name = dataset
+        reading = source.reading if source.HasField("reading") else None
+        dataset = source.name = upload(settings, client, path, reading)
         settings.out.say(f"{path} is dataset {dataset}")
 
 
-def upload(settings: Settings, client: "Client", path: Path) -> str:
+def upload(
+    settings: Settings, client: "Client", path: Path, reading: "run_spec_pb2.DatasetReading | None" = None
+) -> str:
     """Upload a file; the resource name of its dataset. The same content gives the same dataset."""
     from finetree_cli.render.transfer import transfer
 
     if not path.is_file():
-        raise BadInput(f"{path}: no such file", remedy="give a JSONL file", reason="DATA_FILE_UNREADABLE")
+        raise BadInput(f"{path}: no such file", remedy="give a file of training rows", reason="DATA_FILE_UNREADABLE")
     try:
         with transfer(settings.out, f"uploading {path.name}") as on_progress:
-            return client.upload_dataset(path, display_name=path.name, on_progress=on_progress).name
+            return client.upload_dataset(path, display_name=path.name, reading=reading, on_progress=on_progress).name
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error
 

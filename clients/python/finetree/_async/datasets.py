@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 from finetree_api.trainer.v1 import dataset_pb2
+from finetree_api.types.v1 import run_spec_pb2
 
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
@@ -16,7 +17,7 @@ from finetree._shared.channels import new_request_id
 from finetree._shared.files import Content, Progress, Source
 from finetree._shared.requests import Finding, enum_number, full_name, parent
 from finetree._shared.retry import Backoff, deadline_after
-from finetree._shared.uploads import Upload, create_request, default_name
+from finetree._shared.uploads import Upload, create_request, default_name, file_format
 from finetree.errors import FinetreeError
 
 
@@ -31,6 +32,7 @@ class AsyncDatasets:
         *,
         display_name: str = "",
         labels: Mapping[str, str] | None = None,
+        reading: run_spec_pb2.DatasetReading | None = None,
         on_progress: Progress | None = None,
         timeout: float | None = None,
         request_id: str = "",
@@ -38,9 +40,12 @@ class AsyncDatasets:
         """Upload a dataset; one that the project already has is not sent again. A cut upload goes on where it was.
 
         Args:
-            source: path of a JSONL file (a str is a path), its bytes, or rows as dicts.
+            source: path of a file (a str is a path), its bytes, or rows as dicts. A file may be JSONL, JSON, CSV, TSV,
+                Parquet or plain text, all but Parquet also packed with gzip or zstd.
             display_name: name for people; empty means the file's name.
             labels: indexed labels.
+            reading: how the file is read, where its content does not tell: columns, bad rows. Jobs that say nothing
+                else read it so too.
             on_progress: called with (bytes that the service has, bytes in all).
             timeout: seconds for the whole; None means as long as it gets further.
             request_id: idempotency key; empty means a new one, made once per call.
@@ -49,7 +54,8 @@ class AsyncDatasets:
             The dataset, READY: its hash and its rows are checked.
 
         Raises:
-            InvalidArgument: EMPTY_DATASET, MALFORMED_ROW (with row and field), UNREADABLE_SOURCE, HASH_MISMATCH.
+            InvalidArgument: EMPTY_DATASET, MALFORMED_ROW (with row and field), UNREADABLE_SOURCE, HASH_MISMATCH; and
+                what else a file may be refused for (trainer.proto, WriteDataset).
             ResourceExhausted: DATASET_TOO_LARGE, DISK_FULL.
             Unavailable: it got no further for the client's `reconnect_timeout`.
             FinetreeTimeout: the timeout passed; the same call later goes on where it was.
@@ -62,6 +68,8 @@ class AsyncDatasets:
                 default_name(source, display_name),
                 labels,
                 request_id or new_request_id(),
+                format_=file_format(source),
+                reading=reading,
             )
             created = await self._transport.unary(
                 methods.CREATE_DATASET, request, timeout=backoff.within(methods.QUICK), request_id=request.request_id

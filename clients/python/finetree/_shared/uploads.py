@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from finetree_api.trainer.v1 import dataset_pb2
+from finetree_api.types.v1 import run_spec_pb2
 
 from finetree._shared.files import PIECE, Content, Progress, Source
 from finetree.errors import FinetreeError
@@ -17,7 +18,14 @@ READY = dataset_pb2.DATASET_STATE_READY
 
 
 def create_request(
-    content: Content, parent: str, display_name: str, labels: Mapping[str, str] | None, request_id: str
+    content: Content,
+    parent: str,
+    display_name: str,
+    labels: Mapping[str, str] | None,
+    request_id: str,
+    *,
+    format_: dataset_pb2.DatasetFormat.ValueType,
+    reading: run_spec_pb2.DatasetReading | None,
 ) -> dataset_pb2.CreateDatasetRequest:
     """Request of CreateDataset."""
     return dataset_pb2.CreateDatasetRequest(
@@ -25,10 +33,29 @@ def create_request(
         display_name=display_name,
         size_bytes=content.size,
         sha256=content.sha256,
-        format=dataset_pb2.DATASET_FORMAT_JSONL,
+        format=format_,
         request_id=request_id,
         labels=labels or {},
+        reading=reading,
     )
+
+
+def file_format(source: Source) -> dataset_pb2.DatasetFormat.ValueType:
+    """What a file's name says of it, where its content may not; the service finds the rest in the content."""
+    if isinstance(source, str | Path):
+        suffixes = [suffix.lower() for suffix in Path(source).suffixes]
+        found = (_BY_SUFFIX[suffix] for suffix in reversed(suffixes) if suffix in _BY_SUFFIX)
+        return next(found, dataset_pb2.DATASET_FORMAT_UNSPECIFIED)
+    rows = not isinstance(source, bytes)
+    return dataset_pb2.DATASET_FORMAT_JSONL if rows else dataset_pb2.DATASET_FORMAT_UNSPECIFIED
+
+
+_BY_SUFFIX = {
+    ".csv": dataset_pb2.DATASET_FORMAT_CSV,
+    ".tsv": dataset_pb2.DATASET_FORMAT_TSV,
+    ".txt": dataset_pb2.DATASET_FORMAT_TEXT,
+    ".md": dataset_pb2.DATASET_FORMAT_TEXT,
+}
 
 
 def default_name(source: Source, display_name: str) -> str:

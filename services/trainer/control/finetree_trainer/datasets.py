@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.trainer.v1 import dataset_pb2
+from finetree_api.types.v1 import run_spec_pb2
+from finetree_data.contract import to_reading
+from finetree_data.reading import Reading
 from finetree_runtime.errors import (
     DomainError,
     FailedPrecondition,
@@ -181,7 +184,8 @@ class Datasets:
             name=str(ResourceName(project, "datasets", uid)),
             uid=uid,
             display_name=request.display_name,
-            format=request.format or dataset_pb2.DATASET_FORMAT_JSONL,
+            format=request.format,
+            reading=_stated(request),
             size_bytes=request.size_bytes,
             sha256=request.sha256,
             created_by=owner,
@@ -241,15 +245,16 @@ class Datasets:
     async def _finish(self, row: DatasetRow) -> DatasetRow:
         part, content = self._uploads / f"{row.uid}.part", self.content(row.sha256)
         file = part if part.exists() else content
+        record = dataset_pb2.Dataset.FromString(row.record)
         try:
-            checked = await asyncio.to_thread(_verify, file, row.sha256)
+            reading = to_reading(creators_reading(record), name=record.display_name[:100])
+            checked = await asyncio.to_thread(_verify, file, row.sha256, reading)
         except InvalidArgument as error:
             await self._reject(row, forget=error.reason != "HASH_MISMATCH")
             raise
         if file is part:
             await asyncio.to_thread(move_durably, part, content)
-        record = dataset_pb2.Dataset.FromString(row.record)
-        record.row_schema = checked.schema
+        record.row_schema, record.format, record.packing = checked.schema, checked.format, checked.packing
         record.profile.CopyFrom(checked.profile)
         row.record, row.ready, row.update_time = record.SerializeToString(), True, self._clock()
         await self._store.write(
@@ -283,7 +288,27 @@ def to_message(row: DatasetRow) -> dataset_pb2.Dataset:
     return message
 
 
-def _verify(file: Path, sha256: str) -> rows.Checked:
+def creators_reading(record: dataset_pb2.Dataset) -> run_spec_pb2.DatasetReading:
+    """How the dataset's creator said that it is read."""
+    return record.reading
+
+
+def _stated(request: dataset_pb2.CreateDatasetRequest) -> run_spec_pb2.DatasetReading | None:
+    """How the file is read as far as the request says it. Of formats, only those that the content may not tell."""
+    reading = run_spec_pb2.DatasetReading()
+    reading.CopyFrom(request.reading)
+    reading.file_format = reading.file_format or _UNTOLD.get(request.format, run_spec_pb2.FILE_FORMAT_UNSPECIFIED)
+    return reading if reading.ByteSize() else None
+
+
+_UNTOLD = {
+    dataset_pb2.DATASET_FORMAT_CSV: run_spec_pb2.FILE_FORMAT_CSV,
+    dataset_pb2.DATASET_FORMAT_TSV: run_spec_pb2.FILE_FORMAT_TSV,
+    dataset_pb2.DATASET_FORMAT_TEXT: run_spec_pb2.FILE_FORMAT_TEXT,
+}
+
+
+def _verify(file: Path, sha256: str, reading: Reading) -> rows.Checked:
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != sha256:
@@ -291,7 +316,7 @@ def _verify(file: Path, sha256: str) -> rows.Checked:
         raise InvalidArgument(
             "HASH_MISMATCH", f"sha256 {text}.", metadata={"sha256": found}, violations=[("sha256", text)]
         )
-    return rows.check(file)
+    return rows.check(file, reading)
 
 
 def _check_place(row: DatasetRow, position: int, offset: int, length: int) -> None:

@@ -8,16 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
-from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound, invalid_field
+from finetree_data.contract import reading_of, to_reading
+from finetree_data.reading import Reading
+from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound, Violation, invalid_field
 from finetree_runtime.ids import parse_name
 from finetree_runtime.plan import combination_problem, difference, plan_digest, resolve_spec, sequence_problem
 from google.protobuf import json_format
 
 from finetree_trainer import capabilities, devices, estimates, models, roots, rows
-from finetree_trainer.datasets import Datasets
+from finetree_trainer.datasets import Datasets, creators_reading
 from finetree_trainer.devices import Device
+from finetree_trainer.store.datasets import DatasetRow
 
 _SPEC = "job.spec"
 
@@ -63,7 +66,7 @@ class Planner:
     ) -> None:
         self._models, self._datasets, self._data_roots = models_, datasets, data_roots
         self._devices, self._estimator, self._rates = devices_, estimator, rates
-        self._profiles: dict[tuple[Path, int, int], run_spec_pb2.DatasetProfile] = {}
+        self._profiles: dict[tuple[Path, int, int, Reading], run_spec_pb2.DatasetProfile] = {}
 
     async def plan(self, project: str, job: trainer_pb2.JobRequest) -> Plan:
         """Resolve a job. Raises the errors that CreateJob documents."""
@@ -75,11 +78,11 @@ class Planner:
         model = await self._model(job.spec.model)
         if training or (not model.origin and not model.prepared):
             models.require_prepared(model)
-        data = await self._data(project, job.spec.dataset, f"{_SPEC}.dataset", required=training)
-        held_out = f"{_SPEC}.evaluation.dataset"
-        evaluation = await self._data(project, job.spec.evaluation.dataset, held_out, required=False)
         spec = run_spec_pb2.RunSpec()
         spec.CopyFrom(job.spec)
+        data = await self._data(project, spec.dataset, f"{_SPEC}.dataset", required=training)
+        held_out = f"{_SPEC}.evaluation.dataset"
+        evaluation = await self._data(project, spec.evaluation.dataset, held_out, required=False)
         device = self._place(spec)
         plan = Plan(kind, spec, model, device, data, evaluation)
         if training:
@@ -153,12 +156,13 @@ class Planner:
             case "name":
                 name = parse_name(source.name, "datasets", field_path=f"{path}.name", project=project)
                 row = await self._datasets.ready(name.id)
-                return Data(self._datasets.content(row.sha256), _profile(row.record), row.uid)
+                return await self._uploaded(row, source, path)
             case "path":
                 file = roots.inside(
                     self._data_roots, source.path, field_path=f"{path}.path", reason="DATASET_NOT_FOUND"
                 )
-                return Data(file, await self._profile_of(file, f"{path}.path"))
+                reading = reading_of(source)
+                return Data(file, await self._profile_of(file, reading, path, f"{path}.path"))
             case "profile":
                 raise invalid_field(f"{path}.profile", "a profile can be priced, not trained; name a dataset or a path")
             case _ if required:
@@ -166,21 +170,41 @@ class Planner:
             case _:
                 return None
 
-    async def _profile_of(self, file: Path, path: str) -> run_spec_pb2.DatasetProfile:
+    async def _uploaded(self, row: DatasetRow, source: run_spec_pb2.DatasetSource, path: str) -> Data:
+        """An uploaded dataset, read as the job says, else as its creator said: the spec gets which."""
+        record = dataset_pb2.Dataset.FromString(row.record)
+        file, own = self._datasets.content(row.sha256), creators_reading(record)
+        if not source.HasField("reading"):
+            if own.ByteSize():
+                source.reading.CopyFrom(own)
+            return Data(file, record.profile, row.uid)
+        if source.reading.file_format == run_spec_pb2.FILE_FORMAT_UNSPECIFIED:
+            source.reading.file_format = own.file_format
+        if source.reading == own:
+            return Data(file, record.profile, row.uid)
+        reading = to_reading(source.reading, name=record.display_name[:100])
+        return Data(file, await self._profile_of(file, reading, path, f"{path}.name"), row.uid)
+
+    async def _profile_of(
+        self, file: Path, reading: Reading, source: str, field_path: str
+    ) -> run_spec_pb2.DatasetProfile:
         status = await asyncio.to_thread(file.stat)
-        key = file, status.st_mtime_ns, status.st_size
+        key = file, status.st_mtime_ns, status.st_size, reading
         if key not in self._profiles:
             if not stat.S_ISREG(status.st_mode):
-                raise invalid_field(path, "is a folder; name a JSONL file")
+                raise invalid_field(field_path, "is a folder; name a file of rows")
             self._profiles.clear()
-            self._profiles[key] = (await asyncio.to_thread(rows.check, file)).profile
+            try:
+                self._profiles[key] = (await asyncio.to_thread(rows.check, file, reading)).profile
+            except InvalidArgument as error:
+                raise _placed(error, source) from None
         return self._profiles[key]
 
 
-def _profile(record: bytes) -> run_spec_pb2.DatasetProfile:
-    from finetree_api.trainer.v1 import dataset_pb2
-
-    return dataset_pb2.Dataset.FromString(record).profile
+def _placed(error: InvalidArgument, source: str) -> InvalidArgument:
+    """A refusal of a file, with its places below the setting that names the file."""
+    violations = [Violation(f"{source}.{v.field_path}", v.description, v.reason) for v in error.violations]
+    return InvalidArgument(error.reason, str(error), metadata=error.metadata, violations=violations)
 
 
 def _merge(

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from finetree_worker.errors import DataError
 from finetree_worker.events import DatasetReport
-from finetree_worker.formats import Format, Row, read_rows
+from finetree_worker.formats import Format, Row, RowSource, rows_of
 from finetree_worker.packing import Example
 from finetree_worker.plan import Metric, TrainPlan
 from finetree_worker.randomness import key, splitmix64
@@ -43,17 +43,18 @@ class Dataset:
 def load(plan: TrainPlan, tokenizer: PreTrainedTokenizerBase, on_fraction: Callable[[float], None]) -> Dataset:
     """Read, tokenise unless that is done already, split, truncate and report.
 
-    `on_fraction` hears 0..1 and may raise to stop. Raises DataError: those of `read_rows`, and NO_TARGET_LEFT when
+    `on_fraction` hears 0..1 and may raise to stop. Raises DataError: those of `rows_of`, and NO_TARGET_LEFT when
     truncation leaves no row anything to learn; StorageError.
     """
     length, own_file = plan.optimization.sequence_length, plan.evaluation.dataset
     share = 1.0 if own_file is None else _share(plan.dataset, own_file)
-    main = _table(plan, plan.dataset, tokenizer, lambda f: on_fraction(f * share))
+    main = _table(plan, RowSource(plan.dataset, plan.reading), tokenizer, lambda f: on_fraction(f * share))
     everything = torch.arange(len(main.table.rows))
     splits = {"train": Split(main.table, everything, length)}
     held = main
     if own_file is not None:
-        held = _table(plan, own_file, tokenizer, lambda f: on_fraction(share + f * (1 - share)))
+        source = RowSource(own_file, plan.evaluation.reading, "evaluation.dataset")
+        held = _table(plan, source, tokenizer, lambda f: on_fraction(share + f * (1 - share)))
         splits["evaluation"] = Split(held.table, torch.arange(len(held.table.rows)), length)
     elif plan.evaluation.split_fraction > 0:
         is_held = split(main.table.contents, plan.evaluation.split_fraction, plan.optimization.seed)
@@ -76,14 +77,14 @@ def _share(train: Path, held: Path) -> float:
 
 
 def _table(
-    plan: TrainPlan, file: Path, tokenizer: PreTrainedTokenizerBase, on_fraction: Callable[[float], None]
+    plan: TrainPlan, source: RowSource, tokenizer: PreTrainedTokenizerBase, on_fraction: Callable[[float], None]
 ) -> Tokenized:
-    if not file.is_file():
-        raise DataError("DATASET_NOT_FOUND", "The dataset's file cannot be read.", field="dataset")
+    if not source.path.is_file():
+        raise DataError("DATASET_NOT_FOUND", "The dataset's file cannot be read.", field=source.place)
     loss_on = plan.optimization.loss_on
     if plan.token_cache is None:
-        return tokenized(file, tokenizer, loss_on, on_fraction, plan.work)
-    return TokenCache(plan.token_cache, plan.token_cache_bytes).table(file, tokenizer, loss_on, on_fraction)
+        return tokenized(source, tokenizer, loss_on, on_fraction, plan.work)
+    return TokenCache(plan.token_cache, plan.token_cache_bytes).table(source, tokenizer, loss_on, on_fraction)
 
 
 def _reports(
@@ -106,8 +107,14 @@ def _questions(plan: TrainPlan, held: Split | None) -> list[Row]:
     if held is None or Metric.EXACT_MATCH not in plan.evaluation.metrics:
         return []
     numbers = set(held.column("rows").tolist())
-    _, rows = read_rows(plan.evaluation.dataset or plan.dataset)
-    return [r for r in rows if r.number in numbers and r.messages and r.messages[-1].role == "assistant"]
+    own_file = plan.evaluation.dataset
+    source = RowSource(plan.dataset, plan.reading) if own_file is None else RowSource(own_file, plan.evaluation.reading)
+    return [row for row in rows_of(source.open()) if row.number in numbers and _is_question(row)]
+
+
+def _is_question(row: Row) -> bool:
+    # A call of a tool has no words that an answer could equal.
+    return bool(row.messages) and row.messages[-1].role == "assistant" and bool(row.messages[-1].content)
 
 
 def split(contents: Tensor, fraction: float, seed: int) -> Tensor:

@@ -52,9 +52,9 @@ def perplexity(mean_loss: float) -> float | None:
 def prompt_tokens(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What the model reads before it answers: all turns but the last, as training shows them."""
     if tokenizer.chat_template is None:
-        text = row.messages[0].content
+        text = "\n\n".join(message.content for message in row.messages[:-1])
     else:
-        text = template(tokenizer, row.messages[:-1], row.number, prompt=True)
+        text = template(tokenizer, row.messages[:-1], row.number, prompt=True, tools=row.tools)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     bos = leading_bos(tokenizer)
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]

@@ -41,6 +41,16 @@ class PhaseProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was left out since it is wrong: where in it, what, and the stable reason."""
+
+    row: int
+    field: str
+    problem: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetReport:
     """What became of a split's rows. Row numbers are lines of the file, counted from 1; at most 100 are listed."""
 
@@ -76,6 +86,11 @@ class DatasetReport:
     special: "SpecialTokens | None" = None
     from_cache: bool = False
     """Whether nothing was tokenised, since an earlier task kept the tokens."""
+    skipped_rows: int = 0
+    bad_rows: tuple[BadRow, ...] = ()
+    """The first of the rows that were left out since they are wrong."""
+    file_format: str = ""
+    """What the file is written in, and how it is packed: "jsonl", "csv+gzip"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
+from finetree_data.reading import Reading
+
 
 class Targets(StrEnum):
     """Which linear layers get an adapter."""
@@ -170,6 +172,7 @@ class EvaluationPlan:
     """What is measured on rows that are not trained on: a file of their own, or a share of the training rows."""
 
     dataset: Path | None = None
+    reading: Reading = field(default_factory=Reading)
     split_fraction: float = 0.0
     metrics: tuple[Metric, ...] = ()
     max_new_tokens: int = 32
@@ -222,6 +225,7 @@ class TrainPlan:
     checkpoint_folder: Path | None = None
     token_cache: Path | None = None
     token_cache_bytes: int = 0
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def checkpoints_dir(self) -> Path:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from finetree_api.trainer.v1 import worker_pb2
 from finetree_api.types.v1 import run_spec_pb2
+from finetree_data.contract import reading_of
 
 from finetree_worker import plan
 from finetree_worker.errors import PlanError
@@ -108,6 +109,7 @@ def train_plan(task: worker_pb2.Task) -> plan.TrainPlan:
         checkpoint_folder=Path(task.checkpoint_dir) if task.checkpoint_dir else None,
         token_cache=Path(task.token_cache_dir) if task.token_cache_dir else None,
         token_cache_bytes=task.token_cache_bytes,
+        reading=reading_of(task.spec.dataset),
     )
 
 
@@ -134,6 +136,7 @@ def report_plan(task: worker_pb2.Task) -> plan.TrainPlan:
         evaluation=_evaluation(task),
         token_cache=Path(task.token_cache_dir) if task.token_cache_dir else None,
         token_cache_bytes=task.token_cache_bytes,
+        reading=reading_of(task.spec.dataset),
     )
 
 
@@ -271,6 +274,7 @@ def _evaluation(task: worker_pb2.Task) -> plan.EvaluationPlan:
     evaluation = task.spec.evaluation
     return plan.EvaluationPlan(
         dataset=Path(task.evaluation_file) if task.evaluation_file else None,
+        reading=reading_of(evaluation.dataset),
         split_fraction=0.0 if task.evaluation_file else evaluation.split_fraction,
         metrics=tuple(_METRICS[metric] for metric in evaluation.metrics if metric in _METRICS),
         max_new_tokens=evaluation.max_new_tokens or plan.EvaluationPlan().max_new_tokens,

@@ -46,6 +46,9 @@ def split_report(split: Split, tokenizer: PreTrainedTokenizerBase, *, held: int,
         template_source="tokenizer" if tokenizer.chat_template is not None else "none",
         special=_special(split, tokenizer),
         from_cache=from_cache,
+        skipped_rows=split.table.found.skipped,
+        bad_rows=split.table.found.bad_rows,
+        file_format=split.table.found.file_format,
     )
 
 

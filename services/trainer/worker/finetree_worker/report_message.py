@@ -50,7 +50,11 @@ def to_message(split: SplitReport) -> event_pb2.DatasetReport:
         sequence_length=event.sequence_length if event.sequence_length < REPORT_LENGTH else 0,
         template_source=event.template_source,
         tokens_from_cache=event.from_cache,
+        file_format=event.file_format,
+        bad_rows=[_bad_row(row) for row in event.bad_rows],
     )
+    if event.skipped_rows:
+        report.skipped.CopyFrom(_group(event.skipped_rows, tuple(row.row for row in event.bad_rows)))
     if event.special is not None:
         report.special_tokens.CopyFrom(_special(event.special))
     return report
@@ -68,6 +72,10 @@ def _profile(event: events.DatasetReport) -> run_spec_pb2.DatasetProfile:
 
 def _group(count: int, numbers: tuple[int, ...]) -> event_pb2.RowGroup:
     return event_pb2.RowGroup(count=count, rows=numbers[:ROW_NUMBERS])
+
+
+def _bad_row(row: events.BadRow) -> event_pb2.BadRow:
+    return event_pb2.BadRow(row=row.row, field=row.field[:200], problem=row.problem[:400], reason=row.reason)
 
 
 def _special(special: events.SpecialTokens) -> event_pb2.SpecialTokens:

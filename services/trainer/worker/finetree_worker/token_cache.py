@@ -12,29 +12,32 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from finetree_worker.errors import StorageError
+from finetree_worker.events import BadRow
 from finetree_worker.files import MANIFEST, atomic_folder, read_manifest, size, storage_errors
-from finetree_worker.formats import read_rows
+from finetree_worker.formats import Row, RowFile, RowSource, found_format, rows_of
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenization import BATCH_ROWS, ending_ids, leading_bos, tokenize
 from finetree_worker.tokens import (
     LEARNS_TO_END,
     ODD_BEGINNING,
+    Found,
     TokenizedRow,
     TokenTable,
     open_table,
     write_table,
 )
 
-VERSION = 1
+VERSION = 2
 """Grows when the same input would give other tokens, marks or columns: what an earlier version kept is not used."""
 SILENCE_SECONDS = 3600.0
 """An unfinished entry that nobody has written to for so long belongs to a task that was killed."""
@@ -56,20 +59,24 @@ class TokenCache:
     limit: int
 
     def table(
-        self, file: Path, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn, on_fraction: Callable[[float], None]
+        self,
+        source: RowSource,
+        tokenizer: PreTrainedTokenizerBase,
+        loss_on: LossOn,
+        on_fraction: Callable[[float], None],
     ) -> Tokenized:
         """The table of a file, tokenised unless it is there whole. `on_fraction` hears 0..1 and may raise to stop.
 
-        Raises DataError (those of `read_rows` and `tokenize`), StorageError.
+        Raises DataError (those of `rows_of` and `tokenize`), StorageError.
         """
-        entry = self.folder / key(file, tokenizer, loss_on)
+        entry = self.folder / key(source, tokenizer, loss_on)
         found = _open(entry)
         if found is not None:
             on_fraction(1.0)
             return Tokenized(found, kept=True)
         # What is there and does not open is damaged.
         shutil.rmtree(entry, ignore_errors=True)
-        table = _make(entry, file, tokenizer, loss_on, on_fraction)
+        table = _make(entry, source, tokenizer, loss_on, on_fraction)
         self.trim()
         return Tokenized(table, kept=False)
 
@@ -90,7 +97,11 @@ class TokenCache:
 
 
 def tokenized(
-    file: Path, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn, on_fraction: Callable[[float], None], scratch: Path
+    source: RowSource,
+    tokenizer: PreTrainedTokenizerBase,
+    loss_on: LossOn,
+    on_fraction: Callable[[float], None],
+    scratch: Path,
 ) -> Tokenized:
     """The table of a file where nothing is kept: its file is made below `scratch`, mapped and deleted."""
     with storage_errors():
@@ -98,15 +109,15 @@ def tokenized(
         folder = Path(tempfile.mkdtemp(prefix=".tokens-", dir=scratch))
     try:
         with storage_errors():
-            _write(folder, file, tokenizer, loss_on, on_fraction)
+            _write(folder, source, tokenizer, loss_on, on_fraction)
         return Tokenized(open_table(folder), kept=False)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def key(file: Path, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> str:
+def key(source: RowSource, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> str:
     """sha256 (hex) of all that decides a table: the bytes, the tokenizer, its template, what is learned, the code."""
-    with storage_errors(), file.open("rb") as stream:
+    with storage_errors(), source.path.open("rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
     decisive = {
         "version": VERSION,
@@ -114,7 +125,8 @@ def key(file: Path, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> str:
         "tokenizer": tokenizer_digest(tokenizer),
         "loss_on": loss_on.value,
         "libraries": {name: metadata.version(name) for name in ("tokenizers", "transformers", "jinja2")},
-        "suffixes": [suffix.lower() for suffix in file.suffixes[-2:]],
+        "suffixes": [suffix.lower() for suffix in source.path.suffixes[-2:]],
+        "reading": asdict(replace(source.reading, name="")),
         "day": _day(tokenizer),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
@@ -147,7 +159,7 @@ def _open(entry: Path) -> TokenTable | None:
 
 def _make(
     entry: Path,
-    file: Path,
+    source: RowSource,
     tokenizer: PreTrainedTokenizerBase,
     loss_on: LossOn,
     on_fraction: Callable[[float], None],
@@ -155,7 +167,7 @@ def _make(
     made: list[TokenTable] = []
     try:
         with atomic_folder(entry, {"format": VERSION}) as draft:
-            _write(draft, file, tokenizer, loss_on, on_fraction)
+            _write(draft, source, tokenizer, loss_on, on_fraction)
             # Mapped before anybody can delete it for its size.
             made.append(open_table(draft))
     except StorageError as error:
@@ -167,25 +179,36 @@ def _make(
 
 def _write(
     folder: Path,
-    file: Path,
+    source: RowSource,
     tokenizer: PreTrainedTokenizerBase,
     loss_on: LossOn,
     on_fraction: Callable[[float], None],
 ) -> None:
-    shape, rows = read_rows(file)
+    file = source.open()
     bos, endings = leading_bos(tokenizer), ending_ids(tokenizer)
 
     def batches() -> Iterator[list[TokenizedRow]]:
-        for start in range(0, len(rows), BATCH_ROWS):
-            batch = rows[start : start + BATCH_ROWS]
-            examples = tokenize(batch, shape, tokenizer, loss_on, lambda _: None)
+        for batch in _batches(rows_of(file, source.place)):
+            examples = tokenize(batch, found_format(file), tokenizer, loss_on, lambda _: None)
             yield [
                 TokenizedRow(row, example, _marks(example.tokens.tolist(), example.is_target.tolist(), bos, endings))
                 for row, example in zip(batch, examples, strict=True)
             ]
-            on_fraction((start + len(batch)) / len(rows))
+            on_fraction(file.fraction)
 
-    write_table(folder, shape, batches())
+    write_table(folder, batches(), lambda: _found(file))
+    on_fraction(1.0)
+
+
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while batch := list(islice(rows, BATCH_ROWS)):
+        yield batch
+
+
+def _found(file: RowFile) -> Found:
+    packed = f"+{file.packing}" if file.packing else ""
+    faults = tuple(BadRow(f.number, f.field, f.problem, f.reason) for f in file.faults)
+    return Found(found_format(file), f"{file.file_format}{packed}", file.skipped, faults)
 
 
 def _marks(tokens: list[int], learned: list[bool], bos: int | None, endings: set[int]) -> int:

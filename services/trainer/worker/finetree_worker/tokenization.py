@@ -3,13 +3,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from finetree_worker.errors import DataError
-from finetree_worker.formats import Format, Message, Row
+from finetree_worker.formats import CONVERSATIONS, Format, Message, Row
 from finetree_worker.packing import Example
 from finetree_worker.plan import LossOn
 
@@ -93,14 +94,15 @@ def render(row: Row, shape: Format, tokenizer: PreTrainedTokenizerBase, loss_on:
     if shape is Format.TEXT:
         return Rendered(row.number, row.text, ((0, len(row.text)),))
     if tokenizer.chat_template is None:
-        if shape is Format.CHAT:
+        if shape in CONVERSATIONS or row.tools:
             raise DataError(
                 "NO_CHAT_TEMPLATE",
                 "The dataset is a chat, but the model has no chat template.",
                 field="dataset",
                 remedy="Train an instruct model, or use rows of prompt and completion, or of text.",
             )
-        prompt, completion = (message.content for message in row.messages)
+        *asked, answer = (message.content for message in row.messages)
+        prompt, completion = "\n\n".join(asked), answer
         text = prompt + completion
         return _whole_if_all(Rendered(row.number, text, ((len(prompt), len(text)),)), loss_on)
     return _whole_if_all(_render_chat(row, tokenizer, loss_on), loss_on)
@@ -113,8 +115,9 @@ def _whole_if_all(rendered: Rendered, loss_on: LossOn) -> Rendered:
 
 
 def _render_chat(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Rendered:
-    text = template(tokenizer, row.messages, row.number)
-    turns = [i for i, message in enumerate(row.messages) if message.role == "assistant"]
+    text = template(tokenizer, row.messages, row.number, tools=row.tools)
+    _require_tools(row, text)
+    turns = [i for i, message in enumerate(row.messages) if message.role == "assistant" and message.learned]
     if loss_on is LossOn.LAST_COMPLETION:
         turns = turns[-1:]
     spans = tuple(_span(row, i, text, tokenizer) for i in turns)
@@ -123,8 +126,8 @@ def _render_chat(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) 
 
 def _span(row: Row, turn: int, text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """Where assistant turn `turn` stands in `text`: from behind its header to its end-of-turn token, inclusive."""
-    before = template(tokenizer, row.messages[:turn], row.number, prompt=True) if turn else ""
-    through = template(tokenizer, row.messages[: turn + 1], row.number)
+    before = template(tokenizer, row.messages[:turn], row.number, prompt=True, tools=row.tools) if turn else ""
+    through = template(tokenizer, row.messages[: turn + 1], row.number, tools=row.tools)
     if text.startswith(before) and text.startswith(through) and through.startswith(before):
         return len(before), len(through.rstrip())
     # Templates that rewrite earlier turns once later ones follow (Qwen 3 drops their thoughts): the header still
@@ -141,12 +144,36 @@ def _span(row: Row, turn: int, text: str, tokenizer: PreTrainedTokenizerBase) ->
     )
 
 
-def template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], row: int, *, prompt: bool = False) -> str:
+def _require_tools(row: Row, text: str) -> None:
+    """Refuse a row whose functions or calls the template leaves out: half of it would be learned, unnoticed."""
+    called = [call["function"]["name"] for message in row.messages for call in message.tool_calls]
+    offered = [str(tool["function"].get("name", "")) for tool in row.tools if isinstance(tool.get("function"), dict)]
+    lost = next((name for name in called + offered if name and name not in text), "")
+    if lost:
+        raise DataError(
+            "TOOLS_NOT_RENDERED",
+            f"Row {row.number}: the model's chat template leaves the function {lost[:60]!r} out.",
+            field=f"dataset[{row.number}]." + ("tools" if lost in offered else "messages"),
+            remedy="Use a model whose chat template knows tools, or write the calls into the messages' content.",
+            row=row.number,
+        )
+
+
+def template(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    row: int,
+    *,
+    prompt: bool = False,
+    tools: Sequence[dict[str, Any]] = (),
+) -> str:
     """Messages through the chat template; with `prompt`, up to where the assistant begins to answer."""
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+    turns = [_turn(message) for message in messages]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
-    except TemplateError as error:
+        text = tokenizer.apply_chat_template(
+            turns, tools=list(tools) or None, tokenize=False, add_generation_prompt=prompt
+        )
+    except (TemplateError, TypeError) as error:
         raise DataError(
             "TEMPLATE_REFUSED_ROW",
             f"Row {row}: the model's chat template refuses these messages: {str(error)[:200]}",
@@ -155,3 +182,15 @@ def template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], ro
             row=row,
         ) from error
     return str(text)
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A message as chat templates know it."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = list(message.tool_calls)
+    if message.tool_call_id:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.name:
+        turn["name"] = message.name
+    return turn

@@ -4,8 +4,8 @@
 import json
 import shutil
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, overload
@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from finetree_worker.events import BadRow
 from finetree_worker.formats import Format, Row
 from finetree_worker.packing import Example
 
@@ -38,6 +39,16 @@ class TokenizedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What reading the file showed: what its rows hold, what it is written in, and the rows that were left out."""
+
+    format: Format
+    file_format: str = ""
+    skipped: int = 0
+    bad_rows: tuple[BadRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TokenTable:
     """All rows of a file, tokenised whole; nothing in it hangs on the sequence length, the split or packing.
 
@@ -47,7 +58,7 @@ class TokenTable:
     (0: there is none, since the first token cannot be learned).
     """
 
-    format: Format
+    found: Found
     ends: Tensor
     rows: Tensor
     contents: Tensor
@@ -57,6 +68,11 @@ class TokenTable:
     tokens: Tensor
     learned: Tensor
     marks: Tensor
+
+    @property
+    def format(self) -> Format:
+        """What the rows hold."""
+        return self.found.format
 
     @property
     def lengths(self) -> Tensor:
@@ -145,8 +161,8 @@ def _hash(text: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def write_table(folder: Path, shape: Format, batches: Iterable[Sequence[TokenizedRow]]) -> None:
-    """Write the table of `batches` into `folder`; holds one batch in memory at a time."""
+def write_table(folder: Path, batches: Iterable[Sequence[TokenizedRow]], found: Callable[[], Found]) -> None:
+    """Write the table of `batches` into `folder`; holds one batch in memory at a time. `found` is asked at the end."""
     parts = {name: folder / f"{name}.part" for name in _TYPES}
     counts = dict.fromkeys(_TYPES, 0)
     streams = {name: path.open("wb") for name, path in parts.items()}
@@ -159,7 +175,7 @@ def write_table(folder: Path, shape: Format, batches: Iterable[Sequence[Tokenize
         for stream in streams.values():
             stream.close()
     with (folder / FILE).open("wb") as target:
-        target.write(_header(shape, counts))
+        target.write(_header(found(), counts))
         for path in parts.values():
             _append(path, target)
             path.unlink()
@@ -183,9 +199,9 @@ def _columns(batch: Sequence[TokenizedRow], end: int) -> "dict[str, array[int]]"
     return columns
 
 
-def _header(shape: Format, counts: dict[str, int]) -> bytes:
+def _header(found: Found, counts: dict[str, int]) -> bytes:
     # The layout of safetensors: length of the header, the header as JSON, then the tensors without a gap.
-    header: dict[str, object] = {"__metadata__": {"format": shape.value}}
+    header: dict[str, object] = {"__metadata__": {"found": json.dumps(asdict(found))}}
     start = 0
     for name, (kind, _, width) in _TYPES.items():
         end = start + counts[name] * width
@@ -204,5 +220,7 @@ def _append(path: Path, target: IO[bytes]) -> None:
 def open_table(folder: Path) -> TokenTable:
     """The table in `folder`, mapped: it stays readable when the file is deleted. Raises OSError, SafetensorError."""
     with safe_open(folder / FILE, framework="pt") as stored:
-        shape = Format((stored.metadata() or {})["format"])
-        return TokenTable(shape, **{name: stored.get_tensor(name) for name in _TYPES})
+        said = json.loads((stored.metadata() or {})["found"])
+        faults = tuple(BadRow(**fault) for fault in said["bad_rows"])
+        found = Found(Format(said["format"]), said["file_format"], said["skipped"], faults)
+        return TokenTable(found, **{name: stored.get_tensor(name) for name in _TYPES})

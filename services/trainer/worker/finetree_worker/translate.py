@@ -126,6 +126,7 @@ class Translator:
     def _split_report(self, split: SplitReport) -> tuple[str, Any, str]:
         event = split.report
         line = f"{split.split}: {event.train_rows} rows, {event.total_tokens} tokens"
+        line += f", {event.skipped_rows} bad rows left out" if event.skipped_rows else ""
         line += ", kept from an earlier task" if event.from_cache else ""
         return "dataset_report", to_message(split), line
 

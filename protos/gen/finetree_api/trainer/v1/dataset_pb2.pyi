@@ -31,6 +31,16 @@ class _DatasetFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dataset
     """Detected from the content."""
     DATASET_FORMAT_JSONL: _DatasetFormat.ValueType  # 1
     """JSON lines."""
+    DATASET_FORMAT_JSON: _DatasetFormat.ValueType  # 2
+    """A JSON array of objects, or an object that holds one."""
+    DATASET_FORMAT_CSV: _DatasetFormat.ValueType  # 3
+    """A table whose first line names the columns."""
+    DATASET_FORMAT_TSV: _DatasetFormat.ValueType  # 4
+    """The same cut by tabs."""
+    DATASET_FORMAT_PARQUET: _DatasetFormat.ValueType  # 5
+    """Parquet."""
+    DATASET_FORMAT_TEXT: _DatasetFormat.ValueType  # 6
+    """Plain text, a row a line."""
 
 class DatasetFormat(_DatasetFormat, metaclass=_DatasetFormatEnumTypeWrapper):
     """How the bytes of a dataset are written."""
@@ -39,6 +49,16 @@ DATASET_FORMAT_UNSPECIFIED: DatasetFormat.ValueType  # 0
 """Detected from the content."""
 DATASET_FORMAT_JSONL: DatasetFormat.ValueType  # 1
 """JSON lines."""
+DATASET_FORMAT_JSON: DatasetFormat.ValueType  # 2
+"""A JSON array of objects, or an object that holds one."""
+DATASET_FORMAT_CSV: DatasetFormat.ValueType  # 3
+"""A table whose first line names the columns."""
+DATASET_FORMAT_TSV: DatasetFormat.ValueType  # 4
+"""The same cut by tabs."""
+DATASET_FORMAT_PARQUET: DatasetFormat.ValueType  # 5
+"""Parquet."""
+DATASET_FORMAT_TEXT: DatasetFormat.ValueType  # 6
+"""Plain text, a row a line."""
 Global___DatasetFormat: _TypeAlias = DatasetFormat  # noqa: Y015
 
 class _RowSchema:
@@ -55,6 +75,10 @@ class _RowSchemaEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowSchema.V
     """"prompt" and "completion"."""
     ROW_SCHEMA_TEXT: _RowSchema.ValueType  # 3
     """"text"."""
+    ROW_SCHEMA_INSTRUCTION: _RowSchema.ValueType  # 4
+    """Alpaca's and Dolly's: "instruction", "input" or "context", and "output" or "response"."""
+    ROW_SCHEMA_SHAREGPT: _RowSchema.ValueType  # 5
+    """ShareGPT's: "conversations" with from and value."""
 
 class RowSchema(_RowSchema, metaclass=_RowSchemaEnumTypeWrapper):
     """What a row of a dataset holds."""
@@ -67,6 +91,10 @@ ROW_SCHEMA_PROMPT_COMPLETION: RowSchema.ValueType  # 2
 """"prompt" and "completion"."""
 ROW_SCHEMA_TEXT: RowSchema.ValueType  # 3
 """"text"."""
+ROW_SCHEMA_INSTRUCTION: RowSchema.ValueType  # 4
+"""Alpaca's and Dolly's: "instruction", "input" or "context", and "output" or "response"."""
+ROW_SCHEMA_SHAREGPT: RowSchema.ValueType  # 5
+"""ShareGPT's: "conversations" with from and value."""
 Global___RowSchema: _TypeAlias = RowSchema  # noqa: Y015
 
 class _DatasetState:
@@ -162,6 +190,8 @@ class Dataset(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    READING_FIELD_NUMBER: _builtins.int
+    PACKING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"projects/{project}/datasets/{dataset}"."""
     uid: _builtins.str
@@ -184,6 +214,8 @@ class Dataset(_message.Message):
     """Who created it."""
     etag: _builtins.str
     """Changes with every change."""
+    packing: _builtins.str
+    """How it is packed: "", "gzip" or "zstd"."""
     @_builtins.property
     def profile(self) -> _run_spec_pb2.DatasetProfile:
         """Rows, and token lengths estimated from characters, once ready."""
@@ -199,6 +231,10 @@ class Dataset(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Indexed labels."""
+
+    @_builtins.property
+    def reading(self) -> _run_spec_pb2.DatasetReading:
+        """How it is read, as far as CreateDataset said so; a job's own reading comes before it."""
 
     def __init__(
         self,
@@ -218,10 +254,12 @@ class Dataset(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        reading: _run_spec_pb2.DatasetReading | None = ...,
+        packing: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "profile", b"profile", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "profile", b"profile", "reading", b"reading", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "create_time", b"create_time", "created_by", b"created_by", "display_name", b"display_name", "etag", b"etag", "format", b"format", "labels", b"labels", "name", b"name", "profile", b"profile", "row_schema", b"row_schema", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "create_time", b"create_time", "created_by", b"created_by", "display_name", b"display_name", "etag", b"etag", "format", b"format", "labels", b"labels", "name", b"name", "packing", b"packing", "profile", b"profile", "reading", b"reading", "row_schema", b"row_schema", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -260,6 +298,7 @@ class CreateDatasetRequest(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    READING_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """"projects/{project}"; empty means the default project."""
     display_name: _builtins.str
@@ -276,6 +315,10 @@ class CreateDatasetRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Indexed labels."""
 
+    @_builtins.property
+    def reading(self) -> _run_spec_pb2.DatasetReading:
+        """How the rows are read, where the content does not tell."""
+
     def __init__(
         self,
         *,
@@ -286,10 +329,11 @@ class CreateDatasetRequest(_message.Message):
         format: Global___DatasetFormat.ValueType = ...,
         request_id: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        reading: _run_spec_pb2.DatasetReading | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reading", b"reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "format", b"format", "labels", b"labels", "parent", b"parent", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "format", b"format", "labels", b"labels", "parent", b"parent", "reading", b"reading", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -443,6 +443,40 @@ class RowGroup(_message.Message):
 Global___RowGroup: _TypeAlias = RowGroup  # noqa: Y015
 
 @_typing.final
+class BadRow(_message.Message):
+    """A row that was left out since it is wrong."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    row: _builtins.int
+    """Its number, from 1: the line in a file of lines, else its place among the rows."""
+    field: _builtins.str
+    """Where in it, for example "messages[2].content"; empty for the whole row."""
+    problem: _builtins.str
+    """What is wrong."""
+    reason: _builtins.str
+    """Stable reason, for example "MALFORMED_ROW"."""
+    def __init__(
+        self,
+        *,
+        row: _builtins.int = ...,
+        field: _builtins.str = ...,
+        problem: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "problem", b"problem", "reason", b"reason", "row", b"row"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BadRow: _TypeAlias = BadRow  # noqa: Y015
+
+@_typing.final
 class DatasetReport(_message.Message):
     """What the data is."""
 
@@ -468,8 +502,11 @@ class DatasetReport(_message.Message):
     TEMPLATE_SOURCE_FIELD_NUMBER: _builtins.int
     SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     TOKENS_FROM_CACHE_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    BAD_ROWS_FIELD_NUMBER: _builtins.int
+    FILE_FORMAT_FIELD_NUMBER: _builtins.int
     row_schema: _builtins.str
-    """Schema of the rows: "chat", "prompt_completion", "text"."""
+    """What the rows hold: "chat", "prompt_completion", "instruction", "sharegpt", "text"."""
     suggested_sequence_length: _builtins.int
     """Sequence length that would keep 99 % of the rows whole."""
     rendered_example: _builtins.str
@@ -490,6 +527,8 @@ class DatasetReport(_message.Message):
     """Where the chat template comes from: "tokenizer", or "none" where rows are joined as they are."""
     tokens_from_cache: _builtins.bool
     """Whether the tokens were kept from an earlier task, so that nothing was tokenised."""
+    file_format: _builtins.str
+    """What the file is written in, and how it is packed: "jsonl", "csv", "parquet", "jsonl+gzip"."""
     @_builtins.property
     def profile(self) -> _run_spec_pb2.DatasetProfile:
         """Profile counted with the model's tokenizer."""
@@ -526,6 +565,14 @@ class DatasetReport(_message.Message):
     def special_tokens(self) -> Global___SpecialTokens:
         """What begins and ends a row."""
 
+    @_builtins.property
+    def skipped(self) -> Global___RowGroup:
+        """Rows that were left out since they are wrong, where the policy is to skip them."""
+
+    @_builtins.property
+    def bad_rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___BadRow]:
+        """The first of them, with what is wrong; at most 32."""
+
     def __init__(
         self,
         *,
@@ -549,10 +596,13 @@ class DatasetReport(_message.Message):
         template_source: _builtins.str = ...,
         special_tokens: Global___SpecialTokens | None = ...,
         tokens_from_cache: _builtins.bool = ...,
+        skipped: Global___RowGroup | None = ...,
+        bad_rows: _abc.Iterable[Global___BadRow] | None = ...,
+        file_format: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "percentiles", b"percentiles", "profile", b"profile", "special_tokens", b"special_tokens", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "percentiles", b"percentiles", "profile", b"profile", "skipped", b"skipped", "special_tokens", b"special_tokens", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "example_row", b"example_row", "example_spans", b"example_spans", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "longest_row_tokens", b"longest_row_tokens", "percentiles", b"percentiles", "profile", b"profile", "rendered_example", b"rendered_example", "row_schema", b"row_schema", "rows", b"rows", "sequence_length", b"sequence_length", "special_tokens", b"special_tokens", "split", b"split", "suggested_sequence_length", b"suggested_sequence_length", "target_tokens", b"target_tokens", "template_source", b"template_source", "tokens_from_cache", b"tokens_from_cache", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_rows", b"bad_rows", "duplicates", b"duplicates", "example_row", b"example_row", "example_spans", b"example_spans", "file_format", b"file_format", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "longest_row_tokens", b"longest_row_tokens", "percentiles", b"percentiles", "profile", b"profile", "rendered_example", b"rendered_example", "row_schema", b"row_schema", "rows", b"rows", "sequence_length", b"sequence_length", "skipped", b"skipped", "special_tokens", b"special_tokens", "split", b"split", "suggested_sequence_length", b"suggested_sequence_length", "target_tokens", b"target_tokens", "template_source", b"template_source", "tokens_from_cache", b"tokens_from_cache", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,8 +48,10 @@ class TrainerServiceStub:
     WriteDataset: _grpc.StreamUnaryMultiCallable[_dataset_pb2.WriteDatasetRequest, _dataset_pb2.WriteDatasetResponse]
     """Uploads bytes from an offset. A cut upload goes on from GetDataset.committed_bytes.
 
-    Errors: INVALID_ARGUMENT (HASH_MISMATCH: upload again; MALFORMED_ROW, EMPTY_DATASET with row and field: mend the
-    data), NOT_FOUND (DATASET_NOT_FOUND), OUT_OF_RANGE (OFFSET_MISMATCH: go on from committed_bytes in the metadata),
+    Errors: INVALID_ARGUMENT (HASH_MISMATCH: upload again; MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET with row and
+    field: mend the data, or let bad rows be skipped; TOO_MANY_BAD_ROWS: mend more of it; MALFORMED_FILE, NOT_UTF8,
+    UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE for one that unpacks to far more than it may: send another
+    file; COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: name the file's own columns), NOT_FOUND (DATASET_NOT_FOUND), OUT_OF_RANGE (OFFSET_MISMATCH: go on from committed_bytes in the metadata),
     RESOURCE_EXHAUSTED (DISK_FULL), FAILED_PRECONDITION (DATASET_READY: nothing is left to write).
     """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetRequest, _dataset_pb2.GetDatasetResponse]
@@ -170,8 +172,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     WriteDataset: _aio.StreamUnaryMultiCallable[_dataset_pb2.WriteDatasetRequest, _dataset_pb2.WriteDatasetResponse]  # type: ignore[assignment]
     """Uploads bytes from an offset. A cut upload goes on from GetDataset.committed_bytes.
 
-    Errors: INVALID_ARGUMENT (HASH_MISMATCH: upload again; MALFORMED_ROW, EMPTY_DATASET with row and field: mend the
-    data), NOT_FOUND (DATASET_NOT_FOUND), OUT_OF_RANGE (OFFSET_MISMATCH: go on from committed_bytes in the metadata),
+    Errors: INVALID_ARGUMENT (HASH_MISMATCH: upload again; MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET with row and
+    field: mend the data, or let bad rows be skipped; TOO_MANY_BAD_ROWS: mend more of it; MALFORMED_FILE, NOT_UTF8,
+    UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE for one that unpacks to far more than it may: send another
+    file; COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: name the file's own columns), NOT_FOUND (DATASET_NOT_FOUND), OUT_OF_RANGE (OFFSET_MISMATCH: go on from committed_bytes in the metadata),
     RESOURCE_EXHAUSTED (DISK_FULL), FAILED_PRECONDITION (DATASET_READY: nothing is left to write).
     """
     GetDataset: _aio.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetRequest, _dataset_pb2.GetDatasetResponse]  # type: ignore[assignment]
@@ -301,8 +305,10 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_dataset_pb2.WriteDatasetResponse, _abc.Awaitable[_dataset_pb2.WriteDatasetResponse]]:
         """Uploads bytes from an offset. A cut upload goes on from GetDataset.committed_bytes.
 
-        Errors: INVALID_ARGUMENT (HASH_MISMATCH: upload again; MALFORMED_ROW, EMPTY_DATASET with row and field: mend the
-        data), NOT_FOUND (DATASET_NOT_FOUND), OUT_OF_RANGE (OFFSET_MISMATCH: go on from committed_bytes in the metadata),
+        Errors: INVALID_ARGUMENT (HASH_MISMATCH: upload again; MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET with row and
+        field: mend the data, or let bad rows be skipped; TOO_MANY_BAD_ROWS: mend more of it; MALFORMED_FILE, NOT_UTF8,
+        UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE for one that unpacks to far more than it may: send another
+        file; COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: name the file's own columns), NOT_FOUND (DATASET_NOT_FOUND), OUT_OF_RANGE (OFFSET_MISMATCH: go on from committed_bytes in the metadata),
         RESOURCE_EXHAUSTED (DISK_FULL), FAILED_PRECONDITION (DATASET_READY: nothing is left to write).
         """
 

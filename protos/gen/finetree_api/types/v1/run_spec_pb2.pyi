@@ -19,6 +19,106 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _FileFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FileFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FileFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FILE_FORMAT_UNSPECIFIED: _FileFormat.ValueType  # 0
+    """Found in the content."""
+    FILE_FORMAT_JSONL: _FileFormat.ValueType  # 1
+    """JSON lines: one object a line."""
+    FILE_FORMAT_JSON: _FileFormat.ValueType  # 2
+    """A JSON array of objects, or an object that holds one under "data", "rows", "examples", "instances" or the like."""
+    FILE_FORMAT_CSV: _FileFormat.ValueType  # 3
+    """A table whose first line names the columns (RFC 4180); also cut by ";" or "|"."""
+    FILE_FORMAT_TSV: _FileFormat.ValueType  # 4
+    """The same cut by tabs."""
+    FILE_FORMAT_PARQUET: _FileFormat.ValueType  # 5
+    """Parquet."""
+    FILE_FORMAT_TEXT: _FileFormat.ValueType  # 6
+    """Plain text: each line with something in it is a row."""
+
+class FileFormat(_FileFormat, metaclass=_FileFormatEnumTypeWrapper):
+    """What a file of training rows is written in. Each but Parquet may be packed with gzip or zstd, which its bytes tell."""
+
+FILE_FORMAT_UNSPECIFIED: FileFormat.ValueType  # 0
+"""Found in the content."""
+FILE_FORMAT_JSONL: FileFormat.ValueType  # 1
+"""JSON lines: one object a line."""
+FILE_FORMAT_JSON: FileFormat.ValueType  # 2
+"""A JSON array of objects, or an object that holds one under "data", "rows", "examples", "instances" or the like."""
+FILE_FORMAT_CSV: FileFormat.ValueType  # 3
+"""A table whose first line names the columns (RFC 4180); also cut by ";" or "|"."""
+FILE_FORMAT_TSV: FileFormat.ValueType  # 4
+"""The same cut by tabs."""
+FILE_FORMAT_PARQUET: FileFormat.ValueType  # 5
+"""Parquet."""
+FILE_FORMAT_TEXT: FileFormat.ValueType  # 6
+"""Plain text: each line with something in it is a row."""
+Global___FileFormat: _TypeAlias = FileFormat  # noqa: Y015
+
+class _RowFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RowFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROW_FORMAT_UNSPECIFIED: _RowFormat.ValueType  # 0
+    """Found in the first sound row, by its columns."""
+    ROW_FORMAT_CHAT: _RowFormat.ValueType  # 1
+    """"messages" with role and content, tool calls and tool results."""
+    ROW_FORMAT_PROMPT_COMPLETION: _RowFormat.ValueType  # 2
+    """A question and its answer: "prompt" and "completion", "question" and "answer" or the like."""
+    ROW_FORMAT_INSTRUCTION: _RowFormat.ValueType  # 3
+    """Alpaca's and Dolly's: "instruction", "input" or "context", and "output" or "response"."""
+    ROW_FORMAT_SHAREGPT: _RowFormat.ValueType  # 4
+    """ShareGPT's: "conversations" with from and value."""
+    ROW_FORMAT_TEXT: _RowFormat.ValueType  # 5
+    """"text"."""
+
+class RowFormat(_RowFormat, metaclass=_RowFormatEnumTypeWrapper):
+    """What a row holds."""
+
+ROW_FORMAT_UNSPECIFIED: RowFormat.ValueType  # 0
+"""Found in the first sound row, by its columns."""
+ROW_FORMAT_CHAT: RowFormat.ValueType  # 1
+""""messages" with role and content, tool calls and tool results."""
+ROW_FORMAT_PROMPT_COMPLETION: RowFormat.ValueType  # 2
+"""A question and its answer: "prompt" and "completion", "question" and "answer" or the like."""
+ROW_FORMAT_INSTRUCTION: RowFormat.ValueType  # 3
+"""Alpaca's and Dolly's: "instruction", "input" or "context", and "output" or "response"."""
+ROW_FORMAT_SHAREGPT: RowFormat.ValueType  # 4
+"""ShareGPT's: "conversations" with from and value."""
+ROW_FORMAT_TEXT: RowFormat.ValueType  # 5
+""""text"."""
+Global___RowFormat: _TypeAlias = RowFormat  # noqa: Y015
+
+class _BadRows:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BadRowsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BadRows.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BAD_ROWS_UNSPECIFIED: _BadRows.ValueType  # 0
+    """REFUSE."""
+    BAD_ROWS_REFUSE: _BadRows.ValueType  # 1
+    """The first one ends the run before anything is trained."""
+    BAD_ROWS_SKIP: _BadRows.ValueType  # 2
+    """They are left out, counted, and the first of them named in the dataset report."""
+
+class BadRows(_BadRows, metaclass=_BadRowsEnumTypeWrapper):
+    """What is done about a row that is wrong."""
+
+BAD_ROWS_UNSPECIFIED: BadRows.ValueType  # 0
+"""REFUSE."""
+BAD_ROWS_REFUSE: BadRows.ValueType  # 1
+"""The first one ends the run before anything is trained."""
+BAD_ROWS_SKIP: BadRows.ValueType  # 2
+"""They are left out, counted, and the first of them named in the dataset report."""
+Global___BadRows: _TypeAlias = BadRows  # noqa: Y015
+
 class _TargetPreset:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -738,6 +838,7 @@ class DatasetSource(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    READING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A dataset resource, "projects/{project}/datasets/{dataset}" or its short id."""
     path: _builtins.str
@@ -746,22 +847,125 @@ class DatasetSource(_message.Message):
     def profile(self) -> Global___DatasetProfile:
         """Only a profile: can be priced, not trained."""
 
+    @_builtins.property
+    def reading(self) -> Global___DatasetReading:
+        """How the file is read, where its content does not tell; a dataset resource's own reading is the default."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         path: _builtins.str = ...,
         profile: Global___DatasetProfile | None = ...,
+        reading: Global___DatasetReading | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "path", b"path", "profile", b"profile", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "path", b"path", "profile", b"profile", "reading", b"reading", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "path", b"path", "profile", b"profile", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "path", b"path", "profile", b"profile", "reading", b"reading", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["name", "path", "profile"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___DatasetSource: _TypeAlias = DatasetSource  # noqa: Y015
+
+@_typing.final
+class DatasetReading(_message.Message):
+    """How a file of training rows is read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FORMAT_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    BAD_ROWS_FIELD_NUMBER: _builtins.int
+    SKIP_LIMIT_FIELD_NUMBER: _builtins.int
+    file_format: Global___FileFormat.ValueType
+    """What it is written in."""
+    format: Global___RowFormat.ValueType
+    """What its rows hold."""
+    bad_rows: Global___BadRows.ValueType
+    """What is done about wrong rows."""
+    skip_limit: _builtins.int
+    """With SKIP, the most rows that may be left out; one more refuses the file. 0 means any number."""
+    @_builtins.property
+    def columns(self) -> Global___DatasetColumns:
+        """The file's names for what a row holds, where they are not the usual ones."""
+
+    def __init__(
+        self,
+        *,
+        file_format: Global___FileFormat.ValueType = ...,
+        format: Global___RowFormat.ValueType = ...,
+        columns: Global___DatasetColumns | None = ...,
+        bad_rows: Global___BadRows.ValueType = ...,
+        skip_limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_rows", b"bad_rows", "columns", b"columns", "file_format", b"file_format", "format", b"format", "skip_limit", b"skip_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetReading: _TypeAlias = DatasetReading  # noqa: Y015
+
+@_typing.final
+class DatasetColumns(_message.Message):
+    """Columns of a file by what they hold. A name may lead into nested objects and lists: "answers.text.0"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    COMPLETION_FIELD_NUMBER: _builtins.int
+    INSTRUCTION_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    CONVERSATIONS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    SYSTEM_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    messages: _builtins.str
+    """A list of turns with role and content."""
+    prompt: _builtins.str
+    """What is asked."""
+    completion: _builtins.str
+    """What is answered, and learned."""
+    instruction: _builtins.str
+    """What is to be done: a prompt that an input may follow."""
+    input: _builtins.str
+    """What the instruction or the prompt is about."""
+    output: _builtins.str
+    """What is answered; the same as completion."""
+    conversations: _builtins.str
+    """A list of turns with from and value."""
+    text: _builtins.str
+    """Plain text."""
+    system: _builtins.str
+    """A system message, beside any of the others but text."""
+    tools: _builtins.str
+    """JSON schemas of the functions that the assistant may call."""
+    def __init__(
+        self,
+        *,
+        messages: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        completion: _builtins.str = ...,
+        instruction: _builtins.str = ...,
+        input: _builtins.str = ...,
+        output: _builtins.str = ...,
+        conversations: _builtins.str = ...,
+        text: _builtins.str = ...,
+        system: _builtins.str = ...,
+        tools: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "conversations", b"conversations", "input", b"input", "instruction", b"instruction", "messages", b"messages", "output", b"output", "prompt", b"prompt", "system", b"system", "text", b"text", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetColumns: _TypeAlias = DatasetColumns  # noqa: Y015
 
 @_typing.final
 class DatasetProfile(_message.Message):

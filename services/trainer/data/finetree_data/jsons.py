@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objects from JSON lines, and from JSON documents of any size without holding them whole."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from finetree_data.content import MAX_ROW_BYTES, Content, decode
+from finetree_data.faults import DatasetError, RowError, kind
+
+Record = tuple[int, dict[str, Any] | RowError]
+"""A row's number, from 1, and its object or what is wrong with it."""
+
+LISTS = ("data", "rows", "examples", "instances", "records", "items", "train", "dataset")
+"""Keys of a document's top object under which its rows are looked for."""
+
+_CHUNK = 1 << 16
+_SPACE = " \t\r\n"
+
+
+def lines(stream: Content) -> Iterator[tuple[int, bytes]]:
+    """Lines with something in them, with their numbers; a line beyond MAX_ROW_BYTES is cut behind that many."""
+    number = 0
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        if line.strip():
+            yield number, line
+        rest = line
+        while len(line) > MAX_ROW_BYTES and rest and not rest.endswith(b"\n"):
+            rest = stream.readline(_CHUNK)
+
+
+def json_lines(stream: Content) -> Iterator[Record]:
+    """One object a line; row numbers are line numbers, blank lines are passed over."""
+    for number, line in lines(stream):
+        try:
+            yield number, as_object(parse(line, first=number == 1))
+        except RowError as fault:
+            yield number, fault
+
+
+def parse(line: bytes, *, first: bool = False) -> Any:
+    """A JSON text. Raises RowError."""
+    if len(line) > MAX_ROW_BYTES:
+        raise RowError("", f"is longer than {MAX_ROW_BYTES} bytes; write one JSON object a line")
+    try:
+        return json.loads(decode(line, first=first), parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        hint = "; if this is a table or plain text, say so in reading.file_format" if first and not error.pos else ""
+        raise RowError("", f"is not JSON at column {error.colno}: {error.msg}{hint}") from None
+    except RecursionError:
+        raise RowError("", "is JSON that is nested too deeply") from None
+    except ValueError as error:
+        # Not UTF-8, NaN, or a number with more digits than Python converts.
+        text = str(error)
+        raise RowError("", text if text.startswith("is ") else "is JSON with a number of too many digits") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"is not JSON: {name} is no JSON value")
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """The value, if it is an object. Raises RowError."""
+    if not isinstance(value, dict):
+        raise RowError("", f"must be a JSON object, is {kind(value)}")
+    return value
+
+
+def json_document(stream: Content) -> Iterator[Record]:
+    """The objects of an array, of an object's list (LISTS), or written one after another.
+
+    Raises DatasetError MALFORMED_FILE where the document is broken: nothing behind that place can be trusted.
+    """
+    text = _Text(stream)
+    last = 0
+    while char := text.peek():
+        if char == "[":
+            for place, record in _array(text, last):
+                last = place
+                yield place, record
+        elif char == "{":
+            found: dict[str, Any] = {}
+            before = last
+            for place, record in _object(text, last, found):
+                last = place
+                yield place, record
+            if last == before and found:
+                last += 1
+                yield last, found
+        else:
+            raise text.broken("an array or an object is needed", last + 1)
+
+
+def _array(text: "_Text", number: int) -> Iterator[Record]:
+    text.take("[")
+    if text.peek() == "]":
+        text.take("]")
+        return
+    while True:
+        number += 1
+        value = text.value(number)
+        try:
+            yield number, as_object(value)
+        except RowError as fault:
+            yield number, fault
+        if text.peek() == "]":
+            text.take("]")
+            return
+        text.take(",", number)
+
+
+def _object(text: "_Text", number: int, found: dict[str, Any]) -> Iterator[Record]:
+    """Rows of a list in the object; what else is in it goes to `found`."""
+    last = number
+    text.take("{")
+    while text.peek() != "}":
+        key = text.value(last + 1)
+        if not isinstance(key, str):
+            raise text.broken("a name in quotes is needed", last + 1)
+        text.take(":", last + 1)
+        if key in LISTS and text.peek() == "[" and text.peek(1) in ("{", "]"):
+            for place, record in _array(text, last):
+                last = place
+                yield place, record
+        else:
+            found[key] = text.value(last + 1)
+        if text.peek() != "}":
+            text.take(",", last + 1)
+    text.take("}")
+
+
+class _Text:
+    """A JSON text of which a window is in memory."""
+
+    def __init__(self, stream: Content) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._json = json.JSONDecoder(parse_constant=_no_constant)
+        self._window, self._at, self._ended = "", 0, False
+
+    def peek(self, skip: int = 0) -> str:
+        """The next character that is no white space, or with `skip` 1 the one behind it; "" at the end."""
+        at = self._at
+        while True:
+            while at < len(self._window) and self._window[at] in _SPACE:
+                at += 1
+            if at < len(self._window):
+                if skip == 0:
+                    return self._window[at]
+                skip, at = 0, at + 1
+            elif self._ended:
+                return ""
+            else:
+                at -= self._at
+                self._more()
+                at += self._at
+
+    def take(self, char: str, number: int = 0) -> None:
+        """Go behind `char`. Raises DatasetError where something else comes."""
+        found = self.peek()
+        if found != char:
+            raise self.broken(
+                f"{char!r} is needed, " + (f"{found!r} stands there" if found else "the file ends"), number
+            )
+        while self._window[self._at] in _SPACE:
+            self._at += 1
+        self._at += 1
+
+    def value(self, number: int) -> Any:
+        """The next value. Raises DatasetError where there is none."""
+        if not self.peek():
+            raise self.broken("the file ends", number)
+        while self._window[self._at] in _SPACE:
+            self._at += 1
+        while True:
+            value, end = self._try_value(number)
+            # A number at the window's end may go on behind it.
+            if end and (self._ended or end < len(self._window)):
+                self._at = end
+                return value
+            if len(self._window) - self._at > MAX_ROW_BYTES:
+                raise self.broken(f"it is broken, or longer than {MAX_ROW_BYTES} characters", number)
+            self._more()
+
+    def _try_value(self, number: int) -> tuple[Any, int]:
+        """The value and where it ends; 0 where it may go on behind the window."""
+        try:
+            return self._json.raw_decode(self._window, self._at)
+        except RecursionError:
+            raise self.broken("it is nested too deeply", number) from None
+        except json.JSONDecodeError as error:
+            if self._ended:
+                raise self.broken(error.msg, number) from None
+            return None, 0
+        except ValueError as error:
+            text = str(error).removeprefix("is not JSON: ")
+            raise self.broken(text if "JSON" in text else "a number has too many digits", number) from None
+
+    def _more(self) -> None:
+        """Read as much again as is waiting, so that a long value is not tried too often."""
+        waiting = len(self._window) - self._at
+        data = self._stream.read(max(_CHUNK, waiting))
+        self._ended = not data
+        try:
+            text = self._decoder.decode(data, final=self._ended)
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise DatasetError(
+                "NOT_UTF8",
+                f"The file is not UTF-8: it holds the byte 0x{byte:02x} where no such byte may be.",
+                remedy="Convert it, for example with iconv -f WINDOWS-1252 -t UTF-8.",
+            ) from None
+        self._window, self._at = self._window[self._at :] + text, 0
+
+    def broken(self, what: str, number: int) -> DatasetError:
+        """The error for a document that is no JSON at this place."""
+        return DatasetError(
+            "MALFORMED_FILE",
+            f"The file is not JSON: {what}.",
+            remedy="Write an array of objects, or one JSON object a line.",
+            row=number,
+        )

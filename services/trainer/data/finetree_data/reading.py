@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a file is to be read, as far as somebody said it; what is left open is found in the content."""
+
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+
+
+class FileFormat(StrEnum):
+    """What a file is written in."""
+
+    JSONL = "jsonl"
+    JSON = "json"
+    CSV = "csv"
+    TSV = "tsv"
+    PARQUET = "parquet"
+    TEXT = "text"
+
+
+class Layout(StrEnum):
+    """What a row holds."""
+
+    CHAT = "chat"
+    PROMPT_COMPLETION = "prompt_completion"
+    INSTRUCTION = "instruction"
+    SHAREGPT = "sharegpt"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The file's names for what a row holds; empty ones are looked for under the usual names.
+
+    A name may lead into nested objects and lists: "answers.text.0".
+    """
+
+    messages: str = ""
+    prompt: str = ""
+    completion: str = ""
+    instruction: str = ""
+    input: str = ""
+    output: str = ""
+    conversations: str = ""
+    text: str = ""
+    system: str = ""
+    tools: str = ""
+
+    def given(self) -> dict[str, str]:
+        """The columns that were named, by what they hold."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a file is to be read, and what it is called in messages.
+
+    `skip_bad_rows` leaves wrong rows out, at most `skip_limit` of them (0: any number).
+    """
+
+    name: str = ""
+    file_format: FileFormat | None = None
+    layout: Layout | None = None
+    columns: Columns = field(default_factory=Columns)
+    skip_bad_rows: bool = False
+    skip_limit: int = 0

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of tables written as text, and of plain text."""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from finetree_data.content import MAX_ROW_BYTES, Content, decode, undecodable
+from finetree_data.faults import DatasetError, RowError
+from finetree_data.jsons import Record, lines
+
+DELIMITERS = ",\t;|"
+"""Delimiters of tables; which one, the header tells."""
+
+
+def text_lines(stream: Content) -> Iterator[Record]:
+    """Plain text: each line with something in it is a row, as Hugging Face's "text" loader reads it by default."""
+    for number, line in lines(stream):
+        if len(line) > MAX_ROW_BYTES:
+            yield number, RowError("text", f"is a line of more than {MAX_ROW_BYTES} bytes")
+            continue
+        try:
+            yield number, {"text": decode(line, first=number == 1).rstrip("\r\n")}
+        except ValueError as error:
+            yield number, RowError("text", str(error))
+
+
+def delimiter_of(head: str) -> str:
+    """The delimiter that cuts the header into the most cells; "" where none cuts it."""
+    counts = {mark: len(_first_row(head, mark)) for mark in DELIMITERS}
+    best = max(counts, key=lambda mark: counts[mark])
+    return best if counts[best] > 1 else ""
+
+
+def _first_row(head: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+def table(stream: Content, delimiter: str) -> Iterator[Record]:
+    """Rows of a table (RFC 4180) whose first line names the columns; rows are counted from the one behind it.
+
+    Raises DatasetError MALFORMED_FILE for a header that names no columns or one twice, and for a cell that does not
+    end.
+    """
+    # The limit is the process's; nothing else here reads tables.
+    csv.field_size_limit(MAX_ROW_BYTES)
+    reader = csv.reader(_text(stream), delimiter=delimiter)
+    number = 0
+    try:
+        header = _header(next(reader, []))
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            number += 1
+            yield number, _record(header, cells, reader.line_num)
+    except csv.Error as error:
+        what = str(error)
+        unended = "field larger" in what
+        text = f"a cell is longer than {MAX_ROW_BYTES} characters: a quotation mark is not closed" if unended else what
+        raise DatasetError(
+            "MALFORMED_FILE",
+            f"The table cannot be read in the lines up to {reader.line_num}: {text}.",
+            remedy='Put cells with line breaks, quotes or delimiters in quotes, and write " in them as "".',
+            row=number + 1,
+        ) from None
+
+
+def _text(stream: Content) -> Iterator[str]:
+    """Lines, with bytes that are no UTF-8 kept as lone surrogates: which row they are in, the table tells."""
+    first = True
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        text = line.decode("utf-8", "surrogateescape")
+        yield text.removeprefix("\ufeff") if first else text
+        first = False
+
+
+def _header(cells: list[str]) -> list[str]:
+    names = [name.strip() for name in cells]
+    twice = next((name for name in names if name and names.count(name) > 1), "")
+    if twice or not any(names):
+        what = f"names the column {twice[:40]!r} twice" if twice else "names no columns"
+        raise DatasetError("MALFORMED_FILE", f"The table's first line {what}.", remedy="Give each column a name.")
+    return names
+
+
+def _record(header: list[str], cells: list[str], line: int) -> dict[str, Any] | RowError:
+    if len(cells) != len(header):
+        return RowError("", f"has {len(cells)} cells, the header has {len(header)} (line {line})")
+    for name, cell in zip(header, cells, strict=True):
+        if not cell.isascii():
+            byte = next((char for char in cell if "\udc80" <= char <= "\udcff"), "")
+            if byte:
+                return RowError(name, undecodable(ord(byte) - 0xDC00, cell.index(byte)) + f" (line {line})")
+    return {name: cell for name, cell in zip(header, cells, strict=True) if name}

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a file is written in and packed with, and files that are broken, hostile or something else."""
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+import zstandard
+from finetree_data import content, jsons
+from finetree_data.faults import DatasetError
+from finetree_data.reader import RowFile
+from finetree_data.reading import Columns, FileFormat, Reading
+
+PAIRS = [{"prompt": f"p{i}", "completion": f"c{i}"} for i in range(5)]
+JSONL = "".join(json.dumps(row) + "\n" for row in PAIRS)
+CSV = "prompt,completion\n" + "".join(f"p{i},c{i}\n" for i in range(5))
+WRITTEN = {
+    "jsonl": (JSONL, FileFormat.JSONL),
+    "array on a line": (json.dumps(PAIRS), FileFormat.JSON),
+    "array over lines": (json.dumps(PAIRS, indent=2), FileFormat.JSON),
+    "list in an object": (json.dumps({"version": "1", "data": PAIRS, "more": [1]}, indent=1), FileFormat.JSON),
+    "objects over lines": ("\n".join(json.dumps(row, indent=1) for row in PAIRS), FileFormat.JSON),
+    "csv": (CSV, FileFormat.CSV),
+    "semicolons": (CSV.replace(",", ";"), FileFormat.CSV),
+    "tsv": (CSV.replace(",", "\t"), FileFormat.TSV),
+    "line ends of Windows": (CSV.replace("\n", "\r\n"), FileFormat.CSV),
+}
+
+
+def rows_of(tmp_path, data, name="upload.bin", **reading: Any):
+    file = tmp_path / name
+    file.write_bytes(data if isinstance(data, bytes) else data.encode())
+    found = RowFile(file, Reading(**reading))
+    return list(found.rows()), found
+
+
+def refusal(tmp_path, data, name="upload.bin", **reading: Any):
+    with pytest.raises(DatasetError) as error:
+        rows_of(tmp_path, data, name, **reading)
+    return error.value
+
+
+@pytest.mark.parametrize("packing", ["", "gzip", "zstd"])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_same_rows_come_out_however_they_are_written_and_packed(tmp_path, name, packing):
+    text, file_format = WRITTEN[name]
+    pack = {"": bytes, "gzip": gzip.compress, "zstd": zstandard.compress}[packing]
+    rows, found = rows_of(tmp_path, pack(b"\xef\xbb\xbf" + text.encode()))
+    assert [tuple(m.content for m in row.messages) for row in rows] == [(f"p{i}", f"c{i}") for i in range(5)]
+    assert [row.number for row in rows] == [1, 2, 3, 4, 5]
+    assert (found.file_format, found.packing) == (file_format, packing)
+
+
+def test_rows_of_plain_text_are_its_lines(tmp_path):
+    rows, _ = rows_of(tmp_path, "Call me Ishmael.\n\nSome years ago, never mind.\n", "book.txt")
+    assert [(row.number, row.text) for row in rows] == [(1, "Call me Ishmael."), (3, "Some years ago, never mind.")]
+
+
+def test_what_is_neither_json_nor_a_table_has_to_be_called_text(tmp_path):
+    found = refusal(tmp_path, "Call me Ishmael.\n")
+    assert "reading.file_format" in found.problem
+    assert rows_of(tmp_path, "Call me Ishmael.\n", file_format=FileFormat.TEXT)[0][0].text == "Call me Ishmael."
+
+
+def test_cells_hold_line_breaks_quotes_and_json(tmp_path):
+    turns = json.dumps([{"role": "user", "content": "a\nb"}, {"role": "assistant", "content": 'say "c"'}])
+    quoted = turns.replace('"', '""')
+    rows, _ = rows_of(tmp_path, f'id,messages\n1,"{quoted}"\n')
+    assert [message.content for message in rows[0].messages] == ["a\nb", 'say "c"']
+    rows, _ = rows_of(tmp_path, 'prompt,completion\n"a\nb","c, ""d"""\n\nx,y\n')
+    assert [(row.number, row.messages[0].content) for row in rows] == [(1, "a\nb"), (2, "x")]
+
+
+def test_python_in_a_cell_is_told_from_json(tmp_path):
+    found = refusal(tmp_path, "messages,id\n\"[{'role': 'user'}]\",1\n")
+    assert "Python, not JSON" in found.problem
+
+
+BROKEN = {
+    "ragged": ("prompt,completion\na,b\na,b,c\n", "MALFORMED_ROW", 2, "3 cells, the header has 2 (line 3)"),
+    "latin-1 table": (b"prompt,completion\na,caf\xe9\n", "MALFORMED_ROW", 1, "0xe9"),
+    "latin-1 lines": (b'{"text": "a"}\n{"text": "caf\xe9"}\n', "MALFORMED_ROW", 2, "Latin-1"),
+    "a name twice": ("prompt,prompt\na,b\n", "MALFORMED_FILE", 0, "twice"),
+    "UTF-16": ('{"text": "a"}\n'.encode("utf-16"), "NOT_UTF8", 0, "UTF-16"),
+    "UTF-16 without a mark": ('{"text": "a"}\n'.encode("utf-16-le"), "NOT_UTF8", 0, "UTF-16"),
+    "latin-1 document": (b'[{"text": "a"},\n{"text": "caf' + b'\xe9"}]', "NOT_UTF8", 0, "0xe9"),
+    "array that ends early": ('[{"text": "a"},\n', "MALFORMED_FILE", 2, "the file ends"),
+    "array without a comma": ('[{"text": "a"}\n {"text": "b"}]', "MALFORMED_FILE", 1, "',' is needed"),
+    "a number in an array": ('[{"text": "a"}, 5]', "MALFORMED_ROW", 2, "must be a JSON object"),
+    "NaN": ('{"text": NaN}', "MALFORMED_ROW", 1, "NaN is no JSON value"),
+    "nesting": ('{"text": ' + "[" * 100_000, "MALFORMED_ROW", 1, "nested too deeply"),
+    "nothing": ("", "EMPTY_DATASET", 0, "no rows"),
+    "blank lines": ("\n\n  \n", "EMPTY_DATASET", 0, "no rows"),
+    "a header alone": ("prompt,completion\n", "EMPTY_DATASET", 0, "no rows"),
+    "a zip": (b"PK\x03\x04rest", "UNSUPPORTED_FILE", 0, "zip archive"),
+    "a pickle": (b"\x80\x04\x95rest", "UNSUPPORTED_FILE", 0, "pickle"),
+    "a Git LFS pointer": ("version https://git-lfs.github.com/spec/v1\n", "UNSUPPORTED_FILE", 0, "Git LFS"),
+    "cut gzip": (gzip.compress(JSONL.encode())[:-12], "DATASET_UNREADABLE", 0, "damaged or cut off"),
+    "cut zstd": (zstandard.compress(JSONL.encode())[:-9], "DATASET_UNREADABLE", 0, "damaged or cut off"),
+    "damaged zstd": (zstandard.compress(JSONL.encode())[:12] + b"x" * 60, "DATASET_UNREADABLE", 0, "damaged"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_refused_with_what_was_found(tmp_path, name):
+    data, reason, row, said = BROKEN[name]
+    found = refusal(tmp_path, data)
+    assert (found.reason, found.row) == (reason, row)
+    assert said in found.problem
+    assert found.remedy
+
+
+def test_a_quotation_mark_that_is_never_closed_is_found_in_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("finetree_data.tables.MAX_ROW_BYTES", 1000)
+    found = refusal(tmp_path, 'prompt,completion\na,"b\n' + "c,d\n" * 1000)
+    assert found.reason == "MALFORMED_FILE"
+    assert "not closed" in found.problem
+
+
+def test_a_line_that_is_too_long_is_one_bad_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsons, "MAX_ROW_BYTES", 1000)
+    data = b'{"text": "a"}\n{"text": "' + b"b" * 200_000 + b'"}\n{"text": "c"}\n'
+    found = refusal(tmp_path, data)
+    assert (found.reason, found.row) == ("MALFORMED_ROW", 2)
+    assert "longer than 1000 bytes" in found.problem
+    rows, file = rows_of(tmp_path, data, skip_bad_rows=True)
+    assert ([row.number for row in rows], file.skipped) == ([1, 3], 1)
+
+
+def test_a_packed_file_may_be_of_many_frames_and_blocks(tmp_path):
+    lines = [json.dumps({"text": f"{i} " + "ab" * (i % 50)}).encode() + b"\n" for i in range(20_000)]
+    skippable = (0x184D2A51).to_bytes(4, "little") + (5).to_bytes(4, "little") + b"notes"
+    packed = zstandard.compress(b"".join(lines[:9000])) + skippable + zstandard.compress(b"".join(lines[9000:]))
+    assert len(rows_of(tmp_path, packed)[0]) == 20_000
+    assert refusal(tmp_path, packed[:-3]).reason == "DATASET_UNREADABLE"
+    members = gzip.compress(b"".join(lines[:100])) + gzip.compress(b"".join(lines[100:200]))
+    assert len(rows_of(tmp_path, members)[0]) == 200
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
+def test_a_file_that_unpacks_to_far_more_than_it_is_is_stopped(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr(content, "FREE_BYTES", 100_000)
+    line = b'{"text": "a"}\n'
+    assert len(rows_of(tmp_path, pack(line * 5000))[0]) == 5000
+    found = refusal(tmp_path, pack(line * 100_000))
+    assert found.reason == "DATASET_TOO_LARGE"
+
+
+def test_a_document_is_read_through_a_window(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsons, "_CHUNK", 7)
+    rows, _ = rows_of(tmp_path, json.dumps({"data": PAIRS, "note": "ä" * 50}, ensure_ascii=False, indent=1))
+    assert [row.messages[1].content for row in rows] == [f"c{i}" for i in range(5)]
+
+
+def test_columns_of_a_table_are_named_in_errors(tmp_path):
+    found = refusal(tmp_path, "Frage,Antwort\na,b\n", columns=Columns(prompt="frage", completion="Antwort"))
+    assert (found.reason, found.field) == ("COLUMN_NOT_FOUND", "columns.prompt")
+    assert "Did you mean 'Frage'?" in found.problem

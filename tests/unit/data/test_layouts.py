@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows in the layouts of known public datasets, written by hand: each becomes the conversation that it stands for."""
+
+import json
+from typing import Any
+
+import pytest
+from finetree_data.faults import DatasetError
+from finetree_data.reader import RowFile
+from finetree_data.reading import Columns, Layout, Reading
+from finetree_data.rows import Message
+
+TOOL = {"name": "get_weather", "description": "Weather of a city", "parameters": {"type": "object", "properties": {}}}
+CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}
+
+
+def read(tmp_path, *rows: Any, **reading: Any):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = RowFile(file, Reading(**reading))
+    return list(found.rows()), found
+
+
+def turns(row):
+    return [(message.role, message.content) for message in row.messages]
+
+
+PUBLIC = {
+    "tatsu-lab/alpaca": (
+        {"instruction": "Add.", "input": "1 and 2", "output": "3", "text": "Below is an instruction … 3"},
+        Layout.INSTRUCTION,
+        [("user", "Add.\n\n1 and 2"), ("assistant", "3")],
+    ),
+    "alpaca without input": (
+        {"instruction": "Name a planet.", "input": "", "output": "Mars"},
+        Layout.INSTRUCTION,
+        [("user", "Name a planet."), ("assistant", "Mars")],
+    ),
+    "databricks-dolly-15k": (
+        {"instruction": "When?", "context": "In 1903.", "response": "1903", "category": "closed_qa"},
+        Layout.INSTRUCTION,
+        [("user", "When?\n\nIn 1903."), ("assistant", "1903")],
+    ),
+    "Open-Orca": (
+        {"id": "flan.1", "system_prompt": "Be brief.", "question": "2+2?", "response": "4"},
+        Layout.PROMPT_COMPLETION,
+        [("system", "Be brief."), ("user", "2+2?"), ("assistant", "4")],
+    ),
+    "gsm8k": (
+        {"question": "How many?", "answer": "Two. #### 2"},
+        Layout.PROMPT_COMPLETION,
+        [("user", "How many?"), ("assistant", "Two. #### 2")],
+    ),
+    "hendrycks math": (
+        {"problem": "x=?", "level": "Level 1", "type": "Algebra", "solution": "1"},
+        Layout.PROMPT_COMPLETION,
+        [("user", "x=?"), ("assistant", "1")],
+    ),
+    "ShareGPT": (
+        {"id": "a_0", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]},
+        Layout.SHAREGPT,
+        [("user", "hi"), ("assistant", "hello")],
+    ),
+    "OpenAI chat": (
+        {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
+        Layout.CHAT,
+        [("user", "hi"), ("assistant", "hello")],
+    ),
+    "OpenAI content parts": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+                {"role": "assistant", "content": "c"},
+            ]
+        },
+        Layout.CHAT,
+        [("user", "ab"), ("assistant", "c")],
+    ),
+    "stingning/ultrachat": ({"id": "0", "data": ["q", "a"]}, Layout.CHAT, [("user", "q"), ("assistant", "a")]),
+    "HuggingFaceH4/ultrachat_200k": (
+        {
+            "prompt": "q",
+            "prompt_id": "x",
+            "messages": [{"content": "q", "role": "user"}, {"content": "a", "role": "assistant"}],
+        },
+        Layout.CHAT,
+        [("user", "q"), ("assistant", "a")],
+    ),
+    "LDJnr/Capybara": (
+        {"source": "x", "conversation": [{"input": "q", "output": "a"}, {"input": "r", "output": "b"}]},
+        Layout.CHAT,
+        [("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")],
+    ),
+    "timdettmers/openassistant-guanaco": ({"text": "### Human: hi ### Assistant: ho"}, Layout.TEXT, []),
+    "TRL's conversational prompt and completion": (
+        {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]},
+        Layout.PROMPT_COMPLETION,
+        [("user", "q"), ("assistant", "a")],
+    ),
+    "names in capitals": (
+        {"Question": "q", "Answer": "a"},
+        Layout.PROMPT_COMPLETION,
+        [("user", "q"), ("assistant", "a")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_layout_is_found_by_its_columns(tmp_path, name):
+    row, layout, conversation = PUBLIC[name]
+    rows, found = read(tmp_path, row)
+    assert found.layout is layout
+    assert turns(rows[0]) == conversation
+    assert bool(rows[0].text) == (layout is Layout.TEXT)
+
+
+def test_tool_calls_their_results_and_the_tools_are_kept(tmp_path):
+    openai = {
+        "tools": [{"type": "function", "function": TOOL}],
+        "messages": [
+            {"role": "user", "content": "Weather in Oslo?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {
+                        "id": "c1",
+                        "type": "function",
+                        "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'},
+                    }
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c1", "content": "rain"},
+            {"role": "assistant", "content": "Rain."},
+        ],
+    }
+    row = read(tmp_path, openai)[0][0]
+    assert row.messages[1] == Message("assistant", "", tool_calls=({"id": "c1", **CALL},))
+    assert row.messages[2] == Message("tool", "rain", tool_call_id="c1")
+    assert row.tools == ({"type": "function", "function": TOOL},)
+
+
+def test_function_calls_in_the_way_of_llama_factory_are_the_same_calls(tmp_path):
+    sharegpt = {
+        "conversations": [
+            {"from": "human", "value": "Weather in Oslo?"},
+            {"from": "function_call", "value": '{"name": "get_weather", "arguments": {"city": "Oslo"}}'},
+            {"from": "observation", "value": "rain"},
+            {"from": "gpt", "value": "Rain."},
+        ],
+        "system": "Be brief.",
+        "tools": json.dumps([TOOL]),
+    }
+    row = read(tmp_path, sharegpt)[0][0]
+    assert [message.role for message in row.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert row.messages[2].tool_calls == (CALL,)
+    assert row.tools == ({"type": "function", "function": TOOL},)
+
+
+def test_an_answer_of_weight_zero_is_shown_and_not_learned(tmp_path):
+    ask, bad = {"role": "user", "content": "q"}, {"role": "assistant", "content": "no", "weight": 0}
+    row = read(tmp_path, {"messages": [ask, bad, ask, {"role": "assistant", "content": "yes", "weight": 1}]})[0][0]
+    assert [message.learned for message in row.messages if message.role == "assistant"] == [False, True]
+
+
+SQUAD = {"id": "1", "title": "t", "context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}
+REFUSED = {
+    "squad": (SQUAD, "completion: answers.text.0"),
+    "nested squad": ({"title": "t", "paragraphs": []}, "one question with its answer a row"),
+    "oasst1": ({"message_id": "1", "parent_id": None, "text": "hi", "role": "prompter"}, "one message of a tree"),
+    "preferences": ({"prompt": "q", "chosen": "a", "rejected": "b"}, "columns.completion to chosen"),
+    "tokens": ({"input_ids": [1, 2], "labels": [1, 2]}, "tokenised already"),
+    "unknown": ({"headline": "h", "summary": "s"}, "name yours in columns"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_taken_as_it_is_is_refused_with_advice(tmp_path, name):
+    row, advice = REFUSED[name]
+    with pytest.raises(DatasetError) as error:
+        read(tmp_path, row)
+    assert error.value.reason == "MALFORMED_ROW"
+    assert advice in error.value.problem
+
+
+def test_the_advice_for_nested_answers_works(tmp_path):
+    columns = Columns(prompt="question", input="context", completion="answers.text.0")
+    rows, _ = read(tmp_path, SQUAD, columns=columns)
+    assert turns(rows[0]) == [("user", "q\n\nc"), ("assistant", "a")]
+
+
+def test_named_columns_come_before_the_usual_ones(tmp_path):
+    row = {"question": "q", "answer": "a", "title": "t", "summary": "s"}
+    rows, found = read(tmp_path, row, columns=Columns(prompt="title", completion="summary"))
+    assert turns(rows[0]) == [("user", "t"), ("assistant", "s")]
+    assert found.layout is Layout.PROMPT_COMPLETION
+
+
+def test_a_named_layout_comes_before_the_one_that_is_found(tmp_path):
+    rows, found = read(tmp_path, PUBLIC["tatsu-lab/alpaca"][0], layout=Layout.TEXT)
+    assert (found.layout, rows[0].text) == (Layout.TEXT, "Below is an instruction … 3")
+
+
+def test_a_column_that_is_not_there_is_named_with_the_nearest_one(tmp_path):
+    with pytest.raises(DatasetError) as error:
+        read(tmp_path, {"question": "q", "answer": "a"}, columns=Columns(prompt="qestion"))
+    assert (error.value.reason, error.value.field) == ("COLUMN_NOT_FOUND", "columns.prompt")
+    assert "'question'" in error.value.problem
+
+
+def test_a_mapping_that_leaves_the_answer_open_is_refused(tmp_path):
+    with pytest.raises(DatasetError) as error:
+        read(tmp_path, {"title": "t", "summary": "s"}, columns=Columns(prompt="title"))
+    assert error.value.reason == "COLUMNS_INCOMPLETE"
+    assert "columns.completion" in error.value.remedy
+
+
+USER, ANSWER = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}
+BAD = {
+    "unknown role": ({"conversations": [USER, {"from": "asistant", "value": "a"}]}, "conversations[1].from"),
+    "empty answer": ({"conversations": [USER, {"from": "gpt", "value": " "}]}, "conversations[1].value"),
+    "null answer": ({"conversations": [USER, {"from": "gpt", "value": None}]}, "conversations[1].value"),
+    "no answer": ({"conversations": [USER]}, "conversations"),
+    "no turns": ({"conversations": []}, "conversations"),
+    "a number": ({"instruction": "i", "output": 3}, "output"),
+    "a missing answer": ({"instruction": "i", "output": None}, "output"),
+    "half a surrogate pair": ({"text": "a \ud800"}, "text"),
+    "an image": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, {"role": "assistant", "content": "a"}]},
+        "messages[0].content[0]",
+    ),
+    "a call without a name": (
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"function": {}}]}]},
+        "messages[0].tool_calls[0]",
+    ),
+    "another layout": ({"text": "t"}, ""),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_row_behind_good_ones_is_named_with_its_field(tmp_path, name):
+    row, field = BAD[name]
+    good = (
+        {"conversations": [USER, ANSWER]}
+        if "conversations" in row or name == "another layout"
+        else (
+            {"instruction": "i", "output": "o"}
+            if "instruction" in row
+            else {"text": "t"}
+            if "text" in row
+            else {"messages": [{"role": "assistant", "content": "a"}]}
+        )
+    )
+    with pytest.raises(DatasetError) as error:
+        read(tmp_path, good, good, row)
+    assert (error.value.row, error.value.field) == (3, field)
+    assert error.value.reason == ("MIXED_FORMATS" if name == "another layout" else "MALFORMED_ROW")
+    rows, found = read(tmp_path, good, row, good, skip_bad_rows=True)
+    assert [r.number for r in rows] == [1, 3]
+    assert (found.skipped, found.faults[0].number, found.faults[0].field) == (1, 2, field)
+
+
+def test_more_bad_rows_than_may_be_skipped_refuse_the_file(tmp_path):
+    rows = [{"text": "a"}, {"text": ""}, {"text": ""}, {"text": ""}]
+    assert read(tmp_path, *rows[:3], skip_bad_rows=True, skip_limit=2)[1].skipped == 2
+    with pytest.raises(DatasetError) as error:
+        read(tmp_path, *rows, skip_bad_rows=True, skip_limit=2)
+    assert (error.value.reason, error.value.row) == ("TOO_MANY_BAD_ROWS", 4)
+
+
+def test_a_file_of_bad_rows_alone_is_empty(tmp_path):
+    with pytest.raises(DatasetError) as error:
+        read(tmp_path, {"text": ""}, {"text": ""}, skip_bad_rows=True)
+    assert error.value.reason == "EMPTY_DATASET"
+    assert "all 2 are bad" in error.value.problem
