@@ -8,7 +8,7 @@ import click
 
 from finetree_cli.command import Group, Settings, pass_settings
 from finetree_cli.errors import BadInput, GateFailed
-from finetree_cli.param_types import Threshold
+from finetree_cli.param_types import Label, Threshold
 
 if TYPE_CHECKING:
     from finetree import Client, Job
@@ -48,6 +48,15 @@ def data() -> None:
     metavar="FINDING[=SHARE%]",
     help=f"Exit with 3 where more than this share of the rows is so (0 without one): {', '.join(FINDINGS)}.",
 )
+@click.option(
+    "--column",
+    "columns",
+    type=Label(),
+    multiple=True,
+    metavar="PART=NAME",
+    help="The file's name for a part of a row, such as prompt=question or completion=answers.text.0.",
+)
+@click.option("--skip-bad-rows", is_flag=True, help="Leave wrong rows out, and name them, rather than refuse the file.")
 @click.option("--on-server", is_flag=True, help="Files are paths under the trainer's data roots: nothing is uploaded.")
 @pass_settings
 def check(
@@ -60,6 +69,8 @@ def check(
     sequence_length: int | None,
     learn: str,
     thresholds: tuple[tuple[str, float], ...],
+    columns: tuple[tuple[str, str], ...],
+    skip_bad_rows: bool,
     on_server: bool,
 ) -> None:
     """Report on FILE: rows, tokens, what is cut, left out, repeated, or known from training, and one row as it is read.
@@ -79,6 +90,9 @@ def check(
         spec.training.sequence_length = sequence_length
     if any(name in ("leak", "prompt-leak") for name, _ in thresholds) and held_out is None:
         raise BadInput("--fail-on leak needs held-out rows", remedy="give them with --eval FILE")
+    _read_as(spec.dataset.reading, columns, skip_bad_rows=skip_bad_rows)
+    if held_out is not None:
+        spec.evaluation.dataset.reading.CopyFrom(spec.dataset.reading)
     with settings.client() as client:
         _name(settings, client, spec.dataset, file, on_server=on_server)
         if held_out is not None:
@@ -103,7 +117,22 @@ def _name(
     if on_server:
         source.path = file
     else:
-        source.name = upload(settings, client, Path(file))
+        source.name = upload(settings, client, Path(file), source.reading)
+
+
+def _read_as(
+    reading: "run_spec_pb2.DatasetReading", columns: tuple[tuple[str, str], ...], *, skip_bad_rows: bool
+) -> None:
+    """Say how a file is read, where the flags say it. Raises BadInput for a part that rows do not have."""
+    from finetree_api.types.v1 import run_spec_pb2
+
+    parts = run_spec_pb2.DatasetColumns.DESCRIPTOR.fields_by_name
+    for part, name in columns:
+        if part not in parts:
+            raise BadInput(f"--column: rows have no part {part!r}", remedy=f"parts are: {', '.join(parts)}")
+        setattr(reading.columns, part, name)
+    if skip_bad_rows:
+        reading.bad_rows = run_spec_pb2.BAD_ROWS_SKIP
 
 
 def _reports(settings: Settings, job: "Job") -> "list[event_pb2.DatasetReport]":
