@@ -46,6 +46,9 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.requests: list[Request] = []
         self.cut_after = 0
+        self.stall_after = 0
+        """Bytes after which the next transfer of a longer file says nothing more until `released` is set, once."""
+        self.released = threading.Event()
         self.status = 0
         """Answered to everything, when not 0."""
         self.token = "hub-secret"
@@ -59,6 +62,7 @@ class Hub:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self.released.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -139,6 +143,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = content[start:]
         if self.hub.cut_after and len(body) > self.hub.cut_after:
             body, self.hub.cut_after, self.close_connection = body[: self.hub.cut_after], 0, True
+        if self.hub.stall_after and len(body) > self.hub.stall_after:
+            stalled, self.hub.stall_after, self.close_connection = self.hub.stall_after, 0, True
+            self.wfile.write(body[:stalled])
+            self.hub.released.wait(30)
+            return
         if self.command == "GET":
             self.wfile.write(body)
 

@@ -5,6 +5,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -243,3 +246,37 @@ def test_files_whose_sizes_the_hub_does_not_tell_are_fetched_whole(pull, model_f
     pull.hub.repos[ID].sizes = dict.fromkeys(model_files, 0)
     base = pull()
     assert {name: (base.folder / name).read_bytes() for name in model_files} == model_files
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from finetree_worker import hub
+hub.CHUNK_BYTES = 10_000
+url, name, commit, target, size = sys.argv[1:]
+with hub.online():
+    hub.Client(hub.Access(url), "acme/Tiny", "main").fetch(name, commit, Path(target), int(size), lambda count: None)
+"""
+
+
+def test_a_download_whose_process_is_killed_goes_on_where_it_was(pull, tmp_path):
+    from finetree_worker.hub import Access, Client, online
+
+    content = bytes(range(256)) * 400
+    pull.hub.repos[ID].files["large.safetensors"] = content
+    pull.hub.stall_after = 50_000
+    target = tmp_path / "large.part"
+    words = (pull.hub.url, "large.safetensors", COMMIT, str(target), str(len(content)))
+    process = subprocess.Popen([sys.executable, "-c", FETCH, *words])
+    deadline = time.monotonic() + 20
+    while not target.exists() or target.stat().st_size < 40_000:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    present = target.stat().st_size
+    with online():
+        Client(Access(pull.hub.url), ID, "main").fetch(*words[1:3], target, len(content), lambda _count: None)
+    assert pull.hub.transfers("large.safetensors") == ["", f"bytes={present}-"]
+    assert target.read_bytes() == content

@@ -101,6 +101,7 @@ async def test_a_gated_model_of_a_hub_is_fetched_with_the_services_token_and_tra
             assert (made[0].base.hub_id, made[0].base.revision) == (ID, server.COMMIT)
             assert job.base.revision == server.COMMIT
 
+            assert "/resolve/" not in str(events)
             assert hub.token not in str(events) + str(trained)
     finally:
         harness.end_workers(tmp_path)
