@@ -115,6 +115,22 @@ def uninterrupted(rig, tmp_path_factory) -> str:
     return weights(job, tmp_path_factory.mktemp("uninterrupted"))
 
 
+def test_a_report_keeps_rows_for_a_preview_and_tokens_for_the_runs_that_follow(rig):
+    dataset = rig.client.upload_dataset([*ROWS, ROWS[0]]).name
+    spec = {**rig.spec(), "dataset": {"name": dataset}}
+    prepare = rig.client.create_job(spec, kind="PREPARE")
+    (report,) = of(list(prepare.events()), "dataset_report")
+    assert (report.rows, list(report.duplicates.rows), report.tokens_from_cache) == (17, [17], False)
+    learned = "".join(span.text for span in report.example_spans if span.trained)
+    assert learned == ROWS[0]["completion"] + "<|im_end|>"
+    rows = list(rig.client.preview_dataset(dataset, page_size=5))
+    assert [row.row for row in rows] == list(range(1, 18))
+    assert [row.row for row in rig.client.preview_dataset(dataset, finding="TRUNCATED")] == list(report.truncated.rows)
+    spec["training"] = {**spec["training"], "max_steps": 1, "sequence_length": 48}
+    (report,) = of(list(rig.client.create_job(spec).events()), "dataset_report")
+    assert report.tokens_from_cache
+
+
 def test_a_killed_workers_run_ends_in_the_same_weights(rig, uninterrupted, tmp_path):
     job = rig.client.create_job(rig.spec())
     events = follow(rig, job, 5, lambda: os.kill(rig.worker_pid(job.uid), signal.SIGKILL))
