@@ -108,6 +108,16 @@ def test_a_leak_fails_where_held_out_rows_are_given(suite, file, capsys, thresho
     assert run(capsys, "data", "check", file, "--model", "small", "--fail-on", threshold)[0] == 2
 
 
+def test_rows_that_were_skipped_are_named_with_what_is_wrong(suite, file, capsys):
+    skipping = report(skipped=(1, [7]))
+    skipping.bad_rows.add(row=7, field="messages[2].content", problem="is missing")
+    suite.trainer.script = Script(steps=1, reports=(skipping,))
+    code, out, _ = run(capsys, "data", "check", file, "--model", "small", "--fail-on", "skipped")
+    assert code == 3
+    assert "train: 1 of 101 rows (1.0%) are wrong, hence skipped: 7" in out
+    assert "train row 7, messages[2].content: is missing" in out
+
+
 def test_a_failed_check_is_one_object_too(suite, file, capsys):
     code, out, _ = run(capsys, "data", "check", file, "--model", "small", "--fail-on", "truncated", "--json")
     assert (code, json.loads(out)["verdict"]) == (3, "fail")

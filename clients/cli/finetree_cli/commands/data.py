@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finetree_cli.render.dataset import Found
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-FINDINGS = ("truncated", "no-target", "duplicates", "leak", "prompt-leak")
+FINDINGS = ("skipped", "truncated", "no-target", "duplicates", "leak", "prompt-leak")
 LEARNED = ("completions", "last-completion", "all")
 
 

@@ -35,6 +35,7 @@ def findings(reports: Iterable[event_pb2.DatasetReport], allowed: Mapping[str, f
     found = []
     for report in reports:
         groups = [
+            ("skipped", report.skipped),
             ("truncated", report.truncated),
             ("no-target", report.without_target),
             ("duplicates", report.duplicates),
@@ -44,8 +45,10 @@ def findings(reports: Iterable[event_pb2.DatasetReport], allowed: Mapping[str, f
             groups += [("leak", report.leaked), ("prompt-leak", report.leaked_prompts)]
         for name, group in groups:
             limit = allowed.get(name)
-            failed = limit is not None and group.count > limit * report.rows
-            found.append(Found(name, report.split, group.count, report.rows, tuple(group.rows), failed))
+            # Rows that were skipped are none of the split's.
+            rows = report.rows + (group.count if name == "skipped" else 0)
+            failed = limit is not None and group.count > limit * rows
+            found.append(Found(name, report.split, group.count, rows, tuple(group.rows), failed))
     return found
 
 
@@ -69,8 +72,11 @@ def show(out: Output, reports: Sequence[event_pb2.DatasetReport], found: Sequenc
     for one in found:
         if one.count:
             out.text(_line(one))
+    for report in reports:
+        for bad in report.bad_rows:
+            out.text(_safe(f"{report.split} row {bad.row}{', ' * bool(bad.field)}{bad.field}: {bad.problem}"))
     if not any(one.count for one in found):
-        out.text("Nothing is cut, left out or repeated.")
+        out.text("Nothing is skipped, cut, left out or repeated.")
     for report in reports[:1]:
         _show_lengths(out, report)
         _show_reading(out, report)
@@ -87,6 +93,7 @@ def _numbers(report: event_pb2.DatasetReport) -> tuple[str, ...]:
 
 
 _WORDS = {
+    "skipped": "are wrong, hence skipped",
     "truncated": "are cut to the sequence length",
     "no-target": "are left out, since nothing that is left of them is learned",
     "duplicates": "repeat an earlier row",
