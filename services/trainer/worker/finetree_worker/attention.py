@@ -142,7 +142,7 @@ def attend_documents(
     layer: Any = module.layer_idx if prefix_states is not None else None
     before = None if prefix_states is None else (prefix_states[2 * layer], prefix_states[2 * layer + 1])
     eager = module.config._attn_implementation == EAGER  # type: ignore[union-attr]  # noqa: SLF001 - no getter
-    rule = _Rule(scaling, sliding_window, softcap, eager=eager or softcap is not None)
+    rule = _Rule(scaling, sliding_window or None, softcap, eager=eager or softcap is not None)
     filling = query.shape[2] - sum(documents.tokens for documents in document_groups)
     parts = [_attend((query, key, value), documents, before, rule) for documents in document_groups]
     attended = torch.cat([*parts, query.new_zeros(filling, *parts[0].shape[1:])]) if filling or parts[1:] else parts[0]

@@ -73,7 +73,8 @@ def load_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # named by check_loaded, not ignored
             dtype=dtype,
-            attn_implementation=attention,
+            # Without a word transformers takes torch's fused kernels where the architecture (not Gemma 2) allows them.
+            attn_implementation=None if attention == "sdpa" else attention,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,

@@ -74,7 +74,8 @@ def apply(model: PreTrainedModel, method: PrefixMethod, start: Sequence[int], se
 def _check_length(model: PreTrainedModel, tokens: int, sequence_length: int) -> None:
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    if window is not None and tokens >= window:
+    # 0 is no window.
+    if window and tokens >= window:
         text = f"A prefix of {tokens} tokens does not fit the model's attention window of {window}."
         raise PlanError("PREFIX_TOO_LONG", text, field="prefix.virtual_tokens", remedy="Use fewer virtual tokens.")
     # Rotary positions go on beyond the longest sequence; a table of learned positions ends there.

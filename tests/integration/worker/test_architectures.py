@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every method on tiny random models of the real classes: packed as alone, loss falls, what is saved is reloaded."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetree_worker import data, events, methods, models
+from finetree_worker.attention import by_document
+from finetree_worker.loop import Loop
+from finetree_worker.loss import hidden_states
+from finetree_worker.methods import adapter
+from finetree_worker.packing import Example, collate
+from finetree_worker.plan import (
+    AdapterMethod,
+    BaseModel,
+    FullMethod,
+    LoraMethod,
+    Method,
+    Optimization,
+    Placement,
+    Precision,
+    PrefixMethod,
+    QloraMethod,
+    Schedule,
+    TrainPlan,
+)
+from finetree_worker.prepare import base_facts
+from finetree_worker.steering import Steering
+from finetree_worker.train import adapt, load
+from peft import PeftModel
+
+# peft 0.21 calls transformers 5 by old names.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*past_key_values:FutureWarning"),
+]
+
+CPU = torch.device("cpu")
+_COMMON: dict[str, Any] = {
+    "vocab_size": 260,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+_GROUPED = _COMMON | {"num_key_value_heads": 2}
+_GPT2 = {"vocab_size": 260, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
+_MIXTURE = {"num_experts_per_tok": 2, "num_local_experts": 4, "num_experts": 4}
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", _GROUPED),
+    "qwen2": ("Qwen2Config", _GROUPED),
+    "qwen3": ("Qwen3Config", _GROUPED | {"head_dim": 16}),
+    "mistral": ("MistralConfig", _GROUPED | {"sliding_window": 24}),
+    "gemma2": ("Gemma2Config", _GROUPED | {"head_dim": 16, "sliding_window": 24}),
+    "gemma3": ("Gemma3TextConfig", _GROUPED | {"head_dim": 16, "sliding_window": 24}),
+    "phi": ("PhiConfig", _COMMON),
+    "gpt-neox": ("GPTNeoXConfig", _COMMON),
+    "gpt2": ("GPT2Config", _GPT2),
+    "mixtral": ("MixtralConfig", _GROUPED | _MIXTURE),
+    "qwen2-moe": (
+        "Qwen2MoeConfig",
+        _GROUPED | _MIXTURE | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
+    ),
+}
+LORA = LoraMethod(rank=4, alpha=8.0, dropout=0.1)
+METHODS: dict[str, Method] = {
+    "full": FullMethod(),
+    "lora": LORA,
+    "qlora": QloraMethod(LORA),
+    "prefix": PrefixMethod(5),
+    "adapter": AdapterMethod(8, Placement.HOULSBY),
+}
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random model and a byte tokenizer."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+
+    transformers.utils.logging.disable_progress_bar()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    folder = tmp_path_factory.mktemp("architectures") / request.param
+    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>").save_pretrained(folder)
+    kind, shape = ARCHITECTURES[request.param]
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**shape), dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(0.0, 0.12)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def plan(base: Path, tmp_path: Path) -> TrainPlan:
+    rows = [{"prompt": f"say {c} {'x' * n}", "completion": c * 3} for n, c in enumerate("abcdef")]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    optimization = Optimization(
+        learning_rate=5e-3,
+        batch_size=len(rows),
+        micro_batch_size=4,
+        sequence_length=64,
+        max_steps=2,
+        warmup_ratio=0.0,
+        schedule=Schedule.CONSTANT,
+        precision=Precision.FP32,
+    )
+    named = base_facts(BaseModel(base, "example/tiny", "main"))
+    return TrainPlan(named, file, LORA, optimization, tmp_path / "work", tmp_path / "artifact")
+
+
+def reloaded(plan: TrainPlan) -> Any:
+    """The artifact on a fresh base, as whoever gets it loads it."""
+    from transformers import AutoModelForCausalLM
+
+    if isinstance(plan.method, FullMethod):
+        return AutoModelForCausalLM.from_pretrained(plan.artifact)
+    fresh = load(plan, CPU)
+    if isinstance(plan.method, AdapterMethod):
+        return adapter.load(fresh, plan.artifact)
+    return PeftModel.from_pretrained(fresh, plan.artifact)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_method_learns_and_its_artifact_is_the_trained_model(plan: TrainPlan, kind: str, quiet: Any) -> None:
+    chosen = replace(plan, method=METHODS[kind])
+    adapted, subject = adapt(chosen, load(chosen, CPU), CPU)
+    tokenizer = models.load_tokenizer(plan.base.folder)
+    rows = data.load(chosen, tokenizer, lambda _: None).train
+    Loop(chosen, subject, rows, quiet, Steering(quiet)).run(lambda _: None)
+    losses = [step.loss for step in quiet.of(events.StepMetrics)]
+    assert losses[-1] < losses[0]
+    chosen.artifact.mkdir()
+    methods.save(adapted, tokenizer, chosen.artifact, method=chosen.method, base=chosen.base, dtype=torch.float32)
+    ids = torch.arange(50)[None]
+    with torch.no_grad():
+        subject.model.train(mode=False)
+        ours = (adapted if kind == "prefix" else subject.model)(input_ids=ids).logits
+        theirs = reloaded(chosen).eval()(input_ids=ids).logits
+        untrained = models.load_model(plan.base.folder, torch.float32, CPU).eval()(input_ids=ids).logits
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+    assert (ours - untrained).abs().max() > 1e-3
+
+
+def test_packed_documents_have_the_states_that_they_have_alone(plan: TrainPlan) -> None:
+    model = load(plan, CPU).eval()
+    documents = [
+        Example(row, (torch.arange(length, dtype=torch.int32) * 7 + row) % 256, torch.ones(length, dtype=torch.bool))
+        for row, length in enumerate((40, 33, 9))
+    ]
+    first = 0
+    with torch.no_grad():
+        with by_document(model):
+            packed = hidden_states(model, collate(documents))
+        for document in documents:
+            untyped: Any = model
+            alone = untyped.get_decoder()(input_ids=document.tokens[None].long()).last_hidden_state[0]
+            torch.testing.assert_close(packed[first : first + len(document)], alone, atol=1e-5, rtol=0)
+            first += len(document)
