@@ -157,6 +157,17 @@ def test_function_calls_in_the_way_of_llama_factory_are_the_same_calls(tmp_path)
     assert row.tools == ({"type": "function", "function": TOOL},)
 
 
+def test_content_parts_and_weights_in_the_way_of_llama_factory_are_the_same_turns(tmp_path):
+    def turn(role: str, text: str, weight: float) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "value": text}], "loss_weight": weight}
+
+    row = read(
+        tmp_path, {"messages": [turn("user", "q", 0.0), turn("assistant", "a", 1.0), turn("assistant", "b", 0.0)]}
+    )
+    assert turns(row[0][0]) == [("user", "q"), ("assistant", "a"), ("assistant", "b")]
+    assert [message.learned for message in row[0][0].messages[1:]] == [True, False]
+
+
 def test_an_answer_of_weight_zero_is_shown_and_not_learned(tmp_path):
     ask, bad = {"role": "user", "content": "q"}, {"role": "assistant", "content": "no", "weight": 0}
     row = read(tmp_path, {"messages": [ask, bad, ask, {"role": "assistant", "content": "yes", "weight": 1}]})[0][0]
@@ -168,6 +179,10 @@ REFUSED = {
     "squad": (SQUAD, "completion: answers.text.0"),
     "nested squad": ({"title": "t", "paragraphs": []}, "one question with its answer a row"),
     "oasst1": ({"message_id": "1", "parent_id": None, "text": "hi", "role": "prompter"}, "one message of a tree"),
+    "preferences over messages": (
+        {"chosen_messages": [], "rejected_messages": []},
+        "columns.messages to chosen_messages",
+    ),
     "preferences": ({"prompt": "q", "chosen": "a", "rejected": "b"}, "columns.completion to chosen"),
     "tokens": ({"input_ids": [1, 2], "labels": [1, 2]}, "tokenised already"),
     "unknown": ({"headline": "h", "summary": "s"}, "name yours in columns"),

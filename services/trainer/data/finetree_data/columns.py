@@ -30,6 +30,10 @@ _ADVICE = (
         ("chosen", "rejected"),
         "it holds preference pairs; to learn the chosen answers, map columns.completion to chosen",
     ),
+    (
+        ("chosen_messages",),
+        "it holds preference pairs; to learn the chosen answers, map columns.messages to chosen_messages",
+    ),
     (("paragraphs",), "its answers are nested in paragraphs; write one question with its answer a row"),
     (("question", "answers"), "an answer is nested; map columns {prompt: question, completion: answers.text.0}"),
 )

@@ -33,7 +33,15 @@ def _refuse_other(value: dict[str, Any], mapping: Mapping) -> None:
 
 def _chat(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     path = mapping.parts["turns"]
-    turns = conversation(lookup(value, path), path)
+    try:
+        turns = conversation(lookup(value, path), path)
+    except RowError as error:
+        if "chosen" not in value:
+            raise
+        text = (
+            f"{error.problem}; these are preference pairs, whose answers are beside it: write the chosen one behind it"
+        )
+        raise RowError(error.field, text) from None
     system = _optional(value, mapping, "system")
     if system and turns[0].role not in ("system", "developer"):
         turns = (Message("system", system), *turns)

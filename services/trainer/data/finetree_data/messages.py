@@ -88,7 +88,7 @@ def _message(turn: dict[str, Any], place: str, role_key: str, text_key: str) -> 
         tool_calls=calls,
         tool_call_id=_short(turn, "tool_call_id"),
         name=_short(turn, "name"),
-        learned=turn.get("weight", 1) != 0,
+        learned=turn.get("weight", 1) != 0 and turn.get("loss_weight", 1) != 0,
     )
 
 
@@ -115,10 +115,11 @@ def _content(turn: dict[str, Any], key: str, place: str, *, may_be_empty: bool) 
 def _part(part: Any, place: str) -> str:
     if isinstance(part, str):
         return part
-    if not isinstance(part, dict) or part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
+    if not isinstance(part, dict) or part.get("type", "text") != "text":
         what = repr(part.get("type"))[:40] if isinstance(part, dict) else kind(part)
         raise RowError(place, f"must be a text part, is {what}; only text is trained on")
-    return str(part["text"])
+    # LLaMA-Factory's second format says "value" where OpenAI says "text".
+    return sound(part.get("text", part.get("value")), f"{place}.text", may_be_empty=True)
 
 
 def _calls(turn: dict[str, Any], place: str) -> tuple[dict[str, Any], ...]:
