@@ -106,3 +106,27 @@ def chat(question: str, answer: str) -> dict[str, Any]:
 def chat_rows() -> list[dict[str, Any]]:
     """Eleven rows of unequal lengths: with batches of four, the last one of an epoch is short."""
     return [chat("word " * (1 + i % 5) + f"number {i}", "x" * (1 + 2 * i)) for i in range(11)]
+
+
+@pytest.fixture
+def plan(base_folder: Path, tmp_path: Path, write_rows: Callable[..., Path], chat_rows: list[Any]) -> Any:
+    """Two epochs of LoRA with dropout in float32: six steps, the third and the sixth of three rows."""
+    from finetree_worker.plan import BaseModel, LoraMethod, Optimization, Precision, Schedule, TrainPlan
+
+    return TrainPlan(
+        base=BaseModel(base_folder, "example/tiny", "main"),
+        dataset=write_rows(chat_rows),
+        method=LoraMethod(rank=4, alpha=8.0, dropout=0.2),
+        optimization=Optimization(
+            learning_rate=5e-3,
+            batch_size=4,
+            micro_batch_size=4,
+            sequence_length=128,
+            epochs=2.0,
+            precision=Precision.FP32,
+            schedule=Schedule.LINEAR,
+            warmup_ratio=0.2,
+        ),
+        work=tmp_path / "work",
+        artifact=tmp_path / "artifact",
+    )

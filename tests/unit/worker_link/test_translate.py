@@ -49,10 +49,12 @@ ONE_OF_EACH = [
     events.Sample("2+2?", "4", None, "4"),
     events.CheckpointSaved(10, "step-10", 99, True, 0.1),
     events.CheckpointFailed(10, "DISK_FULL", "The disk is full."),
-    events.BatchSizeChanged(3, 4096, 2048),
+    events.BatchSizeChanged(3, 4096, 2048, 4, 2),
     events.Alert(events.Level.ERROR, "DIVERGED", "The loss is not finite."),
     SplitReport(events.DatasetReport("text", 2, 2, 0, 0, 0, 0, (), 20, 20, 12, 64, ((32, 2),)), "evaluation", "a b"),
     LogLine(events.Level.INFO, "torch", "one\ntwo"),
+    events.PreflightReport(4, 900, 5_000_000, 7_000_000, fits=True),
+    events.BestRestored(30, 20, 1.5, early=True),
     Published(job_pb2.Artifact(name="projects/p/jobs/j/artifacts/adapter", size_bytes=5)),
 ]
 

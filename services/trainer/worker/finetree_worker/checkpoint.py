@@ -58,6 +58,11 @@ class Position:
     non_finite_in_a_row: int = 0
     best_loss: float | None = None
     micro_batch_tokens: int = 0
+    micro_batch_rows: int = 0
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+    stopped: bool = False
+    """Training ended early, or the weights are the best evaluation's: no step may follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,25 +103,38 @@ def save(
 
 def newest(folder: Path, numerics_hash: str) -> Found | None:
     """The newest whole checkpoint of this run below `folder`; half-written and damaged ones are passed over."""
-    for candidate in sorted(folder.glob("step-*"), reverse=True):
-        manifest = read_manifest(candidate)
-        if manifest and manifest.get("format") == FORMAT and manifest.get("numerics_hash") == numerics_hash:
-            state = json.loads((candidate / _STATE).read_text(encoding="utf-8"))
-            position, environment = Position(**state["position"]), Environment(**state["environment"])
-            return Found(candidate, position, environment, numerics_hash)
-    return None
+    candidates = sorted(folder.glob("step-*"), reverse=True)
+    return next((found for path in candidates if (found := _whole(path, numerics_hash)) is not None), None)
+
+
+def at_step(folder: Path, step: int, numerics_hash: str) -> Found | None:
+    """This run's checkpoint of one step; None where it is missing or damaged."""
+    return _whole(folder / f"step-{step:08d}", numerics_hash)
+
+
+def _whole(folder: Path, numerics_hash: str) -> Found | None:
+    manifest = read_manifest(folder)
+    if not manifest or manifest.get("format") != FORMAT or manifest.get("numerics_hash") != numerics_hash:
+        return None
+    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    return Found(folder, Position(**state["position"]), Environment(**state["environment"]), numerics_hash)
 
 
 def restore(found: Found, trainable: dict[str, nn.Parameter], optimizer: Optimizer) -> None:
     """Put weights and optimizer state back in place. Raises CheckpointError CHECKPOINT_MISMATCH."""
+    restore_weights(found, trainable)
+    state: dict[str, Any] = json.loads((found.folder / _STATE).read_text(encoding="utf-8"))
+    optimizers.load_state(optimizer, _load(found.folder / _OPTIMIZER), state["optimizer"])
+
+
+def restore_weights(found: Found, trainable: dict[str, nn.Parameter]) -> None:
+    """Put the weights alone back in place. Raises CheckpointError CHECKPOINT_MISMATCH."""
     weights = _load(found.folder / _WEIGHTS)
     if weights.keys() != trainable.keys():
         raise CheckpointError("CHECKPOINT_MISMATCH", "The checkpoint holds other layers than this run trains.")
     with torch.no_grad():
         for name, parameter in trainable.items():
             parameter.copy_(weights[name])
-    state: dict[str, Any] = json.loads((found.folder / _STATE).read_text(encoding="utf-8"))
-    optimizers.load_state(optimizer, _load(found.folder / _OPTIMIZER), state["optimizer"])
 
 
 def _load(path: Path) -> dict[str, Tensor]:

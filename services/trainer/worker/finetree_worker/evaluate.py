@@ -1,52 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring a model on held-out rows: loss per learned token, and the share of questions it answers exactly."""
+"""Measuring a model on held-out rows: loss and accuracy per learned token, and questions that it answers exactly."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from finetree_worker.attention import by_document
+from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.formats import Row
-from finetree_worker.loss import target_loss
+from finetree_worker.gradients import free_cache
+from finetree_worker.loss import target_score
 from finetree_worker.methods import prefix
 from finetree_worker.models import quiet_peft
 from finetree_worker.packing import Example, collate, pack
+from finetree_worker.telemetry import is_out_of_memory
 from finetree_worker.tokenization import leading_bos, template
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+WINDOW_ROWS = 1024
+"""Held-out rows that are packed together."""
 BATCH_QUESTIONS = 40
 """Questions that are answered at once: their caches, unlike their number, bound the memory."""
 
 
-def loss(
-    model: PreTrainedModel, examples: Sequence[Example], max_tokens: int, on_fraction: Callable[[float], None]
-) -> float:
-    """Mean cross entropy (nats) per learned token; memory does not grow with the number of rows.
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Sums over learned tokens: cross entropy (nats), tokens that the model finds most probable, tokens."""
 
-    `on_fraction` hears 0..1 and may raise to stop. The model comes back in the mode it was in.
+    nats: float = 0.0
+    correct: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: "Score") -> "Score":
+        return Score(self.nats + other.nats, self.correct + other.correct, self.tokens + other.tokens)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy (nats) per learned token; may be no finite number."""
+        return self.nats / max(1, self.tokens)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the learned tokens that the model finds most probable."""
+        return self.correct / max(1, self.tokens)
+
+
+def score(
+    model: PreTrainedModel, examples: Sequence[Example], max_tokens: int, on_fraction: Callable[[float], None]
+) -> Score:
+    """Loss and token accuracy; memory does not grow with the number of rows.
+
+    `on_fraction` hears 0..1 and may raise to stop. The model comes back in the mode it was in. Raises
+    MemoryExhaustedError when not even one row fits.
     """
-    total, targets, device, was_training = 0.0, 0, model.device, model.training
+    total, was_training = Score(), model.training
     model.train(mode=False)
     try:
         with torch.inference_mode(), by_document(model):
-            bins = pack(examples, max_rows=len(examples), max_tokens=max_tokens, packing=True)
-            for done, documents in enumerate(bins, start=1):
-                batch = collate(documents).to(device)
-                total += float(target_loss(model, batch))
-                targets += len(batch.labels)
-                on_fraction(done / len(bins))
+            # Window by window: first fit over all rows at once would take quadratic time.
+            for start in range(0, len(examples), WINDOW_ROWS):
+                window = examples[start : start + WINDOW_ROWS]
+                bins = pack(window, max_rows=len(window), max_tokens=max_tokens, packing=True)
+                for done, documents in enumerate(bins, start=1):
+                    total += sum(_in_memory(documents, partial(_score, model)), Score())
+                    on_fraction((start + len(window) * done / len(bins)) / len(examples))
     finally:
         model.train(was_training)
-    return total / max(1, targets)
+    return total
+
+
+def _score(model: PreTrainedModel, documents: Sequence[Example]) -> Score:
+    batch = collate(documents).to(model.device)
+    return Score(*target_score(model, batch), len(batch.labels))
+
+
+def _in_memory(items: Sequence[Item], measure: Callable[[Sequence[Item]], Result]) -> list[Result]:
+    """Results of all items together or, where memory runs out, of smaller and smaller parts of them, in order."""
+    try:
+        return [measure(items)]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(items) == 1:
+            raise MemoryExhaustedError(
+                "OUT_OF_MEMORY",
+                "The device's memory does not hold the evaluation of one row.",
+                field="training.sequence_length",
+                remedy="Lower sequence_length or evaluation.max_new_tokens.",
+            ) from error
+    free_cache(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    middle = len(items) // 2
+    return _in_memory(items[:middle], measure) + _in_memory(items[middle:], measure)
 
 
 def perplexity(mean_loss: float) -> float | None:
     """exp(loss); None where it is no finite number."""
-    return math.exp(mean_loss) if mean_loss < 700 else None
+    return math.exp(mean_loss) if math.isfinite(mean_loss) and mean_loss < 700 else None
 
 
 def prompt_tokens(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -83,8 +141,9 @@ def answers(
             for start in range(0, len(by_length), BATCH_QUESTIONS):
                 chosen = by_length[start : start + BATCH_QUESTIONS]
                 tick = _Tick(start, len(chosen), len(rows), max_new_tokens, on_fraction)
-                texts = _answer_batch(model, tokenizer, [prompts[i] for i in chosen], config, tick)
-                found |= dict(zip(chosen, texts, strict=True))
+                answer = partial(_answer_batch, model, tokenizer, config, tick)
+                parts = _in_memory([prompts[i] for i in chosen], answer)
+                found |= dict(zip(chosen, chain.from_iterable(parts), strict=True))
     finally:
         model.train(was_training)
     on_fraction(1.0)
@@ -137,9 +196,9 @@ class _Tick(StoppingCriteria):
 def _answer_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
     config: GenerationConfig,
     tick: _Tick,
+    prompts: Sequence[list[int]],
 ) -> list[str]:
     width = max(map(len, prompts))
     pad = int(config.pad_token_id)

@@ -151,11 +151,13 @@ class StepMetrics:
     device: DeviceSample | None = None
     peak_memory_bytes: int = 0
     """Highest so far in this process; 0 where it is not known."""
+    padding_share: float = 0.0
+    """Of the token places computed in this step, those that held no token of a row; 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvalMetrics:
-    """One evaluation. `step` 0 is the base model; a metric that was not asked for is None."""
+    """One evaluation. `step` 0 is the base model; a metric that was not asked for, or is no finite number, is None."""
 
     step: int
     loss: float | None
@@ -165,6 +167,9 @@ class EvalMetrics:
     correct: int
     rows: int
     seconds: float
+    token_accuracy: float | None = None
+    """Share of the learned tokens that are the model's most probable ones."""
+    non_finite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +191,8 @@ class CheckpointSaved:
     bytes: int
     best: bool
     seconds: float
+    sha256: str = ""
+    """Of the manifest, which holds the hashes of all files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +205,44 @@ class CheckpointFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class PreflightReport:
+    """The largest micro-batch was run before the first step. Bytes are 0 where the system does not tell.
+
+    `peak_memory_bytes` is the highest of the process up to its end, `free_memory_bytes` what was free after it.
+    """
+
+    rows: int
+    tokens: int
+    peak_memory_bytes: int
+    free_memory_bytes: int
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BatchSizeChanged:
-    """The micro-batch was cut because memory ran out; the effective batch is as it was."""
+    """The micro-batch was cut because memory ran out; the effective batch is as it was.
+
+    Tokens and rows are what a micro-batch holds at most; rows are 0 with packing, where tokens alone bound it.
+    """
 
     step: int
     tokens_before: int
     tokens_after: int
+    rows_before: int = 0
+    rows_after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BestRestored:
+    """Training ended and the weights of its best evaluation took the place of the last ones.
+
+    `step` is the last step taken; `early` says whether others were to come.
+    """
+
+    step: int
+    best_step: int
+    best_loss: float
+    early: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +279,9 @@ Event = (
     | Sample
     | CheckpointSaved
     | CheckpointFailed
+    | PreflightReport
     | BatchSizeChanged
+    | BestRestored
     | Alert
     | ArtifactReady
 )

@@ -85,6 +85,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def manifest_hash(folder: Path) -> str:
+    """sha256 (hex) of the manifest of a whole folder: it stands for all files, whose hashes the manifest holds."""
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+
+
 def hashes(folder: Path) -> dict[str, str]:
     """sha256 (hex) of each file but the manifest, by path relative to `folder`."""
     result = {}

@@ -4,50 +4,34 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import nn
 from torch.nn.utils import clip_grad_norm_
-from transformers import PreTrainedModel
 
-from finetree_worker import checkpoint, optimizers
+from finetree_worker import checkpoint, optimizers, preflight
 from finetree_worker.attention import by_document
+from finetree_worker.batches import Batches
 from finetree_worker.checkpoint import Environment, Position
-from finetree_worker.errors import Cancelled, DivergedError, MemoryExhaustedError, StorageError
+from finetree_worker.errors import Cancelled, DivergedError, StorageError
 from finetree_worker.events import (
     Alert,
-    BatchSizeChanged,
+    BestRestored,
     CheckpointFailed,
     CheckpointSaved,
     Level,
     Reporter,
     StepMetrics,
 )
-from finetree_worker.files import size
-from finetree_worker.loss import target_loss
+from finetree_worker.files import manifest_hash, size
+from finetree_worker.gradients import Gradients, Limit, Subject
 from finetree_worker.pace import Pace
-from finetree_worker.packing import Example, collate, pack
-from finetree_worker.plan import FullMethod, Precision, TrainPlan
-from finetree_worker.randomness import DropoutMasks, order
+from finetree_worker.packing import Example
+from finetree_worker.plan import TrainPlan
 from finetree_worker.steering import STOPS, Steering
 from finetree_worker.telemetry import DeviceWatch, memory_bytes, peak_memory_bytes
 
-NON_FINITE_LIMIT = 5
-"""Steps in a row without a finite loss or gradient after which a run has diverged."""
 _RECENT = 20  # steps that the speed is taken from
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is trained: the model whose forward pass is run, its trainable parameters by name, and their dropout."""
-
-    model: PreTrainedModel
-    trainable: dict[str, nn.Parameter]
-    masks: DropoutMasks | None
-    device: torch.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +44,6 @@ class Trained:
     final_loss: float | None
 
 
-def total_steps(plan: TrainPlan, rows: int) -> int:
-    """Optimizer steps of the whole run. The last step of an epoch may hold fewer rows than the others."""
-    if plan.optimization.max_steps is not None:
-        return plan.optimization.max_steps
-    return max(1, math.ceil((plan.optimization.epochs or 1.0) * steps_per_epoch(plan, rows)))
-
-
-def steps_per_epoch(plan: TrainPlan, rows: int) -> int:
-    """Optimizer steps that visit every row once."""
-    return math.ceil(rows / plan.optimization.batch_size)
-
-
 class Loop:
     """One run over one dataset; `run` goes from the restored position to the last step."""
 
@@ -81,18 +53,15 @@ class Loop:
         self.plan, self.subject, self.reporter, self.steering = plan, subject, reporter, steering
         self.optimizer = optimizers.build(subject.trainable.values(), plan.optimization, subject.device)
         self.environment = Environment.here(plan.threads, subject.device)
-        self.total = total_steps(plan, len(examples))
+        self.batches = Batches(plan.optimization, examples)
+        self.total = self.batches.total
+        self.gradients = Gradients(plan, subject, reporter, steering)
         self.losses: deque[float] = deque(maxlen=10)
         self.first_loss: float | None = None
-        self._examples = examples
+        self.position = Position(0, 0, 0, 0.0)
         self._pace = Pace()
-        self._tokens_in_all: int | None = None
         self._rates: deque[float] = deque(maxlen=_RECENT)
-        budget = plan.optimization.micro_batch_size * plan.optimization.sequence_length
-        self.position = Position(0, 0, 0, 0.0, micro_batch_tokens=budget)
-        self._step_seconds = 0.0
-        self._epoch: tuple[int, list[int]] | None = None
-        self._largest_micro_batch = budget
+        self._step_seconds = self._padding = 0.0
 
     def restore(self) -> int:
         """Go on from the newest whole checkpoint, if there is one. Returns the step that it holds, or 0."""
@@ -101,6 +70,7 @@ class Loop:
             return 0
         checkpoint.restore(found, self.subject.trainable, self.optimizer)
         self.position = found.position
+        self.gradients.limit = Limit(self.position.micro_batch_rows, self.position.micro_batch_tokens)
         if found.environment != self.environment:
             message = "The run goes on under other libraries, threads or hardware: equal to rounding, not bit by bit."
             self.reporter.emit(Alert(Level.WARNING, "EXECUTION_PLAN_CHANGED", message, self.position.step))
@@ -114,18 +84,28 @@ class Loop:
         """
         self.subject.model.train()
         with DeviceWatch(self.subject.device) as watch, by_document(self.subject.model):
-            while self.position.step < self.total:
+            if not self.finished:
+                longest = self.batches.longest_first()
+                preflight.check(self.gradients, self.optimizer, self.subject, longest, self.reporter)
+            while not self.finished:
                 self._step(watch)
                 self._after_step(evaluate)
+        self._restore_best()
         final = sum(self.losses) / len(self.losses) if self.losses else None
         return Trained(self.position.step, self.position.tokens, self.first_loss, final)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left to take."""
+        return self.position.stopped or self.position.step >= self.total
 
     def _step(self, watch: DeviceWatch) -> None:
         """One optimizer step: gradients of all micro-batches, a look at them, the update."""
         started, step, plan = time.perf_counter(), self.position.step, self.plan.optimization
         rate = optimizers.learning_rate(plan, step, self.total)
-        rows = self._rows_of(step)
-        loss = self._gradients(step, rows)
+        rows = self.batches.of(step)
+        computed = self.gradients.add(step, rows)
+        loss = computed.loss
         parameters = list(self.subject.trainable.values())
         norm = float(clip_grad_norm_(parameters, plan.max_grad_norm or math.inf))
         finite = math.isfinite(loss) and math.isfinite(norm)
@@ -133,77 +113,11 @@ class Loop:
             for entry in self.optimizer.param_groups:
                 entry["lr"] = rate
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients.forget()
+        self._padding = 1.0 - sum(map(len, rows)) / computed.places
         self._advance(rows, time.perf_counter() - started, loss if finite else None)
         self.reporter.emit(self._metrics(rate, loss, norm, watch))
         self._guard()
-
-    def _rows_of(self, step: int) -> list[Example]:
-        """The rows of an optimizer step: a function of the seed and the step alone."""
-        per_epoch, batch = steps_per_epoch(self.plan, len(self._examples)), self.plan.optimization.batch_size
-        epoch, index = divmod(step, per_epoch)
-        if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = epoch, order(self.plan.optimization.seed, epoch, len(self._examples))
-        return [self._examples[i] for i in self._epoch[1][index * batch : (index + 1) * batch]]
-
-    def _tokens_of_run(self) -> int:
-        """Tokens of all steps of the run: the order of the rows is known from the seed."""
-        if self._tokens_in_all is None:
-            batch, rows = self.plan.optimization.batch_size, len(self._examples)
-            epochs, rest = divmod(self.total, steps_per_epoch(self.plan, rows))
-            last = order(self.plan.optimization.seed, epochs, rows)[: rest * batch] if rest else []
-            whole = sum(map(len, self._examples))
-            self._tokens_in_all = epochs * whole + sum(len(self._examples[i]) for i in last)
-        return self._tokens_in_all
-
-    def _gradients(self, step: int, rows: Sequence[Example]) -> float:
-        """Add up the gradients of the step's rows; returns their mean loss per target token.
-
-        Every micro-batch is weighted by the targets of the whole batch, so that how it is split changes nothing. When
-        memory runs out, the micro-batch is halved and the step begins anew: nothing but gradients has been written.
-        """
-        targets = sum(example.targets for example in rows)
-        while True:
-            try:
-                return sum(self._micro_batches(step, rows, targets))
-            except torch.OutOfMemoryError as error:
-                self.optimizer.zero_grad(set_to_none=True)
-                self._halve(step, max(map(len, rows)), error)
-            if self.subject.device.type == "cuda":
-                torch.cuda.empty_cache()
-
-    def _micro_batches(self, step: int, rows: Sequence[Example], targets: int) -> Iterator[float]:
-        plan = self.plan.optimization
-        budget = self.position.micro_batch_tokens
-        for documents in pack(rows, max_rows=plan.micro_batch_size, max_tokens=budget, packing=plan.packing):
-            self.steering.signal()
-            batch = collate(documents).to(self.subject.device)
-            self._largest_micro_batch = batch.tokens
-            if self.subject.masks is not None:
-                self.subject.masks.begin(step, batch.rows, batch.lengths, batch.token_ids)
-            with self._autocast():
-                loss = target_loss(self.subject.model, batch) / targets
-            loss.backward()  # type: ignore[no-untyped-call]  # torch types its tensors, not this method
-            yield float(loss.detach())
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        mixed = self.plan.optimization.precision is Precision.BF16_MIXED and isinstance(self.plan.method, FullMethod)
-        return torch.autocast(self.subject.device.type, torch.bfloat16) if mixed else nullcontext()
-
-    def _halve(self, step: int, longest: int, error: torch.OutOfMemoryError) -> None:
-        """Halve the micro-batch after an out-of-memory; the longest row must still fit."""
-        before = self.position.micro_batch_tokens
-        if before <= longest:
-            raise MemoryExhaustedError(
-                "OUT_OF_MEMORY",
-                f"The device's memory does not hold one row of {longest} tokens.",
-                field="training.sequence_length",
-                remedy="Lower sequence_length, turn gradient checkpointing on, or use QLoRA or a smaller model.",
-            ) from error
-        # What was asked for may be far more than the rows need: halve what they need.
-        after = max(longest, min(before, self._largest_micro_batch) // 2)
-        self.position = replace(self.position, micro_batch_tokens=after)
-        self.reporter.emit(BatchSizeChanged(step + 1, before, after))
 
     def _advance(self, rows: Sequence[Example], seconds: float, loss: float | None) -> None:
         was, tokens = self.position, sum(map(len, rows))
@@ -214,6 +128,8 @@ class Loop:
             target_tokens=was.target_tokens + sum(example.targets for example in rows),
             elapsed_seconds=was.elapsed_seconds + seconds,
             non_finite_in_a_row=0 if loss is not None else was.non_finite_in_a_row + 1,
+            micro_batch_tokens=self.gradients.limit.tokens,
+            micro_batch_rows=self.gradients.limit.rows,
         )
         self._pace.add(seconds, tokens)
         self._step_seconds = seconds
@@ -227,7 +143,7 @@ class Loop:
         return StepMetrics(
             step=at.step,
             total_steps=self.total,
-            epoch=at.step / steps_per_epoch(self.plan, len(self._examples)),
+            epoch=at.step / self.batches.per_epoch,
             loss=loss if math.isfinite(loss) else None,
             learning_rate=rate,
             grad_norm=norm if math.isfinite(norm) else None,
@@ -236,23 +152,24 @@ class Loop:
             tokens_per_second=sorted(self._rates)[len(self._rates) // 2],
             step_seconds=self._step_seconds,
             elapsed_seconds=at.elapsed_seconds,
-            remaining_seconds=self._pace.remaining(self.total - at.step, self._tokens_of_run() - at.tokens),
+            remaining_seconds=self._pace.remaining(self.total - at.step, self.batches.tokens_in_all() - at.tokens),
             memory_bytes=memory_bytes(self.subject.device),
             peak_memory_bytes=peak_memory_bytes(self.subject.device),
             device=watch.latest,
+            padding_share=self._padding,
         )
 
     def _guard(self) -> None:
         """Warn of a step that was skipped because it was not finite; give up after too many in a row."""
-        at = self.position
+        at, limit = self.position, self.plan.optimization.non_finite_limit
         if not at.non_finite_in_a_row:
             return
         message = f"Step {at.step} had no finite loss or gradient; its update was left out."
         self.reporter.emit(Alert(Level.WARNING, "NON_FINITE_LOSS", message, at.step))
-        if at.non_finite_in_a_row >= NON_FINITE_LIMIT:
+        if at.non_finite_in_a_row >= limit:
             raise DivergedError(
                 "DIVERGED",
-                f"{NON_FINITE_LIMIT} steps in a row, up to step {at.step}, had no finite loss or gradient.",
+                f"{limit} steps in a row, up to step {at.step}, had no finite loss or gradient.",
                 field="training.learning_rate",
                 remedy="Lower the learning rate (a third of it is a good next try) or raise warmup_ratio.",
             )
@@ -260,22 +177,57 @@ class Loop:
     def _after_step(self, evaluate: Callable[[int], float | None]) -> None:
         """At a step boundary: evaluate and save where the plan or someone outside wants it."""
         step, plan = self.position.step, self.plan
-        best = False
-        if plan.evaluation.every_steps and step % plan.evaluation.every_steps == 0 and step < self.total:
-            best = self._is_best(evaluate(step))
+        best = self._evaluation_is_due(step) and self._is_best(evaluate(step))
         due = plan.checkpoints.every_steps and step % plan.checkpoints.every_steps == 0 and step < self.total
         stop = self.steering.signal() in STOPS
         asked = self.steering.take_checkpoint()
-        if stop or asked or due or (best and plan.checkpoints.keep_best):
+        if stop or asked or due or (best and self._keeps_best):
             self.save_checkpoint(best=best, must=stop)
         if stop:
             raise Cancelled
 
+    @property
+    def _keeps_best(self) -> bool:
+        return self.plan.checkpoints.keep_best or self.plan.evaluation.early_stopping_patience > 0
+
+    def _evaluation_is_due(self, step: int) -> bool:
+        every = self.plan.evaluation.every_steps
+        if step == self.total:  # the last weights compete for the best; without a choice they are measured later
+            return bool(every and self.plan.evaluation.early_stopping_patience)
+        return bool(every) and step % every == 0
+
     def _is_best(self, loss: float | None) -> bool:
-        if loss is None or (self.position.best_loss is not None and loss >= self.position.best_loss):
-            return False
-        self.position = replace(self.position, best_loss=loss)
-        return True
+        """Whether an evaluation beats all before it; notes it, and ends training when patience is over.
+
+        As is usual, any lower loss is the best, but only one lower by `early_stopping_min_delta` renews the patience.
+        """
+        was, plan = self.position, self.plan.evaluation
+        best = loss is not None and (was.best_loss is None or loss < was.best_loss)
+        gained = best and (was.best_loss is None or was.best_loss - (loss or 0.0) > plan.early_stopping_min_delta)
+        without = 0 if gained else was.evaluations_without_gain + 1
+        self.position = replace(was, evaluations_without_gain=without)
+        if best:
+            self.position = replace(self.position, best_loss=loss, best_step=was.step)
+        if 0 < plan.early_stopping_patience <= without:
+            self.position = replace(self.position, stopped=True)
+        return best
+
+    def _restore_best(self) -> None:
+        """Put the best evaluation's weights in the place of the last ones, where early stopping is on."""
+        at, folder = self.position, self.plan.checkpoints_dir
+        if not self.plan.evaluation.early_stopping_patience or at.best_loss is None:
+            return
+        if at.best_step == at.step and not at.stopped:
+            return
+        found = checkpoint.at_step(folder, at.best_step, self.plan.numerics_hash())
+        if found is None:
+            text = f"The best checkpoint, of step {at.best_step}, is not on the disk; the last weights are kept."
+            self.reporter.emit(Alert(Level.WARNING, "BEST_CHECKPOINT_MISSING", text, at.step))
+            return
+        checkpoint.restore_weights(found, self.subject.trainable)
+        # A checkpoint from now on holds these weights: a run that goes on from it must not train them further.
+        self.position = replace(at, stopped=True)
+        self.reporter.emit(BestRestored(at.step, at.best_step, at.best_loss, at.step < self.total))
 
     def save_checkpoint(self, *, best: bool = False, must: bool = False) -> None:
         """Save, rotate, report. A failed save is reported and training goes on, unless it `must` succeed."""
@@ -289,7 +241,7 @@ class Loop:
                 environment=self.environment,
                 numerics_hash=self.plan.numerics_hash(),
             )
-            if best and self.plan.checkpoints.keep_best:
+            if best and self._keeps_best:
                 checkpoint.mark_best(folder, step)
         except StorageError as error:
             self.reporter.emit(CheckpointFailed(step, error.reason, error.message))
@@ -298,4 +250,4 @@ class Loop:
             return
         checkpoint.rotate(folder, max(1, self.plan.checkpoints.keep))
         seconds = time.perf_counter() - started
-        self.reporter.emit(CheckpointSaved(step, target.name, size(target), best, seconds))
+        self.reporter.emit(CheckpointSaved(step, target.name, size(target), best, seconds, manifest_hash(target)))

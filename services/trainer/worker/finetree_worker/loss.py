@@ -65,3 +65,14 @@ def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
         # Each chunk's logits are computed again in the backward pass rather than kept.
         total = total + checkpoint(_chunk_loss, model, part, labels, use_reentrant=False)
     return total
+
+
+def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[float, int]:
+    """Sum of the targets' cross entropies (nats), and how many targets are the most probable tokens; no gradients."""
+    hidden, total, correct = hidden_states(model, batch)[batch.predictors], 0.0, 0
+    chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
+    for part, labels in chunks:
+        logits = _logits(model, part)
+        total += float(cross_entropy(logits, labels, reduction="sum"))
+        correct += int((logits.argmax(dim=-1) == labels).sum())
+    return total, correct

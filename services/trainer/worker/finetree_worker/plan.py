@@ -165,6 +165,8 @@ class Optimization:
     optimizer: OptimizerName = OptimizerName.ADAMW
     gradient_checkpointing: bool = False
     attention: Attention = Attention.SDPA
+    non_finite_limit: int = 5
+    """Steps in a row without a finite loss or gradient after which the run has diverged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,10 @@ class EvaluationPlan:
     samples: int = 0
     before_training: bool = False
     every_steps: int = 0
+    early_stopping_patience: int = 0
+    """Evaluations in a row without a lower loss that end the run, whose best weights are published; 0: never."""
+    early_stopping_min_delta: float = 0.0
+    """Nats by which a loss must be below the best one to count as lower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +244,11 @@ class TrainPlan:
             "method": asdict(self.method),
             "optimization": asdict(self.optimization),
             "split": self.evaluation.split_fraction,
+            "stopping": (
+                self.evaluation.early_stopping_patience,
+                self.evaluation.early_stopping_min_delta,
+                self.evaluation.every_steps if self.evaluation.early_stopping_patience else 0,
+            ),
             "fingerprint": self.base.fingerprint,
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -257,7 +257,7 @@ def _optimization(spec: run_spec_pb2.RunSpec) -> plan.Optimization:
         optimizer=_choice(spec, "optimizer", _OPTIMIZERS),
         gradient_checkpointing=_choice(spec, "gradient_checkpointing", _CHECKPOINTING),
         attention=_choice(spec, "attention", _ATTENTION),
-        **_stated(training, "warmup_ratio", "weight_decay", "max_grad_norm"),
+        **_stated(training, "warmup_ratio", "weight_decay", "max_grad_norm", "non_finite_limit"),
     )
 
 
@@ -281,4 +281,6 @@ def _evaluation(task: worker_pb2.Task) -> plan.EvaluationPlan:
         samples=evaluation.samples,
         before_training=evaluation.before_training,
         every_steps=evaluation.every_steps,
+        early_stopping_patience=evaluation.early_stopping_patience,
+        early_stopping_min_delta=evaluation.early_stopping_min_delta,
     )

@@ -50,10 +50,10 @@ def uniform_words(first: Tensor, width: int) -> Tensor:
     return bits.view(torch.int16)[:, :width]
 
 
-def order(seed: int, epoch: int, rows: int) -> list[int]:
-    """The order in which an epoch visits its rows: a permutation of range(rows)."""
+def order(seed: int, epoch: int, rows: int) -> Tensor:
+    """The order in which an epoch visits its rows: a permutation of range(rows), int64 (rows,)."""
     hashed = splitmix64(torch.arange(rows, dtype=torch.int64) ^ key("order", seed, epoch))
-    return [int(i) for i in torch.argsort(hashed, stable=True)]
+    return torch.argsort(hashed, stable=True)
 
 
 class DropoutMasks:

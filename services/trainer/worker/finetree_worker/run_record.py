@@ -8,7 +8,7 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 
 from finetree_worker.ahead import Ahead
-from finetree_worker.events import EvalMetrics, PhaseProgress, StepMetrics
+from finetree_worker.events import BestRestored, EvalMetrics, PhaseProgress, StepMetrics
 
 FINAL_STEPS = 10
 """Steps whose mean is the final loss (RunSummary.final_loss)."""
@@ -33,6 +33,7 @@ class RunRecord:
         self._phases: dict[str, float] = {}
         self._began: dict[str, float] = {}
         self._peak_memory = self._tokens = self._steps = 0
+        self._best: BestRestored | None = None
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -60,6 +61,10 @@ class RunRecord:
         self.ahead.evaluation(event)
         if event.exact_match is not None:
             self._exact_match["before" if event.step == 0 else "after"] = event.exact_match
+
+    def best_restored(self, event: BestRestored) -> None:
+        """Note that another step's weights are published than the last one's."""
+        self._best = event
 
     def remaining(self, event: StepMetrics) -> evidence_pb2.Interval | None:
         """Seconds that remain after a step, to the end of the attempt; None before there are enough steps.
@@ -95,4 +100,6 @@ class RunRecord:
             processed_tokens=self._tokens,
             steps=self._steps,
             median_step_seconds=median(self._all_seconds) if self._all_seconds else 0.0,
+            stopped_early=self._best is not None and self._best.early,
+            best_step=self._best.best_step if self._best is not None else 0,
         )

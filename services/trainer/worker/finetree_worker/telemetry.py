@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory of this process, and a look at the GPU once a second from a thread of its own."""
 
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from finetree_worker.events import DeviceSample
 PERIOD_SECONDS = 1.0
 """Time between two looks at the GPU."""
 _PAGE = 4096
+_GROUP = Path("/sys/fs/cgroup")
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "std::bad_alloc")
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -38,6 +41,47 @@ def peak_memory_bytes(device: torch.device) -> int:
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Memory that can still be had: of the GPU, else of the machine or this process's control group, the lesser.
+
+    0 where the system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(_host_free(), _group_free(_GROUP))
+
+
+def _host_free() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _group_free(folder: Path) -> int:
+    """What a control group (version 2) leaves; pages of files count as free, since they can be dropped."""
+    try:
+        limit = int((folder / "memory.max").read_text(encoding="ascii"))
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        statistics = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        cached = next((int(line.split()[1]) for line in statistics if line.startswith("inactive_file ")), 0)
+    except (OSError, ValueError, IndexError):
+        return sys.maxsize  # no such group, or one without a limit ("max")
+    return max(0, limit - used + cached)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out.
+
+    CUDA has a class of its own for it; the CPU's allocator and oneDNN say it in a RuntimeError's text.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 class DeviceWatch:

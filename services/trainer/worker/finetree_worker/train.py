@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training task from end to end: load, tokenise, evaluate, train, evaluate again, save."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ from finetree_worker.events import (
     Sample,
 )
 from finetree_worker.files import atomic_folder, hashes, size
-from finetree_worker.loop import Loop, Subject, Trained
+from finetree_worker.gradients import Subject
+from finetree_worker.loop import Loop, Trained
 from finetree_worker.methods import qlora
 from finetree_worker.plan import BaseModel, FullMethod, Metric, Precision, QloraMethod, TrainPlan
 from finetree_worker.prepare import base_facts
@@ -150,7 +152,8 @@ class _Run:
                 self.steering.stop_here()
 
         with self.phases.phase(Phase.EVALUATE_AFTER) as tell:
-            metrics, after = self._measure(loop.subject.model, tokenizer, dataset, loop.total, _both(tell, stop))
+            step = loop.position.step
+            metrics, after = self._measure(loop.subject.model, tokenizer, dataset, step, _both(tell, stop))
             self._show_samples(dataset, after)
         return metrics.exact_match
 
@@ -164,7 +167,7 @@ class _Run:
     ) -> tuple[EvalMetrics, list[str] | None]:
         """All metrics of the plan; the answers too, where questions were asked."""
         started, wanted, plan = time.perf_counter(), self.plan.evaluation.metrics, self.plan.evaluation
-        loss = evaluate.loss(model, dataset.held_out, EVALUATION_TOKENS, lambda f: on_fraction(f * 0.2))
+        score = evaluate.score(model, dataset.held_out, EVALUATION_TOKENS, lambda f: on_fraction(f * 0.2))
         texts, correct = None, 0
         if Metric.EXACT_MATCH in wanted and dataset.questions:
             questions = dataset.questions
@@ -175,13 +178,15 @@ class _Run:
         asked = len(texts or ())
         metrics = EvalMetrics(
             step=step,
-            loss=loss,
-            perplexity=evaluate.perplexity(loss),
+            loss=_finite(score.loss),
+            perplexity=evaluate.perplexity(score.loss),
             exact_match=correct / asked if asked else None,
             questions=asked,
             correct=correct,
             rows=len(dataset.held_out),
             seconds=time.perf_counter() - started,
+            token_accuracy=score.accuracy,
+            non_finite=_finite(score.loss) is None,
         )
         self.reporter.emit(metrics)
         return metrics, texts
@@ -194,9 +199,22 @@ class _Run:
         def look(_: float) -> None:
             self.steering.signal()
 
-        loss = evaluate.loss(subject.model, dataset.held_out, EVALUATION_TOKENS, look)
-        seconds, rows = time.perf_counter() - started, len(dataset.held_out)
-        self.reporter.emit(EvalMetrics(step, loss, evaluate.perplexity(loss), None, 0, 0, rows, seconds))
+        score = evaluate.score(subject.model, dataset.held_out, EVALUATION_TOKENS, look)
+        loss = _finite(score.loss)
+        self.reporter.emit(
+            EvalMetrics(
+                step=step,
+                loss=loss,
+                perplexity=evaluate.perplexity(score.loss),
+                exact_match=None,
+                questions=0,
+                correct=0,
+                rows=len(dataset.held_out),
+                seconds=time.perf_counter() - started,
+                token_accuracy=score.accuracy,
+                non_finite=loss is None,
+            )
+        )
         return loss
 
     def _show_samples(self, dataset: Dataset, after: list[str] | None) -> None:
@@ -262,6 +280,10 @@ def _dtype(plan: TrainPlan, *, stored: bool = False) -> torch.dtype:
 def _leak(report: DatasetReport) -> Alert:
     text = f"{report.leaked_rows} of {report.eval_rows} held-out rows are training rows too: what is measured on them"
     return Alert(Level.WARNING, "HELD_OUT_ROWS_LEAKED", f"{text} is memory, not skill.")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _both(tell: Callable[[float], None], stop: Callable[[], None]) -> Callable[[float], None]:

@@ -9,6 +9,7 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
 from finetree_api.types.v1 import evidence_pb2
 
 from finetree_worker import events
+from finetree_worker.memory_check import memory_check
 from finetree_worker.report_message import SplitReport, to_message
 from finetree_worker.run_record import RunRecord
 
@@ -37,14 +38,7 @@ class Published:
     artifact: job_pb2.Artifact
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What was checked before training."""
-
-    checks: tuple[evidence_pb2.Check, ...]
-
-
-Report = events.Event | SplitReport | LogLine | Published | Checked
+Report = events.Event | SplitReport | LogLine | Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +79,12 @@ class Translator:
             events.CheckpointSaved: self._checkpoint_saved,
             events.CheckpointFailed: self._checkpoint_failed,
             events.BatchSizeChanged: self._batch_size_changed,
+            events.PreflightReport: self._preflight_report,
+            events.BestRestored: self._best_restored,
             events.Alert: self._alert,
             SplitReport: self._split_report,
             LogLine: self._log_line,
             Published: self._artifact_ready,
-            Checked: self._preflight_report,
         }
 
     def translate(self, event: Report, stamp: Stamp) -> Iterator[event_pb2.JobEvent]:
@@ -164,6 +159,7 @@ class Translator:
             step_seconds=event.step_seconds,
             eta_seconds=self.record.remaining(event),
             cost_so_far=self._task.hourly_cost * event.elapsed_seconds / 3600,
+            padding_fraction=event.padding_share,
         )
         if event.device is not None:
             metrics.devices.add(
@@ -202,8 +198,10 @@ class Translator:
             exact_match=event.exact_match,
             examples=event.questions or event.rows,
             seconds=event.seconds,
+            token_accuracy=event.token_accuracy,
+            non_finite=event.non_finite,
         )
-        shown = {"loss": event.loss, "exact match": event.exact_match}
+        shown = {"loss": event.loss, "token accuracy": event.token_accuracy, "exact match": event.exact_match}
         numbers = [f"{name} {value:.4g}" for name, value in shown.items() if value is not None]
         return "eval_metrics", metrics, " · ".join([f"evaluation at step {event.step}", *numbers])
 
@@ -225,6 +223,7 @@ class Translator:
             size_bytes=event.bytes,
             best=event.best,
             seconds=event.seconds,
+            sha256=event.sha256,
         )
         return "checkpoint_saved", saved, f"checkpoint at step {event.step} saved"
 
@@ -234,10 +233,33 @@ class Translator:
 
     def _batch_size_changed(self, event: events.BatchSizeChanged) -> tuple[str, Any, str]:
         changed = event_pb2.BatchSizeChanged(
-            step=event.step, previous=event.tokens_before, current=event.tokens_after, reason="OUT_OF_MEMORY"
+            step=event.step,
+            previous=event.tokens_before,
+            current=event.tokens_after,
+            reason="OUT_OF_MEMORY",
+            previous_rows=event.rows_before,
+            current_rows=event.rows_after,
         )
-        line = f"memory ran out: micro-batch cut from {event.tokens_before} to {event.tokens_after} tokens"
+        rows = f" and {event.rows_before} to {event.rows_after} rows" if event.rows_before else ""
+        line = f"memory ran out: micro-batch cut from {event.tokens_before} to {event.tokens_after} tokens{rows}"
         return "batch_size_changed", changed, line
+
+    def _preflight_report(self, event: events.PreflightReport) -> tuple[str, Any, str]:
+        report = event_pb2.PreflightReport(
+            checks=[memory_check(event)],
+            rows=event.rows,
+            tokens=event.tokens,
+            peak_memory_bytes=event.peak_memory_bytes,
+            free_memory_bytes=event.free_memory_bytes,
+        )
+        return "preflight_report", report, report.checks[0].help
+
+    def _best_restored(self, event: events.BestRestored) -> tuple[str, Any, str]:
+        self.record.best_restored(event)
+        code = "EARLY_STOPPED" if event.early else "BEST_RESTORED"
+        why = "the evaluation loss no longer fell; training ended" if event.early else "training ended"
+        line = f"{why} after step {event.step}; step {event.best_step} counts, loss {event.best_loss:.4g}"
+        return "alert", event_pb2.Alert(code=code, text=line), line
 
     def _alert(self, event: events.Alert) -> tuple[str, Any, str]:
         return "alert", event_pb2.Alert(code=event.reason, text=event.message), event.message
@@ -254,15 +276,12 @@ class Translator:
             f"{short} is ready, {artifact.size_bytes} bytes",
         )
 
-    def _preflight_report(self, event: Checked) -> tuple[str, Any, str]:
-        failed = sum(check.verdict == evidence_pb2.CHECK_VERDICT_FAIL for check in event.checks)
-        report = event_pb2.PreflightReport(checks=event.checks)
-        return "preflight_report", report, f"{len(event.checks)} checks, {failed} failed"
-
 
 def _level(event: Report) -> event_pb2.EventLevel.ValueType:
     if isinstance(event, events.Alert | LogLine):
         return event_pb2.EVENT_LEVEL_DEBUG if event.level is None else _LEVELS[event.level]
+    if isinstance(event, events.PreflightReport) and not event.fits:
+        return event_pb2.EVENT_LEVEL_ERROR
     warn = isinstance(event, events.CheckpointFailed | events.BatchSizeChanged)
     warn = warn or (isinstance(event, events.StepMetrics) and (event.loss is None or event.grad_norm is None))
     return event_pb2.EVENT_LEVEL_WARNING if warn else event_pb2.EVENT_LEVEL_INFO

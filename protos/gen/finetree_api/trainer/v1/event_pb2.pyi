@@ -695,6 +695,18 @@ class PreflightReport(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHECKS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Rows of the largest micro-batch, which was run before the first step; 0 where none was run."""
+    tokens: _builtins.int
+    """Its tokens."""
+    peak_memory_bytes: _builtins.int
+    """Highest memory of the device or process up to its end, bytes; 0 where the system does not tell."""
+    free_memory_bytes: _builtins.int
+    """Memory that was free after it, bytes; 0 where the system does not tell."""
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[_evidence_pb2.Check]:
         """The checks."""
@@ -703,10 +715,14 @@ class PreflightReport(_message.Message):
         self,
         *,
         checks: _abc.Iterable[_evidence_pb2.Check] | None = ...,
+        rows: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        peak_memory_bytes: _builtins.int = ...,
+        free_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "free_memory_bytes", b"free_memory_bytes", "peak_memory_bytes", b"peak_memory_bytes", "rows", b"rows", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -796,6 +812,7 @@ class StepMetrics(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     ETA_SECONDS_FIELD_NUMBER: _builtins.int
     COST_SO_FAR_FIELD_NUMBER: _builtins.int
+    PADDING_FRACTION_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimizer step, from 1."""
     total_steps: _builtins.int
@@ -824,6 +841,8 @@ class StepMetrics(_message.Message):
     """Seconds of this step."""
     cost_so_far: _builtins.float
     """Cost so far, in the currency of the job's estimate."""
+    padding_fraction: _builtins.float
+    """Share of the token places computed in this step that held no token of a row, 0 to 1."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceMetrics]:
         """Devices, where there are any."""
@@ -851,10 +870,11 @@ class StepMetrics(_message.Message):
         devices: _abc.Iterable[Global___DeviceMetrics] | None = ...,
         eta_seconds: _evidence_pb2.Interval | None = ...,
         cost_so_far: _builtins.float = ...,
+        padding_fraction: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm", "_loss", b"_loss", "eta_seconds", b"eta_seconds", "grad_norm", b"grad_norm", "loss", b"loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm", "_loss", b"_loss", "cost_so_far", b"cost_so_far", "devices", b"devices", "epoch", b"epoch", "eta_seconds", b"eta_seconds", "grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "non_finite", b"non_finite", "peak_memory_bytes", b"peak_memory_bytes", "processed_tokens", b"processed_tokens", "step", b"step", "step_seconds", b"step_seconds", "target_tokens", b"target_tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm", "_loss", b"_loss", "cost_so_far", b"cost_so_far", "devices", b"devices", "epoch", b"epoch", "eta_seconds", b"eta_seconds", "grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "non_finite", b"non_finite", "padding_fraction", b"padding_fraction", "peak_memory_bytes", b"peak_memory_bytes", "processed_tokens", b"processed_tokens", "step", b"step", "step_seconds", b"step_seconds", "target_tokens", b"target_tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__grad_norm: _TypeAlias = _typing.Literal["grad_norm"]  # noqa: Y015
     _WhichOneofArgType__grad_norm: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm"]  # noqa: Y015
@@ -918,6 +938,7 @@ class EvalMetrics(_message.Message):
     EXAMPLES_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     NON_FINITE_FIELD_NUMBER: _builtins.int
+    TOKEN_ACCURACY_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimizer step; 0 before training."""
     loss: _builtins.float
@@ -932,6 +953,8 @@ class EvalMetrics(_message.Message):
     """Seconds that it took."""
     non_finite: _builtins.bool
     """Whether a number was not finite."""
+    token_accuracy: _builtins.float
+    """Share of the learned tokens that the model finds most probable, 0 to 1; unset when not measured."""
     def __init__(
         self,
         *,
@@ -942,10 +965,11 @@ class EvalMetrics(_message.Message):
         examples: _builtins.int = ...,
         seconds: _builtins.float = ...,
         non_finite: _builtins.bool = ...,
+        token_accuracy: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_perplexity", b"_perplexity", "exact_match", b"exact_match", "loss", b"loss", "perplexity", b"perplexity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "exact_match", b"exact_match", "loss", b"loss", "perplexity", b"perplexity", "token_accuracy", b"token_accuracy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_perplexity", b"_perplexity", "exact_match", b"exact_match", "examples", b"examples", "loss", b"loss", "non_finite", b"non_finite", "perplexity", b"perplexity", "seconds", b"seconds", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "exact_match", b"exact_match", "examples", b"examples", "loss", b"loss", "non_finite", b"non_finite", "perplexity", b"perplexity", "seconds", b"seconds", "step", b"step", "token_accuracy", b"token_accuracy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact_match: _TypeAlias = _typing.Literal["exact_match"]  # noqa: Y015
     _WhichOneofArgType__exact_match: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match"]  # noqa: Y015
@@ -953,12 +977,16 @@ class EvalMetrics(_message.Message):
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
     _WhichOneofReturnType__perplexity: _TypeAlias = _typing.Literal["perplexity"]  # noqa: Y015
     _WhichOneofArgType__perplexity: _TypeAlias = _typing.Literal["_perplexity", b"_perplexity"]  # noqa: Y015
+    _WhichOneofReturnType__token_accuracy: _TypeAlias = _typing.Literal["token_accuracy"]  # noqa: Y015
+    _WhichOneofArgType__token_accuracy: _TypeAlias = _typing.Literal["_token_accuracy", b"_token_accuracy"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exact_match) -> _WhichOneofReturnType__exact_match | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__perplexity) -> _WhichOneofReturnType__perplexity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_accuracy) -> _WhichOneofReturnType__token_accuracy | None: ...
 
 Global___EvalMetrics: _TypeAlias = EvalMetrics  # noqa: Y015
 
@@ -1078,14 +1106,20 @@ class BatchSizeChanged(_message.Message):
     PREVIOUS_FIELD_NUMBER: _builtins.int
     CURRENT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    PREVIOUS_ROWS_FIELD_NUMBER: _builtins.int
+    CURRENT_ROWS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimizer step."""
     previous: _builtins.int
-    """Micro-batch before."""
+    """Tokens of a micro-batch before, at most."""
     current: _builtins.int
-    """Micro-batch now."""
+    """Tokens of a micro-batch now, at most."""
     reason: _builtins.str
     """Why, for example "OUT_OF_MEMORY"."""
+    previous_rows: _builtins.int
+    """Rows of a micro-batch before, at most; 0 with packing, where tokens alone bound it."""
+    current_rows: _builtins.int
+    """Rows of a micro-batch now, at most; 0 with packing."""
     def __init__(
         self,
         *,
@@ -1093,10 +1127,12 @@ class BatchSizeChanged(_message.Message):
         previous: _builtins.int = ...,
         current: _builtins.int = ...,
         reason: _builtins.str = ...,
+        previous_rows: _builtins.int = ...,
+        current_rows: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "previous", b"previous", "reason", b"reason", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "current_rows", b"current_rows", "previous", b"previous", "previous_rows", b"previous_rows", "reason", b"reason", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1296,6 +1332,8 @@ class RunSummary(_message.Message):
     PROCESSED_TOKENS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     MEDIAN_STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    STOPPED_EARLY_FIELD_NUMBER: _builtins.int
+    BEST_STEP_FIELD_NUMBER: _builtins.int
     first_loss: _builtins.float
     """Loss of the first step."""
     final_loss: _builtins.float
@@ -1314,6 +1352,10 @@ class RunSummary(_message.Message):
     """Optimizer steps taken."""
     median_step_seconds: _builtins.float
     """Median seconds of a step."""
+    stopped_early: _builtins.bool
+    """Whether training ended before its last step since the evaluation loss no longer fell."""
+    best_step: _builtins.int
+    """Step whose weights are published; 0 means the last one."""
     @_builtins.property
     def phase_seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Seconds of the attempt, by phase name."""
@@ -1331,10 +1373,12 @@ class RunSummary(_message.Message):
         processed_tokens: _builtins.int = ...,
         steps: _builtins.int = ...,
         median_step_seconds: _builtins.float = ...,
+        stopped_early: _builtins.bool = ...,
+        best_step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after", "_exact_match_before", b"_exact_match_before", "_final_loss", b"_final_loss", "_first_loss", b"_first_loss", "exact_match_after", b"exact_match_after", "exact_match_before", b"exact_match_before", "final_loss", b"final_loss", "first_loss", b"first_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after", "_exact_match_before", b"_exact_match_before", "_final_loss", b"_final_loss", "_first_loss", b"_first_loss", "exact_match_after", b"exact_match_after", "exact_match_before", b"exact_match_before", "final_loss", b"final_loss", "first_loss", b"first_loss", "median_step_seconds", b"median_step_seconds", "peak_memory_bytes", b"peak_memory_bytes", "phase_seconds", b"phase_seconds", "processed_tokens", b"processed_tokens", "steps", b"steps", "total_seconds", b"total_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after", "_exact_match_before", b"_exact_match_before", "_final_loss", b"_final_loss", "_first_loss", b"_first_loss", "best_step", b"best_step", "exact_match_after", b"exact_match_after", "exact_match_before", b"exact_match_before", "final_loss", b"final_loss", "first_loss", b"first_loss", "median_step_seconds", b"median_step_seconds", "peak_memory_bytes", b"peak_memory_bytes", "phase_seconds", b"phase_seconds", "processed_tokens", b"processed_tokens", "steps", b"steps", "stopped_early", b"stopped_early", "total_seconds", b"total_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact_match_after: _TypeAlias = _typing.Literal["exact_match_after"]  # noqa: Y015
     _WhichOneofArgType__exact_match_after: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after"]  # noqa: Y015

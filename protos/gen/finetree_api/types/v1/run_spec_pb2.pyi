@@ -1231,6 +1231,7 @@ class Training(_message.Message):
     PACKING_FIELD_NUMBER: _builtins.int
     LOSS_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    NON_FINITE_LIMIT_FIELD_NUMBER: _builtins.int
     epochs: _builtins.float
     """Passes over the data."""
     max_steps: _builtins.int
@@ -1257,6 +1258,10 @@ class Training(_message.Message):
     """Which tokens are learned."""
     seed: _builtins.int
     """Seed of data order, dropout and initialisation."""
+    non_finite_limit: _builtins.int
+    """Steps in a row without a finite loss or gradient after which the run fails as DIVERGED; unset means 5. The update of
+    such a step is left out.
+    """
     def __init__(
         self,
         *,
@@ -1273,10 +1278,11 @@ class Training(_message.Message):
         packing: Global___Packing.ValueType = ...,
         loss_tokens: Global___LossTokens.ValueType = ...,
         seed: _builtins.int | None = ...,
+        non_finite_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_effective_batch_size", b"_effective_batch_size", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_micro_batch_size", b"_micro_batch_size", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "effective_batch_size", b"effective_batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "seed", b"seed", "sequence_length", b"sequence_length", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_effective_batch_size", b"_effective_batch_size", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_micro_batch_size", b"_micro_batch_size", "_non_finite_limit", b"_non_finite_limit", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "effective_batch_size", b"effective_batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "non_finite_limit", b"non_finite_limit", "seed", b"seed", "sequence_length", b"sequence_length", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effective_batch_size", b"_effective_batch_size", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_micro_batch_size", b"_micro_batch_size", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "effective_batch_size", b"effective_batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "loss_tokens", b"loss_tokens", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "packing", b"packing", "schedule", b"schedule", "seed", b"seed", "sequence_length", b"sequence_length", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effective_batch_size", b"_effective_batch_size", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_micro_batch_size", b"_micro_batch_size", "_non_finite_limit", b"_non_finite_limit", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "effective_batch_size", b"effective_batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "loss_tokens", b"loss_tokens", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "non_finite_limit", b"non_finite_limit", "packing", b"packing", "schedule", b"schedule", "seed", b"seed", "sequence_length", b"sequence_length", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__effective_batch_size: _TypeAlias = _typing.Literal["effective_batch_size"]  # noqa: Y015
     _WhichOneofArgType__effective_batch_size: _TypeAlias = _typing.Literal["_effective_batch_size", b"_effective_batch_size"]  # noqa: Y015
@@ -1286,6 +1292,8 @@ class Training(_message.Message):
     _WhichOneofArgType__max_grad_norm: _TypeAlias = _typing.Literal["_max_grad_norm", b"_max_grad_norm"]  # noqa: Y015
     _WhichOneofReturnType__micro_batch_size: _TypeAlias = _typing.Literal["micro_batch_size"]  # noqa: Y015
     _WhichOneofArgType__micro_batch_size: _TypeAlias = _typing.Literal["_micro_batch_size", b"_micro_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__non_finite_limit: _TypeAlias = _typing.Literal["non_finite_limit"]  # noqa: Y015
+    _WhichOneofArgType__non_finite_limit: _TypeAlias = _typing.Literal["_non_finite_limit", b"_non_finite_limit"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__sequence_length: _TypeAlias = _typing.Literal["sequence_length"]  # noqa: Y015
@@ -1304,6 +1312,8 @@ class Training(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_grad_norm) -> _WhichOneofReturnType__max_grad_norm | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__micro_batch_size) -> _WhichOneofReturnType__micro_batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__non_finite_limit) -> _WhichOneofReturnType__non_finite_limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -1522,6 +1532,8 @@ class Evaluation(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     BEFORE_TRAINING_FIELD_NUMBER: _builtins.int
     EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_PATIENCE_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_MIN_DELTA_FIELD_NUMBER: _builtins.int
     split_fraction: _builtins.float
     """Share of the training rows to hold out, when there is no dataset; 0 means none."""
     max_new_tokens: _builtins.int
@@ -1532,6 +1544,12 @@ class Evaluation(_message.Message):
     """Whether to evaluate before training too."""
     every_steps: _builtins.int
     """Evaluate each so many optimizer steps; 0 means at the end only."""
+    early_stopping_patience: _builtins.int
+    """Stop after so many evaluations in a row without a lower loss, and publish the weights of the best one; 0 means never.
+    Needs every_steps and held-out data.
+    """
+    early_stopping_min_delta: _builtins.float
+    """By how much (nats per learned token) a loss must be below the best one to count as lower."""
     @_builtins.property
     def dataset(self) -> Global___DatasetSource:
         """Held-out data; unset means a share of the training data or none."""
@@ -1550,10 +1568,12 @@ class Evaluation(_message.Message):
         samples: _builtins.int = ...,
         before_training: _builtins.bool = ...,
         every_steps: _builtins.int = ...,
+        early_stopping_patience: _builtins.int = ...,
+        early_stopping_min_delta: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_training", b"before_training", "dataset", b"dataset", "every_steps", b"every_steps", "max_new_tokens", b"max_new_tokens", "metrics", b"metrics", "samples", b"samples", "split_fraction", b"split_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_training", b"before_training", "dataset", b"dataset", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "every_steps", b"every_steps", "max_new_tokens", b"max_new_tokens", "metrics", b"metrics", "samples", b"samples", "split_fraction", b"split_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
