@@ -116,6 +116,7 @@ def _training_defaults(spec: rs.RunSpec, method: str | None, sequence_length: De
     yield Default("training.warmup_ratio", 0.1, "usual below 1,000 steps", *_paper("alignment-handbook"))
     yield Default("training.weight_decay", 0.01, "usual", *_paper("torchtune recipes"))
     yield Default("training.max_grad_norm", 1.0, "usual", *_paper("torchtune recipes"))
+    yield Default("training.non_finite_limit", 5, "so many lost updates in a row are no accident")
     yield Default("training.effective_batch_size", 16, "at most 32 for LoRA", *_paper("QLoRA paper, torchtune"))
     effective = spec.training.effective_batch_size or 16
     yield Default("training.micro_batch_size", min(effective, 4), "small enough for most devices")

@@ -62,3 +62,27 @@ def test_what_can_only_be_priced_is_refused_by_its_name(asked, path):
     assert [(violation.field_path, violation.reason) for violation in refused.value.violations] == [
         (path, "SETTING_NOT_SUPPORTED")
     ]
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "path"),
+    [
+        ({"early_stopping_patience": 2, "split_fraction": 0.1}, "early_stopping_patience"),
+        ({"early_stopping_patience": 2, "every_steps": 5}, "early_stopping_patience"),
+        ({"early_stopping_min_delta": 0.1, "split_fraction": 0.1}, "early_stopping_min_delta"),
+    ],
+    ids=["no evaluations", "no held-out rows", "no patience"],
+)
+def test_early_stopping_that_could_never_act_is_refused(evaluation, path):
+    spec = run_spec_pb2.RunSpec(evaluation=run_spec_pb2.Evaluation(**evaluation))
+    spec.lora.SetInParent()
+    with pytest.raises(InvalidArgument) as refused:
+        capabilities.require_settings(resolve_spec(spec).spec)
+    assert f"job.spec.evaluation.{path}" in str(refused.value)
+
+
+def test_early_stopping_with_evaluations_on_held_out_rows_is_taken():
+    evaluation = run_spec_pb2.Evaluation(early_stopping_patience=2, every_steps=5, split_fraction=0.1)
+    spec = run_spec_pb2.RunSpec(evaluation=evaluation)
+    spec.lora.SetInParent()
+    capabilities.require_settings(resolve_spec(spec).spec)

@@ -151,7 +151,7 @@ def test_splitting_a_batch_changes_nothing_but_rounding(
     """Not so with an 8-bit base: bitsandbytes takes the outliers of a product from the whole batch."""
     whole = tuned(
         replace(plan, method=METHODS[kind]),
-        packing=False,
+        packing=packing,
         optimizer=OptimizerName.SGD,
         learning_rate=0.5,
         max_steps=3,

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
+from finetree_api.types.v1 import evidence_pb2
 from finetree_worker import events
 from finetree_worker.translate import LogLine, Place, Published, SplitReport, Stamp, Translator, phase_of
 
@@ -143,6 +144,32 @@ def test_the_summary_is_what_the_run_has_shown(translator):
     assert (summary.exact_match_before, summary.exact_match_after) == (0.1, 0.9)
     assert (summary.steps, summary.peak_memory_bytes, summary.median_step_seconds) == (12, 1012, 1.0)
     assert (dict(summary.phase_seconds), summary.total_seconds) == ({"train": 7.0}, 20.0)
+
+
+def test_the_summary_says_that_training_ended_early_and_whose_weights_count(translator):
+    assert not translator.record.summary(1.0).stopped_early
+    alert = one(translator, events.BestRestored(30, 20, 1.5, early=True)).alert
+    assert (alert.code, "step 30" in alert.text, "step 20" in alert.text) == ("EARLY_STOPPED", True, True)
+    summary = translator.record.summary(1.0)
+    assert (summary.stopped_early, summary.best_step) == (True, 20)
+
+
+def test_the_preflight_is_a_check_with_numbers_and_an_error_where_it_fails(translator):
+    fits = one(translator, events.PreflightReport(4, 900, 5_000_000, 7_000_000, fits=True))
+    report = fits.preflight_report
+    assert (report.rows, report.tokens) == (4, 900)
+    assert (report.peak_memory_bytes, report.free_memory_bytes) == (5_000_000, 7_000_000)
+    assert report.checks[0].verdict == evidence_pb2.CHECK_VERDICT_PASS
+    assert (report.checks[0].measured.expected, report.checks[0].limit) == (5_000_000, 12_000_000)
+    fails = one(translator, events.PreflightReport(1, 900, 5_000_000, 7_000_000, fits=False))
+    assert fails.level == event_pb2.EVENT_LEVEL_ERROR
+    assert fails.preflight_report.checks[0].verdict == evidence_pb2.CHECK_VERDICT_FAIL
+
+
+def test_an_evaluation_that_is_not_finite_is_flagged(translator):
+    event = events.EvalMetrics(5, None, None, None, 0, 0, 3, 1.0, token_accuracy=0.25, non_finite=True)
+    metrics = one(translator, event).eval_metrics
+    assert (metrics.non_finite, metrics.HasField("loss"), metrics.token_accuracy) == (True, False, 0.25)
 
 
 def test_a_run_without_a_step_has_no_losses(translator):

@@ -74,7 +74,10 @@ def require_method(spec: run_spec_pb2.RunSpec) -> None:
 
 
 def require_settings(spec: run_spec_pb2.RunSpec) -> None:
-    """Raise InvalidArgument SETTING_NOT_SUPPORTED for the first setting of a resolved spec that no worker can run."""
+    """Raise InvalidArgument for the first setting of a resolved spec that no worker can run, or not without another.
+
+    The reason is SETTING_NOT_SUPPORTED, or INVALID_REQUEST where a setting lacks another one.
+    """
     for name, supported in SETTINGS.items():
         value = getattr(spec, name)
         if value not in supported:
@@ -87,6 +90,22 @@ def require_settings(spec: run_spec_pb2.RunSpec) -> None:
     for path, asked in _unsupported(spec):
         if asked:
             raise invalid_field(f"{_SPEC}.{path}", "is not supported yet; leave it out", "SETTING_NOT_SUPPORTED")
+    _require_evaluations(spec.evaluation)
+
+
+def _require_evaluations(evaluation: run_spec_pb2.Evaluation) -> None:
+    """Early stopping looks at evaluations while training; without any it would silently never act."""
+    if not evaluation.early_stopping_patience:
+        if evaluation.early_stopping_min_delta:
+            text = "means nothing without evaluation.early_stopping_patience; state how many evaluations to wait"
+            raise invalid_field(f"{_SPEC}.evaluation.early_stopping_min_delta", text)
+        return
+    if not evaluation.every_steps:
+        text = "needs evaluation.every_steps: state after how many optimizer steps to evaluate"
+        raise invalid_field(f"{_SPEC}.evaluation.early_stopping_patience", text)
+    if not (evaluation.HasField("dataset") or evaluation.split_fraction):
+        text = "needs held-out rows: give evaluation.dataset or evaluation.split_fraction"
+        raise invalid_field(f"{_SPEC}.evaluation.early_stopping_patience", text)
 
 
 def _unsupported(spec: run_spec_pb2.RunSpec) -> tuple[tuple[str, bool], ...]:
