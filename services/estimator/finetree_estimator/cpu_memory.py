@@ -21,22 +21,23 @@ RUNTIME = 0.49e9
 """Resident bytes of a worker with everything but weights: interpreter, torch 2.13 for CPUs, transformers and peft
 0.42e9, the model's code and tokenizer the rest (measured, benchmarks/results/estimator/cpu_memory.json)."""
 KERNEL = 0.12e6
-"""Bytes of a matrix product that oneDNN has compiled for one shape, with what it keeps beside the code. Measured: rows
-of mixed lengths add 55 MB in ten steps of two micro-batches, and nothing with ONEDNN_PRIMITIVE_CACHE_CAPACITY=0."""
+"""Bytes of a matrix product that oneDNN has compiled for one shape, with what it keeps beside the code. Measured: in
+ten steps of two micro-batches of mixed lengths a process grows by 55 MB more than with
+ONEDNN_PRIMITIVE_CACHE_CAPACITY=0."""
 KERNELS_PER_SHAPE = 30
 """Products of different dimensions in a layer, forward and backward, attention and adapters among them."""
 KERNEL_CACHE = 1024
 """Compiled products that oneDNN keeps at most (its default ONEDNN_PRIMITIVE_CACHE_CAPACITY)."""
 HOLES = 0.20
 """Of what comes and goes in a step, what the C library cannot hand out again because the next tensor does not fit.
-Measured with glibc 2.36: 0.1-0.2 where each micro-batch has the same size, 0.3 where sizes differ or are float32."""
+Measured with glibc 2.41: 0.1-0.2 where each micro-batch has the same size, 0.3 where sizes differ or are float32."""
 FREE_TOP = 64e6
 """What glibc keeps at the end of its heap rather than give it back: twice its largest threshold for memory maps, which
 is 32 MiB (mallopt's manual page, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD)."""
 RUNTIME_SPREAD = (0.1, 0.3)
 """Half-widths (below, above) of RUNTIME: other tokenizers and versions."""
 HOLES_SPREAD = (0.7, 1.0)
-"""Half-widths of the holes: 54 MB to 0.45 GB were measured where 0.1 and 0.33 are expected."""
+"""Half-widths of the holes: measured were between half of what is expected (54 MB) and one and a half times as much."""
 TENSORS_SPREAD = 0.1
 """Half-width of what is counted tensor by tensor. For Llamas, fully trained or with LoRA, the count is right to 2 %."""
 UNMEASURED_SPREAD = 0.25
