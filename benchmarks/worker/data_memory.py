@@ -5,8 +5,8 @@
 
 For each way of writing the same chats (JSONL, a JSON array, gzip, Parquet) and each number of rows, a process of its
 own reads and tokenises the file as a training task does, and reports its peak resident memory (ru_maxrss). The slope is
-that of the least-squares line over the rows; a slope of a few dozen bytes is the index that is kept of each row. Memory
-is counted, not time: the figures hold on a busy machine too.
+that between the two largest files; it falls with the rows while the heap settles, so it is an upper bound for larger
+ones. Memory is counted, not time: the figures hold on a busy machine too.
 """
 
 import argparse
@@ -112,10 +112,9 @@ def _peak() -> int:
 
 
 def slope(points: list[tuple[int, int]]) -> float:
-    """Least-squares slope of (rows, bytes), in bytes a row."""
-    mean_rows, mean_bytes = (sum(values) / len(points) for values in zip(*points, strict=True))
-    above = sum((rows - mean_rows) * (size - mean_bytes) for rows, size in points)
-    return above / sum((rows - mean_rows) ** 2 for rows, _ in points)
+    """Bytes a row between the two largest of (rows, bytes): before, the heap still settles."""
+    (rows, size), (more_rows, more) = sorted(points)[-2:]
+    return (more - size) / (more_rows - rows)
 
 
 def main() -> None:
