@@ -69,7 +69,7 @@ def test_a_wrong_value_names_its_line(run, tmp_path, line, text, place):
         ("", None, ""),
         (GOOD + '{"prompt": "a"}\n', "MALFORMED_ROW", "2"),
         (GOOD + "not json\n", "MALFORMED_ROW", "2"),
-        (GOOD + GOOD + '{"messages": "hello"}\n', "MALFORMED_ROW", "3"),
+        (GOOD + GOOD + '{"messages": "hello"}\n', "MIXED_FORMATS", "3"),
     ],
     ids=["empty", "no completion", "not JSON", "messages are text"],
 )

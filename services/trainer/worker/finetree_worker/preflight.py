@@ -28,6 +28,8 @@ def check(
         rows = _fit(gradients, longest_first)
         if not resumed:
             _make_state(optimizer, subject)
+        if _is_whole(rows, longest_first):
+            gradients.forget()
         # From the second micro-batch on gradients are there beside the activations, from the second step on the state.
         rows = _fit(gradients, longest_first)
     except (MemoryExhaustedError, RuntimeError, MemoryError) as error:
@@ -66,6 +68,11 @@ def fullest(longest_first: Sequence[Example], limit: Limit, *, packing: bool) ->
         found.append(replace(example, tokens=example.tokens[:room], is_target=example.is_target[:room]))
         room -= len(found[-1])
     return found
+
+
+def _is_whole(rows: Sequence[Example], batch: Sequence[Example]) -> bool:
+    """Whether a micro-batch is all of a batch: then no gradients of an earlier one are ever there beside it."""
+    return sum(map(len, rows)) == sum(map(len, batch))
 
 
 def _make_state(optimizer: Optimizer, subject: Subject) -> None:
