@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a decoder-only transformer consists of, counted exactly from its dimensions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 
 from finetree_estimator.layouts import ATTENTION_ROLES, EXPERTS, GATED_MLP, Layout, Modules, Role, layout
@@ -62,6 +62,15 @@ class Shape:
     """Parameters of the layers that nothing else counts, spread evenly; what is left over is outside of them."""
     family: str = ""
     """config.json's model_type; empty when unknown."""
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        # Shapes are keys of every cache: hashing two dozen fields each time would cost more than what is cached.
+        values = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
+        object.__setattr__(self, "_hash", hash(values))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def q_width(self) -> int:
