@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ASYNC110 - a process that is gone sets no event
 import asyncio
+import json
 import os
 import sys
 
@@ -55,11 +56,15 @@ async def test_a_process_of_an_earlier_run_is_watched_and_ended(tmp_path):
 
 async def test_a_number_that_another_process_has_now_gets_no_signal(tmp_path):
     stranger = Process.start(SLEEP, os.environ, tmp_path / "stranger")
-    ended = Process.start((sys.executable, "-c", ""), os.environ, tmp_path / "w")
-    await dead(ended)
+    began = json.loads((tmp_path / "stranger" / NOTE).read_text())["started"]
+    # Two that start in the same tick of the clock, a hundredth of a second, are told apart by their number alone.
+    note = {"started": began}
+    while note["started"] == began:
+        ended = Process.start((sys.executable, "-c", ""), os.environ, tmp_path / "w")
+        await dead(ended)
+        note = json.loads((tmp_path / "w" / NOTE).read_text())
     # As after a reboot: the note's process is gone, and its number belongs to somebody else.
-    note = (tmp_path / "w" / NOTE).read_text()
-    (tmp_path / "w" / NOTE).write_text(note.replace(str(ended.pid), str(stranger.pid)))
+    (tmp_path / "w" / NOTE).write_text(json.dumps({**note, "pid": stranger.pid}))
     adopted = Process.adopt(tmp_path / "w", stranger.pid)
     adopted.kill()
     assert psutil.pid_exists(stranger.pid)
