@@ -16,19 +16,19 @@ class Program:
     """By the contract's TrainingProgram, in lower case."""
     rms_norm_bytes: int
     """Bytes per feature that an RMS norm keeps for its backward pass: 4 where it computes on a float32 copy."""
-    adapter_bytes: int
+    adapter_bytes: int = 0
     """Of an adapter's weights, gradients and moments, per number; 0 means as the precision says."""
-    copies_adapter_inputs: bool
+    copies_adapter_inputs: bool = False
     """Whether each adapter keeps a float32 copy of its input; otherwise those of one input share it."""
-    raises_quantized_base: bool
+    raises_quantized_base: bool = False
     """Whether everything beside the packed weights of a quantised base, and with it the residual stream, is float32."""
-    quantizes_head: bool
+    quantizes_head: bool = False
     """Whether the output head is packed too."""
-    keeps_fused_projection: bool
+    keeps_fused_projection: bool = False
     """Whether the joint buffer of queries, keys and values stays alive beside its parts."""
-    keeps_chunked_logits: bool
+    keeps_chunked_logits: bool = False
     """Whether the logits of a chunked loss exist all at once after all."""
-    fused_optimizer: bool
+    fused_optimizer: bool = False
     """Whether the optimizer reads and writes each number once."""
     layer_overhead: float = 0.45e-3
     """Seconds per layer and pass in which the device waits for calls. Fitted on runs with short micro-batches."""
@@ -55,12 +55,6 @@ class Program:
 FINETREE = Program(
     "finetree",
     rms_norm_bytes=4,
-    adapter_bytes=0,
-    copies_adapter_inputs=False,
-    raises_quantized_base=False,
-    quantizes_head=False,
-    keeps_fused_projection=False,
-    keeps_chunked_logits=False,
     fused_optimizer=True,
     packs_experts=False,
     expands_kv=True,
@@ -70,13 +64,8 @@ replaces linear layers, and transformers 5 has none among the experts of a mixtu
 TRANSFORMERS = Program(
     "transformers",
     rms_norm_bytes=4,
-    adapter_bytes=0,
     copies_adapter_inputs=True,
     raises_quantized_base=True,
-    quantizes_head=False,
-    keeps_fused_projection=False,
-    keeps_chunked_logits=False,
-    fused_optimizer=False,
     mixed_base_bytes=4,
     sharded_master=True,
     layer_overhead=0.52e-3,
@@ -89,12 +78,9 @@ LITGPT = Program(
     "litgpt",
     rms_norm_bytes=2,
     adapter_bytes=2,
-    copies_adapter_inputs=False,
-    raises_quantized_base=False,
     quantizes_head=True,
     keeps_fused_projection=True,
     keeps_chunked_logits=True,
-    fused_optimizer=False,
     loss_chunk=128,
     keeps_quantized_inputs=True,
     mixed_base_bytes=4,
@@ -107,10 +93,6 @@ TORCHTUNE = Program(
     "torchtune",
     rms_norm_bytes=4,
     adapter_bytes=2,
-    copies_adapter_inputs=False,
-    raises_quantized_base=False,
-    quantizes_head=False,
-    keeps_fused_projection=False,
     keeps_chunked_logits=True,
     fused_optimizer=True,
     loss_chunk=256,
@@ -121,23 +103,13 @@ UNSLOTH = Program(
     "unsloth",
     rms_norm_bytes=2,
     adapter_bytes=4,
-    copies_adapter_inputs=False,
-    raises_quantized_base=False,
-    quantizes_head=False,
-    keeps_fused_projection=False,
-    keeps_chunked_logits=False,
-    fused_optimizer=False,
 )
 """Unsloth: kernels of its own that keep a norm's input as it is."""
 LLM_FOUNDRY = Program(
     "llm-foundry",
     rms_norm_bytes=2,
     adapter_bytes=4,
-    copies_adapter_inputs=False,
-    raises_quantized_base=False,
-    quantizes_head=False,
     keeps_fused_projection=True,
-    keeps_chunked_logits=False,
     fused_optimizer=True,
     layer_overhead=0.02e-3,
     gather_overhead=0.07e-3,
