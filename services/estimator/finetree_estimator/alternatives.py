@@ -3,17 +3,18 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
+from finetree_estimator import remedies
 from finetree_estimator.accelerators import accelerators
 from finetree_estimator.changes import apply_patch
-from finetree_estimator.devices import USABLE_SHARE
 from finetree_estimator.lookups import Knowledge
-from finetree_estimator.names import GIB
+from finetree_estimator.reading import read
+from finetree_estimator.writing import remedy_message
 
 Estimator = Callable[[pb.EstimateRunRequest], pb.Estimate]
 """The answer to a valid request; raises DomainError."""
@@ -34,7 +35,7 @@ def of(
     found = estimate(asked)
     movable = bool(run.spec.hardware.accelerator) and not run.spec.ownership.HasField("owned")
     if _too_large(policy, answer):
-        yield from _lighter(policy, asked, found, estimate)
+        yield from _lighter(policy, asked, found, knowledge)
         yield from (_on(option, run.spec) for option in found.smallest_hardware if movable)
     if movable:
         yield from _offered(run.spec, found, knowledge)
@@ -58,16 +59,14 @@ def _too_large(policy: pb.PlanPolicy, answer: pb.Estimate) -> bool:
 
 
 def _lighter(
-    policy: pb.PlanPolicy, asked: pb.EstimateRunRequest, found: pb.Estimate, estimate: Estimator
+    policy: pb.PlanPolicy, asked: pb.EstimateRunRequest, found: pb.Estimate, knowledge: Knowledge
 ) -> Iterator[pb.Remedy]:
-    """What the search for a run that fits finds."""
-    usable = found.memory.usable_device_bytes
-    if policy.HasField("max_device_bytes") and policy.max_device_bytes < (usable or math.inf):
-        # The same run on a device of the size that the policy allows: what fits there keeps the limit.
-        asked.spec.hardware.unknown_accelerator.marketed_memory_gb = policy.max_device_bytes / GIB / USABLE_SHARE
-        asked.spec.ClearField("ownership")
-        found = estimate(asked)
-    yield from (pb.Remedy(patches=item.patches, summary=_summary(item)) for item in found.remedies)
+    """What the search for a run that fits, or stays below the policy's limit, finds."""
+    items: Iterable[pb.Remedy] = found.remedies
+    if policy.HasField("max_device_bytes"):
+        lighter = remedies.search(asked, read(asked, knowledge), knowledge, limit_bytes=policy.max_device_bytes)
+        items = map(remedy_message, lighter)
+    yield from (pb.Remedy(patches=item.patches, summary=_summary(item)) for item in items)
 
 
 def _summary(remedy: pb.Remedy) -> str:
