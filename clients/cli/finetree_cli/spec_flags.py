@@ -22,7 +22,7 @@ RATE_WAIT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class HardwareFlags:
-    """What to train on; at most one of the first four."""
+    """What to train on; a GPU, a CPU or this machine."""
 
     gpu: str | None = None
     gpu_memory: float | None = None
@@ -59,7 +59,7 @@ def hardware_options(command: F) -> F:
     return _add(
         command,
         click.option("--gpu", metavar="NAME", help="A GPU of `finetree gpus`, such as rtx-4090."),
-        click.option("--gpu-memory", type=float, metavar="GB", help="A GPU of which only the memory class is known."),
+        click.option("--gpu-memory", type=float, metavar="GB", help="Its memory, trusted over its name."),
         click.option("--cpu", is_flag=True, help="A machine without a GPU."),
         click.option(
             "--this-machine", is_flag=True, help="What the trainer finds on its machine, with measured rates."
@@ -108,8 +108,7 @@ def hardware(flags: HardwareFlags, client: "Client") -> "run_spec_pb2.Hardware |
     from finetree_api.types.v1 import run_spec_pb2 as rs
 
     given = {
-        "--gpu": flags.gpu is not None,
-        "--gpu-memory": flags.gpu_memory is not None,
+        "--gpu": flags.gpu is not None or flags.gpu_memory is not None,
         "--cpu": flags.cpu,
         "--this-machine": flags.this_machine,
     }
@@ -118,11 +117,11 @@ def hardware(flags: HardwareFlags, client: "Client") -> "run_spec_pb2.Hardware |
         raise BadInput(f"{' and '.join(chosen)} exclude each other", remedy="keep one of them")
     if flags.this_machine:
         return machine_hardware(client.capacity(wait_for_rate=RATE_WAIT_SECONDS))
+    if flags.gpu_memory is not None:
+        unknown = rs.UnknownAccelerator(marketed_memory_gb=flags.gpu_memory, name=flags.gpu or "")
+        return rs.Hardware(unknown_accelerator=unknown, count=flags.count)
     if flags.gpu is not None:
         return rs.Hardware(accelerator=flags.gpu, count=flags.count)
-    if flags.gpu_memory is not None:
-        unknown = rs.UnknownAccelerator(marketed_memory_gb=flags.gpu_memory)
-        return rs.Hardware(unknown_accelerator=unknown, count=flags.count)
     if flags.cpu:
         memory = round(flags.memory_gb * 1e9)
         return rs.Hardware(cpu=rs.CpuDevice(cores=flags.cores, memory_bytes=memory))

@@ -25,6 +25,8 @@ from finetree_recommender.recipe import Recipe
 from finetree_recommender.recipe_rules import Adaptation
 from finetree_recommender.trace import Caution, Step
 
+ANY_SHAPE = rs.ModelShape(hidden_size=64, layers=1, intermediate_size=64, attention_heads=1, vocab_size=64)
+"""A model to ask about hardware with."""
 CATALOGUE_TRIES = 3
 """Questions that are asked again because the catalogue changed under them."""
 
@@ -113,7 +115,7 @@ class Advisor:
         except EstimatorUnavailableError:
             return normalize(request, pack, Catalogue()), None, cautions.ESTIMATOR_UNAVAILABLE
         if evidence is None:
-            return inputs, None, cautions.HARDWARE_UNKNOWN
+            return inputs, None, cautions.HARDWARE_UNKNOWN if inputs.model_known else cautions.MODEL_UNKNOWN
         if not any(isinstance(row, Priced) for row in evidence.rows.values()):
             refusal = _refusal(evidence)
             if refusal.reason == "MODEL_NOT_FOUND" and request.model.WhichOneof("source") == "path":
@@ -122,10 +124,13 @@ class Advisor:
         return inputs, evidence, ""
 
     async def _price(self, request: rec.RecommendRequest, pack: Pack) -> tuple[Inputs, Evidence | None]:
-        """Inputs and evidence of one catalogue; no evidence where there is no hardware to price."""
+        """Inputs and evidence of one catalogue; no evidence where there is no model, or no hardware, to price."""
         for _ in range(CATALOGUE_TRIES):
             catalogue = await self._estimator.catalogue()
             inputs = normalize(request, pack, catalogue)
+            if not inputs.model_known:
+                await self._check_hardware(request)
+                return inputs, None
             if not inputs.hardware_known:
                 await self._check_model(request, inputs)
                 return inputs, None
@@ -134,6 +139,16 @@ class Advisor:
             if await self._estimator.catalogue() is catalogue:
                 return inputs, evidence
         raise EstimatorUnavailableError("the catalogue changes from call to call")
+
+    async def _check_hardware(self, request: rec.RecommendRequest) -> None:
+        """Refuse an accelerator that the estimator does not know, also where there is no model to price on it."""
+        if request.hardware.WhichOneof("device") != "accelerator":
+            return
+        spec = rs.RunSpec(model=rs.ModelSource(shape=ANY_SHAPE), lora=rs.Lora(), hardware=request.hardware)
+        asked: Candidate = (Method.LORA, 0)
+        answer = (await self._estimator.price({asked: est.EstimateRunRequest(spec=spec)})).rows[asked]
+        if isinstance(answer, Refused) and answer.reason == "ACCELERATOR_NOT_FOUND":
+            raise _as_error(answer)
 
     async def _check_model(self, request: rec.RecommendRequest, inputs: Inputs) -> None:
         """Refuse a model that the estimator does not know, also where there is no hardware to price it on."""

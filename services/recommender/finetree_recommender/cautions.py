@@ -16,11 +16,13 @@ from finetree_recommender.trace import Caution
 ESTIMATOR_UNAVAILABLE = "ESTIMATOR_UNAVAILABLE"
 MODEL_NOT_PRICED = "MODEL_NOT_PRICED"
 HARDWARE_UNKNOWN = "HARDWARE_UNKNOWN"
+MODEL_UNKNOWN = "MODEL_UNKNOWN"
 
 MISSING_EVIDENCE = {
     ESTIMATOR_UNAVAILABLE: "the estimator did not answer: memory and time rest on the pack's words; ask again later",
     MODEL_NOT_PRICED: "the estimator cannot read a local model: give its shape or its catalogue name to have it priced",
     HARDWARE_UNKNOWN: "no hardware was named: the recipe is not priced and needs `hardware` before it can run",
+    MODEL_UNKNOWN: "no model was named: the recipe is that of a 7B model, is not priced and needs `model` to run",
 }
 """Why there is no evidence, by code."""
 

@@ -55,6 +55,11 @@ class Inputs:
         return self.request.hardware.WhichOneof("device") is not None
 
     @property
+    def model_known(self) -> bool:
+        """Whether the request names a model."""
+        return self.request.HasField("model")
+
+    @property
     def examples(self) -> int | None:
         """Rows of the dataset."""
         return self.profile.examples if self.profile is not None else None
@@ -139,7 +144,7 @@ def _listing(
     profile: rs.DatasetProfile | None,
 ) -> tuple[NormalizedInput, ...]:
     found: list[tuple[str, str | None]] = [
-        ("model", _model_words(request.model, model)),
+        ("model", _model_words(request.model, model) if request.HasField("model") else None),
         ("hardware", _hardware_words(request.hardware, gb)),
         ("budget_usd_month", f"{request.budget_usd_month:g} USD" if answers.budget != UNKNOWN else None),
     ]

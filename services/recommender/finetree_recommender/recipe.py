@@ -161,8 +161,8 @@ class _Builder:
 def _skeleton(inputs: Inputs, method: Method) -> rs.RunSpec:
     """What the request itself says of the run."""
     request = inputs.request
-    spec = rs.RunSpec(model=request.model)
-    for name in ("dataset", "hardware", "ownership", "evaluation"):
+    spec = rs.RunSpec()
+    for name in ("model", "dataset", "hardware", "ownership", "evaluation"):
         if request.HasField(name):
             getattr(spec, name).CopyFrom(getattr(request, name))
     if not request.HasField("dataset") and inputs.profile is not None:

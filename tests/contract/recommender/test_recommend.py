@@ -159,7 +159,12 @@ async def test_an_alias_of_a_model_is_known_without_hardware_too(recommender, es
 @pytest.mark.parametrize(
     ("request_", "kind", "reason", "field"),
     [
-        ({}, finetree.InvalidArgument, "INVALID_REQUEST", "model"),
+        ({"hardware": {"accelerator": "rtx-9999"}}, finetree.NotFound, "ACCELERATOR_NOT_FOUND", ""),
+        ({"deadline": "0s"}, finetree.InvalidArgument, "INVALID_REQUEST", "deadline"),
+        ({"budget_usd_run": -1}, finetree.InvalidArgument, "INVALID_REQUEST", "budget_usd_run"),
+        ({"runs_per_month": -1}, finetree.InvalidArgument, "INVALID_REQUEST", "runs_per_month"),
+        ({"priorities": [1, 1]}, finetree.InvalidArgument, "INVALID_REQUEST", "priorities"),
+        ({"serving": [9]}, finetree.InvalidArgument, "INVALID_REQUEST", "serving"),
         (on_gpu(24, "no-such-model"), finetree.NotFound, "MODEL_NOT_FOUND", ""),
         ({"model": {"name": "no-such-model"}}, finetree.NotFound, "MODEL_NOT_FOUND", ""),
         (
@@ -210,6 +215,14 @@ async def test_bad_input_is_named(client, request_, kind, reason, field):
     assert str(caught.value)
     if field:
         assert any(violation.field.startswith(field) for violation in caught.value.violations), caught.value.violations
+
+
+async def test_an_empty_request_is_answered_for_a_beginner(client):
+    reply = await client.recommend({})
+    assert reply.verdict.method == rec.METHOD_LORA
+    assert reply.spec.lora.rank == 8
+    assert not reply.spec.HasField("model")
+    assert "MODEL_UNKNOWN" in [item.code for item in reply.cautions]
 
 
 async def test_a_pinned_estimator_revision_is_not_passed_over_when_it_is_down(recommender, free_address):

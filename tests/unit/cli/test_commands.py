@@ -98,11 +98,16 @@ def test_help_imports_nothing_heavy():
         (recommend.USE_CASE, recommender_pb2.UseCase, "USE_CASE_"),
         (recommend.TASK_KIND, recommender_pb2.TaskKind, "TASK_KIND_"),
         (recommend.PROFILE, recommender_pb2.RecipeProfile, "RECIPE_PROFILE_"),
+        (recommend.BEHAVIOR, recommender_pb2.BehaviorChange, "BEHAVIOR_CHANGE_"),
+        (recommend.EXPERIENCE, recommender_pb2.Experience, "EXPERIENCE_"),
+        (recommend.SERVING, recommender_pb2.ServingTarget, "SERVING_TARGET_"),
+        (recommend.PRIORITY, recommender_pb2.Priority, "PRIORITY_"),
     ],
 )
 def test_the_words_of_flags_are_those_of_the_contract(words, enum, prefix):
     names = {name.removeprefix(prefix).lower(): number for name, number in enum.items() if number}
-    names = {"many" if name == "many_different" else name: number for name, number in names.items()}
+    ours = {"many_different": "many", "llama_cpp": "llama.cpp"}
+    names = {ours.get(name, name): number for name, number in names.items()}
     assert words == names
 
 
@@ -124,7 +129,8 @@ def test_the_nearest_shared_option_wins(monkeypatch, capsys):
     [
         [],
         ["fly"],
-        ["recommend"],
+        ["recommend", "--deadline", "soon"],
+        ["recommend", "--serve", "ollama,tgi"],
         ["recommend", "--model", "m", "--quality", "divine"],
         ["jobs", "list", "--limit", "0"],
         ["jobs", "watch", "j", "--timeout", "soon"],

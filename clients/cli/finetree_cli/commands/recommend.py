@@ -8,6 +8,7 @@ import click
 
 from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import BadInput
+from finetree_cli.param_types import Duration, Names
 from finetree_cli.spec_flags import (
     DataFlags,
     HardwareFlags,
@@ -25,6 +26,7 @@ from finetree_cli.spec_flags import (
 if TYPE_CHECKING:
     from finetree import Client
     from finetree_api.recommender.v1 import recommender_pb2
+    from google.protobuf import duration_pb2
 
 # The numbers are those of the contract's enums; a test holds them together.
 QUALITY = {"maximum": 1, "critical": 2, "important": 3, "acceptable": 4, "experimental": 5}
@@ -33,6 +35,10 @@ TASKS = {"single": 1, "similar": 2, "many": 3}
 USE_CASE = {"enterprise": 1, "startup": 2, "research": 3}
 TASK_KIND = {"style": 1, "classification": 2, "chat": 3, "code": 4, "math": 5, "knowledge": 6}
 PROFILE = {"playbook": 1, "evidence": 2}
+BEHAVIOR = {"minor": 1, "moderate": 2, "significant": 3}
+EXPERIENCE = {"beginner": 1, "intermediate": 2, "expert": 3}
+SERVING = {"vllm": 1, "ollama": 2, "llama.cpp": 3, "transformers": 4}
+PRIORITY = {"quality": 1, "speed": 2, "cost": 3, "memory": 4, "simplicity": 5, "modularity": 6}
 
 
 @click.command(
@@ -40,12 +46,12 @@ PROFILE = {"playbook": 1, "evidence": 2}
     examples=(
         "finetree recommend --model llama-3.1-8b --gpu rtx-4090 --quality important",
         "finetree recommend --model smollm2-135m-instruct --this-machine --output job.yaml",
+        "finetree recommend --gpu-memory 16 --deadline 8h --serve vllm --priority quality",
         "finetree recommend --model qwen2.5-7b --gpu-memory 16 --tasks many --budget 200 --json | jq .verdict",
     ),
 )
 @click.option(
     "--model",
-    required=True,
     metavar="NAME",
     help="A name of `finetree models list --catalogue`, or a hub id (org/name).",
 )
@@ -56,7 +62,17 @@ PROFILE = {"playbook": 1, "evidence": 2}
 @choice("--tasks", TASKS, "How many tasks share the model.")
 @choice("--use-case", USE_CASE, "Who asks.")
 @choice("--task-kind", TASK_KIND, "What is taught.")
+@choice("--behavior", BEHAVIOR, "How much the behaviour is to change.")
+@choice("--experience", EXPERIENCE, "How much you have done of this.")
 @click.option("--budget", type=float, metavar="USD", help="Budget of a month.")
+@click.option("--budget-run", type=float, metavar="USD", help="Budget of one run.")
+@click.option("--runs-per-month", type=int, default=0, metavar="N", help="Runs of a month.")
+@click.option("--deadline", type=Duration(), metavar="DURATION", help="Longest time for one run, such as 8h.")
+@click.option("--task-count", type=int, default=0, metavar="N", help="Tasks, and so adapters, to be served.")
+@click.option("--serve", type=Names(tuple(SERVING)), default=(), help=f"Of {', '.join(SERVING)}: all that serve it.")
+@click.option(
+    "--priority", type=Names(tuple(PRIORITY)), default=(), help=f"Of {', '.join(PRIORITY)}: first things first."
+)
 @click.option("--can-rent/--cannot-rent", default=None, help="Whether hardware can be rented.")
 @ownership_options
 @choice("--recipe", PROFILE, "Which recipe numbers to use. [default: playbook]")
@@ -84,7 +100,7 @@ def _request(client: "Client", flags: dict[str, Any]) -> "recommender_pb2.Recomm
     machine = hardware(HardwareFlags.take(flags), client)
     known = data(DataFlags.take(flags), client)
     return recommender_pb2.RecommendRequest(
-        model=model_source(flags["model"]),
+        model=model_source(flags["model"]) if flags["model"] else None,
         hardware=machine,
         dataset=known.dataset,
         dataset_profile=known.profile,
@@ -100,7 +116,21 @@ def _request(client: "Client", flags: dict[str, Any]) -> "recommender_pb2.Recomm
         task_kind=enum_value(TASK_KIND, flags["task_kind"]),
         profile=enum_value(PROFILE, flags["recipe"]),
         policy=flags["policy"],
+        deadline=_duration(flags["deadline"]),
+        budget_usd_run=flags["budget_run"],
+        runs_per_month=flags["runs_per_month"],
+        task_count=flags["task_count"],
+        behavior_change=enum_value(BEHAVIOR, flags["behavior"]),
+        experience=enum_value(EXPERIENCE, flags["experience"]),
+        serving=[enum_value(SERVING, word) for word in flags["serve"]],
+        priorities=[enum_value(PRIORITY, word) for word in flags["priority"]],
     )
+
+
+def _duration(seconds: float | None) -> "duration_pb2.Duration | None":
+    from google.protobuf import duration_pb2
+
+    return duration_pb2.Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9)) if seconds is not None else None
 
 
 def write_job(path: Path, response: "recommender_pb2.RecommendResponse") -> None:

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from finetree_api.types.v1 import evidence_pb2 as _evidence_pb2
 from finetree_api.types.v1 import run_spec_pb2 as _run_spec_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -241,6 +242,134 @@ RECIPE_PROFILE_EVIDENCE: RecipeProfile.ValueType  # 2
 """Published and measured numbers only."""
 Global___RecipeProfile: _TypeAlias = RecipeProfile  # noqa: Y015
 
+class _BehaviorChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BehaviorChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BehaviorChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BEHAVIOR_CHANGE_UNSPECIFIED: _BehaviorChange.ValueType  # 0
+    """Unknown."""
+    BEHAVIOR_CHANGE_MINOR: _BehaviorChange.ValueType  # 1
+    """A tone, a format: tiny adjustments."""
+    BEHAVIOR_CHANGE_MODERATE: _BehaviorChange.ValueType  # 2
+    """Between the two."""
+    BEHAVIOR_CHANGE_SIGNIFICANT: _BehaviorChange.ValueType  # 3
+    """New abilities, or a different way to answer."""
+
+class BehaviorChange(_BehaviorChange, metaclass=_BehaviorChangeEnumTypeWrapper):
+    """How much the model's behaviour is to change."""
+
+BEHAVIOR_CHANGE_UNSPECIFIED: BehaviorChange.ValueType  # 0
+"""Unknown."""
+BEHAVIOR_CHANGE_MINOR: BehaviorChange.ValueType  # 1
+"""A tone, a format: tiny adjustments."""
+BEHAVIOR_CHANGE_MODERATE: BehaviorChange.ValueType  # 2
+"""Between the two."""
+BEHAVIOR_CHANGE_SIGNIFICANT: BehaviorChange.ValueType  # 3
+"""New abilities, or a different way to answer."""
+Global___BehaviorChange: _TypeAlias = BehaviorChange  # noqa: Y015
+
+class _Experience:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExperienceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Experience.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPERIENCE_UNSPECIFIED: _Experience.ValueType  # 0
+    """Unknown."""
+    EXPERIENCE_BEGINNER: _Experience.ValueType  # 1
+    """It is the first time."""
+    EXPERIENCE_INTERMEDIATE: _Experience.ValueType  # 2
+    """Some runs."""
+    EXPERIENCE_EXPERT: _Experience.ValueType  # 3
+    """Many."""
+
+class Experience(_Experience, metaclass=_ExperienceEnumTypeWrapper):
+    """How much who asks has done of this."""
+
+EXPERIENCE_UNSPECIFIED: Experience.ValueType  # 0
+"""Unknown."""
+EXPERIENCE_BEGINNER: Experience.ValueType  # 1
+"""It is the first time."""
+EXPERIENCE_INTERMEDIATE: Experience.ValueType  # 2
+"""Some runs."""
+EXPERIENCE_EXPERT: Experience.ValueType  # 3
+"""Many."""
+Global___Experience: _TypeAlias = Experience  # noqa: Y015
+
+class _ServingTarget:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ServingTargetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ServingTarget.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SERVING_TARGET_UNSPECIFIED: _ServingTarget.ValueType  # 0
+    """Not stated."""
+    SERVING_TARGET_VLLM: _ServingTarget.ValueType  # 1
+    """vLLM."""
+    SERVING_TARGET_OLLAMA: _ServingTarget.ValueType  # 2
+    """Ollama."""
+    SERVING_TARGET_LLAMA_CPP: _ServingTarget.ValueType  # 3
+    """llama.cpp."""
+    SERVING_TARGET_TRANSFORMERS: _ServingTarget.ValueType  # 4
+    """Plain transformers with peft."""
+
+class ServingTarget(_ServingTarget, metaclass=_ServingTargetEnumTypeWrapper):
+    """What will serve the result."""
+
+SERVING_TARGET_UNSPECIFIED: ServingTarget.ValueType  # 0
+"""Not stated."""
+SERVING_TARGET_VLLM: ServingTarget.ValueType  # 1
+"""vLLM."""
+SERVING_TARGET_OLLAMA: ServingTarget.ValueType  # 2
+"""Ollama."""
+SERVING_TARGET_LLAMA_CPP: ServingTarget.ValueType  # 3
+"""llama.cpp."""
+SERVING_TARGET_TRANSFORMERS: ServingTarget.ValueType  # 4
+"""Plain transformers with peft."""
+Global___ServingTarget: _TypeAlias = ServingTarget  # noqa: Y015
+
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Not stated."""
+    PRIORITY_QUALITY: _Priority.ValueType  # 1
+    """The result."""
+    PRIORITY_SPEED: _Priority.ValueType  # 2
+    """Little time."""
+    PRIORITY_COST: _Priority.ValueType  # 3
+    """Little money."""
+    PRIORITY_MEMORY: _Priority.ValueType  # 4
+    """Little memory."""
+    PRIORITY_SIMPLICITY: _Priority.ValueType  # 5
+    """Little to set up and to get wrong."""
+    PRIORITY_MODULARITY: _Priority.ValueType  # 6
+    """One base and many adapters."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """What matters."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Not stated."""
+PRIORITY_QUALITY: Priority.ValueType  # 1
+"""The result."""
+PRIORITY_SPEED: Priority.ValueType  # 2
+"""Little time."""
+PRIORITY_COST: Priority.ValueType  # 3
+"""Little money."""
+PRIORITY_MEMORY: Priority.ValueType  # 4
+"""Little memory."""
+PRIORITY_SIMPLICITY: Priority.ValueType  # 5
+"""Little to set up and to get wrong."""
+PRIORITY_MODULARITY: Priority.ValueType  # 6
+"""One base and many adapters."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _MethodVerdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -303,7 +432,7 @@ Global___ConfidenceLevel: _TypeAlias = ConfidenceLevel  # noqa: Y015
 
 @_typing.final
 class RecommendRequest(_message.Message):
-    """Request of Recommend. Everything but the model is optional; what is unset stays unknown in the trace."""
+    """Request of Recommend. Everything is optional; what is unset stays unknown in the trace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -324,6 +453,14 @@ class RecommendRequest(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     EVALUATION_PROFILE_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    BUDGET_USD_RUN_FIELD_NUMBER: _builtins.int
+    RUNS_PER_MONTH_FIELD_NUMBER: _builtins.int
+    TASK_COUNT_FIELD_NUMBER: _builtins.int
+    BEHAVIOR_CHANGE_FIELD_NUMBER: _builtins.int
+    EXPERIENCE_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    PRIORITIES_FIELD_NUMBER: _builtins.int
     quality: Global___QualityNeed.ValueType
     """How good the result must be."""
     time: Global___TimeNeed.ValueType
@@ -342,9 +479,19 @@ class RecommendRequest(_message.Message):
     """Which recipe numbers to use."""
     policy: _builtins.str
     """Rule pack; empty means "playbook-1"."""
+    budget_usd_run: _builtins.float
+    """Budget of one run in USD: checked against the estimated cost. With `runs_per_month` it is a budget of a month too."""
+    runs_per_month: _builtins.int
+    """Runs of a month; 0 means unknown. It turns a budget of a month into one of a run, and the reverse."""
+    task_count: _builtins.int
+    """Tasks, and so adapters, that will be served; 0 means unknown."""
+    behavior_change: Global___BehaviorChange.ValueType
+    """How much the behaviour is to change."""
+    experience: Global___Experience.ValueType
+    """How much who asks has done of this."""
     @_builtins.property
     def model(self) -> _run_spec_pb2.ModelSource:
-        """Base model."""
+        """Base model; without one the recipe names none and is not priced."""
 
     @_builtins.property
     def hardware(self) -> _run_spec_pb2.Hardware:
@@ -374,6 +521,18 @@ class RecommendRequest(_message.Message):
     def evaluation_profile(self) -> _run_spec_pb2.DatasetProfile:
         """What is known of the held-out data, for the time that evaluation takes."""
 
+    @_builtins.property
+    def deadline(self) -> _duration_pb2.Duration:
+        """Longest time for one run: checked against the estimate, and an answer to `time` where that is unset."""
+
+    @_builtins.property
+    def serving(self) -> _containers.RepeatedScalarFieldContainer[Global___ServingTarget.ValueType]:
+        """What will serve the result; a method that one of them does not serve is not taken where another will do."""
+
+    @_builtins.property
+    def priorities(self) -> _containers.RepeatedScalarFieldContainer[Global___Priority.ValueType]:
+        """What matters, most important first; it orders methods that are tied otherwise."""
+
     def __init__(
         self,
         *,
@@ -394,17 +553,29 @@ class RecommendRequest(_message.Message):
         policy: _builtins.str = ...,
         pinned: _evidence_pb2.Revision | None = ...,
         evaluation_profile: _run_spec_pb2.DatasetProfile | None = ...,
+        deadline: _duration_pb2.Duration | None = ...,
+        budget_usd_run: _builtins.float | None = ...,
+        runs_per_month: _builtins.int = ...,
+        task_count: _builtins.int = ...,
+        behavior_change: Global___BehaviorChange.ValueType = ...,
+        experience: Global___Experience.ValueType = ...,
+        serving: _abc.Iterable[Global___ServingTarget.ValueType] | None = ...,
+        priorities: _abc.Iterable[Global___Priority.ValueType] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_usd_month", b"_budget_usd_month", "_can_rent", b"_can_rent", "budget_usd_month", b"budget_usd_month", "can_rent", b"can_rent", "dataset", b"dataset", "dataset_profile", b"dataset_profile", "evaluation", b"evaluation", "evaluation_profile", b"evaluation_profile", "hardware", b"hardware", "model", b"model", "ownership", b"ownership", "pinned", b"pinned"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_usd_month", b"_budget_usd_month", "_budget_usd_run", b"_budget_usd_run", "_can_rent", b"_can_rent", "budget_usd_month", b"budget_usd_month", "budget_usd_run", b"budget_usd_run", "can_rent", b"can_rent", "dataset", b"dataset", "dataset_profile", b"dataset_profile", "deadline", b"deadline", "evaluation", b"evaluation", "evaluation_profile", b"evaluation_profile", "hardware", b"hardware", "model", b"model", "ownership", b"ownership", "pinned", b"pinned"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_usd_month", b"_budget_usd_month", "_can_rent", b"_can_rent", "budget_usd_month", b"budget_usd_month", "can_rent", b"can_rent", "dataset", b"dataset", "dataset_profile", b"dataset_profile", "evaluation", b"evaluation", "evaluation_profile", b"evaluation_profile", "hardware", b"hardware", "model", b"model", "ownership", b"ownership", "pinned", b"pinned", "policy", b"policy", "profile", b"profile", "quality", b"quality", "task_kind", b"task_kind", "tasks", b"tasks", "time", b"time", "use_case", b"use_case"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_usd_month", b"_budget_usd_month", "_budget_usd_run", b"_budget_usd_run", "_can_rent", b"_can_rent", "behavior_change", b"behavior_change", "budget_usd_month", b"budget_usd_month", "budget_usd_run", b"budget_usd_run", "can_rent", b"can_rent", "dataset", b"dataset", "dataset_profile", b"dataset_profile", "deadline", b"deadline", "evaluation", b"evaluation", "evaluation_profile", b"evaluation_profile", "experience", b"experience", "hardware", b"hardware", "model", b"model", "ownership", b"ownership", "pinned", b"pinned", "policy", b"policy", "priorities", b"priorities", "profile", b"profile", "quality", b"quality", "runs_per_month", b"runs_per_month", "serving", b"serving", "task_count", b"task_count", "task_kind", b"task_kind", "tasks", b"tasks", "time", b"time", "use_case", b"use_case"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_usd_month: _TypeAlias = _typing.Literal["budget_usd_month"]  # noqa: Y015
     _WhichOneofArgType__budget_usd_month: _TypeAlias = _typing.Literal["_budget_usd_month", b"_budget_usd_month"]  # noqa: Y015
+    _WhichOneofReturnType__budget_usd_run: _TypeAlias = _typing.Literal["budget_usd_run"]  # noqa: Y015
+    _WhichOneofArgType__budget_usd_run: _TypeAlias = _typing.Literal["_budget_usd_run", b"_budget_usd_run"]  # noqa: Y015
     _WhichOneofReturnType__can_rent: _TypeAlias = _typing.Literal["can_rent"]  # noqa: Y015
     _WhichOneofArgType__can_rent: _TypeAlias = _typing.Literal["_can_rent", b"_can_rent"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_usd_month) -> _WhichOneofReturnType__budget_usd_month | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_usd_run) -> _WhichOneofReturnType__budget_usd_run | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__can_rent) -> _WhichOneofReturnType__can_rent | None: ...
 
@@ -430,6 +601,7 @@ class RecommendResponse(_message.Message):
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    SHARPEN_FIELD_NUMBER: _builtins.int
     plan_digest: _builtins.str
     """Hash of the resolved spec, the dataset profile and the revisions."""
     summary: _builtins.str
@@ -482,6 +654,10 @@ class RecommendResponse(_message.Message):
     def estimate(self) -> Global___RecipeEstimate:
         """Estimate of the recipe; unset when the estimator did not answer."""
 
+    @_builtins.property
+    def sharpen(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnknownInput]:
+        """Unknown inputs that could change the verdict, the one that changes it most often first."""
+
     def __init__(
         self,
         *,
@@ -499,14 +675,51 @@ class RecommendResponse(_message.Message):
         plan_digest: _builtins.str = ...,
         estimate: Global___RecipeEstimate | None = ...,
         summary: _builtins.str = ...,
+        sharpen: _abc.Iterable[Global___UnknownInput] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "estimate", b"estimate", "revision", b"revision", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cautions", b"cautions", "confidence", b"confidence", "counterfactuals", b"counterfactuals", "estimate", b"estimate", "inputs", b"inputs", "methods", b"methods", "other_packs", b"other_packs", "plan_digest", b"plan_digest", "revision", b"revision", "setting_sources", b"setting_sources", "spec", b"spec", "summary", b"summary", "trace", b"trace", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cautions", b"cautions", "confidence", b"confidence", "counterfactuals", b"counterfactuals", "estimate", b"estimate", "inputs", b"inputs", "methods", b"methods", "other_packs", b"other_packs", "plan_digest", b"plan_digest", "revision", b"revision", "setting_sources", b"setting_sources", "sharpen", b"sharpen", "spec", b"spec", "summary", b"summary", "trace", b"trace", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecommendResponse: _TypeAlias = RecommendResponse  # noqa: Y015
+
+@_typing.final
+class UnknownInput(_message.Message):
+    """An input that was not given and could change the verdict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_PATH_FIELD_NUMBER: _builtins.int
+    CHANGING_SHARE_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    field_path: _builtins.str
+    """Field of the request."""
+    changing_share: _builtins.float
+    """Share of its answers that would change the verdict, 0 to 1."""
+    message: _builtins.str
+    """One line for people."""
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[Global___Method.ValueType]:
+        """Methods that they would lead to."""
+
+    def __init__(
+        self,
+        *,
+        field_path: _builtins.str = ...,
+        changing_share: _builtins.float = ...,
+        methods: _abc.Iterable[Global___Method.ValueType] | None = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changing_share", b"changing_share", "field_path", b"field_path", "message", b"message", "methods", b"methods"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnknownInput: _TypeAlias = UnknownInput  # noqa: Y015
 
 @_typing.final
 class Verdict(_message.Message):
@@ -788,6 +1001,9 @@ class Counterfactual(_message.Message):
     FROM_VALUE_FIELD_NUMBER: _builtins.int
     TO_VALUE_FIELD_NUMBER: _builtins.int
     RESULTING_METHOD_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    RULE_ID_FIELD_NUMBER: _builtins.int
     field_path: _builtins.str
     """Field of the request."""
     from_value: _builtins.str
@@ -795,7 +1011,13 @@ class Counterfactual(_message.Message):
     to_value: _builtins.str
     """Other value in words."""
     resulting_method: Global___Method.ValueType
-    """What the verdict would be."""
+    """What the verdict would be; unspecified when nothing would train."""
+    threshold: _builtins.float
+    """Where the verdict changes, in `unit`; unset for inputs without a scale. The threshold itself has the other verdict."""
+    unit: _builtins.str
+    """Unit of the threshold, for example "GB" or "USD a month"; empty without one."""
+    rule_id: _builtins.str
+    """Rule that decides after the change."""
     def __init__(
         self,
         *,
@@ -803,12 +1025,17 @@ class Counterfactual(_message.Message):
         from_value: _builtins.str = ...,
         to_value: _builtins.str = ...,
         resulting_method: Global___Method.ValueType = ...,
+        threshold: _builtins.float | None = ...,
+        unit: _builtins.str = ...,
+        rule_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field_path", b"field_path", "from_value", b"from_value", "resulting_method", b"resulting_method", "to_value", b"to_value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "field_path", b"field_path", "from_value", b"from_value", "resulting_method", b"resulting_method", "rule_id", b"rule_id", "threshold", b"threshold", "to_value", b"to_value", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
 
 Global___Counterfactual: _TypeAlias = Counterfactual  # noqa: Y015
 
@@ -820,8 +1047,20 @@ class Confidence(_message.Message):
 
     LEVEL_FIELD_NUMBER: _builtins.int
     FACTORS_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    DEFINITION_FIELD_NUMBER: _builtins.int
+    ROBUSTNESS_FIELD_NUMBER: _builtins.int
+    ABSTAINED_FIELD_NUMBER: _builtins.int
     level: Global___ConfidenceLevel.ValueType
     """The level."""
+    score: _builtins.float
+    """1 minus the points of doubt over the points that a score of 0 has; 0 to 1."""
+    definition: _builtins.str
+    """What the score means, with the pack's weights."""
+    robustness: _builtins.float
+    """Share of single changes of an answer to a neighbouring one that keep the verdict, 0 to 1."""
+    abstained: _builtins.bool
+    """Whether the question lies outside of what the rules know, so that the verdict is only a default."""
     @_builtins.property
     def factors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What raised or lowered it."""
@@ -831,10 +1070,14 @@ class Confidence(_message.Message):
         *,
         level: Global___ConfidenceLevel.ValueType = ...,
         factors: _abc.Iterable[_builtins.str] | None = ...,
+        score: _builtins.float = ...,
+        definition: _builtins.str = ...,
+        robustness: _builtins.float = ...,
+        abstained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["factors", b"factors", "level", b"level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "definition", b"definition", "factors", b"factors", "level", b"level", "robustness", b"robustness", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

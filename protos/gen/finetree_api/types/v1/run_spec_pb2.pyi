@@ -1420,16 +1420,20 @@ class UnknownAccelerator(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MARKETED_MEMORY_GB_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     marketed_memory_gb: _builtins.float
     """Memory class as sold: 8, 16, 24, 80 (GB of the box, not GiB)."""
+    name: _builtins.str
+    """Name as it was told, for example "RTX 4060"; empty when none was. The memory is trusted over it."""
     def __init__(
         self,
         *,
         marketed_memory_gb: _builtins.float = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["marketed_memory_gb", b"marketed_memory_gb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["marketed_memory_gb", b"marketed_memory_gb", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
