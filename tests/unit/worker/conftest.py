@@ -1,12 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny random models of real classes, in float32, and a byte tokenizer whose padding token is its end token."""
+"""Tiny random models of real classes, in float32, and a byte tokenizer whose padding token is its end token.
 
+The harness beside this file is importable as `worker_harness`: test folders are no packages.
+"""
+
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+if "worker_harness" not in sys.modules:
+    _spec = importlib.util.spec_from_file_location("worker_harness", Path(__file__).with_name("harness.py"))
+    assert _spec is not None
+    assert _spec.loader is not None
+    sys.modules["worker_harness"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["worker_harness"])
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

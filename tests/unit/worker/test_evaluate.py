@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers and losses do not hang on how questions are batched, and a cancel gets through."""
+"""Answers, losses and accuracy do not hang on how rows are batched; memory does not grow with them."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from finetree_worker import evaluate
-from finetree_worker.errors import Cancelled
+from finetree_worker import (
+    evaluate,
+)
+from finetree_worker.errors import (
+    Cancelled,
+    MemoryExhaustedError,
+)
 from finetree_worker.formats import Message, Row
 from finetree_worker.packing import Example
+from worker_harness import (
+    rows_of,
+)
 
 QUESTIONS = [Row(i, (Message("user", "why " * (1 + i % 4)), Message("assistant", "so"))) for i in range(7)]
 
@@ -85,3 +94,60 @@ def test_white_space_inside_counts_once() -> None:
 def test_perplexity_of_a_loss_too_large_is_none() -> None:
     assert evaluate.perplexity(0.0) == 1.0
     assert evaluate.perplexity(1e6) is None
+
+
+def test_evaluation_never_holds_more_logits_for_more_rows(tiny: Callable[..., Any]) -> None:
+    """Gathering the logits of all rows is how an evaluation runs out of memory after the training fitted."""
+
+    model, alive, most = tiny("llama"), [], 0
+
+    def count(_module: Any, _args: Any, output: torch.Tensor) -> None:
+        nonlocal most
+        alive.append(weakref.ref(output))
+        most = max(most, sum(held().numel() for held in alive if held() is not None))
+
+    model.get_output_embeddings().register_forward_hook(count)
+    rows = rows_of([40] * 8)
+    evaluate.score(model, rows, 80, lambda _: None)
+    few, most = most, 0
+    evaluate.score(model, rows * 10, 80, lambda _: None)
+    assert len(alive) == 4 + 40
+    assert most == few
+
+
+def test_token_accuracy_is_that_of_the_whole_logits(tiny: Callable[..., Any]) -> None:
+    model, generator = tiny("llama"), torch.Generator().manual_seed(1)
+    # What the model itself finds most probable, every third token moved: neither all right nor all wrong.
+    tokens = torch.randint(0, 256, (1, 60), generator=generator)
+    with torch.no_grad():
+        for at in range(1, 60):
+            if at % 3:
+                tokens[0, at] = model(input_ids=tokens[:, :at]).logits[0, -1].argmax()
+        right = model(input_ids=tokens).logits[0, :-1].argmax(-1) == tokens[0, 1:]
+    example = Example(1, tokens[0].int(), torch.ones(60, dtype=torch.bool))
+    score = evaluate.score(model, [example], 64, lambda _: None)
+    assert score.accuracy == pytest.approx(float(right.float().mean()))
+    assert 0.5 < score.accuracy < 1.0
+
+
+def test_an_evaluation_that_runs_out_of_memory_goes_on_in_smaller_parts(
+    tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = tiny("llama"), rows_of([40, 30, 20, 10])
+    whole = evaluate.score(model, rows, 1000, lambda _: None)
+    inner = evaluate.target_score
+
+    def refusing(model: Any, batch: Any) -> Any:
+        if len(batch.rows) > 1:
+            raise torch.OutOfMemoryError("refused")
+        return inner(model, batch)
+
+    monkeypatch.setattr(evaluate, "target_score", refusing)
+    assert evaluate.score(model, rows, 1000, lambda _: None).loss == pytest.approx(whole.loss, rel=1e-5)
+
+    def hopeless(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("refused")
+
+    monkeypatch.setattr(evaluate, "target_score", hopeless)
+    with pytest.raises(MemoryExhaustedError):
+        evaluate.score(model, rows, 1000, lambda _: None)
