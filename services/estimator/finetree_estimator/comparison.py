@@ -1,17 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of what stands beside the computed numbers: the playbook's figures, measured runs, confidence."""
 
+import struct
+from functools import lru_cache
+
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 
 from finetree_estimator import evidence, playbook
 from finetree_estimator.confidence import Confidence, Level
+from finetree_estimator.encoding import delimited, interval_bytes, key, provenance_message
 from finetree_estimator.engine import Estimate
 from finetree_estimator.evidence import Near
+from finetree_estimator.intervals import Source
 from finetree_estimator.playbook import Compared, FigureKind
 from finetree_estimator.reading import Reading
-from finetree_estimator.writing import interval_message, provenance_message
 
 _KINDS = {kind: pb.PlaybookFigureKind.Value(f"PLAYBOOK_FIGURE_KIND_{kind.name}") for kind in FigureKind}
+_PLAYBOOK = key(pb.Estimate, "playbook")
+_DOUBLE = struct.Struct("<d")
+_VALUE = pb.PlaybookFigure(value=1.0).SerializeToString()[: -_DOUBLE.size]
+_INTERPOLATED = pb.PlaybookFigure(interpolated=True).SerializeToString()
+_EXTRAPOLATED = pb.PlaybookFigure(extrapolated=True).SerializeToString()
+_COMPUTED, _NOTE = key(pb.PlaybookFigure, "computed"), key(pb.PlaybookFigure, "note")
 _LEVELS = {level: pb.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{level.name}") for level in Level}
 
 
@@ -20,25 +30,31 @@ def add(message: pb.Estimate, request: pb.EstimateRunRequest, reading: Reading, 
     message.confidence.CopyFrom(confidence_message(estimate.confidence))
     examples = reading.profile.examples if reading.profile is not None else 0
     figures = playbook.compare(reading.run, estimate, examples=examples, runs_per_month=request.runs_per_month)
-    message.playbook.extend(map(playbook_message, figures))
+    message.MergeFromString(b"".join(delimited(_PLAYBOOK, _playbook(figure)) for figure in figures))
     if request.view == pb.ESTIMATE_VIEW_FULL:
         near = evidence.nearest_evidence(evidence.case_of(reading.run))
         message.nearest_evidence.extend(map(evidence_message, near))
 
 
-def playbook_message(compared: Compared) -> pb.PlaybookFigure:
-    """A figure of the playbook beside the computed one."""
+def _playbook(compared: Compared) -> bytes:
+    """A figure of the playbook beside the computed one, as the body of a message."""
     figure = compared.figure
+    body = _VALUE + _DOUBLE.pack(figure.value) + _words(figure.kind, figure.stated_for, figure.source)
+    if figure.interpolated:
+        body += _INTERPOLATED
+    if figure.extrapolated:
+        body += _EXTRAPOLATED
+    if compared.computed is not None:
+        body += delimited(_COMPUTED, interval_bytes(compared.computed))
+    return body + delimited(_NOTE, compared.note.encode()) if compared.note else body
+
+
+@lru_cache(maxsize=1024)
+def _words(kind: FigureKind, stated_for: str, source: Source) -> bytes:
+    """What a figure says of itself, whatever its value."""
     return pb.PlaybookFigure(
-        kind=_KINDS[figure.kind],
-        value=figure.value,
-        interpolated=figure.interpolated,
-        extrapolated=figure.extrapolated,
-        stated_for=figure.stated_for,
-        computed=interval_message(compared.computed) if compared.computed is not None else None,
-        note=compared.note,
-        provenance=provenance_message(figure.source),
-    )
+        kind=_KINDS[kind], stated_for=stated_for, provenance=provenance_message(source)
+    ).SerializeToString()
 
 
 def evidence_message(near: Near) -> pb.EvidenceRow:

@@ -5,13 +5,14 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
 from finetree_estimator.accelerators import AcceleratorEntry
+from finetree_estimator.encoding import provenance_message
 from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.lookups import read_accelerator
 from finetree_estimator.models import ModelEntry
 from finetree_estimator.offers import Offer
 from finetree_estimator.prices import PriceBook, Quote
 from finetree_estimator.shapes import Shape, active_parameters, count
-from finetree_estimator.writing import interval_message, provenance_message, term_value
+from finetree_estimator.writing import interval_message, term_value
 
 
 def model_message(entry: ModelEntry) -> pb.Model:

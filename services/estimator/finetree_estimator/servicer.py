@@ -168,6 +168,10 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
             estimate = engine.estimate(reading.run)
         except engine.BeyondLimitError as error:
             raise invalid_field("spec", f"needs more than 9e15 in {error}; its settings are absurd") from error
+        if request.view == pb.ESTIMATE_VIEW_SUMMARY:
+            summary = writing.summary_message(estimate, reading.run.device)
+            summary.revision.CopyFrom(self._revision)
+            return summary
         message = writing.estimate_message(estimate, reading.run.device)
         message.resolved_spec.CopyFrom(reading.spec)
         message.revision.CopyFrom(self._revision)

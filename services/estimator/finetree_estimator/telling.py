@@ -9,11 +9,11 @@ from finetree_runtime.paging import PageTokens, page_size
 
 from finetree_estimator.accelerators import accelerator
 from finetree_estimator.calibration import Calibration, Entry, Point, interval_of
+from finetree_estimator.encoding import provenance_message
 from finetree_estimator.factors import Correction, Factor
 from finetree_estimator.intervals import COVERAGE
 from finetree_estimator.names import UnknownNameError
 from finetree_estimator.revision import Part
-from finetree_estimator.writing import provenance_message
 
 
 def calibration_message(

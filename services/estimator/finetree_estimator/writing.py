@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """From domain values to messages of the contract."""
 
-from functools import lru_cache
-
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
 
 from finetree_estimator.cost import Cost
 from finetree_estimator.durations import Phase, Times
+from finetree_estimator.encoding import delimited, interval_bytes, key
 from finetree_estimator.engine import Estimate
 from finetree_estimator.fit import Fit, Verdict
-from finetree_estimator.intervals import Interval, Source
+from finetree_estimator.intervals import Interval
 from finetree_estimator.largest import Largest
 from finetree_estimator.memory import Component, Memory
 from finetree_estimator.remedies import Remedy
@@ -18,26 +17,59 @@ from finetree_estimator.revision import Part
 from finetree_estimator.run import Device, Term
 from finetree_estimator.smallest import Option
 
-_COMPONENTS = {kind: pb.MemoryComponentKind.Value(f"MEMORY_COMPONENT_KIND_{kind.name}") for kind in Component}
-_PHASES = {phase: pb.TimePhaseKind.Value(f"TIME_PHASE_KIND_{phase.name}") for phase in Phase}
+_COMPONENTS = {
+    kind: pb.MemoryComponent(
+        kind=pb.MemoryComponentKind.Value(f"MEMORY_COMPONENT_KIND_{kind.name}"), label=kind.value
+    ).SerializeToString()
+    for kind in Component
+}
+"""A component's message up to its interval; so for phases."""
+_PHASES = {
+    phase: pb.TimePhase(kind=pb.TimePhaseKind.Value(f"TIME_PHASE_KIND_{phase.name}")).SerializeToString()
+    for phase in Phase
+}
+_COMPONENT, _COMPONENT_BYTES = key(pb.MemoryEstimate, "components"), key(pb.MemoryComponent, "bytes")
+_PEAKS = [key(pb.MemoryEstimate, f"{name}_bytes") for name in ("allocated", "reserved", "device", "host")]
+_DEVICE_PEAK = key(pb.MemoryEstimate, "device_bytes")
+_PHASE, _PHASE_SECONDS = key(pb.TimeEstimate, "phases"), key(pb.TimePhase, "seconds")
+_WHOLES = [key(pb.TimeEstimate, name) for name in ("total_seconds", "tokens_per_second", "step_seconds")]
 _VERDICTS = {verdict: pb.FitVerdict.Value(f"FIT_VERDICT_{verdict.name}") for verdict in Verdict}
 
 
 def estimate_message(estimate: Estimate, device: Device) -> pb.Estimate:
     """An estimate without the spec, the revision and the digest, which belong to the request."""
     message = pb.Estimate(
-        memory=_memory(estimate.memory, device),
         fit=_fit(estimate.fit),
         trainable_parameters=estimate.trainable_parameters,
         total_parameters=estimate.total_parameters,
         optimizer_steps=estimate.optimizer_steps,
         notes=estimate.notes,
     )
+    message.memory.MergeFromString(_memory(estimate.memory))
+    message.memory.usable_device_bytes = device.usable_bytes
     if estimate.times is not None:
         message.processed_tokens = estimate.times.processed_tokens
-        message.time.CopyFrom(_times(estimate.times))
+        message.time.MergeFromString(_times(estimate.times))
     if estimate.cost is not None:
         message.cost.CopyFrom(_cost(estimate.cost))
+    return message
+
+
+def summary_message(estimate: Estimate, device: Device) -> pb.Estimate:
+    """The totals of an estimate alone."""
+    message = pb.Estimate(
+        fit=_fit(estimate.fit),
+        trainable_parameters=estimate.trainable_parameters,
+        total_parameters=estimate.total_parameters,
+        optimizer_steps=estimate.optimizer_steps,
+    )
+    message.memory.MergeFromString(delimited(_DEVICE_PEAK, interval_bytes(estimate.memory.device)))
+    message.memory.usable_device_bytes = device.usable_bytes
+    if estimate.times is not None:
+        message.time.MergeFromString(delimited(_WHOLES[0], interval_bytes(estimate.times.total)))
+    if estimate.cost is not None and estimate.cost.amount is not None:
+        message.cost.currency_code = estimate.cost.currency
+        message.cost.amount.MergeFromString(interval_bytes(estimate.cost.amount))
     return message
 
 
@@ -82,23 +114,14 @@ def hardware_message(option: Option) -> pb.HardwareOption:
     )
 
 
-def _memory(memory: Memory, device: Device) -> pb.MemoryEstimate:
-    components = [
-        pb.MemoryComponent(
-            kind=_COMPONENTS[component],
-            label=component.value,
-            bytes=interval_message(interval),
-        )
+def _memory(memory: Memory) -> bytes:
+    parts = [
+        delimited(_COMPONENT, _COMPONENTS[component] + delimited(_COMPONENT_BYTES, interval_bytes(interval)))
         for component, interval in memory.components
     ]
-    return pb.MemoryEstimate(
-        components=components,
-        allocated_bytes=interval_message(memory.allocated),
-        reserved_bytes=interval_message(memory.reserved),
-        device_bytes=interval_message(memory.device),
-        usable_device_bytes=device.usable_bytes,
-        host_bytes=interval_message(memory.host),
-    )
+    for field, peak in zip(_PEAKS, (memory.allocated, memory.reserved, memory.device, memory.host), strict=True):
+        parts.append(delimited(field, interval_bytes(peak)))
+    return b"".join(parts)
 
 
 def _fit(fit: Fit) -> pb.Fit:
@@ -106,14 +129,14 @@ def _fit(fit: Fit) -> pb.Fit:
     return pb.Fit(verdict=verdict, headroom_bytes=fit.headroom_bytes, summary=fit.summary, probability=fit.probability)
 
 
-def _times(times: Times) -> pb.TimeEstimate:
-    phases = [pb.TimePhase(kind=_PHASES[phase], seconds=interval_message(seconds)) for phase, seconds in times.phases]
-    return pb.TimeEstimate(
-        phases=phases,
-        total_seconds=interval_message(times.total),
-        tokens_per_second=interval_message(times.tokens_per_second),
-        step_seconds=interval_message(times.step),
-    )
+def _times(times: Times) -> bytes:
+    parts = [
+        delimited(_PHASE, _PHASES[phase] + delimited(_PHASE_SECONDS, interval_bytes(seconds)))
+        for phase, seconds in times.phases
+    ]
+    for field, whole in zip(_WHOLES, (times.total, times.tokens_per_second, times.step), strict=True):
+        parts.append(delimited(field, interval_bytes(whole)))
+    return b"".join(parts)
 
 
 def _cost(cost: Cost) -> pb.CostEstimate:
@@ -144,21 +167,4 @@ def term_value(term: Term) -> pb.PriceTerm.ValueType:
 
 def interval_message(interval: Interval) -> ev.Interval:
     """A predicted number with its sources."""
-    message = ev.Interval()
-    message.CopyFrom(_sourced(interval.sources))
-    message.low, message.expected, message.high = interval.low, interval.expected, interval.high
-    message.coverage = interval.coverage
-    return message
-
-
-@lru_cache(maxsize=4096)
-def _sourced(sources: tuple[Source, ...]) -> ev.Interval:
-    """An interval without numbers: copying its sources is quicker than making them."""
-    return ev.Interval(provenance=[provenance_message(source) for source in sources[:32]])
-
-
-@lru_cache(maxsize=4096)
-def provenance_message(source: Source) -> ev.Provenance:
-    """The message of a source; few differ, and whoever takes one copies it."""
-    kind = ev.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind.name}")
-    return ev.Provenance(kind=kind, source=source.name[:256], locator=source.locator[:256], date=source.date)
+    return ev.Interval.FromString(interval_bytes(interval))

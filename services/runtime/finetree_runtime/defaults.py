@@ -54,14 +54,15 @@ _LEARNING_RATES: dict[str, tuple[float, str, str]] = {
 }
 
 
-def defaults_for(spec: rs.RunSpec, profile: rs.DatasetProfile | None, positions: int = 0) -> Iterator[Default]:
+def defaults_for(spec: rs.RunSpec, suggested_length: int, positions: int = 0) -> Iterator[Default]:
     """Defaults of a spec in field order; later ones may read what earlier ones filled in.
 
-    `positions` is the longest sequence of the model in tokens; 0 when unknown.
+    `suggested_length` is what `suggested_sequence_length` says of the data; `positions` is the longest sequence of the
+    model in tokens; 0 when unknown.
     """
     method = spec.WhichOneof("method")
     yield from _method_defaults(spec, method)
-    yield from _training_defaults(spec, method, _sequence_length(profile, positions))
+    yield from _training_defaults(spec, method, _sequence_length(suggested_length, positions))
     yield from _compute_defaults(spec)
     yield from _evaluation_defaults(spec)
     yield Default("checkpoints.every_steps", CHECKPOINT_EVERY_STEPS, "a crash costs at most so many steps")
@@ -100,8 +101,8 @@ def _lora_defaults(lora: rs.Lora, prefix: str) -> Iterator[Default]:
         )
 
 
-def _sequence_length(profile: rs.DatasetProfile | None, positions: int) -> Default:
-    length = suggested_sequence_length(profile) or UNKNOWN_SEQUENCE_LENGTH
+def _sequence_length(suggested: int, positions: int) -> Default:
+    length = suggested or UNKNOWN_SEQUENCE_LENGTH
     if 0 < positions < length:
         return Default("training.sequence_length", positions, "the longest sequence of the model")
     return Default("training.sequence_length", length, "keeps 99 % of the rows whole, or 2048 where unknown")

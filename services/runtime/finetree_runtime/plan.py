@@ -8,16 +8,18 @@ on which settings exclude each other. That agreement lives here and nowhere else
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from google.protobuf import json_format
+from google.protobuf import json_format, message_factory
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from finetree_runtime.defaults import Default, defaults_for
+from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH, Default, defaults_for, suggested_sequence_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +51,51 @@ def resolve_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, 
     tokens, 0 when unknown) limits it. A spec without a method stays without one: choosing it is the recommender's work,
     refusing it the caller's.
     """
-    resolved, filled = _filled(spec, profile, positions)
+    resolved = rs.RunSpec()
+    resolved.CopyFrom(spec)
+    filled = {default.field_path: default for default in _fill_in(resolved, _suggested(spec, profile), positions)}
     sources = tuple(_source(path, filled.get(path)) for path in set_paths(resolved))
     return Resolved(resolved, sources)
 
 
 def resolved_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> rs.RunSpec:
     """The spec of `resolve_spec` alone: most of its time goes into saying where each value comes from."""
-    return _filled(spec, profile, positions)[0]
+    settings = rs.RunSpec()
+    settings.CopyFrom(spec)
+    # No default reads these names, and they are what differs from request to request.
+    settings.ClearField("model")
+    settings.ClearField("dataset")
+    named = settings.hardware.WhichOneof("device") == "accelerator"
+    if named:
+        settings.hardware.accelerator = ""
+    length = 0 if settings.training.sequence_length else _suggested(spec, profile)
+    limit = positions if 0 < positions < (length or UNKNOWN_SEQUENCE_LENGTH) else 0
+    resolved = rs.RunSpec.FromString(_resolved(settings.SerializeToString(), length, limit))
+    if spec.HasField("model"):
+        resolved.model.CopyFrom(spec.model)
+    if spec.HasField("dataset"):
+        resolved.dataset.CopyFrom(spec.dataset)
+    if named:
+        resolved.hardware.accelerator = spec.hardware.accelerator
+    return resolved
 
 
-def _filled(
-    spec: rs.RunSpec, profile: rs.DatasetProfile | None, positions: int
-) -> tuple[rs.RunSpec, dict[str, Default]]:
-    """A copy with every default in its place, and the defaults that were taken by path."""
-    resolved = rs.RunSpec()
-    resolved.CopyFrom(spec)
-    known = profile if profile is not None else spec_profile(spec)
-    taken = (default for default in defaults_for(resolved, known, positions) if _fill(resolved, default))
-    return resolved, {default.field_path: default for default in taken}
+@lru_cache(maxsize=4096)
+def _resolved(settings: bytes, suggested_length: int, positions: int) -> bytes:
+    """Settings with every default in its place, both as bytes of the wire."""
+    resolved = rs.RunSpec.FromString(settings)
+    for _ in _fill_in(resolved, suggested_length, positions):
+        pass
+    return resolved.SerializeToString()
+
+
+def _suggested(spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> int:
+    return suggested_sequence_length(profile if profile is not None else spec_profile(spec))
+
+
+def _fill_in(spec: rs.RunSpec, suggested_length: int, positions: int) -> Iterator[Default]:
+    """Put every default in its place; the ones that were taken."""
+    return (default for default in defaults_for(spec, suggested_length, positions) if _fill(spec, default))
 
 
 def spec_profile(spec: rs.RunSpec) -> rs.DatasetProfile | None:
@@ -142,8 +170,14 @@ def _text(message: Message) -> str:
         elif field.is_repeated:
             parts.append(f"{field.number}=[{','.join(map(_text, value))}]")
         else:
-            parts.append(f"{field.number}={_text(value)}")
+            parts.append(f"{field.number}={_kept_text(value.DESCRIPTOR, value.SerializeToString(deterministic=True))}")
     return f"{{{','.join(parts)}}}"
+
+
+@lru_cache(maxsize=4096)
+def _kept_text(kind: Descriptor, raw: bytes) -> str:
+    """The text of a part of a message: specs that are asked about in turn share most of their parts."""
+    return _text(message_factory.GetMessageClass(kind).FromString(raw))
 
 
 def canonical(message: Message) -> dict[str, Any]:

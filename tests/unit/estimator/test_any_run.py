@@ -136,6 +136,8 @@ def test_any_valid_request_is_answered_soundly_or_refused_with_a_reason(request)
     if refusal:
         assert refusal.isupper()
         return
+    if request.view == pb.ESTIMATE_VIEW_SUMMARY:
+        estimate = checked_against_its_summary(request, estimate)
     parts = [part.bytes for part in estimate.memory.components]
     assert math.isclose(sum(part.expected for part in parts), estimate.memory.device_bytes.expected, rel_tol=1e-9)
     times = [phase.seconds for phase in estimate.time.phases]
@@ -146,6 +148,26 @@ def test_any_valid_request_is_answered_soundly_or_refused_with_a_reason(request)
     assert 0 < estimate.trainable_parameters < 2**53
     for changed in promised(request, estimate):
         assert SERVICER.estimate(changed).fit.verdict == pb.FIT_VERDICT_FITS
+
+
+def checked_against_its_summary(request, summary):
+    """The BASIC answer to a request, of which the summary says the totals and nothing else."""
+    wanted = pb.EstimateRunRequest()
+    wanted.CopyFrom(request)
+    wanted.view = pb.ESTIMATE_VIEW_BASIC
+    basic = SERVICER.estimate(wanted)
+    totals = pb.Estimate(fit=basic.fit, revision=basic.revision)
+    for name in ("trainable_parameters", "total_parameters", "optimizer_steps"):
+        setattr(totals, name, getattr(basic, name))
+    totals.memory.device_bytes.CopyFrom(basic.memory.device_bytes)
+    totals.memory.usable_device_bytes = basic.memory.usable_device_bytes
+    if basic.HasField("time"):
+        totals.time.total_seconds.CopyFrom(basic.time.total_seconds)
+    if basic.cost.HasField("amount"):
+        totals.cost.amount.CopyFrom(basic.cost.amount)
+        totals.cost.currency_code = basic.cost.currency_code
+    assert summary == totals
+    return basic
 
 
 def promised(request, estimate):

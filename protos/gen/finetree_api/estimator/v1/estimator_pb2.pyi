@@ -34,6 +34,10 @@ class _EstimateViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Estimate
     """Memory, time, cost and fit."""
     ESTIMATE_VIEW_FULL: _EstimateView.ValueType  # 2
     """Also what a search finds: remedies, the nearest evidence."""
+    ESTIMATE_VIEW_SUMMARY: _EstimateView.ValueType  # 3
+    """Only fit, the device's peak, total time, cost, counts and revision: what a comparison of many runs needs. The
+    resolved spec, components, phases, the playbook's figures, confidence, notes and the digest are left out.
+    """
 
 class EstimateView(_EstimateView, metaclass=_EstimateViewEnumTypeWrapper):
     """How much of an estimate to compute."""
@@ -44,6 +48,10 @@ ESTIMATE_VIEW_BASIC: EstimateView.ValueType  # 1
 """Memory, time, cost and fit."""
 ESTIMATE_VIEW_FULL: EstimateView.ValueType  # 2
 """Also what a search finds: remedies, the nearest evidence."""
+ESTIMATE_VIEW_SUMMARY: EstimateView.ValueType  # 3
+"""Only fit, the device's peak, total time, cost, counts and revision: what a comparison of many runs needs. The
+resolved spec, components, phases, the playbook's figures, confidence, notes and the digest are left out.
+"""
 Global___EstimateView: _TypeAlias = EstimateView  # noqa: Y015
 
 class _TrainingProgram:
