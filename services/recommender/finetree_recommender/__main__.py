@@ -7,24 +7,51 @@ import finetree
 from finetree_api.recommender.v1 import recommender_pb2_grpc
 from finetree_runtime.identity import distribution_version
 from finetree_runtime.server import Service, run
-from finetree_runtime.settings import load_or_exit
+from finetree_runtime.settings import SettingsError, load_or_exit
 
 from finetree_recommender.advisor import Advisor
 from finetree_recommender.estimator_client import EstimatorClient
-from finetree_recommender.pack import load_builtin
+from finetree_recommender.library import Library
+from finetree_recommender.loading import PackError
 from finetree_recommender.servicer import SERVICE, RecommenderServicer
 from finetree_recommender.settings import ENV_PREFIX, Settings
 
 
 def build(settings: Settings) -> Service:
-    """The service, wired and not yet started."""
+    """The service, wired and not yet started.
+
+    Raises:
+        SettingsError: The folder of own packs, or a pack in it, cannot be used.
+    """
     client = finetree.AsyncClient(estimator_address=settings.estimator_address, retries=False)
-    advisor = Advisor(load_builtin(), EstimatorClient(client, settings.estimator_time))
+    library = _library(settings)
+    servicer = RecommenderServicer(Advisor(library, EstimatorClient(client, settings.estimator_time)), library)
     service = Service("finetree-recommender", distribution_version("finetree-recommender"), settings)
-    service.add(recommender_pb2_grpc.add_RecommenderServiceServicer_to_server, RecommenderServicer(advisor), SERVICE)
+    service.add(recommender_pb2_grpc.add_RecommenderServiceServicer_to_server, servicer, SERVICE)
     service.on_stop = client.close
     return service
 
 
+def _library(settings: Settings) -> Library:
+    flag = f"--policy-dir ({ENV_PREFIX}_POLICY_DIR)"
+    try:
+        return Library(settings.policy_dir)
+    except PackError as error:
+        raise SettingsError("POLICY_INVALID", f"{flag}: {error}") from None
+    except OSError as error:
+        raise SettingsError("SETTING_INVALID", f"{flag}: {error.strerror}; name a folder that can be read") from None
+
+
+def main() -> int:
+    """Serve until a signal; the exit code."""
+    settings = load_or_exit(Settings, ENV_PREFIX)
+    try:
+        service = build(settings)
+    except SettingsError as error:
+        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # a program's last words
+        return 2
+    return run(service)
+
+
 if __name__ == "__main__":
-    sys.exit(run(build(load_or_exit(Settings, ENV_PREFIX))))
+    sys.exit(main())

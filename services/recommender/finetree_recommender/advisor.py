@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recommendation from beginning to end: read the request, ask the estimator once, decide, and explain."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -77,7 +78,7 @@ class Recommendation:
 class Advisor:
     """Recommends with a set of packs and an estimator."""
 
-    def __init__(self, packs: dict[str, Pack], estimator: Estimator) -> None:
+    def __init__(self, packs: Mapping[str, Pack], estimator: Estimator) -> None:
         self._packs = packs
         self._estimator = estimator
 
@@ -103,7 +104,7 @@ class Advisor:
         """
         pack = self.pack(request.policy)
         _check_lengths(request)
-        _check_pin(request.pinned.pack, pack)
+        check_pin(request.pinned.pack, pack, "pinned.pack")
         inputs, evidence, missing = await self._ask(request, pack)
         if evidence is None:
             _check_estimator_pins(request.pinned)
@@ -242,13 +243,18 @@ def _check_lengths(request: rec.RecommendRequest) -> None:
             raise invalid_field(f"{path}.token_lengths", "upper_bound must ascend from bucket to bucket; sort them")
 
 
-def _check_pin(pinned: ev.RevisionComponent, pack: Pack) -> None:
+def check_pin(pinned: ev.RevisionComponent, pack: Pack, path: str) -> None:
+    """Refuse a pinned pack that is not the loaded one; `path` is the pin's field.
+
+    Raises:
+        FailedPrecondition: REVISION_UNAVAILABLE.
+    """
     ours = pack.revision
     for name in ("id", "sha256"):
         wanted, has = getattr(pinned, name), getattr(ours, name)
         if wanted and wanted != has:
-            text = f"pinned.pack.{name}: {wanted} is not to be had, this server has {has}; pin that or none"
-            raise FailedPrecondition("REVISION_UNAVAILABLE", text, violations=[(f"pinned.pack.{name}", text)])
+            text = f"{path}.{name}: {wanted} is not to be had, this server has {has}; pin that or none"
+            raise FailedPrecondition("REVISION_UNAVAILABLE", text, violations=[(f"{path}.{name}", text)])
 
 
 def _check_estimator_pins(pinned: ev.Revision) -> None:

@@ -3,14 +3,17 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
+from typing import Any
 
 import yaml
 from finetree_api.types.v1 import evidence_pb2 as ev
 
 from finetree_recommender.cards import Card
 from finetree_recommender.checks import check
+from finetree_recommender.extending import DIRECTIVES, merged
 from finetree_recommender.loading import PackError, read
 from finetree_recommender.methods import Method
 from finetree_recommender.rules import Rules
@@ -20,6 +23,8 @@ DEFAULT_PACK = "playbook-1"
 
 # The loader in C reads a pack in a tenth of the time; start-up waits for it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BUILTIN = ("playbook-1",)
+_NAMED_RULE = re.compile(r"rules? (?P<id>[^\s:]+)(:| and )")
 _REFERENCE = re.compile(r"(?P<key>[a-z][a-z-]*):? (?P<locator>.+)")
 
 
@@ -29,7 +34,14 @@ class Pack:
 
     rules: Rules
     sha256: str
-    """Hash of the file's bytes, lower-case hex."""
+    """Hash of the file's bytes, and of the pack's that it extends; lower-case hex."""
+    text: str = field(default="", repr=False)
+    """The file, as it was read."""
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The rules as YAML has them, the base's included."""
+
+    extends: str = ""
+    """Id of the pack that it extends; empty when none."""
 
     @property
     def revision(self) -> ev.RevisionComponent:
@@ -59,24 +71,57 @@ class Pack:
         return self.rules.stars_order.methods.index(method)
 
 
-def parse(text: bytes) -> Pack:
-    """Load and check a pack.
+def parse(text: bytes, bases: Mapping[str, Pack] | None = None) -> Pack:
+    """Load and check a pack; `bases` are the packs that it may extend, by id.
 
     Raises:
-        PackError: The pack cannot be used; the message names the rule.
+        PackError: The pack cannot be used; the message names the rule and, where it is in this file, its line.
     """
     try:
+        return _parse(text, bases or {})
+    except PackError as error:
+        line = _line(text, str(error))
+        raise (PackError(f"line {line}: {error}") if line else error) from None
+
+
+def _parse(text: bytes, bases: Mapping[str, Pack]) -> Pack:
+    try:
         raw = yaml.load(text, Loader=_LOADER)  # noqa: S506  # a safe loader either way
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PackError(f"not YAML: {error}") from error
-    pack = Pack(read(Rules, raw, "pack"), hashlib.sha256(text).hexdigest())
+    identity, extends = text, ""
+    if isinstance(raw, dict) and any(key in raw for key in DIRECTIVES):
+        base = _base(raw, bases)
+        # Whoever pins this pack pins what it inherits.
+        identity, extends = text + base.sha256.encode(), base.rules.id
+        raw = merged(raw, dict(base.raw))
+    rules = read(Rules, raw, "pack")
+    pack = Pack(rules, hashlib.sha256(identity).hexdigest(), text.decode(), raw, extends)
     check(pack.rules, pack.provenance)
     return pack
 
 
+def _base(raw: dict[str, Any], bases: Mapping[str, Pack]) -> Pack:
+    name = raw.get("extends")
+    if not isinstance(name, str) or name not in bases:
+        known = ", ".join(bases) or "none"
+        raise PackError(f"extends: no pack {name!r}; packs that can be extended are {known}")
+    return bases[name]
+
+
+def _line(text: bytes, message: str) -> int | None:
+    """Line of the rule that an error names, counted from 1."""
+    named = _NAMED_RULE.match(message)
+    if named is None:
+        return None
+    place = re.search(rb"\bid: [\"']?" + re.escape(named["id"].encode()) + rb"[\"']?(?=[,}\s])", text)
+    return text.count(b"\n", 0, place.start()) + 1 if place else None
+
+
 def load_builtin() -> dict[str, Pack]:
-    """The packs that come with the service, by id."""
-    folder = resources.files("finetree_recommender") / "packs"
-    files = sorted((item for item in folder.iterdir() if item.name.endswith(".yaml")), key=lambda item: item.name)
-    packs = [parse(item.read_bytes()) for item in files]
-    return {pack.rules.id: pack for pack in packs}
+    """The packs that come with the service, by id; each may extend one that is before it."""
+    packs: dict[str, Pack] = {}
+    for name in _BUILTIN:
+        pack = parse((resources.files("finetree_recommender") / "packs" / f"{name}.yaml").read_bytes(), packs)
+        packs[pack.rules.id] = pack
+    return packs

@@ -7,8 +7,9 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.identity import distribution_version
 from grpc import aio
 
-from finetree_recommender import replies
-from finetree_recommender.advisor import Advisor
+from finetree_recommender import policies, replies
+from finetree_recommender.advisor import Advisor, check_pin
+from finetree_recommender.library import Library
 from finetree_recommender.pack import DEFAULT_PACK
 
 SERVICE = "finetree_api.recommender.v1.RecommenderService"
@@ -16,10 +17,11 @@ SERVICE = "finetree_api.recommender.v1.RecommenderService"
 
 
 class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
-    """Answers the recommender's rpcs with an advisor."""
+    """Answers the recommender's rpcs with an advisor and the packs that it has."""
 
-    def __init__(self, advisor: Advisor) -> None:
+    def __init__(self, advisor: Advisor, library: Library) -> None:
         self._advisor = advisor
+        self._library = library
 
     async def Recommend(  # the contract's name
         self,
@@ -49,6 +51,25 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         card = replies.cards(pack, [replies.method_of(request.method)])[0]
         return rec.GetMethodResponse(method=card, revision=ev.Revision(pack=pack.revision))
 
+    async def ListPolicies(
+        self,
+        request: rec.ListPoliciesRequest,
+        context: aio.ServicerContext[rec.ListPoliciesRequest, rec.ListPoliciesResponse],
+    ) -> rec.ListPoliciesResponse:
+        """All rule packs."""
+        return rec.ListPoliciesResponse(policies=[policies.policy(entry) for entry in self._library.entries()])
+
+    async def GetPolicy(
+        self,
+        request: rec.GetPolicyRequest,
+        context: aio.ServicerContext[rec.GetPolicyRequest, rec.GetPolicyResponse],
+    ) -> rec.GetPolicyResponse:
+        """One rule pack."""
+        pack = self._advisor.pack(request.policy)
+        check_pin(request.pinned, pack, "pinned")
+        entry = next(item for item in self._library.entries() if item.pack is pack)
+        return policies.details(entry, pack)
+
     async def GetServerInfo(
         self,
         request: rec.GetServerInfoRequest,
@@ -59,7 +80,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
             service="finetree-recommender",
             version=distribution_version("finetree-recommender"),
             api_revisions=["v1"],
-            features=["recommend", "method_cards"],
+            features=["recommend", "method_cards", "policies"],
         )
         pack = self._advisor.pack(DEFAULT_PACK)
         return rec.GetServerInfoResponse(server=server, revision=ev.Revision(pack=pack.revision))

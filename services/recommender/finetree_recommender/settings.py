@@ -2,6 +2,7 @@
 """What the recommender can be told at its start."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from finetree_runtime.settings import Duration, ServiceSettings, listen_address, setting
 
@@ -16,3 +17,4 @@ class Settings(ServiceSettings):
     address: str = listen_address(50051)
     estimator_address: str = setting("127.0.0.1:50052", "Where the estimator listens: HOST:PORT or unix:PATH.")
     estimator_time: Duration = setting(2.0, "Longest wait for the estimator; then the rules alone answer.")
+    policy_dir: Path | None = setting(None, "Folder of own rule packs (*.yaml); read again when a file changes.")

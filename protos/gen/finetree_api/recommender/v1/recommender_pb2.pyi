@@ -430,6 +430,30 @@ CONFIDENCE_LEVEL_HIGH: ConfidenceLevel.ValueType  # 3
 """Little doubt."""
 Global___ConfidenceLevel: _TypeAlias = ConfidenceLevel  # noqa: Y015
 
+class _PolicyOrigin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PolicyOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyOrigin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    POLICY_ORIGIN_UNSPECIFIED: _PolicyOrigin.ValueType  # 0
+    """Not stated."""
+    POLICY_ORIGIN_BUILT_IN: _PolicyOrigin.ValueType  # 1
+    """It comes with the service."""
+    POLICY_ORIGIN_FOLDER: _PolicyOrigin.ValueType  # 2
+    """It was read from the folder that the service was told of."""
+
+class PolicyOrigin(_PolicyOrigin, metaclass=_PolicyOriginEnumTypeWrapper):
+    """Where a pack comes from."""
+
+POLICY_ORIGIN_UNSPECIFIED: PolicyOrigin.ValueType  # 0
+"""Not stated."""
+POLICY_ORIGIN_BUILT_IN: PolicyOrigin.ValueType  # 1
+"""It comes with the service."""
+POLICY_ORIGIN_FOLDER: PolicyOrigin.ValueType  # 2
+"""It was read from the folder that the service was told of."""
+Global___PolicyOrigin: _TypeAlias = PolicyOrigin  # noqa: Y015
+
 @_typing.final
 class RecommendRequest(_message.Message):
     """Request of Recommend. Everything is optional; what is unset stays unknown in the trace."""
@@ -1092,22 +1116,38 @@ class OtherPackVerdict(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    AGREES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    OTHER_RULE_ID_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """Its name."""
     method: Global___Method.ValueType
     """Its method."""
     reason: _builtins.str
-    """Why it differs."""
+    """Why it differs, with the deciding rules of both; empty where it agrees."""
+    agrees: _builtins.bool
+    """Whether its method is the same."""
+    sha256: _builtins.str
+    """Hash of the pack, lower-case hex."""
+    rule_id: _builtins.str
+    """Rule that decided in this reply's own pack."""
+    other_rule_id: _builtins.str
+    """Rule that decided in the other pack."""
     def __init__(
         self,
         *,
         policy: _builtins.str = ...,
         method: Global___Method.ValueType = ...,
         reason: _builtins.str = ...,
+        agrees: _builtins.bool = ...,
+        sha256: _builtins.str = ...,
+        rule_id: _builtins.str = ...,
+        other_rule_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "policy", b"policy", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agrees", b"agrees", "method", b"method", "other_rule_id", b"other_rule_id", "policy", b"policy", "reason", b"reason", "rule_id", b"rule_id", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1378,6 +1418,417 @@ class ParameterGuide(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ParameterGuide: _TypeAlias = ParameterGuide  # noqa: Y015
+
+@_typing.final
+class ListPoliciesRequest(_message.Message):
+    """Request of ListPolicies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoliciesRequest: _TypeAlias = ListPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class ListPoliciesResponse(_message.Message):
+    """Response of ListPolicies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Policy]:
+        """The packs, built-in ones first."""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[Global___Policy] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoliciesResponse: _TypeAlias = ListPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class Policy(_message.Message):
+    """A rule pack, in short."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    DEFAULT_FIELD_NUMBER: _builtins.int
+    EXTENDS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Name by which a request takes it."""
+    title: _builtins.str
+    """One line for people."""
+    date: _builtins.str
+    """Date that it names, ISO 8601."""
+    sha256: _builtins.str
+    """Hash of the file, and of the pack's that it extends; lower-case hex."""
+    origin: Global___PolicyOrigin.ValueType
+    """Where it comes from."""
+    default: _builtins.bool
+    """Whether it is taken where a request names none."""
+    extends: _builtins.str
+    """Pack that it extends; empty when none."""
+    problem: _builtins.str
+    """What is wrong with the present file; empty when nothing. The rules in use are then those that were read before."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        date: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        origin: Global___PolicyOrigin.ValueType = ...,
+        default: _builtins.bool = ...,
+        extends: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "default", b"default", "extends", b"extends", "id", b"id", "origin", b"origin", "problem", b"problem", "sha256", b"sha256", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Policy: _TypeAlias = Policy  # noqa: Y015
+
+@_typing.final
+class GetPolicyRequest(_message.Message):
+    """Request of GetPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """Rule pack; empty means "playbook-1"."""
+    @_builtins.property
+    def pinned(self) -> _evidence_pb2.RevisionComponent:
+        """Revision that must be the loaded one."""
+
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        pinned: _evidence_pb2.RevisionComponent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pinned", b"pinned"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pinned", b"pinned", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPolicyRequest: _TypeAlias = GetPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetPolicyResponse(_message.Message):
+    """Response of GetPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    QUESTIONS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    EDGES_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    RESOLUTIONS_FIELD_NUMBER: _builtins.int
+    YAML_FIELD_NUMBER: _builtins.int
+    root: _builtins.str
+    """Node at which the tree begins."""
+    yaml: _builtins.str
+    """The file, as it was read: YAML."""
+    @_builtins.property
+    def policy(self) -> Global___Policy:
+        """The pack, in short."""
+
+    @_builtins.property
+    def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyQuestion]:
+        """The questions, in order."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyNode]:
+        """The tree's nodes; the methods that it ends in are among them."""
+
+    @_builtins.property
+    def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyEdge]:
+        """The tree's edges."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyRule]:
+        """Every rule with an id, in the pack's order."""
+
+    @_builtins.property
+    def resolutions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyResolution]:
+        """What was decided where the pack's sources contradict each other."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___Policy | None = ...,
+        questions: _abc.Iterable[Global___PolicyQuestion] | None = ...,
+        nodes: _abc.Iterable[Global___PolicyNode] | None = ...,
+        edges: _abc.Iterable[Global___PolicyEdge] | None = ...,
+        root: _builtins.str = ...,
+        rules: _abc.Iterable[Global___PolicyRule] | None = ...,
+        resolutions: _abc.Iterable[Global___PolicyResolution] | None = ...,
+        yaml: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "nodes", b"nodes", "policy", b"policy", "questions", b"questions", "resolutions", b"resolutions", "root", b"root", "rules", b"rules", "yaml", b"yaml"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPolicyResponse: _TypeAlias = GetPolicyResponse  # noqa: Y015
+
+@_typing.final
+class PolicyQuestion(_message.Message):
+    """A question of the questionnaire."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FIELD_PATH_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    HELP_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id, as in votes."""
+    field_path: _builtins.str
+    """Field of the request that an answer sets."""
+    text: _builtins.str
+    """The question."""
+    help: _builtins.str
+    """What it is for."""
+    @_builtins.property
+    def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyOption]:
+        """Its answers, in order."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        field_path: _builtins.str = ...,
+        text: _builtins.str = ...,
+        help: _builtins.str = ...,
+        options: _abc.Iterable[Global___PolicyOption] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field_path", b"field_path", "help", b"help", "id", b"id", "options", b"options", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyQuestion: _TypeAlias = PolicyQuestion  # noqa: Y015
+
+@_typing.final
+class PolicyOption(_message.Message):
+    """An answer of the questionnaire."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    BADGE_FIELD_NUMBER: _builtins.int
+    TOOLTIP_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id, as in the trace."""
+    value: _builtins.str
+    """Answer, in the rules' words."""
+    label: _builtins.str
+    """Answer, in words for people."""
+    badge: _builtins.str
+    """Short label, as a star; empty when none."""
+    tooltip: _builtins.str
+    """What it means."""
+    @_builtins.property
+    def votes(self) -> _containers.RepeatedScalarFieldContainer[Global___Method.ValueType]:
+        """Methods that it votes for; empty where the pack does not vote, or any method will do."""
+
+    @_builtins.property
+    def provenance(self) -> _evidence_pb2.Provenance:
+        """Where it comes from."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        value: _builtins.str = ...,
+        label: _builtins.str = ...,
+        badge: _builtins.str = ...,
+        tooltip: _builtins.str = ...,
+        votes: _abc.Iterable[Global___Method.ValueType] | None = ...,
+        provenance: _evidence_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["badge", b"badge", "id", b"id", "label", b"label", "provenance", b"provenance", "tooltip", b"tooltip", "value", b"value", "votes", b"votes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyOption: _TypeAlias = PolicyOption  # noqa: Y015
+
+@_typing.final
+class PolicyNode(_message.Message):
+    """A node of the tree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id, as in the trace."""
+    text: _builtins.str
+    """The question or the method, in words."""
+    method: Global___Method.ValueType
+    """Method of a leaf; unspecified for a question."""
+    @_builtins.property
+    def provenance(self) -> _evidence_pb2.Provenance:
+        """Where it comes from; unset for a leaf."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        method: Global___Method.ValueType = ...,
+        provenance: _evidence_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "method", b"method", "provenance", b"provenance", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyNode: _TypeAlias = PolicyNode  # noqa: Y015
+
+@_typing.final
+class PolicyEdge(_message.Message):
+    """An edge of the tree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_ID_FIELD_NUMBER: _builtins.int
+    TO_ID_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    from_id: _builtins.str
+    """Node that it leaves."""
+    to_id: _builtins.str
+    """Node that it enters."""
+    answer: _builtins.str
+    """The answer that takes it: "yes" or "no"."""
+    def __init__(
+        self,
+        *,
+        from_id: _builtins.str = ...,
+        to_id: _builtins.str = ...,
+        answer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "from_id", b"from_id", "to_id", b"to_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyEdge: _TypeAlias = PolicyEdge  # noqa: Y015
+
+@_typing.final
+class PolicyRule(_message.Message):
+    """A rule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id, as in the trace."""
+    kind: _builtins.str
+    """Section of the pack that it stands in, for example "cautions"."""
+    words: _builtins.str
+    """What it says."""
+    source: _builtins.str
+    """Reference to a source, as the pack has it."""
+    @_builtins.property
+    def provenance(self) -> _evidence_pb2.Provenance:
+        """The source."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        words: _builtins.str = ...,
+        source: _builtins.str = ...,
+        provenance: _evidence_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "provenance", b"provenance", "source", b"source", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyRule: _TypeAlias = PolicyRule  # noqa: Y015
+
+@_typing.final
+class PolicyResolution(_message.Message):
+    """What was decided where sources contradict each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ABOUT_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    about: _builtins.str
+    """The contradiction."""
+    decision: _builtins.str
+    """What holds."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        about: _builtins.str = ...,
+        decision: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "decision", b"decision", "id", b"id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyResolution: _TypeAlias = PolicyResolution  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):

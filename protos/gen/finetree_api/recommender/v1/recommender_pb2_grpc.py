@@ -49,6 +49,16 @@ class RecommenderServiceStub(object):
                 request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetMethodRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetMethodResponse.FromString,
                 _registered_method=True)
+        self.ListPolicies = channel.unary_unary(
+                '/finetree_api.recommender.v1.RecommenderService/ListPolicies',
+                request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListPoliciesRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListPoliciesResponse.FromString,
+                _registered_method=True)
+        self.GetPolicy = channel.unary_unary(
+                '/finetree_api.recommender.v1.RecommenderService/GetPolicy',
+                request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetPolicyRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetPolicyResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/finetree_api.recommender.v1.RecommenderService/GetServerInfo',
                 request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetServerInfoRequest.SerializeToString,
@@ -77,6 +87,18 @@ class RecommenderServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPolicies(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -100,6 +122,16 @@ def add_RecommenderServiceServicer_to_server(servicer, server):
                     servicer.GetMethod,
                     request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetMethodRequest.FromString,
                     response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetMethodResponse.SerializeToString,
+            ),
+            'ListPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicies,
+                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListPoliciesRequest.FromString,
+                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListPoliciesResponse.SerializeToString,
+            ),
+            'GetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPolicy,
+                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetPolicyRequest.FromString,
+                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetPolicyResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -188,6 +220,60 @@ class RecommenderService(object):
             '/finetree_api.recommender.v1.RecommenderService/GetMethod',
             finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetMethodRequest.SerializeToString,
             finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetMethodResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.recommender.v1.RecommenderService/ListPolicies',
+            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListPoliciesRequest.SerializeToString,
+            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.recommender.v1.RecommenderService/GetPolicy',
+            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetPolicyRequest.SerializeToString,
+            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,17 @@ class RecommenderServiceStub:
 
     Errors: INVALID_ARGUMENT (no method), NOT_FOUND (POLICY_NOT_FOUND).
     """
+    ListPolicies: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.ListPoliciesRequest, _recommender_pb2.ListPoliciesResponse]
+    """Lists the rule packs: those that come with the service, and those of the folder that it was told of.
+
+    Errors: none of its own.
+    """
+    GetPolicy: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.GetPolicyRequest, _recommender_pb2.GetPolicyResponse]
+    """Gets a rule pack: its rules as data, the questionnaire, the tree, and the file itself.
+
+    Errors: NOT_FOUND (POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: the pinned hash is not the loaded
+    one; pin another or none).
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.GetServerInfoRequest, _recommender_pb2.GetServerInfoResponse]
     """Says what this server is and what it limits.
 
@@ -83,6 +94,17 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
     """Gets the card of a method.
 
     Errors: INVALID_ARGUMENT (no method), NOT_FOUND (POLICY_NOT_FOUND).
+    """
+    ListPolicies: _aio.UnaryUnaryMultiCallable[_recommender_pb2.ListPoliciesRequest, _recommender_pb2.ListPoliciesResponse]  # type: ignore[assignment]
+    """Lists the rule packs: those that come with the service, and those of the folder that it was told of.
+
+    Errors: none of its own.
+    """
+    GetPolicy: _aio.UnaryUnaryMultiCallable[_recommender_pb2.GetPolicyRequest, _recommender_pb2.GetPolicyResponse]  # type: ignore[assignment]
+    """Gets a rule pack: its rules as data, the questionnaire, the tree, and the file itself.
+
+    Errors: NOT_FOUND (POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: the pinned hash is not the loaded
+    one; pin another or none).
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_recommender_pb2.GetServerInfoRequest, _recommender_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Says what this server is and what it limits.
@@ -129,6 +151,29 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gets the card of a method.
 
         Errors: INVALID_ARGUMENT (no method), NOT_FOUND (POLICY_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def ListPolicies(
+        self,
+        request: _recommender_pb2.ListPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommender_pb2.ListPoliciesResponse, _abc.Awaitable[_recommender_pb2.ListPoliciesResponse]]:
+        """Lists the rule packs: those that come with the service, and those of the folder that it was told of.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPolicy(
+        self,
+        request: _recommender_pb2.GetPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommender_pb2.GetPolicyResponse, _abc.Awaitable[_recommender_pb2.GetPolicyResponse]]:
+        """Gets a rule pack: its rules as data, the questionnaire, the tree, and the file itself.
+
+        Errors: NOT_FOUND (POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: the pinned hash is not the loaded
+        one; pin another or none).
         """
 
     @_abc_1.abstractmethod
