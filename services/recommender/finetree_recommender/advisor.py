@@ -200,19 +200,20 @@ def conclude(pack: Pack, inputs: Inputs, evidence: Evidence | None, missing: str
 def _candidates(pack: Pack, inputs: Inputs) -> dict[Candidate, est.EstimateRunRequest]:
     """Every method's recipe, plain and with one, two … adaptations."""
     request = inputs.request
+    asked = est.EstimateRunRequest(view=est.ESTIMATE_VIEW_SUMMARY)
+    if inputs.profile is not None:
+        asked.dataset_profile.CopyFrom(inputs.profile)
+    if request.HasField("evaluation_profile"):
+        asked.evaluation_profile.CopyFrom(request.evaluation_profile)
+    if request.HasField("pinned"):
+        asked.pinned.CopyFrom(request.pinned)
+        asked.pinned.ClearField("pack")
     rows: dict[Candidate, est.EstimateRunRequest] = {}
     for method in Method:
-        for adapted in range(len(recipe.adaptations(pack, inputs, method)) + 1):
-            built = recipe.build(pack, inputs, method, parameters=_parameters(inputs, None), adapted=adapted)
-            row = est.EstimateRunRequest(spec=built.spec, view=est.ESTIMATE_VIEW_BASIC)
-            if inputs.profile is not None:
-                row.dataset_profile.CopyFrom(inputs.profile)
-            if request.HasField("evaluation_profile"):
-                row.evaluation_profile.CopyFrom(request.evaluation_profile)
-            if request.HasField("pinned"):
-                row.pinned.CopyFrom(request.pinned)
-                row.pinned.ClearField("pack")
-            rows[method, adapted] = row
+        for adapted, spec in enumerate(recipe.specs(pack, inputs, method, _parameters(inputs, None))):
+            row = rows[method, adapted] = est.EstimateRunRequest()
+            row.CopyFrom(asked)
+            row.spec.CopyFrom(spec)
     return rows
 
 

@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -28,9 +29,9 @@ _NAMED_RULE = re.compile(r"rules? (?P<id>[^\s:]+)(:| and )")
 _REFERENCE = re.compile(r"(?P<key>[a-z][a-z-]*):? (?P<locator>.+)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pack:
-    """Checked rules and what identifies them."""
+    """Checked rules and what identifies them; compared and hashed by identity, as a key of what is kept for it."""
 
     rules: Rules
     sha256: str
@@ -49,18 +50,12 @@ class Pack:
         return ev.RevisionComponent(id=self.rules.id, sha256=self.sha256, date=self.rules.date)
 
     def provenance(self, reference: str) -> ev.Provenance:
-        """The source that a rule's `source` refers to.
+        """The source that a rule's `source` refers to; whoever takes it copies it.
 
         Raises:
             PackError: The reference names no source of the pack.
         """
-        match = _REFERENCE.fullmatch(reference)
-        source = self.rules.sources.get(match["key"]) if match else None
-        if match is None or source is None:
-            known = ", ".join(sorted(self.rules.sources))
-            raise PackError(f"source {reference!r}: give a key and a place, as in 'playbook L264'; keys are {known}")
-        kind = ev.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind}")
-        return ev.Provenance(kind=kind, source=source.source, locator=match["locator"], date=source.date)
+        return _provenance(self, reference)
 
     def card(self, method: Method) -> Card:
         """The card of a method."""
@@ -69,6 +64,17 @@ class Pack:
     def stars_rank(self, method: Method) -> int:
         """Place of a method in the order of stars, 0 first."""
         return self.rules.stars_order.methods.index(method)
+
+
+@lru_cache(maxsize=4096)
+def _provenance(pack: Pack, reference: str) -> ev.Provenance:
+    match = _REFERENCE.fullmatch(reference)
+    source = pack.rules.sources.get(match["key"]) if match else None
+    if match is None or source is None:
+        known = ", ".join(sorted(pack.rules.sources))
+        raise PackError(f"source {reference!r}: give a key and a place, as in 'playbook L264'; keys are {known}")
+    kind = ev.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind}")
+    return ev.Provenance(kind=kind, source=source.source, locator=match["locator"], date=source.date)
 
 
 def parse(text: bytes, bases: Mapping[str, Pack] | None = None) -> Pack:

@@ -104,14 +104,19 @@ def spec_profile(spec: rs.RunSpec) -> rs.DatasetProfile | None:
 
 
 def optimizer_steps(spec: rs.RunSpec, examples: int) -> int:
-    """Optimizer steps of a resolved spec over `examples` rows; a last, smaller batch is a step too.
+    """Optimizer steps of a resolved spec over `examples` rows."""
+    if spec.training.WhichOneof("length") == "max_steps":
+        return int(spec.training.max_steps)
+    return steps_of(examples, batch=spec.training.effective_batch_size, epochs=spec.training.epochs)
+
+
+def steps_of(examples: int, *, batch: int, epochs: float) -> int:
+    """Optimizer steps of `epochs` over `examples` rows in batches of `batch`; a last, smaller batch is a step too.
 
     With `epochs` = 2.5 the data is seen two and a half times; steps are counted per epoch, as the trainer batches.
     """
-    if spec.training.WhichOneof("length") == "max_steps":
-        return int(spec.training.max_steps)
-    per_epoch = max(1, math.ceil(examples / max(1, spec.training.effective_batch_size)))
-    return max(1, math.ceil(per_epoch * spec.training.epochs - 1e-9))
+    per_epoch = max(1, math.ceil(examples / max(1, batch)))
+    return max(1, math.ceil(per_epoch * epochs - 1e-9))
 
 
 def combination_problem(spec: rs.RunSpec) -> Problem | None:
