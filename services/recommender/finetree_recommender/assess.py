@@ -57,7 +57,7 @@ def _assess(case: Case, running: Mapping[Method, Priced], *, quote_pack: bool) -
         standing=case.standing,
         reasons=tuple(reasons(case)),
         votes=case.decision.choice.ballot.votes[method],
-        badges=pack.card(method).badges,
+        badges=pack.card(method).badge_labels,
         quality_percent=quality(pack, method),
         device_bytes=priced.device_bytes if priced is not None else None,
         total_seconds=seconds,

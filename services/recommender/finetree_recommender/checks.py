@@ -11,6 +11,7 @@ from typing import Any
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
 from finetree_recommender.answers import ENUM_WORDS, UNKNOWN, vocabulary
+from finetree_recommender.content_checks import check_content
 from finetree_recommender.fields import assign, path_for
 from finetree_recommender.loading import PackError
 from finetree_recommender.methods import Method
@@ -42,6 +43,7 @@ def check(rules: Rules, resolve: Callable[[str], Any]) -> None:
     for method in Method:
         for profile in PROFILES:
             _recipe(rules, method, profile)
+    check_content(rules, _references(rules))
 
 
 def _rules(value: object) -> Iterator[Any]:
@@ -61,15 +63,21 @@ def _walk(value: object) -> Iterator[Any]:
             yield from _walk(item)
 
 
-def _sources(rules: Rules, resolve: Callable[[str], Any]) -> None:
+def _references(rules: Rules) -> Iterator[tuple[str, str]]:
+    """Every source that something names, with the rule that it belongs to."""
     for item in _walk(rules):
         for name in ("source", "price_source"):
             reference = getattr(item, name, None)
             if reference is not None and not hasattr(item, "kind"):
-                try:
-                    resolve(reference)
-                except PackError as error:
-                    raise PackError(f"rule {getattr(item, 'id', type(item).__name__)}: {error}") from None
+                yield getattr(item, "id", type(item).__name__), reference
+
+
+def _sources(rules: Rules, resolve: Callable[[str], Any]) -> None:
+    for rule_id, reference in _references(rules):
+        try:
+            resolve(reference)
+        except PackError as error:
+            raise PackError(f"rule {rule_id}: {error}") from None
 
 
 def _unique(ids: Iterable[str]) -> None:

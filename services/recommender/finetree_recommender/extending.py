@@ -111,7 +111,7 @@ def _key_of(entries: list[Any]) -> Callable[[Raw], object] | None:
         return lambda item: item["id"]
     if all("knob" in item for item in entries):
         return lambda item: repr([item.get(key) for key in _TABLE_KEYS])
-    for key in ("method", "prefix"):
+    for key in ("method", "prefix", "name"):
         if all(key in item for item in entries):
             return lambda item, key=key: item[key]  # type: ignore[misc]  # the key is bound now, not later
     return None

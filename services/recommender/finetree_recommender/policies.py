@@ -9,12 +9,10 @@ from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender.library import Entry
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import DEFAULT_PACK, Pack
+from finetree_recommender.questionnaire import questionnaire
 from finetree_recommender.replies import number
 from finetree_recommender.rule_words import rule_words, when_words
-from finetree_recommender.rules import Node, Option, Question
-
-REQUEST_FIELDS = {"memory": "hardware", "budget": "budget_usd_month"}
-"""Fields of a request that answers are read from, where they have another name."""
+from finetree_recommender.rules import Node
 
 
 def policy(entry: Entry) -> rec.Policy:
@@ -36,30 +34,13 @@ def details(entry: Entry, pack: Pack) -> rec.GetPolicyResponse:
     )
     return rec.GetPolicyResponse(
         policy=policy(entry),
-        questions=(_question(pack, item) for item in pack.rules.questions),
+        questions=questionnaire(pack),
         nodes=_nodes(pack),
         edges=_edges(pack),
         root=pack.rules.tree.root,
         rules=_rules(pack),
         resolutions=resolutions,
         yaml=pack.text,
-    )
-
-
-def _question(pack: Pack, question: Question) -> rec.PolicyQuestion:
-    return rec.PolicyQuestion(
-        id=question.id,
-        field_path=REQUEST_FIELDS.get(question.input, question.input),
-        options=(_option(pack, item) for item in question.options),
-    )
-
-
-def _option(pack: Pack, option: Option) -> rec.PolicyOption:
-    return rec.PolicyOption(
-        id=option.id,
-        value=option.value,
-        votes=(number(method) for method in option.votes),
-        provenance=pack.provenance(option.source),
     )
 
 

@@ -54,8 +54,9 @@ class Case:
 
 
 def warnings(pack: Pack, answers: Answers, method: Method) -> tuple[CautionRule, ...]:
-    """The pack's cautions that apply to a method."""
-    return tuple(rule for rule in pack.rules.cautions if rule.method is method and matches(rule.when, answers))
+    """The pack's cautions that apply to a method; the hard ones are the hardware gate's."""
+    soft = (rule for rule in pack.rules.cautions if rule.method is method and not rule.hard)
+    return tuple(rule for rule in soft if matches(rule.when, answers))
 
 
 def caution_code(rule: CautionRule) -> str:

@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Domain values as messages of the contract; nothing is decided here."""
 
-from collections.abc import Iterable
-
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
 
 from finetree_recommender.advisor import Recommendation
 from finetree_recommender.assess import Assessment
 from finetree_recommender.estimates import FitState, Priced
-from finetree_recommender.methods import TRAINABLE_HERE, Method
-from finetree_recommender.pack import Pack
+from finetree_recommender.methods import Method
 from finetree_recommender.summary import headline, paragraph
 from finetree_recommender.trace import Caution, Step
 
@@ -58,35 +54,6 @@ def number(method: Method | None) -> rec.Method.ValueType:
 def method_of(value: rec.Method.ValueType) -> Method:
     """The method that a number of the contract means."""
     return Method(rec.Method.Name(value).removeprefix("METHOD_"))
-
-
-def cards(pack: Pack, methods: Iterable[Method]) -> list[rec.MethodCard]:
-    """Cards of methods."""
-    return [_card(pack, method) for method in methods]
-
-
-def _card(pack: Pack, method: Method) -> rec.MethodCard:
-    card = pack.card(method)
-    figure = card.quality_percent
-    quality = ev.Interval(low=figure.low, expected=figure.expected, high=figure.high)
-    quality.provenance.add().CopyFrom(pack.provenance(figure.source))
-    return rec.MethodCard(
-        method=number(method),
-        title=card.title,
-        description=card.description,
-        when_to_use=card.when_to_use,
-        when_not_to_use=card.when_not_to_use,
-        badges=card.badges,
-        stars=int(card.stars.value),
-        minimum_gpu_gb=card.minimum_gpu_gb.value,
-        quality_percent=quality,
-        mergeable=card.mergeable.value,
-        parameters=[
-            rec.ParameterGuide(field_path=item.field_path, default_value=item.default_value, help=item.help)
-            for item in card.parameters
-        ],
-        trainable_here=method in TRAINABLE_HERE,
-    )
 
 
 def _verdict(answer: Recommendation) -> rec.Verdict:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from finetree_recommender.cards import Card
+from finetree_recommender.content import Content
 from finetree_recommender.methods import Method
 from finetree_recommender.recipe_rules import Adaptation, BatchRules, SequenceRules, Table
 
@@ -142,12 +143,20 @@ class BudgetBracket:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An answer and the methods that it votes for."""
+    """An answer, how it is shown, and the methods that it votes for.
+
+    `request` is what the answer adds to a RecommendRequest, as proto JSON; `upgrade` says that no method is for it.
+    """
 
     id: str
     value: str
     votes: tuple[Method, ...]
     source: str
+    label: str = ""
+    badge: str = ""
+    tooltip: str = ""
+    request: str = ""
+    upgrade: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +166,16 @@ class Question:
     id: str
     input: str
     options: tuple[Option, ...]
+    text: str = ""
+    help: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CautionRule:
-    """Advice against a method."""
+    """Advice against a method; what is `hard` the hardware gate keeps, and nobody need be cautioned.
+
+    `also` are further methods that it points to, after `redirect`.
+    """
 
     id: str
     method: Method
@@ -169,6 +183,8 @@ class CautionRule:
     message: str
     source: str
     redirect: Method | None = None
+    also: tuple[Method, ...] = ()
+    hard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,4 +247,5 @@ class Rules:
     recipe: tuple[Table, ...]
     batch: BatchRules
     sequence: SequenceRules
+    content: Content
     methods: tuple[Card, ...]

@@ -7,7 +7,7 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.identity import distribution_version
 from grpc import aio
 
-from finetree_recommender import policies, replies
+from finetree_recommender import card_replies, policies, replies
 from finetree_recommender.advisor import Advisor, check_pin
 from finetree_recommender.library import Library
 from finetree_recommender.pack import DEFAULT_PACK
@@ -38,8 +38,9 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> rec.ListMethodsResponse:
         """Cards of the five methods, in the pack's order."""
         pack = self._advisor.pack(request.policy)
-        cards = replies.cards(pack, (card.method for card in pack.rules.methods))
-        return rec.ListMethodsResponse(methods=cards, revision=ev.Revision(pack=pack.revision))
+        cards = card_replies.cards(pack, (card.method for card in pack.rules.methods))
+        revision = ev.Revision(pack=pack.revision)
+        return rec.ListMethodsResponse(methods=cards, revision=revision, guide=card_replies.guide(pack))
 
     async def GetMethod(
         self,
@@ -48,7 +49,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> rec.GetMethodResponse:
         """Card of one method."""
         pack = self._advisor.pack(request.policy)
-        card = replies.cards(pack, [replies.method_of(request.method)])[0]
+        card = card_replies.cards(pack, [replies.method_of(request.method)])[0]
         return rec.GetMethodResponse(method=card, revision=ev.Revision(pack=pack.revision))
 
     async def ListPolicies(

@@ -44,6 +44,8 @@ def count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot:
         for method in option.votes:
             votes[method][question.id] = 1
         outcome = f"a vote for {', '.join(option.votes)}" if option.votes else "no preference"
+        if option.upgrade:
+            outcome = "for an upgrade of the GPU, and for no method"
         steps.append(Step("votes", option.id, outcome, pack.provenance(option.source), answers.read(question.input)))
     unanswered = sum(answers.get(question.input) == UNKNOWN for question in pack.rules.questions)
     return Ballot(votes, feasible, tuple(steps), unanswered)

@@ -430,6 +430,38 @@ CONFIDENCE_LEVEL_HIGH: ConfidenceLevel.ValueType  # 3
 """Little doubt."""
 Global___ConfidenceLevel: _TypeAlias = ConfidenceLevel  # noqa: Y015
 
+class _EfficiencyLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EfficiencyLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EfficiencyLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EFFICIENCY_LEVEL_UNSPECIFIED: _EfficiencyLevel.ValueType  # 0
+    """Not stated."""
+    EFFICIENCY_LEVEL_LOW: _EfficiencyLevel.ValueType  # 1
+    """Slow and expensive."""
+    EFFICIENCY_LEVEL_BALANCED: _EfficiencyLevel.ValueType  # 2
+    """Balanced."""
+    EFFICIENCY_LEVEL_HIGH: _EfficiencyLevel.ValueType  # 3
+    """Efficient."""
+    EFFICIENCY_LEVEL_VERY_HIGH: _EfficiencyLevel.ValueType  # 4
+    """Very efficient."""
+
+class EfficiencyLevel(_EfficiencyLevel, metaclass=_EfficiencyLevelEnumTypeWrapper):
+    """How a method trades quality for resources."""
+
+EFFICIENCY_LEVEL_UNSPECIFIED: EfficiencyLevel.ValueType  # 0
+"""Not stated."""
+EFFICIENCY_LEVEL_LOW: EfficiencyLevel.ValueType  # 1
+"""Slow and expensive."""
+EFFICIENCY_LEVEL_BALANCED: EfficiencyLevel.ValueType  # 2
+"""Balanced."""
+EFFICIENCY_LEVEL_HIGH: EfficiencyLevel.ValueType  # 3
+"""Efficient."""
+EFFICIENCY_LEVEL_VERY_HIGH: EfficiencyLevel.ValueType  # 4
+"""Very efficient."""
+Global___EfficiencyLevel: _TypeAlias = EfficiencyLevel  # noqa: Y015
+
 class _PolicyOrigin:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1235,6 +1267,7 @@ class ListMethodsResponse(_message.Message):
 
     METHODS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    GUIDE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodCard]:
         """The five cards."""
@@ -1243,15 +1276,20 @@ class ListMethodsResponse(_message.Message):
     def revision(self) -> _evidence_pb2.Revision:
         """The pack."""
 
+    @_builtins.property
+    def guide(self) -> Global___Guide:
+        """What the pack says beside the cards."""
+
     def __init__(
         self,
         *,
         methods: _abc.Iterable[Global___MethodCard] | None = ...,
         revision: _evidence_pb2.Revision | None = ...,
+        guide: Global___Guide | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["guide", b"guide", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["methods", b"methods", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guide", b"guide", "methods", b"methods", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1331,6 +1369,17 @@ class MethodCard(_message.Message):
     MERGEABLE_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     TRAINABLE_HERE_FIELD_NUMBER: _builtins.int
+    TOOLTIP_FIELD_NUMBER: _builtins.int
+    BEST_FOR_FIELD_NUMBER: _builtins.int
+    EFFICIENCY_FIELD_NUMBER: _builtins.int
+    EFFICIENCY_LABEL_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
+    BADGE_DETAILS_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    HARDWARE_FIELD_NUMBER: _builtins.int
+    REFERENCE_COST_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     method: Global___Method.ValueType
     """The method."""
     title: _builtins.str
@@ -1345,6 +1394,16 @@ class MethodCard(_message.Message):
     """Whether the result can be merged into the base."""
     trainable_here: _builtins.bool
     """Whether this suite trains it today."""
+    tooltip: _builtins.str
+    """One line on when to use it, for a tooltip."""
+    best_for: _builtins.str
+    """What it suits best, in a few words."""
+    efficiency: Global___EfficiencyLevel.ValueType
+    """How it trades quality for resources."""
+    efficiency_label: _builtins.str
+    """The same in the pack's words, for a badge."""
+    warning: _builtins.bool
+    """Whether the pack warns of it where it gives others stars."""
     @_builtins.property
     def when_to_use(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """When to use it."""
@@ -1365,6 +1424,30 @@ class MethodCard(_message.Message):
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterGuide]:
         """Parameters worth knowing."""
 
+    @_builtins.property
+    def badge_details(self) -> _containers.RepeatedCompositeFieldContainer[Global___Badge]:
+        """The labels of `badges` with their tooltips, in the same order."""
+
+    @_builtins.property
+    def figures(self) -> _containers.RepeatedCompositeFieldContainer[Global___CardFigure]:
+        """What the pack says of it in figures: memory, speed, price class and the like."""
+
+    @_builtins.property
+    def hardware(self) -> _containers.RepeatedCompositeFieldContainer[Global___HardwareRow]:
+        """GPUs for which the pack's hardware chart names it."""
+
+    @_builtins.property
+    def reference_cost(self) -> Global___ReferenceCost:
+        """Time and cost by size of the dataset, on the pack's reference GPU for the method."""
+
+    @_builtins.property
+    def advice(self) -> _containers.RepeatedCompositeFieldContainer[Global___Advice]:
+        """When not to use it, rule by rule, and what to use instead."""
+
+    @_builtins.property
+    def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvidenceRow]:
+        """Published and measured results."""
+
     def __init__(
         self,
         *,
@@ -1380,14 +1463,415 @@ class MethodCard(_message.Message):
         mergeable: _builtins.bool = ...,
         parameters: _abc.Iterable[Global___ParameterGuide] | None = ...,
         trainable_here: _builtins.bool = ...,
+        tooltip: _builtins.str = ...,
+        best_for: _builtins.str = ...,
+        efficiency: Global___EfficiencyLevel.ValueType = ...,
+        efficiency_label: _builtins.str = ...,
+        warning: _builtins.bool = ...,
+        badge_details: _abc.Iterable[Global___Badge] | None = ...,
+        figures: _abc.Iterable[Global___CardFigure] | None = ...,
+        hardware: _abc.Iterable[Global___HardwareRow] | None = ...,
+        reference_cost: Global___ReferenceCost | None = ...,
+        advice: _abc.Iterable[Global___Advice] | None = ...,
+        evidence: _abc.Iterable[Global___EvidenceRow] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["quality_percent", b"quality_percent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quality_percent", b"quality_percent", "reference_cost", b"reference_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["badges", b"badges", "description", b"description", "mergeable", b"mergeable", "method", b"method", "minimum_gpu_gb", b"minimum_gpu_gb", "parameters", b"parameters", "quality_percent", b"quality_percent", "stars", b"stars", "title", b"title", "trainable_here", b"trainable_here", "when_not_to_use", b"when_not_to_use", "when_to_use", b"when_to_use"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "badge_details", b"badge_details", "badges", b"badges", "best_for", b"best_for", "description", b"description", "efficiency", b"efficiency", "efficiency_label", b"efficiency_label", "evidence", b"evidence", "figures", b"figures", "hardware", b"hardware", "mergeable", b"mergeable", "method", b"method", "minimum_gpu_gb", b"minimum_gpu_gb", "parameters", b"parameters", "quality_percent", b"quality_percent", "reference_cost", b"reference_cost", "stars", b"stars", "title", b"title", "tooltip", b"tooltip", "trainable_here", b"trainable_here", "warning", b"warning", "when_not_to_use", b"when_not_to_use", "when_to_use", b"when_to_use"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MethodCard: _TypeAlias = MethodCard  # noqa: Y015
+
+@_typing.final
+class Badge(_message.Message):
+    """A short label and what it means."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    TOOLTIP_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """The label."""
+    tooltip: _builtins.str
+    """What it means, in one line."""
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        tooltip: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "tooltip", b"tooltip"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Badge: _TypeAlias = Badge  # noqa: Y015
+
+@_typing.final
+class CardFigure(_message.Message):
+    """A figure of a method card."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Stable name, for example "memory_percent"; it carries the unit."""
+    label: _builtins.str
+    """Label for people."""
+    text: _builtins.str
+    """The figure in words, for example "10 %" or "under 1 %"."""
+    note: _builtins.str
+    """What to keep in mind when reading it; empty when nothing."""
+    @_builtins.property
+    def interval(self) -> _evidence_pb2.Interval:
+        """The figure as a number, where it is one."""
+
+    @_builtins.property
+    def provenance(self) -> _evidence_pb2.Provenance:
+        """Where it comes from."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        label: _builtins.str = ...,
+        text: _builtins.str = ...,
+        interval: _evidence_pb2.Interval | None = ...,
+        note: _builtins.str = ...,
+        provenance: _evidence_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "label", b"label", "name", b"name", "note", b"note", "provenance", b"provenance", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CardFigure: _TypeAlias = CardFigure  # noqa: Y015
+
+@_typing.final
+class HardwareRow(_message.Message):
+    """A row of a hardware chart."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    MARKETED_MEMORY_GB_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    TOTAL_SECONDS_FIELD_NUMBER: _builtins.int
+    COST_USD_MONTH_FIELD_NUMBER: _builtins.int
+    COST_OPEN_ENDED_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    accelerator: _builtins.str
+    """GPU in words."""
+    marketed_memory_gb: _builtins.float
+    """Its memory as marketed, GB."""
+    method: Global___Method.ValueType
+    """Method for it; unspecified when none is recommended."""
+    cost_open_ended: _builtins.bool
+    """Whether the month can cost more than the figure."""
+    note: _builtins.str
+    """What to keep in mind when reading it; empty when nothing."""
+    @_builtins.property
+    def total_seconds(self) -> _evidence_pb2.Interval:
+        """Seconds of a run."""
+
+    @_builtins.property
+    def cost_usd_month(self) -> _evidence_pb2.Interval:
+        """USD a month."""
+
+    def __init__(
+        self,
+        *,
+        accelerator: _builtins.str = ...,
+        marketed_memory_gb: _builtins.float = ...,
+        method: Global___Method.ValueType = ...,
+        total_seconds: _evidence_pb2.Interval | None = ...,
+        cost_usd_month: _evidence_pb2.Interval | None = ...,
+        cost_open_ended: _builtins.bool = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost_usd_month", b"cost_usd_month", "total_seconds", b"total_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "cost_open_ended", b"cost_open_ended", "cost_usd_month", b"cost_usd_month", "marketed_memory_gb", b"marketed_memory_gb", "method", b"method", "note", b"note", "total_seconds", b"total_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HardwareRow: _TypeAlias = HardwareRow  # noqa: Y015
+
+@_typing.final
+class ReferenceCost(_message.Message):
+    """Time and cost of a method on a reference GPU."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    USD_PER_HOUR_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    accelerator: _builtins.str
+    """GPU in words."""
+    basis: _builtins.str
+    """What the figures hold for, for example the size of the model."""
+    @_builtins.property
+    def usd_per_hour(self) -> _evidence_pb2.Interval:
+        """USD an hour."""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetCost]:
+        """Rows, the smallest dataset first."""
+
+    def __init__(
+        self,
+        *,
+        accelerator: _builtins.str = ...,
+        usd_per_hour: _evidence_pb2.Interval | None = ...,
+        rows: _abc.Iterable[Global___DatasetCost] | None = ...,
+        basis: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usd_per_hour", b"usd_per_hour"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "basis", b"basis", "rows", b"rows", "usd_per_hour", b"usd_per_hour"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReferenceCost: _TypeAlias = ReferenceCost  # noqa: Y015
+
+@_typing.final
+class DatasetCost(_message.Message):
+    """Time and cost of a method for one size of dataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    TOTAL_SECONDS_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    examples: _builtins.int
+    """Rows of the dataset."""
+    @_builtins.property
+    def total_seconds(self) -> _evidence_pb2.Interval:
+        """Seconds of a run."""
+
+    @_builtins.property
+    def cost_usd(self) -> _evidence_pb2.Interval:
+        """USD of a run: hours times the price of an hour."""
+
+    def __init__(
+        self,
+        *,
+        examples: _builtins.int = ...,
+        total_seconds: _evidence_pb2.Interval | None = ...,
+        cost_usd: _evidence_pb2.Interval | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "total_seconds", b"total_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "examples", b"examples", "total_seconds", b"total_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetCost: _TypeAlias = DatasetCost  # noqa: Y015
+
+@_typing.final
+class Advice(_message.Message):
+    """Advice against a method."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    REDIRECTS_FIELD_NUMBER: _builtins.int
+    EXCLUDES_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    rule_id: _builtins.str
+    """Rule that gives it."""
+    text: _builtins.str
+    """One line for people."""
+    excludes: _builtins.bool
+    """Whether it excludes the method, where other advice only warns."""
+    @_builtins.property
+    def redirects(self) -> _containers.RepeatedScalarFieldContainer[Global___Method.ValueType]:
+        """Methods that it points to instead, the nearest first."""
+
+    @_builtins.property
+    def provenance(self) -> _evidence_pb2.Provenance:
+        """Where it comes from."""
+
+    def __init__(
+        self,
+        *,
+        rule_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        redirects: _abc.Iterable[Global___Method.ValueType] | None = ...,
+        excludes: _builtins.bool = ...,
+        provenance: _evidence_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excludes", b"excludes", "provenance", b"provenance", "redirects", b"redirects", "rule_id", b"rule_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Advice: _TypeAlias = Advice  # noqa: Y015
+
+@_typing.final
+class EvidenceRow(_message.Message):
+    """A published or measured result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Stable id."""
+    claim: _builtins.str
+    """What was found."""
+    text: _builtins.str
+    """The result in words, for example "1.10 times LoRA"."""
+    @_builtins.property
+    def interval(self) -> _evidence_pb2.Interval:
+        """The result as a number, where it is one; the text names its unit."""
+
+    @_builtins.property
+    def provenance(self) -> _evidence_pb2.Provenance:
+        """Where it comes from."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        claim: _builtins.str = ...,
+        text: _builtins.str = ...,
+        interval: _evidence_pb2.Interval | None = ...,
+        provenance: _evidence_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "id", b"id", "interval", b"interval", "provenance", b"provenance", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvidenceRow: _TypeAlias = EvidenceRow  # noqa: Y015
+
+@_typing.final
+class Guide(_message.Message):
+    """What a pack says beside its cards, for a dashboard and a wizard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTIONS_FIELD_NUMBER: _builtins.int
+    SITUATIONS_FIELD_NUMBER: _builtins.int
+    QUICK_REFERENCE_FIELD_NUMBER: _builtins.int
+    SCENARIOS_FIELD_NUMBER: _builtins.int
+    HARDWARE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyQuestion]:
+        """The questionnaire, in order; a question may be left out, its answer is then unknown."""
+
+    @_builtins.property
+    def situations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Situation]:
+        """Answers to typical situations, in a line each."""
+
+    @_builtins.property
+    def quick_reference(self) -> _containers.RepeatedCompositeFieldContainer[Global___Situation]:
+        """The quick-reference card."""
+
+    @_builtins.property
+    def scenarios(self) -> _containers.RepeatedCompositeFieldContainer[Global___Situation]:
+        """Worked examples."""
+
+    @_builtins.property
+    def hardware(self) -> _containers.RepeatedCompositeFieldContainer[Global___HardwareRow]:
+        """The hardware chart, the largest GPU first."""
+
+    def __init__(
+        self,
+        *,
+        questions: _abc.Iterable[Global___PolicyQuestion] | None = ...,
+        situations: _abc.Iterable[Global___Situation] | None = ...,
+        quick_reference: _abc.Iterable[Global___Situation] | None = ...,
+        scenarios: _abc.Iterable[Global___Situation] | None = ...,
+        hardware: _abc.Iterable[Global___HardwareRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "questions", b"questions", "quick_reference", b"quick_reference", "scenarios", b"scenarios", "situations", b"situations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Guide: _TypeAlias = Guide  # noqa: Y015
+
+@_typing.final
+class Situation(_message.Message):
+    """A situation and the method for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    REQUIREMENTS_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Stable id."""
+    title: _builtins.str
+    """The situation in a few words."""
+    method: Global___Method.ValueType
+    """The method for it."""
+    note: _builtins.str
+    """What to keep in mind when reading it; empty when nothing."""
+    @_builtins.property
+    def requirements(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is asked for, one line each."""
+
+    @_builtins.property
+    def request(self) -> Global___RecommendRequest:
+        """The same as a request, without a model."""
+
+    @_builtins.property
+    def settings(self) -> _run_spec_pb2.RunSpec:
+        """Settings that go with the method; unset when there are none."""
+
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why, one line each."""
+
+    @_builtins.property
+    def provenance(self) -> _evidence_pb2.Provenance:
+        """Where it comes from."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        requirements: _abc.Iterable[_builtins.str] | None = ...,
+        request: Global___RecommendRequest | None = ...,
+        method: Global___Method.ValueType = ...,
+        settings: _run_spec_pb2.RunSpec | None = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        provenance: _evidence_pb2.Provenance | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "request", b"request", "settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "method", b"method", "note", b"note", "provenance", b"provenance", "reasons", b"reasons", "request", b"request", "requirements", b"requirements", "settings", b"settings", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Situation: _TypeAlias = Situation  # noqa: Y015
 
 @_typing.final
 class ParameterGuide(_message.Message):
@@ -1398,26 +1882,88 @@ class ParameterGuide(_message.Message):
     FIELD_PATH_FIELD_NUMBER: _builtins.int
     DEFAULT_VALUE_FIELD_NUMBER: _builtins.int
     HELP_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
     field_path: _builtins.str
     """RunSpec path."""
     default_value: _builtins.str
     """Default in words."""
     help: _builtins.str
     """What it does."""
+    @_builtins.property
+    def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterChoice]:
+        """Values to choose from, where the pack compares some."""
+
     def __init__(
         self,
         *,
         field_path: _builtins.str = ...,
         default_value: _builtins.str = ...,
         help: _builtins.str = ...,
+        choices: _abc.Iterable[Global___ParameterChoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_value", b"default_value", "field_path", b"field_path", "help", b"help"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "default_value", b"default_value", "field_path", b"field_path", "help", b"help"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ParameterGuide: _TypeAlias = ParameterGuide  # noqa: Y015
+
+@_typing.final
+class ParameterChoice(_message.Message):
+    """A value of a parameter and when to choose it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    USE_FOR_FIELD_NUMBER: _builtins.int
+    RECOMMENDED_FIELD_NUMBER: _builtins.int
+    QUALITY_PERCENT_FIELD_NUMBER: _builtins.int
+    MINIMUM_GPU_GB_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """The value, as in a job file."""
+    label: _builtins.str
+    """Its name for people."""
+    recommended: _builtins.bool
+    """Whether it is the usual choice."""
+    minimum_gpu_gb: _builtins.float
+    """GPU memory that the pack asks for, GB as marketed; 0 when it says nothing."""
+    note: _builtins.str
+    """What to keep in mind when reading it; empty when nothing."""
+    @_builtins.property
+    def use_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to use it for, one line each."""
+
+    @_builtins.property
+    def quality_percent(self) -> _evidence_pb2.Interval:
+        """Quality in percent of full fine-tuning."""
+
+    @_builtins.property
+    def provenance(self) -> _evidence_pb2.Provenance:
+        """Where it comes from."""
+
+    def __init__(
+        self,
+        *,
+        value: _builtins.str = ...,
+        label: _builtins.str = ...,
+        use_for: _abc.Iterable[_builtins.str] | None = ...,
+        recommended: _builtins.bool = ...,
+        quality_percent: _evidence_pb2.Interval | None = ...,
+        minimum_gpu_gb: _builtins.float = ...,
+        note: _builtins.str = ...,
+        provenance: _evidence_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "quality_percent", b"quality_percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "minimum_gpu_gb", b"minimum_gpu_gb", "note", b"note", "provenance", b"provenance", "quality_percent", b"quality_percent", "recommended", b"recommended", "use_for", b"use_for", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParameterChoice: _TypeAlias = ParameterChoice  # noqa: Y015
 
 @_typing.final
 class ListPoliciesRequest(_message.Message):
@@ -1653,6 +2199,8 @@ class PolicyOption(_message.Message):
     TOOLTIP_FIELD_NUMBER: _builtins.int
     VOTES_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
+    UPGRADE_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, as in the trace."""
     value: _builtins.str
@@ -1663,6 +2211,8 @@ class PolicyOption(_message.Message):
     """Short label, as a star; empty when none."""
     tooltip: _builtins.str
     """What it means."""
+    upgrade: _builtins.bool
+    """Whether it means that the hardware is to be upgraded first."""
     @_builtins.property
     def votes(self) -> _containers.RepeatedScalarFieldContainer[Global___Method.ValueType]:
         """Methods that it votes for; empty where the pack does not vote, or any method will do."""
@@ -1670,6 +2220,10 @@ class PolicyOption(_message.Message):
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
         """Where it comes from."""
+
+    @_builtins.property
+    def request(self) -> Global___RecommendRequest:
+        """What the answer adds to a request: merge it; unset where the pack does not say."""
 
     def __init__(
         self,
@@ -1681,10 +2235,12 @@ class PolicyOption(_message.Message):
         tooltip: _builtins.str = ...,
         votes: _abc.Iterable[Global___Method.ValueType] | None = ...,
         provenance: _evidence_pb2.Provenance | None = ...,
+        upgrade: _builtins.bool = ...,
+        request: Global___RecommendRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["badge", b"badge", "id", b"id", "label", b"label", "provenance", b"provenance", "tooltip", b"tooltip", "value", b"value", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["badge", b"badge", "id", b"id", "label", b"label", "provenance", b"provenance", "request", b"request", "tooltip", b"tooltip", "upgrade", b"upgrade", "value", b"value", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
