@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """All five methods beside each other: how each fared, why, and its figures."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 
-from finetree_recommender import fit
-from finetree_recommender.estimates import Evidence, FitState, Priced
-from finetree_recommender.figures import pack_cost, pack_seconds, quality
+from finetree_recommender import fit, pareto
+from finetree_recommender.estimates import Evidence, FitState
+from finetree_recommender.figures import pack_bytes, pack_cost, pack_seconds, quality
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
+from finetree_recommender.pareto import Figures
 from finetree_recommender.pipeline import Decision
 from finetree_recommender.reasons import Case, Standing, reasons
 from finetree_recommender.trace import Reason
@@ -38,51 +39,46 @@ def assess(pack: Pack, inputs: Inputs, evidence: Evidence | None, decision: Deci
     """Assess all five methods, the verdict first, then in the order of stars."""
     bests = {method: fit.best(evidence, method).priced for method in Method} if evidence is not None else {}
     priced = {method: found for method, found in bests.items() if found is not None}
-    running = {method: row for method, row in priced.items() if row.fit in (FitState.FITS, FitState.TIGHT)}
     order = sorted(Method, key=lambda method: (method is not decision.method, pack.stars_rank(method)))
-    cases = (Case(pack, inputs, decision, method, priced.get(method)) for method in order)
-    # The playbook's hours are those of 7B models: beside estimates of this model they would mislead.
-    return tuple(_assess(case, running, quote_pack=evidence is None) for case in cases)
+    cases = [Case(pack, inputs, decision, method, priced.get(method)) for method in order]
+    # The playbook's figures are those of 7B models: beside estimates of this model they would mislead.
+    figures = {case.method: _figures(case, quote_pack=evidence is None) for case in cases}
+    running = {case.method: figures[case.method] for case in cases if _runs(case, evidence)}
+    rivals = pareto.dominators(running, pack.rules.stars_order.methods)
+    return tuple(_assess(case, figures[case.method], running, rivals.get(case.method)) for case in cases)
 
 
-def _assess(case: Case, running: Mapping[Method, Priced], *, quote_pack: bool) -> Assessment:
+def _runs(case: Case, evidence: Evidence | None) -> bool:
+    """Whether a method is one to choose from: it fits or, unpriced, the gate lets it through."""
+    if evidence is None:
+        return case.feasible
+    return case.priced is not None and case.priced.fit in (FitState.FITS, FitState.TIGHT)
+
+
+def _figures(case: Case, *, quote_pack: bool) -> Figures:
     pack, method, priced = case.pack, case.method, case.priced
-    rival = _dominator(pack, method, running)
-    examples = case.inputs.examples if quote_pack else None
-    seconds, cost = pack_seconds(pack, method, examples), pack_cost(pack, method, examples)
+    grade = quality(pack, method)
     if priced is not None:
-        seconds, cost = priced.total_seconds, priced.cost if priced.currency == "USD" else None
+        cost = priced.cost if priced.currency == "USD" else None
+        return Figures(grade, priced.device_bytes, priced.total_seconds, cost)
+    if not quote_pack:
+        return Figures(grade)
+    examples = case.inputs.examples
+    seconds, cost = pack_seconds(pack, method, examples), pack_cost(pack, method, examples)
+    return Figures(grade, pack_bytes(pack, method), seconds, cost)
+
+
+def _assess(case: Case, figures: Figures, running: Collection[Method], rival: Method | None) -> Assessment:
     return Assessment(
-        method=method,
+        method=case.method,
         standing=case.standing,
         reasons=tuple(reasons(case)),
-        votes=case.decision.choice.ballot.votes[method],
-        badges=pack.card(method).badge_labels,
-        quality_percent=quality(pack, method),
-        device_bytes=priced.device_bytes if priced is not None else None,
-        total_seconds=seconds,
-        cost_usd=cost,
-        on_frontier=method in running and rival is None,
+        votes=case.decision.choice.ballot.votes[case.method],
+        badges=case.pack.card(case.method).badge_labels,
+        quality_percent=figures.quality_percent,
+        device_bytes=figures.device_bytes,
+        total_seconds=figures.total_seconds,
+        cost_usd=figures.cost,
+        on_frontier=case.method in running and rival is None,
         dominated_by=rival,
     )
-
-
-def _dominator(pack: Pack, method: Method, running: Mapping[Method, Priced]) -> Method | None:
-    """A method that is at least as good in quality, memory, time and cost, and better in one; first by stars."""
-    if method not in running:
-        return None
-    ours = _scores(pack, method, running[method])
-    for rival in pack.rules.stars_order.methods:
-        if rival is not method and rival in running:
-            theirs = _scores(pack, rival, running[rival])
-            if theirs != ours and all(a <= b for a, b in zip(theirs, ours, strict=True)):
-                return rival
-    return None
-
-
-def _scores(pack: Pack, method: Method, priced: Priced) -> tuple[float, float, float, float]:
-    """Less is better in each."""
-    expected = -pack.card(method).quality_percent.expected
-    seconds = priced.total_seconds.expected if priced.total_seconds is not None else 0.0
-    cost = priced.cost.expected if priced.cost is not None else 0.0
-    return expected, priced.device_bytes.expected, seconds, cost

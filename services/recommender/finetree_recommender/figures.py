@@ -11,6 +11,8 @@ from finetree_recommender.pack import Pack
 
 SECONDS = 3600
 """Seconds of an hour."""
+BYTES_OF_GB = 1e9
+"""Bytes of a marketed GB."""
 
 
 def quality(pack: Pack, method: Method) -> ev.Interval:
@@ -33,6 +35,12 @@ def pack_cost(pack: Pack, method: Method, examples: int | None) -> ev.Interval |
     if hours is None:
         return None
     return _point(pack, hours * pack.rules.times.usd_per_hour[method], pack.rules.times.price_source)
+
+
+def pack_bytes(pack: Pack, method: Method) -> ev.Interval:
+    """The memory class that the playbook asks for, in bytes: what its own rules go by, not a peak."""
+    minimum = pack.card(method).minimum_gpu_gb
+    return _point(pack, minimum.value * BYTES_OF_GB, minimum.source)
 
 
 def _hours(pack: Pack, method: Method, examples: int | None) -> float | None:

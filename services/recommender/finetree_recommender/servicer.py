@@ -11,6 +11,7 @@ from finetree_recommender import card_replies, policies, replies
 from finetree_recommender.advisor import Advisor, check_pin
 from finetree_recommender.library import Library
 from finetree_recommender.pack import DEFAULT_PACK
+from finetree_recommender.pictures import frontier, tree
 
 SERVICE = "finetree_api.recommender.v1.RecommenderService"
 """Full name of the gRPC service."""
@@ -30,6 +31,28 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> rec.RecommendResponse:
         """Recommend a method and a recipe."""
         return replies.recommendation(await self._advisor.recommend(request))
+
+    async def RenderDecisionTree(
+        self,
+        request: rec.RenderDecisionTreeRequest,
+        context: aio.ServicerContext[rec.RenderDecisionTreeRequest, rec.RenderDecisionTreeResponse],
+    ) -> rec.RenderDecisionTreeResponse:
+        """Draw a pack's way of deciding."""
+        if not request.HasField("request"):
+            return tree.render(self._advisor.pack(request.policy), None, request.format)
+        question = rec.RecommendRequest()
+        question.CopyFrom(request.request)
+        question.policy = request.policy or question.policy
+        answer = await self._advisor.recommend(question)
+        return tree.render(answer.pack, answer, request.format)
+
+    async def RenderFrontier(
+        self,
+        request: rec.RenderFrontierRequest,
+        context: aio.ServicerContext[rec.RenderFrontierRequest, rec.RenderFrontierResponse],
+    ) -> rec.RenderFrontierResponse:
+        """Draw the five methods beside each other."""
+        return frontier.render(await self._advisor.recommend(request.request))
 
     async def ListMethods(
         self,
@@ -81,7 +104,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
             service="finetree-recommender",
             version=distribution_version("finetree-recommender"),
             api_revisions=["v1"],
-            features=["recommend", "method_cards", "policies"],
+            features=["recommend", "method_cards", "policies", "pictures"],
         )
         pack = self._advisor.pack(DEFAULT_PACK)
         return rec.GetServerInfoResponse(server=server, revision=ev.Revision(pack=pack.revision))

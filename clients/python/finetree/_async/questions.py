@@ -15,12 +15,14 @@ from finetree._shared import methods
 from finetree._shared.requests import (
     EstimateLike,
     MethodName,
+    PictureFormat,
     ProfileLike,
     RecommendLike,
     RevisionLike,
     View,
     batch_request,
     batch_results,
+    decision_tree_request,
     estimate_request,
     get_method_request,
     recommend_request,
@@ -51,6 +53,47 @@ class AsyncQuestions:
         return await self._transport.unary(
             methods.RECOMMEND, recommend_request(request), timeout=timeout, request_id=request_id
         )
+
+    async def render_decision_tree(
+        self,
+        request: RecommendLike | None = None,
+        *,
+        policy: str = "",
+        picture_format: PictureFormat | int = "text",
+        timeout: float | None = None,
+    ) -> recommender_pb2.RenderDecisionTreeResponse:
+        """How a rule pack decides, as a picture, and as nodes and edges with the ids that a trace uses.
+
+        Args:
+            request: a question whose way is marked: a RecommendRequest, or its proto JSON; None marks none.
+            policy: rule pack; empty means the request's, and without one the default.
+            picture_format: "text", "mermaid" or "svg".
+            timeout: seconds; None means the client's timeout, else 30.
+
+        Raises:
+            InvalidArgument: a field is wrong, or there is no such format.
+            NotFound: MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, POLICY_NOT_FOUND.
+            FailedPrecondition: REVISION_UNAVAILABLE.
+        """
+        question = decision_tree_request(request, policy, picture_format)
+        return await self._transport.unary(methods.RENDER_DECISION_TREE, question, timeout=timeout)
+
+    async def render_frontier(
+        self, request: RecommendLike, *, timeout: float | None = None
+    ) -> recommender_pb2.RenderFrontierResponse:
+        """The five methods beside each other by quality, memory, time and cost, as SVG.
+
+        Args:
+            request: a RecommendRequest, or its proto JSON as a dict; only `model` is required.
+            timeout: seconds; None means the client's timeout, else 30.
+
+        Raises:
+            InvalidArgument: a field is wrong; `violations` names it.
+            NotFound: MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, POLICY_NOT_FOUND.
+            FailedPrecondition: REVISION_UNAVAILABLE.
+        """
+        question = recommender_pb2.RenderFrontierRequest(request=recommend_request(request))
+        return await self._transport.unary(methods.RENDER_FRONTIER, question, timeout=timeout)
 
     async def list_methods(self, *, policy: str = "", timeout: float | None = None) -> list[recommender_pb2.MethodCard]:
         """The cards of the five methods.

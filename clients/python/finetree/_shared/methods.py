@@ -43,6 +43,20 @@ def _of(
 
 
 RECOMMEND = _of("recommender", "Recommend", recommender.RecommendRequest, recommender.RecommendResponse, ASKS_ANOTHER)
+RENDER_DECISION_TREE = _of(
+    "recommender",
+    "RenderDecisionTree",
+    recommender.RenderDecisionTreeRequest,
+    recommender.RenderDecisionTreeResponse,
+    ASKS_ANOTHER,
+)
+RENDER_FRONTIER = _of(
+    "recommender",
+    "RenderFrontier",
+    recommender.RenderFrontierRequest,
+    recommender.RenderFrontierResponse,
+    ASKS_ANOTHER,
+)
 LIST_METHODS = _of("recommender", "ListMethods", recommender.ListMethodsRequest, recommender.ListMethodsResponse)
 GET_METHOD = _of("recommender", "GetMethod", recommender.GetMethodRequest, recommender.GetMethodResponse)
 RECOMMENDER_INFO = _of(

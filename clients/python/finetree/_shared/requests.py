@@ -33,6 +33,7 @@ Mode = Literal["NOW", "CHECKPOINT"]
 Finding = Literal["TRUNCATED", "DROPPED", "NO_TARGET"]
 Collection = Literal["jobs", "datasets"]
 MethodName = Literal["full", "lora", "qlora", "prefix", "adapter"]
+PictureFormat = Literal["text", "mermaid", "svg"]
 
 
 def parent(project: str) -> str:
@@ -73,6 +74,15 @@ def enum_number(wrapper: Any, prefix: str, value: str | int, field: str) -> Any:
 def recommend_request(request: RecommendLike) -> recommender_pb2.RecommendRequest:
     """Request of Recommend."""
     return coerced(recommender_pb2.RecommendRequest, request)
+
+
+def decision_tree_request(
+    request: RecommendLike | None, policy: str, picture_format: PictureFormat | str | int
+) -> recommender_pb2.RenderDecisionTreeRequest:
+    """Request of RenderDecisionTree."""
+    number = enum_number(recommender_pb2.PictureFormat, "PICTURE_FORMAT_", picture_format, "format")
+    marked = recommend_request(request) if request is not None else None
+    return recommender_pb2.RenderDecisionTreeRequest(policy=policy, format=number, request=marked)
 
 
 def get_method_request(method: MethodName | str | int, policy: str) -> recommender_pb2.GetMethodRequest:

@@ -19,12 +19,16 @@ USABLE_BYTES = {"cpu": 8 * 2**30, "rtx-4090": 24 * 10**9}
 DIGEST = "sha256:" + "0" * 64
 REVISION = evidence_pb2.Revision(engine=evidence_pb2.RevisionComponent(id="fake-1", date="2026-01-01"))
 
+PICTURE = '<svg xmlns="http://www.w3.org/2000/svg"><title>A fake picture</title></svg>\n'
+
 
 class FakeAnswers:
     """Recommender and estimator."""
 
     def __init__(self, wire: Wire) -> None:
         wire.unary(methods.RECOMMEND, self.recommend)
+        wire.unary(methods.RENDER_DECISION_TREE, _decision_tree)
+        wire.unary(methods.RENDER_FRONTIER, _frontier)
         wire.unary(methods.LIST_METHODS, lambda _: rc.ListMethodsResponse(methods=_cards(), revision=REVISION))
         wire.unary(methods.GET_METHOD, self.get_method)
         wire.unary(methods.RECOMMENDER_INFO, lambda _: rc.GetServerInfoResponse(server=server("recommender")))
@@ -144,6 +148,22 @@ def _device(spec: run_spec_pb2.RunSpec) -> str:
     if name not in USABLE_BYTES:
         raise NotFound(f"no accelerator {name!r}", reason="ACCELERATOR_NOT_FOUND")
     return name
+
+
+def _decision_tree(request: rc.RenderDecisionTreeRequest) -> rc.RenderDecisionTreeResponse:
+    """One outcome, whatever is asked."""
+    contents = {rc.PICTURE_FORMAT_MERMAID: "flowchart TD\n  n0[LoRA]\n", rc.PICTURE_FORMAT_SVG: PICTURE}
+    return rc.RenderDecisionTreeResponse(
+        media_type="image/svg+xml" if request.format == rc.PICTURE_FORMAT_SVG else "text/plain; charset=utf-8",
+        content=contents.get(request.format, "-> LoRA\n"),
+        nodes=[rc.TreeNode(id="fake", kind=rc.TREE_NODE_KIND_OUTCOME, label="LoRA", method=rc.METHOD_LORA)],
+        taken_ids=["fake"] if request.HasField("request") else [],
+        revision=REVISION,
+    )
+
+
+def _frontier(_: rc.RenderFrontierRequest) -> rc.RenderFrontierResponse:
+    return rc.RenderFrontierResponse(media_type="image/svg+xml", content=PICTURE, revision=REVISION)
 
 
 def _cards() -> list[rc.MethodCard]:

@@ -430,6 +430,66 @@ CONFIDENCE_LEVEL_HIGH: ConfidenceLevel.ValueType  # 3
 """Little doubt."""
 Global___ConfidenceLevel: _TypeAlias = ConfidenceLevel  # noqa: Y015
 
+class _PictureFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PictureFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PictureFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PICTURE_FORMAT_UNSPECIFIED: _PictureFormat.ValueType  # 0
+    """Text."""
+    PICTURE_FORMAT_TEXT: _PictureFormat.ValueType  # 1
+    """Lines of at most 100 columns."""
+    PICTURE_FORMAT_MERMAID: _PictureFormat.ValueType  # 2
+    """A Mermaid flow chart."""
+    PICTURE_FORMAT_SVG: _PictureFormat.ValueType  # 3
+    """SVG without script, link or inline style."""
+
+class PictureFormat(_PictureFormat, metaclass=_PictureFormatEnumTypeWrapper):
+    """How a picture is written."""
+
+PICTURE_FORMAT_UNSPECIFIED: PictureFormat.ValueType  # 0
+"""Text."""
+PICTURE_FORMAT_TEXT: PictureFormat.ValueType  # 1
+"""Lines of at most 100 columns."""
+PICTURE_FORMAT_MERMAID: PictureFormat.ValueType  # 2
+"""A Mermaid flow chart."""
+PICTURE_FORMAT_SVG: PictureFormat.ValueType  # 3
+"""SVG without script, link or inline style."""
+Global___PictureFormat: _TypeAlias = PictureFormat  # noqa: Y015
+
+class _TreeNodeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TreeNodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TreeNodeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TREE_NODE_KIND_UNSPECIFIED: _TreeNodeKind.ValueType  # 0
+    """Not stated."""
+    TREE_NODE_KIND_DECISION: _TreeNodeKind.ValueType  # 1
+    """A question to the inputs."""
+    TREE_NODE_KIND_OUTCOME: _TreeNodeKind.ValueType  # 2
+    """What the rules choose."""
+    TREE_NODE_KIND_FIT: _TreeNodeKind.ValueType  # 3
+    """The check against the estimator, after every outcome."""
+    TREE_NODE_KIND_VOTE: _TreeNodeKind.ValueType  # 4
+    """A question whose answer votes; its votes are counted at "votes.plurality"."""
+
+class TreeNodeKind(_TreeNodeKind, metaclass=_TreeNodeKindEnumTypeWrapper):
+    """What a node of a decision tree is."""
+
+TREE_NODE_KIND_UNSPECIFIED: TreeNodeKind.ValueType  # 0
+"""Not stated."""
+TREE_NODE_KIND_DECISION: TreeNodeKind.ValueType  # 1
+"""A question to the inputs."""
+TREE_NODE_KIND_OUTCOME: TreeNodeKind.ValueType  # 2
+"""What the rules choose."""
+TREE_NODE_KIND_FIT: TreeNodeKind.ValueType  # 3
+"""The check against the estimator, after every outcome."""
+TREE_NODE_KIND_VOTE: TreeNodeKind.ValueType  # 4
+"""A question whose answer votes; its votes are counted at "votes.plurality"."""
+Global___TreeNodeKind: _TypeAlias = TreeNodeKind  # noqa: Y015
+
 class _EfficiencyLevel:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -959,9 +1019,12 @@ class MethodAssessment(_message.Message):
     verdict: Global___MethodVerdict.ValueType
     """The verdict on it."""
     on_pareto_frontier: _builtins.bool
-    """Whether no other method is at least as good in everything."""
+    """Whether it fits and no other method that fits dominates it. One method dominates another when it is better in at
+    least one of quality, memory, time and cost, worse in none, and its gains outweigh its losses in units of the
+    average interval; two figures of which each expected value lies in the other's interval count as equal.
+    """
     dominated_by: Global___Method.ValueType
-    """A method that is at least as good in everything."""
+    """The method that dominates it; unspecified for none."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodReason]:
         """Why, most important first."""
@@ -1236,6 +1299,262 @@ class RecipeEstimate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecipeEstimate: _TypeAlias = RecipeEstimate  # noqa: Y015
+
+@_typing.final
+class RenderDecisionTreeRequest(_message.Message):
+    """Request of RenderDecisionTree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """Rule pack; empty means the request's, and without one "playbook-1"."""
+    format: Global___PictureFormat.ValueType
+    """How the picture is written."""
+    @_builtins.property
+    def request(self) -> Global___RecommendRequest:
+        """Request whose way is marked; unset marks none."""
+
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        format: Global___PictureFormat.ValueType = ...,
+        request: Global___RecommendRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "policy", b"policy", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenderDecisionTreeRequest: _TypeAlias = RenderDecisionTreeRequest  # noqa: Y015
+
+@_typing.final
+class RenderDecisionTreeResponse(_message.Message):
+    """Response of RenderDecisionTree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    EDGES_FIELD_NUMBER: _builtins.int
+    TAKEN_IDS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    media_type: _builtins.str
+    """Media type of the content."""
+    content: _builtins.str
+    """The picture."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TreeNode]:
+        """What is decided and what can come of it, in the order of the picture."""
+
+    @_builtins.property
+    def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___TreeEdge]:
+        """What leads from one to the other."""
+
+    @_builtins.property
+    def taken_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the nodes and edges that the request passes, in order."""
+
+    @_builtins.property
+    def revision(self) -> _evidence_pb2.Revision:
+        """What it was drawn from, and what the request was answered with."""
+
+    def __init__(
+        self,
+        *,
+        media_type: _builtins.str = ...,
+        content: _builtins.str = ...,
+        nodes: _abc.Iterable[Global___TreeNode] | None = ...,
+        edges: _abc.Iterable[Global___TreeEdge] | None = ...,
+        taken_ids: _abc.Iterable[_builtins.str] | None = ...,
+        revision: _evidence_pb2.Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "edges", b"edges", "media_type", b"media_type", "nodes", b"nodes", "revision", b"revision", "taken_ids", b"taken_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenderDecisionTreeResponse: _TypeAlias = RenderDecisionTreeResponse  # noqa: Y015
+
+@_typing.final
+class TreeNode(_message.Message):
+    """One node of a decision tree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Stable id; the id of its rule, where it stands for one."""
+    kind: Global___TreeNodeKind.ValueType
+    """What it is."""
+    label: _builtins.str
+    """Its words."""
+    method: Global___Method.ValueType
+    """Method that it chooses; unspecified where it chooses none or one of several."""
+    taken: _builtins.bool
+    """Whether the request passes it."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___TreeLine]:
+        """Further lines, such as the options of a vote."""
+
+    @_builtins.property
+    def provenance(self) -> _evidence_pb2.Provenance:
+        """Where its rule comes from."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: Global___TreeNodeKind.ValueType = ...,
+        label: _builtins.str = ...,
+        lines: _abc.Iterable[Global___TreeLine] | None = ...,
+        method: Global___Method.ValueType = ...,
+        taken: _builtins.bool = ...,
+        provenance: _evidence_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "label", b"label", "lines", b"lines", "method", b"method", "provenance", b"provenance", "taken", b"taken"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TreeNode: _TypeAlias = TreeNode  # noqa: Y015
+
+@_typing.final
+class TreeLine(_message.Message):
+    """A further line of a node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    rule_id: _builtins.str
+    """Rule behind it, as the trace names it."""
+    text: _builtins.str
+    """Its words."""
+    taken: _builtins.bool
+    """Whether it applies to the request."""
+    def __init__(
+        self,
+        *,
+        rule_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        taken: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rule_id", b"rule_id", "taken", b"taken", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TreeLine: _TypeAlias = TreeLine  # noqa: Y015
+
+@_typing.final
+class TreeEdge(_message.Message):
+    """One edge of a decision tree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FROM_NODE_FIELD_NUMBER: _builtins.int
+    TO_NODE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Stable id."""
+    from_node: _builtins.str
+    """Id of the node that it leaves."""
+    to_node: _builtins.str
+    """Id of the node that it reaches."""
+    label: _builtins.str
+    """When it is taken, in words."""
+    taken: _builtins.bool
+    """Whether the request passes it."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        from_node: _builtins.str = ...,
+        to_node: _builtins.str = ...,
+        label: _builtins.str = ...,
+        taken: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_node", b"from_node", "id", b"id", "label", b"label", "taken", b"taken", "to_node", b"to_node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TreeEdge: _TypeAlias = TreeEdge  # noqa: Y015
+
+@_typing.final
+class RenderFrontierRequest(_message.Message):
+    """Request of RenderFrontier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___RecommendRequest:
+        """What to compare the methods for."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___RecommendRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenderFrontierRequest: _TypeAlias = RenderFrontierRequest  # noqa: Y015
+
+@_typing.final
+class RenderFrontierResponse(_message.Message):
+    """Response of RenderFrontier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    media_type: _builtins.str
+    """Media type of the content."""
+    content: _builtins.str
+    """The picture, as SVG."""
+    @_builtins.property
+    def revision(self) -> _evidence_pb2.Revision:
+        """What it was computed with."""
+
+    def __init__(
+        self,
+        *,
+        media_type: _builtins.str = ...,
+        content: _builtins.str = ...,
+        revision: _evidence_pb2.Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "media_type", b"media_type", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenderFrontierResponse: _TypeAlias = RenderFrontierResponse  # noqa: Y015
 
 @_typing.final
 class ListMethodsRequest(_message.Message):

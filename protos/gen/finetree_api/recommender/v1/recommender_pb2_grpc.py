@@ -39,6 +39,16 @@ class RecommenderServiceStub(object):
                 request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.RenderDecisionTree = channel.unary_unary(
+                '/finetree_api.recommender.v1.RecommenderService/RenderDecisionTree',
+                request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderDecisionTreeRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderDecisionTreeResponse.FromString,
+                _registered_method=True)
+        self.RenderFrontier = channel.unary_unary(
+                '/finetree_api.recommender.v1.RecommenderService/RenderFrontier',
+                request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderFrontierRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderFrontierResponse.FromString,
+                _registered_method=True)
         self.ListMethods = channel.unary_unary(
                 '/finetree_api.recommender.v1.RecommenderService/ListMethods',
                 request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListMethodsRequest.SerializeToString,
@@ -70,6 +80,18 @@ class RecommenderServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Recommend(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenderDecisionTree(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenderFrontier(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +134,16 @@ def add_RecommenderServiceServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RecommendRequest.FromString,
                     response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RecommendResponse.SerializeToString,
+            ),
+            'RenderDecisionTree': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenderDecisionTree,
+                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderDecisionTreeRequest.FromString,
+                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderDecisionTreeResponse.SerializeToString,
+            ),
+            'RenderFrontier': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenderFrontier,
+                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderFrontierRequest.FromString,
+                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderFrontierResponse.SerializeToString,
             ),
             'ListMethods': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMethods,
@@ -166,6 +198,60 @@ class RecommenderService(object):
             '/finetree_api.recommender.v1.RecommenderService/Recommend',
             finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
             finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenderDecisionTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.recommender.v1.RecommenderService/RenderDecisionTree',
+            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderDecisionTreeRequest.SerializeToString,
+            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderDecisionTreeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenderFrontier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.recommender.v1.RecommenderService/RenderFrontier',
+            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderFrontierRequest.SerializeToString,
+            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderFrontierResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,18 @@ class RecommenderServiceStub:
     Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
     POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
     """
+    RenderDecisionTree: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.RenderDecisionTreeRequest, _recommender_pb2.RenderDecisionTreeResponse]
+    """Draws how a pack decides; with a request, the way that it takes is marked.
+
+    Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
+    POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+    """
+    RenderFrontier: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.RenderFrontierRequest, _recommender_pb2.RenderFrontierResponse]
+    """Draws the five methods of a recommendation beside each other, by quality, memory, time and cost, as SVG.
+
+    Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
+    POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+    """
     ListMethods: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.ListMethodsRequest, _recommender_pb2.ListMethodsResponse]
     """Lists the five methods with their cards.
 
@@ -81,6 +93,18 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Recommend: _aio.UnaryUnaryMultiCallable[_recommender_pb2.RecommendRequest, _recommender_pb2.RecommendResponse]  # type: ignore[assignment]
     """Recommends a method. When the estimator does not answer, the reply rests on the pack alone and says so in a caution.
+
+    Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
+    POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+    """
+    RenderDecisionTree: _aio.UnaryUnaryMultiCallable[_recommender_pb2.RenderDecisionTreeRequest, _recommender_pb2.RenderDecisionTreeResponse]  # type: ignore[assignment]
+    """Draws how a pack decides; with a request, the way that it takes is marked.
+
+    Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
+    POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+    """
+    RenderFrontier: _aio.UnaryUnaryMultiCallable[_recommender_pb2.RenderFrontierRequest, _recommender_pb2.RenderFrontierResponse]  # type: ignore[assignment]
+    """Draws the five methods of a recommendation beside each other, by quality, memory, time and cost, as SVG.
 
     Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
     POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
@@ -126,6 +150,30 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_recommender_pb2.RecommendResponse, _abc.Awaitable[_recommender_pb2.RecommendResponse]]:
         """Recommends a method. When the estimator does not answer, the reply rests on the pack alone and says so in a caution.
+
+        Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
+        POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+        """
+
+    @_abc_1.abstractmethod
+    def RenderDecisionTree(
+        self,
+        request: _recommender_pb2.RenderDecisionTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommender_pb2.RenderDecisionTreeResponse, _abc.Awaitable[_recommender_pb2.RenderDecisionTreeResponse]]:
+        """Draws how a pack decides; with a request, the way that it takes is marked.
+
+        Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
+        POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+        """
+
+    @_abc_1.abstractmethod
+    def RenderFrontier(
+        self,
+        request: _recommender_pb2.RenderFrontierRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommender_pb2.RenderFrontierResponse, _abc.Awaitable[_recommender_pb2.RenderFrontierResponse]]:
+        """Draws the five methods of a recommendation beside each other, by quality, memory, time and cost, as SVG.
 
         Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
         POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which methods another one beats, over quality, memory, time and cost, with intervals in place of points.
+
+Two figures of which each expected value lies inside the other's interval are equal: neither source can tell them
+apart. A method dominates another when it is worse in nothing, better in something, and its gains outweigh its losses,
+each in units of what the intervals of that figure leave open on average. The last condition only weighs figures that
+count as equal; it keeps three methods from dominating each other in a circle, so that the frontier is never empty.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from finetree_api.types.v1 import evidence_pb2 as ev
+
+from finetree_recommender.methods import Method
+
+_LEAST_NOISE = 0.01
+"""Relative half-width that an interval counts with at least: a bare number is no more exact than that."""
+_ROUNDING = 1e-9
+"""Balance of gains and losses below which two methods are the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a method is compared by; None where there is no figure."""
+
+    quality_percent: ev.Interval
+    device_bytes: ev.Interval | None = None
+    total_seconds: ev.Interval | None = None
+    cost: ev.Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Dimension:
+    """A figure that all methods have; `sign` is 1 where more is better and -1 where less is."""
+
+    sign: int
+    values: Mapping[Method, ev.Interval]
+    noise: float
+
+    def gain(self, one: Method, other: Method) -> float:
+        """How much better one method is than another, in units of the noise; negative where it is worse."""
+        ratio = self.values[one].expected / self.values[other].expected
+        return self.sign * math.log(ratio) / self.noise
+
+    def apart(self, one: Method, other: Method) -> bool:
+        """Whether the figures of two methods can be told apart."""
+        return not equal(self.values[one], self.values[other])
+
+
+def dominators(figures: Mapping[Method, Figures], order: Sequence[Method]) -> dict[Method, Method]:
+    """For each method that is dominated, the method that dominates it, first in `order`."""
+    dimensions = _dimensions(figures)
+    found = {}
+    for method in figures:
+        rivals = (rival for rival in order if rival in figures and rival is not method)
+        better = next((rival for rival in rivals if _dominates(dimensions, rival, method)), None)
+        if better is not None:
+            found[method] = better
+    return found
+
+
+def equal(one: ev.Interval, other: ev.Interval) -> bool:
+    """Whether each expected value lies inside the other's interval."""
+    return other.low <= one.expected <= other.high and one.low <= other.expected <= one.high
+
+
+def _dominates(dimensions: Sequence[_Dimension], one: Method, other: Method) -> bool:
+    told_apart = [each.gain(one, other) for each in dimensions if each.apart(one, other)]
+    balance = sum(each.gain(one, other) for each in dimensions)
+    return bool(told_apart) and min(told_apart) > 0 and balance > _ROUNDING
+
+
+def _dimensions(figures: Mapping[Method, Figures]) -> list[_Dimension]:
+    """Figures that every method has: comparing some by more than others would let them dominate in a circle."""
+    columns: list[tuple[int, dict[Method, ev.Interval | None]]] = [
+        (1, {method: item.quality_percent for method, item in figures.items()}),
+        (-1, {method: item.device_bytes for method, item in figures.items()}),
+        (-1, {method: item.total_seconds for method, item in figures.items()}),
+        (-1, {method: item.cost for method, item in figures.items()}),
+    ]
+    found = []
+    for sign, column in columns:
+        values = {method: value for method, value in column.items() if value is not None and value.expected > 0}
+        if values and len(values) == len(figures):
+            found.append(_Dimension(sign, values, _noise(values.values())))
+    return found
+
+
+def _noise(values: Iterable[ev.Interval]) -> float:
+    """Average relative half-width of intervals."""
+    widths = [max((item.high - item.low) / (2 * item.expected), _LEAST_NOISE) for item in values]
+    return sum(widths) / len(widths)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way that a recommendation takes through the graph of its pack."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from finetree_recommender.advisor import Recommendation
+from finetree_recommender.answers import UNKNOWN, Answers, matches
+from finetree_recommender.pack import Pack
+from finetree_recommender.pictures.graph import FIT, GATE, MEMORY_KNOWN, UPGRADE, USE_CASES, VOTES, Graph
+from finetree_recommender.pipeline import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a request passes."""
+
+    ids: tuple[str, ...] = ()
+    """Boxes and arrows in the order of the way."""
+    rule_ids: frozenset[str] = frozenset()
+    """Rules of the trace: they mark the lines of boxes."""
+    verdict: str = ""
+    """What came of it, in words; empty where no request was asked about."""
+
+    def passes(self, some_id: str) -> bool:
+        """Whether a box or an arrow lies on the way."""
+        return some_id in self.ids
+
+    def applied(self, rule_id: str) -> bool:
+        """Whether a line's rule is in the trace."""
+        return rule_id in self.rule_ids
+
+
+def mark(graph: Graph, answer: Recommendation, headline: str) -> Way:
+    """The way of an answer, whose headline is told at its end."""
+    boxes = list(_boxes(answer.pack, answer.inputs.answers, answer.decision.choice))
+    arrows = {(arrow.start, arrow.end): arrow.id for arrow in graph.arrows}
+    ids = [boxes[0]]
+    for start, end in pairwise(boxes):
+        ids += [arrows[start, end], end]
+    answered = [question.id for question in answer.pack.rules.questions if _answered(answer, question.input)]
+    rule_ids = frozenset(step.rule_id for step in answer.trace)
+    return Way((*ids, *answered), rule_ids, headline)
+
+
+def _answered(answer: Recommendation, name: str) -> bool:
+    return answer.inputs.answers.get(name) != UNKNOWN
+
+
+def _boxes(pack: Pack, answers: Answers, choice: Choice) -> list[str]:
+    override = pack.rules.override.id
+    if choice.passage.upgrade:
+        return [GATE, UPGRADE, choice.rule_id, FIT]
+    if choice.overridden:
+        return [GATE, override, f"{override}.yes", FIT]
+    if choice.rule_id == VOTES:
+        return [GATE, override, VOTES, f"{VOTES}.yes", FIT]
+    return [GATE, override, VOTES, MEMORY_KNOWN, *_leaf(pack, answers), pack.rules.stars_order.id, FIT]
+
+
+def _leaf(pack: Pack, answers: Answers) -> list[str]:
+    if answers.memory == UNKNOWN:
+        rules = (*pack.rules.use_cases, pack.rules.default_leaf)
+        return [USE_CASES, next(rule.id for rule in rules if matches(rule.when, answers))]
+    nodes = {node.id: node for node in pack.rules.tree.nodes}
+    passed = [pack.rules.tree.root]
+    while True:
+        node = nodes[passed[-1]]
+        word = "yes" if matches(node.when, answers) else "no"
+        target = node.yes if word == "yes" else node.no
+        if target not in nodes:
+            return [*passed, f"{node.id}.{word}"]
+        passed.append(target)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decision graph as a Mermaid flow chart."""
+
+from collections.abc import Iterator
+
+from finetree_recommender.pictures.graph import Arrow, Box, Graph, Kind
+from finetree_recommender.pictures.marking import Way
+
+_SHAPES = {
+    Kind.DECISION: ("{{", "}}"),
+    Kind.OUTCOME: ("([", "])"),
+    Kind.FIT: ("[", "]"),
+    Kind.VOTE: ("[", "]"),
+}
+_ESCAPES = {"&": "#amp;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "#": "#35;", "`": "#96;"}
+
+
+def mermaid(graph: Graph, way: Way) -> str:
+    """The picture; Mermaid's own themes colour it, and a taken way has a thick border."""
+    numbers = {box_id: f"n{number}" for number, box_id in enumerate(graph.boxes)}
+    votes = graph.of_kind(Kind.VOTE)
+    others = graph.of_kind(Kind.DECISION, Kind.OUTCOME, Kind.FIT)
+    lines = ["flowchart TD", f"  accTitle: {_plain(graph.title)}"]
+    lines += [f"  {_box(numbers, box, way)}" for box in others]
+    lines += ['  subgraph votes["The votes"]', *(f"    {_box(numbers, box, way)}" for box in votes), "  end"]
+    lines += [f"  {_arrow(numbers, arrow, way)}" for arrow in graph.arrows]
+    lines += _classes(graph, way, numbers)
+    return "\n".join(lines) + "\n"
+
+
+def _box(numbers: dict[str, str], box: Box, way: Way) -> str:
+    opening, closing = _SHAPES[box.kind]
+    words = [_escaped(box.label)]
+    words += [f"{'✓ ' if way.applied(line.rule_id) else ''}{_escaped(line.text)}" for line in box.lines]
+    return f'{numbers[box.id]}{opening}"{"<br/>".join(words)}"{closing}'
+
+
+def _arrow(numbers: dict[str, str], arrow: Arrow, way: Way) -> str:
+    line = "==>" if way.passes(arrow.id) else "-->"
+    return f'{numbers[arrow.start]} {line}|"{_escaped(arrow.label)}"| {numbers[arrow.end]}'
+
+
+def _classes(graph: Graph, way: Way, numbers: dict[str, str]) -> Iterator[str]:
+    taken = [numbers[box_id] for box_id in graph.boxes if way.passes(box_id)]
+    if taken:
+        yield "  classDef taken stroke-width:4px,font-weight:bold"
+        yield f"  class {','.join(taken)} taken"
+
+
+def _escaped(text: str) -> str:
+    """Text that cannot end its quotes, nor be read as markup."""
+    return "".join(_ESCAPES.get(letter, letter) for letter in text if letter.isprintable())
+
+
+def _plain(text: str) -> str:
+    return "".join(letter for letter in text if letter.isalnum() or letter in " -_.")

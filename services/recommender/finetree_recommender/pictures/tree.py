@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reply of RenderDecisionTree."""
+
+from collections.abc import Callable, Iterator
+
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import evidence_pb2 as ev
+
+from finetree_recommender.advisor import Recommendation
+from finetree_recommender.pack import Pack
+from finetree_recommender.pictures.graph import Box, Graph, build
+from finetree_recommender.pictures.marking import Way, mark
+from finetree_recommender.pictures.mermaid import mermaid
+from finetree_recommender.pictures.text import text
+from finetree_recommender.pictures.tree_svg import tree_svg
+from finetree_recommender.replies import number
+from finetree_recommender.summary import headline
+
+SVG_TYPE = "image/svg+xml"
+_FORMATS: dict[int, tuple[str, Callable[[Graph, Way], str]]] = {
+    rec.PICTURE_FORMAT_UNSPECIFIED: ("text/plain; charset=utf-8", text),
+    rec.PICTURE_FORMAT_TEXT: ("text/plain; charset=utf-8", text),
+    rec.PICTURE_FORMAT_MERMAID: ("text/vnd.mermaid; charset=utf-8", mermaid),
+    rec.PICTURE_FORMAT_SVG: (SVG_TYPE, tree_svg),
+}
+
+
+def render(
+    pack: Pack, answer: Recommendation | None, picture_format: rec.PictureFormat.ValueType
+) -> rec.RenderDecisionTreeResponse:
+    """Draw a pack's way of deciding, with the way of an answer marked where there is one."""
+    graph = build(pack)
+    way = mark(graph, answer, headline(answer)) if answer is not None else Way()
+    media_type, draw = _FORMATS[picture_format]
+    return rec.RenderDecisionTreeResponse(
+        media_type=media_type,
+        content=draw(graph, way),
+        nodes=_nodes(pack, graph, way),
+        edges=[
+            rec.TreeEdge(id=a.id, from_node=a.start, to_node=a.end, label=a.label, taken=way.passes(a.id))
+            for a in graph.arrows
+        ],
+        taken_ids=way.ids,
+        revision=answer.revision if answer is not None else ev.Revision(pack=pack.revision),
+    )
+
+
+def _nodes(pack: Pack, graph: Graph, way: Way) -> Iterator[rec.TreeNode]:
+    for box in graph.boxes.values():
+        yield rec.TreeNode(
+            id=box.id,
+            kind=rec.TreeNodeKind.Value(f"TREE_NODE_KIND_{box.kind}"),
+            label=box.label,
+            lines=[
+                rec.TreeLine(rule_id=line.rule_id, text=line.text, taken=way.applied(line.rule_id))
+                for line in box.lines
+            ],
+            method=number(box.method),
+            taken=way.passes(box.id),
+            provenance=_provenance(pack, box),
+        )
+
+
+def _provenance(pack: Pack, box: Box) -> ev.Provenance | None:
+    return pack.provenance(box.source) if box.source else None
