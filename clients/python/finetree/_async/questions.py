@@ -84,7 +84,7 @@ class AsyncQuestions:
         """The five methods beside each other by quality, memory, time and cost, as SVG.
 
         Args:
-            request: a RecommendRequest, or its proto JSON as a dict; only `model` is required.
+            request: a RecommendRequest, or its proto JSON as a dict; nothing is required.
             timeout: seconds; None means the client's timeout, else 30.
 
         Raises:

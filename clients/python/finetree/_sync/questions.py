@@ -40,7 +40,7 @@ class Questions:
         """Recommend a method and a complete recipe.
 
         Args:
-            request: a RecommendRequest, or its proto JSON as a dict; only `model` is required.
+            request: a RecommendRequest, or its proto JSON as a dict; nothing is required.
             timeout: seconds; None means the client's timeout, else 30.
             request_id: id for the logs; empty means a new one.
 
@@ -83,7 +83,7 @@ class Questions:
         """The five methods beside each other by quality, memory, time and cost, as SVG.
 
         Args:
-            request: a RecommendRequest, or its proto JSON as a dict; only `model` is required.
+            request: a RecommendRequest, or its proto JSON as a dict; nothing is required.
             timeout: seconds; None means the client's timeout, else 30.
 
         Raises:
