@@ -49,7 +49,7 @@ def requests():
     for hardware, quality, time, tasks in itertools.product(HARDWARE, (None, 1, 5), (None, 2, 3), (None, 1, 3)):
         given = {"hardware": hardware, "quality": quality, "time": time, "tasks": tasks}
         yield {name: value for name, value in given.items() if value is not None}
-    for use_case, budget, time in itertools.product((1, 2, 3), (None, 10, 5000), (None, 3)):
+    for use_case, budget, time in itertools.product((1, 2, 3), (None, 10, 5000), (None, 2, 3)):
         given = {"use_case": use_case, "budget_usd_month": budget, "time": time}
         yield {name: value for name, value in given.items() if value is not None}
 
