@@ -57,7 +57,7 @@ def _runs(case: Case, evidence: Evidence | None) -> bool:
 
 def _figures(case: Case, *, quote_pack: bool) -> Figures:
     pack, method, priced = case.pack, case.method, case.priced
-    grade = quality(pack, method)
+    grade = quality(pack, method, case.inputs.answers.task_kind)
     if priced is not None:
         cost = priced.cost if priced.currency == "USD" else None
         return Figures(grade, priced.device_bytes, priced.total_seconds, cost)

@@ -10,7 +10,7 @@ from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import TRAINABLE_HERE, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import Decision
-from finetree_recommender.reasons import caution_code, warnings
+from finetree_recommender.reasons import caution_code, shortfall, warnings
 from finetree_recommender.trace import Caution
 
 ESTIMATOR_UNAVAILABLE = "ESTIMATOR_UNAVAILABLE"
@@ -82,6 +82,8 @@ def _suite(evidence: Evidence | None, method: Method | None) -> Iterator[Caution
 
 def _advice(pack: Pack, inputs: Inputs, method: Method | None) -> Iterator[Caution]:
     if method is not None:
+        for reason in shortfall(pack, inputs.answers, method):
+            yield Caution(reason.code, f"{method} may fall short: {reason.message}", reason.rule_id)
         for rule in warnings(pack, inputs.answers, method):
             yield Caution(caution_code(rule), rule.message, rule.id, rule.redirect)
 

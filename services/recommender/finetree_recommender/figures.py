@@ -6,8 +6,10 @@ from itertools import pairwise
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 
+from finetree_recommender.answers import UNKNOWN
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
+from finetree_recommender.rules import QualityFloor, QualityPrior
 
 SECONDS = 3600
 """Seconds of an hour."""
@@ -15,12 +17,33 @@ BYTES_OF_GB = 1e9
 """Bytes of a marketed GB."""
 
 
-def quality(pack: Pack, method: Method) -> ev.Interval:
-    """Quality in percent of full fine-tuning. The playbook states no coverage, so it is 0."""
-    figure = pack.card(method).quality_percent
+def quality(pack: Pack, method: Method, task_kind: str = UNKNOWN) -> ev.Interval:
+    """Quality in percent of full fine-tuning, of this kind of task where the pack tells them apart.
+
+    Neither the playbook nor the published comparisons state a coverage, so it is 0.
+    """
+    prior = prior_of(pack, method, task_kind)
+    figure = prior if prior is not None else pack.card(method).quality_percent
     interval = ev.Interval(low=figure.low, expected=figure.expected, high=figure.high)
     interval.provenance.add().CopyFrom(pack.provenance(figure.source))
     return interval
+
+
+def prior_of(pack: Pack, method: Method, task_kind: str) -> QualityPrior | None:
+    """The pack's prior of a method for a kind of task, else for a task of unknown kind; None where it has neither."""
+    ours = [prior for prior in pack.rules.priors if prior.method is method]
+    named = (prior for prior in ours if task_kind in prior.task_kinds)
+    return next(named, next((prior for prior in ours if not prior.task_kinds), None))
+
+
+def falls_short(pack: Pack, method: Method, quality_need: str, task_kind: str) -> QualityFloor | None:
+    """The floor of a quality need that a method is not expected to reach; None where it is, or no prior is to be had."""
+    prior = prior_of(pack, method, task_kind)
+    floor = next((item for item in pack.rules.quality_floors if item.need == quality_need), None)
+    if prior is None or floor is None:
+        return None
+    reached = prior.low if floor.by == "low" else prior.expected
+    return floor if reached < floor.percent else None
 
 
 def pack_seconds(pack: Pack, method: Method, examples: int | None) -> ev.Interval | None:

@@ -4,7 +4,9 @@
 import math
 from dataclasses import dataclass
 
+from finetree_recommender import fit
 from finetree_recommender.answers import CPU, UNKNOWN, Answers
+from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.rules import Cited, MemoryClass
@@ -21,17 +23,37 @@ class Passage:
     step: Step
 
 
-def pass_gate(pack: Pack, answers: Answers) -> Passage:
-    """Apply the hardware gate to the answers."""
+def pass_gate(pack: Pack, answers: Answers, evidence: Evidence | None = None) -> Passage:
+    """Apply the hardware gate to the answers; a pack that asks for physics takes the estimator's word instead."""
     rules = pack.rules
+    if rules.gate.physics is not None and evidence is not None:
+        return _by_physics(pack, answers, evidence, rules.gate.physics)
     order = rules.stars_order.methods
     if answers.memory == UNKNOWN:
         return _passage(pack, answers, order, rules.gate.unknown, "memory unknown")
     if answers.memory == CPU:
         return _passage(pack, answers, (), rules.gate.cpu, "no GPU")
     found = next(item for item in rules.gate.classes if item.key == answers.memory)
-    allowed = () if found.upgrade else tuple(m for m in order if pack.card(m).minimum_gpu_gb.value <= found.low)
+    allowed = _of_class(pack, found)
     return _passage(pack, answers, allowed, found, memory_words(pack, found.key))
+
+
+def _of_class(pack: Pack, found: MemoryClass) -> tuple[Method, ...]:
+    order = pack.rules.stars_order.methods
+    return () if found.upgrade else tuple(m for m in order if pack.card(m).minimum_gpu_gb.value <= found.low)
+
+
+def _by_physics(pack: Pack, answers: Answers, evidence: Evidence, rule: Cited) -> Passage:
+    """Methods whose recipe fits; one that the estimator has no figure for is let through by its class."""
+    found = next((item for item in pack.rules.gate.classes if item.key == answers.memory), None)
+    by_class = _of_class(pack, found) if found is not None else ()
+    states = {method: fit.best(evidence, method).state for method in Method}
+    order = pack.rules.stars_order.methods
+    fits = (FitState.FITS, FitState.TIGHT)
+    allowed = tuple(m for m in order if states[m] in fits or (states[m] is FitState.UNKNOWN and m in by_class))
+    outcome = f"fits by the estimate: {', '.join(allowed)}" if allowed else "nothing fits by the estimate: upgrade"
+    step = Step("hardware_gate", rule.id, outcome, pack.provenance(rule.source), answers.read("memory"))
+    return Passage(allowed, not allowed, step)
 
 
 def memory_words(pack: Pack, key: str) -> str:
@@ -49,6 +71,8 @@ def memory_words(pack: Pack, key: str) -> str:
 def _passage(
     pack: Pack, answers: Answers, allowed: tuple[Method, ...], rule: Cited | MemoryClass, words: str
 ) -> Passage:
-    outcome = f"{words}: {', '.join(allowed)}" if allowed else f"{words}: the playbook says to upgrade the GPU"
+    outcome = (
+        f"{words}: {', '.join(allowed)}" if allowed else f"{words}: {pack.rules.gate.speaker} says to upgrade the GPU"
+    )
     step = Step("hardware_gate", rule.id, outcome, pack.provenance(rule.source), answers.read("memory"))
     return Passage(allowed, not allowed, step)

@@ -43,6 +43,8 @@ class Inputs:
     model: Model | None
     profile: rs.DatasetProfile | None
     listing: tuple[NormalizedInput, ...]
+    evidence_profile: bool = False
+    """Whether the recipe takes published numbers before the playbook's."""
 
     @property
     def on_cpu(self) -> bool:
@@ -64,10 +66,12 @@ class Inputs:
         """Rows of the dataset."""
         return self.profile.examples if self.profile is not None else None
 
-    @property
-    def evidence_profile(self) -> bool:
-        """Whether the recipe takes published numbers before the playbook's."""
-        return bool(self.request.profile == rec.RECIPE_PROFILE_EVIDENCE)
+
+def wants_evidence(request: rec.RecommendRequest, pack: Pack) -> bool:
+    """Whether the recipe is that of the evidence; the pack says so where the request does not."""
+    if request.profile == rec.RECIPE_PROFILE_UNSPECIFIED:
+        return pack.rules.profile == "EVIDENCE"
+    return bool(request.profile == rec.RECIPE_PROFILE_EVIDENCE)
 
 
 def normalize(request: rec.RecommendRequest, pack: Pack, catalogue: Catalogue) -> Inputs:
@@ -79,8 +83,12 @@ def normalize(request: rec.RecommendRequest, pack: Pack, catalogue: Catalogue) -
     profile = profile or spec_profile(rs.RunSpec(dataset=request.dataset))
     model = _model(request.model, catalogue)
     native_bf16 = accelerator.native_bf16 if accelerator is not None and not _memory_only(request.hardware) else None
-    listing = _listing(request, answers, gb, model, profile)
-    return Inputs(request, answers, gb, native_bf16, model, profile, listing)
+    evidence = wants_evidence(request, pack)
+    listing = (
+        *_listing(request, answers, gb, model, profile),
+        NormalizedInput("profile", "evidence" if evidence else "playbook", known=True),
+    )
+    return Inputs(request, answers, gb, native_bf16, model, profile, listing, evidence)
 
 
 def memory_class(pack: Pack, gb: float) -> MemoryClass:
@@ -151,8 +159,6 @@ def _listing(
     found += [(name, None if answers.get(name) == UNKNOWN else answers.get(name).lower()) for name in ENUM_WORDS]
     found.append(("can_rent", str(request.can_rent).lower() if request.HasField("can_rent") else None))
     found.append(("dataset_profile.examples", f"{profile.examples} examples" if profile is not None else None))
-    evidence = request.profile == rec.RECIPE_PROFILE_EVIDENCE
-    found.append(("profile", "evidence" if evidence else "playbook"))
     return tuple(NormalizedInput(path, value or UNKNOWN, value is not None) for path, value in found)
 
 

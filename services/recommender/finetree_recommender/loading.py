@@ -62,7 +62,7 @@ def _one_of(kinds: tuple[Any, ...], value: object, where: str) -> Any:
             return value
     for kind in kinds:
         if kind is not type(None):
-            return _scalar(kind, value, where)
+            return _convert(kind, value, where)
     raise PackError(f"rule {where}: {value!r} is not allowed")
 
 

@@ -24,9 +24,9 @@ DEFAULT_PACK = "playbook-1"
 
 # The loader in C reads a pack in a tenth of the time; start-up waits for it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_BUILTIN = ("playbook-1",)
+_BUILTIN = ("playbook-1", "evidence-1")
 _NAMED_RULE = re.compile(r"rules? (?P<id>[^\s:]+)(:| and )")
-_REFERENCE = re.compile(r"(?P<key>[a-z][a-z-]*):? (?P<locator>.+)")
+_REFERENCE = re.compile(r"(?P<key>[a-z][a-z0-9-]*):? (?P<locator>.+)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -57,7 +57,7 @@ class Decision:
 
 def decide(pack: Pack, answers: Answers, evidence: Evidence | None) -> Decision:
     """Run all stages; without evidence the rules alone decide."""
-    choice = choose(pack, answers)
+    choice = choose(pack, answers, evidence)
     settled = fit.settle(pack, evidence, choice.order, proof_needed=choice.passage.upgrade)
     if choice.passage.upgrade and settled.method is not None:
         return Decision(choice, settled, choice.rule_id, choice.passage.step.rule_id)
@@ -68,14 +68,14 @@ def decide(pack: Pack, answers: Answers, evidence: Evidence | None) -> Decision:
     return Decision(choice, settled, choice.rule_id, "")
 
 
-def choose(pack: Pack, answers: Answers) -> Choice:
-    """Run the stages that need no estimate."""
-    passage = gate.pass_gate(pack, answers)
+def choose(pack: Pack, answers: Answers, evidence: Evidence | None = None) -> Choice:
+    """Run the stages before the fit; of the estimate they read at most which methods fit, where the pack asks so."""
+    passage = gate.pass_gate(pack, answers, evidence)
     ballot = votes.count(pack, answers, passage.feasible)
     if passage.upgrade:
         return _upgrade(pack, answers, passage, ballot)
     special = tree.override(pack, answers)
-    leaf = tree.leaf(pack, answers)
+    leaf = tree.leaf(pack, answers, passage.feasible)
     leaders = ballot.leaders
     steps = (passage.step, *ballot.steps)
     if special is not None and special.method in passage.feasible:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from finetree_recommender import fit
 from finetree_recommender.answers import CPU, Answers, matches
 from finetree_recommender.estimates import FitState, Priced
+from finetree_recommender.figures import falls_short, prior_of
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import TRAINABLE_HERE, Method
 from finetree_recommender.pack import Pack
@@ -64,6 +65,19 @@ def caution_code(rule: CautionRule) -> str:
     return f"CAUTION_{rule.id.removeprefix('dont.').replace('.', '_').upper()}"
 
 
+def shortfall(pack: Pack, answers: Answers, method: Method) -> Iterator[Reason]:
+    """What a method lacks of the quality that is asked for, where the pack has priors."""
+    floor = falls_short(pack, method, answers.quality, answers.task_kind)
+    prior = prior_of(pack, method, answers.task_kind)
+    if floor is None or prior is None:
+        return
+    kind = "a task of unknown kind" if not prior.task_kinds else answers.task_kind.lower()
+    asked = "at the lower end" if floor.by == "low" else "expected"
+    text = f"{prior.low:g} to {prior.high:g} percent of full fine-tuning for {kind} ({prior.expected:g} expected), "
+    text += f"{answers.quality.lower()} quality asks for {floor.percent:g} {asked}"
+    yield Reason("BELOW_QUALITY_NEED", text, prior.id)
+
+
 def reasons(case: Case) -> Iterator[Reason]:
     """Reasons of a method, most important first."""
     if case.standing is Standing.RECOMMENDED:
@@ -74,6 +88,7 @@ def reasons(case: Case) -> Iterator[Reason]:
         yield from _lost(case)
         if case.standing is Standing.FITS_AGAINST_RULE:
             yield Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", "fit.fits")
+    yield from shortfall(case.pack, case.inputs.answers, case.method)
     for rule in warnings(case.pack, case.inputs.answers, case.method):
         pointer = f"; consider {rule.redirect}" if rule.redirect is not None else ""
         yield Reason(caution_code(rule), f"{rule.message}{pointer}", rule.id)
@@ -100,7 +115,9 @@ def _won(case: Case) -> Reason:
 def _lost(case: Case) -> Iterator[Reason]:
     choice = case.decision.choice
     if not case.feasible:
-        yield _gated(case)
+        # Where physics was the gate, the estimate has said it already.
+        if case.pack.rules.gate.physics is None or case.priced is None:
+            yield _gated(case)
         if choice.passage.upgrade and case.decision.method is not None:
             yield Reason("LESS_PREFERRED", f"{case.decision.method} comes first here", choice.rule_id)
     elif choice.overridden:
@@ -121,11 +138,12 @@ def _lost(case: Case) -> Iterator[Reason]:
 
 def _gated(case: Case) -> Reason:
     needs = case.pack.card(case.method).minimum_gpu_gb.value
+    speaker = case.pack.rules.gate.speaker
     rule_id = case.decision.choice.passage.step.rule_id
     if case.inputs.answers.memory == CPU:
-        return Reason("NO_GPU", f"the playbook asks for a GPU of {needs:g} GB, this machine has none", rule_id)
+        return Reason("NO_GPU", f"{speaker} asks for a GPU of {needs:g} GB, this machine has none", rule_id)
     has = case.inputs.marketed_gb or 0
-    return Reason("GPU_TOO_SMALL", f"the playbook asks for {needs:g} GB, this GPU has {has:g} GB", rule_id)
+    return Reason("GPU_TOO_SMALL", f"{speaker} asks for {needs:g} GB, this GPU has {has:g} GB", rule_id)
 
 
 def _votes(count: int) -> str:

@@ -95,24 +95,30 @@ class KnownAccelerator:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The hardware gate."""
+    """The hardware gate; with `physics` the estimator's word, where there is one, goes before the classes.
+
+    `speaker` is who asks for the memory of a class, in words.
+    """
 
     tolerance: Number
     classes: tuple[MemoryClass, ...]
     cpu: Cited
     unknown: Cited
     accelerators: tuple[KnownAccelerator, ...]
+    physics: Cited | None = None
+    speaker: str = "the playbook"
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A question of the tree; `yes` and `no` name a node or a method."""
+    """A question of the tree; `yes` and `no` name a node or a method. `needs` must be among the feasible methods."""
 
     id: str
     when: When
     yes: str
     no: str
     source: str
+    needs: Method | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +229,35 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
+class QualityPrior:
+    """Quality to expect of a method in percent of well-tuned full fine-tuning, by kind of task.
+
+    No `task_kinds` means a task of unknown kind. `studies` counts the published comparisons behind it.
+    """
+
+    id: str
+    method: Method
+    low: float
+    expected: float
+    high: float
+    studies: int
+    source: str
+    task_kinds: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityFloor:
+    """What a quality need asks of a prior, percent; `by` says which end of the interval must reach it."""
+
+    id: str
+    need: str
+    percent: float
+    by: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """Everything that a pack file holds."""
 
@@ -249,3 +284,7 @@ class Rules:
     sequence: SequenceRules
     content: Content
     methods: tuple[Card, ...]
+    profile: str = "PLAYBOOK"
+    """Recipe profile where a request names none."""
+    priors: tuple[QualityPrior, ...] = ()
+    quality_floors: tuple[QualityFloor, ...] = ()

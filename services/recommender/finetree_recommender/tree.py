@@ -29,8 +29,11 @@ def override(pack: Pack, answers: Answers) -> Walk | None:
     return Walk(rule.method, rule.id, (step,))
 
 
-def leaf(pack: Pack, answers: Answers) -> Walk:
-    """The tree's leaf; where the memory is unknown, the use case's, or the playbook's default."""
+def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Method)) -> Walk:
+    """The tree's leaf; where the memory is unknown, the use case's, or the playbook's default.
+
+    `feasible` are the methods that the hardware gate lets through.
+    """
     if answers.memory == UNKNOWN:
         rules = (*pack.rules.use_cases, pack.rules.default_leaf)
         return _use_case(pack, answers, next(rule for rule in rules if matches(rule.when, answers)))
@@ -39,7 +42,7 @@ def leaf(pack: Pack, answers: Answers) -> Walk:
     name = pack.rules.tree.root
     while name in nodes:
         node = nodes[name]
-        yes = matches(node.when, answers)
+        yes = matches(node.when, answers) and (node.needs is None or node.needs in feasible)
         name = node.yes if yes else node.no
         words = f"{'yes' if yes else 'no'}: {name}"
         steps.append(Step("tree", node.id, words, pack.provenance(node.source), answers.read(*node.when)))

@@ -225,9 +225,9 @@ class _RecipeProfile:
 class _RecipeProfileEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecipeProfile.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RECIPE_PROFILE_UNSPECIFIED: _RecipeProfile.ValueType  # 0
-    """The playbook's where it has them, the evidence's elsewhere."""
+    """As the rule pack says: playbook for "playbook-1", evidence for "evidence-1"."""
     RECIPE_PROFILE_PLAYBOOK: _RecipeProfile.ValueType  # 1
-    """The same as unspecified."""
+    """The playbook's where it has them, the evidence's elsewhere."""
     RECIPE_PROFILE_EVIDENCE: _RecipeProfile.ValueType  # 2
     """Published and measured numbers only."""
 
@@ -235,9 +235,9 @@ class RecipeProfile(_RecipeProfile, metaclass=_RecipeProfileEnumTypeWrapper):
     """Which recipe numbers to use."""
 
 RECIPE_PROFILE_UNSPECIFIED: RecipeProfile.ValueType  # 0
-"""The playbook's where it has them, the evidence's elsewhere."""
+"""As the rule pack says: playbook for "playbook-1", evidence for "evidence-1"."""
 RECIPE_PROFILE_PLAYBOOK: RecipeProfile.ValueType  # 1
-"""The same as unspecified."""
+"""The playbook's where it has them, the evidence's elsewhere."""
 RECIPE_PROFILE_EVIDENCE: RecipeProfile.ValueType  # 2
 """Published and measured numbers only."""
 Global___RecipeProfile: _TypeAlias = RecipeProfile  # noqa: Y015
