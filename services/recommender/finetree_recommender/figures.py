@@ -37,7 +37,7 @@ def prior_of(pack: Pack, method: Method, task_kind: str) -> QualityPrior | None:
 
 
 def falls_short(pack: Pack, method: Method, quality_need: str, task_kind: str) -> QualityFloor | None:
-    """The floor of a quality need that a method is not expected to reach; None where it is, or no prior is to be had."""
+    """The floor of a quality need that a method is not expected to reach; None where it is, or no prior is known."""
     prior = prior_of(pack, method, task_kind)
     floor = next((item for item in pack.rules.quality_floors if item.need == quality_need), None)
     if prior is None or floor is None:
