@@ -59,7 +59,7 @@ class EstimatorClient:
         keys = {f"{method}/{adapted}": (method, adapted) for method, adapted in rows}
         requests = {key: rows[candidate] for key, candidate in keys.items()}
         answers = await self._bounded(self._client.estimate_batch(requests, timeout=self._seconds))
-        found = {keys[key]: _row(answer) for key, answer in answers.items()}
+        found = {keys[key]: priced(answer) for key, answer in answers.items()}
         if set(found) != set(rows):
             raise EstimatorUnavailableError("the estimator left rows out")
         estimates = [answer for answer in answers.values() if isinstance(answer, est.Estimate)]
@@ -95,7 +95,8 @@ class EstimatorClient:
             raise EstimatorUnavailableError(type(error).__name__) from error
 
 
-def _row(answer: est.Estimate | finetree.FinetreeError) -> Priced | Refused:
+def priced(answer: est.Estimate | finetree.FinetreeError) -> Priced | Refused:
+    """An answer of the estimator in the words of a recommendation."""
     if isinstance(answer, finetree.FinetreeError):
         violations = tuple((item.field, item.description) for item in answer.violations)
         return Refused(answer.reason, answer.message, violations)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever is asked, the recommended recipe is one that the trainer takes, and that fits by the estimator's figures.
+
+The three services' own code, without the sockets between them: the recommender's advisor asks the estimator's servicer,
+and the trainer's planner (what ValidateJob answers with) takes the recipe on a machine that has every accelerator.
+"""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetree_api.estimator.v1 import estimator_pb2 as est
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_estimator import accelerators, models, prices
+from finetree_estimator.lookups import Knowledge
+from finetree_estimator.servicer import EstimatorServicer
+from finetree_estimator.shapes import count
+from finetree_recommender import replies
+from finetree_recommender.advisor import Advisor
+from finetree_recommender.estimates import Accelerator, Candidate, Catalogue, Evidence, Model, Priced, Refused
+from finetree_recommender.estimator_client import priced
+from finetree_recommender.pack import load_builtin
+from finetree_runtime.errors import DomainError
+from finetree_runtime.validation import validate
+from finetree_trainer import hub
+from finetree_trainer.devices import Device
+from finetree_trainer.models import KNOWN, Models
+from finetree_trainer.resolve import Planner
+
+pytestmark = [pytest.mark.timeout(120)]
+
+INPUTS = 1000
+"""For each pack."""
+COMMIT = "0" * 40
+GB = 10**9
+
+
+class Known:
+    """The estimator's servicer, as the recommender and the trainer ask it."""
+
+    def __init__(self) -> None:
+        self.servicer = EstimatorServicer(Knowledge(prices.packaged()))
+        self.known = Catalogue(
+            {card.name.casefold(): Accelerator(card.marketed_gb, card.native_bf16) for card in CARDS},
+            {
+                name.casefold(): Model(count(model.shape).total, model.shape.max_positions)
+                for model in MODELS
+                for name in (model.name, model.hub_id)
+            },
+        )
+
+    async def catalogue(self) -> Any:
+        return self.known
+
+    async def price(self, rows: dict[Candidate, est.EstimateRunRequest]) -> Evidence:
+        found: dict[Candidate, Priced | Refused] = {}
+        revision, parameters = ev.Revision(), 0
+        for candidate, request in rows.items():
+            validate(request)
+            try:
+                answer = self.servicer.estimate(request)
+            except DomainError as error:
+                found[candidate] = Refused(error.reason, str(error))
+                continue
+            found[candidate] = priced(answer)
+            revision, parameters = answer.revision, answer.total_parameters
+        return Evidence(found, revision, parameters or None)
+
+    async def estimate(self, spec: rs.RunSpec, profile: Any, evaluation: Any) -> est.Estimate:
+        request = est.EstimateRunRequest(spec=spec, dataset_profile=profile, evaluation_profile=evaluation)
+        return self.servicer.estimate(request)
+
+
+CARDS = [card for card in accelerators.supported() if card.native_bf16]
+MODELS = models.models()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A trainer's data folder in which every model of the catalogue is prepared, as far as the planner looks."""
+    made: Path = tmp_path_factory.mktemp("trainer")
+    for model in MODELS:
+        home = hub.home(made / "models", model.hub_id) / COMMIT
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "config.json").write_text(json.dumps({"max_position_embeddings": model.shape.max_positions}))
+        (home.parent / "refs.json").write_text(json.dumps({"main": COMMIT}))
+    for known in KNOWN:
+        (made / "models" / known.name).mkdir()
+        (made / "models" / known.name / "config.json").write_text("{}")
+    (made / "rows.jsonl").write_text('{"prompt": "What is it?", "completion": "A row."}\n' * 50)
+    return made
+
+
+@pytest.fixture(scope="module")
+def planner(folder) -> Planner:
+    estimator: Any = Known()
+    devices = [
+        Device(f"cuda:{index}", rs.Hardware(accelerator=card.name, count=1), card.name, int(card.marketed_gb * GB))
+        for index, card in enumerate(CARDS)
+    ]
+    devices.append(Device("cpu", rs.Hardware(cpu=rs.CpuDevice(cores=8, memory_bytes=32 << 30)), "CPU", 32 << 30))
+    datasets: Any = None  # rows come from a path
+    return Planner(
+        models_=Models(folder, ()),
+        datasets=datasets,
+        data_roots=(str(folder),),
+        devices_=devices,
+        estimator=estimator,
+        rates=lambda: (0.0, 0.0),
+    )
+
+
+def requests(policy: str, folder: Path) -> Iterator[rec.RecommendRequest]:
+    """Requests over the catalogue, with any of the answers given or not."""
+    draw = random.Random(f"recipes of {policy}")
+    for _ in range(INPUTS):
+        model = draw.choice(MODELS)
+        request = rec.RecommendRequest(policy=policy, model=rs.ModelSource(hub=rs.HubModel(id=model.hub_id)))
+        request.dataset.path = str(folder / "rows.jsonl")
+        if draw.random() < 0.15:
+            request.hardware.cpu.CopyFrom(
+                rs.CpuDevice(cores=draw.choice((2, 8)), memory_bytes=draw.choice((8, 32)) << 30)
+            )
+        else:
+            request.hardware.accelerator = draw.choice(CARDS).name
+        if draw.random() < 0.8:
+            examples = int(10 ** draw.uniform(0, 6.5))
+            length = int(2 ** draw.uniform(4, 13))
+            request.dataset_profile.examples = examples
+            request.dataset_profile.token_lengths.add(upper_bound=length, count=examples)
+        answer(draw, request)
+        yield request
+
+
+def answer(draw: random.Random, request: rec.RecommendRequest) -> None:
+    """Give half of the other answers: words, numbers and lists, whatever the contract has."""
+    for field in request.DESCRIPTOR.fields:
+        if draw.random() < 0.5:
+            continue
+        if field.enum_type is not None:
+            words = [value.number for value in field.enum_type.values if value.number]
+            if field.is_repeated:
+                getattr(request, field.name).extend(draw.sample(words, draw.randint(1, len(words))))
+            else:
+                setattr(request, field.name, draw.choice(words))
+        elif field.name.startswith("budget_usd"):
+            setattr(request, field.name, float(draw.choice((0, 5, 49, 50, 100, 500, 2000, 10**6))))
+        elif field.name == "can_rent":
+            request.can_rent = draw.random() < 0.5
+        elif field.name == "deadline":
+            request.deadline.FromSeconds(draw.choice((60, 3600, 86_400)))
+        elif field.name in ("runs_per_month", "task_count"):
+            setattr(request, field.name, draw.choice((1, 3, 40)))
+
+
+@pytest.mark.parametrize("policy", list(load_builtin()))
+def test_every_recipe_is_taken_by_the_trainer_and_fits(policy, folder, planner):
+    advisor = Advisor(load_builtin(), Known())
+    verdicts: Counter[str] = Counter()
+
+    async def sweep() -> None:
+        for request in requests(policy, folder):
+            validate(request)
+            reply = replies.recommendation(await advisor.recommend(request))
+            assert len(reply.methods) == len(rec.Method.values()) - 1
+            verdicts[rec.Method.Name(reply.verdict.method)] += 1
+            if reply.verdict.method:
+                await taken(planner, reply, request)
+
+    asyncio.run(sweep())
+    # Nothing trains on the smallest cards with the largest models; each method is the right one somewhere.
+    assert 0 < verdicts["METHOD_UNSPECIFIED"] < INPUTS / 2
+    assert {"METHOD_LORA", "METHOD_QLORA", "METHOD_FULL"} <= set(verdicts), verdicts
+
+
+async def taken(planner: Planner, reply: rec.RecommendResponse, request: rec.RecommendRequest) -> None:
+    """Assert that the planner takes the reply's recipe, as it stands, and that it fits."""
+    job = trainer_pb2.JobRequest(spec=reply.spec)
+    try:
+        plan = await planner.plan("default", job)
+    except DomainError as error:
+        raise AssertionError(f"{error.reason}: {error}\n{request}") from None
+    assert plan.kind == job_pb2.JOB_KIND_TRAIN
+    assert plan.spec.WhichOneof("method") == rec.Method.Name(reply.verdict.method).removeprefix("METHOD_").lower()
+    request_of = est.EstimateRunRequest(spec=reply.spec)
+    if request.HasField("dataset_profile"):
+        request_of.dataset_profile.CopyFrom(request.dataset_profile)
+    verdict = SERVICER.estimate(request_of).fit.verdict
+    assert verdict in (est.FIT_VERDICT_FITS, est.FIT_VERDICT_TIGHT), f"{est.FitVerdict.Name(verdict)}\n{request}"
+
+
+SERVICER = Known().servicer
