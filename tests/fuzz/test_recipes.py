@@ -79,7 +79,7 @@ class Known:
         return self.servicer.estimate(request)
 
 
-CARDS = [card for card in accelerators.supported() if card.native_bf16]
+CARDS = accelerators.supported()
 MODELS = models.models()
 
 

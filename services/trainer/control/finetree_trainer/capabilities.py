@@ -20,7 +20,12 @@ QUANTIZATIONS = (
 """How QLoRA's base may be quantised."""
 
 SETTINGS: dict[str, tuple[int, ...]] = {
-    "precision": (run_spec_pb2.PRECISION_BF16, run_spec_pb2.PRECISION_BF16_MIXED, run_spec_pb2.PRECISION_FP32),
+    "precision": (
+        run_spec_pb2.PRECISION_BF16,
+        run_spec_pb2.PRECISION_BF16_MIXED,
+        run_spec_pb2.PRECISION_FP16_MIXED,
+        run_spec_pb2.PRECISION_FP32,
+    ),
     "optimizer": (
         run_spec_pb2.OPTIMIZER_ADAMW,
         run_spec_pb2.OPTIMIZER_ADAMW_8BIT,

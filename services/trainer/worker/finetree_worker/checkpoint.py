@@ -61,6 +61,9 @@ class Position:
     micro_batch_rows: int = 0
     best_step: int = 0
     evaluations_without_gain: int = 0
+    loss_scale: float = 0.0
+    """Factor on the loss, and steps since it last changed; 0 where none was kept."""
+    loss_scale_calm: int = 0
     stopped: bool = False
     """Training ended early, or the weights are the best evaluation's: no step may follow."""
 

@@ -13,11 +13,15 @@ from transformers import PreTrainedModel
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.events import BatchSizeChanged, Reporter
 from finetree_worker.loss import target_loss
+from finetree_worker.loss_scale import LossScale
 from finetree_worker.packing import Example, MicroBatch, collate, pack
 from finetree_worker.plan import FullMethod, Precision, TrainPlan
 from finetree_worker.randomness import DropoutMasks
 from finetree_worker.steering import Steering
 from finetree_worker.telemetry import is_out_of_memory
+
+AUTOCAST = {Precision.BF16_MIXED: torch.bfloat16, Precision.FP16_MIXED: torch.float16}
+"""Types of products where a fully trained model's weights are float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class Gradients:
         size = plan.optimization.micro_batch_size
         self.limit = Limit(size, size * plan.optimization.sequence_length)
         self.packing = plan.optimization.packing
+        self.scale = LossScale(enabled=plan.optimization.precision is Precision.FP16_MIXED)
         self._tried: Sequence[Example] = ()
 
     def add(self, step: int, rows: Sequence[Example]) -> Computed:
@@ -92,18 +97,19 @@ class Gradients:
             yield self.one(step, documents, targets)
 
     def one(self, step: int, documents: Sequence[Example], targets: int) -> Computed:
-        """Add the gradients of one micro-batch, divided by `targets`."""
+        """Add the gradients of one micro-batch, divided by `targets` and multiplied by the loss's factor."""
         batch = collate(documents).to(self._subject.device)
         if self._subject.masks is not None:
             self._subject.masks.begin(step, batch.rows, batch.lengths, batch.token_ids)
         with self._autocast():
             loss = target_loss(self._subject.model, batch) / targets
-        loss.backward()  # type: ignore[no-untyped-call]  # torch types its tensors, not this method
+        (loss * self.scale.factor).backward()  # type: ignore[no-untyped-call]  # torch types its tensors, not this method
         return Computed(float(loss.detach()), places(batch))
 
     def _autocast(self) -> AbstractContextManager[object]:
-        mixed = self._plan.optimization.precision is Precision.BF16_MIXED and isinstance(self._plan.method, FullMethod)
-        return torch.autocast(self._subject.device.type, torch.bfloat16) if mixed else nullcontext()
+        dtype = AUTOCAST.get(self._plan.optimization.precision)
+        mixed = dtype is not None and isinstance(self._plan.method, FullMethod)
+        return torch.autocast(self._subject.device.type, dtype) if mixed else nullcontext()
 
     def _halve(self, step: int, error: BaseException) -> None:
         """Halve the micro-batch that did not fit; the limit may have been far more than it held."""

@@ -24,7 +24,7 @@ from finetree_worker.events import (
     StepMetrics,
 )
 from finetree_worker.files import manifest_hash, size
-from finetree_worker.gradients import Gradients, Limit, Subject
+from finetree_worker.gradients import Computed, Gradients, Limit, Subject
 from finetree_worker.pace import Pace
 from finetree_worker.packing import Example
 from finetree_worker.plan import TrainPlan
@@ -71,6 +71,7 @@ class Loop:
         checkpoint.restore(found, self.subject.trainable, self.optimizer)
         self.position = found.position
         self.gradients.limit = Limit(self.position.micro_batch_rows, self.position.micro_batch_tokens)
+        self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
         if found.environment != self.environment:
             message = "The run goes on under other libraries, threads or hardware: equal to rounding, not bit by bit."
             self.reporter.emit(Alert(Level.WARNING, "EXECUTION_PLAN_CHANGED", message, self.position.step))
@@ -104,10 +105,8 @@ class Loop:
         started, step, plan = time.perf_counter(), self.position.step, self.plan.optimization
         rate = optimizers.learning_rate(plan, step, self.total)
         rows = self.batches.of(step)
-        computed = self.gradients.add(step, rows)
+        computed, norm = self._gradients(step, rows)
         loss = computed.loss
-        parameters = list(self.subject.trainable.values())
-        norm = float(clip_grad_norm_(parameters, plan.max_grad_norm or math.inf))
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             for entry in self.optimizer.param_groups:
@@ -118,6 +117,20 @@ class Loop:
         self._advance(rows, time.perf_counter() - started, loss if finite else None)
         self.reporter.emit(self._metrics(rate, loss, norm, watch))
         self._guard()
+
+    def _gradients(self, step: int, rows: Sequence[Example]) -> tuple[Computed, float]:
+        """Gradients of a step, clipped, and their norm; in float16 with as large a factor on the loss as they bear."""
+        parameters, scale = list(self.subject.trainable.values()), self.gradients.scale
+        while True:
+            computed = self.gradients.add(step, rows)
+            scale.unscale(parameters)
+            norm = float(clip_grad_norm_(parameters, self.plan.optimization.max_grad_norm or math.inf))
+            if math.isfinite(norm):
+                scale.passed()
+            elif math.isfinite(computed.loss) and scale.lower():
+                self.gradients.forget()
+                continue
+            return computed, norm
 
     def _advance(self, rows: Sequence[Example], seconds: float, loss: float | None) -> None:
         was, tokens = self.position, sum(map(len, rows))
@@ -130,6 +143,8 @@ class Loop:
             non_finite_in_a_row=0 if loss is not None else was.non_finite_in_a_row + 1,
             micro_batch_tokens=self.gradients.limit.tokens,
             micro_batch_rows=self.gradients.limit.rows,
+            loss_scale=self.gradients.scale.factor,
+            loss_scale_calm=self.gradients.scale.calm,
         )
         self._pace.add(seconds, tokens)
         self._step_seconds = seconds

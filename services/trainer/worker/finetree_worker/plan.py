@@ -41,6 +41,8 @@ class Precision(StrEnum):
 
     BF16 = "bf16"
     BF16_MIXED = "bf16-mixed"
+    FP16_MIXED = "fp16-mixed"
+    """For GPUs without bfloat16; the loss is scaled."""
     FP32 = "fp32"
 
 

@@ -53,6 +53,7 @@ _PRECISIONS = {
     run_spec_pb2.PRECISION_UNSPECIFIED: plan.Precision.BF16,
     run_spec_pb2.PRECISION_BF16: plan.Precision.BF16,
     run_spec_pb2.PRECISION_BF16_MIXED: plan.Precision.BF16_MIXED,
+    run_spec_pb2.PRECISION_FP16_MIXED: plan.Precision.FP16_MIXED,
     run_spec_pb2.PRECISION_FP32: plan.Precision.FP32,
 }
 _OPTIMIZERS = {

@@ -29,7 +29,7 @@ from finetree_worker.events import (
     Sample,
 )
 from finetree_worker.files import atomic_folder, hashes, size
-from finetree_worker.gradients import Subject
+from finetree_worker.gradients import AUTOCAST, Subject
 from finetree_worker.loop import Loop, Trained
 from finetree_worker.methods import qlora
 from finetree_worker.plan import BaseModel, FullMethod, Metric, Precision, QloraMethod, TrainPlan
@@ -273,8 +273,10 @@ def adapt(plan: TrainPlan, model: PreTrainedModel, device: torch.device) -> tupl
 def _dtype(plan: TrainPlan, *, stored: bool = False) -> torch.dtype:
     """Type of the base's weights in memory, or of a full model's weights on disk."""
     precision = plan.optimization.precision
-    master = precision is Precision.BF16_MIXED and isinstance(plan.method, FullMethod) and not stored
-    return torch.float32 if precision is Precision.FP32 or master else torch.bfloat16
+    master = precision in AUTOCAST and isinstance(plan.method, FullMethod) and not stored
+    if precision is Precision.FP32 or master:
+        return torch.float32
+    return torch.float16 if precision is Precision.FP16_MIXED else torch.bfloat16
 
 
 def _leak(report: DatasetReport) -> Alert:
