@@ -120,7 +120,6 @@ def set_field(spec, field, value):
     ("field", "value"),
     [
         ("lora.include_experts", True),
-        ("precision", rs.PRECISION_FP16_MIXED),
         ("optimizer", rs.OPTIMIZER_ADAFACTOR),
         ("attention", rs.ATTENTION_KERNEL_FLASH),
         ("gradient_checkpointing", rs.GRADIENT_CHECKPOINTING_OFFLOADED),
