@@ -1,61 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The estimator without a server: a process of its own that is asked through its standard input. No socket is opened.
+"""The estimator without a server."""
 
-Clients never import services, so the engine is started as a program, `python -m finetree_estimator --once`. It runs the
-methods of the service itself: its answers are the served ones, byte by byte.
-"""
-
-import contextlib
-import importlib.util
-import struct
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING
 
-from finetree_cli.errors import BadInput, CliError, NotAvailable
+from finetree_cli.local_program import LocalPrograms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from finetree import FinetreeError
     from finetree_api.estimator.v1 import estimator_pb2
-    from google.protobuf.message import Message
-
-    Answer = TypeVar("Answer", bound=Message)
-
-HEADER = struct.Struct(">BI")
-"""Before each message: 0 (or, before an answer, 1 for a google.rpc.Status) and its length."""
-STATUS = 1
-STOP_SECONDS = 5.0
-"""How long the process may take to end once its input has."""
 
 
-class LocalEngine:
-    """An estimator of one's own. Its processes start with `prepare` or the first question, and end with the block."""
+class LocalEngine(LocalPrograms):
+    """An estimator of one's own."""
 
     def __init__(self, *, price_book: Path | None = None) -> None:
-        self._flags = [] if price_book is None else ["--price-book", str(price_book)]
-        self._processes: dict[str, _Process] = {}
-
-    def prepare(self, method: str) -> None:
-        """Start the process that answers an rpc, so that it gets ready while the caller prepares its question."""
-        if importlib.util.find_spec("finetree_estimator") is None:
-            raise NotAvailable(
-                "the estimator is not installed here, and no address of one is given",
-                remedy="pip install 'finetree-cli[local]', or give --address",
-                reason="LOCAL_ENGINE_NOT_INSTALLED",
-            )
-        if method not in self._processes:
-            self._processes[method] = _Process(method, self._flags)
+        super().__init__("estimator", [] if price_book is None else ["--price-book", str(price_book)])
 
     def estimate(self, request: "estimator_pb2.EstimateRunRequest") -> "estimator_pb2.Estimate":
         """EstimateRun. Raises FinetreeError as a client does."""
         from finetree_api.estimator.v1 import estimator_pb2 as pb
 
-        return self._ask("EstimateRun", request, pb.EstimateRunResponse()).estimate
+        return self.ask("EstimateRun", request, pb.EstimateRunResponse()).estimate
 
     def estimate_batch(
         self, rows: "Mapping[str, estimator_pb2.EstimateRunRequest]"
@@ -67,7 +35,7 @@ class LocalEngine:
         request = pb.BatchEstimateRunsRequest(
             rows=[pb.BatchEstimateRow(key=key, request=each) for key, each in rows.items()]
         )
-        answer = self._ask("BatchEstimateRuns", request, pb.BatchEstimateRunsResponse())
+        answer = self.ask("BatchEstimateRuns", request, pb.BatchEstimateRunsResponse())
         return {
             row.key: error_of_status(row.error) if row.WhichOneof("result") == "error" else row.estimate
             for row in answer.results
@@ -79,79 +47,4 @@ class LocalEngine:
         """CheckPlan. Raises FinetreeError as a client does."""
         from finetree_api.estimator.v1 import estimator_pb2 as pb
 
-        return self._ask("CheckPlan", pb.CheckPlanRequest(run=run, policy=policy), pb.CheckPlanResponse())
-
-    def _ask(self, method: str, request: "Message", answer: "Answer") -> "Answer":
-        from finetree import error_of_status
-        from google.rpc import status_pb2
-
-        self.prepare(method)
-        kind, content = self._processes[method].ask(request.SerializeToString(deterministic=True))
-        if kind == STATUS:
-            raise error_of_status(status_pb2.Status.FromString(content))
-        answer.ParseFromString(content)
-        return answer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for process in self._processes.values():
-            process.close()
-
-
-class _Process:
-    """One process for one rpc."""
-
-    def __init__(self, method: str, flags: list[str]) -> None:
-        # -P: a file of the folder that a pipeline happens to run in must never be imported in place of a library.
-        command = [sys.executable, "-P", "-m", "finetree_estimator", "--once", "--once-method", method]
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        self._process = subprocess.Popen(
-            [*command, "--once-format", "frames", *flags],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-        )
-
-    def ask(self, content: bytes) -> tuple[int, bytes]:
-        """Kind and content of the answer."""
-        source, sink = self._process.stdout, self._process.stdin
-        assert source is not None  # noqa: S101 - both are pipes
-        assert sink is not None  # noqa: S101
-        try:
-            sink.write(HEADER.pack(0, len(content)) + content)
-            sink.flush()
-            header = source.read(HEADER.size)
-            kind, size = HEADER.unpack(header)
-            answer = source.read(size)
-        except (BrokenPipeError, struct.error):
-            raise self._ended() from None
-        if len(answer) < size:
-            raise self._ended()
-        return kind, answer
-
-    def close(self) -> None:
-        """End the process."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):  # it has ended before us, and what it said is known
-                    stream.close()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._said.close()
-
-    def _ended(self) -> CliError:
-        """The process ended without an answer: a setting that it refuses, or a fault of ours."""
-        code = self._process.wait()
-        self._said.seek(0)
-        lines = self._said.read().decode("utf-8", "replace").strip().splitlines()
-        reason, _, text = (lines[-1] if lines else "").partition(": ")
-        if code == BadInput.exit_code and reason.isupper():
-            return BadInput(text, reason=reason)
-        return CliError(f"the local estimator ended with exit code {code}: {lines[-1] if lines else 'it said nothing'}")
+        return self.ask("CheckPlan", pb.CheckPlanRequest(run=run, policy=policy), pb.CheckPlanResponse())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from finetree_runtime.once import OnceFormat
 from finetree_runtime.settings import ServiceSettings, listen_address, setting
 
 PREFIX = "FINETREE_ESTIMATOR"
@@ -14,8 +15,6 @@ PORT = 50052
 
 OnceMethod = Literal["EstimateRun", "BatchEstimateRuns", "CheckPlan", "ListModels", "ListAccelerators", "ListPrices"]
 """Rpcs that are answered without a server: those that only read."""
-OnceFormat = Literal["json", "lines", "frames"]
-"""How requests and answers are written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

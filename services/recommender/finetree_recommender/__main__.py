@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m finetree_recommender`: the recommender as a service."""
+"""`python -m finetree_recommender`: serve, or with --once answer what stdin asks."""
 
 import sys
 
 import finetree
-from finetree_api.recommender.v1 import recommender_pb2_grpc
+from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
+from finetree_runtime import once
 from finetree_runtime.identity import distribution_version
 from finetree_runtime.server import Service, run
 from finetree_runtime.settings import SettingsError, load_or_exit
 
 from finetree_recommender.advisor import Advisor
 from finetree_recommender.estimator_client import EstimatorClient
+from finetree_recommender.estimator_program import EstimatorProgram
 from finetree_recommender.library import Library
 from finetree_recommender.loading import PackError
 from finetree_recommender.servicer import SERVICE, RecommenderServicer
 from finetree_recommender.settings import ENV_PREFIX, Settings
+
+ONCE_SECONDS = 60.0
+"""Longest wait for the estimator's programs, which have to start first."""
 
 
 def build(settings: Settings) -> Service:
@@ -32,6 +37,21 @@ def build(settings: Settings) -> Service:
     return service
 
 
+def answer_once(settings: Settings) -> int:
+    """Answer what stdin holds; the exit code. The estimator is asked as a program of its own, and no socket is opened.
+
+    Raises:
+        SettingsError: The folder of own packs, or a pack in it, cannot be used.
+    """
+    library = _library(settings)
+    with EstimatorProgram() as program:
+        servicer = RecommenderServicer(Advisor(library, EstimatorClient(program, ONCE_SECONDS)), library)
+        method = settings.once_method
+        answer = getattr(servicer, method)
+        rpc = once.Rpc(getattr(recommender_pb2, f"{method}Request"), answer, settings.max_request_bytes)
+        return once.run(rpc, settings.once_format, once.Streams.standard())
+
+
 def _library(settings: Settings) -> Library:
     flag = f"--policy-dir ({ENV_PREFIX}_POLICY_DIR)"
     try:
@@ -43,9 +63,11 @@ def _library(settings: Settings) -> Library:
 
 
 def main() -> int:
-    """Serve until a signal; the exit code."""
+    """Serve until a signal, or answer what stdin asks; the exit code."""
     settings = load_or_exit(Settings, ENV_PREFIX)
     try:
+        if settings.once:
+            return answer_once(settings)
         service = build(settings)
     except SettingsError as error:
         print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # a program's last words

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC109 - the timeout becomes the call's deadline
 """The estimator, asked through the SDK: one batch a recommendation, its catalogue once."""
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import AsyncIterable, Awaitable, Mapping
+from typing import Protocol, TypeVar
 
 import finetree
 from finetree_api.estimator.v1 import estimator_pb2 as est
@@ -33,15 +34,33 @@ _FITS = {
 }
 
 
+class Asked(Protocol):
+    """What answers: the SDK's client, or a program. Every method raises FinetreeError."""
+
+    async def estimate_batch(
+        self, rows: Mapping[str, est.EstimateRunRequest], /, *, timeout: float | None = None
+    ) -> dict[str, est.Estimate | finetree.FinetreeError]:
+        """BatchEstimateRuns; a row that fails holds its exception."""
+        ...
+
+    def list_accelerators(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterable[est.Accelerator]:
+        """ListAccelerators."""
+        ...
+
+    def list_models(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterable[est.Model]:
+        """ListModels."""
+        ...
+
+
 class EstimatorClient:
     """Asks the estimator; whatever goes wrong with it is "unavailable", for a recommendation never fails over it.
 
     Args:
-        client: The SDK's client; its estimator address is used.
+        client: The SDK's client, whose estimator address is used, or a program.
         seconds: Longest time of one question.
     """
 
-    def __init__(self, client: finetree.AsyncClient, seconds: float) -> None:
+    def __init__(self, client: Asked, seconds: float) -> None:
         self._client = client
         self._seconds = seconds
         self._catalogue: Catalogue | None = None

@@ -3,11 +3,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from finetree_runtime.once import OnceFormat
 from finetree_runtime.settings import Duration, ServiceSettings, listen_address, setting
 
 ENV_PREFIX = "FINETREE_RECOMMENDER"
 """Prefix of the environment's variables."""
+
+OnceMethod = Literal[
+    "Recommend", "RenderDecisionTree", "RenderFrontier", "ListMethods", "GetMethod", "ListPolicies", "GetPolicy"
+]
+"""Rpcs that are answered without a server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,3 +25,11 @@ class Settings(ServiceSettings):
     estimator_address: str = setting("127.0.0.1:50052", "Where the estimator listens: HOST:PORT or unix:PATH.")
     estimator_time: Duration = setting(2.0, "Longest wait for the estimator; then the rules alone answer.")
     policy_dir: Path | None = setting(None, "Folder of own rule packs (*.yaml); read again when a file changes.")
+    once: bool = setting(
+        default=False,
+        text="Answer what stdin holds on stdout, without a server or a socket; the estimator is a program.",
+    )
+    once_method: OnceMethod = setting("Recommend", "With --once: the rpc to answer.")
+    once_format: OnceFormat = setting(
+        "json", "With --once: one request in proto JSON, one a line, or binary messages in gRPC's framing."
+    )

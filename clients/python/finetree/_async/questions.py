@@ -125,6 +125,28 @@ class AsyncQuestions:
         request = get_method_request(method, policy)
         return (await self._transport.unary(methods.GET_METHOD, request, timeout=timeout)).method
 
+    async def list_policies(self, *, timeout: float | None = None) -> list[recommender_pb2.Policy]:
+        """The rule packs of the service, also those that cannot be used, with what is wrong with them.
+
+        Args:
+            timeout: seconds; None means the client's timeout, else 10.
+        """
+        request = recommender_pb2.ListPoliciesRequest()
+        return list((await self._transport.unary(methods.LIST_POLICIES, request, timeout=timeout)).policies)
+
+    async def get_policy(self, policy: str = "", *, timeout: float | None = None) -> recommender_pb2.GetPolicyResponse:
+        """A rule pack in full: its questionnaire, its tree and every rule.
+
+        Args:
+            policy: its name; empty means the default one.
+            timeout: seconds; None means the client's timeout, else 10.
+
+        Raises:
+            NotFound: POLICY_NOT_FOUND.
+        """
+        request = recommender_pb2.GetPolicyRequest(policy=policy)
+        return await self._transport.unary(methods.GET_POLICY, request, timeout=timeout)
+
     async def estimate(
         self,
         spec: EstimateLike,

@@ -59,6 +59,8 @@ RENDER_FRONTIER = _of(
 )
 LIST_METHODS = _of("recommender", "ListMethods", recommender.ListMethodsRequest, recommender.ListMethodsResponse)
 GET_METHOD = _of("recommender", "GetMethod", recommender.GetMethodRequest, recommender.GetMethodResponse)
+LIST_POLICIES = _of("recommender", "ListPolicies", recommender.ListPoliciesRequest, recommender.ListPoliciesResponse)
+GET_POLICY = _of("recommender", "GetPolicy", recommender.GetPolicyRequest, recommender.GetPolicyResponse)
 RECOMMENDER_INFO = _of(
     "recommender", "GetServerInfo", recommender.GetServerInfoRequest, recommender.GetServerInfoResponse
 )

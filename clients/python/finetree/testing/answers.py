@@ -21,12 +21,16 @@ REVISION = evidence_pb2.Revision(engine=evidence_pb2.RevisionComponent(id="fake-
 
 PICTURE = '<svg xmlns="http://www.w3.org/2000/svg"><title>A fake picture</title></svg>\n'
 
+POLICY = rc.Policy(id="fake-1", title="A fake pack", date="2026-01-01", origin=rc.POLICY_ORIGIN_BUILT_IN, default=True)
+
 
 class FakeAnswers:
     """Recommender and estimator."""
 
     def __init__(self, wire: Wire) -> None:
         wire.unary(methods.RECOMMEND, self.recommend)
+        wire.unary(methods.LIST_POLICIES, lambda _: rc.ListPoliciesResponse(policies=[POLICY]))
+        wire.unary(methods.GET_POLICY, _policy)
         wire.unary(methods.RENDER_DECISION_TREE, _decision_tree)
         wire.unary(methods.RENDER_FRONTIER, _frontier)
         wire.unary(methods.LIST_METHODS, lambda _: rc.ListMethodsResponse(methods=_cards(), revision=REVISION))
@@ -148,6 +152,21 @@ def _device(spec: run_spec_pb2.RunSpec) -> str:
     if name not in USABLE_BYTES:
         raise NotFound(f"no accelerator {name!r}", reason="ACCELERATOR_NOT_FOUND")
     return name
+
+
+def _policy(request: rc.GetPolicyRequest) -> rc.GetPolicyResponse:
+    """One question with two answers."""
+    if request.policy not in ("", POLICY.id):
+        raise NotFound(f"policy: there is no rule pack {request.policy!r}", reason="POLICY_NOT_FOUND")
+    options = [
+        rc.PolicyOption(id=f"fake.{value.lower()}", value=value, label=label, request=part)
+        for value, label, part in (
+            ("CRITICAL", "Critical", rc.RecommendRequest(quality=rc.QUALITY_NEED_CRITICAL)),
+            ("EXPERIMENTAL", "Experimental", rc.RecommendRequest(quality=rc.QUALITY_NEED_EXPERIMENTAL)),
+        )
+    ]
+    question = rc.PolicyQuestion(id="q1", field_path="quality", text="How important is quality?", options=options)
+    return rc.GetPolicyResponse(policy=POLICY, questions=[question])
 
 
 def _decision_tree(request: rc.RenderDecisionTreeRequest) -> rc.RenderDecisionTreeResponse:

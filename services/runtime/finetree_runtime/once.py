@@ -9,19 +9,20 @@ the message. The byte is 0 before a request or an answer and 1 before a google.r
 import asyncio
 import json
 import struct
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, Literal, TextIO
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_runtime.errors import DomainError, InvalidArgument, to_status
-from finetree_runtime.validation import validate
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, status_pb2
 
-from finetree_estimator.servicer import EstimatorServicer
-from finetree_estimator.settings import OnceFormat, OnceMethod, Settings
+from finetree_runtime.errors import DomainError, InvalidArgument, to_status
+from finetree_runtime.validation import validate
+
+OnceFormat = Literal["json", "lines", "frames"]
+"""How requests and answers are written."""
 
 BAD_INPUT = 2
 """Exit code of a request that was refused, as the suite's programs have it."""
@@ -39,30 +40,32 @@ class Streams:
     out: BinaryIO
     err: TextIO
 
+    @classmethod
+    def standard(cls) -> "Streams":
+        """Those of this process."""
+        return cls(sys.stdin.buffer, sys.stdout.buffer, sys.stderr)
+
 
 @dataclass(frozen=True, slots=True)
-class _Rpc:
+class Rpc:
+    """The rpc to answer: what makes an empty request, and the servicer's method."""
+
     request: Callable[[], Message]
     answer: Callable[[Any, Any], Awaitable[Message]]
+    max_request_bytes: int
 
 
-def run(servicer: EstimatorServicer, settings: Settings, streams: Streams) -> int:
+def run(rpc: Rpc, once_format: OnceFormat, streams: Streams) -> int:
     """Answer what stdin holds; the exit code, which is 2 when a single request is refused or the input is cut."""
-    rpc = _rpc(servicer, settings.once_method)
-    programs: dict[OnceFormat, Callable[[_Rpc, Settings, Streams], int]] = {
+    programs: dict[OnceFormat, Callable[[Rpc, Streams], int]] = {
         "json": _document,
         "lines": _lines,
         "frames": _frames,
     }
-    return programs[settings.once_format](rpc, settings, streams)
+    return programs[once_format](rpc, streams)
 
 
-def _rpc(servicer: EstimatorServicer, method: OnceMethod) -> _Rpc:
-    request: Callable[[], Message] = getattr(pb, f"{method}Request")
-    return _Rpc(request, getattr(servicer, method))
-
-
-def _document(rpc: _Rpc, _: Settings, streams: Streams) -> int:
+def _document(rpc: Rpc, streams: Streams) -> int:
     """One request; its refusal goes to stderr."""
     try:
         answer = _answer(rpc, _of_json(rpc, streams.source.read()))
@@ -74,7 +77,7 @@ def _document(rpc: _Rpc, _: Settings, streams: Streams) -> int:
     return 0
 
 
-def _lines(rpc: _Rpc, _: Settings, streams: Streams) -> int:
+def _lines(rpc: Rpc, streams: Streams) -> int:
     """One request a line; blank lines are passed over."""
     for line in streams.source:
         if not line.strip():
@@ -88,10 +91,10 @@ def _lines(rpc: _Rpc, _: Settings, streams: Streams) -> int:
     return 0
 
 
-def _frames(rpc: _Rpc, settings: Settings, streams: Streams) -> int:
+def _frames(rpc: Rpc, streams: Streams) -> int:
     """One frame a request, answered in order."""
     try:
-        for content in _read_frames(streams.source, settings.max_request_bytes):
+        for content in _read_frames(streams.source, rpc.max_request_bytes):
             try:
                 kind, message = ANSWER, _answer(rpc, _of_bytes(rpc, content))
             except Exception as error:  # noqa: BLE001 - as above
@@ -103,7 +106,7 @@ def _frames(rpc: _Rpc, settings: Settings, streams: Streams) -> int:
     return 0
 
 
-def _answer(rpc: _Rpc, request: Message) -> Message:
+def _answer(rpc: Rpc, request: Message) -> Message:
     """What a server would answer. Raises DomainError."""
     validate(request)
     return asyncio.run(_awaited(rpc.answer(request, None)))
@@ -113,7 +116,7 @@ async def _awaited(answer: Awaitable[Message]) -> Message:
     return await answer
 
 
-def _of_json(rpc: _Rpc, content: bytes) -> Message:
+def _of_json(rpc: Rpc, content: bytes) -> Message:
     request = rpc.request()
     try:
         return json_format.Parse(content, request)
@@ -122,7 +125,7 @@ def _of_json(rpc: _Rpc, content: bytes) -> Message:
         raise InvalidArgument("MALFORMED_REQUEST", text) from error
 
 
-def _of_bytes(rpc: _Rpc, content: bytes) -> Message:
+def _of_bytes(rpc: Rpc, content: bytes) -> Message:
     request = rpc.request()
     try:
         request.ParseFromString(content)

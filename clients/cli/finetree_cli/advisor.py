@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom recommendations are asked of: a server, or programs of one's own where none listens."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from finetree_cli.local_program import LocalPrograms, installed
+
+if TYPE_CHECKING:
+    from finetree import Client
+    from finetree_api.recommender.v1 import recommender_pb2
+
+    from finetree_cli.command import Settings
+
+VARIABLES = ("FINETREE_RECOMMENDER_ADDRESS", "FINETREE_ADDRESS")
+"""Environment variables that name a recommender."""
+DEFAULT = ("127.0.0.1", 50051)
+"""Where a recommender listens unless it is told otherwise."""
+KNOCK_SECONDS = 0.5
+
+
+class Advisor(Protocol):
+    """What answers. Every method raises FinetreeError."""
+
+    def recommend(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RecommendResponse":
+        """Recommend."""
+        ...
+
+    def decision_tree(
+        self, request: "recommender_pb2.RenderDecisionTreeRequest"
+    ) -> "recommender_pb2.RenderDecisionTreeResponse":
+        """RenderDecisionTree."""
+        ...
+
+    def frontier(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RenderFrontierResponse":
+        """RenderFrontier."""
+        ...
+
+    def policy(self, name: str) -> "recommender_pb2.GetPolicyResponse":
+        """GetPolicy; an empty name is the default pack."""
+        ...
+
+
+@contextlib.contextmanager
+def advisor(settings: "Settings", client: "Client", *, local: bool) -> Iterator[Advisor]:
+    """The advisor for a command: a local one when told so, or when no address is given and nobody listens."""
+    if not local and not (_address_given(settings) or _listening() or not installed("recommender")):
+        settings.out.say("no recommender listens here: answered by the one that is installed, without a server")
+        local = True
+    if not local:
+        yield ServedAdvisor(client)
+        return
+    with LocalAdvisor() as own:
+        own.prepare("Recommend")
+        yield own
+
+
+def _address_given(settings: "Settings") -> bool:
+    return bool(settings.address or settings.recommender or any(os.environ.get(name) for name in VARIABLES))
+
+
+def _listening() -> bool:
+    try:
+        with socket.create_connection(DEFAULT, KNOCK_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+class ServedAdvisor:
+    """A recommender behind an address."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    def recommend(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RecommendResponse":
+        """Recommend."""
+        return self._client.recommend(request)
+
+    def decision_tree(
+        self, request: "recommender_pb2.RenderDecisionTreeRequest"
+    ) -> "recommender_pb2.RenderDecisionTreeResponse":
+        """RenderDecisionTree."""
+        marked = request.request if request.HasField("request") else None
+        return self._client.render_decision_tree(marked, policy=request.policy, picture_format=request.format)
+
+    def frontier(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RenderFrontierResponse":
+        """RenderFrontier."""
+        return self._client.render_frontier(request)
+
+    def policy(self, name: str) -> "recommender_pb2.GetPolicyResponse":
+        """GetPolicy."""
+        return self._client.get_policy(name)
+
+
+class LocalAdvisor(LocalPrograms):
+    """A recommender of one's own, which asks an estimator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("recommender")
+
+    def recommend(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RecommendResponse":
+        """Recommend."""
+        from finetree_api.recommender.v1 import recommender_pb2 as pb
+
+        return self.ask("Recommend", request, pb.RecommendResponse())
+
+    def decision_tree(
+        self, request: "recommender_pb2.RenderDecisionTreeRequest"
+    ) -> "recommender_pb2.RenderDecisionTreeResponse":
+        """RenderDecisionTree."""
+        from finetree_api.recommender.v1 import recommender_pb2 as pb
+
+        return self.ask("RenderDecisionTree", request, pb.RenderDecisionTreeResponse())
+
+    def frontier(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RenderFrontierResponse":
+        """RenderFrontier."""
+        from finetree_api.recommender.v1 import recommender_pb2 as pb
+
+        return self.ask("RenderFrontier", pb.RenderFrontierRequest(request=request), pb.RenderFrontierResponse())
+
+    def policy(self, name: str) -> "recommender_pb2.GetPolicyResponse":
+        """GetPolicy."""
+        from finetree_api.recommender.v1 import recommender_pb2 as pb
+
+        return self.ask("GetPolicy", pb.GetPolicyRequest(policy=name), pb.GetPolicyResponse())
