@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recommendation from beginning to end: read the request, ask the estimator once, decide, and explain."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -14,12 +14,14 @@ from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgu
 from finetree_runtime.plan import plan_digest
 
 from finetree_recommender import cautions, confidence, counterfactuals, fit, recipe
+from finetree_recommender import others as other_packs
 from finetree_recommender.assess import Assessment, assess
 from finetree_recommender.counterfactuals import Counterfactual
 from finetree_recommender.estimates import Candidate, Catalogue, Evidence, Priced, Refused
 from finetree_recommender.inputs import Inputs, normalize
 from finetree_recommender.methods import Method
-from finetree_recommender.pack import DEFAULT_PACK, Pack
+from finetree_recommender.others import OtherVerdict
+from finetree_recommender.pack import BUILTIN, DEFAULT_PACK, Pack
 from finetree_recommender.pipeline import Decision, decide
 from finetree_recommender.reasons import warnings
 from finetree_recommender.recipe import Recipe
@@ -73,6 +75,7 @@ class Recommendation:
     confidence: confidence.Confidence
     revision: ev.Revision
     plan_digest: str
+    others: tuple[OtherVerdict, ...] = ()
 
 
 class Advisor:
@@ -108,7 +111,11 @@ class Advisor:
         inputs, evidence, missing = await self._ask(request, pack)
         if evidence is None:
             _check_estimator_pins(request.pinned)
-        return conclude(pack, inputs, evidence, missing)
+        return conclude(pack, inputs, evidence, missing, self._builtin())
+
+    def _builtin(self) -> tuple[Pack, ...]:
+        """The packs that a reply is compared with: those that come with the service."""
+        return tuple(found for name in BUILTIN if (found := self._packs.get(name)) is not None)
 
     async def _ask(self, request: rec.RecommendRequest, pack: Pack) -> tuple[Inputs, Evidence | None, str]:
         try:
@@ -162,8 +169,13 @@ class Advisor:
             raise _as_error(answer)
 
 
-def conclude(pack: Pack, inputs: Inputs, evidence: Evidence | None, missing: str) -> Recommendation:
-    """Everything after the estimator's answer: pure. `missing` is the code of why there is no evidence."""
+def conclude(
+    pack: Pack, inputs: Inputs, evidence: Evidence | None, missing: str, others: Iterable[Pack] = ()
+) -> Recommendation:
+    """Everything after the estimator's answer: pure.
+
+    `missing` is the code of why there is no evidence, `others` are packs to compare with.
+    """
     decision = decide(pack, inputs.answers, evidence)
     neighbours = counterfactuals.explore(pack, inputs.answers, evidence, decision.method)
     parameters = _parameters(inputs, evidence)
@@ -194,6 +206,7 @@ def conclude(pack: Pack, inputs: Inputs, evidence: Evidence | None, missing: str
         confidence=confidence.judge(pack, decision, evidence, warned, neighbours),
         revision=revision,
         plan_digest=plan_digest(built.spec, inputs.profile, revision) if built is not None else "",
+        others=other_packs.verdicts(others, inputs, evidence, decision, pack),
     )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading a request: what is known, what it means in the playbook's classes, and what stays unknown."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
@@ -45,6 +45,12 @@ class Inputs:
     listing: tuple[NormalizedInput, ...]
     evidence_profile: bool = False
     """Whether the recipe takes published numbers before the playbook's."""
+    catalogue: Catalogue = field(default_factory=Catalogue, repr=False)
+    """What it was read with."""
+
+    def reread(self, pack: Pack) -> "Inputs":
+        """The same request, read with another pack's classes."""
+        return normalize(self.request, pack, self.catalogue)
 
     @property
     def on_cpu(self) -> bool:
@@ -88,7 +94,7 @@ def normalize(request: rec.RecommendRequest, pack: Pack, catalogue: Catalogue) -
         *_listing(request, answers, gb, model, profile),
         NormalizedInput("profile", "evidence" if evidence else "playbook", known=True),
     )
-    return Inputs(request, answers, gb, native_bf16, model, profile, listing, evidence)
+    return Inputs(request, answers, gb, native_bf16, model, profile, listing, evidence, catalogue)
 
 
 def memory_class(pack: Pack, gb: float) -> MemoryClass:

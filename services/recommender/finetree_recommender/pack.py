@@ -21,10 +21,11 @@ from finetree_recommender.rules import Rules
 
 DEFAULT_PACK = "playbook-1"
 """Pack used when a request names none."""
+BUILTIN = ("playbook-1", "evidence-1")
+"""Packs that come with the service; each may extend one before it."""
 
 # The loader in C reads a pack in a tenth of the time; start-up waits for it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_BUILTIN = ("playbook-1", "evidence-1")
 _NAMED_RULE = re.compile(r"rules? (?P<id>[^\s:]+)(:| and )")
 _REFERENCE = re.compile(r"(?P<key>[a-z][a-z0-9-]*):? (?P<locator>.+)")
 
@@ -127,7 +128,7 @@ def _line(text: bytes, message: str) -> int | None:
 def load_builtin() -> dict[str, Pack]:
     """The packs that come with the service, by id; each may extend one that is before it."""
     packs: dict[str, Pack] = {}
-    for name in _BUILTIN:
+    for name in BUILTIN:
         pack = parse((resources.files("finetree_recommender") / "packs" / f"{name}.yaml").read_bytes(), packs)
         packs[pack.rules.id] = pack
     return packs

@@ -82,7 +82,7 @@ def choose(pack: Pack, answers: Answers, evidence: Evidence | None = None) -> Ch
         order = _order(pack, ballot, leaf.method, special.method)
         steps = (passage.step, *special.steps, *ballot.steps)
         return Choice(special.method, order, special.rule_id, passage, ballot, tied=False, overridden=True, steps=steps)
-    if len(leaders) == 1:
+    if len(leaders) == 1 and ballot.total(leaders[0]) > 0:
         step = _plurality(pack, ballot, leaders[0])
         order = _order(pack, ballot, leaf.method, leaders[0])
         rule_id, steps = step.rule_id, (*steps, step)

@@ -7,6 +7,7 @@ from finetree_recommender.advisor import Recommendation
 from finetree_recommender.assess import Assessment
 from finetree_recommender.estimates import FitState, Priced
 from finetree_recommender.methods import Method
+from finetree_recommender.others import OtherVerdict
 from finetree_recommender.summary import headline, paragraph
 from finetree_recommender.trace import Caution, Step
 
@@ -34,6 +35,7 @@ def recommendation(answer: Recommendation) -> rec.RecommendResponse:
             level=rec.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{answer.confidence.level}"),
             factors=answer.confidence.factors,
         ),
+        other_packs=[_other(answer, item) for item in answer.others],
         revision=answer.revision,
         plan_digest=answer.plan_digest,
         summary=paragraph(answer),
@@ -90,6 +92,18 @@ def _assessment(item: Assessment) -> rec.MethodAssessment:
         cost_usd=item.cost_usd,
         on_pareto_frontier=item.on_frontier,
         dominated_by=number(item.dominated_by),
+    )
+
+
+def _other(answer: Recommendation, other: OtherVerdict) -> rec.OtherPackVerdict:
+    return rec.OtherPackVerdict(
+        policy=other.pack.rules.id,
+        method=number(other.method),
+        reason=other.reason,
+        agrees=other.agrees,
+        sha256=other.pack.sha256,
+        rule_id=answer.decision.rule_id,
+        other_rule_id=other.rule_id,
     )
 
 

@@ -1220,7 +1220,9 @@ class OtherPackVerdict(_message.Message):
     method: Global___Method.ValueType
     """Its method."""
     reason: _builtins.str
-    """Why it differs, with the deciding rules of both; empty where it agrees."""
+    """Why it differs, with the deciding rules of both. Where it agrees: what its rules say that gave way to the estimate;
+    empty when none did.
+    """
     agrees: _builtins.bool
     """Whether its method is the same."""
     sha256: _builtins.str

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What other packs say of the same request, from the same estimates, and why it differs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from finetree_recommender import fit
+from finetree_recommender.estimates import Evidence
+from finetree_recommender.inputs import Inputs
+from finetree_recommender.methods import Method
+from finetree_recommender.pack import Pack
+from finetree_recommender.pipeline import Decision, decide
+from finetree_recommender.reasons import Case, reasons
+
+
+@dataclass(frozen=True, slots=True)
+class OtherVerdict:
+    """Another pack's verdict; `reason` says why it differs or, where it agrees, what its own rules said."""
+
+    pack: Pack
+    method: Method | None
+    rule_id: str
+    agrees: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """A pack's view of a request."""
+
+    pack: Pack
+    inputs: Inputs
+    decision: Decision
+    evidence: Evidence | None
+
+    def why(self, method: Method) -> str:
+        """The first reason for how a method stands."""
+        priced = fit.best(self.evidence, method).priced if self.evidence is not None else None
+        return next(reasons(Case(self.pack, self.inputs, self.decision, method, priced))).message
+
+
+def verdicts(
+    packs: Iterable[Pack], inputs: Inputs, evidence: Evidence | None, decision: Decision, pack: Pack
+) -> tuple[OtherVerdict, ...]:
+    """The verdicts of all packs but `pack`, whose own decision is given."""
+    ours = Opinion(pack, inputs, decision, evidence)
+    return tuple(_verdict(other, ours) for other in packs if other is not pack)
+
+
+def _verdict(other: Pack, ours: Opinion) -> OtherVerdict:
+    inputs = ours.inputs.reread(other)
+    theirs = Opinion(other, inputs, decide(other, inputs.answers, ours.evidence), ours.evidence)
+    method = theirs.decision.method
+    agrees = method is ours.decision.method
+    reason = _gave_way(theirs) if agrees else f"{_told(theirs, ours.decision.method)}; {_told(ours, method)}"
+    return OtherVerdict(other, method, theirs.decision.rule_id, agrees, reason)
+
+
+def _gave_way(opinion: Opinion) -> str:
+    """What a pack's rules say where the estimate overruled them; empty where it did not."""
+    decision = opinion.decision
+    if not decision.overruled_rule_id or decision.method is None:
+        return ""
+    chosen, name = decision.choice.method, opinion.pack.rules.id
+    if chosen is None:
+        return f"{name} says to upgrade ({decision.overruled_rule_id}); by the estimate {decision.method} trains here"
+    return f"{name} leads to {chosen} ({decision.overruled_rule_id}); {opinion.why(chosen)}"
+
+
+def _told(opinion: Opinion, rival: Method | None) -> str:
+    """Why a pack takes its method, and not that of the rival pack."""
+    decision, name = opinion.decision, opinion.pack.rules.id
+    if decision.method is None:
+        text = f"{name}: upgrade, or take a smaller model ({decision.rule_id})"
+    else:
+        text = f"{name}: {decision.method}, {opinion.why(decision.method)} ({decision.rule_id})"
+    return text if rival is None else f"{text}, not {rival}: {opinion.why(rival)}"
