@@ -97,17 +97,19 @@ def elsewhere(plan: TrainPlan, folder: Path) -> TrainPlan:
 
 
 def loop_of(plan: TrainPlan, recorder: Recorder | None = None) -> Any:
-    """The loop of a plan, before its first step."""
+    """The loop of a plan, before its first step; `adapted` is its model as peft has it."""
     import torch
     from finetree_worker import data, models
     from finetree_worker.loop import Loop
     from finetree_worker.steering import Steering
-    from finetree_worker.train import adapt
+    from finetree_worker.train import adapt, load
 
     recorder, cpu = recorder or Recorder(), torch.device("cpu")
-    _, subject = adapt(plan, models.load_model(plan.base.folder, torch.float32, cpu), cpu)
+    adapted, subject = adapt(plan, load(plan, cpu), cpu)
     rows = data.load(plan, models.load_tokenizer(plan.base.folder), lambda _: None).train
-    return Loop(plan, subject, rows, recorder, Steering(recorder))
+    loop: Any = Loop(plan, subject, rows, recorder, Steering(recorder))
+    loop.adapted = adapted
+    return loop
 
 
 def weights(folder: Path) -> dict[str, Any]:

@@ -8,28 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker import (
-    events,
-)
+from finetree_worker import events
 from finetree_worker.attention import by_document
 from finetree_worker.gradients import Gradients
 from finetree_worker.loop import Loop
 from finetree_worker.packing import Example
-from finetree_worker.plan import (
-    FullMethod,
-    LoraMethod,
-    OptimizerName,
-    TrainPlan,
-)
+from finetree_worker.plan import FullMethod, LoraMethod, OptimizerName, TrainPlan
 from finetree_worker.steering import Steering
-from worker_harness import (
-    Recorder,
-    difference,
-    loop_of,
-    run,
-    tuned,
-    weights,
-)
+from worker_harness import Recorder, difference, loop_of, run, tuned, weights
 
 
 @pytest.mark.parametrize("method", [LoraMethod(rank=4, dropout=0.2), FullMethod()], ids=["lora", "full"])

@@ -8,22 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker import (
-    models,
-)
-from finetree_worker.errors import (
-    ModelError,
-)
+from finetree_worker import models
+from finetree_worker.errors import ModelError
 from finetree_worker.methods import adapter
-from finetree_worker.plan import (
-    TrainPlan,
-)
+from finetree_worker.plan import TrainPlan
 from finetree_worker.prepare import base_facts
 from finetree_worker.train import adapt, load
-from worker_harness import (
-    METHODS,
-    run,
-)
+from worker_harness import METHODS, run
 
 # peft 0.21 calls transformers 5 by old names; 8-bit products say how they work at each one.
 pytestmark = [

@@ -4,28 +4,12 @@
 from pathlib import Path
 
 import pytest
-from finetree_worker import (
-    gradients,
-    preflight,
-)
+from finetree_worker import gradients, preflight
 from finetree_worker.batches import BUCKET_BATCHES, Batches
-from finetree_worker.errors import (
-    Cancelled,
-)
+from finetree_worker.errors import Cancelled
 from finetree_worker.loss import target_loss
-from finetree_worker.plan import (
-    TrainPlan,
-)
-from worker_harness import (
-    difference,
-    elsewhere,
-    optimization,
-    pausing,
-    rows_of,
-    run,
-    tuned,
-    weights,
-)
+from finetree_worker.plan import TrainPlan
+from worker_harness import difference, elsewhere, optimization, pausing, rows_of, run, tuned, weights
 
 
 @pytest.mark.parametrize("packing", [True, False])

@@ -7,27 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from finetree_worker import (
-    checkpoint,
-    evaluate,
-    events,
-)
-from finetree_worker.plan import (
-    CheckpointPlan,
-    EvaluationPlan,
-    Metric,
-    TrainPlan,
-)
-from worker_harness import (
-    Recorder,
-    difference,
-    loop_of,
-    run,
-    scripted,
-    tuned,
-    weights,
-    weights_at,
-)
+from finetree_worker import checkpoint, evaluate, events
+from finetree_worker.plan import CheckpointPlan, EvaluationPlan, Metric, TrainPlan
+from worker_harness import Recorder, difference, loop_of, run, scripted, tuned, weights, weights_at
 
 
 @dataclass(frozen=True)

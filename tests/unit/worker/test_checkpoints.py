@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stopping and going on: the same weights bit by bit, and whatever lies on the disk."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,30 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker import (
-    checkpoint,
-    events,
-)
-from finetree_worker.errors import (
-    Cancelled,
-    CheckpointError,
-    StorageError,
-)
+from finetree_worker import checkpoint, events, files
+from finetree_worker.errors import Cancelled, CheckpointError, StorageError
 from finetree_worker.events import Signal
-from finetree_worker.plan import (
-    CheckpointPlan,
-    EvaluationPlan,
-    Metric,
-    OptimizerName,
-    TrainPlan,
-)
-from worker_harness import (
-    Recorder,
-    pausing,
-    run,
-    tuned,
-    weights,
-)
+from finetree_worker.plan import CheckpointPlan, EvaluationPlan, Metric, OptimizerName, TrainPlan
+from worker_harness import Recorder, pausing, run, tuned, weights
 
 
 @pytest.mark.parametrize("optimizer", [OptimizerName.ADAMW, OptimizerName.ADAMW_8BIT])
@@ -129,3 +111,48 @@ def test_a_checkpoint_holds_no_pickle_and_fits_only_its_layers(plan: TrainPlan) 
     assert found is not None
     with pytest.raises(CheckpointError):
         checkpoint.restore(found, {}, torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]))
+
+
+def test_what_another_run_left_in_the_folder_costs_this_one_no_checkpoint(plan: TrainPlan, tmp_path: Path) -> None:
+    """Stale checkpoints of later steps would else be the newest, and one of the same step be taken for this run's."""
+    stale = replace(tuned(plan, learning_rate=1e-4), checkpoints=CheckpointPlan(every_steps=1, keep=9))
+    run(stale)
+    mine = replace(plan, artifact=tmp_path / "b", checkpoints=CheckpointPlan(every_steps=1, keep=1))
+    with pytest.raises(Cancelled):
+        run(mine, pausing(2))
+    assert checkpoint.newest(plan.checkpoints_dir, stale.numerics_hash()).position.step == 5
+    recorder = run(mine)
+    assert recorder.of(events.AttemptStarted)[0].restored_step == 2
+    assert [saved.step for saved in recorder.of(events.CheckpointSaved)] == [3, 4, 5]
+    assert checkpoint.newest(plan.checkpoints_dir, mine.numerics_hash()).position.step == 5
+
+
+class Payload:
+    """Pickled, it is a call that writes a file as soon as it is read."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return Path.write_text, (self.target, "code ran")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors"])
+def test_a_pickle_in_a_checkpoint_is_refused_and_none_of_its_code_runs(
+    plan: TrainPlan, tmp_path: Path, name: str
+) -> None:
+    """Also where whoever put it there made the manifest fit, and also beside the files that belong there."""
+    with pytest.raises(Cancelled):
+        run(plan, pausing(2))
+    folder, ran = plan.checkpoints_dir / "step-00000002", tmp_path / "ran"
+    for file in (name, "optimizer.pt", "rng_state.pth"):
+        torch.save(Payload(ran), folder / file)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": files.hashes(folder)}))
+    with pytest.raises(CheckpointError) as refused:
+        run(plan)
+    assert refused.value.reason == "CHECKPOINT_UNREADABLE"
+    assert name in refused.value.message
+    assert not ran.exists()
+    torch.load(folder / "optimizer.pt", weights_only=False)
+    assert ran.exists(), "the payload would run where it is read"

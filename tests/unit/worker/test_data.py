@@ -8,18 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker import (
-    data,
-)
-from finetree_worker.errors import (
-    DataError,
-)
+from finetree_worker import data
+from finetree_worker.errors import DataError
 from finetree_worker.formats import Row
 from finetree_worker.tokens import content_key
-from worker_harness import (
-    data_plan,
-    tokenised,
-)
+from worker_harness import data_plan, tokenised
 
 
 @pytest.mark.parametrize("packing", [True, False])

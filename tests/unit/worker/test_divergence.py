@@ -7,28 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from finetree_worker import (
-    events,
-)
-from finetree_worker.errors import (
-    DivergedError,
-)
+from finetree_worker import events
+from finetree_worker.errors import DivergedError
 from finetree_worker.gradients import Gradients
 from finetree_worker.packing import Example
-from finetree_worker.plan import (
-    CheckpointPlan,
-    OptimizerName,
-    TrainPlan,
-)
+from finetree_worker.plan import CheckpointPlan, OptimizerName, TrainPlan
 from finetree_worker.train import train
-from worker_harness import (
-    Recorder,
-    difference,
-    run,
-    tuned,
-    weights,
-    weights_at,
-)
+from worker_harness import Recorder, difference, run, tuned, weights, weights_at
 
 
 def poisoned(steps: set[int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,18 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker import (
-    evaluate,
-)
-from finetree_worker.errors import (
-    Cancelled,
-    MemoryExhaustedError,
-)
+from finetree_worker import evaluate
+from finetree_worker.errors import Cancelled, MemoryExhaustedError
 from finetree_worker.formats import Message, Row
 from finetree_worker.packing import Example
-from worker_harness import (
-    rows_of,
-)
+from worker_harness import rows_of
 
 QUESTIONS = [Row(i, (Message("user", "why " * (1 + i % 4)), Message("assistant", "so"))) for i in range(7)]
 

@@ -7,31 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker import (
-    events,
-    gradients,
-    preflight,
-)
-from finetree_worker.errors import (
-    MemoryExhaustedError,
-)
+from finetree_worker import events, gradients, preflight
+from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.gradients import Gradients
 from finetree_worker.loss import target_loss
 from finetree_worker.packing import Example
-from finetree_worker.plan import (
-    OptimizerName,
-    TrainPlan,
-)
+from finetree_worker.plan import OptimizerName, TrainPlan
 from finetree_worker.telemetry import is_out_of_memory
 from finetree_worker.train import train
-from worker_harness import (
-    Recorder,
-    difference,
-    elsewhere,
-    run,
-    tuned,
-    weights,
-)
+from worker_harness import Recorder, difference, elsewhere, run, tuned, weights
 
 CPU_FULL = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory:"
 

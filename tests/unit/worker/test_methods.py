@@ -2,33 +2,18 @@
 """What holds for every method: the loss falls, a resume is bit-equal, peft loads it."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from finetree_worker import (
-    events,
-    loading,
-    models,
-)
-from finetree_worker.errors import (
-    Cancelled,
-)
-from finetree_worker.plan import (
-    Method,
-    OptimizerName,
-    TrainPlan,
-)
+from finetree_worker import events, loading, models
+from finetree_worker.errors import Cancelled
+from finetree_worker.plan import Method, OptimizerName, TrainPlan
 from finetree_worker.train import adapt, load
 from torch import nn
-from worker_harness import (
-    METHODS,
-    pausing,
-    run,
-    tuned,
-    weights,
-)
+from worker_harness import METHODS, loop_of, pausing, run, scripted, tuned, weights
 
 # peft 0.21 calls transformers 5 by old names; 8-bit products say how they work at each one.
 pytestmark = [
@@ -61,6 +46,34 @@ def test_a_run_paused_twice_ends_in_the_same_weights_bit_by_bit(
     left, right = weights(straight.artifact), weights(broken.artifact)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+TRAINED = {
+    "full": "",
+    "full-frozen": r"layers\.1\.|^model\.norm\.",
+    "lora": r"\.lora_[AB]\.",
+    "dora": r"\.lora_(A|B|magnitude_vector)\.",
+    "nf4": r"\.lora_[AB]\.",
+    "int8": r"\.lora_[AB]\.",
+    "prefix": r"^prompt_encoder\.",
+    "houlsby": r"\.bottleneck_(attention|mlp)\.",
+}
+"""What each method trains, by the names of its parameters: all of these and nothing else."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "checkpointing"), [(kind, on) for kind in TRAINED for on in (False, True) if not (kind == "prefix" and on)]
+)
+def test_two_steps_change_every_tensor_that_is_trained_and_no_other(
+    plan: TrainPlan, kind: str, checkpointing: bool
+) -> None:
+    """Checkpointing of layers whose input needs no gradient leaves adapters without one, and says nothing."""
+    chosen = tuned(replace(plan, method=METHODS[kind]), gradient_checkpointing=checkpointing, max_steps=2)
+    loop = loop_of(chosen)
+    before = {name: p.detach().clone() for name, p in loop.adapted.named_parameters()}
+    loop.run(scripted([]))
+    changed = {name for name, p in loop.adapted.named_parameters() if not torch.equal(before[name], p)}
+    assert changed == {name for name in before if re.search(TRAINED[kind], name)}
 
 
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "unpacked"])

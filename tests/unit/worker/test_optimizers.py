@@ -5,22 +5,9 @@ import math
 
 import pytest
 import torch
-from finetree_worker import (
-    events,
-    optimizers,
-)
-from finetree_worker.plan import (
-    OptimizerName,
-    Schedule,
-    TrainPlan,
-)
-from worker_harness import (
-    Recorder,
-    loop_of,
-    optimization,
-    scripted,
-    tuned,
-)
+from finetree_worker import events, optimizers
+from finetree_worker.plan import OptimizerName, Schedule, TrainPlan
+from worker_harness import Recorder, loop_of, optimization, scripted, tuned
 
 CPU = torch.device("cpu")
 

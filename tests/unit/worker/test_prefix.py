@@ -7,22 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker import (
-    evaluate,
-    methods,
-    models,
-)
+from finetree_worker import evaluate, methods, models
 from finetree_worker.attention import by_document
-from finetree_worker.errors import (
-    PlanError,
-)
+from finetree_worker.errors import PlanError
 from finetree_worker.formats import Message, Row
 from finetree_worker.loss import hidden_states
 from finetree_worker.packing import Example, collate
-from finetree_worker.plan import (
-    PrefixMethod,
-    TrainPlan,
-)
+from finetree_worker.plan import PrefixMethod, TrainPlan
 from finetree_worker.train import adapt, load
 
 # peft 0.21 calls transformers 5 by old names; 8-bit products say how they work at each one.

@@ -7,13 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetree_worker import (
-    preview,
-)
-from worker_harness import (
-    data_plan,
-    tokenised,
-)
+from finetree_worker import preview
+from worker_harness import data_plan, tokenised
 
 
 def test_a_preview_keeps_the_first_rows_and_the_findings_beyond_them(

@@ -11,23 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker import (
-    data,
-    token_cache,
-)
-from finetree_worker.errors import (
-    Cancelled,
-)
+from finetree_worker import data, token_cache
+from finetree_worker.errors import Cancelled
 from finetree_worker.files import size
 from finetree_worker.formats import RowSource
-from finetree_worker.plan import (
-    LossOn,
-    TrainPlan,
-)
-from worker_harness import (
-    data_plan,
-    tokenised,
-)
+from finetree_worker.plan import LossOn, TrainPlan
+from worker_harness import data_plan, tokenised
 
 
 def _cached(plan: TrainPlan, folder: Path, limit: int = 1 << 30) -> TrainPlan:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetree_worker import optimizers
 from finetree_worker.errors import CheckpointError
-from finetree_worker.files import atomic_folder, read_manifest
+from finetree_worker.files import MANIFEST, atomic_folder, read_manifest
 
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 _BEST = "best.json"
@@ -87,12 +87,12 @@ def save(
     environment: Environment,
     numerics_hash: str,
 ) -> Path:
-    """Write checkpoint `step-<n>` below `folder`, whole or not at all; one that is there already stays as it is.
+    """Write checkpoint `step-<n>` below `folder`, whole or not at all; this run's that is there already stays as it is.
 
     Raises StorageError (DISK_FULL, STORAGE_FAILED); earlier checkpoints are intact then.
     """
     target = folder / f"step-{position.step:08d}"
-    if read_manifest(target) is not None:
+    if _manifest(target, numerics_hash) is not None:
         return target
     shutil.rmtree(target, ignore_errors=True)
     tensors, values = optimizers.state_tensors(optimizer)
@@ -115,23 +115,32 @@ def at_step(folder: Path, step: int, numerics_hash: str) -> Found | None:
     return _whole(folder / f"step-{step:08d}", numerics_hash)
 
 
-def _whole(folder: Path, numerics_hash: str) -> Found | None:
+def _manifest(folder: Path, numerics_hash: str) -> dict[str, Any] | None:
+    """The manifest of a whole checkpoint of this run; what other runs have left in the folder is none of its."""
     manifest = read_manifest(folder)
-    if not manifest or manifest.get("format") != FORMAT or manifest.get("numerics_hash") != numerics_hash:
+    mine = manifest is not None and manifest.get("numerics_hash") == numerics_hash
+    return manifest if mine and manifest.get("format") == FORMAT else None
+
+
+def _whole(folder: Path, numerics_hash: str) -> Found | None:
+    if _manifest(folder, numerics_hash) is None:
         return None
     state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     return Found(folder, Position(**state["position"]), Environment(**state["environment"]), numerics_hash)
 
 
 def restore(found: Found, trainable: dict[str, nn.Parameter], optimizer: Optimizer) -> None:
-    """Put weights and optimizer state back in place. Raises CheckpointError CHECKPOINT_MISMATCH."""
+    """Put weights and optimizer state back in place.
+
+    Raises CheckpointError: CHECKPOINT_MISMATCH, or CHECKPOINT_UNREADABLE for a file that is no safetensors file.
+    """
     restore_weights(found, trainable)
     state: dict[str, Any] = json.loads((found.folder / _STATE).read_text(encoding="utf-8"))
     optimizers.load_state(optimizer, _load(found.folder / _OPTIMIZER), state["optimizer"])
 
 
 def restore_weights(found: Found, trainable: dict[str, nn.Parameter]) -> None:
-    """Put the weights alone back in place. Raises CheckpointError CHECKPOINT_MISMATCH."""
+    """Put the weights alone back in place. Raises as `restore`."""
     weights = _load(found.folder / _WEIGHTS)
     if weights.keys() != trainable.keys():
         raise CheckpointError("CHECKPOINT_MISMATCH", "The checkpoint holds other layers than this run trains.")
@@ -142,8 +151,12 @@ def restore_weights(found: Found, trainable: dict[str, nn.Parameter]) -> None:
 
 def _load(path: Path) -> dict[str, Tensor]:
     # Mapped, not read: the copy into place is the only one in memory.
-    with safe_open(path, framework="pt") as stored:
-        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        text, remedy = f"The checkpoint's {path.name} is no safetensors file.", "Delete the checkpoint, then try again."
+        raise CheckpointError("CHECKPOINT_UNREADABLE", text, remedy=remedy) from error
 
 
 def mark_best(folder: Path, step: int) -> None:
@@ -161,10 +174,22 @@ def best_step(folder: Path) -> int | None:
         return None
 
 
-def rotate(folder: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep` and the best. Damaged ones do not count among the newest."""
+def rotate(folder: Path, keep: int, numerics_hash: str) -> None:
+    """Delete all checkpoints of this run but the newest `keep` and the best.
+
+    Half-written ones do not count among the newest, nor do those of another run, which may be of later steps.
+    """
     best = best_step(folder)
-    whole = [path for path in sorted(folder.glob("step-*")) if (path / "manifest.json").is_file()]
+    whole = [path for path in sorted(folder.glob("step-*")) if _names_run(path, numerics_hash)]
     for path in whole[: max(0, len(whole) - keep)]:
         if best is None or path.name != f"step-{best:08d}":
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _names_run(folder: Path, numerics_hash: str) -> bool:
+    """Whether a checkpoint's manifest names this run; its files are not hashed for that."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("numerics_hash") == numerics_hash

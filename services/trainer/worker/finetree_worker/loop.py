@@ -263,6 +263,6 @@ class Loop:
             if must:
                 raise
             return
-        checkpoint.rotate(folder, max(1, self.plan.checkpoints.keep))
+        checkpoint.rotate(folder, max(1, self.plan.checkpoints.keep), self.plan.numerics_hash())
         seconds = time.perf_counter() - started
         self.reporter.emit(CheckpointSaved(step, target.name, size(target), best, seconds, manifest_hash(target)))
