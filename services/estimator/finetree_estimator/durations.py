@@ -165,7 +165,7 @@ def save_seconds(run: Run) -> float:
 
 
 def evaluation_seconds(run: Run, plan: EvaluationPlan) -> float:
-    """Seconds of all evaluations: the loss of the held-out rows, and greedy answers before and after training."""
+    """Seconds of all evaluations: the loss of the held-out rows, and the greedy answers of those that generate."""
     if plan.rows is None:
         return 0.0
     seconds = (plan.before + plan.during + plan.after) * _loss_seconds(run, plan.rows)
@@ -174,7 +174,8 @@ def evaluation_seconds(run: Run, plan: EvaluationPlan) -> float:
         learned = c.ANSWER_SPREAD * plan.rows.mean * plan.rows.target_fraction + 1
         # An untrained model rambles to the limit; a trained one has learned to stop.
         seconds += plan.before * _generation_seconds(run, plan.rows, longest)
-        seconds += plan.after * _generation_seconds(run, plan.rows, min(longest, learned))
+        trained = plan.after + (plan.during if plan.generate_during else 0)
+        seconds += trained * _generation_seconds(run, plan.rows, min(longest, learned))
     return seconds
 
 

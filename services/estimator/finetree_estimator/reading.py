@@ -227,6 +227,7 @@ def _evaluation(
         before=1 if wanted.before_training else 0,
         during=during,
         after=1 if wanted.metrics else 0,
+        generate_during=wanted.best_by == rs.METRIC_EXACT_MATCH,
     )
 
 

@@ -66,7 +66,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """What is measured on held-out rows: the loss at each look, answers only before and after training."""
+    """What is measured on held-out rows: the loss at each look, answers before and after training."""
 
     rows: Rows | None = None
     generate: bool = False
@@ -74,6 +74,8 @@ class EvaluationPlan:
     before: int = 0
     during: int = 0
     after: int = 0
+    generate_during: bool = False
+    """Whether looks in the middle of the training generate answers too."""
 
 
 class Term(Enum):

@@ -90,6 +90,15 @@ def test_each_look_at_the_loss_costs_the_same(make_run):
     assert durations.evaluation_seconds(run, EvaluationPlan()) == 0
 
 
+def test_answers_that_tell_the_best_evaluation_cost_at_each_look(make_run):
+    run = make_run()
+    asked = {"generate": True, "max_new_tokens": 64}
+    one = evaluation(run, after=1, **asked)
+
+    assert evaluation(run, during=3, after=1, generate_during=True, **asked) == pytest.approx(4 * one)
+    assert evaluation(run, during=3, after=1, **asked) < 2 * one
+
+
 def test_an_untrained_model_answers_to_the_limit_and_a_trained_one_stops(make_run):
     run = make_run()
     before = [evaluation(run, generate=True, before=1, max_new_tokens=n) for n in (8, 512)]

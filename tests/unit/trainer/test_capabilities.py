@@ -8,6 +8,7 @@ from finetree_runtime.plan import resolve_spec
 from finetree_trainer import capabilities
 from finetree_worker import planning
 
+STOPPING = {"early_stopping_patience": 2, "every_steps": 5, "split_fraction": 0.1}
 WORKER = {
     "precision": planning._PRECISIONS,
     "optimizer": planning._OPTIMIZERS,
@@ -20,6 +21,10 @@ WORKER = {
 @pytest.mark.parametrize("name", sorted(capabilities.SETTINGS))
 def test_a_setting_has_the_values_that_the_worker_takes(name):
     assert set(capabilities.SETTINGS[name]) == set(WORKER[name]) - {0}
+
+
+def test_a_metric_of_the_contract_is_one_that_the_worker_measures():
+    assert set(planning._METRICS) == set(run_spec_pb2.Metric.values()) - {0}
 
 
 def test_a_base_may_be_quantised_as_the_worker_can():
@@ -70,8 +75,11 @@ def test_what_can_only_be_priced_is_refused_by_its_name(asked, path):
         ({"early_stopping_patience": 2, "split_fraction": 0.1}, "early_stopping_patience"),
         ({"early_stopping_patience": 2, "every_steps": 5}, "early_stopping_patience"),
         ({"early_stopping_min_delta": 0.1, "split_fraction": 0.1}, "early_stopping_min_delta"),
+        ({"best_by": run_spec_pb2.METRIC_LOSS, "split_fraction": 0.1, "every_steps": 5}, "best_by"),
+        ({"best_by": run_spec_pb2.METRIC_LOSS, "split_fraction": 0.1, "early_stopping_patience": 2}, "best_by"),
+        (STOPPING | {"best_by": run_spec_pb2.METRIC_EXACT_MATCH}, "best_by"),
     ],
-    ids=["no evaluations", "no held-out rows", "no patience"],
+    ids=["no evaluations", "no held-out rows", "no patience", "nobody wants the best", "no step", "not measured"],
 )
 def test_early_stopping_that_could_never_act_is_refused(evaluation, path):
     spec = run_spec_pb2.RunSpec(evaluation=run_spec_pb2.Evaluation(**evaluation))
@@ -81,8 +89,16 @@ def test_early_stopping_that_could_never_act_is_refused(evaluation, path):
     assert f"job.spec.evaluation.{path}" in str(refused.value)
 
 
-def test_early_stopping_with_evaluations_on_held_out_rows_is_taken():
-    evaluation = run_spec_pb2.Evaluation(early_stopping_patience=2, every_steps=5, split_fraction=0.1)
-    spec = run_spec_pb2.RunSpec(evaluation=evaluation)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"best_by": run_spec_pb2.METRIC_TOKEN_ACCURACY},
+        {"best_by": run_spec_pb2.METRIC_EXACT_MATCH, "metrics": [run_spec_pb2.METRIC_EXACT_MATCH]},
+    ],
+    ids=["loss", "token accuracy", "exact match"],
+)
+def test_early_stopping_with_evaluations_on_held_out_rows_is_taken(more):
+    spec = run_spec_pb2.RunSpec(evaluation=run_spec_pb2.Evaluation(**STOPPING, **more))
     spec.lora.SetInParent()
     capabilities.require_settings(resolve_spec(spec).spec)

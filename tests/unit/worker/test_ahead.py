@@ -62,3 +62,12 @@ def test_checkpoints_and_the_artifact_cost_what_the_last_checkpoint_did():
     assert ahead.seconds(20, 100, 0.01) == 0.0
     ahead.checkpoint(CheckpointSaved(25, "step-25", 10, False, 3.0))
     assert ahead.seconds(30, 100, 0.01) == pytest.approx(2 * 3.0 + 1.0)
+
+
+def test_evaluations_that_answer_cost_what_the_last_one_of_them_did():
+    exact = run_spec_pb2.METRIC_EXACT_MATCH
+    ahead = Ahead(spec(metrics=[exact], max_new_tokens=62, every_steps=30, best_by=exact))
+    ahead.rows(report())
+    ahead.evaluation(EvalMetrics(30, 1.0, 2.7, 0.0, 20, 0, 20, 7.0))
+    # At 60 and 90, and after the last step.
+    assert ahead.seconds(35, 100, 0.01) == 3 * 7.0

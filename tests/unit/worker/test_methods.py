@@ -3,6 +3,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,7 +72,12 @@ def test_two_steps_change_every_tensor_that_is_trained_and_no_other(
     chosen = tuned(replace(plan, method=METHODS[kind]), gradient_checkpointing=checkpointing, max_steps=2)
     loop = loop_of(chosen)
     before = {name: p.detach().clone() for name, p in loop.adapted.named_parameters()}
+    calls: Counter[str] = Counter()
+    model = loop.subject.model
+    model.get_input_embeddings().register_forward_pre_hook(lambda *_: calls.update(["batch"]))
+    model.get_decoder().layers[1].mlp.register_forward_pre_hook(lambda *_: calls.update(["layer"]))
     loop.run(scripted([]))
+    assert calls["layer"] == calls["batch"] * (2 if checkpointing else 1), "a checkpointed layer is run again"
     changed = {name for name, p in loop.adapted.named_parameters() if not torch.equal(before[name], p)}
     assert changed == {name for name in before if re.search(TRAINED[kind], name)}
 

@@ -93,6 +93,7 @@ def test_what_is_left_out_has_the_cores_default(task):
         ("evaluation.every_steps", 5, lambda p: p.evaluation.every_steps == 5),
         ("evaluation.early_stopping_patience", 3, lambda p: p.evaluation.early_stopping_patience == 3),
         ("evaluation.early_stopping_min_delta", 0.5, lambda p: p.evaluation.early_stopping_min_delta == 0.5),
+        ("evaluation.best_by", rs.METRIC_TOKEN_ACCURACY, lambda p: p.evaluation.best_by is plan.Metric.TOKEN_ACCURACY),
         ("training.non_finite_limit", 2, lambda p: p.optimization.non_finite_limit == 2),
         ("checkpoints.every_steps", 5, lambda p: p.checkpoints.every_steps == 5),
         ("checkpoints.keep", 4, lambda p: p.checkpoints.keep == 4),

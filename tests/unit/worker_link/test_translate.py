@@ -148,7 +148,8 @@ def test_the_summary_is_what_the_run_has_shown(translator):
 
 def test_the_summary_says_that_training_ended_early_and_whose_weights_count(translator):
     assert not translator.record.summary(1.0).stopped_early
-    alert = one(translator, events.BestRestored(30, 20, 1.5, early=True)).alert
+    alert = one(translator, events.BestRestored(30, 20, 0.75, early=True, metric="exact_match")).alert
+    assert "step 20 counts, exact match 0.75" in alert.text
     assert (alert.code, "step 30" in alert.text, "step 20" in alert.text) == ("EARLY_STOPPED", True, True)
     summary = translator.record.summary(1.0)
     assert (summary.stopped_early, summary.best_step) == (True, 20)

@@ -95,11 +95,14 @@ def require_settings(spec: run_spec_pb2.RunSpec) -> None:
     for path, asked in _unsupported(spec):
         if asked:
             raise invalid_field(f"{_SPEC}.{path}", "is not supported yet; leave it out", "SETTING_NOT_SUPPORTED")
-    _require_evaluations(spec.evaluation)
+    _require_evaluations(spec)
 
 
-def _require_evaluations(evaluation: run_spec_pb2.Evaluation) -> None:
+def _require_evaluations(spec: run_spec_pb2.RunSpec) -> None:
     """Early stopping looks at evaluations while training; without any it would silently never act."""
+    evaluation = spec.evaluation
+    if evaluation.best_by:
+        _require_best(spec)
     if not evaluation.early_stopping_patience:
         if evaluation.early_stopping_min_delta:
             text = "means nothing without evaluation.early_stopping_patience; state how many evaluations to wait"
@@ -111,6 +114,19 @@ def _require_evaluations(evaluation: run_spec_pb2.Evaluation) -> None:
     if not (evaluation.HasField("dataset") or evaluation.split_fraction):
         text = "needs held-out rows: give evaluation.dataset or evaluation.split_fraction"
         raise invalid_field(f"{_SPEC}.evaluation.early_stopping_patience", text)
+
+
+def _require_best(spec: run_spec_pb2.RunSpec) -> None:
+    """Whatever is to tell the best evaluation is measured, and somebody asks for the best."""
+    evaluation, path = spec.evaluation, f"{_SPEC}.evaluation.best_by"
+    if not (evaluation.early_stopping_patience or spec.checkpoints.keep_best):
+        text = "means nothing without evaluation.early_stopping_patience or checkpoints.keep_best; state one of them"
+        raise invalid_field(path, text)
+    if not evaluation.every_steps:
+        raise invalid_field(path, "needs evaluation.every_steps: state after how many optimizer steps to evaluate")
+    exact = run_spec_pb2.METRIC_EXACT_MATCH
+    if evaluation.best_by == exact and exact not in evaluation.metrics:
+        raise invalid_field(path, "is METRIC_EXACT_MATCH, which is not among evaluation.metrics; add it there")
 
 
 def _unsupported(spec: run_spec_pb2.RunSpec) -> tuple[tuple[str, bool], ...]:

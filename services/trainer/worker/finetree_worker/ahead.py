@@ -23,6 +23,7 @@ class Ahead:
     _report: DatasetReport | None = None
     _loss_seconds: float | None = None
     _before: EvalMetrics | None = None
+    _between: EvalMetrics | None = None
     _checkpoint_seconds: float | None = field(default=None)
 
     def rows(self, report: DatasetReport) -> None:
@@ -30,11 +31,13 @@ class Ahead:
         self._report = report
 
     def evaluation(self, event: EvalMetrics) -> None:
-        """Note an evaluation: of the loss alone, or (step 0) of all metrics before training."""
+        """Note an evaluation: of the loss alone, or of answers too, before training (step 0) or in the middle of it."""
         if event.questions == 0:
             self._loss_seconds = event.seconds
         elif event.step == 0:
             self._before = event
+        else:
+            self._between = event
 
     def checkpoint(self, event: CheckpointSaved) -> None:
         """Note a checkpoint."""
@@ -48,12 +51,16 @@ class Ahead:
         evaluations = _times(self.spec.evaluation.every_steps, step, total) if self._held_out_rows() else 0
         checkpoint = self._checkpoint_seconds or 0.0
         saves = _times(self.spec.checkpoints.every_steps, step, total) + ARTIFACT_SHARE
-        return evaluations * loss + saves * checkpoint + self._after(loss)
+        after = self._after(loss)
+        each = loss if self.spec.evaluation.best_by != run_spec_pb2.METRIC_EXACT_MATCH else after
+        return evaluations * each + saves * checkpoint + after
 
     def _after(self, loss: float) -> float:
-        """The evaluation after training: like the one before it, with answers that have learned to end."""
+        """The evaluation after training: as one in its middle, or the one before it with answers that end."""
         if not (self.spec.evaluation.metrics and self._held_out_rows()):
             return 0.0
+        if self._between is not None:
+            return self._between.seconds
         if self._before is None or self._report is None:
             return loss
         answer = ANSWER_SPREAD * self._report.target_tokens / max(1, self._report.train_rows) + 1

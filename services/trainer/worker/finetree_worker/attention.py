@@ -246,3 +246,14 @@ def by_document(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+@contextmanager
+def as_loaded(model: PreTrainedModel) -> Iterator[None]:
+    """Let the model attend as it was loaded to, also where the block is inside one of `by_document`."""
+    before = model.config._attn_implementation  # noqa: SLF001 - transformers has a setter but no getter
+    model.set_attn_implementation({NAME: "sdpa", EAGER: "eager"}.get(before, before))
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

@@ -56,7 +56,7 @@ class Position:
     target_tokens: int
     elapsed_seconds: float
     non_finite_in_a_row: int = 0
-    best_loss: float | None = None
+    best_value: float | None = None
     micro_batch_tokens: int = 0
     micro_batch_rows: int = 0
     best_step: int = 0
@@ -118,8 +118,9 @@ def at_step(folder: Path, step: int, numerics_hash: str) -> Found | None:
 def _manifest(folder: Path, numerics_hash: str) -> dict[str, Any] | None:
     """The manifest of a whole checkpoint of this run; what other runs have left in the folder is none of its."""
     manifest = read_manifest(folder)
-    mine = manifest is not None and manifest.get("numerics_hash") == numerics_hash
-    return manifest if mine and manifest.get("format") == FORMAT else None
+    if manifest is None or manifest.get("numerics_hash") != numerics_hash or manifest.get("format") != FORMAT:
+        return None
+    return manifest
 
 
 def _whole(folder: Path, numerics_hash: str) -> Found | None:

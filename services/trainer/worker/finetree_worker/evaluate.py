@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
-from finetree_worker.attention import by_document
+from finetree_worker.attention import as_loaded, by_document
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.formats import Row
 from finetree_worker.gradients import free_cache
@@ -137,7 +137,7 @@ def answers(
     by_length = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
     found: dict[int, str] = {}
     try:
-        with torch.inference_mode(), _contiguous_head(model), quiet_peft():
+        with torch.inference_mode(), as_loaded(model), _contiguous_head(model), quiet_peft():
             for start in range(0, len(by_length), BATCH_QUESTIONS):
                 chosen = by_length[start : start + BATCH_QUESTIONS]
                 tick = _Tick(start, len(chosen), len(rows), max_new_tokens, on_fraction)

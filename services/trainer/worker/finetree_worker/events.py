@@ -236,13 +236,14 @@ class BatchSizeChanged:
 class BestRestored:
     """Training ended and the weights of its best evaluation took the place of the last ones.
 
-    `step` is the last step taken; `early` says whether others were to come.
+    `step` is the last step taken; `early` says whether others were to come; `metric` is what `best_value` is of.
     """
 
     step: int
     best_step: int
-    best_loss: float
+    best_value: float
     early: bool
+    metric: str = "loss"
 
 
 @dataclass(frozen=True, slots=True)

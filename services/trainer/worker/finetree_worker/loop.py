@@ -27,7 +27,7 @@ from finetree_worker.files import manifest_hash, size
 from finetree_worker.gradients import Computed, Gradients, Limit, Subject
 from finetree_worker.pace import Pace
 from finetree_worker.packing import Example
-from finetree_worker.plan import TrainPlan
+from finetree_worker.plan import Metric, TrainPlan
 from finetree_worker.steering import STOPS, Steering
 from finetree_worker.telemetry import DeviceWatch, memory_bytes, peak_memory_bytes
 
@@ -78,7 +78,7 @@ class Loop:
         return self.position.step
 
     def run(self, evaluate: Callable[[int], float | None]) -> Trained:
-        """Train to the end. `evaluate(step)` measures the held-out loss where the plan asks for it.
+        """Train to the end. `evaluate(step)` measures, where the plan asks for it, what tells the best evaluation.
 
         Raises Cancelled when told to stop (after a checkpoint, if one was asked for), DivergedError,
         MemoryExhaustedError, and StorageError when the checkpoint of a pause cannot be written.
@@ -211,26 +211,25 @@ class Loop:
             return bool(every and self.plan.evaluation.early_stopping_patience)
         return bool(every) and step % every == 0
 
-    def _is_best(self, loss: float | None) -> bool:
+    def _is_best(self, value: float | None) -> bool:
         """Whether an evaluation beats all before it; notes it, and ends training when patience is over.
 
-        As is usual, any lower loss is the best, but only one lower by `early_stopping_min_delta` renews the patience.
+        As is usual, any better value is the best, but only one better by more than the plan's delta renews patience.
         """
         was, plan = self.position, self.plan.evaluation
-        best = loss is not None and (was.best_loss is None or loss < was.best_loss)
-        gained = best and (was.best_loss is None or was.best_loss - (loss or 0.0) > plan.early_stopping_min_delta)
-        without = 0 if gained else was.evaluations_without_gain + 1
-        self.position = replace(was, evaluations_without_gain=without)
+        gain = _gain(value, was.best_value, plan.best_by)
+        without = 0 if gain > plan.early_stopping_min_delta else was.evaluations_without_gain + 1
+        self.position, best = replace(was, evaluations_without_gain=without), gain > 0
         if best:
-            self.position = replace(self.position, best_loss=loss, best_step=was.step)
+            self.position = replace(self.position, best_value=value, best_step=was.step)
         if 0 < plan.early_stopping_patience <= without:
             self.position = replace(self.position, stopped=True)
         return best
 
     def _restore_best(self) -> None:
         """Put the best evaluation's weights in the place of the last ones, where early stopping is on."""
-        at, folder = self.position, self.plan.checkpoints_dir
-        if not self.plan.evaluation.early_stopping_patience or at.best_loss is None:
+        at, folder, by = self.position, self.plan.checkpoints_dir, self.plan.evaluation.best_by
+        if not self.plan.evaluation.early_stopping_patience or at.best_value is None:
             return
         if at.best_step == at.step and not at.stopped:
             return
@@ -242,7 +241,7 @@ class Loop:
         checkpoint.restore_weights(found, self.subject.trainable)
         # A checkpoint from now on holds these weights: a run that goes on from it must not train them further.
         self.position = replace(at, stopped=True)
-        self.reporter.emit(BestRestored(at.step, at.best_step, at.best_loss, at.step < self.total))
+        self.reporter.emit(BestRestored(at.step, at.best_step, at.best_value, at.step < self.total, by.value))
 
     def save_checkpoint(self, *, best: bool = False, must: bool = False) -> None:
         """Save, rotate, report. A failed save is reported and training goes on, unless it `must` succeed."""
@@ -266,3 +265,12 @@ class Loop:
         checkpoint.rotate(folder, max(1, self.plan.checkpoints.keep), self.plan.numerics_hash())
         seconds = time.perf_counter() - started
         self.reporter.emit(CheckpointSaved(step, target.name, size(target), best, seconds, manifest_hash(target)))
+
+
+def _gain(value: float | None, best: float | None, metric: Metric) -> float:
+    """By how much an evaluation beats the best one before it: infinite for the first, negative for one that failed."""
+    if value is None:
+        return -math.inf
+    if best is None:
+        return math.inf
+    return best - value if metric is Metric.LOSS else value - best

@@ -67,6 +67,7 @@ class Metric(StrEnum):
 
     LOSS = "loss"
     EXACT_MATCH = "exact_match"
+    TOKEN_ACCURACY = "token_accuracy"  # noqa: S105 - no password
 
 
 class Quantization(StrEnum):
@@ -184,14 +185,16 @@ class EvaluationPlan:
     before_training: bool = False
     every_steps: int = 0
     early_stopping_patience: int = 0
-    """Evaluations in a row without a lower loss that end the run, whose best weights are published; 0: never."""
+    """Evaluations in a row that are no better and end the run, whose best weights are published; 0: never."""
     early_stopping_min_delta: float = 0.0
-    """Nats by which a loss must be below the best one to count as lower."""
+    """By how much an evaluation must beat the best one: nats of a loss, or a share."""
+    best_by: Metric = Metric.LOSS
+    """What tells the best evaluation: the lowest loss, or the highest of the other metrics."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPlan:
-    """`every_steps` 0: only when asked for; `keep` newest ones stay, and the best by evaluation loss if asked."""
+    """`every_steps` 0: only when asked for; `keep` newest ones stay, and the best evaluation's if asked."""
 
     every_steps: int = 0
     keep: int = 2
@@ -250,6 +253,7 @@ class TrainPlan:
                 self.evaluation.early_stopping_patience,
                 self.evaluation.early_stopping_min_delta,
                 self.evaluation.every_steps if self.evaluation.early_stopping_patience else 0,
+                self.evaluation.best_by.value if self.evaluation.early_stopping_patience else "",
             ),
             "fingerprint": self.base.fingerprint,
         }

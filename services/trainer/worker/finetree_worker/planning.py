@@ -82,6 +82,7 @@ _LOSS_KERNELS = {run_spec_pb2.LOSS_KERNEL_UNSPECIFIED: None, run_spec_pb2.LOSS_K
 _METRICS = {
     run_spec_pb2.METRIC_LOSS: plan.Metric.LOSS,
     run_spec_pb2.METRIC_EXACT_MATCH: plan.Metric.EXACT_MATCH,
+    run_spec_pb2.METRIC_TOKEN_ACCURACY: plan.Metric.TOKEN_ACCURACY,
 }
 
 
@@ -266,11 +267,6 @@ def _stated(message: Any, *fields: str) -> dict[str, Any]:
     return {field: getattr(message, field) for field in fields if message.HasField(field)}
 
 
-def _checkpoints(checkpoints: run_spec_pb2.Checkpoints) -> plan.CheckpointPlan:
-    keep = checkpoints.keep or plan.CheckpointPlan().keep
-    return plan.CheckpointPlan(checkpoints.every_steps, keep, checkpoints.keep_best)
-
-
 def _evaluation(task: worker_pb2.Task) -> plan.EvaluationPlan:
     evaluation = task.spec.evaluation
     return plan.EvaluationPlan(
@@ -284,4 +280,5 @@ def _evaluation(task: worker_pb2.Task) -> plan.EvaluationPlan:
         every_steps=evaluation.every_steps,
         early_stopping_patience=evaluation.early_stopping_patience,
         early_stopping_min_delta=evaluation.early_stopping_min_delta,
+        best_by=_METRICS.get(evaluation.best_by, plan.Metric.LOSS),
     )

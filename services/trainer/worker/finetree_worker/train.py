@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from finetree_worker import base_checks, data, evaluate, methods, models, randomness
 from finetree_worker.data import Dataset
+from finetree_worker.errors import DataError
 from finetree_worker.events import (
     Alert,
     ArtifactReady,
@@ -32,7 +33,7 @@ from finetree_worker.files import atomic_folder, hashes, size
 from finetree_worker.gradients import AUTOCAST, Subject
 from finetree_worker.loop import Loop, Trained
 from finetree_worker.methods import qlora
-from finetree_worker.plan import BaseModel, FullMethod, Metric, Precision, QloraMethod, TrainPlan
+from finetree_worker.plan import BaseModel, EvaluationPlan, FullMethod, Metric, Precision, QloraMethod, TrainPlan
 from finetree_worker.prepare import base_facts
 from finetree_worker.steering import STOPS, Steering
 
@@ -107,13 +108,14 @@ class _Run:
             self.reporter.emit(dataset.report)
             if dataset.report.leaked_rows:
                 self.reporter.emit(_leak(dataset.report))
+            _require_questions(self.plan.evaluation, dataset)
         adapted, subject = adapt(self.plan, model, self.device)
         loop = Loop(self.plan, subject, dataset.train, self.reporter, self.steering)
         restored = loop.restore()
         before = self._evaluate_before(subject, tokenizer, dataset, restored)
         self._announce(loop, model, restored)
         with self.phases.phase(Phase.TRAIN) as tell:
-            trained = loop.run(lambda step: self._evaluate_loss(subject, dataset, step))
+            trained = loop.run(lambda step: self._evaluate_between(subject, tokenizer, dataset, step))
         after = self._evaluate_after(loop, tokenizer, dataset)
         self._save(adapted, tokenizer, base, loop)
         return Outcome(self.plan.artifact, trained, before, after, self.phases.seconds)
@@ -164,13 +166,14 @@ class _Run:
         dataset: Dataset,
         step: int,
         on_fraction: Callable[[float], None],
+        *,
+        answers: bool = True,
     ) -> tuple[EvalMetrics, list[str] | None]:
-        """All metrics of the plan; the answers too, where questions were asked."""
-        started, wanted, plan = time.perf_counter(), self.plan.evaluation.metrics, self.plan.evaluation
+        """All metrics of the plan, or what needs no `answers`; the answers too, where questions were asked."""
+        started, plan = time.perf_counter(), self.plan.evaluation
         score = evaluate.score(model, dataset.held_out, EVALUATION_TOKENS, lambda f: on_fraction(f * 0.2))
-        texts, correct = None, 0
-        if Metric.EXACT_MATCH in wanted and dataset.questions:
-            questions = dataset.questions
+        texts, correct, questions = None, 0, dataset.questions if answers else []
+        if questions:
             texts = evaluate.answers(
                 model, tokenizer, questions, plan.max_new_tokens, lambda f: on_fraction(0.2 + f * 0.8)
             )
@@ -191,31 +194,26 @@ class _Run:
         self.reporter.emit(metrics)
         return metrics, texts
 
-    def _evaluate_loss(self, subject: Subject, dataset: Dataset, step: int) -> float | None:
+    def _evaluate_between(
+        self, subject: Subject, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, step: int
+    ) -> float | None:
+        """Evaluate in the middle of the training: what tells the best evaluation. Answers only where they tell it."""
         if not dataset.held_out:
             return None
-        started = time.perf_counter()
 
         def look(_: float) -> None:
             self.steering.signal()
 
-        score = evaluate.score(subject.model, dataset.held_out, EVALUATION_TOKENS, look)
-        loss = _finite(score.loss)
-        self.reporter.emit(
-            EvalMetrics(
-                step=step,
-                loss=loss,
-                perplexity=evaluate.perplexity(score.loss),
-                exact_match=None,
-                questions=0,
-                correct=0,
-                rows=len(dataset.held_out),
-                seconds=time.perf_counter() - started,
-                token_accuracy=score.accuracy,
-                non_finite=loss is None,
-            )
-        )
-        return loss
+        by = self.plan.evaluation.best_by
+        answers = by is Metric.EXACT_MATCH
+        metrics, _ = self._measure(subject.model, tokenizer, dataset, step, look, answers=answers)
+        if metrics.loss is None:
+            return None
+        return {
+            Metric.LOSS: metrics.loss,
+            Metric.EXACT_MATCH: metrics.exact_match,
+            Metric.TOKEN_ACCURACY: metrics.token_accuracy,
+        }[by]
 
     def _show_samples(self, dataset: Dataset, after: list[str] | None) -> None:
         count = min(self.plan.evaluation.samples, len(after or ()))
@@ -282,6 +280,17 @@ def _dtype(plan: TrainPlan, *, stored: bool = False) -> torch.dtype:
 def _leak(report: DatasetReport) -> Alert:
     text = f"{report.leaked_rows} of {report.eval_rows} held-out rows are training rows too: what is measured on them"
     return Alert(Level.WARNING, "HELD_OUT_ROWS_LEAKED", f"{text} is memory, not skill.")
+
+
+def _require_questions(plan: EvaluationPlan, dataset: Dataset) -> None:
+    """What is to tell the best evaluation can be measured. Raises DataError NO_QUESTIONS."""
+    if plan.best_by is Metric.EXACT_MATCH and plan.every_steps and not dataset.questions:
+        raise DataError(
+            "NO_QUESTIONS",
+            "The best evaluation is to be told by exact match, and no held-out row ends in an answer.",
+            field="evaluation.best_by",
+            remedy="Hold out chat or prompt and completion rows, or tell the best one by loss.",
+        )
 
 
 def _finite(value: float) -> float | None:

@@ -257,8 +257,9 @@ class Translator:
     def _best_restored(self, event: events.BestRestored) -> tuple[str, Any, str]:
         self.record.best_restored(event)
         code = "EARLY_STOPPED" if event.early else "BEST_RESTORED"
-        why = "the evaluation loss no longer fell; training ended" if event.early else "training ended"
-        line = f"{why} after step {event.step}; step {event.best_step} counts, loss {event.best_loss:.4g}"
+        metric = event.metric.replace("_", " ")
+        why = f"evaluations no longer got better by {metric}; training ended" if event.early else "training ended"
+        line = f"{why} after step {event.step}; step {event.best_step} counts, {metric} {event.best_value:.4g}"
         return "alert", event_pb2.Alert(code=code, text=line), line
 
     def _alert(self, event: events.Alert) -> tuple[str, Any, str]:

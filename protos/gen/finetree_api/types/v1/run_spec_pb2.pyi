@@ -515,6 +515,8 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     """Mean loss per learned token, and perplexity."""
     METRIC_EXACT_MATCH: _Metric.ValueType  # 2
     """Share of held-out prompts whose greedy answer equals the expected one."""
+    METRIC_TOKEN_ACCURACY: _Metric.ValueType  # 3
+    """Share of the learned tokens of held-out rows that the model finds most probable; measured with every loss."""
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
     """What evaluation measures."""
@@ -525,6 +527,8 @@ METRIC_LOSS: Metric.ValueType  # 1
 """Mean loss per learned token, and perplexity."""
 METRIC_EXACT_MATCH: Metric.ValueType  # 2
 """Share of held-out prompts whose greedy answer equals the expected one."""
+METRIC_TOKEN_ACCURACY: Metric.ValueType  # 3
+"""Share of the learned tokens of held-out rows that the model finds most probable; measured with every loss."""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 @_typing.final
@@ -1538,6 +1542,7 @@ class Evaluation(_message.Message):
     EVERY_STEPS_FIELD_NUMBER: _builtins.int
     EARLY_STOPPING_PATIENCE_FIELD_NUMBER: _builtins.int
     EARLY_STOPPING_MIN_DELTA_FIELD_NUMBER: _builtins.int
+    BEST_BY_FIELD_NUMBER: _builtins.int
     split_fraction: _builtins.float
     """Share of the training rows to hold out, when there is no dataset; 0 means none."""
     max_new_tokens: _builtins.int
@@ -1549,11 +1554,18 @@ class Evaluation(_message.Message):
     every_steps: _builtins.int
     """Evaluate each so many optimizer steps; 0 means at the end only."""
     early_stopping_patience: _builtins.int
-    """Stop after so many evaluations in a row without a lower loss, and publish the weights of the best one; 0 means never.
-    Needs every_steps and held-out data.
+    """Stop after so many evaluations in a row that were no better, and publish the weights of the best one; 0 means never.
+    Needs every_steps and held-out data. `best_by` says what is better.
     """
     early_stopping_min_delta: _builtins.float
-    """By how much (nats per learned token) a loss must be below the best one to count as lower."""
+    """By how much an evaluation must beat the best one to count as better: a loss in nats per learned token, the other
+    metrics as shares (0 to 1).
+    """
+    best_by: Global___Metric.ValueType
+    """What makes an evaluation the best, for early stopping and for checkpoints.keep_best: the lowest loss (the default),
+    the highest token accuracy, or the highest exact match. With exact match, which must be among `metrics` then, every
+    evaluation generates answers.
+    """
     @_builtins.property
     def dataset(self) -> Global___DatasetSource:
         """Held-out data; unset means a share of the training data or none."""
@@ -1574,10 +1586,11 @@ class Evaluation(_message.Message):
         every_steps: _builtins.int = ...,
         early_stopping_patience: _builtins.int = ...,
         early_stopping_min_delta: _builtins.float = ...,
+        best_by: Global___Metric.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_training", b"before_training", "dataset", b"dataset", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "every_steps", b"every_steps", "max_new_tokens", b"max_new_tokens", "metrics", b"metrics", "samples", b"samples", "split_fraction", b"split_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_training", b"before_training", "best_by", b"best_by", "dataset", b"dataset", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "every_steps", b"every_steps", "max_new_tokens", b"max_new_tokens", "metrics", b"metrics", "samples", b"samples", "split_fraction", b"split_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1597,7 +1610,7 @@ class Checkpoints(_message.Message):
     keep: _builtins.int
     """How many of the newest to keep; 0 means the default."""
     keep_best: _builtins.bool
-    """Whether the best by evaluation loss is kept too."""
+    """Whether the best evaluation's is kept too; evaluation.best_by says which that is."""
     def __init__(
         self,
         *,
