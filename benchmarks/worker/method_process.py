@@ -4,6 +4,7 @@
 import json
 import resource
 import sys
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def train(folder: Path) -> None:
 
     set_environment()
     from finetree_worker import process  # noqa: F401 - a worker has it loaded
-    from finetree_worker.training import TrainingCore
+    from finetree_worker.training import TrainingCore, cpu_name
 
     recorder = Recorder()
     core = TrainingCore()
@@ -67,7 +68,8 @@ def train(folder: Path) -> None:
     _keep_profiles(recorder.found)
     core.train(task_plan(folder), recorder, recorder)
     recorder.found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    recorder.found["versions"] = {name: metadata.version(name) for name in VERSIONS}
+    recorder.found |= {"versions": {name: metadata.version(name) for name in VERSIONS}, "cpu": cpu_name()}
+    recorder.found["end_time"] = datetime.now(UTC).isoformat(timespec="seconds")
     print("\n" + json.dumps(recorder.found))
 
 

@@ -23,6 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """As the playbook's recipes set them."""
 PRECISIONS = {"full": "PRECISION_BF16_MIXED"}
 """Full fine-tuning updates float32 weights, as the other methods do: bfloat16 would round small updates away."""
+TASKS = ("codes", "tweets")
 TUNED_ON = "codes"
 """Task whose rows to tune on choose the rates, for both tasks."""
 RATES: dict[str, tuple[float, ...]] = {
@@ -88,6 +89,9 @@ class Run:
     def _evaluation(self) -> dict[str, Any]:
         if self.purpose == "tuning":
             return {"metrics": ["METRIC_LOSS"]}
+        if self.purpose == "speed" and self.seed:
+            # One evaluation is enough to time.
+            return {}
         asked = {"metrics": ["METRIC_LOSS", "METRIC_EXACT_MATCH"], "max_new_tokens": ANSWER_TOKENS}
         return asked | {"before_training": self.purpose == "scored"}
 

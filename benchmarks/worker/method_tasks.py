@@ -15,6 +15,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,10 @@ def rows(task: str, seed: int, folder: Path) -> Rows:
     """The rows of a task: those of a scored seed, or codes to tune on. `folder` keeps what was downloaded."""
     if task == "codes":
         return codes_to_tune() if seed == TUNING_SEED else codes(seed)
-    return tweets(read_tweets(vader(folder)), seed)
+    return tweets(rated_tweets(vader(folder)), seed)
 
 
+@cache
 def codes(seed: int) -> Rows:
     """The demo's rows about 60 countries."""
     from finetree_cli.demo.dataset import build
@@ -60,6 +62,7 @@ def codes(seed: int) -> Rows:
     return Rows(_plain(built.train_rows), _plain(built.eval_rows))
 
 
+@cache
 def codes_to_tune() -> Rows:
     """The demo's rows about 15 countries that no scored seed chooses."""
     from finetree_cli.demo.dataset import FACTS, available, build
@@ -101,6 +104,12 @@ def tweets(rated: list[tuple[str, str]], seed: int) -> Rows:
 def _tweet(text: str, label: str) -> Row:
     turns = (("system", TWEETS_SYSTEM), ("user", text), ("assistant", label))
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+@cache
+def rated_tweets(archive: Path) -> list[tuple[str, str]]:
+    """What `read_tweets` finds, read once."""
+    return read_tweets(archive)
 
 
 def read_tweets(archive: Path) -> list[tuple[str, str]]:

