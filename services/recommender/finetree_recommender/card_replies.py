@@ -59,7 +59,7 @@ def _card(pack: Pack, card: Card) -> rec.MethodCard:
         figures=[_figure(pack, figure) for figure in card.figures],
         hardware=[_hardware(pack, entry) for entry in content.hardware if entry.method is card.method],
         reference_cost=_reference_cost(pack, card.method),
-        advice=[_advice(pack, rule) for rule in pack.rules.cautions if rule.method is card.method],
+        advice=[_advice(pack, rule) for rule in pack.rules.cautions if rule.method is card.method and rule.is_advice],
         evidence=[_finding(pack, item) for item in content.findings if card.method in item.methods],
     )
 
@@ -118,7 +118,7 @@ def _advice(pack: Pack, rule: CautionRule) -> rec.Advice:
     redirects = (*((rule.redirect,) if rule.redirect is not None else ()), *rule.also)
     return rec.Advice(
         rule_id=rule.id,
-        text=rule.message,
+        text=rule.advice or rule.message,
         redirects=[number(method) for method in redirects],
         excludes=rule.hard,
         provenance=pack.provenance(rule.source),

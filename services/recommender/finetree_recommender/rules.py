@@ -180,7 +180,8 @@ class Question:
 class CautionRule:
     """Advice against a method; what is `hard` the hardware gate keeps, and nobody need be cautioned.
 
-    `also` are further methods that it points to, after `redirect`.
+    `advice` says on the method's card when it holds, instead of `message`; `also` are further methods that it points
+    to, after `redirect`.
     """
 
     id: str
@@ -190,7 +191,13 @@ class CautionRule:
     source: str
     redirect: Method | None = None
     also: tuple[Method, ...] = ()
+    advice: str = ""
     hard: bool = False
+
+    @property
+    def is_advice(self) -> bool:
+        """Whether it says when not to use the method; a `note.` says something else of it."""
+        return self.id.startswith("dont.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import signal
 import finetree
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import evidence_pb2 as ev
 
 METHODS = {"FULL", "LORA", "QLORA", "PREFIX", "ADAPTER"}
 
@@ -27,6 +28,52 @@ async def test_the_five_cards_are_complete(client):
         assert card.quality_percent.low <= card.quality_percent.expected <= card.quality_percent.high
         assert card.quality_percent.provenance
     assert {name(card) for card in cards if card.trainable_here} == {"FULL", "LORA"}
+
+
+async def test_a_card_holds_what_a_dashboard_shows(client):
+    for card in await client.list_methods():
+        assert all((card.tooltip, card.best_for, card.efficiency, card.efficiency_label))
+        assert [badge.label for badge in card.badge_details] == list(card.badges)
+        assert all(badge.tooltip for badge in card.badge_details)
+        assert card.warning is (card.stars == 0)
+        names = [figure.name for figure in card.figures]
+        assert names == ["memory_percent", "speed_factor", "trainable_percent", "cost_level", *names[4:]]
+        assert all(figure.label and figure.text and figure.provenance.locator for figure in card.figures)
+        assert [row.examples for row in card.reference_cost.rows] == [100, 1000, 10000, 100000]
+        assert all(row.cost_usd.provenance for row in card.reference_cost.rows)
+        assert card.reference_cost.accelerator
+        assert card.advice
+        assert all(item.text and item.rule_id and item.provenance.locator for item in card.advice)
+        assert card.evidence
+        assert all(row.provenance.kind == ev.PROVENANCE_KIND_PUBLISHED for row in card.evidence)
+
+
+async def test_the_guides_of_rank_and_quantisation_name_one_usual_choice(client):
+    parameters = {item.field_path: item for item in (await client.get_method("qlora")).parameters}
+    assert [choice.value for choice in parameters["qlora.lora.rank"].choices] == ["64", "32", "16", "8", "4"]
+    bits = {choice.value: choice for choice in parameters["qlora.quantization"].choices}
+    assert [value for value, choice in bits.items() if choice.recommended] == ["QUANTIZATION_NF4"]
+    assert (bits["QUANTIZATION_INT8"].quality_percent.low, bits["QUANTIZATION_INT8"].minimum_gpu_gb) == (90, 24)
+
+
+async def test_the_hardware_chart_says_where_nothing_is_recommended(client):
+    rows = (await client.method_guide()).hardware
+    assert [row.marketed_memory_gb for row in rows] == [80, 40, 24, 16, 8, 4]
+    assert rows[0].cost_open_ended
+    assert rows[-1].method == rec.METHOD_UNSPECIFIED
+    assert not rows[-1].HasField("total_seconds")
+    assert rows[-1].note
+
+
+async def test_every_answer_of_the_questionnaire_is_understood_as_itself(client):
+    guide = await client.method_guide()
+    assert [len(question.options) for question in guide.questions] == [6, 5, 5, 3, 3]
+    for question in guide.questions:
+        for option in question.options:
+            request = rec.RecommendRequest(model={"name": "llama-3.1-8b"})
+            request.MergeFrom(option.request)
+            trace = (await client.recommend(request)).trace
+            assert option.id in [step.rule_id for step in trace], option.id
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora", "prefix", "adapter"])

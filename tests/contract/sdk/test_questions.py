@@ -37,6 +37,16 @@ def test_methods_by_name_and_number(do):
         do(client.get_method("magic"))
 
 
+def test_what_a_pack_says_beside_its_cards(do):
+    guide = do(do.client().method_guide())
+    (question,) = guide.questions
+    assert [option.value for option in question.options] == ["DAYS", "HOURS"]
+    merged = recommender_pb2.RecommendRequest(model={"name": "small"})
+    merged.MergeFrom(question.options[1].request)
+    assert merged.time == recommender_pb2.TIME_NEED_HOURS
+    assert guide.hardware[0].method == recommender_pb2.METHOD_LORA
+
+
 def test_a_row_that_fails_spoils_no_other(do, spec):
     rows = {
         "good": spec,

@@ -74,12 +74,42 @@ def test_another_byte_is_another_revision(pack):
         ("N4", {"no": "N1"}, ["N1", "twice"]),
         ("order.stars", {"methods": ["LORA", "QLORA"]}, ["stars_order", "exactly once"]),
         ("recipe.batch", {"methods": ["LORA"]}, ["batch.start", "QLORA"]),
+        ("literal.bars", {"resolution": "B99"}, ["literal.bars", "no resolution B99"]),
+        ("vote.budget.usd_500_2000", {"source": "resolution: B99"}, ["vote.budget.usd_500_2000", "B99"]),
+        ("vote.time.days", {"request": '{"tempo": 1}'}, ["vote.time.days", "RecommendRequest", "tempo"]),
+        ("vote.memory.below_8", {"votes": ["PREFIX"]}, ["vote.memory.below_8", "upgrade"]),
+        ("situation.fast", {"request": "soon"}, ["situation.fast", "RecommendRequest"]),
+        ("situation.first_time", {"settings": '{"qlora": {}}'}, ["situation.first_time", "qlora", "LORA"]),
+        ("situation.budget", {"settings": '{"lora": {"size": 8}}'}, ["situation.budget", "RunSpec", "size"]),
+        ("finding.qlora_memory", {"low": 15}, ["finding.qlora_memory", "low, expected and high"]),
+        ("finding.qlora_memory", {"high": None}, ["finding.qlora_memory", "low, expected and high"]),
+        ("guide.rank.16", {"recommended": True}, ["lora_rank", "exactly one"]),
+        ("chart.24", {"gb": 40}, ["content.hardware", "once"]),
+        ("reference.prefix", {"method": "FULL"}, ["content.reference_gpus", "exactly once"]),
+        ("dont.lora.memory", {"when": {"memory": ["24"]}}, ["dont.lora.memory", "the gate keeps LORA from"]),
     ],
 )
 def test_a_defect_is_named_with_its_rule(rule_id, changes, words):
     with pytest.raises(PackError) as error:
         parse(broken(rule_id, **changes))
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("colour", "figure 'colour' is unknown"), ("speed_factor", "figure 'speed_factor' is")]
+)
+def test_figures_of_cards_are_of_known_kinds_and_there_once(name, words):
+    raw = copy.deepcopy(RAW)
+    raw["methods"][0]["figures"][0]["name"] = name
+    with pytest.raises(PackError, match=r"card LORA.*" + words):
+        parse(yaml.dump(raw, Dumper=DUMPER).encode())
+
+
+def test_a_guide_that_a_card_names_exists():
+    raw = copy.deepcopy(RAW)
+    raw["methods"][0]["parameters"][0]["choices"] = "lora_width"
+    with pytest.raises(PackError, match=r"card LORA.*lora_width"):
+        parse(yaml.dump(raw, Dumper=DUMPER).encode())
 
 
 def test_a_missing_option_is_a_gap():

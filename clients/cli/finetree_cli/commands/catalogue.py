@@ -18,18 +18,23 @@ if TYPE_CHECKING:
 @click.option("--policy", default="", metavar="NAME", help="Rule pack. [default: playbook-1]")
 @pass_settings
 def methods(settings: Settings, method: "MethodName | None", policy: str) -> None:
-    """Describe the five methods, or one of them."""
+    """Describe the five methods, or one of them.
+
+    With --json, the list also carries the questionnaire, the hardware chart, and the answers to typical situations.
+    """
     from finetree_cli.output import as_dict
-    from finetree_cli.render.catalogue import show_card, show_methods
+    from finetree_cli.render.methods import show_card, show_methods
 
     with settings.client() as client:
         cards = [client.get_method(method, policy=policy)] if method else client.list_methods(policy=policy)
+        guide = None if method else client.method_guide(policy=policy)
     if settings.out.json:
-        settings.out.document({"methods": [as_dict(card) for card in cards]})
-    elif method:
+        document = {"methods": [as_dict(card) for card in cards]}
+        settings.out.document(document if guide is None else document | {"guide": as_dict(guide)})
+    elif guide is None:
         show_card(settings.out, cards[0])
     else:
-        show_methods(settings.out, cards)
+        show_methods(settings.out, cards, guide)
 
 
 def list_catalogue(settings: Settings, prefix: str) -> None:

@@ -1,46 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods, models, GPUs and capacity as text."""
+"""Models, GPUs and capacity as text."""
 
 from collections.abc import Iterable
 
 from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.recommender.v1 import recommender_pb2
 from finetree_api.trainer.v1 import trainer_pb2
 
 from finetree_cli.output import Output
 from finetree_cli.render import units
 
 NONE = "-"
-
-
-def show_methods(out: Output, cards: Iterable[recommender_pb2.MethodCard]) -> None:
-    """The methods as a table."""
-    rows = [
-        (
-            card.title,
-            "*" * card.stars,
-            f"{card.minimum_gpu_gb:g} GB" if card.minimum_gpu_gb else NONE,
-            f"{card.quality_percent.expected:.0f} %" if card.HasField("quality_percent") else NONE,
-            "yes" if card.trainable_here else "no",
-            card.when_to_use[0] if card.when_to_use else card.description,
-        )
-        for card in cards
-    ]
-    out.table(["Method", "Stars", ">GPU", ">Quality", "Here", "When"], rows)
-
-
-def show_card(out: Output, card: recommender_pb2.MethodCard) -> None:
-    """One method in full."""
-    out.text(f"{card.title}  {' · '.join(card.badges)}".rstrip())
-    out.text(card.description)
-    for title, items in (("When to use", card.when_to_use), ("When not to", card.when_not_to_use)):
-        if items:
-            out.text(title)
-        for item in items:
-            out.text(f"  - {item}")
-    rows = [(item.field_path, item.default_value, item.help) for item in card.parameters]
-    if rows:
-        out.table(["Parameter", "Default", "What it does"], rows)
 
 
 def show_models(out: Output, models: Iterable[estimator_pb2.Model]) -> None:

@@ -107,6 +107,19 @@ class Questions:
         request = recommender_pb2.ListMethodsRequest(policy=policy)
         return list(self._transport.unary(methods.LIST_METHODS, request, timeout=timeout).methods)
 
+    def method_guide(self, *, policy: str = "", timeout: float | None = None) -> recommender_pb2.Guide:
+        """What a rule pack says beside the cards: its questionnaire, hardware chart, situations and examples.
+
+        Args:
+            policy: rule pack; empty means the default one.
+            timeout: seconds; None means the client's timeout, else 10.
+
+        Raises:
+            NotFound: POLICY_NOT_FOUND.
+        """
+        request = recommender_pb2.ListMethodsRequest(policy=policy)
+        return self._transport.unary(methods.LIST_METHODS, request, timeout=timeout).guide
+
     def get_method(
         self, method: MethodName | int, *, policy: str = "", timeout: float | None = None
     ) -> recommender_pb2.MethodCard:

@@ -33,7 +33,8 @@ class FakeAnswers:
         wire.unary(methods.GET_POLICY, _policy)
         wire.unary(methods.RENDER_DECISION_TREE, _decision_tree)
         wire.unary(methods.RENDER_FRONTIER, _frontier)
-        wire.unary(methods.LIST_METHODS, lambda _: rc.ListMethodsResponse(methods=_cards(), revision=REVISION))
+        cards = rc.ListMethodsResponse(methods=_cards(), revision=REVISION, guide=_guide())
+        wire.unary(methods.LIST_METHODS, lambda _: cards)
         wire.unary(methods.GET_METHOD, self.get_method)
         wire.unary(methods.RECOMMENDER_INFO, lambda _: rc.GetServerInfoResponse(server=server("recommender")))
         wire.unary(methods.ESTIMATE_RUN, lambda request: es.EstimateRunResponse(estimate=self.estimate(request)))
@@ -183,6 +184,21 @@ def _decision_tree(request: rc.RenderDecisionTreeRequest) -> rc.RenderDecisionTr
 
 def _frontier(_: rc.RenderFrontierRequest) -> rc.RenderFrontierResponse:
     return rc.RenderFrontierResponse(media_type="image/svg+xml", content=PICTURE, revision=REVISION)
+
+
+def _guide() -> rc.Guide:
+    """One question with two answers, and one situation."""
+    answers = (("DAYS", rc.METHOD_FULL, rc.TIME_NEED_DAYS), ("HOURS", rc.METHOD_LORA, rc.TIME_NEED_HOURS))
+    options = [
+        rc.PolicyOption(id=f"vote.{word}", value=word, votes=[method], request=rc.RecommendRequest(time=time))
+        for word, method, time in answers
+    ]
+    question = rc.PolicyQuestion(id="q_time", text="How long may a run take?", field_path="time", options=options)
+    return rc.Guide(
+        questions=[question],
+        situations=[rc.Situation(id="situation.first", title="A first fine-tune", method=rc.METHOD_LORA)],
+        hardware=[rc.HardwareRow(accelerator="RTX 4090", marketed_memory_gb=24, method=rc.METHOD_LORA)],
+    )
 
 
 def _cards() -> list[rc.MethodCard]:
