@@ -9,7 +9,7 @@ from method_statistics import Summary
 
 WIDTH, LEFT, RIGHT = 980.0, 110.0, 620.0
 """The picture, and where the axis of 0 to 100 % begins and ends."""
-TOP, ROW, GAP = 58.0, 28.0, 46.0
+TOP, ROW, GAP = 60.0, 28.0, 58.0
 INK, FAINT, GRID, BAR, CLAIM = "#1f2933", "#616e7c", "#d9dee4", "#8fb8de", "#b7791f"
 
 
@@ -24,7 +24,7 @@ def plot(found: list[Summary], tasks: dict[str, str], claims: dict[str, int]) ->
             shapes += _panel(rows, about, claims, top)
             top += GAP + ROW * len(rows)
     legend = (
-        "bar: mean accuracy; thin line: lowest to highest seed; grey: before training; ochre: full's times playbook"
+        "bar: mean; thin line: lowest to highest seed; grey: before training; ochre: the playbook's share of full's"
     )
     shapes.append(Words(LEFT, top + 4, legend, 12, FAINT))
     return svg(Chart(title, WIDTH, top + 22, tuple(shapes)))
@@ -36,7 +36,7 @@ def _at(share: float) -> float:
 
 def _panel(rows: list[Summary], about: str, claims: dict[str, int], top: float) -> Iterator[Shape]:
     bottom = top + 20 + ROW * len(rows)
-    yield Words(16, top - 4, about, 13, INK, bold=True)
+    yield Words(16, top - 6, about[0].upper() + about[1:], 13, INK, bold=True)
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         yield Stroke(_at(tick), top + 18, _at(tick), bottom, GRID, 1)
         yield Words(_at(tick), top + 13, f"{tick:.0%}", 11, FAINT, "middle")

@@ -137,7 +137,7 @@ def _preface(scored: list[Found], machine: dict[str, Any] | None) -> str:
         return f"{text} No speed was measured.\n"
     rate = machine["bf16_flops_per_second"] / 1e9
     return (
-        f"{text} Times: {machine['model_name']}, {machine['cores']} threads, {rate:.0f} GFLOP/s in bfloat16 and "
+        f"{text} Times: {machine['model_name']}, threads: {machine['cores']}, {rate:.0f} GFLOP/s in bfloat16 and "
         f"{machine['fp32_flops_per_second'] / 1e9:.0f} in float32; steps at their median and two evaluations, without "
         "loading and saving.\n"
     )
@@ -150,12 +150,12 @@ def _table(rows: list[Summary]) -> str:
 
 def _cells(row: Summary) -> tuple[str, ...]:
     spread = f" ({row.accuracy_lowest:.1%} to {row.accuracy_highest:.1%})" if len(row.seeds) > 1 else ""
-    ratio, pace = row.relative_to_full, row.pace
+    pace = row.pace
     return (
         row.method,
         f"{row.accuracy_before:.1%}",
         f"{row.accuracy:.1%}{spread}",
-        f"{ratio.expected:.0%} ({ratio.low:.0%} to {ratio.high:.0%})" if ratio else "-",
+        _of_full(row),
         f"{PLAYBOOK[row.method]} %",
         f"{row.train_loss:.3f}",
         f"{row.held_out_loss:.3f}",
@@ -165,6 +165,13 @@ def _cells(row: Summary) -> tuple[str, ...]:
         f"{row.peak_bytes / 1e9:.2f} GB",
         f"{row.artifact_bytes / 1e6:.1f} MB",
     )
+
+
+def _of_full(row: Summary) -> str:
+    ratio = row.relative_to_full
+    if row.method == "full":
+        return "100 %"
+    return f"{ratio.expected:.0%} ({ratio.low:.0%} to {ratio.high:.0%})" if ratio else "-"
 
 
 def observation(found: Found, machine: dict[str, Any] | None) -> dict[str, Any]:

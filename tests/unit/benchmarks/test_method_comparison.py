@@ -14,10 +14,13 @@ from finetree_estimator import observing
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.prices import packaged
 from finetree_runtime.validation import validate
+from finetree_worker import events
+from finetree_worker.plan import Metric
 from google.protobuf import json_format
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks" / "worker"))
 
+import method_process
 import method_report
 import method_statistics
 import method_tasks
@@ -210,6 +213,41 @@ def test_one_method_is_trained_where_only_it_is_asked_for(state: methods.State) 
     assert scored == [f"scored-codes-prefix-seed{seed}.json" for seed in (0, 1, 2)]
 
 
+# ---------------------------------------------------------------------------------------------- the measured process
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("purpose", ["scored", "tuning", "speed"])
+def test_the_worker_takes_the_spec_of_every_run(method: str, purpose: str, tmp_path: Path) -> None:
+    run = Run("codes", method, 1e-3, seed=1, purpose=purpose)
+    case = {"spec": run.spec(), "threads": 2, "model_dir": str(tmp_path)}
+    (tmp_path / "case.json").write_text(json.dumps(case))
+    plan = method_process.task_plan(tmp_path)
+    assert plan.method.kind == method
+    assert (plan.optimization.epochs, plan.optimization.batch_size) == (2.0, 4)
+    assert plan.evaluation.before_training is (purpose == "scored")
+    assert (Metric.EXACT_MATCH in plan.evaluation.metrics) is (purpose == "scored")
+
+
+def test_what_the_worker_tells_is_kept_as_it_was_told() -> None:
+    recorder = method_process.Recorder()
+    recorder.emit(events.AttemptStarted(0, 2, 10, 100, 1, "cpu", "bf16"))
+    for step in (1, 2):
+        numbers = {"step": step, "loss": 1.0 / step, "tokens": 50 * step, "target_tokens": 5 * step}
+        zeros = dict.fromkeys(("epoch", "grad_norm", "tokens_per_second", "elapsed_seconds", "remaining_seconds"), 0.0)
+        recorder.emit(
+            events.StepMetrics(total_steps=2, learning_rate=1e-3, step_seconds=0.5, memory_bytes=1, **numbers, **zeros)
+        )
+    recorder.emit(events.EvalMetrics(2, 0.7, 2.0, 0.75, 4, 3, 4, 1.5, token_accuracy=0.8))
+    recorder.emit(events.Alert(events.Level.WARNING, "NON_FINITE_LOSS", "", 1))
+    found = recorder.found
+    assert found["losses"] == [1.0, 0.5]
+    assert (found["steps"], found["tokens"], found["trainable_parameters"]) == (2, 100, 10)
+    assert found["evaluations"][0]["exact_match"] == 0.75
+    assert found["alerts"] == ["NON_FINITE_LOSS"]
+    assert recorder.poll() is events.Signal.NONE
+
+
 # ------------------------------------------------------------------------------------------------------- statistics
 
 
@@ -268,7 +306,7 @@ def test_the_same_state_gives_the_same_bytes_and_the_table_says_what_was_measure
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     table = (tmp_path / "one" / "methods.md").read_text()
     assert "| prefix | 0.0% | 50.0% (50.0% to 50.0%) | 53% (" in table
-    assert "Test CPU, 1 threads, 200 GFLOP/s in bfloat16" in table
+    assert "Test CPU, threads: 1, 200 GFLOP/s in bfloat16" in table
     found = json.loads((tmp_path / "one" / "methods.json").read_text())
     assert [row["method"] for row in found["summaries"]] == [*METHODS, *METHODS]
     assert len(found["recipe"]["learning_rates"]["tried"]) == 12
