@@ -127,8 +127,6 @@ def test_every_need_but_an_experiment_has_a_floor(known):
         ("playbook-1", rec.RECIPE_PROFILE_EVIDENCE, True),
     ],
 )
-def test_the_pack_says_whose_recipe_it_is_unless_the_request_does(policy, profile, expected):
-    assert (
-        normalize(rec.RecommendRequest(profile=profile), load_builtin()[policy], Catalogue()).evidence_profile
-        is expected
-    )
+def test_the_pack_says_whose_recipe_it_is_unless_the_request_does(known, pack, policy, profile, expected):
+    asked = known if policy == "evidence-1" else pack
+    assert normalize(rec.RecommendRequest(profile=profile), asked, Catalogue()).evidence_profile is expected

@@ -130,10 +130,10 @@ def test_a_knob_without_a_table_is_a_gap():
 
 def test_two_tables_that_always_set_a_knob_overlap():
     raw = copy.deepcopy(RAW)
-    table = copy.deepcopy(next(t for t in raw["recipe"] if t["knob"] == "optimizer"))
-    table["rows"][0]["id"] = "recipe.optimizer.again"
+    table = copy.deepcopy(next(t for t in raw["recipe"] if t["knob"] == "attention"))
+    table["rows"][0]["id"] = "recipe.attention.again"
     raw["recipe"].append(table)
-    with pytest.raises(PackError, match=r"recipe.optimizer and recipe.optimizer.again.*overlap"):
+    with pytest.raises(PackError, match=r"recipe.attention and recipe.attention.again.*overlap"):
         parse(yaml.dump(raw, Dumper=DUMPER).encode())
 
 

@@ -215,7 +215,7 @@ def test_the_evidence_profile_sizes_the_rank(pack, read, task, examples, rank):
     inputs = read(profile="RECIPE_PROFILE_EVIDENCE", task_kind=f"TASK_KIND_{task}", dataset_profile=profile(examples))
     lora = spec_of(pack, inputs).lora
     assert (lora.rank, lora.alpha) == (rank, 2 * rank)
-    assert lora.rank_stabilized is (rank >= 128)
+    assert not lora.rank_stabilized
     qlora = spec_of(pack, inputs, Method.QLORA).qlora
     assert qlora.lora.rank == rank
     assert qlora.quantization == rs.QUANTIZATION_NF4

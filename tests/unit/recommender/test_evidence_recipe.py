@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+from typing import Any
+
+import pytest
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_recommender.estimates import Catalogue, Model
+from finetree_recommender.fields import value_of
+from finetree_recommender.inputs import normalize
+from finetree_recommender.methods import Method
+from finetree_recommender.pack import load_builtin
+from finetree_recommender.recipe import build
+from google.protobuf import json_format
+
+GPU = {"unknown_accelerator": {"marketed_memory_gb": 24}}
+EVIDENCE = load_builtin()["evidence-1"]
+MANY = 50_000
+"""Rows enough for no rule on short runs to apply."""
+
+
+def recipe(
+    method: Method, parameters: int = 7_000_000_000, examples: int = MANY, **fields: Any
+) -> tuple[rs.RunSpec, dict[str, ev.SettingSource]]:
+    """The specification of evidence-1's recipe, and its sources by path."""
+    known = {"model": {"name": "m"}, "hardware": GPU, "dataset_profile": {"examples": examples}}
+    request = json_format.ParseDict(known | fields, rec.RecommendRequest())
+    inputs = normalize(request, EVIDENCE, Catalogue(models={"m": Model(parameters, 8192)}))
+    built = build(EVIDENCE, inputs, method, parameters=parameters)
+    return built.spec, {source.field_path: source for source in built.sources}
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "path", "value"),
+    [
+        (Method.LORA, {}, "lora.targets", rs.TARGET_PRESET_ALL_LINEAR),
+        (Method.LORA, {"quality": "QUALITY_NEED_EXPERIMENTAL"}, "lora.rank", 4),
+        (Method.LORA, {"quality": "QUALITY_NEED_EXPERIMENTAL", "task_kind": "TASK_KIND_KNOWLEDGE"}, "lora.rank", 128),
+        (Method.LORA, {"task_kind": "TASK_KIND_CODE"}, "lora.rank", 64),
+        (Method.LORA, {"task_kind": "TASK_KIND_CODE"}, "lora.alpha", 128),
+        (Method.LORA, {"examples": 5000}, "lora.dropout", 0.1),
+        (Method.LORA, {}, "lora.dropout", 0.05),
+        (Method.LORA, {"examples": 200_000}, "lora.dropout", 0.0),
+        (Method.LORA, {"examples": 5000, "parameters": 70_000_000_000}, "lora.dropout", 0.05),
+        (Method.LORA, {}, "training.learning_rate", 2e-4),
+        (Method.LORA, {"parameters": 1_000_000_000}, "training.learning_rate", 5e-4),
+        (Method.LORA, {"parameters": 70_000_000_000}, "training.learning_rate", 1e-4),
+        (Method.LORA, {"task_kind": "TASK_KIND_KNOWLEDGE"}, "training.learning_rate", 1e-4),
+        (Method.FULL, {}, "training.learning_rate", 2e-5),
+        (Method.FULL, {"examples": 999}, "training.learning_rate", 1e-5),
+        (Method.FULL, {"parameters": 13_000_000_000}, "training.learning_rate", 1e-5),
+        (Method.FULL, {}, "training.effective_batch_size", 32),
+        (Method.LORA, {}, "training.effective_batch_size", 16),
+        (Method.LORA, {"examples": 200_000}, "training.epochs", 1),
+        (Method.LORA, {"examples": 5000}, "training.epochs", 3),
+        (Method.LORA, {}, "training.warmup_ratio", 0.03),
+        (Method.LORA, {"examples": 3000}, "training.warmup_ratio", 0.1),
+        (Method.QLORA, {}, "training.max_grad_norm", 0.3),
+        (Method.LORA, {}, "training.max_grad_norm", 1.0),
+        (Method.QLORA, {}, "qlora.quantization", rs.QUANTIZATION_NF4),
+        (Method.QLORA, {}, "optimizer", rs.OPTIMIZER_PAGED_ADAMW_8BIT),
+        (Method.LORA, {}, "optimizer", rs.OPTIMIZER_ADAMW),
+        (Method.PREFIX, {}, "training.learning_rate", 5e-3),
+        (Method.PREFIX, {}, "prefix.init", rs.PREFIX_INIT_ZERO),
+        (Method.ADAPTER, {}, "adapter.bottleneck_size", 256),
+        (Method.ADAPTER, {"parameters": 135_000_000}, "adapter.bottleneck_size", 64),
+        (Method.ADAPTER, {}, "training.learning_rate", 1e-4),
+        (Method.LORA, {}, "training.sequence_length", 2048),
+        (Method.LORA, {}, "training.weight_decay", 0.01),
+        (Method.LORA, {}, "training.packing", rs.PACKING_ON),
+    ],
+)
+def test_the_evidences_values(method, given, path, value):
+    spec, sources = recipe(method, **given)
+    assert value_of(spec, path) == pytest.approx(value)
+    assert sources[path].provenance.source
+    assert sources[path].reason
+
+
+def test_a_short_run_gets_a_higher_rate_within_the_cap():
+    spec, sources = recipe(Method.LORA, examples=30)
+    assert spec.training.learning_rate == pytest.approx(3e-4)
+    assert sources["training.learning_rate"].rule_id == "recipe.learning_rate.few_steps"
+
+
+def test_no_variant_of_lora_is_taken_unasked():
+    spec, _ = recipe(Method.LORA, task_kind="TASK_KIND_KNOWLEDGE")
+    assert spec.lora.rank == 128
+    assert not spec.lora.rank_stabilized
+
+
+def test_every_rate_lies_inside_its_range():
+    for method in Method:
+        for parameters in (135e6, 1e9, 3e9, 7e9, 13e9, 70e9):
+            for examples in (30, 500, 5000, 200_000):
+                for task in ("TASK_KIND_UNSPECIFIED", "TASK_KIND_KNOWLEDGE", "TASK_KIND_CODE"):
+                    spec, sources = recipe(method, int(parameters), examples, task_kind=task)
+                    source = sources["training.learning_rate"]
+                    assert source.min <= round(spec.training.learning_rate, 9) <= source.max, source
