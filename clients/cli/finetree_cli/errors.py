@@ -9,6 +9,9 @@ CliError
 └── StillRunning   6: the time is up, the job goes on
 """
 
+import json
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -134,7 +137,24 @@ def of_cli_error(error: CliError) -> Failure:
         for problem in problems
     ]
     fields = {"problems": listed} if listed else {}
-    return Failure(error.exit_code, error.message, error.reason, error.remedy, details, fields, error.told)
+    remedy = error.remedy or column_flags(error.message)
+    return Failure(error.exit_code, error.message, error.reason, remedy, details, fields, error.told)
+
+
+_MAPPING = re.compile(r"columns \{([^{}]+: [^{}]+)\}")
+_COLUMN = re.compile(r'(\w+): (?:"((?:[^"\\]|\\.)*)"|([^,"]+))(?:, |$)')
+
+
+def column_flags(message: str) -> str:
+    """The mappings that a message about rows offers, as flags; "" where it offers none."""
+    offers = []
+    for mapping in _MAPPING.findall(message):
+        named = [
+            (part, json.loads(f'"{quoted}"') if quoted else plain) for part, quoted, plain in _COLUMN.findall(mapping)
+        ]
+        if named and not any(name == "…" for _, name in named):
+            offers.append(" ".join(f"--column {shlex.quote(f'{part}={name}')}" for part, name in named))
+    return f"with `finetree data check`: {', or '.join(offers)}" if offers else ""
 
 
 def of_service_error(error: "FinetreeError") -> Failure:
@@ -199,7 +219,7 @@ _REMEDIES: dict[str, str] = {
 
 
 def _remedy(error: "FinetreeError") -> str:
-    known = _REMEDIES.get(error.reason) or _REMEDIES.get(error.code, "")
+    known = _REMEDIES.get(error.reason) or _REMEDIES.get(error.code, "") or column_flags(error.message)
     # A service that already names the way out must not be answered by a second one.
     known = "" if known and known.split("`")[1:2] and known.split("`")[1] in error.message else known
     if error.code in ("INTERNAL", "UNKNOWN") and error.request_id:

@@ -108,13 +108,21 @@ def test_a_leak_fails_where_held_out_rows_are_given(suite, file, capsys, thresho
     assert run(capsys, "data", "check", file, "--model", "small", "--fail-on", threshold)[0] == 2
 
 
+def test_how_the_rows_were_read_is_said(suite, file, capsys):
+    reading = report()
+    reading.notes.append('Read as chat: turns from "messages". Not read: id.')
+    suite.trainer.script = Script(steps=1, reports=(reading,))
+    _, out, _ = run(capsys, "data", "check", file, "--model", "small")
+    assert 'Read as chat: turns from "messages". Not read: id.' in out
+
+
 def test_rows_that_were_skipped_are_named_with_what_is_wrong(suite, file, capsys):
     skipping = report(skipped=(1, [7]))
     skipping.bad_rows.add(row=7, field="messages[2].content", problem="is missing")
     suite.trainer.script = Script(steps=1, reports=(skipping,))
     code, out, _ = run(capsys, "data", "check", file, "--model", "small", "--fail-on", "skipped")
     assert code == 3
-    assert "train: 1 of 101 rows (1.0%) are wrong, hence skipped: 7" in out
+    assert "train: 1 of 101 rows (1.0%) are left out: wrong, empty, or marked as nothing to learn: 7" in out
     assert "train row 7, messages[2].content: is missing" in out
 
 

@@ -68,3 +68,30 @@ def test_a_fault_of_ours_names_the_request():
 def test_a_way_out_that_the_service_names_is_not_said_twice():
     text = "nothing listens at 127.0.0.1:1; start the service (`finetree up`) or check the address"
     assert len(of_service_error(sdk.Unavailable(text)).lines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("offer", "flags"),
+    [
+        (
+            "map columns {prompt: question, completion: answers.text.0}",
+            "--column prompt=question --column completion=answers.text.0",
+        ),
+        (
+            'such as columns {prompt: "Tweet text", completion: text_label}',
+            "--column 'prompt=Tweet text' --column completion=text_label",
+        ),
+        (
+            "columns {prompt: text, completion: label} to learn the label, or columns {text: text} to learn the text",
+            "--column prompt=text --column completion=label, or --column text=text",
+        ),
+    ],
+)
+def test_a_mapping_that_a_message_about_rows_offers_is_given_as_flags(offer, flags):
+    failure = of_service_error(sdk.InvalidArgument(f"Row 1: needs a mapping; {offer}", reason="MALFORMED_ROW"))
+    assert failure.remedy == f"with `finetree data check`: {flags}"
+
+
+def test_no_flags_are_made_up_where_a_message_offers_no_mapping():
+    message = "Row 1: name yours, such as columns {prompt: …, completion: …}"
+    assert not of_service_error(sdk.InvalidArgument(message, reason="MALFORMED_ROW")).remedy

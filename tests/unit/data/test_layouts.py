@@ -2,6 +2,7 @@
 """Rows in the layouts of known public datasets, written by hand: each becomes the conversation that it stands for."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -176,16 +177,50 @@ def test_an_answer_of_weight_zero_is_shown_and_not_learned(tmp_path):
 
 SQUAD = {"id": "1", "title": "t", "context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}
 REFUSED = {
-    "squad": (SQUAD, "completion: answers.text.0"),
-    "nested squad": ({"title": "t", "paragraphs": []}, "one question with its answer a row"),
-    "oasst1": ({"message_id": "1", "parent_id": None, "text": "hi", "role": "prompter"}, "one message of a tree"),
-    "preferences over messages": (
-        {"chosen_messages": [], "rejected_messages": []},
-        "columns.messages to chosen_messages",
+    "a message a row": ({"message_id": "1", "parent_id": None, "text": "hi", "role": "prompter"}, "is one message"),
+    "Stack Exchange's pairs": (
+        {"question": "q", "response_j": "a", "response_k": "b"},
+        "columns {prompt: question, completion: response_j}",
     ),
-    "preferences": ({"prompt": "q", "chosen": "a", "rejected": "b"}, "columns.completion to chosen"),
     "tokens": ({"input_ids": [1, 2], "labels": [1, 2]}, "tokenised already"),
-    "unknown": ({"headline": "h", "summary": "s"}, "name yours in columns"),
+    "translations": ({"translation": {"en": "a", "de": "b"}}, "{prompt: translation.en, completion: translation.de}"),
+    "choices": ({"question": "q", "choices": ["a", "b"], "answer": 1}, "its choices and the answer's words"),
+    "a label beside a text": (
+        {"text": "t", "label": "l"},
+        "columns {prompt: text, completion: label} to learn the label, or columns {text: text} to learn the text",
+    ),
+    "a model's answer beside the right one": (
+        {"user_input": "q", "response": "b", "reference": "a"},
+        "columns {prompt: user_input, completion: reference}",
+    ),
+    "unknown names": (
+        {"headline": "h", "abstract": "s"},
+        "name yours, such as columns {prompt: headline, completion: abstract}",
+    ),
+    "names that say a little": (
+        {"id": "x", "my_output": "o", "my_input": "i"},
+        "columns {prompt: my_input, completion: my_output}",
+    ),
+    "names with spaces": (
+        {"Tweet text": "t", "text_label": "l"},
+        'columns {prompt: "Tweet text", completion: text_label}',
+    ),
+    "one text": ({"id": "x", "body": "b"}, "columns {text: body}"),
+    "a nested answer": (
+        {"prompt": "q", "extra": {"answer": "a"}},
+        "columns {prompt: prompt, completion: extra.answer}",
+    ),
+    "no names at all": (
+        {"What is a tide?": 1, "It is the rise and fall of the sea's surface, twice a day at most coasts": 2},
+        "first line",
+    ),
+    "an image beside its text": (
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "images": ["a.png"]},
+        "columns {messages: messages}",
+    ),
+    "questions alone": ({"turns": ["Who?", "Where?"]}, "do not say who speaks"),
+    "two answers to three questions": ({"input": ["a", "b", "c"], "output": ["d", "e"]}, "2 answers to 3 questions"),
+    "several answers": ({"question": "q", "answer": ["a", "b"]}, "columns {completion: answer.0}"),
 }
 
 
@@ -198,7 +233,29 @@ def test_what_cannot_be_taken_as_it_is_is_refused_with_advice(tmp_path, name):
     assert advice in error.value.problem
 
 
-def test_the_advice_for_nested_answers_works(tmp_path):
+OFFERED = re.compile(r"columns \{([^}]*)\}")
+WITH_OFFER = [name for name, (_, advice) in REFUSED.items() if OFFERED.search(advice)]
+
+
+@pytest.mark.parametrize("name", WITH_OFFER)
+def test_a_mapping_that_is_offered_works(tmp_path, name):
+    row, advice = REFUSED[name]
+    for offer in OFFERED.findall(advice):
+        columns = Columns(**{part: path.strip('"') for part, path in (pair.split(": ") for pair in offer.split(", "))})
+        rows, _ = read(tmp_path, row, columns=columns)
+        assert len(rows) == 1
+
+
+def test_how_rows_were_read_is_said(tmp_path):
+    _, found = read(tmp_path, {"id": 1, "question": "q", "chosen": "a", "rejected": "b", "system": "s"})
+    assert found.notes[0] == (
+        'Read as prompt_completion: prompt from "question", completion from "chosen", system from "system". '
+        "Not read: id, rejected."
+    )
+    assert found.notes[1].startswith("Preference pairs: the chosen answers are learned")
+
+
+def test_a_nested_answer_can_be_named(tmp_path):
     columns = Columns(prompt="question", input="context", completion="answers.text.0")
     rows, _ = read(tmp_path, SQUAD, columns=columns)
     assert turns(rows[0]) == [("user", "q\n\nc"), ("assistant", "a")]
@@ -273,18 +330,3 @@ def test_a_bad_row_behind_good_ones_is_named_with_its_field(tmp_path, name):
     rows, found = read(tmp_path, good, row, good, skip_bad_rows=True)
     assert [r.number for r in rows] == [1, 3]
     assert (found.skipped, found.faults[0].number, found.faults[0].field) == (1, 2, field)
-
-
-def test_more_bad_rows_than_may_be_skipped_refuse_the_file(tmp_path):
-    rows = [{"text": "a"}, {"text": ""}, {"text": ""}, {"text": ""}]
-    assert read(tmp_path, *rows[:3], skip_bad_rows=True, skip_limit=2)[1].skipped == 2
-    with pytest.raises(DatasetError) as error:
-        read(tmp_path, *rows, skip_bad_rows=True, skip_limit=2)
-    assert (error.value.reason, error.value.row) == ("TOO_MANY_BAD_ROWS", 4)
-
-
-def test_a_file_of_bad_rows_alone_is_empty(tmp_path):
-    with pytest.raises(DatasetError) as error:
-        read(tmp_path, {"text": ""}, {"text": ""}, skip_bad_rows=True)
-    assert error.value.reason == "EMPTY_DATASET"
-    assert "all 2 are bad" in error.value.problem

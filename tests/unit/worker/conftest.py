@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny random models of real classes, in float32, and a byte tokenizer whose padding token is its end token.
 
-The harness beside this file is importable as `worker_harness`: test folders are no packages.
+The harness beside this file is importable as `worker_harness`, the rows of public formats as `public_rows`: test
+folders are no packages.
 """
 
 import importlib.util
@@ -13,12 +14,13 @@ from typing import Any
 
 import pytest
 
-if "worker_harness" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location("worker_harness", Path(__file__).with_name("harness.py"))
-    assert _spec is not None
-    assert _spec.loader is not None
-    sys.modules["worker_harness"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["worker_harness"])
+for _name, _file in (("worker_harness", "harness.py"), ("public_rows", "public_rows.py")):
+    if _name not in sys.modules:
+        _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(_file))
+        assert _spec is not None
+        assert _spec.loader is not None
+        sys.modules[_name] = importlib.util.module_from_spec(_spec)
+        _spec.loader.exec_module(sys.modules[_name])
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

@@ -77,6 +77,8 @@ def show(out: Output, reports: Sequence[event_pb2.DatasetReport], found: Sequenc
             out.text(_safe(f"{report.split} row {bad.row}{', ' * bool(bad.field)}{bad.field}: {bad.problem}"))
     if not any(one.count for one in found):
         out.text("Nothing is skipped, cut, left out or repeated.")
+    for note in reports[0].notes if reports else ():
+        out.text(_safe(note))
     for report in reports[:1]:
         _show_lengths(out, report)
         _show_reading(out, report)
@@ -93,7 +95,7 @@ def _numbers(report: event_pb2.DatasetReport) -> tuple[str, ...]:
 
 
 _WORDS = {
-    "skipped": "are wrong, hence skipped",
+    "skipped": "are left out: wrong, empty, or marked as nothing to learn",
     "truncated": "are cut to the sequence length",
     "no-target": "are left out, since nothing that is left of them is learned",
     "duplicates": "repeat an earlier row",

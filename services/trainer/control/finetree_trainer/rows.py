@@ -12,9 +12,10 @@ from finetree_data.content import PARQUET
 from finetree_data.contract import dataset_format, row_schema
 from finetree_data.faults import DatasetError, RowError
 from finetree_data.parquet_footer import Footer, read_footer
-from finetree_data.reader import Fault, RowFile, describe, empty
+from finetree_data.reader import RowFile
 from finetree_data.reading import FileFormat, Layout, Reading
 from finetree_data.rows import Row
+from finetree_data.skipping import Fault, describe, empty
 from finetree_runtime.errors import MAX_VIOLATIONS, InvalidArgument, Violation
 
 CHARACTERS_PER_TOKEN = 4.0
@@ -62,8 +63,8 @@ def _check_rows(file: RowFile) -> Checked:
     for entry in file.entries():
         if isinstance(entry, Row):
             sizes.add(*measure(entry))
-        elif file.reading.skip_bad_rows:
-            file.skip(entry)
+        elif file.left_out.takes(entry):
+            file.left_out.skip(entry)
         else:
             faults.append(entry)
         if len(faults) >= MAX_VIOLATIONS:
@@ -73,7 +74,8 @@ def _check_rows(file: RowFile) -> Checked:
             break
     if faults:
         raise _wrong_rows(faults, file.reading)
-    if not sizes.rows or file.layout is None or file.file_format is None:
+    file.left_out.finish(sizes.rows)
+    if file.layout is None or file.file_format is None:
         raise empty(file.skipped)
     schema, found = row_schema(file.layout), dataset_format(file.file_format)
     return Checked(schema, sizes.profile(share), found, file.packing)

@@ -27,6 +27,7 @@ def to_reading(said: run_spec_pb2.DatasetReading, *, name: str = "") -> Reading:
         columns=Columns(**columns),
         skip_bad_rows=said.bad_rows == run_spec_pb2.BAD_ROWS_SKIP,
         skip_limit=said.skip_limit,
+        refuse_empty=said.bad_rows == run_spec_pb2.BAD_ROWS_REFUSE,
     )
 
 

@@ -12,8 +12,10 @@ from finetree_data.faults import DatasetError, RowError, kind
 Record = tuple[int, dict[str, Any] | RowError]
 """A row's number, from 1, and its object or what is wrong with it."""
 
-LISTS = ("data", "rows", "examples", "instances", "records", "items", "train", "dataset")
+LISTS = ("data", "rows", "examples", "instances", "records", "items", "train", "dataset", "samples", "entries")
 """Keys of a document's top object under which its rows are looked for."""
+_TASKS = ("instruction", "Definition")
+"""Keys of an object that is a row, or a task, whatever list it has."""
 
 _CHUNK = 1 << 16
 _SPACE = " \t\r\n"
@@ -62,10 +64,27 @@ def _no_constant(name: str) -> Any:
 
 
 def as_object(value: Any) -> dict[str, Any]:
-    """The value, if it is an object. Raises RowError."""
+    """The value, if it is an object; a list of messages is a chat's. Raises RowError."""
+    if isinstance(value, list) and are_messages(value):
+        return {"messages": value}
     if not isinstance(value, dict):
         raise RowError("", f"must be a JSON object, is {kind(value)}")
     return value
+
+
+def are_messages(values: list[Any]) -> bool:
+    """Whether these are the messages of one conversation."""
+    return bool(values) and all(
+        isinstance(turn, dict) and isinstance(turn.get("role", turn.get("from")), str) for turn in values
+    )
+
+
+def is_list_of_rows(value: dict[str, Any]) -> bool:
+    """Whether the object is no row but holds rows under one of LISTS."""
+    if any(key in value for key in _TASKS):
+        return False
+    lists = [value[key] for key in LISTS if isinstance(value.get(key), list)]
+    return any(isinstance(rows[0], dict) for rows in lists if rows)
 
 
 def json_document(stream: Content) -> Iterator[Record]:
@@ -120,7 +139,8 @@ def _object(text: "_Text", number: int, found: dict[str, Any]) -> Iterator[Recor
         if not isinstance(key, str):
             raise text.broken("a name in quotes is needed", last + 1)
         text.take(":", last + 1)
-        if key in LISTS and text.peek() == "[" and text.peek(1) in ("{", "]"):
+        is_rows = key in LISTS and not any(task in found for task in _TASKS)
+        if is_rows and text.peek() == "[" and text.peek(1) in ("{", "]"):
             for place, record in _array(text, last):
                 last = place
                 yield place, record

@@ -2,11 +2,14 @@
 """Turns of a conversation, in the ways that public datasets write them."""
 
 import difflib
-import json
+import re
 from typing import Any
 
-from finetree_data.faults import RowError, kind
+from finetree_data.calls import calls_in, calls_of
+from finetree_data.faults import EmptyError, RowError, kind
+from finetree_data.parts import THOUGHT, Said, said
 from finetree_data.rows import Message
+from finetree_data.values import nested, sound, text_of
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 """Roles that a message may have."""
@@ -14,16 +17,36 @@ ROLES = ("system", "user", "assistant", "tool", "developer")
 ALIASES = {
     **{role: role for role in ROLES},
     **dict.fromkeys(("human", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "chatgpt", "bot", "model", "ai", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("gpt", "chatgpt", "bot", "chatbot", "model", "ai", "bing", "bard"), "assistant"),
     **dict.fromkeys(("function", "observation", "function_response", "tool_response", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
-"""What datasets call the roles: ShareGPT's human and gpt, OpenAssistant's prompter, Gemini's model, OpenAI's former
-function, LLaMA-Factory's observation and function_call ("call": an assistant's turn that is a function call)."""
+"""What datasets call the roles: ShareGPT's human and gpt, OpenAssistant's prompter, Gemini's model, Cohere's chatbot,
+OpenAI's former function, LLaMA-Factory's observation and function_call ("call": an assistant's turn that is a call)."""
+
+SPEAKERS = ("role", "from", "speaker")
+"""Names of who speaks (OpenAI, ShareGPT; Cohere's examples)."""
+TEXTS = ("content", "value", "parts", "text", "message")
+"""Names of what is said (OpenAI, ShareGPT, Gemini, YandexGPT, Cohere)."""
+_UNLEARNED = ("weight", "loss_weight", "loss", "train", "trainable")
+"""Marks of a turn that is shown, not learned, where they are 0 or false (OpenAI, LLaMA-Factory, ms-swift, Axolotl)."""
+_TRANSCRIPTS = (
+    re.compile(r"(?:^|\n\n)(Human|Assistant): ?"),
+    re.compile(r"\[\|(Human|AI)\|\]"),
+)
+"""Marks of speakers in conversations written as one text: HH-RLHF's, Baize's."""
 
 
 def conversation(turns: Any, place: str) -> tuple[Message, ...]:
-    """Turns as {role, content}, {from, value}, {input, output} pairs, or strings in turn. Raises RowError."""
+    """The turns, among which is an answer to learn. Raises RowError, EmptyError where there is none."""
+    messages = turns_of(turns, place)
+    if not any(message.role == "assistant" and message.learned for message in messages):
+        raise EmptyError(place, "have no assistant message, so there is nothing to learn")
+    return messages
+
+
+def turns_of(turns: Any, place: str) -> tuple[Message, ...]:
+    """Turns as objects, as pairs, or as strings in turn; also as JSON text. Raises RowError."""
     if isinstance(turns, str):
         turns = nested(turns, place)
     if not isinstance(turns, list) or not turns:
@@ -33,63 +56,99 @@ def conversation(turns: Any, place: str) -> tuple[Message, ...]:
     messages: list[Message] = []
     for index, turn in enumerate(turns):
         messages.extend(_turn(turn, f"{place}[{index}]"))
-    if not any(message.role == "assistant" and message.learned for message in messages):
-        raise RowError(place, "have no assistant message, so there is nothing to learn")
     return tuple(messages)
 
 
-def nested(text: str, place: str) -> Any:
-    """JSON in a table's cell. Raises RowError."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        hint = "; it looks like Python, not JSON" if text.lstrip().startswith(("[{'", "{'", "['")) else ""
-        raise RowError(place, f"must be a list, or a list as JSON text{hint}") from None
+def transcript(text: str, place: str) -> tuple[Message, ...]:
+    """Turns of a conversation that is one text with marks of who speaks; none where it has no such marks."""
+    for marks in _TRANSCRIPTS:
+        pieces = marks.split(text)
+        roles = pieces[1::2]
+        if "Human" in roles and len(set(roles)) > 1:
+            said_by = zip(roles, pieces[2::2], strict=True)
+            turns = [("user" if role == "Human" else "assistant", words.strip()) for role, words in said_by]
+            # Baize's transcripts end in the mark of a question that nobody asked.
+            while turns and not turns[-1][1]:
+                turns.pop()
+            return tuple(Message(role, sound(words, place)) for role, words in turns)
+    return ()
 
 
 def _alternating(turns: list[str], place: str) -> tuple[Message, ...]:
-    # UltraChat's own files: question and answer in turn, the user first.
+    # UltraChat's own files and DailyDialog: question and answer in turn, the user first.
+    if place.rpartition(".")[2].lower() == "turns":  # FastChat's questions: each of them is a user's
+        raise RowError(place, "are texts that do not say who speaks; write {role, content} objects")
     if len(turns) < 2:
-        raise RowError(place, "have no assistant message, so there is nothing to learn")
+        raise EmptyError(place, "have no assistant message, so there is nothing to learn")
     roles = ("user", "assistant")
     return tuple(Message(roles[i % 2], sound(turn, f"{place}[{i}]")) for i, turn in enumerate(turns))
 
 
 def _turn(turn: Any, place: str) -> tuple[Message, ...]:
+    if isinstance(turn, list) and len(turn) == 2:  # a pair, as in "history" of ChatGLM and ms-swift
+        return _pair(dict(zip(("user", "assistant"), turn, strict=True)), place)
     if not isinstance(turn, dict):
         raise RowError(place, f"must be an object, is {kind(turn)}")
     # Columns of a table exist in every turn, null where a turn has none.
-    if turn.get("role") is not None:
-        return (_message(turn, place, "role", "content"),)
-    if turn.get("from") is not None:
-        return (_message(turn, place, "from", "value"),)
-    if "input" in turn and "output" in turn:  # Capybara's
-        return (
-            Message("user", text_of(turn, "input", f"{place}.")),
-            Message("assistant", text_of(turn, "output", f"{place}.")),
-        )
+    speaker = next((key for key in SPEAKERS if turn.get(key) is not None), None)
+    if speaker is not None:
+        return _message(turn, place, speaker)
+    given = {key: value for key, value in turn.items() if value is not None}
+    if "input" in given and "output" in given:  # Capybara's, XTuner's
+        return _pair({"system": given.get("system"), "user": given["input"], "assistant": given["output"]}, place)
+    by_role = {ALIASES[key.lower()]: value for key, value in given.items() if key.lower() in ALIASES}
+    if {"user", "assistant"} <= set(by_role) <= {"system", "user", "assistant"}:  # Firefly's, ms-swift's
+        return _pair(by_role, place)
     raise RowError(f"{place}.role", "is missing")
 
 
-def _message(turn: dict[str, Any], place: str, role_key: str, text_key: str) -> Message:
-    role = _role(turn[role_key], f"{place}.{role_key}")
-    text_key = text_key if text_key in turn or "value" not in turn else "value"
+def _pair(texts: dict[str, Any], place: str) -> tuple[Message, ...]:
+    """A question and its answer in one turn; what stands before them where there is a system message."""
+    roles = [role for role in ("system", "user", "assistant") if role != "system" or texts.get("system")]
+    return tuple(Message(role, sound(texts[role], f"{place}.{role}")) for role in roles)
+
+
+def _message(turn: dict[str, Any], place: str, speaker: str) -> tuple[Message, ...]:
+    role = _role(turn[speaker], f"{place}.{speaker}")
+    usual = "value" if speaker == "from" else "content"
+    key = usual if usual in turn else next((key for key in TEXTS if key in turn), usual)
     if role == "call":
-        text = text_of(turn, text_key, f"{place}.")
-        calls = _calls_in(text, f"{place}.{text_key}")
-        return Message("assistant", "", tool_calls=calls)
-    calls = _calls(turn, place) if role == "assistant" else ()
+        text = text_of(turn, key, f"{place}.") if not isinstance(turn.get(key), list) else ""
+        if text:
+            return (Message("assistant", "", tool_calls=calls_in(text, f"{place}.{key}")),)
+        role = "assistant"
+    found = _said(turn, key, place)
+    calls = (*calls_of(turn, place), *found.calls) if role == "assistant" else ()
+    results = tuple(Message("tool", text, tool_call_id=known, name=name) for known, name, text in found.results)
+    if results and not found.text.strip():
+        return results
     # A call needs no words beside it, and a tool may have had nothing to say.
-    optional = bool(calls) or role == "tool"
-    text = _content(turn, text_key, place, may_be_empty=optional)
-    return Message(
+    words = sound(found.text, f"{place}.{key}", may_be_empty=bool(calls) or role == "tool")
+    message = Message(
         role,
-        text,
+        _with_thought(words, found.thought or turn.get("reasoning_content"), place) if role == "assistant" else words,
         tool_calls=calls,
         tool_call_id=_short(turn, "tool_call_id"),
         name=_short(turn, "name"),
-        learned=turn.get("weight", 1) != 0 and turn.get("loss_weight", 1) != 0,
+        learned=not any(turn.get(mark, 1) in (0, False) for mark in _UNLEARNED),
     )
+    return (*results, message)
+
+
+def _said(turn: dict[str, Any], key: str, place: str) -> Said:
+    content = turn.get(key)
+    if isinstance(content, list):
+        return said(content, f"{place}.{key}")
+    if content is None and (key in turn or turn.get("tool_calls") or turn.get("function_call")):
+        # A call or a tool may be without words; of others it is found to be empty.
+        return Said()
+    return Said(text_of(turn, key, f"{place}.", may_be_empty=True))
+
+
+def _with_thought(words: str, thought: Any, place: str) -> str:
+    """The words with the thought before them, unless it stands there already."""
+    text = sound(thought, f"{place}.reasoning_content", may_be_empty=True) if thought else ""
+    return THOUGHT.format(text.strip()) + words if text.strip() and "</think>" not in words else words
 
 
 def _role(role: Any, place: str) -> str:
@@ -101,91 +160,6 @@ def _role(role: Any, place: str) -> str:
     return known
 
 
-def _content(turn: dict[str, Any], key: str, place: str, *, may_be_empty: bool) -> str:
-    value = turn.get(key)
-    if isinstance(value, list):  # OpenAI's content parts
-        parts = [_part(part, f"{place}.{key}[{i}]") for i, part in enumerate(value)]
-        value = "".join(parts)
-        return sound(value, f"{place}.{key}", may_be_empty=may_be_empty)
-    if value is None and may_be_empty:
-        return ""
-    return text_of(turn, key, f"{place}.", may_be_empty=may_be_empty)
-
-
-def _part(part: Any, place: str) -> str:
-    if isinstance(part, str):
-        return part
-    if not isinstance(part, dict) or part.get("type", "text") != "text":
-        what = repr(part.get("type"))[:40] if isinstance(part, dict) else kind(part)
-        raise RowError(place, f"must be a text part, is {what}; only text is trained on")
-    # LLaMA-Factory's second format says "value" where OpenAI says "text".
-    return sound(part.get("text", part.get("value")), f"{place}.text", may_be_empty=True)
-
-
-def _calls(turn: dict[str, Any], place: str) -> tuple[dict[str, Any], ...]:
-    calls = turn.get("tool_calls")
-    place = f"{place}.tool_calls"
-    if not calls and turn.get("function_call"):  # OpenAI's before November 2023
-        calls, place = [{"function": turn["function_call"]}], place.replace("tool_calls", "function_call")
-    if not calls:
-        return ()
-    if isinstance(calls, str):
-        calls = nested(calls, place)
-    if not isinstance(calls, list):
-        raise RowError(place, f"must be a list of calls, is {kind(calls)}")
-    return tuple(_call(call, f"{place}[{i}]") for i, call in enumerate(calls))
-
-
-def _calls_in(text: str, place: str) -> tuple[dict[str, Any], ...]:
-    value = nested(text, place)
-    calls = value if isinstance(value, list) else [value]
-    return tuple(_call(call, place) for call in calls)
-
-
-def _call(call: Any, place: str) -> dict[str, Any]:
-    function = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RowError(place, 'must be a call: {"function": {"name": …, "arguments": …}}')
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        # Templates write arguments with `tojson`: as text they would be quoted twice.
-        try:
-            arguments = json.loads(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError):
-            raise RowError(f"{place}.function.arguments", "must be JSON") from None
-    known = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-    return ({"id": call["id"]} if isinstance(call.get("id"), str) else {}) | known
-
-
-def tools_of(value: Any, place: str) -> tuple[dict[str, Any], ...]:
-    """Function schemas of a row: a list, or a list as JSON text; none where there are none. Raises RowError."""
-    if isinstance(value, str):
-        value = nested(value, place) if value.strip() else None
-    if value is None or value == []:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise RowError(place, f"must be a list of function schemas, is {kind(value)}")
-    return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in value)
-
-
 def _short(turn: dict[str, Any], key: str) -> str:
     value = turn.get(key)
     return value if isinstance(value, str) else ""
-
-
-def text_of(value: dict[str, Any], name: str, prefix: str = "", *, may_be_empty: bool = False) -> str:
-    """A string that can be tokenised. Raises RowError."""
-    if name not in value:
-        raise RowError(prefix + name, "is missing")
-    return sound(value[name], prefix + name, may_be_empty=may_be_empty)
-
-
-def sound(text: Any, place: str, *, may_be_empty: bool = False) -> str:
-    """The text, if it is one. Raises RowError."""
-    if not isinstance(text, str):
-        raise RowError(place, f"must be a string, is {kind(text)}")
-    if not may_be_empty and not text.strip():
-        raise RowError(place, "is empty")
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        raise RowError(place, "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
-    return text

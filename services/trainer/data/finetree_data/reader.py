@@ -1,52 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a file, one after another: what it is written in and what its rows hold is found on the way."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from finetree_data import jsons, tables
-from finetree_data.columns import Mapping, mapping_for
+from finetree_data.columns import mapping_for
 from finetree_data.content import HEAD_BYTES, PARQUET, Content, opened, require_text
 from finetree_data.faults import DatasetError, RowError
 from finetree_data.jsons import Record
 from finetree_data.layouts import to_row
+from finetree_data.mapping import Mapping, columns_note
+from finetree_data.nested import Nesting, nesting_of
 from finetree_data.reading import FileFormat, Layout, Reading
 from finetree_data.rows import Row
-
-LISTED_FAULTS = 32
-"""Bad rows that are told one by one; the rest are counted."""
+from finetree_data.skipping import Fault, Skipping, fault_of
 
 ParquetReader = Callable[[Path], Iterable[Record]]
 """Reads a Parquet file, which takes a library that not everybody who reads rows has."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A row that is wrong: reason, place and problem."""
-
-    number: int
-    field: str
-    problem: str
-    reason: str
-
-
 @dataclass(slots=True)
 class RowFile:
-    """A file being read; what was found of it is known once the first row came.
-
-    `skipped` counts the bad rows that were left out, `faults` are the first LISTED_FAULTS of them.
-    """
+    """A file being read; what was found of it is known once the first row came."""
 
     path: Path
     reading: Reading = field(default_factory=Reading)
     parquet: ParquetReader | None = None
     file_format: FileFormat | None = None
     packing: str = ""
-    layout: Layout | None = None
-    skipped: int = 0
-    faults: list[Fault] = field(default_factory=list)
     content: Content | None = None
+    left_out: Skipping = field(init=False)
+    _mapping: Mapping | None = None
+    _nesting: Nesting | None = None
+    _columns: str = ""
+
+    def __post_init__(self) -> None:
+        self.left_out = Skipping(self.reading)
+
+    @property
+    def layout(self) -> Layout | None:
+        """What its rows hold."""
+        return self._mapping.layout if self._mapping is not None else None
+
+    @property
+    def skipped(self) -> int:
+        """Rows that were left out."""
+        return self.left_out.count
+
+    @property
+    def faults(self) -> list[Fault]:
+        """The first of them."""
+        return self.left_out.faults
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How its rows are read: the columns that were taken, and what was decided where a file leaves a choice."""
+        if self._mapping is None:
+            return ()
+        nesting = (self._nesting.note,) if self._nesting is not None else ()
+        return (self._columns, *nesting, *self._mapping.notes)
 
     @property
     def fraction(self) -> float:
@@ -59,46 +75,43 @@ class RowFile:
         Raises DatasetError: at the first bad row, or at one more than may be skipped; for a file that cannot be read;
         EMPTY_DATASET where no row is left.
         """
-        some = False
+        count = 0
         for entry in self.entries():
             if isinstance(entry, Row):
-                some = True
+                count += 1
                 yield entry
             else:
-                self.skip(entry)
-        if not some:
-            raise empty(self.skipped)
-
-    def skip(self, fault: Fault) -> None:
-        """Leave a row out. Raises DatasetError where none may be, or no more."""
-        if not self.reading.skip_bad_rows:
-            raise _refused(fault)
-        self.skipped += 1
-        if len(self.faults) < LISTED_FAULTS:
-            self.faults.append(fault)
-        if 0 < self.reading.skip_limit < self.skipped:
-            raise DatasetError(
-                "TOO_MANY_BAD_ROWS",
-                f"More than {self.reading.skip_limit} rows are bad. {describe(fault)}",
-                remedy="Correct the rows, or raise skip_limit.",
-                row=fault.number,
-                field=fault.field,
-            )
+                self.left_out.skip(entry)
+        self.left_out.finish(count)
 
     def entries(self) -> Iterator[Row | Fault]:
         """Every row, sound or not. Raises DatasetError for a file that cannot be read."""
-        mapping: Mapping | None = None
         for number, record in self._records():
             try:
-                if isinstance(record, RowError):
-                    raise record
-                mapping = mapping or mapping_for(record, self.reading.layout, self.reading.columns)
-                row = to_row(number, record, mapping)
-            except RowError as fault:
-                yield Fault(number, fault.field, fault.problem, fault.reason)
-            else:
-                self.layout = mapping.layout
-                yield row
+                for value in self._plain(record):
+                    yield self._entry(number, value)
+            except RowError as error:
+                yield fault_of(number, error)
+
+    def _plain(self, record: dict[str, Any] | RowError) -> Iterable[dict[str, Any] | RowError]:
+        """The plain rows of a record. Raises RowError."""
+        if isinstance(record, RowError):
+            raise record
+        if self._mapping is None and not self.reading.columns.given() and self.reading.layout is None:
+            self._nesting = nesting_of(record)
+        return (record,) if self._nesting is None else self._nesting.rows(record)
+
+    def _entry(self, number: int, value: dict[str, Any] | RowError) -> Row | Fault:
+        try:
+            if isinstance(value, RowError):
+                raise value
+            mapping = self._mapping or mapping_for(value, self.reading.layout, self.reading.columns)
+            row = to_row(number, value, mapping)
+        except RowError as error:
+            return fault_of(number, error)
+        if self._mapping is None:
+            self._mapping, self._columns = mapping, columns_note(mapping, value)
+        return row
 
     def _records(self) -> Iterator[Record]:
         with opened(self.path) as content:
@@ -146,12 +159,24 @@ def detect(head: bytes, suffixes: Iterable[str] = ()) -> FileFormat:
     if head.startswith(PARQUET):
         return FileFormat.PARQUET
     named = next((_BY_SUFFIX[s.lower()] for s in reversed(list(suffixes)) if s.lower() in _BY_SUFFIX), None)
-    if named is not None:
-        return named
     text = head.decode("utf-8-sig", "replace").lstrip()
+    if named is not None and not (named is FileFormat.TEXT and _begins_with_object(text)):
+        return named
     if text[:1] in ("[", "{"):
         return _detect_json(text, whole=len(head) < HEAD_BYTES)
     return _detect_table(text)
+
+
+_LIST_IN_OBJECT = re.compile(r'\{[^{}\[\]]*"(?:' + "|".join(jsons.LISTS) + r')"\s*:\s*\[\s*\{')
+"""The beginning of an object with a list of rows in it, behind single values."""
+
+
+def _begins_with_object(text: str) -> bool:
+    """Whether the first line is a JSON object: lines of JSON are no plain text, whatever the file is called."""
+    try:
+        return isinstance(jsons.parse(text.partition("\n")[0].encode("utf-8", "replace")), dict)
+    except RowError:
+        return False
 
 
 def _detect_json(text: str, *, whole: bool) -> FileFormat:
@@ -161,18 +186,15 @@ def _detect_json(text: str, *, whole: bool) -> FileFormat:
     except RowError:
         # A line that is broken, or a document over several lines: that goes on with a string, a bracket or nothing.
         spread = bool(break_) and len(first) < 1000 and first.rstrip().endswith((",", "{", "[", ":"))
+        spread = spread or (not break_ and not whole and bool(_LIST_IN_OBJECT.match(text)))
         return FileFormat.JSON if text[0] == "[" or spread else FileFormat.JSONL
     if isinstance(value, list):
-        several = rest.lstrip()[:1] in ("[", "{")
+        # A list of messages alone is one row, not as many as it has messages.
+        several = rest.lstrip()[:1] in ("[", "{") or jsons.are_messages(value)
         return FileFormat.JSONL if several else FileFormat.JSON
     if isinstance(value, dict) and (not break_ or (whole and not rest.strip())):
-        listed = any(isinstance(value.get(key), list) and _has_rows(value[key]) for key in jsons.LISTS)
-        return FileFormat.JSON if listed else FileFormat.JSONL
+        return FileFormat.JSON if jsons.is_list_of_rows(value) else FileFormat.JSONL
     return FileFormat.JSONL
-
-
-def _has_rows(values: list[object]) -> bool:
-    return bool(values) and isinstance(values[0], dict)
 
 
 def _detect_table(text: str) -> FileFormat:
@@ -187,22 +209,3 @@ def _detect_table(text: str) -> FileFormat:
     if not delimiter or not is_header or header.endswith((".", "!", "?")):
         return FileFormat.JSONL
     return FileFormat.TSV if delimiter == "\t" else FileFormat.CSV
-
-
-def empty(skipped: int = 0) -> DatasetError:
-    """The error for a file without a usable row."""
-    what = f"no rows that can be used: all {skipped} are bad" if skipped else "no rows"
-    example = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
-    return DatasetError("EMPTY_DATASET", f"The dataset has {what}.", remedy=f"Write one JSON object a line: {example}")
-
-
-def _refused(fault: Fault) -> DatasetError:
-    remedy = "Use one layout in a file." if fault.reason == "MIXED_FORMATS" else "Correct the row, or skip bad rows."
-    return DatasetError(fault.reason, describe(fault), remedy=remedy, row=fault.number, field=fault.field)
-
-
-def describe(fault: Fault) -> str:
-    """The fault as a sentence that names its row and its field."""
-    subject = f"Row {fault.number}, field {fault.field}" if fault.field else f"Row {fault.number}"
-    text = f"{subject}: {fault.problem}"
-    return text if text.endswith(("?", "!", ".")) else f"{text}."

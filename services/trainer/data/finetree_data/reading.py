@@ -53,7 +53,8 @@ class Columns:
 class Reading:
     """How a file is to be read, and what it is called in messages.
 
-    `skip_bad_rows` leaves wrong rows out, at most `skip_limit` of them (0: any number).
+    `skip_bad_rows` leaves wrong rows out, at most `skip_limit` of them (0: any number). `refuse_empty` refuses the file
+    also for the few rows without an answer or a question that are otherwise left out.
     """
 
     name: str = ""
@@ -62,3 +63,4 @@ class Reading:
     columns: Columns = field(default_factory=Columns)
     skip_bad_rows: bool = False
     skip_limit: int = 0
+    refuse_empty: bool = False

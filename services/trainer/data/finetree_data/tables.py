@@ -48,7 +48,9 @@ def table(stream: Content, delimiter: str) -> Iterator[Record]:
     """
     # The limit is the process's; nothing else here reads tables.
     csv.field_size_limit(MAX_ROW_BYTES)
-    reader = csv.reader(_text(stream), delimiter=delimiter)
+    # Some write a space behind each delimiter; before a quotation mark it would make the mark a part of the cell.
+    spaced = delimiter.encode() + b' "' in stream.head().partition(b"\n")[0]
+    reader = csv.reader(_text(stream), delimiter=delimiter, skipinitialspace=spaced)
     number = 0
     try:
         header = _header(next(reader, []))

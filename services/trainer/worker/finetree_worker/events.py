@@ -91,6 +91,8 @@ class DatasetReport:
     """The first of the rows that were left out since they are wrong."""
     file_format: str = ""
     """What the file is written in, and how it is packed: "jsonl", "csv+gzip"."""
+    notes: tuple[str, ...] = ()
+    """How the rows were read: the columns that were taken, and what was decided where the file leaves a choice."""
 
 
 @dataclass(frozen=True, slots=True)

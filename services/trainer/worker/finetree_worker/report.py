@@ -49,6 +49,7 @@ def split_report(split: Split, tokenizer: PreTrainedTokenizerBase, *, held: int,
         skipped_rows=split.table.found.skipped,
         bad_rows=split.table.found.bad_rows,
         file_format=split.table.found.file_format,
+        notes=split.table.found.notes,
     )
 
 

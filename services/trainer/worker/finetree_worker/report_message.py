@@ -52,6 +52,7 @@ def to_message(split: SplitReport) -> event_pb2.DatasetReport:
         tokens_from_cache=event.from_cache,
         file_format=event.file_format,
         bad_rows=[_bad_row(row) for row in event.bad_rows],
+        notes=[note[:1000] for note in event.notes],
     )
     if event.skipped_rows:
         report.skipped.CopyFrom(_group(event.skipped_rows, tuple(row.row for row in event.bad_rows)))

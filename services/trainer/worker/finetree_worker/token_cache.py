@@ -37,7 +37,7 @@ from finetree_worker.tokens import (
     write_table,
 )
 
-VERSION = 2
+VERSION = 3
 """Grows when the same input would give other tokens, marks or columns: what an earlier version kept is not used."""
 SILENCE_SECONDS = 3600.0
 """An unfinished entry that nobody has written to for so long belongs to a task that was killed."""
@@ -208,7 +208,7 @@ def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
 def _found(file: RowFile) -> Found:
     packed = f"+{file.packing}" if file.packing else ""
     faults = tuple(BadRow(f.number, f.field, f.problem, f.reason) for f in file.faults)
-    return Found(found_format(file), f"{file.file_format}{packed}", file.skipped, faults)
+    return Found(found_format(file), f"{file.file_format}{packed}", file.skipped, faults, file.notes)
 
 
 def _marks(tokens: list[int], learned: list[bool], bos: int | None, endings: set[int]) -> int:

@@ -40,12 +40,16 @@ class TokenizedRow:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What reading the file showed: what its rows hold, what it is written in, and the rows that were left out."""
+    """What reading the file showed: what its rows hold, what it is written in, the rows that were left out.
+
+    `notes` say how the rows were read.
+    """
 
     format: Format
     file_format: str = ""
     skipped: int = 0
     bad_rows: tuple[BadRow, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,5 +226,6 @@ def open_table(folder: Path) -> TokenTable:
     with safe_open(folder / FILE, framework="pt") as stored:
         said = json.loads((stored.metadata() or {})["found"])
         faults = tuple(BadRow(**fault) for fault in said["bad_rows"])
-        found = Found(Format(said["format"]), said["file_format"], said["skipped"], faults)
+        notes = tuple(said["notes"])
+        found = Found(Format(said["format"]), said["file_format"], said["skipped"], faults, notes)
         return TokenTable(found, **{name: stored.get_tensor(name) for name in _TYPES})

@@ -505,6 +505,7 @@ class DatasetReport(_message.Message):
     SKIPPED_FIELD_NUMBER: _builtins.int
     BAD_ROWS_FIELD_NUMBER: _builtins.int
     FILE_FORMAT_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     row_schema: _builtins.str
     """What the rows hold: "chat", "prompt_completion", "instruction", "sharegpt", "text"."""
     suggested_sequence_length: _builtins.int
@@ -567,11 +568,19 @@ class DatasetReport(_message.Message):
 
     @_builtins.property
     def skipped(self) -> Global___RowGroup:
-        """Rows that were left out since they are wrong, where the policy is to skip them."""
+        """Rows that were left out since they are wrong, where the policy is to skip them, since something is empty in them, or
+        since the file itself marks them as nothing to learn.
+        """
 
     @_builtins.property
     def bad_rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___BadRow]:
         """The first of them, with what is wrong; at most 32."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """How the rows were read, for people: the columns that were taken and those that were not, and what was decided where
+        a file leaves a choice, such as that the chosen answers of preference pairs are learned.
+        """
 
     def __init__(
         self,
@@ -599,10 +608,11 @@ class DatasetReport(_message.Message):
         skipped: Global___RowGroup | None = ...,
         bad_rows: _abc.Iterable[Global___BadRow] | None = ...,
         file_format: _builtins.str = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "percentiles", b"percentiles", "profile", b"profile", "skipped", b"skipped", "special_tokens", b"special_tokens", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_rows", b"bad_rows", "duplicates", b"duplicates", "example_row", b"example_row", "example_spans", b"example_spans", "file_format", b"file_format", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "longest_row_tokens", b"longest_row_tokens", "percentiles", b"percentiles", "profile", b"profile", "rendered_example", b"rendered_example", "row_schema", b"row_schema", "rows", b"rows", "sequence_length", b"sequence_length", "skipped", b"skipped", "special_tokens", b"special_tokens", "split", b"split", "suggested_sequence_length", b"suggested_sequence_length", "target_tokens", b"target_tokens", "template_source", b"template_source", "tokens_from_cache", b"tokens_from_cache", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_rows", b"bad_rows", "duplicates", b"duplicates", "example_row", b"example_row", "example_spans", b"example_spans", "file_format", b"file_format", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "longest_row_tokens", b"longest_row_tokens", "notes", b"notes", "percentiles", b"percentiles", "profile", b"profile", "rendered_example", b"rendered_example", "row_schema", b"row_schema", "rows", b"rows", "sequence_length", b"sequence_length", "skipped", b"skipped", "special_tokens", b"special_tokens", "split", b"split", "suggested_sequence_length", b"suggested_sequence_length", "target_tokens", b"target_tokens", "template_source", b"template_source", "tokens_from_cache", b"tokens_from_cache", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

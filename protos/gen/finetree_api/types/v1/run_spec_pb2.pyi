@@ -102,9 +102,13 @@ class _BadRows:
 class _BadRowsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BadRows.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BAD_ROWS_UNSPECIFIED: _BadRows.ValueType  # 0
-    """REFUSE."""
+    """REFUSE, but for rows without an answer or a question, if they are one in a hundred at most: those are left out as
+    with SKIP.
+    """
     BAD_ROWS_REFUSE: _BadRows.ValueType  # 1
-    """The first one ends the run before anything is trained."""
+    """The first one ends the run before anything is trained. Rows that the file itself marks as bad answers, or as
+    questions without an answer, are no bad rows: they are left out.
+    """
     BAD_ROWS_SKIP: _BadRows.ValueType  # 2
     """They are left out, counted, and the first of them named in the dataset report."""
 
@@ -112,9 +116,13 @@ class BadRows(_BadRows, metaclass=_BadRowsEnumTypeWrapper):
     """What is done about a row that is wrong."""
 
 BAD_ROWS_UNSPECIFIED: BadRows.ValueType  # 0
-"""REFUSE."""
+"""REFUSE, but for rows without an answer or a question, if they are one in a hundred at most: those are left out as
+with SKIP.
+"""
 BAD_ROWS_REFUSE: BadRows.ValueType  # 1
-"""The first one ends the run before anything is trained."""
+"""The first one ends the run before anything is trained. Rows that the file itself marks as bad answers, or as
+questions without an answer, are no bad rows: they are left out.
+"""
 BAD_ROWS_SKIP: BadRows.ValueType  # 2
 """They are left out, counted, and the first of them named in the dataset report."""
 Global___BadRows: _TypeAlias = BadRows  # noqa: Y015

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to do about rows whose columns tell no layout: a mapping that would read them, where there is one."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from finetree_data.faults import RowError
+from finetree_data.mapping import by_lower, listed, lookup
+from finetree_data.names import CONVERSATIONS, LABELS, QUESTIONS
+
+
+def told(value: dict[str, Any]) -> str:
+    """What to say of a known kind of file that cannot be taken as it is; "" for others."""
+    names = set(by_lower(value))
+    if "input_ids" in names:
+        return "it is tokenised already; give the text it was made of"
+    if "role" in names and names & {"text", "content"} and not names & set(CONVERSATIONS):
+        return "each row is one message; join the messages of a conversation, or of a branch, into one row"
+    if {"question", "response_j", "response_k"} <= names:  # Stack Exchange's pairs
+        return "to learn the better answers, map columns {prompt: question, completion: response_j}"
+    languages = value.get("translation")
+    if isinstance(languages, dict) and len(languages) == 2:  # OPUS, WMT
+        one, other = languages
+        return f"for this direction, map columns {{prompt: translation.{one}, completion: translation.{other}}}"
+    if names & {"choices", "options"} and names & {"answer", "gold", "answerkey"}:
+        return "the answer is the place of a choice; write a row with the question, its choices and the answer's words"
+    return ""
+
+
+def unknown(value: dict[str, Any]) -> RowError:
+    """The error for a row whose columns tell no layout, with a mapping of its own columns."""
+    lacks = "completion" if "prompt" in value and "completion" not in value else ""
+    needed = '"messages" or "conversations", "prompt" and "completion", "instruction" and "output", or "text"'
+    text = f"{'is missing' if lacks else f'needs {needed}'}; its columns are: {listed(value)}"
+    known = told(value)
+    if known:
+        return RowError(lacks, f"{text}: {known}")
+    if max((len(str(name)) for name in value), default=0) > 60:
+        return RowError(lacks, f"{text}; the first line of a table has to name its columns")
+    return RowError(lacks, f"{text}; name yours, such as {_example(value)}")
+
+
+def _example(value: dict[str, Any]) -> str:
+    """A mapping of the row's own texts, the likeliest ones."""
+    texts = {path: name for path, name in _texts(value) if not _NAMES_ITS_ROW.search(name)}
+    asked = _likeliest(texts, (*QUESTIONS, "user", "text", "document", "content"))
+    answered = _likeliest({path: name for path, name in texts.items() if path != asked}, LABELS)
+    rest = [path for path in texts if path not in (asked, answered)]
+    if not asked and answered:
+        asked = max(rest, key=lambda path: len(str(lookup(value, path))), default="")
+    asked = asked or next(iter(rest), "")
+    answered = answered or next((path for path in rest if path != asked), "")
+    if asked and answered:
+        pair = f"columns {{prompt: {_quoted(asked)}, completion: {_quoted(answered)}}}"
+        plain = texts[asked] == "text"
+        return (
+            f"{pair} to learn the {answered}, or columns {{text: {_quoted(asked)}}} to learn the text" * plain or pair
+        )
+    return f"columns {{text: {_quoted(asked)}}}" if asked else "columns {prompt: …, completion: …}"
+
+
+_NAMES_ITS_ROW = re.compile(r"(?:^|_|\W)(?:id|uid|uuid|idx|index|url|hash|date|time|source|path)$")
+
+
+def _texts(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Paths of a row's texts, and of what may be a question's turns; each with its name in small letters."""
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield from ((f"{key}.{name}", name.lower()) for name, inner in item.items() if isinstance(inner, str))
+        elif (isinstance(item, str) and item.strip()) or (key.lower() == "prompt" and isinstance(item, list)):
+            yield key, key.lower()
+
+
+def _likeliest(texts: dict[str, str], wanted: tuple[str, ...]) -> str:
+    """The path whose name is one of the wanted, or has one of them in it; the surest first."""
+    whole = (path for name in wanted for path, found in texts.items() if found == name)
+    part = (path for name in wanted for path, found in texts.items() if name in found)
+    return next(whole, "") or next(part, "")
+
+
+def _quoted(name: str) -> str:
+    short = name[:60]
+    return short if short.replace("-", "_").replace(".", "_").isidentifier() else json.dumps(short, ensure_ascii=False)

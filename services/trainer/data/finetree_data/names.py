@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What public datasets call their columns; all in small letters, as they are compared."""
+
+CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "contents")
+"""Usual names of a list of turns (OpenAI, ShareGPT, Capybara, DailyDialog, Gemini)."""
+
+QUESTIONS = ("instruction", "prompt", "question", "query", "problem", "input")
+"""Usual names of what is asked (Alpaca, Dolly; TRL; GSM8K, OpenOrca; MetaMath; MATH), the surest first."""
+
+ANSWERS = ("completion", "output", "response", "solution", "answer", "generation")
+"""Usual names of what is answered (TRL; Alpaca; Dolly, OpenOrca; MATH; GSM8K; distilabel). Where there is a solution,
+the answer beside it is its last line alone (NuminaMath, MATH-500)."""
+
+PAIRS = (
+    ("inputs_pretokenized", "targets_pretokenized"),  # P3, whose "inputs" and "targets" are tokens
+    ("inputs", "targets"),  # FLAN
+    ("input", "target"),  # Firefly, BELLE
+    ("input_text", "output_text"),  # Vertex AI's former models
+    ("input_text", "target_text"),  # Simple Transformers
+    ("source", "target"),
+    ("src", "tgt"),
+    ("user_input", "response"),  # Ragas, InstructLab
+    ("input", "ideal"),  # OpenAI's evals
+    ("question", "ideal"),
+    ("question", "std_answer"),  # BELLE's evaluation set
+    ("question", "ground_truth"),
+    ("request", "response"),  # YandexGPT
+    ("prompt", "referenceresponse"),  # Bedrock's evaluations
+    ("prompt", "canonical_solution"),  # HumanEval
+    ("context", "continuation"),  # LLM Foundry's LAMBADA
+    ("document", "summary"),  # XSum
+    ("article", "highlights"),  # CNN/DailyMail
+    ("article", "summary"),
+    ("dialogue", "summary"),  # SAMSum
+    ("content", "summary"),  # AdvertiseGen
+    ("human", "assistant"),
+    ("human", "bot"),
+    ("user", "assistant"),
+    ("user", "bot"),
+)
+"""Names of what is asked and answered that mean that only together."""
+
+CHOSEN = ("chosen", "chosen_messages", "chosen_response", "preferred_output")
+"""Names of the better answer of a preference pair (HH-RLHF, UltraFeedback; LLaMA-Factory; OpenAI)."""
+
+LABELS = (
+    *("ground_truth", "reference", "gold", "label_text", "text_label", "label", "labels", "intent", "sentiment"),
+    *("emotion", "class", "category", "topic", "summary", "highlights", "target", "targets", "completions", *ANSWERS),
+)
+"""Columns that may be what a text beside them asks for: then it is no plain text, or it is. The user has to say."""
+
+CONTEXTS = ("input", "context")
+"""Usual names of what an instruction is about (Alpaca; Dolly)."""
+SYSTEMS = ("system", "system_prompt", "systeminstruction", "system_instruction")
+"""Usual names of a system message (LLaMA-Factory; OpenOrca; Gemini)."""
+TOOLS = ("tools", "functions", "toolconfig")
+"""Usual names of the functions that may be called (OpenAI, Anthropic, Gemini; OpenAI's former; Bedrock)."""
+VERDICTS = ("label", "kto_tag")
+"""Usual names of whether an answer is a good one, true or false (TRL's KTO; LLaMA-Factory)."""
