@@ -25,8 +25,9 @@ from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.shapes import count
 from finetree_recommender import replies
 from finetree_recommender.advisor import Advisor
-from finetree_recommender.estimates import Accelerator, Candidate, Catalogue, Evidence, Model, Priced, Refused
+from finetree_recommender.estimates import Accelerator, Catalogue, Evidence, Model, Priced, Refused
 from finetree_recommender.estimator_client import priced
+from finetree_recommender.methods import Method
 from finetree_recommender.pack import load_builtin
 from finetree_runtime.errors import DomainError
 from finetree_runtime.validation import validate
@@ -60,17 +61,17 @@ class Known:
     async def catalogue(self) -> Any:
         return self.known
 
-    async def price(self, rows: dict[Candidate, est.EstimateRunRequest]) -> Evidence:
-        found: dict[Candidate, Priced | Refused] = {}
+    async def price(self, rows: dict[Method, est.EstimateRunRequest]) -> Evidence:
+        found: dict[tuple[Method, int], Priced | Refused] = {}
         revision, parameters = ev.Revision(), 0
-        for candidate, request in rows.items():
+        for method, request in rows.items():
             validate(request)
             try:
                 answer = self.servicer.estimate(request)
             except DomainError as error:
-                found[candidate] = Refused(error.reason, str(error))
+                found[method, 0] = Refused(error.reason, str(error))
                 continue
-            found[candidate] = priced(answer)
+            found[method, answer.fallbacks_taken] = priced(answer)
             revision, parameters = answer.revision, answer.total_parameters
         return Evidence(found, revision, parameters or None)
 

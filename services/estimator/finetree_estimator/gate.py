@@ -44,6 +44,8 @@ def check_plan(request: pb.CheckPlanRequest, estimate: Estimator, knowledge: Kno
         DomainError: What the estimate of the run raises, its paths below `run`; POLICY_EMPTY, CURRENCY_UNKNOWN.
     """
     _require_limit(request.policy)
+    if request.run.fallbacks:
+        raise invalid_field("run.fallbacks", "a plan is one run: take over what is meant into its spec")
     run = pb.EstimateRunRequest()
     run.CopyFrom(request.run)
     run.view = pb.ESTIMATE_VIEW_BASIC

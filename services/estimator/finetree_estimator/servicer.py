@@ -19,6 +19,7 @@ from finetree_runtime.validation import validate
 from finetree_estimator import (
     comparison,
     engine,
+    fallbacks,
     gate,
     largest,
     listing,
@@ -33,7 +34,7 @@ from finetree_estimator.accelerators import accelerators
 from finetree_estimator.answers import Answers, key_of
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.models import ModelEntry, models
-from finetree_estimator.reading import Reading, moved, read
+from finetree_estimator.reading import Reading, moved
 
 if TYPE_CHECKING:
     from finetree_estimator.learning import Learner
@@ -163,18 +164,19 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def _estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
         _check_pins(request.pinned, self._revision)
-        reading = read(request, self._knowledge)
         try:
-            estimate = engine.estimate(reading.run)
+            request, reading, estimate, taken = fallbacks.choose(request, self._knowledge)
         except engine.BeyondLimitError as error:
             raise invalid_field("spec", f"needs more than 9e15 in {error}; its settings are absurd") from error
         if request.view == pb.ESTIMATE_VIEW_SUMMARY:
             summary = writing.summary_message(estimate, reading.run.device)
             summary.revision.CopyFrom(self._revision)
+            summary.fallbacks_taken = taken
             return summary
         message = writing.estimate_message(estimate, reading.run.device)
         message.resolved_spec.CopyFrom(reading.spec)
         message.revision.CopyFrom(self._revision)
+        message.fallbacks_taken = taken
         comparison.add(message, request, reading, estimate)
         if request.view == pb.ESTIMATE_VIEW_FULL:
             self._search(request, reading, message)

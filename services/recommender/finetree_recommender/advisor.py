@@ -17,7 +17,7 @@ from finetree_recommender import cautions, confidence, counterfactuals, fit, rec
 from finetree_recommender import others as other_packs
 from finetree_recommender.assess import Assessment, assess
 from finetree_recommender.counterfactuals import Counterfactual
-from finetree_recommender.estimates import Candidate, Catalogue, Evidence, Priced, Refused
+from finetree_recommender.estimates import Catalogue, Evidence, Priced, Refused
 from finetree_recommender.inputs import Inputs, normalize
 from finetree_recommender.methods import Method
 from finetree_recommender.others import OtherVerdict
@@ -49,8 +49,8 @@ class Estimator(Protocol):
         """
         ...
 
-    async def price(self, rows: dict[Candidate, est.EstimateRunRequest]) -> Evidence:
-        """Estimates of all candidates, in one call.
+    async def price(self, rows: dict[Method, est.EstimateRunRequest]) -> Evidence:
+        """Estimates of all methods' recipes, each adapted until it fits, in one call.
 
         Raises:
             EstimatorUnavailableError: It did not answer.
@@ -142,7 +142,7 @@ class Advisor:
             if not inputs.hardware_known:
                 await self._check_model(request, inputs)
                 return inputs, None
-            evidence = await self._estimator.price(_candidates(pack, inputs))
+            evidence = await self._estimator.price(_questions(pack, inputs))
             # A catalogue that changed under the question would mix two revisions in one answer.
             if await self._estimator.catalogue() is catalogue:
                 return inputs, evidence
@@ -153,8 +153,7 @@ class Advisor:
         if request.hardware.WhichOneof("device") != "accelerator":
             return
         spec = rs.RunSpec(model=rs.ModelSource(shape=ANY_SHAPE), lora=rs.Lora(), hardware=request.hardware)
-        asked: Candidate = (Method.LORA, 0)
-        answer = (await self._estimator.price({asked: est.EstimateRunRequest(spec=spec)})).rows[asked]
+        answer = (await self._estimator.price({Method.LORA: est.EstimateRunRequest(spec=spec)})).rows[Method.LORA, 0]
         if isinstance(answer, Refused) and answer.reason == "ACCELERATOR_NOT_FOUND":
             raise _as_error(answer)
 
@@ -163,8 +162,7 @@ class Advisor:
         if inputs.model is not None or request.model.WhichOneof("source") not in ("name", "hub"):
             return
         spec = rs.RunSpec(model=request.model, lora=rs.Lora(), hardware=rs.Hardware(cpu=rs.CpuDevice()))
-        asked: Candidate = (Method.LORA, 0)
-        answer = (await self._estimator.price({asked: est.EstimateRunRequest(spec=spec)})).rows[asked]
+        answer = (await self._estimator.price({Method.LORA: est.EstimateRunRequest(spec=spec)})).rows[Method.LORA, 0]
         if isinstance(answer, Refused) and answer.reason == "MODEL_NOT_FOUND":
             raise _as_error(answer)
 
@@ -210,8 +208,8 @@ def conclude(
     )
 
 
-def _candidates(pack: Pack, inputs: Inputs) -> dict[Candidate, est.EstimateRunRequest]:
-    """Every method's recipe, plain and with one, two … adaptations."""
+def _questions(pack: Pack, inputs: Inputs) -> dict[Method, est.EstimateRunRequest]:
+    """Every method's recipe, with its adaptations to be tried where it does not fit."""
     request = inputs.request
     asked = est.EstimateRunRequest(view=est.ESTIMATE_VIEW_SUMMARY)
     if inputs.profile is not None:
@@ -221,12 +219,12 @@ def _candidates(pack: Pack, inputs: Inputs) -> dict[Candidate, est.EstimateRunRe
     if request.HasField("pinned"):
         asked.pinned.CopyFrom(request.pinned)
         asked.pinned.ClearField("pack")
-    rows: dict[Candidate, est.EstimateRunRequest] = {}
+    rows: dict[Method, est.EstimateRunRequest] = {}
     for method in Method:
-        for adapted, spec in enumerate(recipe.specs(pack, inputs, method, _parameters(inputs, None))):
-            row = rows[method, adapted] = est.EstimateRunRequest()
-            row.CopyFrom(asked)
-            row.spec.CopyFrom(spec)
+        row = rows[method] = est.EstimateRunRequest()
+        row.CopyFrom(asked)
+        row.spec.CopyFrom(recipe.plain(pack, inputs, method, _parameters(inputs, None)))
+        row.fallbacks.extend(recipe.changes(pack, inputs, method))
     return rows
 
 

@@ -51,14 +51,15 @@ class Evidence:
     """Answers of one batch of estimates."""
 
     rows: Mapping[Candidate, Priced | Refused]
+    """Of each method the recipe that fits, as the estimator chose it among the plain and the adapted ones."""
     revision: ev.Revision
     parameters: int | None
     """Parameters of the base model."""
 
-    def variants(self, method: Method) -> tuple[Priced | Refused, ...]:
-        """Answers for a method, with none, one, two … adaptations."""
-        count = sum(1 for candidate in self.rows if candidate[0] is method)
-        return tuple(self.rows[method, index] for index in range(count))
+    def of(self, method: Method) -> tuple[tuple[int, Priced | Refused], ...]:
+        """Answers for a method with the number of adaptations that each has, the least adapted first."""
+        found = [(index, row) for (asked, index), row in self.rows.items() if asked is method]
+        return tuple(sorted(found, key=lambda pair: pair[0]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender.advisor import EstimatorUnavailableError
 from finetree_recommender.estimates import (
     Accelerator,
-    Candidate,
     Catalogue,
     Evidence,
     FitState,
@@ -21,6 +20,7 @@ from finetree_recommender.estimates import (
     Priced,
     Refused,
 )
+from finetree_recommender.methods import Method
 
 PAGE_SIZE = 1000
 """Largest page that the contract allows; a catalogue is one or two."""
@@ -73,14 +73,13 @@ class EstimatorClient:
             self._catalogue_revision = ""
         return self._catalogue
 
-    async def price(self, rows: dict[Candidate, est.EstimateRunRequest]) -> Evidence:
-        """Estimates of all candidates."""
-        keys = {f"{method}/{adapted}": (method, adapted) for method, adapted in rows}
-        requests = {key: rows[candidate] for key, candidate in keys.items()}
+    async def price(self, rows: dict[Method, est.EstimateRunRequest]) -> Evidence:
+        """Estimates of all methods' recipes, each adapted until it fits."""
+        requests = {str(method): row for method, row in rows.items()}
         answers = await self._bounded(self._client.estimate_batch(requests, timeout=self._seconds))
-        found = {keys[key]: priced(answer) for key, answer in answers.items()}
-        if set(found) != set(rows):
+        if set(answers) != set(requests):
             raise EstimatorUnavailableError("the estimator left rows out")
+        found = {(Method(key), taken(answer)): priced(answer) for key, answer in answers.items()}
         estimates = [answer for answer in answers.values() if isinstance(answer, est.Estimate)]
         revision = estimates[0].revision if estimates else ev.Revision()
         self._notice(revision)
@@ -112,6 +111,11 @@ class EstimatorClient:
                 return await question
         except (finetree.FinetreeError, TimeoutError) as error:
             raise EstimatorUnavailableError(type(error).__name__) from error
+
+
+def taken(answer: est.Estimate | finetree.FinetreeError) -> int:
+    """How many adaptations the recipe has that was priced."""
+    return answer.fallbacks_taken if isinstance(answer, est.Estimate) else 0
 
 
 def priced(answer: est.Estimate | finetree.FinetreeError) -> Priced | Refused:

@@ -39,7 +39,7 @@ class Settlement:
 
 def best(evidence: Evidence, method: Method) -> Best:
     """The first recipe that fits with room, else the first that fits tightly, else the last and smallest."""
-    priced = [(index, item) for index, item in enumerate(evidence.variants(method)) if isinstance(item, Priced)]
+    priced = [(index, item) for index, item in evidence.of(method) if isinstance(item, Priced)]
     for state in (FitState.FITS, FitState.TIGHT, FitState.UNKNOWN, FitState.DOES_NOT_FIT):
         found = [pair for pair in priced if pair[1].fit is state]
         if found:

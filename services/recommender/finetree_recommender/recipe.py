@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recipes: a draft of the pack's rules as a RunSpec, what makes it smaller, and the source behind each value."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,17 +28,18 @@ def adaptations(pack: Pack, inputs: Inputs, method: Method) -> tuple[Adaptation,
     return _adaptations(pack, method, on_cpu=inputs.on_cpu)
 
 
-def specs(pack: Pack, inputs: Inputs, method: Method, parameters: int | None) -> Iterator[rs.RunSpec]:
-    """The recipe of a method, plain and with one, two … adaptations; what no rule sets is left open.
+def plain(pack: Pack, inputs: Inputs, method: Method, parameters: int | None) -> rs.RunSpec:
+    """The recipe of a method without adaptations; what no rule sets is left open.
 
     `parameters` of the base model choose the learning rate; None takes the rows for an unknown size.
     """
     raw = _skeleton(inputs, method) + _joined(draft(pack, case_of(inputs, method, parameters)))
-    yield rs.RunSpec.FromString(raw)
-    for rule in adaptations(pack, inputs, method):
-        # A field that comes twice on the wire has its last value.
-        raw += b"".join(setting(path, value)[0] for path, value in rule.set.items())
-        yield rs.RunSpec.FromString(raw)
+    return rs.RunSpec.FromString(raw)
+
+
+def changes(pack: Pack, inputs: Inputs, method: Method) -> tuple[rs.RunSpec, ...]:
+    """What each adaptation sets. Whoever takes one copies it."""
+    return _changes(pack, method, on_cpu=inputs.on_cpu)
 
 
 def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None, adapted: int = 0) -> Recipe:
@@ -63,6 +63,13 @@ def _adaptations(pack: Pack, method: Method, *, on_cpu: bool) -> tuple[Adaptatio
     device = "cpu" if on_cpu else "gpu"
     rules = pack.rules.adaptations
     return tuple(rule for rule in rules if rule.set and method in rule.methods and device in rule.devices)
+
+
+@lru_cache(maxsize=64)
+def _changes(pack: Pack, method: Method, *, on_cpu: bool) -> tuple[rs.RunSpec, ...]:
+    rules = _adaptations(pack, method, on_cpu=on_cpu)
+    raws = (b"".join(setting(path, value)[0] for path, value in rule.set.items()) for rule in rules)
+    return tuple(map(rs.RunSpec.FromString, raws))
 
 
 def _source(pack: Pack, path: str, rule: Rule) -> ev.SettingSource:

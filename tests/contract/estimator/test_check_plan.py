@@ -60,6 +60,14 @@ async def test_each_limit_passes_is_undecided_and_fails(stub, check_of, name):
     assert found == {verdict: [verdict, verdict] for verdict in (PASS, UNDECIDED, FAIL)}
 
 
+async def test_a_plan_is_one_run(stub, check_of, explain):
+    request = check_of({"max_cost": 1})
+    request.run.fallbacks.add()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.CheckPlan(request)
+    assert explain(caught.value).fields == ["run.fallbacks"]
+
+
 async def test_the_estimate_is_that_of_estimate_run_in_its_basic_view(stub, check_of):
     request = check_of({"max_cost": 1})
     request.run.view = pb.ESTIMATE_VIEW_FULL

@@ -8,6 +8,7 @@ from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender import cautions
 from finetree_recommender.advisor import Advisor, EstimatorUnavailableError
 from finetree_recommender.estimates import Accelerator, Catalogue, Evidence, Model, Refused
+from finetree_recommender.methods import Method
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 from google.protobuf import json_format
 
@@ -49,8 +50,10 @@ async def test_one_batch_prices_every_method_and_adaptation(pack, evidence):
     estimator = Recording(evidence(lora="FITS", qlora="FITS"))
     await advisor(pack, estimator).recommend(request(evaluation_profile={"examples": 50}))
     (rows,) = estimator.asked
-    assert set(rows) == set(evidence().rows)
-    for (method, _), row in rows.items():
+    assert set(rows) == set(Method)
+    counts = {method: len(row.fallbacks) for method, row in rows.items()}
+    assert counts == {Method.FULL: 3, Method.LORA: 2, Method.QLORA: 2, Method.PREFIX: 1, Method.ADAPTER: 3}
+    for method, row in rows.items():
         assert row.spec.WhichOneof("method") == method.field
         assert row.dataset_profile.examples == 500
         assert row.evaluation_profile.examples == 50

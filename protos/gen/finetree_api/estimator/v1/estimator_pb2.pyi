@@ -316,6 +316,7 @@ class EstimateRunRequest(_message.Message):
     PROGRAM_FIELD_NUMBER: _builtins.int
     RUNS_PER_MONTH_FIELD_NUMBER: _builtins.int
     CARBON_KG_PER_KWH_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
     view: Global___EstimateView.ValueType
     """How much to compute."""
     program: Global___TrainingProgram.ValueType
@@ -340,6 +341,13 @@ class EstimateRunRequest(_message.Message):
     def evaluation_profile(self) -> _run_spec_pb2.DatasetProfile:
         """What is known of the held-out data, for the time that evaluation takes."""
 
+    @_builtins.property
+    def fallbacks(self) -> _containers.RepeatedCompositeFieldContainer[_run_spec_pb2.RunSpec]:
+        """Settings to take over where the run does not fit, one after the other, each on top of those before it. The answer is
+        that of the first run that fits, else of the first that fits tightly, else of the last one. Only what is tried is
+        validated, as "fallbacks[0].spec". CheckPlan takes none.
+        """
+
     def __init__(
         self,
         *,
@@ -351,10 +359,11 @@ class EstimateRunRequest(_message.Message):
         program: Global___TrainingProgram.ValueType = ...,
         runs_per_month: _builtins.float = ...,
         carbon_kg_per_kwh: _builtins.float = ...,
+        fallbacks: _abc.Iterable[_run_spec_pb2.RunSpec] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "pinned", b"pinned", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["carbon_kg_per_kwh", b"carbon_kg_per_kwh", "dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "pinned", b"pinned", "program", b"program", "runs_per_month", b"runs_per_month", "spec", b"spec", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carbon_kg_per_kwh", b"carbon_kg_per_kwh", "dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "fallbacks", b"fallbacks", "pinned", b"pinned", "program", b"program", "runs_per_month", b"runs_per_month", "spec", b"spec", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -521,6 +530,7 @@ class Estimate(_message.Message):
     LARGEST_FIELD_NUMBER: _builtins.int
     SMALLEST_HARDWARE_FIELD_NUMBER: _builtins.int
     OFFERS_FIELD_NUMBER: _builtins.int
+    FALLBACKS_TAKEN_FIELD_NUMBER: _builtins.int
     trainable_parameters: _builtins.int
     """Trainable parameters, exact."""
     total_parameters: _builtins.int
@@ -531,6 +541,8 @@ class Estimate(_message.Message):
     """Tokens that pass through the model, padding included."""
     plan_digest: _builtins.str
     """Hash of the resolved spec, the dataset profile and the revisions."""
+    fallbacks_taken: _builtins.int
+    """Fallbacks of the request that the answer has taken over, the first ones."""
     @_builtins.property
     def resolved_spec(self) -> _run_spec_pb2.RunSpec:
         """The run with every default filled in."""
@@ -611,10 +623,11 @@ class Estimate(_message.Message):
         largest: Global___LargestThatFits | None = ...,
         smallest_hardware: _abc.Iterable[Global___HardwareOption] | None = ...,
         offers: _abc.Iterable[Global___Offer] | None = ...,
+        fallbacks_taken: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "cost", b"cost", "fit", b"fit", "largest", b"largest", "memory", b"memory", "resolved_spec", b"resolved_spec", "revision", b"revision", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "cost", b"cost", "fit", b"fit", "largest", b"largest", "memory", b"memory", "nearest_evidence", b"nearest_evidence", "notes", b"notes", "offers", b"offers", "optimizer_steps", b"optimizer_steps", "plan_digest", b"plan_digest", "playbook", b"playbook", "processed_tokens", b"processed_tokens", "remedies", b"remedies", "resolved_spec", b"resolved_spec", "revision", b"revision", "smallest_hardware", b"smallest_hardware", "time", b"time", "total_parameters", b"total_parameters", "trainable_parameters", b"trainable_parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "cost", b"cost", "fallbacks_taken", b"fallbacks_taken", "fit", b"fit", "largest", b"largest", "memory", b"memory", "nearest_evidence", b"nearest_evidence", "notes", b"notes", "offers", b"offers", "optimizer_steps", b"optimizer_steps", "plan_digest", b"plan_digest", "playbook", b"playbook", "processed_tokens", b"processed_tokens", "remedies", b"remedies", "resolved_spec", b"resolved_spec", "revision", b"revision", "smallest_hardware", b"smallest_hardware", "time", b"time", "total_parameters", b"total_parameters", "trainable_parameters", b"trainable_parameters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
