@@ -32,28 +32,25 @@ def check(rules: Rules, resolve: Callable[[str], Any]) -> None:
     Raises:
         PackError: The first thing that is wrong, with its rule.
     """
-    _sources(rules, resolve)
-    _unique(rule.id for rule in _rules(rules))
+    items = tuple(_walk(rules))
+    references = tuple(_references(items))
+    _sources(references, resolve)
+    named = [item for item in items if hasattr(item, "id") and item is not rules]
+    _unique(item.id for item in named)
     _contiguous("gate", rules.gate.classes)
     _contiguous("budget", rules.budget)
     _tree(rules)
-    _conditions(rules)
+    _conditions(rules, named)
     _questions(rules)
     _methods(rules)
     for method in Method:
         for profile in PROFILES:
             _recipe(rules, method, profile)
-    check_content(rules, _references(rules))
-
-
-def _rules(value: object) -> Iterator[Any]:
-    """Every dataclass inside a value that has an id, the value's own aside."""
-    for item in _walk(value):
-        if hasattr(item, "id") and not isinstance(item, Rules):
-            yield item
+    check_content(rules, references)
 
 
 def _walk(value: object) -> Iterator[Any]:
+    """Every dataclass inside a value, and the value itself."""
     if dataclasses.is_dataclass(value):
         yield value
         for field in dataclasses.fields(value):
@@ -63,17 +60,17 @@ def _walk(value: object) -> Iterator[Any]:
             yield from _walk(item)
 
 
-def _references(rules: Rules) -> Iterator[tuple[str, str]]:
+def _references(items: Iterable[Any]) -> Iterator[tuple[str, str]]:
     """Every source that something names, with the rule that it belongs to."""
-    for item in _walk(rules):
+    for item in items:
         for name in ("source", "price_source"):
             reference = getattr(item, name, None)
             if reference is not None and not hasattr(item, "kind"):
                 yield getattr(item, "id", type(item).__name__), reference
 
 
-def _sources(rules: Rules, resolve: Callable[[str], Any]) -> None:
-    for rule_id, reference in _references(rules):
+def _sources(references: Iterable[tuple[str, str]], resolve: Callable[[str], Any]) -> None:
+    for rule_id, reference in references:
         try:
             resolve(reference)
         except PackError as error:
@@ -116,9 +113,9 @@ def _tree(rules: Rules) -> None:
         raise PackError(f"rule {next(iter(set(nodes) - set(seen)))}: no path of the tree reaches it")
 
 
-def _conditions(rules: Rules) -> None:
+def _conditions(rules: Rules, named: Iterable[Any]) -> None:
     words = vocabulary(rules)
-    for item in _rules(rules):
+    for item in named:
         for name in ("when", "unless"):
             _condition(item.id, getattr(item, name, {}), words)
 

@@ -2,6 +2,7 @@
 """Reading a pack's YAML into its dataclasses: unknown keys, missing keys and wrong types are named with their rule."""
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -20,8 +21,7 @@ def read(kind: type[T], raw: object, where: str) -> T:
     if not isinstance(raw, dict):
         raise PackError(f"{where}: expected keys and values, found {raw!r}")
     name = str(raw.get("id", where))
-    hints = typing.get_type_hints(kind)
-    fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]  # T is always a dataclass
+    hints, fields = _shape(typing.cast("Any", kind))
     unknown = sorted(str(key) for key in raw if key not in fields)
     if unknown:
         raise PackError(f"rule {name}: unknown key {unknown[0]!r}; known are {', '.join(sorted(fields))}")
@@ -29,6 +29,12 @@ def read(kind: type[T], raw: object, where: str) -> T:
         if key not in raw and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise PackError(_missing(name, key))
     return kind(**{key: _convert(hints[key], value, f"{name}.{key}") for key, value in raw.items()})
+
+
+@functools.cache
+def _shape(kind: Any) -> tuple[dict[str, Any], dict[str, "dataclasses.Field[Any]"]]:
+    """Types and fields of a dataclass; a pack has a hundred values of each, and resolving types is slow."""
+    return typing.get_type_hints(kind), {item.name: item for item in dataclasses.fields(kind)}
 
 
 def _missing(name: str, key: str) -> str:
