@@ -72,6 +72,23 @@ def test_every_way_is_marked_with_the_rules_of_its_trace(pack):
         assert {box.id for box in graph.of_kind(Kind.OUTCOME)} - ends == {"N4.no"}
 
 
+@pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS.keys())
+def test_a_way_by_estimates_is_marked_too(pack, evidence):
+    graph = build(pack)
+    shown = {*graph.boxes, *(line.rule_id for box in graph.boxes.values() for line in box.lines)}
+    for found in (
+        evidence(lora="FITS", qlora="FITS"),
+        evidence(full="FITS", lora="FITS"),
+        evidence(prefix="TIGHT"),
+        evidence(),
+    ):
+        for fields in itertools.islice(requests(), 0, None, 7):
+            answer = conclude(pack, asked(pack, **fields), found, "")
+            assert mark(graph, answer, "").ids[0] == "gate"
+            assert {step.rule_id for step in answer.trace if step.stage in SHOWN_STAGES} <= shown
+
+
+@pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS.keys())
 def test_nodes_and_edges_hang_together(pack):
     reply = render(pack, None, rec.PICTURE_FORMAT_TEXT)
     ids = [node.id for node in reply.nodes]

@@ -119,6 +119,9 @@ class _Builder:
     def _gate(self) -> None:
         rules = self._pack.rules
         lines = [Line(rules.gate.cpu.id, "no GPU (CPU): upgrade")]
+        physics = rules.gate.physics
+        if physics is not None:
+            lines.insert(0, Line(physics.id, "by the estimator where it answers: what fits; without it:"))
         for item in rules.gate.classes:
             fitting = (m for m in rules.stars_order.methods if self._pack.card(m).minimum_gpu_gb.value <= item.low)
             names = "upgrade" if item.upgrade else ", ".join(self._title(method) for method in fitting)
@@ -126,7 +129,8 @@ class _Builder:
         lines.append(Line(rules.gate.unknown.id, "unknown: every method"))
         self._add(Box(GATE, Kind.DECISION, "What is there to train on?", rules.gate.tolerance.source, tuple(lines)))
         low = [value(self._pack, "memory", item.key) for item in rules.gate.classes if item.upgrade]
-        self._join(GATE, UPGRADE, " or ".join(["no GPU", *low]))
+        words = " or ".join(["no GPU", *low])
+        self._join(GATE, UPGRADE, words if physics is None else f"nothing fits; without the estimator: {words}")
         self._join(GATE, rules.override.id, "anything else, or unknown", onward=True)
 
     def _upgrade(self) -> None:
@@ -145,7 +149,7 @@ class _Builder:
         self._join(rule.id, VOTES, "no", onward=True)
 
     def _votes(self) -> None:
-        text = "Of the methods that the gate lets through, has one more votes than every other?"
+        text = "Of the methods that the gate lets through, is one alone, or ahead in votes?"
         self._add(Box(VOTES, Kind.DECISION, text, "resolution: B6"))
         self._outcome(VOTES, f"{VOTES}.yes", "yes", ("the method with the most votes", None, ""))
         self._join(VOTES, MEMORY_KNOWN, "no: a tie, or nothing answered", onward=True)
@@ -154,7 +158,7 @@ class _Builder:
         rules = self._pack.rules
         self._add(Box(MEMORY_KNOWN, Kind.DECISION, "Is the GPU memory known?", rules.gate.unknown.source))
         self._join(MEMORY_KNOWN, USE_CASES, "no")
-        self._add(Box(USE_CASES, Kind.DECISION, "Who asks?", rules.default_leaf.source))
+        self._add(Box(USE_CASES, Kind.DECISION, "Which of these holds first?", rules.default_leaf.source))
         for leaf in (*rules.use_cases, rules.default_leaf):
             self._leaf(leaf)
         self._join(MEMORY_KNOWN, rules.tree.root, "yes", onward=True)
@@ -165,7 +169,10 @@ class _Builder:
 
     def _tree(self, node_id: str) -> None:
         node = next(item for item in self._pack.rules.tree.nodes if item.id == node_id)
-        self._add(Box(node.id, Kind.DECISION, f"{_capital(condition(self._pack, node.when))}?", node.source))
+        words = condition(self._pack, node.when) if node.when or node.needs is None else ""
+        fits = f"{self._title(node.needs)} can run" if node.needs is not None else ""
+        text = f"{_capital('; '.join(part for part in (words, fits) if part))}?"
+        self._add(Box(node.id, Kind.DECISION, text, node.source))
         self._branch(node, "yes", node.yes)
         self._branch(node, "no", node.no)
 

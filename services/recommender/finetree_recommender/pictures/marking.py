@@ -55,10 +55,10 @@ def _boxes(pack: Pack, answers: Answers, choice: Choice) -> list[str]:
         return [GATE, override, f"{override}.yes", FIT]
     if choice.rule_id == VOTES:
         return [GATE, override, VOTES, f"{VOTES}.yes", FIT]
-    return [GATE, override, VOTES, MEMORY_KNOWN, *_leaf(pack, answers), pack.rules.stars_order.id, FIT]
+    return [GATE, override, VOTES, MEMORY_KNOWN, *_leaf(pack, answers, choice), pack.rules.stars_order.id, FIT]
 
 
-def _leaf(pack: Pack, answers: Answers) -> list[str]:
+def _leaf(pack: Pack, answers: Answers, choice: Choice) -> list[str]:
     if answers.memory == UNKNOWN:
         rules = (*pack.rules.use_cases, pack.rules.default_leaf)
         return [USE_CASES, next(rule.id for rule in rules if matches(rule.when, answers))]
@@ -66,7 +66,8 @@ def _leaf(pack: Pack, answers: Answers) -> list[str]:
     passed = [pack.rules.tree.root]
     while True:
         node = nodes[passed[-1]]
-        word = "yes" if matches(node.when, answers) else "no"
+        fits = node.needs is None or node.needs in choice.passage.feasible
+        word = "yes" if matches(node.when, answers) and fits else "no"
         target = node.yes if word == "yes" else node.no
         if target not in nodes:
             return [*passed, f"{node.id}.{word}"]

@@ -78,4 +78,6 @@ def _boxes(boxes: list[Box], way: Way) -> Iterator[str]:
 
 
 def _wrapped(words: str, first: str, rest: str) -> list[str]:
-    return textwrap.wrap(words, COLUMNS, initial_indent=first, subsequent_indent=rest) or [first.rstrip()]
+    return textwrap.wrap(words, COLUMNS, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False) or [
+        first.rstrip()
+    ]
