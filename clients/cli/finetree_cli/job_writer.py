@@ -71,8 +71,15 @@ def _text(value: str) -> str:
 
 
 def _reason(source: evidence_pb2.SettingSource) -> str:
+    """Why, in which range, and from where: "usual [recipe.clip]; 0.3 to 1; torchtune, clip_grad_norm"."""
     rule = f" [{source.rule_id}]" if source.rule_id else ""
-    return _one_line(f"{source.reason}{rule}")
+    low, high = (
+        f"{source.min:g}" if source.HasField("min") else "",
+        f"{source.max:g}" if source.HasField("max") else "",
+    )
+    origin = ", ".join(part for part in (source.provenance.source, source.provenance.locator) if part)
+    parts = (f"{source.reason}{rule}", f"{low} to {high}".strip() if low or high else "", origin)
+    return _one_line("; ".join(part for part in parts if part))
 
 
 def _commented(line: str, reason: str) -> str:

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -51,15 +51,33 @@ class Output:
         width = None if stream.isatty() else PIPE_WIDTH
         return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
+    def heading(self, text: str) -> None:
+        """The head of a section; bold on a terminal."""
+        self.console().print(text, style="bold")
+
+    def paragraph(self, text: str) -> None:
+        """Running text, wrapped to the width of the terminal."""
+        self.console().print(text)
+
+    def bullet(self, text: str) -> None:
+        """An item of a list, wrapped and set in."""
+        import textwrap
+
+        width = self.console().width
+        self.text(textwrap.fill(text, width, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False))
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
         """A table on stdout; columns whose name begins with ">" are set to the right."""
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(
+            title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        )
         for column in columns:
-            table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+            justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+            table.add_column(column.removeprefix(">"), justify=justify, overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self.console().print(table)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from finetree_api.recommender.v1 import recommender_pb2
     from google.protobuf import duration_pb2
 
+    from finetree_cli.advisor import Advisor
+
 # The numbers are those of the contract's enums; a test holds them together.
 QUALITY = {"maximum": 1, "critical": 2, "important": 3, "acceptable": 4, "experimental": 5}
 TIME = {"days": 1, "hours": 2, "minutes": 3}
@@ -35,6 +37,8 @@ TASKS = {"single": 1, "similar": 2, "many": 3}
 USE_CASE = {"enterprise": 1, "startup": 2, "research": 3}
 TASK_KIND = {"style": 1, "classification": 2, "chat": 3, "code": 4, "math": 5, "knowledge": 6}
 PROFILE = {"playbook": 1, "evidence": 2}
+TREES = ("text", "mermaid", "svg")
+FILE = click.Path(dir_okay=False, path_type=Path)
 BEHAVIOR = {"minor": 1, "moderate": 2, "significant": 3}
 EXPERIENCE = {"beginner": 1, "intermediate": 2, "expert": 3}
 SERVING = {"vllm": 1, "ollama": 2, "llama.cpp": 3, "transformers": 4}
@@ -48,6 +52,9 @@ PRIORITY = {"quality": 1, "speed": 2, "cost": 3, "memory": 4, "simplicity": 5, "
         "finetree recommend --model smollm2-135m-instruct --this-machine --output job.yaml",
         "finetree recommend --gpu-memory 16 --deadline 8h --serve vllm --priority quality",
         "finetree recommend --model qwen2.5-7b --gpu-memory 16 --tasks many --budget 200 --json | jq .verdict",
+        "finetree recommend --model llama-3.1-8b --gpu rtx-4090 --explain --frontier methods.svg",
+        "finetree recommend --interactive",
+        "finetree recommend --gpu-memory 8 --tree svg --tree-output tree.svg",
     ),
 )
 @click.option(
@@ -77,21 +84,79 @@ PRIORITY = {"quality": 1, "speed": 2, "cost": 3, "memory": 4, "simplicity": 5, "
 @ownership_options
 @choice("--recipe", PROFILE, "Which recipe numbers to use. [default: playbook]")
 @click.option("--policy", default="", metavar="NAME", help="Rule pack. [default: playbook-1]")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the recipe as a job file.")
+@click.option("--explain", is_flag=True, help="Tell everything: rules, sources, the recipe, what would change it.")
+@click.option("--interactive", is_flag=True, help="Ask the rule pack's questions; answers come from stdin, one a line.")
+@click.option(
+    "--tree", type=click.Choice(TREES), help="Draw how the pack decides, with the way of this request marked."
+)
+@click.option("--tree-output", type=FILE, metavar="FILE", help="Where --tree goes. [default: stdout, as the answer]")
+@click.option(
+    "--frontier", type=FILE, metavar="FILE", help="Draw the methods by quality, memory, time and cost: an SVG."
+)
+@click.option("--output", type=FILE, metavar="FILE", help="Write the recipe as a job file.")
+@click.option("--local", is_flag=True, help="Use no server: recommender and estimator run as programs of their own.")
 @pass_settings
 def recommend(settings: Settings, /, output: Path | None, **flags: Any) -> None:
-    """Recommend a fine-tuning method and its recipe, with the reason for each step and value."""
-    with settings.client() as client:
-        response = client.recommend(_request(client, flags))
+    """Recommend a fine-tuning method and its recipe, with the reason for each step and value.
+
+    Without an address, and where no recommender listens, the installed one answers without a server; its answer is the
+    served one. The same input, rule pack and estimator give the same answer.
+    """
+    if flags["tree_output"] is not None and flags["tree"] is None:
+        raise BadInput("--tree-output needs --tree", remedy="say how to draw: --tree text, mermaid or svg")
+    if flags["tree"] is not None and flags["tree_output"] is None and flags["explain"]:
+        raise BadInput("--tree and --explain both answer on stdout", remedy="give --tree-output FILE")
+    from finetree_cli.advisor import advisor
+
+    with settings.client() as client, advisor(settings, client, local=flags["local"]) as asked:
+        request = _request(client, flags)
+        if flags["interactive"]:
+            from finetree_cli.interview import interview
+
+            interview(asked.policy(request.policy), request, settings.out)
+        if flags["tree"] is not None and flags["tree_output"] is None:
+            _show_tree(settings, asked, request, flags["tree"])
+            return
+        response = asked.recommend(request)
+        if flags["tree"] is not None:
+            write(flags["tree_output"], _tree(asked, request, flags["tree"]).content, "--tree-output")
+        if flags["frontier"] is not None:
+            write(flags["frontier"], asked.frontier(request).content, "--frontier")
     if output is not None:
         write_job(output, response)
         settings.out.say(f"wrote {output}: `finetree train {output} --data FILE` trains it")
+    _show(settings, response, explain=flags["explain"])
+
+
+def _show(settings: Settings, response: "recommender_pb2.RecommendResponse", *, explain: bool) -> None:
     if settings.out.json:
         settings.out.message(response)
+    elif explain:
+        from finetree_cli.render.explanation import explain as tell
+
+        tell(settings.out, response)
     else:
         from finetree_cli.render.recommendation import show
 
         show(settings.out, response)
+
+
+def _tree(
+    asked: "Advisor", request: "recommender_pb2.RecommendRequest", word: str
+) -> "recommender_pb2.RenderDecisionTreeResponse":
+    from finetree_api.recommender.v1 import recommender_pb2
+
+    picture_format = recommender_pb2.PictureFormat.Value(f"PICTURE_FORMAT_{word.upper()}")
+    return asked.decision_tree(recommender_pb2.RenderDecisionTreeRequest(format=picture_format, request=request))
+
+
+def _show_tree(settings: Settings, asked: "Advisor", request: "recommender_pb2.RecommendRequest", word: str) -> None:
+    """The picture as the answer; with --json its nodes, edges and marks too."""
+    drawn = _tree(asked, request, word)
+    if settings.out.json:
+        settings.out.message(drawn)
+    else:
+        settings.out.text(drawn.content.rstrip("\n"))
 
 
 def _request(client: "Client", flags: dict[str, Any]) -> "recommender_pb2.RecommendRequest":
@@ -138,7 +203,12 @@ def write_job(path: Path, response: "recommender_pb2.RecommendResponse") -> None
     from finetree_cli.job_writer import to_yaml
 
     header = [response.verdict.headline or response.summary, f"plan_digest: {response.plan_digest}"]
+    write(path, to_yaml(response.spec, response.setting_sources, header), "--output")
+
+
+def write(path: Path, text: str, flag: str) -> None:
+    """Write a file that a flag names."""
     try:
-        path.write_text(to_yaml(response.spec, response.setting_sources, header), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}", remedy="give --output a file that can be written") from error
+        raise BadInput(f"{flag} {path}: {error.strerror}", remedy="name a file that can be written") from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recommendation as text."""
+"""A recommendation as text, on one screen."""
 
 from finetree_api.recommender.v1 import recommender_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2
@@ -15,6 +15,8 @@ METHOD_NAMES: dict[int, str] = {
     pb.METHOD_ADAPTER: "adapter layers",
 }
 NONE = "-"
+MOST_CAUTIONS = 3
+"""Cautions of the short answer: it stays on one screen."""
 
 
 def method_name(method: int) -> str:
@@ -23,16 +25,21 @@ def method_name(method: int) -> str:
 
 
 def show(out: Output, response: pb.RecommendResponse) -> None:
-    """Verdict, methods, trace, recipe, estimate, cautions."""
-    out.text(f"Recommendation: {method_name(response.verdict.method)}")
-    out.text(f"  {response.verdict.headline}")
-    if response.summary and response.summary != response.verdict.headline:
-        out.text(f"  {response.summary}")
+    """The answer on one screen: verdict, methods, what it will take, what to beware of."""
+    show_head(out, response)
     show_methods(out, response)
-    show_trace(out, response)
-    show_recipe(out, response)
-    _show_estimate(out, response)
+    show_estimate(out, response)
     _show_remarks(out, response)
+    out.say("--explain tells the rules, every value of the recipe, and what would change the verdict")
+
+
+def show_head(out: Output, response: pb.RecommendResponse) -> None:
+    """The verdict and the answer in a paragraph."""
+    out.heading(f"Recommendation: {method_name(response.verdict.method)}")
+    words = response.summary or response.verdict.headline
+    if words:
+        out.paragraph(words)
+    out.text()
 
 
 def show_methods(out: Output, response: pb.RecommendResponse) -> None:
@@ -51,31 +58,23 @@ def show_methods(out: Output, response: pb.RecommendResponse) -> None:
     out.table(["Method", "Verdict", ">Memory", ">Time", ">Quality", "Why"], rows)
 
 
-def show_trace(out: Output, response: pb.RecommendResponse) -> None:
-    """What was decided, in order."""
-    out.text("How it was decided")
-    for number, step in enumerate(response.trace, 1):
-        overruled = f" (overrules {step.overruled_rule_id})" if step.overruled_rule_id else ""
-        out.text(f"  {number:2}. {step.stage}: {step.outcome}{overruled} [{step.rule_id}]")
-    out.text()
-
-
 def show_recipe(out: Output, response: pb.RecommendResponse) -> None:
     """Every value of the recipe with its reason."""
     from finetree_cli.output import as_dict
 
-    values = _flat(as_dict(response.spec))
+    values = flat(as_dict(response.spec))
     reasons = {source.field_path: source for source in response.setting_sources}
     rows = [(path, value, _reason(reasons.get(path))) for path, value in values.items()]
     out.table(["Setting", "Value", "Why"], rows)
 
 
-def _show_estimate(out: Output, response: pb.RecommendResponse) -> None:
+def show_estimate(out: Output, response: pb.RecommendResponse) -> None:
+    """What the recommended recipe takes."""
     if not response.HasField("estimate"):
         return
     found = response.estimate
     usable = f" of {units.size(found.usable_device_bytes)}" if found.usable_device_bytes else ""
-    out.text("What it will take")
+    out.heading("What it will take")
     out.text(f"  memory  {units.size_range(found.device_bytes)}{usable}{'' if found.fits else '; may not fit'}")
     if found.HasField("total_seconds"):
         out.text(f"  time    {units.duration_range(found.total_seconds)}, {found.optimizer_steps} optimizer steps")
@@ -89,14 +88,14 @@ def _show_estimate(out: Output, response: pb.RecommendResponse) -> None:
 def _show_remarks(out: Output, response: pb.RecommendResponse) -> None:
     level = units.word(pb.ConfidenceLevel, response.confidence.level)
     factors = f": {'; '.join(response.confidence.factors)}" if response.confidence.factors else ""
-    out.text(f"Confidence: {level}{factors}")
-    for caution in response.cautions:
-        out.text(f"Caution: {caution.message} [{caution.code}]")
-    for other in response.counterfactuals:
-        change = f"{other.field_path} from {other.from_value} to {other.to_value}"
-        out.text(f"Another answer: {change} would give {method_name(other.resulting_method)}")
+    out.paragraph(f"Confidence: {level}{factors}")
+    for caution in response.cautions[:MOST_CAUTIONS]:
+        out.paragraph(f"Caution: {caution.message} [{caution.code}]")
+    if len(response.cautions) > MOST_CAUTIONS:
+        out.paragraph(f"Cautions: {len(response.cautions) - MOST_CAUTIONS} more")
     for pack in response.other_packs:
-        out.text(f"The pack {pack.policy} says {method_name(pack.method)}: {pack.reason}")
+        if not pack.agrees:
+            out.paragraph(f"The pack {pack.policy} says {method_name(pack.method)}: {pack.reason}")
     out.text(f"Plan: {response.plan_digest}")
 
 
@@ -111,7 +110,7 @@ def _reason(source: evidence_pb2.SettingSource | None) -> str:
     return f"{source.reason} [{source.rule_id}]" if source is not None else ""
 
 
-def _flat(value: object, prefix: str = "") -> dict[str, str]:
+def flat(value: object, prefix: str = "") -> dict[str, str]:
     """Leaves of a document by their path."""
     if not isinstance(value, dict):
         return {prefix: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
@@ -119,5 +118,5 @@ def _flat(value: object, prefix: str = "") -> dict[str, str]:
         return {prefix: "{}"}
     found: dict[str, str] = {}
     for key, item in value.items():
-        found |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+        found |= flat(item, f"{prefix}.{key}" if prefix else str(key))
     return found

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers with their units, for people."""
 
+from collections.abc import Callable
 from typing import Any
 
 from finetree_api.types.v1 import evidence_pb2
 
 GIB = 1 << 30
 MIB = 1 << 20
+Words = Callable[[float], str]
+"""What writes a number with its unit."""
 _SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£"}
 
 

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The questions of a rule pack, asked on the terminal: one answer a line, from a person or from a pipe."""
+
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+from finetree_cli.errors import BadInput
+
+if TYPE_CHECKING:
+    from finetree_api.recommender.v1 import recommender_pb2
+
+    from finetree_cli.output import Output
+
+KEYS = "a number or a word; Enter: don't know; b: back; q: quit"
+
+
+def interview(
+    policy: "recommender_pb2.GetPolicyResponse",
+    request: "recommender_pb2.RecommendRequest",
+    out: "Output",
+    source: TextIO | None = None,
+) -> None:
+    """Ask what the request does not say yet, and add the answers to it.
+
+    Raises:
+        BadInput: Nobody answers: the input is no terminal and empty.
+        KeyboardInterrupt: The user quits.
+    """
+    asked = [question for question in policy.questions if not _answered(request, question.field_path)]
+    chosen = _Interview(asked, out, source or sys.stdin).run()
+    for option in chosen:
+        if option is not None:
+            request.MergeFrom(option.request)
+
+
+def _answered(request: "recommender_pb2.RecommendRequest", path: str) -> bool:
+    """Whether a flag has said it already."""
+    return any(field.name == path.partition(".")[0] for field, _ in request.ListFields())
+
+
+class _Interview:
+    """The state of the talk; it goes to stderr, since stdout belongs to the answer."""
+
+    def __init__(self, questions: "list[recommender_pb2.PolicyQuestion]", out: "Output", source: TextIO) -> None:
+        self._questions = questions
+        self._out = out
+        self._source = source
+        self._read = 0
+        self._ended = False
+
+    def run(self) -> "list[recommender_pb2.PolicyOption | None]":
+        """The options chosen, in the order of the questions; None for what is not known."""
+        chosen: list[recommender_pb2.PolicyOption | None] = []
+        while True:
+            if len(chosen) < len(self._questions):
+                answer = self._ask(len(chosen))
+            else:
+                answer = self._confirm(chosen)
+                if answer is not _BACK:
+                    return chosen
+            if answer is _BACK:
+                chosen = chosen[:-1]
+            else:
+                chosen.append(answer)
+
+    def _ask(self, index: int) -> Any:
+        question = self._questions[index]
+        self._out.say(f"\n{index + 1} of {len(self._questions)}. {question.text}")
+        if question.help:
+            self._out.say(f"   {question.help}")
+        for number, option in enumerate(question.options, 1):
+            self._out.say(_line(number, option))
+        while True:
+            line = self._line(f"[{KEYS}] ")
+            if line == "b":
+                return _BACK
+            if not line:
+                return None
+            found = _find(question, line)
+            if found is not None:
+                return found
+            self._out.say(f"{line!r} is none of them: {KEYS}")
+
+    def _confirm(self, chosen: "list[recommender_pb2.PolicyOption | None]") -> Any:
+        self._out.say("\nYour answers:")
+        for question, option in zip(self._questions, chosen, strict=True):
+            self._out.say(f"  {question.text} {option.label if option is not None else 'not known'}")
+        if not self._questions:
+            self._out.say("  the flags answer every question")
+            return None
+        return _BACK if self._line("[Enter: go on; b: back; q: quit] ") == "b" else None
+
+    def _line(self, prompt: str) -> str:
+        """The next answer; empty at the end of the input."""
+        if self._ended:
+            return ""
+        sys.stderr.write(prompt)
+        sys.stderr.flush()
+        line = self._source.readline()
+        self._ended = not line
+        if self._ended and not self._read:
+            text = "--interactive has nobody to ask: the input is empty and no terminal"
+            raise BadInput(text, remedy="run it in a terminal, or give answers on stdin, one a line")
+        self._read += 1
+        if not self._source.isatty():
+            self._out.say(line.rstrip("\n"))  # what a pipe answers is shown, as a terminal shows what is typed
+        word = line.strip()
+        if word.casefold() == "q":
+            raise KeyboardInterrupt
+        return "b" if word.casefold() == "b" else word
+
+
+_BACK = object()
+"""The wish to answer the question before again."""
+
+
+def _line(number: int, option: "recommender_pb2.PolicyOption") -> str:
+    badge = f"  [{option.badge}]" if option.badge else ""
+    tooltip = f" - {option.tooltip}" if option.tooltip else ""
+    return f"   {number}) {option.label}{badge}{tooltip}"
+
+
+def _find(question: "recommender_pb2.PolicyQuestion", line: str) -> "recommender_pb2.PolicyOption | None":
+    """The option that a number, a value or a label names; the first letters do where they fit one alone."""
+    if line.isdecimal() and 1 <= int(line) <= len(question.options):
+        return question.options[int(line) - 1]
+    word = line.casefold()
+    exact = [item for item in question.options if word in (item.value.casefold(), item.label.casefold())]
+    begun = [item for item in question.options if item.label.casefold().startswith(word)]
+    return next(iter(exact), begun[0] if len(begun) == 1 else None)
