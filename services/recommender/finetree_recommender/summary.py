@@ -1,14 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recommendation in words."""
+"""A recommendation in plain words: one line, and a paragraph for people who know nothing of the rules."""
+
+from collections.abc import Iterator
+
+from finetree_api.types.v1 import evidence_pb2 as ev
 
 from finetree_recommender.advisor import Recommendation
-from finetree_recommender.assess import Assessment
+from finetree_recommender.answers import CPU
+from finetree_recommender.cautions import MISSING_EVIDENCE
+from finetree_recommender.counterfactuals import Counterfactual
 from finetree_recommender.estimates import Priced
-from finetree_recommender.fields import path_for, value_of
 from finetree_recommender.fit import GIB
 from finetree_recommender.methods import Method
-from finetree_recommender.reasons import Standing
-from finetree_recommender.recipe import Recipe
+
+UPGRADE_WORDS = "upgrade GPU first"
+"""What the playbook says below 8 GB (L268)."""
+_MOST_CHANGES = 2
+_REMARKS = ("DATASET_UNKNOWN", "MODEL_SIZE_UNKNOWN")
+"""Cautions that say what is not known, rather than what could go wrong: told only where nothing could."""
+_INPUTS = {
+    "hardware": "on {}",
+    "budget_usd_month": "with a budget of {}",
+    "quality": "if {} quality were asked for",
+    "time": "with {} of time",
+    "tasks": "for {} tasks",
+    "use_case": "for {} use",
+}
+"""How a change of an input is told, by its field."""
 
 
 def headline(answer: Recommendation) -> str:
@@ -18,52 +36,157 @@ def headline(answer: Recommendation) -> str:
         return "Upgrade the hardware: nothing was shown to train here"
     title = answer.pack.card(method).title
     if answer.decision.upgrade_advised:
-        return f"{title}: it trains here, although the playbook says to upgrade the GPU"
+        return f"{title}: it trains here, although {answer.pack.rules.gate.speaker} would upgrade the GPU first"
     return f"{title}: {answer.methods[0].reasons[0].message}"
 
 
 def paragraph(answer: Recommendation) -> str:
-    """The whole answer for people: verdict, recipe, figures, confidence, and what the others lack."""
-    parts = [f"{headline(answer)}."]
-    if answer.recipe is not None and answer.decision.method is not None:
-        parts.append(_recipe(answer.recipe, answer.decision.method))
-    if answer.priced is not None:
-        parts.append(_figures(answer.priced))
-    parts.append(f"Confidence is {answer.confidence.level.lower()}.")
-    parts.append(_others(answer.methods))
-    parts.append(f"Rules: {answer.pack.rules.id}, whose figures are those of 7B models.")
-    return " ".join(parts)
+    """The whole answer for people: method and why, what it takes, what to beware of, and what would change it."""
+    parts = (_verdict(answer), _figures(answer), _caution(answer), _changes(answer), _others(answer), _sure(answer))
+    return " ".join(part for part in parts if part)
 
 
-def _recipe(recipe: Recipe, method: Method) -> str:
-    training = recipe.spec.training
-    words = [f"learning rate {training.learning_rate:g}", f"batch {training.effective_batch_size}"]
-    words += [f"{training.epochs:g} epochs", f"sequences of {training.sequence_length} tokens"]
-    if method in (Method.LORA, Method.QLORA):
-        words.insert(0, f"rank {value_of(recipe.spec, path_for('lora.rank', method))}")
-    return f"Recipe: {', '.join(words)}."
+def _verdict(answer: Recommendation) -> str:
+    method = answer.decision.method
+    if method is None:
+        words = f'The playbook\'s words are "{UPGRADE_WORDS}", and they hold' if _below_class(answer) else "Upgrade"
+        return f"{words}: nothing was shown to train on {_device(answer)}."
+    title = answer.pack.card(method).title
+    if answer.decision.upgrade_advised:
+        shown = "by the estimate it trains this model all the same"
+        return f'For {_device(answer)} the playbook says "{UPGRADE_WORDS}"; use {title}: {shown}.'
+    return f"Use {title}: {_why(answer)}."
 
 
-def _figures(priced: Priced) -> str:
-    needs, has = priced.device_bytes.expected / GIB, priced.usable_bytes / GIB
-    text = f"It takes about {needs:.1f} of {has:.1f} GiB"
-    if priced.total_seconds is not None:
-        text += f" and {_duration(priced.total_seconds.expected)}"
+def _below_class(answer: Recommendation) -> bool:
+    memory = answer.inputs.answers.memory
+    classes = {item.key for item in answer.pack.rules.gate.classes if item.upgrade}
+    return memory == CPU or memory in classes
+
+
+def _why(answer: Recommendation) -> str:
+    """One sentence, by the reason that won."""
+    reason = answer.methods[0].reasons[0]
+    choice = answer.decision.choice
+    preferred = answer.pack.card(choice.method).title if choice.method is not None else "what the rules prefer"
+    questions = len(answer.pack.rules.questions)
+    if reason.code == "MOST_VOTES" and choice.ballot.unanswered == questions - 1 and answer.inputs.hardware_known:
+        return f"it is what the rules recommend for {_device(answer)}"
+    sentences = {
+        "MOST_VOTES": "your answers speak for it more than for any other method that this hardware can run",
+        "TREE_LEAF": "it is the usual choice where nothing speaks for another method",
+        "TIE_BREAK": "your answers speak as much for another method, and between the two the rules take this one",
+        "MULTI_TASK": "it is made for many different tasks over one model",
+        "FITS_HERE": f"the rules prefer {preferred}, which does not fit into the memory, and this one does",
+        "OTHERS_DO_NOT_FIT": f"the rules prefer {preferred}, which does not fit into the memory",
+    }
+    return sentences.get(reason.code, reason.message)
+
+
+def _device(answer: Recommendation) -> str:
+    """The hardware in words; "a machine without a GPU" for a CPU."""
+    hardware = answer.inputs.request.hardware
+    device = hardware.WhichOneof("device")
+    count = f"each of {hardware.count} " if hardware.count > 1 else ""
+    if device == "cpu":
+        return "a machine without a GPU"
+    if device == "accelerator":
+        return f"{count}{hardware.accelerator}"
+    gb = answer.inputs.marketed_gb
+    return f"{count}a GPU of {gb:g} GB" if gb is not None else "this hardware"
+
+
+def _figures(answer: Recommendation) -> str:
+    quality = answer.methods[0].quality_percent
+    grade = f"Expect {_range(quality, '{:.0f}')} percent of the quality of full fine-tuning."
+    if answer.decision.method is None:
+        return ""
+    if answer.priced is None:
+        return f"{grade} {_unpriced(answer)}"
+    return f"{grade} {_priced(answer, answer.priced)}"
+
+
+def _unpriced(answer: Recommendation) -> str:
+    """Why there are no figures; the rules' own are quoted beside the methods."""
+    code = next((item.code for item in answer.cautions if item.code in MISSING_EVIDENCE), "")
+    because = {
+        "ESTIMATOR_UNAVAILABLE": "the estimator did not answer",
+        "MODEL_NOT_PRICED": "the model's size is not known",
+        "HARDWARE_UNKNOWN": "the hardware is not known",
+    }.get(code, "the estimator has none")
+    return f"What it takes is not estimated, since {because}."
+
+
+def _priced(answer: Recommendation, priced: Priced) -> str:
+    memory = f"{_scaled(priced.device_bytes, GIB)} GiB of the {priced.usable_bytes / GIB:.1f} that"
+    text = f"It takes {memory} {_device(answer)} offers"
+    if priced.total_seconds is None:
+        return f"{text}; for time and cost, say how many rows there are."
+    text += f", and {_duration(priced.total_seconds)}"
     if priced.cost is not None:
-        text += f", for {priced.cost.expected:.2f} {priced.currency}"
+        text += f", for {_range(priced.cost, '{:.2f}')} {priced.currency}"
     return f"{text}."
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+def _caution(answer: Recommendation) -> str:
+    graver = [item for item in answer.cautions if item.code not in (*MISSING_EVIDENCE, *_REMARKS)]
+    found = next(iter([*graver, *answer.cautions]), None)
+    return f"Beware: {found.message}." if found is not None and found.code not in MISSING_EVIDENCE else ""
 
 
-def _others(methods: tuple[Assessment, ...]) -> str:
-    lost = [
-        f"{item.method} ({item.reasons[0].message})"
-        for item in methods
-        if item.standing is not Standing.RECOMMENDED and item.reasons
-    ]
-    return f"Not taken: {'; '.join(lost)}."
+def _changes(answer: Recommendation) -> str:
+    changes = [_change(answer, flip) for flip in _first_of_each(answer)]
+    return f"It would be {', and '.join(changes)}." if changes else ""
+
+
+def _first_of_each(answer: Recommendation) -> Iterator[Counterfactual]:
+    """The nearest changes, each to another method."""
+    told: set[Method | None] = set()
+    for flip in answer.counterfactuals:
+        if flip.method not in told and len(told) < _MOST_CHANGES:
+            told.add(flip.method)
+            yield flip
+
+
+def _change(answer: Recommendation, flip: Counterfactual) -> str:
+    words = _INPUTS.get(flip.field_path, f"with {flip.field_path} {{}}").format(flip.to_value.replace("_", " "))
+    method = answer.pack.card(flip.method).title if flip.method is not None else "none of them"
+    return f"{method} {words}"
+
+
+def _others(answer: Recommendation) -> str:
+    """Where another pack says otherwise."""
+    parts = []
+    for other in answer.others:
+        if other.method is not answer.decision.method:
+            says = answer.pack.card(other.method).title if other.method is not None else "to upgrade"
+            parts.append(f"The rules of {other.pack.rules.id} say {says} instead.")
+    return " ".join(parts)
+
+
+def _sure(answer: Recommendation) -> str:
+    return f"Confidence: {answer.confidence.level.lower()}, by the rules of {answer.pack.rules.id}."
+
+
+def _duration(interval: ev.Interval) -> str:
+    unit, scale = next(
+        (name, size)
+        for name, size in (("seconds", 1), ("minutes", 60), ("hours", 3600), ("days", 86400))
+        if interval.expected < _UP_TO[name]
+    )
+    return f"{_scaled(interval, scale)} {unit}"
+
+
+_UP_TO = {"seconds": 90.0, "minutes": 5400.0, "hours": 2 * 86400.0, "days": float("inf")}
+"""Seconds up to which a time is told in each unit."""
+
+
+def _scaled(interval: ev.Interval, unit: float) -> str:
+    low, expected, high = (value / unit for value in (interval.low, interval.expected, interval.high))
+    return _range(ev.Interval(low=low, expected=expected, high=high), "{:.1f}")
+
+
+def _range(interval: ev.Interval, form: str) -> str:
+    """Such as 19.3 (17.9 to 20.8); without the interval where that is a point."""
+    low, expected, high = (form.format(value) for value in (interval.low, interval.expected, interval.high))
+    return expected if low == high else f"{expected} ({low} to {high})"

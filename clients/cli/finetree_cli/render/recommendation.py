@@ -30,7 +30,7 @@ def show(out: Output, response: pb.RecommendResponse) -> None:
     show_methods(out, response)
     show_estimate(out, response)
     _show_remarks(out, response)
-    out.say("--explain tells the rules, every value of the recipe, and what would change the verdict")
+    out.text("--explain tells the rules, every value of the recipe, and what would change the verdict")
 
 
 def show_head(out: Output, response: pb.RecommendResponse) -> None:

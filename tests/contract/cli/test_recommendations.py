@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree recommend` in all its forms against the fake suite: explained, interviewed, drawn."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from finetree.testing import Suite
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_cli import __main__ as entry
+from finetree_cli.advisor import ServedAdvisor
+
+ASK = ("recommend", "--model", "small", "--cpu")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Suite]:
+    with Suite() as suite:
+        yield suite
+
+
+class Keyboard(io.StringIO):
+    """Typed lines, as a terminal gives them."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def run(server, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("FINETREE_ADDRESS", server.address)
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: str, answers: io.StringIO | str = "") -> tuple[int, str, str]:
+        typed = answers if isinstance(answers, io.StringIO) else io.StringIO(answers)
+        monkeypatch.setattr("sys.stdin", typed)
+        code = entry.run([*words])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[Any]:
+    """The requests that the recommender was asked."""
+    seen: list[Any] = []
+    recommend = ServedAdvisor.recommend
+
+    def remember(advisor: ServedAdvisor, request: rec.RecommendRequest) -> rec.RecommendResponse:
+        seen.append(request)
+        return recommend(advisor, request)
+
+    monkeypatch.setattr(ServedAdvisor, "recommend", remember)
+    return seen
+
+
+def test_the_short_answer_stays_on_one_screen(run):
+    code, out, _ = run(*ASK)
+    assert code == 0
+    assert len(out.splitlines()) <= 40
+    assert "--explain" in out
+
+
+def test_an_explanation_tells_every_part_without_colour(run):
+    code, out, said = run(*ASK, "--explain")
+    assert (code, said) == (0, "")
+    for title in ("Recommendation: LoRA", "The five methods", "Confidence", "The recipe", "What it was computed with"):
+        assert title in out
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(("form", "begins"), [("text", "-> LoRA"), ("mermaid", "flowchart TD"), ("svg", "<svg")])
+def test_a_tree_is_the_answer_or_a_file(run, tmp_path, form, begins):
+    code, out, _ = run(*ASK, "--tree", form)
+    assert code == 0
+    assert out.startswith(begins)
+    code, out, _ = run(*ASK, "--tree", form, "--tree-output", "tree")
+    assert code == 0
+    assert out.startswith("Recommendation")
+    assert (tmp_path / "tree").read_text(encoding="utf-8").startswith(begins)
+
+
+def test_a_tree_as_json_has_its_nodes_and_marks(run):
+    code, out, _ = run(*ASK, "--tree", "text", "--json")
+    assert code == 0
+    assert '"taken_ids": [\n    "fake"\n  ]' in out
+
+
+def test_the_frontier_is_written(run, tmp_path):
+    code, _, _ = run(*ASK, "--frontier", "methods.svg")
+    assert code == 0
+    assert "<svg" in (tmp_path / "methods.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--tree-output", "x"), "--tree-output needs --tree"),
+        (("--tree", "text", "--explain"), "both answer on stdout"),
+        (("--frontier", "missing/x.svg"), "--frontier missing/x.svg: No such file or directory"),
+        (("--tree", "svg", "--tree-output", "missing/x"), "--tree-output missing/x: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(run, words, told):
+    code, out, said = run(*ASK, *words)
+    assert (code, out) == (2, "")
+    assert told in said
+
+
+@pytest.mark.parametrize(
+    ("answers", "quality"),
+    [
+        ("1\n\n", rec.QUALITY_NEED_CRITICAL),
+        ("experimental\n\n", rec.QUALITY_NEED_EXPERIMENTAL),
+        ("exp\n\n", rec.QUALITY_NEED_EXPERIMENTAL),
+        ("\n\n", rec.QUALITY_NEED_UNSPECIFIED),
+        ("9\nnonsense\n2\n\n", rec.QUALITY_NEED_EXPERIMENTAL),
+        ("1\nb\n2\n\n", rec.QUALITY_NEED_EXPERIMENTAL),
+        ("b\n1\n", rec.QUALITY_NEED_CRITICAL),
+        ("1", rec.QUALITY_NEED_CRITICAL),
+    ],
+)
+def test_answers_on_stdin_become_inputs(run, asked, answers, quality):
+    code, out, said = run(*ASK, "--interactive", answers=answers)
+    assert code == 0, said
+    assert [request.quality for request in asked] == [quality]
+    assert out.startswith("Recommendation")
+    assert "How important is quality?" in said
+
+
+def test_a_question_that_a_flag_answers_is_not_asked(run, asked):
+    code, _, said = run(*ASK, "--quality", "maximum", "--interactive", answers="\n")
+    assert code == 0
+    assert asked[0].quality == rec.QUALITY_NEED_MAXIMUM
+    assert "How important is quality?" not in said
+
+
+def test_nobody_to_ask_is_an_error_and_quitting_an_interruption(run):
+    code, out, said = run(*ASK, "--interactive")
+    assert (code, out) == (2, "")
+    assert "nobody to ask" in said
+    code, out, _ = run(*ASK, "--interactive", answers=Keyboard("q\n"))
+    assert (code, out) == (130, "")

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Without a server: `python -m finetree_recommender --once` gives the served answers, and no socket is opened."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_recommender.estimator_program import EstimatorProgram
+from finetree_runtime.once import HEADER
+from google.protobuf import json_format
+
+PROGRAM = [sys.executable, "-m", "finetree_recommender", "--once"]
+REQUEST = rec.RecommendRequest(quality=rec.QUALITY_NEED_IMPORTANT)
+REQUEST.model.name = "smollm2-135m"
+REQUEST.hardware.accelerator = "rtx-4090"
+REQUEST.dataset_profile.examples = 500
+
+
+def ask(content: bytes, *flags: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*PROGRAM, *flags], input=content, capture_output=True, timeout=60, check=False)
+
+
+def framed(message) -> bytes:
+    content = message.SerializeToString(deterministic=True)
+    return HEADER.pack(0, len(content)) + content
+
+
+async def test_the_program_gives_the_served_answer_to_the_byte(client):
+    served = await client.recommend(REQUEST)
+    done = ask(framed(REQUEST) * 2, "--once-format", "frames")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == framed(served) * 2
+    assert served.HasField("estimate")
+
+
+async def test_a_picture_too(client):
+    served = await client.render_decision_tree(REQUEST, picture_format="svg")
+    question = rec.RenderDecisionTreeRequest(format=rec.PICTURE_FORMAT_SVG, request=REQUEST)
+    done = ask(framed(question), "--once-format", "frames", "--once-method", "RenderDecisionTree")
+    assert done.stdout == framed(served)
+
+
+def test_a_refusal_is_a_status_and_exit_code_2():
+    unheard_of = rec.RecommendRequest(hardware=REQUEST.hardware)
+    unheard_of.model.name = "unheard-of-9000"
+    done = ask(json_format.MessageToJson(unheard_of).encode())
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert json.loads(done.stderr)["details"][0]["reason"] == "MODEL_NOT_FOUND"
+
+
+async def test_without_the_estimator_the_rules_alone_answer(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with EstimatorProgram() as program, pytest.raises(Exception, match="not installed"):
+        await program.estimate_batch({})

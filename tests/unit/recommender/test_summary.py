@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The answer in plain words: what it names, in which case, and that no jargon and no name of a rule slips in."""
+
+import re
+from typing import Any
+
+import pytest
+from finetree_recommender import cautions
+from finetree_recommender.advisor import conclude
+from finetree_recommender.pack import load_builtin
+from finetree_recommender.summary import headline, paragraph
+
+GPU16 = {"unknown_accelerator": {"marketed_memory_gb": 16}}
+GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
+CPU = {"cpu": {"cores": 2, "memory_bytes": 2**34}}
+ROWS = {"dataset_profile": {"examples": 500}}
+
+
+def told(pack, read, found, **fields: Any):
+    missing = "" if found is not None else cautions.ESTIMATOR_UNAVAILABLE
+    return conclude(pack, read(**fields), found, missing)
+
+
+def test_it_names_method_reason_figures_hardware_and_what_would_change_it(pack, read, evidence):
+    found = evidence(lora="FITS", qlora="FITS", adapter="FITS")
+    words = paragraph(told(pack, read, found, hardware=GPU24, quality="QUALITY_NEED_IMPORTANT", **ROWS))
+    assert words.startswith("Use LoRA: your answers speak for it more than for any other method")
+    assert "Expect 95 (95 to 100) percent of the quality of full fine-tuning." in words
+    assert "It takes 10.0 GiB of the 8.0 that a GPU of 24 GB offers, and 1.7 minutes, for 1.00 USD." in words
+    assert "It would be QLoRA on a GPU of 16 GB, and " in words
+    assert words.endswith("by the rules of playbook-1.")
+
+
+def test_an_upgrade_tells_the_playbooks_words_and_what_trains_all_the_same(pack, read, evidence):
+    answer = told(pack, read, evidence(lora="FITS"), hardware=CPU, **ROWS)
+    assert paragraph(answer).startswith('For a machine without a GPU the playbook says "upgrade GPU first"; use LoRA: ')
+    assert "although the playbook would upgrade the GPU first" in headline(answer)
+
+
+def test_where_nothing_trains_the_words_hold(pack, read, evidence):
+    answer = told(pack, read, evidence(), hardware=CPU, **ROWS)
+    assert paragraph(answer).startswith('The playbook\'s words are "upgrade GPU first", and they hold')
+    assert "Expect" not in paragraph(answer)
+    assert told(pack, read, evidence(), hardware=GPU24).decision.method is None
+    assert paragraph(told(pack, read, evidence(), hardware=GPU24)).startswith("Upgrade: nothing was shown to train")
+
+
+def test_a_method_that_gave_way_to_memory_is_named(pack, read, evidence):
+    words = paragraph(told(pack, read, evidence(qlora="FITS"), hardware=GPU24, **ROWS))
+    assert words.startswith("Use QLoRA: the rules prefer LoRA, which does not fit into the memory, and this one does.")
+
+
+def test_hardware_alone_is_no_answer_to_a_question(pack, read, evidence):
+    words = paragraph(told(pack, read, evidence(lora="FITS"), hardware=GPU24))
+    assert words.startswith("Use LoRA: it is what the rules recommend for a GPU of 24 GB.")
+
+
+def test_the_gravest_caution_is_told_before_what_is_merely_unknown(pack, read, evidence):
+    tight = paragraph(told(pack, read, evidence(lora="TIGHT"), hardware=GPU24))
+    assert "Beware: the upper end of the memory estimate does not fit." in tight
+    assert "say how many rows there are" not in tight
+
+
+def test_without_estimates_it_says_so(pack, read):
+    words = paragraph(told(pack, read, None, hardware=GPU24, **ROWS))
+    assert "What it takes is not estimated, since the estimator did not answer." in words
+    assert "GiB" not in words
+
+
+def test_another_packs_disagreement_is_told(pack, read, evidence):
+    packs = load_builtin()
+    found = evidence(lora="FITS", qlora="FITS", prefix="FITS")
+    inputs = read(hardware={"unknown_accelerator": {"marketed_memory_gb": 8}})
+    answer = conclude(pack, inputs, found, "", packs.values())
+    assert "The rules of evidence-1 say LoRA instead." in paragraph(answer)
+
+
+@pytest.mark.parametrize("policy", load_builtin())
+@pytest.mark.parametrize("hardware", [None, CPU, GPU16, GPU24])
+def test_no_rule_and_no_code_slips_into_plain_words(policy, hardware, read, evidence):
+    pack = load_builtin()[policy]
+    fields = {"hardware": hardware} if hardware else {}
+    for found in (None, evidence(lora="FITS", qlora="TIGHT"), evidence(full="FITS"), evidence()):
+        words = paragraph(told(pack, read, found, **fields))
+        assert not re.search(r"[A-Z]{2,}_[A-Z]|\b[a-z]+\.[a-z_]+\.|\brule [a-zA-Z]+\.|\b(?:pareto|votes\.)", words), (
+            words
+        )
+        assert "  " not in words
+        assert words.endswith(".")
