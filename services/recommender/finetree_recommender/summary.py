@@ -141,7 +141,7 @@ def _changes(answer: Recommendation) -> str:
 
 def _first_of_each(answer: Recommendation) -> Iterator[Counterfactual]:
     """The nearest changes, each to another method."""
-    told: set[Method | None] = set()
+    told: set[Method] = set()
     for flip in answer.counterfactuals:
         if flip.method not in told and len(told) < _MOST_CHANGES:
             told.add(flip.method)
@@ -150,8 +150,7 @@ def _first_of_each(answer: Recommendation) -> Iterator[Counterfactual]:
 
 def _change(answer: Recommendation, flip: Counterfactual) -> str:
     words = _INPUTS.get(flip.field_path, f"with {flip.field_path} {{}}").format(flip.to_value.replace("_", " "))
-    method = answer.pack.card(flip.method).title if flip.method is not None else "none of them"
-    return f"{method} {words}"
+    return f"{answer.pack.card(flip.method).title} {words}"
 
 
 def _others(answer: Recommendation) -> str:
