@@ -43,10 +43,17 @@ class Advisor(Protocol):
         """GetPolicy; an empty name is the default pack."""
         ...
 
+    def policies(self) -> "list[recommender_pb2.Policy]":
+        """ListPolicies."""
+        ...
+
 
 @contextlib.contextmanager
-def advisor(settings: "Settings", client: "Client", *, local: bool) -> Iterator[Advisor]:
-    """The advisor for a command: a local one when told so, or when no address is given and nobody listens."""
+def advisor(settings: "Settings", client: "Client", *, local: bool, method: str = "Recommend") -> Iterator[Advisor]:
+    """The advisor for a command: a local one when told so, or when no address is given and nobody listens.
+
+    `method` is the rpc that it will be asked first: a local process gets ready meanwhile.
+    """
     if not local and not (_address_given(settings) or _listening() or not installed("recommender")):
         settings.out.say("no recommender listens here: answered by the one that is installed, without a server")
         local = True
@@ -54,7 +61,7 @@ def advisor(settings: "Settings", client: "Client", *, local: bool) -> Iterator[
         yield ServedAdvisor(client)
         return
     with LocalAdvisor() as own:
-        own.prepare("Recommend")
+        own.prepare(method)
         yield own
 
 
@@ -95,6 +102,10 @@ class ServedAdvisor:
         """GetPolicy."""
         return self._client.get_policy(name)
 
+    def policies(self) -> "list[recommender_pb2.Policy]":
+        """ListPolicies."""
+        return self._client.list_policies()
+
 
 class LocalAdvisor(LocalPrograms):
     """A recommender of one's own, which asks an estimator of its own."""
@@ -127,3 +138,9 @@ class LocalAdvisor(LocalPrograms):
         from finetree_api.recommender.v1 import recommender_pb2 as pb
 
         return self.ask("GetPolicy", pb.GetPolicyRequest(policy=name), pb.GetPolicyResponse())
+
+    def policies(self) -> "list[recommender_pb2.Policy]":
+        """ListPolicies."""
+        from finetree_api.recommender.v1 import recommender_pb2 as pb
+
+        return list(self.ask("ListPolicies", pb.ListPoliciesRequest(), pb.ListPoliciesResponse()).policies)

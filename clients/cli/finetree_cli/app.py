@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "data": "finetree_cli.commands.data:data",
     "datasets": "finetree_cli.commands.datasets:datasets",
     "methods": "finetree_cli.commands.catalogue:methods",
+    "policies": "finetree_cli.commands.policies:policies",
     "models": "finetree_cli.commands.models:models",
     "gpus": "finetree_cli.commands.catalogue:gpus",
     "calibration": "finetree_cli.commands.calibration:calibration",

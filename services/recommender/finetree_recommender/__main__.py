@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m finetree_recommender`: serve, or with --once answer what stdin asks."""
+"""`python -m finetree_recommender`: serve, with --once answer what stdin asks, or check a rule pack."""
 
 import sys
+from pathlib import Path
 
 import finetree
 from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
@@ -9,12 +10,15 @@ from finetree_runtime import once
 from finetree_runtime.identity import distribution_version
 from finetree_runtime.server import Service, run
 from finetree_runtime.settings import SettingsError, load_or_exit
+from google.protobuf import json_format
 
 from finetree_recommender.advisor import Advisor
 from finetree_recommender.estimator_client import EstimatorClient
 from finetree_recommender.estimator_program import EstimatorProgram
-from finetree_recommender.library import Library
+from finetree_recommender.library import Entry, Library
 from finetree_recommender.loading import PackError
+from finetree_recommender.pack import parse
+from finetree_recommender.policies import policy
 from finetree_recommender.servicer import SERVICE, RecommenderServicer
 from finetree_recommender.settings import ENV_PREFIX, Settings
 
@@ -52,6 +56,22 @@ def answer_once(settings: Settings) -> int:
         return once.run(rpc, settings.once_format, once.Streams.standard())
 
 
+def check_policy(settings: Settings, file: Path) -> int:
+    """Say what a pack file is, as JSON; the exit code.
+
+    Raises:
+        SettingsError: It is no usable pack.
+    """
+    try:
+        pack = parse(file.read_bytes(), _library(settings))
+    except (PackError, OSError) as error:
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError("POLICY_INVALID", f"{file.name}: {problem}") from None
+    message = policy(Entry(pack.rules.id, pack, built_in=False))
+    print(json_format.MessageToJson(message, preserving_proto_field_name=True))  # noqa: T201  # the answer
+    return 0
+
+
 def _library(settings: Settings) -> Library:
     flag = f"--policy-dir ({ENV_PREFIX}_POLICY_DIR)"
     try:
@@ -63,9 +83,11 @@ def _library(settings: Settings) -> Library:
 
 
 def main() -> int:
-    """Serve until a signal, or answer what stdin asks; the exit code."""
+    """Serve until a signal, answer what stdin asks, or check a rule pack; the exit code."""
     settings = load_or_exit(Settings, ENV_PREFIX)
     try:
+        if settings.policy_check is not None:
+            return check_policy(settings, settings.policy_check)
         if settings.once:
             return answer_once(settings)
         service = build(settings)

@@ -19,6 +19,8 @@ from finetree_recommender.loading import PackError
 
 DIRECTIVES = ("extends", "remove", "replace")
 """Keys that say how a pack stands to its base; they are no part of the merged rules."""
+OWN = ("id", "date", "title")
+"""Keys that are never inherited."""
 
 Raw = dict[str, Any]
 _TABLE_KEYS = ("knob", "methods", "profiles", "input", "factor")
@@ -30,7 +32,7 @@ def merged(raw: Raw, base: Raw) -> Raw:
     Raises:
         PackError: `remove` or `replace` names what the base does not have.
     """
-    inherited = _without(base, _words(raw, "remove"))
+    inherited = _without({key: value for key, value in base.items() if key not in OWN}, _words(raw, "remove"))
     for path in _words(raw, "replace"):
         inherited = _emptied(inherited, path.split("."), path)
     own = {key: value for key, value in raw.items() if key not in DIRECTIVES}

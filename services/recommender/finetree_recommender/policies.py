@@ -11,7 +11,7 @@ from finetree_recommender.methods import Method
 from finetree_recommender.pack import DEFAULT_PACK, Pack
 from finetree_recommender.questionnaire import questionnaire
 from finetree_recommender.replies import number
-from finetree_recommender.rule_words import rule_words, when_words
+from finetree_recommender.rule_words import node_words, rule_words
 from finetree_recommender.rules import Node
 
 
@@ -47,7 +47,7 @@ def details(entry: Entry, pack: Pack) -> rec.GetPolicyResponse:
 def _nodes(pack: Pack) -> Iterator[rec.PolicyNode]:
     nodes = pack.rules.tree.nodes
     for node in nodes:
-        yield rec.PolicyNode(id=node.id, text=when_words(node.when), provenance=pack.provenance(node.source))
+        yield rec.PolicyNode(id=node.id, text=node_words(node), provenance=pack.provenance(node.source))
     leaves = {name for node in nodes for name in (node.yes, node.no) if name in list(Method)}
     for method in Method:
         if method in leaves:
@@ -65,6 +65,8 @@ def _edge(node: Node, answer: str) -> rec.PolicyEdge:
 
 def _rules(pack: Pack) -> Iterator[rec.PolicyRule]:
     for section in dataclasses.fields(pack.rules):
+        if section.name == "resolutions":  # they are given apart
+            continue
         for rule_id, words, source in rule_words(getattr(pack.rules, section.name)):
             message = rec.PolicyRule(id=rule_id, kind=section.name, words=words, source=source)
             if source:

@@ -12,6 +12,7 @@ from finetree_recommender.recipe_rules import Adaptation, BatchStart, Computed, 
 from finetree_recommender.rules import (
     BudgetBracket,
     CautionRule,
+    Cited,
     Leaf,
     MemoryClass,
     MethodOrder,
@@ -49,6 +50,12 @@ def when_words(when: When) -> str:
     return " and ".join(parts) or "always"
 
 
+def node_words(node: Node) -> str:
+    """The question of a node of the tree, in words."""
+    fits = f"{node.needs} fits" if node.needs is not None else ""
+    return " and ".join(part for part in (fits, when_words(node.when) if node.when or not fits else "") if part)
+
+
 @singledispatch
 def words(rule: Any) -> str:
     """What a rule says. Kinds without words of their own are told by their values."""
@@ -81,6 +88,11 @@ def _range(low: float, high: float, unit: str) -> str:
 
 
 @words.register
+def _(rule: Cited) -> str:
+    return rule.source.partition(": ")[2] or rule.source
+
+
+@words.register
 def _(rule: Number) -> str:
     return f"{rule.value:g}"
 
@@ -93,7 +105,7 @@ def _(rule: Leaf) -> str:
 
 @words.register
 def _(rule: Node) -> str:
-    return f"{when_words(rule.when)}? yes: {rule.yes}; no: {rule.no}"
+    return f"{node_words(rule)}? yes: {rule.yes}; no: {rule.no}"
 
 
 @words.register

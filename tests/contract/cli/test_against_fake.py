@@ -123,6 +123,8 @@ def test_json_is_one_object_with_numbers_as_numbers(run, job_file, data_file, wo
         ["estimate", "--model", "small", "--method", "lora", "--cpu"],
         ["methods"],
         ["methods", "lora"],
+        ["policies", "list"],
+        ["policies", "show"],
         ["models", "list"],
         ["models", "list", "--catalogue"],
         ["models", "show", "acme/small"],

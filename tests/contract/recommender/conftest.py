@@ -50,10 +50,16 @@ def estimator_address(tmp_path_factory):
 
 
 @contextlib.asynccontextmanager
-async def connected(estimator: str, estimator_time: float = 2.0) -> AsyncIterator[finetree.AsyncClient]:
+async def connected(
+    estimator: str, estimator_time: float = 2.0, policy_dir: Path | None = None
+) -> AsyncIterator[finetree.AsyncClient]:
     """A client of a recommender that asks the estimator at an address."""
     settings = Settings(
-        address="127.0.0.1:0", estimator_address=estimator, estimator_time=estimator_time, log_level="error"
+        address="127.0.0.1:0",
+        estimator_address=estimator,
+        estimator_time=estimator_time,
+        policy_dir=policy_dir,
+        log_level="error",
     )
     async with serving(build(settings)) as address:
         client = finetree.AsyncClient(recommender_address=address, estimator_address=estimator)

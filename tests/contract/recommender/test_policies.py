@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
 from typing import Any
 
+import finetree
+import grpc
+import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 
 
@@ -50,3 +55,74 @@ async def test_a_cpu_is_no_upgrade_where_the_estimate_shows_that_a_model_trains(
     reply = await client.recommend(cpu | {"policy": "evidence-1"})
     assert (reply.verdict.method, reply.verdict.upgrade_advised) == (rec.METHOD_LORA, False)
     assert reply.other_packs[0].reason == "playbook-1 says to upgrade (gate.cpu); by the estimate LORA trains here"
+
+
+async def test_the_packs_are_listed_with_their_hashes(client):
+    playbook, evidence = await client.list_policies()
+    assert (playbook.id, playbook.default, playbook.origin) == ("playbook-1", True, rec.POLICY_ORIGIN_BUILT_IN)
+    assert (evidence.id, evidence.default, evidence.extends) == ("evidence-1", False, "playbook-1")
+    assert {len(item.sha256) for item in (playbook, evidence)} == {64}
+
+
+async def test_a_pack_is_given_with_its_rules_its_tree_and_its_file(client):
+    found = await client.get_policy("evidence-1")
+    assert found.yaml.splitlines()[0] == "# SPDX-License-Identifier: Apache-2.0"
+    assert [question.field_path for question in found.questions] == [
+        "hardware",
+        "budget_usd_month",
+        "quality",
+        "time",
+        "tasks",
+    ]
+    assert found.root == "E1"
+    nodes = {node.id for node in found.nodes}
+    assert {edge.from_id for edge in found.edges} | {edge.to_id for edge in found.edges} == nodes
+    ids = [rule.id for rule in found.rules]
+    assert len(ids) == len(set(ids))
+    assert {"gate.physics", "prior.lora.code", "dont.prefix.dominated", "recipe.rank.knowledge"} <= set(ids)
+    assert all(rule.words for rule in found.rules)
+    assert {"B20", "B36"} <= {item.id for item in found.resolutions}
+
+
+async def test_every_rule_of_a_trace_is_in_the_pack(client):
+    for policy in ("playbook-1", "evidence-1"):
+        rules = {rule.id for rule in (await client.get_policy(policy)).rules}
+        reply = await client.recommend(on_gpu(8, quality="QUALITY_NEED_IMPORTANT", policy=policy))
+        named = {step.rule_id for step in reply.trace if step.stage in ("hardware_gate", "tree", "upgrade")}
+        assert named
+        assert named <= rules
+
+
+async def test_a_pinned_pack_must_be_the_loaded_one(client):
+    pinned = rec.GetPolicyRequest(policy="evidence-1", pinned={"sha256": "0" * 64})
+    with pytest.raises(finetree.FailedPrecondition) as error:
+        await client.recommend(on_gpu(24, policy="evidence-1", pinned={"pack": {"sha256": "0" * 64}}))
+    assert error.value.reason == "REVISION_UNAVAILABLE"
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.raw.recommender.GetPolicy(pinned)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_an_own_pack_decides_and_is_listed(recommender, free_address, tmp_path):
+    (tmp_path / "house.yaml").write_text('id: house\ndate: "2026-01-02"\ntitle: House\nextends: evidence-1\n')
+    async with recommender(free_address, policy_dir=tmp_path) as client:
+        *_, house = await client.list_policies()
+        assert (house.id, house.origin, house.extends) == ("house", rec.POLICY_ORIGIN_FOLDER, "evidence-1")
+        reply = await client.recommend(on_gpu(24, policy="house"))
+        assert reply.revision.pack.sha256 == house.sha256
+        assert [item.policy for item in reply.other_packs] == ["playbook-1", "evidence-1"]
+
+
+def test_a_broken_pack_stops_the_start_and_names_the_rule(tmp_path):
+    (tmp_path / "house.yaml").write_text(
+        'id: house\ndate: "2026-01-02"\ntitle: House\nextends: playbook-1\n'
+        "use_cases:\n  - {id: ours, when: {weather: [FINE]}, method: LORA, source: 'playbook L1'}\n"
+    )
+    command = [sys.executable, "-m", "finetree_recommender", "--address", "127.0.0.1:0", "--policy-dir", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(
+        "POLICY_INVALID: --policy-dir (FINETREE_RECOMMENDER_POLICY_DIR): house.yaml: line 6: "
+    )
+    assert "rule ours: no input 'weather'" in ended.stderr
+    assert str(tmp_path) not in ended.stderr
