@@ -15,11 +15,10 @@ from finetree_recommender.content_checks import check_content
 from finetree_recommender.fields import assign, path_for
 from finetree_recommender.loading import PackError
 from finetree_recommender.methods import Method
+from finetree_recommender.reach import NUMBERS, check_reach
 from finetree_recommender.recipe_rules import Row, Table
 from finetree_recommender.rules import BudgetBracket, MemoryClass, Rules, When
 
-NUMERIC_INPUTS = ("examples", "parameters", "rank", "steps")
-"""Inputs of recipe tables that are numbers."""
 DEVICE_WORDS = ("cpu_bf16", "cpu_fp32", "gpu_bf16", "gpu_no_bf16", UNKNOWN)
 """Answers of the recipe input `device`."""
 PROFILES = ("PLAYBOOK", "EVIDENCE")
@@ -46,6 +45,7 @@ def check(rules: Rules, resolve: Callable[[str], Any]) -> None:
     for method in Method:
         for profile in PROFILES:
             _recipe(rules, method, profile)
+    check_reach(rules)
     check_content(rules, references)
 
 
@@ -187,7 +187,7 @@ def _rows(table: Table, method: Method) -> None:
     ids = [row.id for row in table.rows]
     if table.unknown and table.unknown not in ids:
         raise PackError(f"rule {table.unknown}: it is named as `unknown` of {table.knob} and is no row of it")
-    numeric = table.input in NUMERIC_INPUTS
+    numeric = table.input in NUMBERS
     if numeric:
         _bounds(table.rows, whole=not table.factor)
     for row in table.rows:

@@ -43,9 +43,9 @@ def test_a_rule_is_replaced_as_a_whole(extend):
 
 def test_new_rules_come_before_those_of_the_base(extend):
     house = extend(
-        "use_cases:\n  - {id: use_case.ours, when: {use_case: [STARTUP]}, method: QLORA, source: 'playbook L1'}\n"
+        "use_cases:\n  - {id: ours, when: {use_case: [STARTUP], time: [DAYS]}, method: QLORA, source: 'playbook L1'}\n"
     )
-    assert house.rules.use_cases[0].id == "use_case.ours"
+    assert house.rules.use_cases[0].id == "ours"
     assert len(house.rules.use_cases) > 1
 
 
