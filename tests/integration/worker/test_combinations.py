@@ -40,6 +40,7 @@ LORA = rs.Lora(rank=2)
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"full": rs.FullFineTuning()},
     "lora": {"lora": LORA},
+    "dora": {"lora": rs.Lora(rank=2, weight_decomposed=True)},
     "nf4": {"qlora": rs.Qlora(lora=LORA)},
     "int8": {"qlora": rs.Qlora(lora=LORA, quantization=rs.QUANTIZATION_INT8)},
     "prefix": {"prefix": rs.PrefixTuning(virtual_tokens=4)},
@@ -50,7 +51,7 @@ CELLS = list(
         (rs.PACKING_ON, rs.PACKING_OFF),
         (rs.GRADIENT_CHECKPOINTING_OFF, rs.GRADIENT_CHECKPOINTING_FULL),
         (rs.ATTENTION_KERNEL_SDPA, rs.ATTENTION_KERNEL_EAGER),
-        (rs.PRECISION_BF16_MIXED, rs.PRECISION_FP32),
+        (rs.PRECISION_BF16, rs.PRECISION_BF16_MIXED, rs.PRECISION_FP32),
     )
 )
 SHAPE = rs.ModelShape(hidden_size=32, layers=2, intermediate_size=64, attention_heads=4, vocab_size=260)

@@ -2,17 +2,19 @@
 """Out of memory: found before the first step, or survived without a change."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from finetree_worker import events, gradients, preflight
-from finetree_worker.errors import MemoryExhaustedError
+from finetree_worker.errors import Interrupted, MemoryExhaustedError
 from finetree_worker.gradients import Gradients
+from finetree_worker.loop import Loop
 from finetree_worker.loss import target_loss
 from finetree_worker.packing import Example
-from finetree_worker.plan import OptimizerName, TrainPlan
+from finetree_worker.plan import CheckpointPlan, OptimizerName, TrainPlan
 from finetree_worker.telemetry import is_out_of_memory
 from finetree_worker.train import train
 from worker_harness import Recorder, difference, elsewhere, run, tuned, weights
@@ -163,3 +165,58 @@ def test_the_cpu_allocators_refusal_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 50, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+def half_writing(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let memory run out in the update of a step (counted from 1), after the first weight was written."""
+    whole = Loop._update
+
+    def update(self: Loop, rate: float) -> None:
+        if self.position.step + 1 == step:
+            next(iter(self.subject.trainable.values())).data.fill_(7.0)
+            monkeypatch.setattr(self.optimizer, "step", raising(torch.OutOfMemoryError("in the update")))
+        whole(self, rate)
+
+    monkeypatch.setattr(Loop, "_update", update)
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def step() -> None:
+        raise error
+
+    return step
+
+
+def test_an_update_that_ran_out_of_memory_is_undone_by_the_next_attempt(
+    plan: TrainPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are half written: a checkpoint of them, or an artifact, would be of no step at all."""
+    run(plan)
+    broken = replace(elsewhere(plan, tmp_path / "b"), checkpoints=CheckpointPlan(every_steps=2))
+    recorder = Recorder()
+    with monkeypatch.context() as patch:
+        half_writing(4, patch)
+        with pytest.raises(Interrupted):
+            run(broken, recorder)
+    alerts = [(alert.reason, alert.step) for alert in recorder.of(events.Alert)]
+    assert alerts == [("UPDATE_OUT_OF_MEMORY", 4)]
+    assert "back to step 2" in recorder.of(events.Alert)[0].message
+    assert [saved.step for saved in recorder.of(events.CheckpointSaved)] == [2]
+    resumed = run(broken)
+    assert resumed.of(events.AttemptStarted)[0].restored_step == 2
+    assert difference(weights(plan.artifact), weights(broken.artifact)) == 0.0
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_an_update_that_runs_out_of_memory_without_progress_ends_the_run(
+    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    plan = replace(plan, checkpoints=CheckpointPlan(every_steps=every))
+    half_writing(4, monkeypatch)
+    if every:
+        with pytest.raises(Interrupted):
+            run(plan)
+    with pytest.raises(MemoryExhaustedError) as refused:
+        run(plan)
+    assert (refused.value.reason, refused.value.field) == ("OUT_OF_MEMORY_UPDATE", "optimizer")
+    assert not plan.artifact.exists()

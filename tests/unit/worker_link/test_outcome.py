@@ -7,7 +7,15 @@ import pytest
 from finetree_api.trainer.v1 import job_pb2, worker_pb2
 from finetree_worker import outcome
 from finetree_worker.commands import Stop
-from finetree_worker.errors import Cancelled, CheckpointError, DataError, MemoryExhaustedError, PlanError, StorageError
+from finetree_worker.errors import (
+    Cancelled,
+    CheckpointError,
+    DataError,
+    Interrupted,
+    MemoryExhaustedError,
+    PlanError,
+    StorageError,
+)
 from google.rpc import code_pb2, error_details_pb2
 
 USER, CAPACITY, SYSTEM = (
@@ -74,6 +82,11 @@ def test_a_core_that_stops_because_it_was_told_to_has_not_failed(stop, kind):
     assert made.kind == kind
     assert not made.HasField("error")
     assert made.failure_category == job_pb2.FAILURE_CATEGORY_UNSPECIFIED
+
+
+def test_an_attempt_that_cannot_go_on_but_left_a_checkpoint_is_followed_by_another():
+    assert outcome.failed(Interrupted()).kind == worker_pb2.OUTCOME_KIND_INTERRUPTED
+    assert outcome.failed(Interrupted(), Stop.CANCEL).kind == worker_pb2.OUTCOME_KIND_CANCELLED
 
 
 def test_a_failure_while_stopping_is_a_failure():

@@ -78,3 +78,7 @@ class CheckpointError(TaskError):
 
 class Cancelled(BaseException):
     """The task is to end: unwinds it from wherever it is, past every `except Exception`."""
+
+
+class Interrupted(Cancelled):
+    """The attempt cannot go on and has a checkpoint that the next one can: ends it as a preemption does."""

@@ -13,7 +13,7 @@ from finetree_worker import checkpoint, optimizers, preflight
 from finetree_worker.attention import by_document
 from finetree_worker.batches import Batches
 from finetree_worker.checkpoint import Environment, Position
-from finetree_worker.errors import Cancelled, DivergedError, StorageError
+from finetree_worker.errors import Cancelled, DivergedError, Interrupted, MemoryExhaustedError, StorageError
 from finetree_worker.events import (
     Alert,
     BestRestored,
@@ -29,7 +29,7 @@ from finetree_worker.pace import Pace
 from finetree_worker.packing import Example
 from finetree_worker.plan import Metric, TrainPlan
 from finetree_worker.steering import STOPS, Steering
-from finetree_worker.telemetry import DeviceWatch, memory_bytes, peak_memory_bytes
+from finetree_worker.telemetry import DeviceWatch, is_out_of_memory, memory_bytes, peak_memory_bytes
 
 _RECENT = 20  # steps that the speed is taken from
 
@@ -59,6 +59,7 @@ class Loop:
         self.losses: deque[float] = deque(maxlen=10)
         self.first_loss: float | None = None
         self.position = Position(0, 0, 0, 0.0)
+        self._began = 0
         self._pace = Pace()
         self._rates: deque[float] = deque(maxlen=_RECENT)
         self._step_seconds = self._padding = 0.0
@@ -70,6 +71,7 @@ class Loop:
             return 0
         checkpoint.restore(found, self.subject.trainable, self.optimizer)
         self.position = found.position
+        self._began = found.position.step
         self.gradients.limit = Limit(self.position.micro_batch_rows, self.position.micro_batch_tokens)
         self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
         if found.environment != self.environment:
@@ -80,7 +82,7 @@ class Loop:
     def run(self, evaluate: Callable[[int], float | None]) -> Trained:
         """Train to the end. `evaluate(step)` measures, where the plan asks for it, what tells the best evaluation.
 
-        Raises Cancelled when told to stop (after a checkpoint, if one was asked for), DivergedError,
+        Raises Cancelled when told to stop (after a checkpoint, if one was asked for), Interrupted, DivergedError,
         MemoryExhaustedError, and StorageError when the checkpoint of a pause cannot be written.
         """
         self.subject.model.train()
@@ -109,14 +111,43 @@ class Loop:
         loss = computed.loss
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
-            for entry in self.optimizer.param_groups:
-                entry["lr"] = rate
-            self.optimizer.step()
+            self._update(rate)
         self.gradients.forget()
         self._padding = 1.0 - sum(map(len, rows)) / computed.places
         self._advance(rows, time.perf_counter() - started, loss if finite else None)
         self.reporter.emit(self._metrics(rate, loss, norm, watch))
         self._guard()
+
+    def _update(self, rate: float) -> None:
+        """Let the optimizer write the weights. Raises as `_half_written`."""
+        for entry in self.optimizer.param_groups:
+            entry["lr"] = rate
+        try:
+            self.optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._half_written() from error
+
+    def _half_written(self) -> BaseException:
+        """What ends an attempt when memory runs out in an update: some weights are of the new step, others are not.
+
+        Interrupted where a checkpoint is newer than what the attempt began with, so that the next one goes on from it;
+        else MemoryExhaustedError, for a next one would come no further.
+        """
+        step, folder = self.position.step + 1, self.plan.checkpoints_dir
+        found = checkpoint.newest(folder, self.plan.numerics_hash())
+        if found is not None and found.position.step > self._began:
+            text = f"Memory ran out in the update of step {step}; the run goes back to step {found.position.step}."
+            self.reporter.emit(Alert(Level.WARNING, "UPDATE_OUT_OF_MEMORY", text, step))
+            return Interrupted(text)
+        return MemoryExhaustedError(
+            "OUT_OF_MEMORY_UPDATE",
+            f"Memory ran out in the update of step {step}, which leaves the weights half written, and this attempt has "
+            "saved no checkpoint to go back to.",
+            field="optimizer",
+            remedy="Use an 8-bit optimizer, set checkpoints.every_steps, or leave more of the device's memory free.",
+        )
 
     def _gradients(self, step: int, rows: Sequence[Example]) -> tuple[Computed, float]:
         """Gradients of a step, clipped, and their norm; in float16 with as large a factor on the loss as they bear."""

@@ -8,7 +8,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from finetree_worker.commands import Stop
-from finetree_worker.errors import Cancelled, Category, DataError, StorageError, TaskError
+from finetree_worker.errors import Cancelled, Category, DataError, Interrupted, StorageError, TaskError
 
 DOMAIN = "finetree"
 """ErrorInfo.domain of every error of the suite."""
@@ -45,6 +45,8 @@ def stopped(stop: Stop) -> worker_pb2.TaskOutcome:
 
 def failed(error: BaseException, stop: Stop = Stop.NONE) -> worker_pb2.TaskOutcome:
     """The task ended with an exception. A core that unwinds because it was told to has not failed."""
+    if isinstance(error, Interrupted) and stop is Stop.NONE:
+        return stopped(Stop.INTERRUPT)
     if isinstance(error, Cancelled) and stop is not Stop.NONE:
         return stopped(stop)
     known = error if isinstance(error, TaskError) else _recognise(error)
