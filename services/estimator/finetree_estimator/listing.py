@@ -46,6 +46,7 @@ def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> pb.Accelera
         native_int8=entry.native_int8,
         watts=entry.watts,
         unsupported=entry.unsupported,
+        aliases=entry.aliases,
     )
 
 

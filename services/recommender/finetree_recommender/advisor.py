@@ -13,19 +13,19 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound, invalid_field
 from finetree_runtime.plan import plan_digest
 
-from finetree_recommender import cautions, confidence, counterfactuals, fit, recipe
+from finetree_recommender import cautions, confidence, counterfactuals, fit, recipe, wishes
 from finetree_recommender import others as other_packs
 from finetree_recommender.assess import Assessment, assess
-from finetree_recommender.counterfactuals import Counterfactual
+from finetree_recommender.counterfactuals import Counterfactual, Gap
 from finetree_recommender.estimates import Catalogue, Evidence, Priced, Refused
 from finetree_recommender.inputs import Inputs, normalize
 from finetree_recommender.methods import Method
 from finetree_recommender.others import OtherVerdict
 from finetree_recommender.pack import BUILTIN, DEFAULT_PACK, Pack
-from finetree_recommender.pipeline import Decision, decide
-from finetree_recommender.reasons import warnings
+from finetree_recommender.pipeline import Decision
 from finetree_recommender.recipe import Recipe
 from finetree_recommender.recipe_rules import Adaptation
+from finetree_recommender.situation import Situation
 from finetree_recommender.trace import Caution, Step
 
 ANY_SHAPE = rs.ModelShape(hidden_size=64, layers=1, intermediate_size=64, attention_heads=1, vocab_size=64)
@@ -72,6 +72,7 @@ class Recommendation:
     methods: tuple[Assessment, ...]
     cautions: tuple[Caution, ...]
     counterfactuals: tuple[Counterfactual, ...]
+    gaps: tuple[Gap, ...]
     confidence: confidence.Confidence
     revision: ev.Revision
     plan_digest: str
@@ -174,10 +175,11 @@ def conclude(
 
     `missing` is the code of why there is no evidence, `others` are packs to compare with.
     """
-    decision = decide(pack, inputs.answers, evidence)
-    neighbours = counterfactuals.explore(pack, inputs.answers, evidence, decision.method)
+    situation = Situation.of(pack, inputs, evidence)
+    decision = situation.decide()
+    neighbours = counterfactuals.explore(situation, decision)
     parameters = _parameters(inputs, evidence)
-    warned = len(warnings(pack, inputs.answers, decision.method)) if decision.method is not None else 0
+    unmet = len(tuple(wishes.unmet(situation, decision)))
     built = None
     priced = None
     applied: tuple[Adaptation, ...] = ()
@@ -195,16 +197,18 @@ def conclude(
         decision=decision,
         recipe=built,
         priced=priced,
-        trace=(*decision.choice.steps, *fit.steps(pack, evidence, decision.settled, applied, overruled)),
-        methods=assess(pack, inputs, evidence, decision),
-        cautions=cautions.collect(
-            pack, inputs, evidence, decision, missing=missing, neighbours=neighbours, parameters=parameters
+        trace=(
+            *decision.choice.steps,
+            *fit.steps(pack, evidence, decision.settled, applied, overruled),
         ),
+        methods=assess(situation, decision),
+        cautions=cautions.collect(situation, decision, missing=missing, neighbours=neighbours, parameters=parameters),
         counterfactuals=neighbours.flips,
-        confidence=confidence.judge(pack, decision, evidence, warned, neighbours),
+        gaps=neighbours.gaps,
+        confidence=confidence.judge(situation, decision, neighbours, parameters, unmet),
         revision=revision,
         plan_digest=plan_digest(built.spec, inputs.profile, revision) if built is not None else "",
-        others=other_packs.verdicts(others, inputs, evidence, decision, pack),
+        others=other_packs.verdicts(others, situation, decision),
     )
 
 

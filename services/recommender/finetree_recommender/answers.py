@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The discrete answers that rules read. Whatever was not given is "unknown", and stays so."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,15 @@ ENUM_WORDS: dict[str, tuple[str, ...]] = {
     "tasks": _words(rec.TaskVariety, "TASK_VARIETY_"),
     "use_case": _words(rec.UseCase, "USE_CASE_"),
     "task_kind": _words(rec.TaskKind, "TASK_KIND_"),
+    "behavior_change": _words(rec.BehaviorChange, "BEHAVIOR_CHANGE_"),
+    "experience": _words(rec.Experience, "EXPERIENCE_"),
 }
 """Answers that are enums of the contract, by input, in the contract's order and without their prefixes."""
+
+PRIORITY_WORDS = _words(rec.Priority, "PRIORITY_")
+"""What can matter."""
+SERVING_WORDS = _words(rec.ServingTarget, "SERVING_TARGET_")
+"""What can serve the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +45,20 @@ class Answers:
     tasks: str = UNKNOWN
     use_case: str = UNKNOWN
     task_kind: str = UNKNOWN
+    behavior_change: str = UNKNOWN
+    experience: str = UNKNOWN
+    task_count: str = UNKNOWN
+    priorities: tuple[str, ...] = ()
+    """What matters, most important first. Rules read it in tie-breaks alone."""
 
     def get(self, name: str) -> str:
         """Answer of the named input."""
         value: str = getattr(self, name)
         return value
+
+    def changed(self, **answers: str) -> "Answers":
+        """The same with other answers."""
+        return dataclasses.replace(self, **answers)  # type: ignore[arg-type]  # priorities are no answer
 
     def read(self, *names: str) -> tuple[str, ...]:
         """Inputs as "name=value", for the trace."""
@@ -51,7 +68,8 @@ class Answers:
 def vocabulary(rules: Rules) -> dict[str, tuple[str, ...]]:
     """Every answer of every input, in the pack's and the contract's order, without "unknown"."""
     memory = (CPU, *(item.key for item in rules.gate.classes))
-    return {"memory": memory, "budget": tuple(item.key for item in rules.budget), **ENUM_WORDS}
+    budget = tuple(item.key for item in rules.budget)
+    return {"memory": memory, "budget": budget, **ENUM_WORDS, "task_count": tuple(i.key for i in rules.task_counts)}
 
 
 def matches(when: When, answers: Answers) -> bool:

@@ -9,12 +9,11 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender import fit, pareto
 from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.figures import pack_bytes, pack_cost, pack_seconds, quality
-from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
-from finetree_recommender.pack import Pack
 from finetree_recommender.pareto import Figures
 from finetree_recommender.pipeline import Decision
 from finetree_recommender.reasons import Case, Standing, reasons
+from finetree_recommender.situation import Situation
 from finetree_recommender.trace import Reason
 
 
@@ -35,12 +34,16 @@ class Assessment:
     dominated_by: Method | None
 
 
-def assess(pack: Pack, inputs: Inputs, evidence: Evidence | None, decision: Decision) -> tuple[Assessment, ...]:
+def assess(situation: Situation, decision: Decision) -> tuple[Assessment, ...]:
     """Assess all five methods, the verdict first, then in the order of stars."""
+    pack, evidence = situation.pack, situation.evidence
     bests = {method: fit.best(evidence, method).priced for method in Method} if evidence is not None else {}
     priced = {method: found for method, found in bests.items() if found is not None}
     order = sorted(Method, key=lambda method: (method is not decision.method, pack.stars_rank(method)))
-    cases = [Case(pack, inputs, decision, method, priced.get(method)) for method in order]
+    cases = [
+        Case(pack, situation.inputs, decision, method, priced.get(method), situation.broken.get(method, ()))
+        for method in order
+    ]
     # The playbook's figures are those of 7B models: beside estimates of this model they would mislead.
     figures = {case.method: _figures(case, quote_pack=evidence is None) for case in cases}
     running = {case.method: figures[case.method] for case in cases if _runs(case, evidence)}

@@ -3,14 +3,15 @@
 
 from collections.abc import Iterator
 
-from finetree_recommender import fit
+from finetree_recommender import fit, wishes
 from finetree_recommender.counterfactuals import Neighbourhood
 from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import TRAINABLE_HERE, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import Decision
-from finetree_recommender.reasons import caution_code, shortfall, warnings
+from finetree_recommender.reasons import caution_code, warnings
+from finetree_recommender.situation import Situation
 from finetree_recommender.trace import Caution
 
 ESTIMATOR_UNAVAILABLE = "ESTIMATOR_UNAVAILABLE"
@@ -28,20 +29,20 @@ MISSING_EVIDENCE = {
 
 
 def collect(
-    pack: Pack,
-    inputs: Inputs,
-    evidence: Evidence | None,
-    decision: Decision,
-    *,
-    missing: str,
-    neighbours: Neighbourhood,
-    parameters: int | None,
+    situation: Situation, decision: Decision, *, missing: str, neighbours: Neighbourhood, parameters: int | None
 ) -> tuple[Caution, ...]:
     """All cautions, the gravest first; `missing` is the code of why there is no evidence."""
+    pack, inputs, evidence = situation.pack, situation.inputs, situation.evidence
     return (
         *_evidence(inputs, evidence, missing, decision),
+        *wishes.unmet(situation, decision),
+        *inputs.cautions,
+        *wishes.contradictions(situation, decision),
+        *wishes.unchecked(situation, decision),
         *_suite(evidence, decision.method),
         *_advice(pack, inputs, decision.method),
+        *wishes.device_notes(situation),
+        *wishes.serving_notes(situation, decision),
         *_renting(inputs, neighbours),
         *_unknown(inputs, parameters),
     )
@@ -82,8 +83,6 @@ def _suite(evidence: Evidence | None, method: Method | None) -> Iterator[Caution
 
 def _advice(pack: Pack, inputs: Inputs, method: Method | None) -> Iterator[Caution]:
     if method is not None:
-        for reason in shortfall(pack, inputs.answers, method):
-            yield Caution(reason.code, f"{method} may fall short: {reason.message}", reason.rule_id)
         for rule in warnings(pack, inputs.answers, method):
             yield Caution(caution_code(rule), rule.message, rule.id, rule.redirect)
 
@@ -91,7 +90,7 @@ def _advice(pack: Pack, inputs: Inputs, method: Method | None) -> Iterator[Cauti
 def _renting(inputs: Inputs, neighbours: Neighbourhood) -> Iterator[Caution]:
     if not inputs.request.can_rent:
         return
-    rented = [flip for flip in neighbours.flips if flip.field_path == "hardware"]
+    rented = [flip for flip in neighbours.flips if flip.field_path == "hardware" and flip.method is not None]
     if rented:
         text = f"hardware can be rented: {rented[-1].to_value} would make it {rented[-1].method}"
         yield Caution("RENTING_CHANGES_METHOD", text, "gate.rent", rented[-1].method)

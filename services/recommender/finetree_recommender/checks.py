@@ -10,14 +10,14 @@ from typing import Any
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_recommender.answers import ENUM_WORDS, UNKNOWN, vocabulary
+from finetree_recommender.answers import ENUM_WORDS, PRIORITY_WORDS, SERVING_WORDS, UNKNOWN, vocabulary
 from finetree_recommender.content_checks import check_content
 from finetree_recommender.fields import assign, path_for
 from finetree_recommender.loading import PackError
 from finetree_recommender.methods import Method
 from finetree_recommender.reach import NUMBERS, check_reach
 from finetree_recommender.recipe_rules import Row, Table
-from finetree_recommender.rules import BudgetBracket, MemoryClass, Rules, When
+from finetree_recommender.rules import Bracket, MemoryClass, Rules, When
 
 DEVICE_WORDS = ("cpu_bf16", "cpu_fp32", "gpu_bf16", "gpu_no_bf16", UNKNOWN)
 """Answers of the recipe input `device`."""
@@ -37,10 +37,14 @@ def check(rules: Rules, resolve: Callable[[str], Any]) -> None:
     named = [item for item in items if hasattr(item, "id") and item is not rules]
     _unique(item.id for item in named)
     _contiguous("gate", rules.gate.classes)
-    _contiguous("budget", rules.budget)
+    for name in ("budget", "deadlines", "task_counts"):
+        _contiguous(name, getattr(rules, name))
     _tree(rules)
     _conditions(rules, named)
     _questions(rules)
+    _implied(rules)
+    _tie_breaks(rules)
+    _serving(rules)
     _methods(rules)
     for method in Method:
         for profile in PROFILES:
@@ -83,7 +87,7 @@ def _unique(ids: Iterable[str]) -> None:
         raise PackError(f"rule {twice[0]}: two rules have this id; rename one")
 
 
-def _contiguous(name: str, brackets: Sequence[MemoryClass | BudgetBracket]) -> None:
+def _contiguous(name: str, brackets: Sequence[MemoryClass | Bracket]) -> None:
     if not brackets or brackets[0].low != 0 or not math.isinf(brackets[-1].high):
         raise PackError(f"{name}: brackets must reach from 0 to .inf")
     for left, right in pairwise(brackets):
@@ -144,6 +148,33 @@ def _questions(rules: Rules) -> None:
         for value in words[question.input]:
             if value not in values and not (question.input == "memory" and value in upgrade):
                 raise PackError(f"rule {question.id}: no option for {value!r}, a gap")
+
+
+def _implied(rules: Rules) -> None:
+    for question, brackets in (("time", rules.deadlines), ("tasks", rules.task_counts)):
+        for bracket in brackets:
+            if bracket.implies and bracket.implies not in ENUM_WORDS[question]:
+                words = ", ".join(ENUM_WORDS[question])
+                raise PackError(f"rule {bracket.id}: {question} is never {bracket.implies!r}; answers are {words}")
+
+
+def _tie_breaks(rules: Rules) -> None:
+    words = {**vocabulary(rules), "priorities": PRIORITY_WORDS}
+    for rule in rules.tie_breaks:
+        _condition(rule.id, {rule.input: (rule.value,)}, words)
+        found = [method for tier in rule.tiers for method in tier]
+        if sorted(found) != sorted(Method):
+            raise PackError(f"rule {rule.id}: each of {', '.join(Method)} in one tier, found {', '.join(found)}")
+
+
+def _serving(rules: Rules) -> None:
+    pairs = Counter((rule.target, method) for rule in rules.serving for method in rule.methods)
+    for target in SERVING_WORDS:
+        for method in Method:
+            if pairs.pop((target, method), 0) != 1:
+                raise PackError(f"serving: exactly one rule for {method} on {target}")
+    if pairs:
+        raise PackError(f"serving: there is no target {next(iter(pairs))[0]!r}; targets are {', '.join(SERVING_WORDS)}")
 
 
 def _methods(rules: Rules) -> None:

@@ -1,36 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which single change of an input changes the verdict: found by trying every one through the same pipeline."""
 
-import dataclasses
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from finetree_recommender.answers import UNKNOWN, Answers, vocabulary
-from finetree_recommender.estimates import Evidence
+from finetree_recommender import thresholds
+from finetree_recommender.answers import UNKNOWN, vocabulary
 from finetree_recommender.gate import memory_words
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import decide
+from finetree_recommender.pipeline import Decision
+from finetree_recommender.situation import Situation
 
-_FIELDS = {
+FIELDS = {
     "memory": "hardware",
     "budget": "budget_usd_month",
     "quality": "quality",
     "time": "time",
     "tasks": "tasks",
     "use_case": "use_case",
+    "experience": "experience",
 }
+"""Fields of the request by the input that the rules read, in the order of the questions."""
+SCALES = ("memory", "budget", "quality", "time", "tasks", "experience")
+"""Inputs whose answers have an order, so that only the next one is one step away."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counterfactual:
-    """A change of one input and the method that it leads to."""
+    """A change of one input and the method that it leads to; None when nothing would train."""
 
     field_path: str
     from_value: str
     to_value: str
-    method: Method
+    method: Method | None
+    rule_id: str
+    threshold: float | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """An unknown input whose answer could change the verdict."""
+
+    field_path: str
+    share: float
+    """Share of its answers that would."""
+    methods: tuple[Method, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +58,49 @@ class Neighbourhood:
     kept: int
     """Changes that keep the verdict."""
     tried: int
+    gaps: tuple[Gap, ...]
+    """Unknown inputs that matter, the one that matters most first."""
+    robustness: float
+    """Share of the changes to a neighbouring answer that keep the verdict."""
 
 
-def explore(pack: Pack, answers: Answers, evidence: Evidence | None, method: Method | None) -> Neighbourhood:
-    """Try every single change of a discrete input.
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One changed answer and its verdict."""
+
+    name: str
+    value: str
+    decision: Decision
+
+
+def explore(situation: Situation, decision: Decision) -> Neighbourhood:
+    """Try every single change of a discrete input, and find where along a number the verdict changes.
 
     Estimates hold for the hardware that was asked about; for other hardware the pack's own words count.
     """
-    flips: dict[tuple[str, Method], Counterfactual] = {}
-    kept = tried = 0
-    for name, value in _changes(pack, answers):
-        changed = dataclasses.replace(answers, **{name: value})
-        found = decide(pack, changed, None if name == "memory" else evidence).method
-        tried += 1
-        kept += found is method
-        if found is None or found is method:
-            continue
-        words = Counterfactual(_FIELDS[name], _words(pack, name, answers.get(name)), _words(pack, name, value), found)
-        flips.setdefault((name, found), words)
-    return Neighbourhood(tuple(flips.values()), kept, tried)
+    trials = [_Trial(name, value, _changed(situation, name, value)) for name, value in _changes(situation)]
+    method = decision.method
+    near = [trial for trial in trials if _is_near(situation, trial)]
+    kept_near = sum(trial.decision.method is method for trial in near)
+    return Neighbourhood(
+        flips=tuple(sorted((*_flips(situation, trials, method), *_numeric(situation, method)), key=_place)),
+        kept=sum(trial.decision.method is method for trial in trials),
+        tried=len(trials),
+        gaps=_gaps(situation, trials, method),
+        robustness=kept_near / len(near) if near else 1.0,
+    )
 
 
-def _changes(pack: Pack, answers: Answers) -> Iterator[tuple[str, str]]:
+def _changes(situation: Situation) -> Iterator[tuple[str, str]]:
     """Other answers of each input, nearest first."""
-    words = vocabulary(pack.rules)
-    for name in _FIELDS:
-        yield from ((name, value) for value in _nearest_first(words[name], answers.get(name)))
+    words = vocabulary(situation.pack.rules)
+    for name in FIELDS:
+        yield from ((name, value) for value in _nearest_first(words[name], situation.answers.get(name)))
+
+
+def _changed(situation: Situation, name: str, value: str) -> Decision:
+    answers = situation.answers.changed(**{name: value})
+    return situation.elsewhere(answers) if name == "memory" else situation.decide(answers)
 
 
 def _nearest_first(scale: tuple[str, ...], now: str) -> list[str]:
@@ -76,14 +109,72 @@ def _nearest_first(scale: tuple[str, ...], now: str) -> list[str]:
     return sorted((value for value in scale if value != now), key=lambda value: abs(scale.index(value) - place))
 
 
+def _is_near(situation: Situation, trial: _Trial) -> bool:
+    now = situation.answers.get(trial.name)
+    if now == UNKNOWN or trial.name not in SCALES:
+        return True
+    scale = vocabulary(situation.pack.rules)[trial.name]
+    return abs(scale.index(trial.value) - scale.index(now)) == 1
+
+
+def _flips(situation: Situation, trials: list[_Trial], method: Method | None) -> Iterator[Counterfactual]:
+    seen = set()
+    for trial in trials:
+        found = trial.decision.method
+        if found is None or found is method or (trial.name, found) in seen:
+            continue
+        if trial.name in thresholds.measured(situation):
+            continue  # told with its exact threshold instead
+        seen.add((trial.name, found))
+        yield Counterfactual(
+            field_path=FIELDS[trial.name],
+            from_value=_words(situation.pack, trial.name, situation.answers.get(trial.name)),
+            to_value=_words(situation.pack, trial.name, trial.value),
+            method=found,
+            rule_id=trial.decision.rule_id,
+        )
+
+
+def _numeric(situation: Situation, method: Method | None) -> Iterator[Counterfactual]:
+    for number in thresholds.numbers(situation):
+        for found in thresholds.search(number, method):
+            yield Counterfactual(
+                field_path=number.field_path,
+                from_value=number.words(number.now),
+                to_value=number.words(found.value),
+                method=found.decision.method,
+                rule_id=found.decision.rule_id,
+                threshold=found.value,
+                unit=number.unit,
+            )
+
+
+def _place(flip: Counterfactual) -> int:
+    """Place of an input in the order of the questions, the others after them."""
+    paths = list(FIELDS.values())
+    return paths.index(flip.field_path) if flip.field_path in paths else len(paths)
+
+
+def _gaps(situation: Situation, trials: list[_Trial], method: Method | None) -> tuple[Gap, ...]:
+    gaps = []
+    for name, path in FIELDS.items():
+        if situation.answers.get(name) != UNKNOWN:
+            continue
+        ours = [trial for trial in trials if trial.name == name]
+        others = [trial.decision.method for trial in ours if trial.decision.method is not method]
+        if others:
+            # A machine on which nothing trains changes the verdict, and leads to no method.
+            methods = tuple(item for item in dict.fromkeys(others) if item is not None)
+            gaps.append(Gap(path, len(others) / len(ours), methods))
+    return tuple(sorted(gaps, key=lambda gap: -gap.share))
+
+
 def _words(pack: Pack, name: str, value: str) -> str:
     if value == UNKNOWN:
         return UNKNOWN
     if name == "memory":
-        return memory_words(pack, value)
+        return f"{memory_words(pack, value)} {thresholds.NOT_PRICED}"
     if name != "budget":
         return value.lower()
     bracket = next(item for item in pack.rules.budget if item.key == value)
-    if math.isinf(bracket.high):
-        return f"{bracket.low:g} USD a month or more"
-    return f"{bracket.low:g} to {bracket.high:g} USD a month"
+    return thresholds.bracket_words(bracket)

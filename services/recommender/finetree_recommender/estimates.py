@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the estimator knows, in the recommender's words."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -68,6 +68,10 @@ class Accelerator:
 
     marketed_gb: float
     native_bf16: bool
+    name: str = ""
+    display_name: str = ""
+    capability: float | None = None
+    """CUDA compute capability; None for what has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,11 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Accelerators and models by lower-case name (models also by hub id)."""
+    """Accelerators and models by lower-case name (models also by hub id, accelerators by every alias)."""
 
     accelerators: Mapping[str, Accelerator] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
+
+    def entries(self) -> Iterator[Accelerator]:
+        """The accelerators, each once, whatever names it goes by."""
+        return iter({item.name: item for item in self.accelerators.values()}.values())

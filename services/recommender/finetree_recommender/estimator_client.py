@@ -20,6 +20,7 @@ from finetree_recommender.estimates import (
     Priced,
     Refused,
 )
+from finetree_recommender.hardware import canonical
 from finetree_recommender.methods import Method
 
 PAGE_SIZE = 1000
@@ -94,16 +95,18 @@ class EstimatorClient:
         self._catalogue_revision = current
 
     async def _fetch_catalogue(self) -> Catalogue:
-        accelerators = {
-            item.name.casefold(): Accelerator(item.marketed_memory_gb, item.native_bf16)
-            async for item in self._client.list_accelerators(page_size=PAGE_SIZE, timeout=self._seconds)
-        }
+        accelerators: dict[str, Accelerator] = {}
+        names: dict[str, Accelerator] = {}
+        async for card in self._client.list_accelerators(page_size=PAGE_SIZE, timeout=self._seconds):
+            names[card.name.casefold()] = _accelerator(card)
+            accelerators |= dict.fromkeys(map(canonical, (card.display_name, *card.aliases)), _accelerator(card))
         models: dict[str, Model] = {}
         async for item in self._client.list_models(page_size=PAGE_SIZE, timeout=self._seconds):
             model = Model(item.parameters, item.shape.max_position_embeddings)
             models[item.name.casefold()] = model
             models[item.hub_id.casefold()] = model
-        return Catalogue(accelerators, models)
+        # A card's own name comes before what others are called as well.
+        return Catalogue(accelerators | names, models)
 
     async def _bounded(self, question: Awaitable[T]) -> T:
         try:
@@ -116,6 +119,11 @@ class EstimatorClient:
 def taken(answer: est.Estimate | finetree.FinetreeError) -> int:
     """How many adaptations the recipe has that was priced."""
     return answer.fallbacks_taken if isinstance(answer, est.Estimate) else 0
+
+
+def _accelerator(card: est.Accelerator) -> Accelerator:
+    capability = float(card.compute_capability) if card.compute_capability else None
+    return Accelerator(card.marketed_memory_gb, card.native_bf16, card.name, card.display_name, capability)
 
 
 def priced(answer: est.Estimate | finetree.FinetreeError) -> Priced | Refused:

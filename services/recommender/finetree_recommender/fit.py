@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Last stage: the estimator's word on whether the chosen method's recipe fits, and what is taken where it does not."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from finetree_recommender.estimates import Evidence, FitState, Priced
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.recipe_rules import Adaptation
-from finetree_recommender.trace import Step
+from finetree_recommender.trace import Breach, Step
 
 GIB = 2**30
 """Bytes of a GiB."""
+Broken = Mapping[Method, tuple[Breach, ...]]
+"""What each method would break; a method that is left out breaks nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,8 @@ class Settlement:
     state: FitState
     rejected: tuple[Method, ...]
     """Methods that were preferred and do not fit."""
-    overruled: bool
-    """Whether physics took another method than the rules before it."""
+    passed: Broken = field(default_factory=dict)
+    """Methods that were preferred, with the wishes that they break and the method keeps."""
 
 
 def best(evidence: Evidence, method: Method) -> Best:
@@ -49,31 +51,44 @@ def best(evidence: Evidence, method: Method) -> Best:
     return Best(FitState.UNKNOWN, 0, None)
 
 
-def settle(pack: Pack, evidence: Evidence | None, order: tuple[Method, ...], *, proof_needed: bool) -> Settlement:
-    """Take the first method of an order that fits.
+def settle(
+    pack: Pack, evidence: Evidence | None, order: tuple[Method, ...], broken: Broken, *, proof_needed: bool
+) -> Settlement:
+    """Take the first method of an order that fits and breaks no wish, else the one that breaks least.
 
     With `proof_needed` (the playbook said upgrade) a method is taken only where the estimator shows that it fits;
     otherwise a method whose fit is unknown keeps its place.
     """
-    first = order[0] if order else None
     if evidence is None:
-        kept = None if proof_needed else first
-        return Settlement(kept, 0, FitState.UNKNOWN, (), overruled=False)
-    rejected: list[Method] = []
-    unknown: list[Method] = []
-    for method in _with_fallbacks(pack, order):
-        found = best(evidence, method)
-        if found.state in (FitState.FITS, FitState.TIGHT):
-            return Settlement(method, found.adapted, found.state, tuple(rejected), overruled=method is not first)
-        if found.state is FitState.UNKNOWN:
-            if method is first and not proof_needed:
-                return Settlement(method, 0, FitState.UNKNOWN, (), overruled=False)
-            unknown.append(method)
-        else:
-            rejected.append(method)
+        return Settlement(None, 0, FitState.UNKNOWN, ()) if proof_needed else _unpriced(order, broken)
+    found = {method: best(evidence, method) for method in _with_fallbacks(pack, order)}
+    fitting = [m for m in found if found[m].state in (FitState.FITS, FitState.TIGHT)]
+    unknown = [m for m in found if found[m].state is FitState.UNKNOWN]
+    rejected = tuple(m for m in found if found[m].state is FitState.DOES_NOT_FIT)
+    if not proof_needed and order and order[0] in unknown and not broken.get(order[0]):
+        return Settlement(order[0], 0, FitState.UNKNOWN, ())
+    if fitting:
+        method = min(fitting, key=lambda item: _weight(broken.get(item, ())))
+        before = tuple(found)[: tuple(found).index(method)]
+        passed = {m: broken.get(m, ()) for m in before if m in fitting}
+        return Settlement(
+            method, found[method].adapted, found[method].state, tuple(m for m in rejected if m in before), passed
+        )
     kept = None if proof_needed or not unknown else unknown[0]
-    state = FitState.UNKNOWN if unknown else FitState.DOES_NOT_FIT
-    return Settlement(kept, 0, state, tuple(rejected), overruled=kept is not None)
+    return Settlement(kept, 0, FitState.UNKNOWN if unknown else FitState.DOES_NOT_FIT, rejected)
+
+
+def _unpriced(order: tuple[Method, ...], broken: Broken) -> Settlement:
+    """The order's first that breaks least; what is beyond the gate comes last in it."""
+    method = min(order, key=lambda item: _weight(broken.get(item, ())), default=None)
+    before = order[: order.index(method)] if method is not None else ()
+    return Settlement(method, 0, FitState.UNKNOWN, (), {m: broken.get(m, ()) for m in before})
+
+
+def _weight(breaches: tuple[Breach, ...]) -> tuple[int, int]:
+    """How much is broken: what does not work at all before what is merely over a limit."""
+    hard = sum(breach.hard for breach in breaches)
+    return hard, len(breaches) - hard
 
 
 def steps(
@@ -81,6 +96,9 @@ def steps(
 ) -> Iterator[Step]:
     """The trace of a settlement."""
     convention = pack.provenance("finetree: fit stage")
+    for method, breaches in settled.passed.items():
+        for breach in breaches:
+            yield Step("demands", breach.rule_id, f"{method} is passed over: {breach.message}", convention)
     if evidence is None:
         yield Step("fit", "fit.no_estimate", "not checked: the pack's own words stand", convention)
         return

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading a request: what is known, what it means in the playbook's classes, and what stays unknown."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +10,13 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.plan import spec_profile
 
 from finetree_recommender.answers import CPU, ENUM_WORDS, UNKNOWN, Answers
-from finetree_recommender.estimates import Accelerator, Catalogue, Model
+from finetree_recommender.demands import Demands
+from finetree_recommender.estimates import Catalogue, Model
+from finetree_recommender.hardware import Device, memory_class, read_device
+from finetree_recommender.listing import Listed, listing
 from finetree_recommender.pack import Pack
-from finetree_recommender.rules import MemoryClass
+from finetree_recommender.rules import Bracket
+from finetree_recommender.trace import Caution
 
 _ENUMS: dict[str, Any] = {
     "quality": rec.QualityNeed,
@@ -19,16 +24,9 @@ _ENUMS: dict[str, Any] = {
     "tasks": rec.TaskVariety,
     "use_case": rec.UseCase,
     "task_kind": rec.TaskKind,
+    "behavior_change": rec.BehaviorChange,
+    "experience": rec.Experience,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class NormalizedInput:
-    """An input as it was understood."""
-
-    field_path: str
-    value: str
-    known: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +35,13 @@ class Inputs:
 
     request: rec.RecommendRequest
     answers: Answers
-    marketed_gb: float | None
-    """Memory of the GPU in GB as marketed; None on a CPU and where it is unknown."""
-    native_bf16: bool | None
+    demands: Demands
+    device: Device
     model: Model | None
     profile: rs.DatasetProfile | None
-    listing: tuple[NormalizedInput, ...]
+    listing: tuple[Listed, ...]
+    cautions: tuple[Caution, ...]
+    """What is odd about the inputs themselves."""
     evidence_profile: bool = False
     """Whether the recipe takes published numbers before the playbook's."""
     catalogue: Catalogue = field(default_factory=Catalogue, repr=False)
@@ -51,6 +50,21 @@ class Inputs:
     def reread(self, pack: Pack) -> "Inputs":
         """The same request, read with another pack's classes."""
         return normalize(self.request, pack, self.catalogue)
+
+    @property
+    def hardware(self) -> rs.Hardware:
+        """What the recipe runs on."""
+        return self.device.hardware
+
+    @property
+    def marketed_gb(self) -> float | None:
+        """Memory that the gate reads, GB as marketed; None on a CPU and where it is unknown."""
+        return self.device.gate_gb
+
+    @property
+    def native_bf16(self) -> bool | None:
+        """Whether the accelerator multiplies bfloat16; None where that is unknown."""
+        return self.device.entry.native_bf16 if self.device.entry is not None else None
 
     @property
     def on_cpu(self) -> bool:
@@ -82,43 +96,67 @@ def wants_evidence(request: rec.RecommendRequest, pack: Pack) -> bool:
 
 def normalize(request: rec.RecommendRequest, pack: Pack, catalogue: Catalogue) -> Inputs:
     """Read a request with a pack's classes and the estimator's catalogue (empty when that cannot be asked)."""
-    accelerator = _accelerator(request.hardware, pack, catalogue)
-    gb = accelerator.marketed_gb if accelerator is not None else None
-    answers = Answers(memory=_memory(request.hardware, gb, pack), budget=_budget(request, pack), **_enum_words(request))
+    device = read_device(request.hardware, pack, catalogue)
+    answers = _answers(request, pack, device)
     profile = request.dataset_profile if request.HasField("dataset_profile") else None
     profile = profile or spec_profile(rs.RunSpec(dataset=request.dataset))
     model = _model(request.model, catalogue)
-    native_bf16 = accelerator.native_bf16 if accelerator is not None and not _memory_only(request.hardware) else None
-    evidence = wants_evidence(request, pack)
-    listing = (
-        *_listing(request, answers, gb, model, profile),
-        NormalizedInput("profile", "evidence" if evidence else "playbook", known=True),
+    demands = Demands(
+        deadline_seconds=_seconds(request),
+        run_usd=_run_budget(request),
+        serving=tuple(rec.ServingTarget.Name(item).removeprefix("SERVING_TARGET_") for item in request.serving),
+        capability=device.entry.capability if device.entry is not None else None,
+        examples=profile.examples if profile is not None else None,
     )
-    return Inputs(request, answers, gb, native_bf16, model, profile, listing, evidence, catalogue)
+    evidence = wants_evidence(request, pack)
+    listed = tuple(listing(request, answers, device, model, profile, evidence=evidence))
+    cautions = (*device.cautions, *_contradictions(request, pack))
+    return Inputs(request, answers, demands, device, model, profile, listed, cautions, evidence, catalogue)
 
 
-def memory_class(pack: Pack, gb: float) -> MemoryClass:
-    """The playbook's class of a memory size in GB; up to five percent short of a class still counts."""
-    tolerated = gb * (1 + pack.rules.gate.tolerance.value)
-    classes = pack.rules.gate.classes
-    return next((item for item in reversed(classes) if tolerated >= item.low), classes[0])
+def month_budget(request: rec.RecommendRequest) -> float | None:
+    """Budget of a month in USD: the one given, else that of a run times the runs of a month."""
+    if request.HasField("budget_usd_month"):
+        return request.budget_usd_month
+    if request.HasField("budget_usd_run") and request.runs_per_month:
+        return request.budget_usd_run * request.runs_per_month
+    return None
 
 
-def _memory_only(hardware: rs.Hardware) -> bool:
-    return hardware.WhichOneof("device") != "accelerator"
+def _run_budget(request: rec.RecommendRequest) -> float | None:
+    """Largest cost of one run in USD: the budget of a run, and no more than a month has for each of its runs."""
+    limits = [request.budget_usd_run] if request.HasField("budget_usd_run") else []
+    if request.HasField("budget_usd_month"):
+        limits.append(request.budget_usd_month / max(1, request.runs_per_month))
+    return min(limits, default=None)
 
 
-def _accelerator(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Accelerator | None:
-    device = hardware.WhichOneof("device")
-    if device == "unknown_accelerator":
-        return Accelerator(hardware.unknown_accelerator.marketed_memory_gb, native_bf16=True)
-    if device != "accelerator":
-        return None
-    name = hardware.accelerator.casefold()
-    if name in catalogue.accelerators:
-        return catalogue.accelerators[name]
-    known = (item for item in pack.rules.gate.accelerators if name.startswith(item.prefix))
-    return next((Accelerator(item.gb, native_bf16=True) for item in known), None)
+def _seconds(request: rec.RecommendRequest) -> float | None:
+    return request.deadline.ToNanoseconds() / 1e9 if request.HasField("deadline") else None
+
+
+def _answers(request: rec.RecommendRequest, pack: Pack, device: Device) -> Answers:
+    rules = pack.rules
+    words = dict(_enum_words(request))
+    words["task_count"] = bracket_key(rules.task_counts, request.task_count or None)
+    # A number answers the question that it is about, where nobody else did.
+    for name, brackets, number in (
+        ("time", rules.deadlines, _seconds(request)),
+        ("tasks", rules.task_counts, request.task_count or None),
+    ):
+        implied = next((item.implies for item in brackets if number is not None and item.holds(number)), "")
+        if words[name] == UNKNOWN and implied:
+            words[name] = implied
+    priorities = tuple(rec.Priority.Name(item).removeprefix("PRIORITY_") for item in request.priorities)
+    memory = _memory(request.hardware, device.gate_gb, pack)
+    return Answers(
+        memory=memory, budget=bracket_key(rules.budget, month_budget(request)), priorities=priorities, **words
+    )
+
+
+def bracket_key(brackets: tuple[Bracket, ...], number: float | None) -> str:
+    """The answer that a number is; unknown without one."""
+    return UNKNOWN if number is None else next(item.key for item in brackets if item.holds(number))
 
 
 def _memory(hardware: rs.Hardware, gb: float | None, pack: Pack) -> str:
@@ -127,18 +165,10 @@ def _memory(hardware: rs.Hardware, gb: float | None, pack: Pack) -> str:
     return UNKNOWN if gb is None else memory_class(pack, gb).key
 
 
-def _budget(request: rec.RecommendRequest, pack: Pack) -> str:
-    if not request.HasField("budget_usd_month"):
-        return UNKNOWN
-    return next(item.key for item in pack.rules.budget if item.holds(request.budget_usd_month))
-
-
-def _enum_words(request: rec.RecommendRequest) -> dict[str, str]:
-    words = {}
+def _enum_words(request: rec.RecommendRequest) -> Iterator[tuple[str, str]]:
     for name in ENUM_WORDS:
         number = getattr(request, name)
-        words[name] = ENUM_WORDS[name][_ENUMS[name].values().index(number) - 1] if number else UNKNOWN
-    return words
+        yield name, ENUM_WORDS[name][_ENUMS[name].values().index(number) - 1] if number else UNKNOWN
 
 
 def _model(source: rs.ModelSource, catalogue: Catalogue) -> Model | None:
@@ -150,36 +180,17 @@ def _model(source: rs.ModelSource, catalogue: Catalogue) -> Model | None:
     return catalogue.models.get(name.casefold())
 
 
-def _listing(
-    request: rec.RecommendRequest,
-    answers: Answers,
-    gb: float | None,
-    model: Model | None,
-    profile: rs.DatasetProfile | None,
-) -> tuple[NormalizedInput, ...]:
-    found: list[tuple[str, str | None]] = [
-        ("model", _model_words(request.model, model) if request.HasField("model") else None),
-        ("hardware", _hardware_words(request.hardware, gb)),
-        ("budget_usd_month", f"{request.budget_usd_month:g} USD" if answers.budget != UNKNOWN else None),
-    ]
-    found += [(name, None if answers.get(name) == UNKNOWN else answers.get(name).lower()) for name in ENUM_WORDS]
-    found.append(("can_rent", str(request.can_rent).lower() if request.HasField("can_rent") else None))
-    found.append(("dataset_profile.examples", f"{profile.examples} examples" if profile is not None else None))
-    return tuple(NormalizedInput(path, value or UNKNOWN, value is not None) for path, value in found)
-
-
-def _model_words(source: rs.ModelSource, model: Model | None) -> str:
-    kind = source.WhichOneof("source")
-    words = {"hub": source.hub.id, "name": source.name, "path": "a local model"}.get(str(kind), "a shape")
-    return f"{words}, {model.parameters} parameters" if model is not None and model.parameters else words
-
-
-def _hardware_words(hardware: rs.Hardware, gb: float | None) -> str | None:
-    device = hardware.WhichOneof("device")
-    if device is None:
-        return None
-    if device == "cpu":
-        cores, gib = hardware.cpu.cores, hardware.cpu.memory_bytes / 2**30
-        return f"CPU, {cores or UNKNOWN} cores, {f'{gib:.1f} GiB' if gib else 'memory unknown'}"
-    size = "memory unknown" if gb is None else f"{gb:g} GB"
-    return f"{hardware.accelerator or 'GPU'}, {size}"
+def _contradictions(request: rec.RecommendRequest, pack: Pack) -> Iterator[Caution]:
+    """Inputs that say different things of the same; which of them counts."""
+    runs, month = request.runs_per_month, request.budget_usd_month
+    if request.HasField("budget_usd_month") and request.HasField("budget_usd_run") and runs:
+        needs = request.budget_usd_run * runs
+        if needs > month:
+            text = f"{runs} runs of {request.budget_usd_run:g} USD are {needs:g} USD a month, its budget is {month:g}"
+            yield Caution("INPUTS_DISAGREE", f"{text}: a run may cost {month / runs:.2f} USD", "demand.budget")
+    counted = next((i for i in pack.rules.task_counts if request.task_count and i.holds(request.task_count)), None)
+    single = request.tasks == rec.TASK_VARIETY_SINGLE
+    if counted is not None and request.tasks and single != (counted.implies == "SINGLE"):
+        word = rec.TaskVariety.Name(request.tasks).removeprefix("TASK_VARIETY_").lower()
+        text = f"tasks says {word}, task_count says {request.task_count}: the word decided, the number only cautions"
+        yield Caution("INPUTS_DISAGREE", text, counted.id)

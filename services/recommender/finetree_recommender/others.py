@@ -5,12 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from finetree_recommender import fit
-from finetree_recommender.estimates import Evidence
-from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import Decision, decide
+from finetree_recommender.pipeline import Decision
 from finetree_recommender.reasons import Case, reasons
+from finetree_recommender.situation import Situation
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +27,31 @@ class OtherVerdict:
 class Opinion:
     """A pack's view of a request."""
 
-    pack: Pack
-    inputs: Inputs
+    situation: Situation
     decision: Decision
-    evidence: Evidence | None
+
+    @property
+    def pack(self) -> Pack:
+        """The pack."""
+        return self.situation.pack
 
     def why(self, method: Method) -> str:
         """The first reason for how a method stands."""
-        priced = fit.best(self.evidence, method).priced if self.evidence is not None else None
-        return next(reasons(Case(self.pack, self.inputs, self.decision, method, priced))).message
+        evidence = self.situation.evidence
+        priced = fit.best(evidence, method).priced if evidence is not None else None
+        breaches = self.situation.broken.get(method, ())
+        return next(reasons(Case(self.pack, self.situation.inputs, self.decision, method, priced, breaches))).message
 
 
-def verdicts(
-    packs: Iterable[Pack], inputs: Inputs, evidence: Evidence | None, decision: Decision, pack: Pack
-) -> tuple[OtherVerdict, ...]:
-    """The verdicts of all packs but `pack`, whose own decision is given."""
-    ours = Opinion(pack, inputs, decision, evidence)
-    return tuple(_verdict(other, ours) for other in packs if other is not pack)
+def verdicts(packs: Iterable[Pack], situation: Situation, decision: Decision) -> tuple[OtherVerdict, ...]:
+    """The verdicts of all packs but the situation's own, whose decision is given."""
+    ours = Opinion(situation, decision)
+    return tuple(_verdict(other, ours) for other in packs if other is not situation.pack)
 
 
 def _verdict(other: Pack, ours: Opinion) -> OtherVerdict:
-    inputs = ours.inputs.reread(other)
-    theirs = Opinion(other, inputs, decide(other, inputs.answers, ours.evidence), ours.evidence)
+    situation = Situation.of(other, ours.situation.inputs.reread(other), ours.situation.evidence)
+    theirs = Opinion(situation, situation.decide())
     method = theirs.decision.method
     agrees = method is ours.decision.method
     reason = _gave_way(theirs) if agrees else f"{_told(theirs, ours.decision.method)}; {_told(ours, method)}"

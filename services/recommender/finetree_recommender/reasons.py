@@ -14,7 +14,7 @@ from finetree_recommender.methods import TRAINABLE_HERE, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import Decision
 from finetree_recommender.rules import CautionRule
-from finetree_recommender.trace import Reason
+from finetree_recommender.trace import Breach, Reason
 
 
 class Standing(StrEnum):
@@ -35,6 +35,8 @@ class Case:
     decision: Decision
     method: Method
     priced: Priced | None
+    breaches: tuple[Breach, ...] = ()
+    """What it would break of what was demanded."""
 
     @property
     def feasible(self) -> bool:
@@ -47,7 +49,7 @@ class Case:
         if self.method is self.decision.method:
             return Standing.RECOMMENDED
         state = self.priced.fit if self.priced is not None else FitState.UNKNOWN
-        if state is FitState.DOES_NOT_FIT:
+        if state is FitState.DOES_NOT_FIT or self.breaches:
             return Standing.REJECTED
         if self.feasible:
             return Standing.POSSIBLE
@@ -85,6 +87,7 @@ def reasons(case: Case) -> Iterator[Reason]:
     else:
         if case.priced is not None and case.priced.fit is FitState.DOES_NOT_FIT:
             yield Reason("DOES_NOT_FIT", fit.shortage(case.method, case.priced), "fit.does_not_fit")
+        yield from (Reason(breach.code, breach.message, breach.rule_id) for breach in case.breaches)
         yield from _lost(case)
         if case.standing is Standing.FITS_AGAINST_RULE:
             yield Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", "fit.fits")
@@ -92,21 +95,40 @@ def reasons(case: Case) -> Iterator[Reason]:
     for rule in warnings(case.pack, case.inputs.answers, case.method):
         pointer = f"; consider {rule.redirect}" if rule.redirect is not None else ""
         yield Reason(caution_code(rule), f"{rule.message}{pointer}", rule.id)
+    yield from _bits(case)
     if case.method not in TRAINABLE_HERE:
         yield Reason("NOT_TRAINABLE_HERE_YET", "this suite's trainer does not run it yet", "suite.trainable")
 
 
+def _bits(case: Case) -> Iterator[Reason]:
+    """8-bit bases need a newer GPU than 4-bit ones."""
+    rule, entry = case.pack.rules.capabilities.int8, case.inputs.device.entry
+    has = entry.capability if entry is not None else None
+    if case.method is Method.QLORA and has is not None and has < rule.value:
+        text = f"8-bit bases need compute capability {rule.value:g}, this GPU has {has:g}; 4-bit works"
+        yield Reason("NO_INT8", text, rule.id)
+
+
 def _won(case: Case) -> Reason:
     decision, choice = case.decision, case.decision.choice
+    if choice.method in decision.settled.passed:
+        return Reason("KEEPS_WISHES", f"{choice.method} comes first by the rules and breaks a wish", decision.rule_id)
     if decision.overruled_rule_id:
         if decision.settled.state is FitState.UNKNOWN:
             return Reason("OTHERS_DO_NOT_FIT", "what the rules prefer does not fit", decision.rule_id)
         return Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", decision.rule_id)
     if choice.overridden:
         return Reason("MULTI_TASK", "many different tasks decide for it", decision.rule_id)
+    return _voted(case)
+
+
+def _voted(case: Case) -> Reason:
+    decision, choice = case.decision, case.decision.choice
     votes = choice.ballot.total(case.method)
     if choice.tied:
         return Reason("TIE_BREAK", f"tied at {_votes(votes)} and first by rule {decision.rule_id}", decision.rule_id)
+    if decision.rule_id == choice.default_rule_id:
+        return Reason("DEFAULT", "nothing was said that decides, and it is the choice when in doubt", decision.rule_id)
     if votes == 0:
         return Reason("TREE_LEAF", "the tree leads to it", decision.rule_id)
     return Reason("MOST_VOTES", f"most votes of the questions answered ({votes})", decision.rule_id)

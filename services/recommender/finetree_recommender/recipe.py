@@ -88,9 +88,11 @@ def _skeleton(inputs: Inputs, method: Method) -> bytes:
     """What the request itself says of the run, as bytes of the wire."""
     request = inputs.request
     spec = rs.RunSpec()
-    for name in ("model", "dataset", "hardware", "ownership", "evaluation"):
+    for name in ("model", "dataset", "ownership", "evaluation"):
         if request.HasField(name):
             getattr(spec, name).CopyFrom(getattr(request, name))
+    if request.HasField("hardware"):
+        spec.hardware.CopyFrom(inputs.hardware)
     if not request.HasField("dataset") and inputs.profile is not None:
         spec.dataset.profile.CopyFrom(inputs.profile)
     getattr(spec, method.field).SetInParent()

@@ -5,6 +5,7 @@ from finetree_api.recommender.v1 import recommender_pb2 as rec
 
 from finetree_recommender.advisor import Recommendation
 from finetree_recommender.assess import Assessment
+from finetree_recommender.counterfactuals import Gap
 from finetree_recommender.estimates import FitState, Priced
 from finetree_recommender.methods import Method
 from finetree_recommender.others import OtherVerdict
@@ -28,14 +29,22 @@ def recommendation(answer: Recommendation) -> rec.RecommendResponse:
                 from_value=flip.from_value,
                 to_value=flip.to_value,
                 resulting_method=number(flip.method),
+                threshold=flip.threshold,
+                unit=flip.unit,
+                rule_id=flip.rule_id,
             )
             for flip in answer.counterfactuals
         ],
         confidence=rec.Confidence(
             level=rec.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{answer.confidence.level}"),
             factors=answer.confidence.factors,
+            score=answer.confidence.score,
+            definition=answer.confidence.definition,
+            robustness=answer.confidence.robustness,
+            abstained=answer.confidence.abstained,
         ),
         other_packs=[_other(answer, item) for item in answer.others],
+        sharpen=[_unknown_input(gap) for gap in answer.gaps],
         revision=answer.revision,
         plan_digest=answer.plan_digest,
         summary=paragraph(answer),
@@ -46,6 +55,16 @@ def recommendation(answer: Recommendation) -> rec.RecommendResponse:
     if answer.priced is not None:
         reply.estimate.CopyFrom(_estimate(answer.priced))
     return reply
+
+
+def _unknown_input(gap: Gap) -> rec.UnknownInput:
+    names = " or ".join(gap.methods) or "no method at all"
+    return rec.UnknownInput(
+        field_path=gap.field_path,
+        changing_share=gap.share,
+        methods=[number(method) for method in gap.methods],
+        message=f"{gap.field_path}: {gap.share:.0%} of its answers would change the verdict, to {names}",
+    )
 
 
 def number(method: Method | None) -> rec.Method.ValueType:

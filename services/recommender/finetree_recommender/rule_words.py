@@ -10,7 +10,7 @@ from typing import Any
 
 from finetree_recommender.recipe_rules import Adaptation, BatchStart, Computed, Row, Table
 from finetree_recommender.rules import (
-    BudgetBracket,
+    Bracket,
     CautionRule,
     Cited,
     Leaf,
@@ -79,8 +79,8 @@ def _(rule: MemoryClass) -> str:
 
 
 @words.register
-def _(rule: BudgetBracket) -> str:
-    return _range(rule.low, rule.high, "USD a month")
+def _(rule: Bracket) -> str:
+    return _range(rule.low, rule.high, rule.unit)
 
 
 def _range(low: float, high: float, unit: str) -> str:

@@ -104,6 +104,7 @@ class Gate:
     classes: tuple[MemoryClass, ...]
     cpu: Cited
     unknown: Cited
+    sharded: Cited
     accelerators: tuple[KnownAccelerator, ...]
     physics: Cited | None = None
     speaker: str = "the playbook"
@@ -130,8 +131,11 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True)
-class BudgetBracket:
-    """USD a month; `low` is outside when `above`, `high` is inside when `through`."""
+class Bracket:
+    """A range of numbers; `low` is outside when `above`, `high` is inside when `through`.
+
+    `implies` is the answer that a number in it gives to a question that was not answered; empty for none.
+    """
 
     id: str
     key: str
@@ -140,11 +144,70 @@ class BudgetBracket:
     source: str
     above: bool = False
     through: bool = False
+    implies: str = ""
+    unit: str = "USD a month"
 
-    def holds(self, usd: float) -> bool:
-        """Whether an amount lies in the bracket."""
-        from_low = usd > self.low if self.above else usd >= self.low
-        return from_low and (usd <= self.high if self.through else usd < self.high)
+    def holds(self, number: float) -> bool:
+        """Whether a number lies in the bracket."""
+        from_low = number > self.low if self.above else number >= self.low
+        return from_low and (number <= self.high if self.through else number < self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class TieBreak:
+    """Which of tied methods comes first for those who gave an answer: those of the first tier before the second.
+
+    `input` is "priorities" or an input of the rules.
+    """
+
+    id: str
+    input: str
+    value: str
+    tiers: tuple[tuple[Method, ...], ...]
+    source: str
+
+    def rank(self, method: Method) -> int:
+        """Tier of a method, 0 first."""
+        return next(index for index, tier in enumerate(self.tiers) if method in tier)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingRule:
+    """Whether a server loads what some methods produce; `note` says what that takes."""
+
+    id: str
+    target: str
+    methods: tuple[Method, ...]
+    served: bool
+    note: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Lowest CUDA compute capability for a 4-bit base, an 8-bit base, and bfloat16."""
+
+    nf4: Number
+    int8: Number
+    bf16: Number
+
+
+@dataclass(frozen=True, slots=True)
+class DemandRules:
+    """What is checked against the figures of a method: the deadline of a run, and its budget."""
+
+    deadline: Cited
+    budget: Cited
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """Sizes of the base model that the rules know something of, in parameters; outside of them they abstain."""
+
+    id: str
+    low: float
+    high: float
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +283,11 @@ class ConfidenceRules:
     overruled: Number
     no_estimate: Number
     tight: Number
+    unmet: Number
+    out_of_domain: Number
     high_up_to: Number
     medium_up_to: Number
+    score_zero_at: Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +345,15 @@ class Rules:
     override: Leaf
     tree: Tree
     use_cases: tuple[Leaf, ...]
-    budget: tuple[BudgetBracket, ...]
+    budget: tuple[Bracket, ...]
+    deadlines: tuple[Bracket, ...]
+    task_counts: tuple[Bracket, ...]
+    tie_breaks: tuple[TieBreak, ...]
+    serving: tuple[ServingRule, ...]
+    serving_rank: Number
+    capabilities: Capabilities
+    demands: DemandRules
+    domain: Domain
     questions: tuple[Question, ...]
     cautions: tuple[CautionRule, ...]
     upgrade: tuple[UpgradeRule, ...]

@@ -143,14 +143,16 @@ def _first_of_each(answer: Recommendation) -> Iterator[Counterfactual]:
     """The nearest changes, each to another method."""
     told: set[Method] = set()
     for flip in answer.counterfactuals:
-        if flip.method not in told and len(told) < _MOST_CHANGES:
+        if flip.method is not None and flip.method not in told and len(told) < _MOST_CHANGES:
             told.add(flip.method)
             yield flip
 
 
 def _change(answer: Recommendation, flip: Counterfactual) -> str:
-    words = _INPUTS.get(flip.field_path, f"with {flip.field_path} {{}}").format(flip.to_value.replace("_", " "))
-    return f"{answer.pack.card(flip.method).title} {words}"
+    words = _INPUTS.get(flip.field_path, f"with {flip.field_path} {{}}").format(
+        flip.to_value.partition(" (")[0].replace("_", " ")
+    )
+    return f"{answer.pack.card(flip.method).title if flip.method is not None else 'nothing'} {words}"
 
 
 def _others(answer: Recommendation) -> str:

@@ -32,6 +32,16 @@ class Caution:
 
 
 @dataclass(frozen=True, slots=True)
+class Breach:
+    """A wish that a method would break, with the numbers; a hard one is a thing that does not work at all."""
+
+    code: str
+    message: str
+    rule_id: str
+    hard: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
     """Why a method stands where it stands."""
 

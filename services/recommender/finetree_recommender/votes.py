@@ -20,6 +20,8 @@ class Ballot:
     steps: tuple[Step, ...]
     unanswered: int
     """Questions whose answer is unknown."""
+    asked: int
+    """Questions that the pack has."""
 
     def total(self, method: Method) -> int:
         """All votes of a method."""
@@ -48,4 +50,4 @@ def count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot:
             outcome = "for an upgrade of the GPU, and for no method"
         steps.append(Step("votes", option.id, outcome, pack.provenance(option.source), answers.read(question.input)))
     unanswered = sum(answers.get(question.input) == UNKNOWN for question in pack.rules.questions)
-    return Ballot(votes, feasible, tuple(steps), unanswered)
+    return Ballot(votes, feasible, tuple(steps), unanswered, len(pack.rules.questions))

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a reply says beside its verdict."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -11,12 +10,9 @@ import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender import cautions
 from finetree_recommender.advisor import conclude
-from finetree_recommender.answers import Answers
 from finetree_recommender.confidence import Level
-from finetree_recommender.counterfactuals import explore
 from finetree_recommender.figures import pack_cost, pack_seconds
 from finetree_recommender.methods import Method
-from finetree_recommender.pipeline import decide
 from finetree_recommender.reasons import Standing
 from finetree_recommender.replies import recommendation
 
@@ -131,43 +127,6 @@ def test_renting_is_offered_where_it_would_change_the_method(pack, read, evidenc
     silent = conclude(pack, read(hardware=GPU8), found, "")
     assert any(item.code == "RENTING_CHANGES_METHOD" for item in offered.cautions)
     assert not any(item.code == "RENTING_CHANGES_METHOD" for item in silent.cautions)
-
-
-@pytest.mark.parametrize(
-    "answers",
-    [
-        Answers(),
-        Answers(memory="24"),
-        Answers("80", "unlimited", "MAXIMUM"),
-        Answers("16", time="MINUTES"),
-        Answers("cpu"),
-    ],
-)
-def test_counterfactuals_are_exact(pack, evidence, answers):
-    found = evidence(lora="FITS", qlora="FITS", prefix="FITS", full="FITS", adapter="FITS")
-    method = decide(pack, answers, found).method
-    neighbours = explore(pack, answers, found, method)
-    assert neighbours.flips
-    assert neighbours.kept < neighbours.tried
-    assert all(flip.method is not method for flip in neighbours.flips)
-    # An independent enumeration of the enum inputs finds the same methods.
-    for name, values in (("time", ("DAYS", "HOURS", "MINUTES")), ("tasks", ("SINGLE", "SIMILAR", "MANY_DIFFERENT"))):
-        reached = {decide(pack, dataclasses.replace(answers, **{name: value}), found).method for value in values}
-        assert reached - {method, None} == {flip.method for flip in neighbours.flips if flip.field_path == name}
-
-
-def test_the_nearest_change_is_named(pack):
-    flips = explore(pack, Answers(memory="24"), None, Method.LORA).flips
-    words = {(flip.field_path, flip.method): flip.to_value for flip in flips}
-    assert words["hardware", Method.QLORA] == "a GPU of 16 GB"
-    assert words["hardware", Method.PREFIX] == "a GPU of 8 GB"
-    assert words["tasks", Method.ADAPTER] == "many_different"
-
-
-def test_other_hardware_is_judged_by_the_packs_words(pack, evidence):
-    # What is known of the memory on 8 GB says nothing of 16 GB.
-    flips = explore(pack, Answers(memory="8"), evidence(prefix="FITS"), Method.PREFIX).flips
-    assert ("hardware", Method.QLORA) in {(flip.field_path, flip.method) for flip in flips}
 
 
 def test_a_tie_is_told_and_lowers_confidence(pack, read, evidence):

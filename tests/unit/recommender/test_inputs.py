@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender.answers import ENUM_WORDS, Answers
+from finetree_recommender.demands import Demands
 from finetree_recommender.estimates import Accelerator, Catalogue
 from finetree_recommender.inputs import normalize
 from google.protobuf import json_format
@@ -35,11 +36,21 @@ def test_every_answer_is_read(pack):
             task_kind="TASK_KIND_CODE",
             can_rent=False,
             dataset_profile={"examples": 5000},
+            deadline="7200s",
+            budget_usd_run=9,
+            runs_per_month=10,
+            task_count=3,
+            behavior_change="BEHAVIOR_CHANGE_MINOR",
+            experience="EXPERIENCE_EXPERT",
+            serving=["SERVING_TARGET_VLLM"],
+            priorities=["PRIORITY_COST", "PRIORITY_SPEED"],
         ),
         pack,
         Catalogue(),
     )
-    assert inputs.answers == Answers("24", "usd_100_500", "CRITICAL", "HOURS", "SIMILAR", "STARTUP", "CODE")
+    words = ("24", "usd_100_500", "CRITICAL", "HOURS", "SIMILAR", "STARTUP", "CODE", "MINOR", "EXPERT", "several")
+    assert inputs.answers == Answers(*words, priorities=("COST", "SPEED"))
+    assert inputs.demands == Demands(7200, 9, ("VLLM",), None, 5000)
     assert all(item.known for item in inputs.listing)
 
 
@@ -51,6 +62,8 @@ def test_every_answer_is_read(pack):
         ("tasks", "TASK_VARIETY_"),
         ("use_case", "USE_CASE_"),
         ("task_kind", "TASK_KIND_"),
+        ("behavior_change", "BEHAVIOR_CHANGE_"),
+        ("experience", "EXPERIENCE_"),
     ],
 )
 def test_every_value_of_the_contract_has_its_word(pack, name, prefix):
@@ -82,3 +95,57 @@ def test_a_cpu_is_neither_zero_gigabytes_nor_unknown(pack):
     assert inputs.on_cpu
     assert inputs.marketed_gb is None
     assert "CPU, 2 cores, 16.0 GiB" in [item.value for item in inputs.listing]
+
+
+def test_every_field_of_a_request_is_listed_or_carried(pack):
+    listed = {item.field_path.split(".")[0] for item in normalize(request(), pack, Catalogue()).listing}
+    carried = {"dataset", "evaluation", "evaluation_profile", "ownership", "policy", "pinned"}
+    assert listed | carried == {field.name for field in rec.RecommendRequest.DESCRIPTOR.fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "budget", "run_usd"),
+    [
+        ({"budget_usd_month": 300}, "usd_100_500", 300),
+        ({"budget_usd_month": 300, "runs_per_month": 10}, "usd_100_500", 30),
+        ({"budget_usd_run": 30, "runs_per_month": 10}, "usd_100_500", 30),
+        ({"budget_usd_run": 30}, "unknown", 30),
+        ({"budget_usd_run": 50, "budget_usd_month": 300, "runs_per_month": 10}, "usd_100_500", 30),
+        ({"runs_per_month": 10}, "unknown", None),
+        ({"budget_usd_run": 0}, "unknown", 0),
+    ],
+)
+def test_a_budget_of_a_run_and_of_a_month_are_turned_into_each_other(pack, fields, budget, run_usd):
+    inputs = normalize(request(**fields), pack, Catalogue())
+    assert (inputs.answers.budget, inputs.demands.run_usd) == (budget, run_usd)
+
+
+def test_budgets_that_disagree_are_told(pack):
+    fields = {"budget_usd_run": 50, "budget_usd_month": 300, "runs_per_month": 10}
+    caution = normalize(request(**fields), pack, Catalogue()).cautions[0]
+    assert caution.code == "INPUTS_DISAGREE"
+    assert "30.00 USD" in caution.message
+
+
+@pytest.mark.parametrize(
+    ("seconds", "time"), [(1, "MINUTES"), (3599, "MINUTES"), (3600, "HOURS"), (86399, "HOURS"), (86400, "DAYS")]
+)
+def test_a_deadline_answers_the_question_of_time_where_that_is_open(pack, seconds, time):
+    implied = normalize(request(deadline=f"{seconds}s"), pack, Catalogue())
+    assert implied.answers.time == time
+    assert next(i for i in implied.listing if i.field_path == "time").value == f"{time.lower()}, from deadline"
+    asked = normalize(request(deadline=f"{seconds}s", time="TIME_NEED_DAYS"), pack, Catalogue())
+    assert asked.answers.time == "DAYS"
+
+
+@pytest.mark.parametrize(("count", "tasks"), [(1, "SINGLE"), (2, "unknown"), (900, "unknown")])
+def test_one_task_is_one_task_and_several_are_not_known_to_be_alike(pack, count, tasks):
+    assert normalize(request(task_count=count), pack, Catalogue()).answers.tasks == tasks
+
+
+def test_words_and_numbers_of_tasks_that_disagree_are_told(pack):
+    inputs = normalize(request(task_count=5, tasks="TASK_VARIETY_SINGLE"), pack, Catalogue())
+    assert [item.code for item in inputs.cautions] == ["INPUTS_DISAGREE"]
+    assert inputs.answers.tasks == "SINGLE"
+    agreeing = normalize(request(task_count=5, tasks="TASK_VARIETY_SIMILAR"), pack, Catalogue())
+    assert not agreeing.cautions

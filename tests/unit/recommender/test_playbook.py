@@ -8,7 +8,7 @@ import pytest
 from finetree_recommender import tree
 from finetree_recommender.answers import Answers
 from finetree_recommender.gate import pass_gate
-from finetree_recommender.inputs import memory_class
+from finetree_recommender.hardware import memory_class
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import choose, decide

@@ -1427,6 +1427,7 @@ class Accelerator(_message.Message):
     NATIVE_INT8_FIELD_NUMBER: _builtins.int
     WATTS_FIELD_NUMBER: _builtins.int
     UNSUPPORTED_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Catalogue name, for example "rtx-4090"."""
     display_name: _builtins.str
@@ -1457,6 +1458,10 @@ class Accelerator(_message.Message):
     def provenance(self) -> _evidence_pb2.Provenance:
         """Source of the numbers."""
 
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other names that it goes by, for example "a100"."""
+
     def __init__(
         self,
         *,
@@ -1474,10 +1479,11 @@ class Accelerator(_message.Message):
         native_int8: _builtins.bool = ...,
         watts: _builtins.float = ...,
         unsupported: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bandwidth_bytes_per_second", b"bandwidth_bytes_per_second", "compute_capability", b"compute_capability", "dense_flops_per_second", b"dense_flops_per_second", "display_name", b"display_name", "marketed_memory_gb", b"marketed_memory_gb", "name", b"name", "native_bf16", b"native_bf16", "native_int8", b"native_int8", "provenance", b"provenance", "typical_hourly_usd", b"typical_hourly_usd", "unsupported", b"unsupported", "usable_bytes", b"usable_bytes", "watts", b"watts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "architecture", b"architecture", "bandwidth_bytes_per_second", b"bandwidth_bytes_per_second", "compute_capability", b"compute_capability", "dense_flops_per_second", b"dense_flops_per_second", "display_name", b"display_name", "marketed_memory_gb", b"marketed_memory_gb", "name", b"name", "native_bf16", b"native_bf16", "native_int8", b"native_int8", "provenance", b"provenance", "typical_hourly_usd", b"typical_hourly_usd", "unsupported", b"unsupported", "usable_bytes", b"usable_bytes", "watts", b"watts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1132,7 +1132,9 @@ class Counterfactual(_message.Message):
     resulting_method: Global___Method.ValueType
     """What the verdict would be; unspecified when nothing would train."""
     threshold: _builtins.float
-    """Where the verdict changes, in `unit`; unset for inputs without a scale. The threshold itself has the other verdict."""
+    """Where the verdict changes: of the values in steps of 0.01 (GB, USD) or 1 (seconds, examples, tasks) the nearest that
+    has the resulting method; one step nearer it has not. Unset for inputs that are no number.
+    """
     unit: _builtins.str
     """Unit of the threshold, for example "GB" or "USD a month"; empty without one."""
     rule_id: _builtins.str

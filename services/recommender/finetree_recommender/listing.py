@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every input as it was understood, in words; what was not given is "unknown"."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
+from finetree_recommender.answers import ENUM_WORDS, UNKNOWN, Answers
+from finetree_recommender.estimates import Model
+from finetree_recommender.hardware import Device
+
+_NUMBERED = {"time": "deadline", "tasks": "task_count"}
+"""Questions that a number answers where they have no answer of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An input as it was understood."""
+
+    field_path: str
+    value: str
+    known: bool
+
+
+def listing(
+    request: rec.RecommendRequest,
+    answers: Answers,
+    device: Device,
+    model: Model | None,
+    profile: rs.DatasetProfile | None,
+    *,
+    evidence: bool,
+) -> Iterator[Listed]:
+    """All inputs, each once; `evidence` is whether the recipe takes published numbers first."""
+    for path, value in _values(request, answers, device, model, profile):
+        yield Listed(path, value or UNKNOWN, value is not None)
+    # Never unknown: the pack says it where the request does not.
+    yield Listed("profile", "evidence" if evidence else "playbook", known=True)
+
+
+def _values(
+    request: rec.RecommendRequest,
+    answers: Answers,
+    device: Device,
+    model: Model | None,
+    profile: rs.DatasetProfile | None,
+) -> Iterator[tuple[str, str | None]]:
+    yield "model", _model_words(request.model, model) if request.HasField("model") else None
+    yield "hardware", _hardware_words(device)
+    for name in ("budget_usd_month", "budget_usd_run"):
+        yield name, f"{getattr(request, name):g} USD" if request.HasField(name) else None
+    yield "runs_per_month", str(request.runs_per_month) if request.runs_per_month else None
+    yield "deadline", f"{request.deadline.ToNanoseconds() / 1e9:g} s" if request.HasField("deadline") else None
+    for name in ENUM_WORDS:
+        yield name, _answer_words(request, answers, name)
+    yield "task_count", str(request.task_count) if request.task_count else None
+    yield "serving", ", ".join(_word(rec.ServingTarget, item) for item in request.serving) or None
+    yield "priorities", ", ".join(_word(rec.Priority, item) for item in request.priorities) or None
+    yield "can_rent", str(request.can_rent).lower() if request.HasField("can_rent") else None
+    yield "dataset_profile.examples", f"{profile.examples} examples" if profile is not None else None
+
+
+def _answer_words(request: rec.RecommendRequest, answers: Answers, name: str) -> str | None:
+    answer = answers.get(name)
+    if answer == UNKNOWN:
+        return None
+    return answer.lower() if getattr(request, name) else f"{answer.lower()}, from {_NUMBERED[name]}"
+
+
+def _word(enum: type[rec.Priority] | type[rec.ServingTarget], number: int) -> str:
+    return str(enum.Name(number)).removeprefix("PRIORITY_").removeprefix("SERVING_TARGET_").lower()  # type: ignore[arg-type]  # a number of that enum
+
+
+def _model_words(source: rs.ModelSource, model: Model | None) -> str:
+    kind = source.WhichOneof("source")
+    words = {"hub": source.hub.id, "name": source.name, "path": "a local model"}.get(str(kind), "a shape")
+    return f"{words}, {model.parameters} parameters" if model is not None and model.parameters else words
+
+
+def _hardware_words(device: Device) -> str | None:
+    hardware = device.hardware
+    kind = hardware.WhichOneof("device")
+    if kind is None:
+        return None
+    if kind == "cpu":
+        cores, gib = hardware.cpu.cores, hardware.cpu.memory_bytes / 2**30
+        return f"CPU, {cores or UNKNOWN} cores, {f'{gib:.1f} GiB' if gib else 'memory unknown'}"
+    size = "memory unknown" if device.gb is None else f"{device.gb:g} GB"
+    text = f"{hardware.accelerator or 'GPU'}, {size}"
+    if hardware.count > 1:
+        text = f"{hardware.count} x {text}"
+    if device.gate_gb is not None and device.gate_gb != device.gb:
+        text += f", sharded: {device.gate_gb:g} GB in all"
+    return text

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where along a number the verdict changes: exactly, on the grid that the number is told on.
+
+Between two change points no rule and no check has another outcome, so it is enough to look just before and at each.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from finetree_recommender.answers import UNKNOWN, Answers
+from finetree_recommender.demands import duration, seconds_of, usd_of
+from finetree_recommender.gate import memory_words
+from finetree_recommender.hardware import memory_class
+from finetree_recommender.inputs import bracket_key
+from finetree_recommender.methods import Method
+from finetree_recommender.pipeline import Decision
+from finetree_recommender.rules import Bracket
+from finetree_recommender.situation import Situation
+
+NOT_PRICED = "(by the rules, not priced)"
+"""What is said of hardware for which no estimate was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number of a request that a verdict can depend on."""
+
+    field_path: str
+    unit: str
+    now: float
+    step: float
+    """Grid on which values are looked at."""
+    points: tuple[float, ...]
+    """Values at or beside which the outcome can change."""
+    words: Callable[[float], str]
+    verdict: Callable[[float], Decision]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The value nearest to the present one that has another verdict."""
+
+    value: float
+    decision: Decision
+
+
+def search(number: Number, method: Method | None) -> Iterator[Change]:
+    """For each direction and each other verdict the value that is nearest to the present one."""
+    grid = {n for point in number.points for n in _beside(point, number.step)}
+    for values in (
+        sorted(v for v in grid if v > number.now),
+        sorted((v for v in grid if v < number.now), reverse=True),
+    ):
+        seen = {method}
+        for value in values:
+            found = number.verdict(value)
+            if found.method not in seen:
+                seen.add(found.method)
+                yield Change(value, found)
+
+
+def measured(situation: Situation) -> frozenset[str]:
+    """Inputs of the rules that come from a number of this request, and are told with their threshold."""
+    request = situation.inputs.request
+    found = set()
+    if situation.inputs.marketed_gb is not None:
+        found.add("memory")
+    if request.HasField("budget_usd_month"):
+        found.add("budget")
+    if situation.answers.time != UNKNOWN and not request.time:
+        found.add("time")
+    return frozenset(found)
+
+
+def numbers(situation: Situation) -> Iterator[Number]:
+    """The numbers of this request, as far as they were given."""
+    yield from _memory(situation)
+    yield from _month_budget(situation)
+    yield from _run_budget(situation)
+    yield from _deadline(situation)
+    yield from _task_count(situation)
+    yield from _examples(situation)
+
+
+def bracket_words(bracket: Bracket) -> str:
+    """A bracket for people."""
+    if math.isinf(bracket.high):
+        return f"{bracket.low:g} {bracket.unit} or more"
+    return f"{bracket.low:g} to {bracket.high:g} {bracket.unit}"
+
+
+def _beside(point: float, step: float) -> Iterator[float]:
+    """The grid's values around a point: where it lies, and one step to either side."""
+    if not math.isfinite(point):
+        return
+    digits = 2 if step < 1 else 0
+    below = math.floor(round(point / step, 6))
+    for index in (below - 1, below, below + 1):
+        if index > 0:
+            yield round(index * step, digits)
+
+
+def _memory(situation: Situation) -> Iterator[Number]:
+    now, pack = situation.inputs.marketed_gb, situation.pack
+    if now is None:
+        return
+
+    def verdict(gb: float) -> Decision:
+        key = memory_class(pack, gb).key
+        if key == situation.answers.memory:
+            return situation.decide()
+        return situation.elsewhere(situation.answers.changed(memory=key))
+
+    def words(gb: float) -> str:
+        return f"{gb:g} GB" if gb == now else f"{memory_words(pack, memory_class(pack, gb).key)} {NOT_PRICED}"
+
+    points = tuple(item.low / (1 + pack.rules.gate.tolerance.value) for item in pack.rules.gate.classes)
+    yield Number("hardware", "GB", now, 0.01, points, words, verdict)
+
+
+def _month_budget(situation: Situation) -> Iterator[Number]:
+    request = situation.inputs.request
+    if not request.HasField("budget_usd_month"):
+        return
+    runs = max(1, request.runs_per_month)
+
+    def verdict(usd: float) -> Decision:
+        given = [request.budget_usd_run] if request.HasField("budget_usd_run") else []
+        demands = dataclasses.replace(situation.demands, run_usd=min([*given, usd / runs]))
+        return situation.decide(_with_budget(situation, usd), demands)
+
+    points = (*_ends(situation.pack.rules.budget), *(cost * runs for cost in _costs(situation)))
+    yield Number("budget_usd_month", "USD a month", request.budget_usd_month, 0.01, points, _usd, verdict)
+
+
+def _run_budget(situation: Situation) -> Iterator[Number]:
+    request = situation.inputs.request
+    if not request.HasField("budget_usd_run"):
+        return
+    runs, month = request.runs_per_month, request.HasField("budget_usd_month")
+
+    def verdict(usd: float) -> Decision:
+        limits = [usd, *([request.budget_usd_month / max(1, runs)] if month else [])]
+        answers = _with_budget(situation, usd * runs) if runs and not month else situation.answers
+        return situation.decide(answers, dataclasses.replace(situation.demands, run_usd=min(limits)))
+
+    ends = (end / runs for end in _ends(situation.pack.rules.budget)) if runs and not month else ()
+    yield Number(
+        "budget_usd_run", "USD a run", request.budget_usd_run, 0.01, (*_costs(situation), *ends), _usd, verdict
+    )
+
+
+def _deadline(situation: Situation) -> Iterator[Number]:
+    now, pack = situation.demands.deadline_seconds, situation.pack
+    if now is None:
+        return
+    implied = not situation.inputs.request.time
+
+    def verdict(seconds: float) -> Decision:
+        answers = situation.answers
+        if implied:
+            word = next(item.implies for item in pack.rules.deadlines if item.holds(seconds))
+            answers = answers.changed(time=word or UNKNOWN)
+        return situation.decide(answers, dataclasses.replace(situation.demands, deadline_seconds=seconds))
+
+    examples = situation.demands.examples
+    times = (seconds_of(pack, situation.evidence, method, examples) for method in Method)
+    ends = _ends(pack.rules.deadlines) if implied else ()
+    points = (*ends, *(seconds for seconds in times if seconds is not None))
+    yield Number("deadline", "seconds", now, 1, points, duration, verdict)
+
+
+def _task_count(situation: Situation) -> Iterator[Number]:
+    request, pack = situation.inputs.request, situation.pack
+    if not request.task_count or request.tasks:
+        return
+
+    def verdict(count: float) -> Decision:
+        found = next(item for item in pack.rules.task_counts if item.holds(count))
+        changes = {"task_count": found.key, "tasks": found.implies or UNKNOWN}
+        return situation.decide(situation.answers.changed(**changes))
+
+    points = tuple(_ends(pack.rules.task_counts))
+    yield Number("task_count", "tasks", request.task_count, 1, points, lambda n: f"{n:g} tasks", verdict)
+
+
+def _examples(situation: Situation) -> Iterator[Number]:
+    """Rows of the data, where the pack's own hours are checked; an estimate holds for the rows it was made for."""
+    now, demands = situation.demands.examples, situation.demands
+    limited = demands.deadline_seconds is not None or demands.run_usd is not None
+    if now is None or situation.evidence is not None or not limited:
+        return
+
+    def verdict(rows: float) -> Decision:
+        return situation.decide(demands=dataclasses.replace(demands, examples=int(rows)))
+
+    points = tuple(_crossings(situation))
+    yield Number("dataset_profile.examples", "examples", now, 1, points, lambda n: f"{n:g} examples", verdict)
+
+
+def _crossings(situation: Situation) -> Iterator[float]:
+    """Rows at which a method's own hours or cost reach a limit, and the ends of the table."""
+    pack, demands = situation.pack, situation.demands
+    low, high = pack.rules.times.examples[0], pack.rules.times.examples[-1]
+    yield from (low, high)
+    for method in Method:
+        for figure, limit in ((seconds_of, demands.deadline_seconds), (usd_of, demands.run_usd)):
+            if limit is not None:
+                yield _bisect(lambda rows, f=figure, m=method: f(pack, None, m, rows) or 0.0, limit, low, high)  # type: ignore[misc]  # bound now
+
+
+def _bisect(figure: Callable[[int], float], limit: float, low: int, high: int) -> float:
+    """The largest number of rows whose figure keeps to a limit; figures grow with the rows."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if figure(middle) <= limit else (low, middle - 1)
+    return float(low)
+
+
+def _with_budget(situation: Situation, usd: float) -> Answers:
+    return situation.answers.changed(budget=bracket_key(situation.pack.rules.budget, usd))
+
+
+def _costs(situation: Situation) -> Iterator[float]:
+    examples = situation.demands.examples
+    found = (usd_of(situation.pack, situation.evidence, method, examples) for method in Method)
+    return (usd for usd in found if usd is not None)
+
+
+def _ends(brackets: tuple[Bracket, ...]) -> Iterator[float]:
+    return (item.low for item in brackets if item.low > 0)
+
+
+def _usd(usd: float) -> str:
+    return f"{usd:.2f} USD"

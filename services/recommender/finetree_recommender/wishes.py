@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a verdict does not give of what was wished, by how much, and what serving the result takes."""
+
+from collections.abc import Iterator
+
+from finetree_recommender import fit
+from finetree_recommender.demands import duration, seconds_of, usd_of
+from finetree_recommender.estimates import Priced
+from finetree_recommender.figures import prior_of
+from finetree_recommender.methods import Method
+from finetree_recommender.pipeline import Decision
+from finetree_recommender.reasons import shortfall
+from finetree_recommender.situation import Situation
+from finetree_recommender.trace import Caution
+
+
+def unmet(situation: Situation, decision: Decision) -> Iterator[Caution]:
+    """The wishes that the verdict breaks: no method that trains here keeps them all."""
+    method = decision.method
+    if method is None:
+        return
+    for breach in situation.broken.get(method, ()):
+        yield Caution(breach.code, f"{method} {breach.message}; no other method here does better", breach.rule_id)
+    yield from _quality(situation, method)
+
+
+def contradictions(situation: Situation, decision: Decision) -> Iterator[Caution]:
+    """Answers that no one method fits, and which of them gave way."""
+    asked = []
+    for question in situation.pack.rules.questions:
+        answer = situation.answers.get(question.input)
+        option = next((item for item in question.options if item.value == answer), None)
+        if option is not None and option.votes and question.input != "memory":
+            asked.append((question.input, option))
+    if len(asked) < 2 or set.intersection(*(set(option.votes) for _, option in asked)):
+        return
+    gave = [
+        f"{name} {option.value.lower()} (for {' or '.join(option.votes)})"
+        for name, option in asked
+        if decision.method not in option.votes
+    ]
+    if gave:
+        text = f"no method has all of what was asked for; given up: {'; '.join(gave)}"
+        yield Caution("CONTRADICTORY_WISHES", text, decision.rule_id)
+
+
+def unchecked(situation: Situation, decision: Decision) -> Iterator[Caution]:
+    """Limits that could not be held against a figure, and those that the figure's upper end goes over."""
+    method, demands, rules = decision.method, situation.demands, situation.pack.rules.demands
+    if method is None:
+        return
+    pack, evidence, examples = situation.pack, situation.evidence, demands.examples
+    priced = fit.best(evidence, method).priced if evidence is not None else None
+    limit = demands.deadline_seconds
+    if limit is not None:
+        expected = seconds_of(pack, evidence, method, examples)
+        if expected is None:
+            yield Caution(
+                "DEADLINE_UNCHECKED", f"how long a run takes is unknown: {_missing(situation)}", rules.deadline.id
+            )
+        elif expected <= limit < (high := _high_seconds(priced)):
+            text = f"it may take up to {duration(high)}, the deadline is {duration(limit)}"
+            yield Caution("DEADLINE_AT_RISK", text, rules.deadline.id)
+    limit = demands.run_usd
+    if limit is not None:
+        expected = usd_of(pack, evidence, method, examples)
+        if expected is None:
+            text = f"what a run costs in USD is unknown: {_missing(situation)}"
+            yield Caution("BUDGET_UNCHECKED", text, rules.budget.id)
+        elif expected <= limit < (high := _high_usd(priced)):
+            text = f"it may cost up to {high:.2f} USD, the budget of a run is {limit:.2f} USD"
+            yield Caution("BUDGET_AT_RISK", text, rules.budget.id)
+
+
+def device_notes(situation: Situation) -> Iterator[Caution]:
+    """What the GPU's generation cannot do."""
+    entry, rules = situation.inputs.device.entry, situation.pack.rules.capabilities
+    if entry is None or entry.capability is None or entry.capability >= rules.bf16.value:
+        return
+    text = (
+        f"compute capability {entry.capability:g} has no bfloat16 (from {rules.bf16.value:g} on): the run uses float16"
+    )
+    if entry.capability < rules.int8.value:
+        text += f", and no 8-bit base either (from {rules.int8.value:g} on); 4-bit bases work"
+    yield Caution("NO_BF16", text, rules.bf16.id)
+
+
+def serving_notes(situation: Situation, decision: Decision) -> Iterator[Caution]:
+    """What it takes to serve the result where it will be served."""
+    for target in situation.demands.serving:
+        rules = (r for r in situation.pack.rules.serving if r.target == target and decision.method in r.methods)
+        for rule in rules:
+            if rule.served:
+                yield Caution("SERVING_NOTE", f"{target.lower()}: {rule.note}", rule.id)
+
+
+def _quality(situation: Situation, method: Method) -> Iterator[Caution]:
+    pack, answers = situation.pack, situation.answers
+    for reason in shortfall(pack, answers, method):
+        yield Caution(reason.code, f"{method} may fall short: {reason.message}", reason.rule_id)
+    floor = next((item for item in pack.rules.quality_floors if item.need == answers.quality), None)
+    figure = pack.card(method).quality_percent
+    if prior_of(pack, method, answers.task_kind) is None and floor is not None and figure.expected < floor.percent:
+        text = f"{method} reaches {figure.expected:g} percent of full fine-tuning, {floor.percent:g} were asked for"
+        yield Caution("BELOW_QUALITY_NEED", text, floor.id)
+
+
+def _missing(situation: Situation) -> str:
+    """What has to be said to have a figure."""
+    inputs = situation.inputs
+    lacking = [] if inputs.model_known else ["the model"]
+    lacking += [] if inputs.hardware_known else ["the hardware"]
+    lacking += [] if inputs.profile is not None else ["the number of examples"]
+    return f"say {', '.join(lacking)}" if lacking else "say who owns the hardware, in USD (ownership)"
+
+
+def _high_seconds(priced: Priced | None) -> float:
+    return priced.total_seconds.high if priced is not None and priced.total_seconds is not None else 0.0
+
+
+def _high_usd(priced: Priced | None) -> float:
+    return priced.cost.high if priced is not None and priced.cost is not None else 0.0
