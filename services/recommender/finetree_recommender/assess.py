@@ -32,6 +32,8 @@ class Assessment:
     cost_usd: ev.Interval | None
     on_frontier: bool
     dominated_by: Method | None
+    usable_bytes: int | None = None
+    """What the device offers; None where there is no estimate."""
 
 
 def assess(situation: Situation, decision: Decision) -> tuple[Assessment, ...]:
@@ -84,4 +86,5 @@ def _assess(case: Case, figures: Figures, running: Collection[Method], rival: Me
         cost_usd=figures.cost,
         on_frontier=case.method in running and rival is None,
         dominated_by=rival,
+        usable_bytes=case.priced.usable_bytes if case.priced is not None else None,
     )

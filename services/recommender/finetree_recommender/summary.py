@@ -49,13 +49,22 @@ def paragraph(answer: Recommendation) -> str:
 def _verdict(answer: Recommendation) -> str:
     method = answer.decision.method
     if method is None:
-        words = f'The playbook\'s words are "{UPGRADE_WORDS}", and they hold' if _below_class(answer) else "Upgrade"
-        return f"{words}: nothing was shown to train on {_device(answer)}."
+        return f"{_words(answer)}: nothing was shown to train on {_device(answer)}."
     title = answer.pack.card(method).title
     if answer.decision.upgrade_advised:
         shown = "by the estimate it trains this model all the same"
         return f'For {_device(answer)} the playbook says "{UPGRADE_WORDS}"; use {title}: {shown}.'
     return f"Use {title}: {_why(answer)}."
+
+
+def _words(answer: Recommendation) -> str:
+    """What the rules say where nothing trains."""
+    choice = answer.decision.choice
+    if _below_class(answer):
+        return f'The playbook\'s words are "{UPGRADE_WORDS}", and they hold'
+    if choice.method is None:
+        return "Upgrade"
+    return f"Upgrade, although {answer.pack.rules.id} says {answer.pack.card(choice.method).title}"
 
 
 def _below_class(answer: Recommendation) -> bool:
@@ -91,19 +100,19 @@ def _device(answer: Recommendation) -> str:
     if device == "cpu":
         return "a machine without a GPU"
     if device == "accelerator":
-        return f"{count}{hardware.accelerator}"
+        return f"{count}{hardware.accelerator}" if count else f"the {hardware.accelerator}"
     gb = answer.inputs.marketed_gb
     return f"{count}a GPU of {gb:g} GB" if gb is not None else "this hardware"
 
 
 def _figures(answer: Recommendation) -> str:
     quality = answer.methods[0].quality_percent
-    grade = f"Expect {_range(quality, '{:.0f}')} percent of the quality of full fine-tuning."
     if answer.decision.method is None:
         return ""
-    if answer.priced is None:
-        return f"{grade} {_unpriced(answer)}"
-    return f"{grade} {_priced(answer, answer.priced)}"
+    takes = _unpriced(answer) if answer.priced is None else _priced(answer, answer.priced)
+    if answer.decision.method is Method.FULL:  # the measure itself
+        return takes
+    return f"Expect {_range(quality, '{:.0f}')} percent of the quality of full fine-tuning. {takes}"
 
 
 def _unpriced(answer: Recommendation) -> str:

@@ -98,3 +98,31 @@ def test_a_recommended_recipe_is_priced_as_it_was_written(run, tmp_path):
     code, plan, said = run("estimate", "job.yaml")
     assert code == 0, said
     assert plan["memory"]["usable_device_bytes"] > 20 * 2**30
+
+
+@pytest.mark.parametrize(
+    "hardware", [("--cpu", "--cores", "2", "--memory-gb", "16"), ("--this-machine",)], ids=" ".join
+)
+def test_nothing_of_a_recommended_recipe_is_refused(run, tmp_path, hardware):
+    words = ("recommend", "--model", "smollm2-135m-instruct", "--examples", "200", *hardware)
+    code, _, said = run(*words, "--output", "job.yaml")
+    assert code == 0, said
+    code, found, said = run("train", "job.yaml", "--check")
+    # The model is not prepared on this server yet, which `train` without --check would do first; no value is wrong.
+    assert (code, found["error"]["reason"]) == (2, "MODEL_NOT_PREPARED"), said
+    assert [problem["field"] for problem in found["error"]["problems"]] == ["model"]
+    comments = [line for line in (tmp_path / "job.yaml").read_text(encoding="utf-8").splitlines() if " # " in line]
+    assert len(comments) > 20
+    assert all("[" in line for line in comments)
+
+
+def test_without_a_server_the_answer_is_the_served_one(run, monkeypatch):
+    words = ("recommend", "--model", "llama-3.1-8b", "--gpu", "rtx-4090", "--examples", "300")
+    served = run(*words)
+    assert run(*words, "--local")[:2] == served[:2]
+    assert served[0] == 0
+    monkeypatch.delenv("FINETREE_RECOMMENDER_ADDRESS")
+    monkeypatch.setattr("finetree_cli.advisor.DEFAULT", ("127.0.0.1", 1))
+    code, answer, said = run(*words)
+    assert (code, answer) == served[:2]
+    assert "without a server" in said

@@ -42,7 +42,9 @@ def test_where_nothing_trains_the_words_hold(pack, read, evidence):
     assert paragraph(answer).startswith('The playbook\'s words are "upgrade GPU first", and they hold')
     assert "Expect" not in paragraph(answer)
     assert told(pack, read, evidence(), hardware=GPU24).decision.method is None
-    assert paragraph(told(pack, read, evidence(), hardware=GPU24)).startswith("Upgrade: nothing was shown to train")
+    assert paragraph(told(pack, read, evidence(), hardware=GPU24)).startswith(
+        "Upgrade, although playbook-1 says LoRA: "
+    )
 
 
 def test_a_method_that_gave_way_to_memory_is_named(pack, read, evidence):

@@ -191,4 +191,5 @@ def _show_revision(out: Output, response: pb.RecommendResponse) -> None:
         if part.id:
             rows.append((name.replace("_", " "), part.id, part.date or NONE, part.sha256[:_HASH_LETTERS] or NONE))
     out.table(["", "Revision", "Date", "Hash"], rows, title="What it was computed with")
-    out.text(f"Plan: {response.plan_digest or NONE}")
+    if response.plan_digest:
+        out.text(f"Plan: {response.plan_digest}")

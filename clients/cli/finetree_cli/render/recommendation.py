@@ -35,7 +35,8 @@ def show(out: Output, response: pb.RecommendResponse) -> None:
 
 def show_head(out: Output, response: pb.RecommendResponse) -> None:
     """The verdict and the answer in a paragraph."""
-    out.heading(f"Recommendation: {method_name(response.verdict.method)}")
+    method = response.verdict.method
+    out.heading(f"Recommendation: {method_name(method) if method else 'upgrade the hardware'}")
     words = response.summary or response.verdict.headline
     if words:
         out.paragraph(words)
@@ -96,7 +97,8 @@ def _show_remarks(out: Output, response: pb.RecommendResponse) -> None:
     for pack in response.other_packs:
         if not pack.agrees:
             out.paragraph(f"The pack {pack.policy} says {method_name(pack.method)}: {pack.reason}")
-    out.text(f"Plan: {response.plan_digest}")
+    if response.plan_digest:
+        out.text(f"Plan: {response.plan_digest}")
 
 
 def _size(item: pb.MethodAssessment, field: str) -> str:

@@ -68,12 +68,14 @@ def _rank(item: Assessment) -> tuple[bool, bool, bool]:
 def _columns(answer: Recommendation) -> list[_Column]:
     unit, scale = _time_unit(answer)
     rows_missing = "unknown: how many rows are there?"
+    timed = any(item.total_seconds is not None for item in answer.methods)
+    price_missing = "unknown: there is no price for this hardware" if timed else rows_missing
     quality = "% of full fine-tuning"
     return [
         _Column("Quality", quality, 1, lambda m: m.quality_percent, "unknown", "more is better", from_zero=False),
         _Column("Device memory", "GiB", GIB, lambda m: m.device_bytes, "unknown without the estimator"),
         _Column("Time", unit, scale, lambda m: m.total_seconds, rows_missing),
-        _Column("Cost", "USD", 1, lambda m: m.cost_usd, rows_missing),
+        _Column("Cost", "USD", 1, lambda m: m.cost_usd, price_missing),
     ]
 
 
@@ -87,7 +89,9 @@ def _time_unit(answer: Recommendation) -> tuple[str, float]:
 
 
 def _limit(answer: Recommendation) -> float | None:
-    return answer.priced.usable_bytes / GIB if answer.priced is not None else None
+    """What the device offers in GiB; None where nothing was estimated."""
+    offered = [item.usable_bytes for item in answer.methods if item.usable_bytes]
+    return offered[0] / GIB if offered else None
 
 
 def _panel(column: _Column, rows: list[Assessment], left: float, limit: float | None) -> Iterator[str]:
@@ -165,11 +169,12 @@ def _status(answer: Recommendation, item: Assessment) -> str:
 
 
 def _legend(answer: Recommendation, y: float) -> Iterator[str]:
-    source = "the estimator's" if answer.priced is not None else f"those of {answer.pack.rules.id}, for a 7B model"
+    estimated = _limit(answer) is not None
+    source = "the estimator's" if estimated else f"those of {answer.pack.rules.id}, for a 7B model"
     first = (
         "Bars: interval; marks: expected value. Filled: on the frontier; hollow: dominated, or (red) not comparable."
     )
-    limit = " The upright line is the memory that the device offers." if answer.priced is not None else ""
+    limit = " The upright line is the memory that the device offers." if estimated else ""
     yield svg.words(MARGIN, y, first + limit, "note")
     text = f"Quality is of {answer.pack.rules.id}; memory, time and cost are {source}. Figures that lie in each other's"
     yield svg.words(MARGIN, y + 16, f"{text} interval count as equal.", "note")
