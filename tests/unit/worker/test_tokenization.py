@@ -11,6 +11,7 @@ from finetree_worker.formats import Format, Message, Row
 from finetree_worker.packing import Example
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenization import tokenize
+from finetree_worker.tool_text import written_out
 
 TWO_TURNS = Row(
     1, (Message("user", "one"), Message("assistant", "two"), Message("user", "three"), Message("assistant", "four"))
@@ -131,12 +132,36 @@ def test_calls_are_learned_and_their_results_are_not(tokenizer: Any, loss_on: Lo
     assert '"parameters"' in knowing.decode(example.tokens.tolist())
 
 
-def test_a_template_that_leaves_tools_out_is_refused(tokenizer: Any) -> None:
-    for row in (WITH_CALL, replace(WITH_CALL, tools=())):
-        with pytest.raises(DataError) as caught:
-            _tokenize(row, Format.CHAT, tokenizer)
-        assert (caught.value.reason, caught.value.row) == ("TOOLS_NOT_RENDERED", 7)
-        assert "'weather'" in caught.value.message
+def test_functions_are_written_out_where_the_template_knows_none(tokenizer: Any) -> None:
+    example = _tokenize(WITH_CALL, Format.CHAT, tokenizer)
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    assert _learned(example, tokenizer) == f"{call}<|im_end|>Rain.<|im_end|>"
+    text = tokenizer.decode(example.tokens.tolist())
+    schema = '{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}'
+    assert text.startswith("<|im_start|>system\n")
+    assert f"<tools>\n{schema}\n</tools>" in text
+    assert "<|im_start|>user\n<tool_response>\nrain\n</tool_response><|im_end|>" in text
+
+
+def test_results_that_follow_each_other_are_written_into_one_turn(tokenizer: Any) -> None:
+    user, called, result, answer = WITH_CALL.messages
+    both = replace(called, content="I look.", tool_calls=(CALL, CALL))
+    row = Row(1, (Message("system", "Be brief."), user, both, result, replace(result, content="sun"), answer))
+    found = written_out(row)
+    assert [message.role for message in found.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert found.messages[2].content.count("<tool_call>") == 2
+    assert found.messages[2].content.startswith("I look.\n")
+    assert found.messages[3].content.count("<tool_response>") == 2
+    assert written_out(replace(row, tools=(TOOL,))).messages[0].content.startswith("Be brief.\n\nYou may call")
+
+
+def test_a_template_that_leaves_some_functions_out_is_refused(tokenizer: Any) -> None:
+    knowing = copy.deepcopy(tokenizer)
+    knowing.chat_template = WITH_TOOLS.replace("for t in tools", "for t in tools[:1]")
+    other = {"type": "function", "function": {"name": "tide", "parameters": {"type": "object"}}}
+    with pytest.raises(DataError) as caught:
+        _tokenize(replace(WITH_CALL, tools=(TOOL, other)), Format.CHAT, knowing)
+    assert (caught.value.reason, caught.value.row) == ("TOOLS_NOT_RENDERED", 7)
 
 
 def test_a_turn_of_weight_zero_is_read_and_not_learned(tokenizer: Any) -> None:

@@ -23,6 +23,7 @@ from finetree_worker.models import quiet_peft
 from finetree_worker.packing import Example, collate, pack
 from finetree_worker.telemetry import is_out_of_memory
 from finetree_worker.tokenization import leading_bos, template
+from finetree_worker.tool_text import for_template
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -112,7 +113,8 @@ def prompt_tokens(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if tokenizer.chat_template is None:
         text = "\n\n".join(message.content for message in row.messages[:-1])
     else:
-        text = template(tokenizer, row.messages[:-1], row.number, prompt=True, tools=row.tools)
+        asked = for_template(row, tokenizer)
+        text = template(tokenizer, asked.messages[:-1], row.number, prompt=True, tools=asked.tools)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     bos = leading_bos(tokenizer)
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]

@@ -36,6 +36,7 @@ from finetree_worker.tokens import (
     open_table,
     write_table,
 )
+from finetree_worker.tool_text import NOTE, knows_tools, uses_tools
 
 VERSION = 3
 """Grows when the same input would give other tokens, marks or columns: what an earlier version kept is not used."""
@@ -186,9 +187,12 @@ def _write(
 ) -> None:
     file = source.open()
     bos, endings = leading_bos(tokenizer), ending_ids(tokenizer)
+    notes: list[str] = []
 
     def batches() -> Iterator[list[TokenizedRow]]:
         for batch in _batches(rows_of(file, source.place)):
+            if not notes and any(map(uses_tools, batch)) and not knows_tools(tokenizer):
+                notes.append(NOTE)
             examples = tokenize(batch, found_format(file), tokenizer, loss_on, lambda _: None)
             yield [
                 TokenizedRow(row, example, _marks(example.tokens.tolist(), example.is_target.tolist(), bos, endings))
@@ -196,7 +200,7 @@ def _write(
             ]
             on_fraction(file.fraction)
 
-    write_table(folder, batches(), lambda: _found(file))
+    write_table(folder, batches(), lambda: _found(file, *notes))
     on_fraction(1.0)
 
 
@@ -205,10 +209,10 @@ def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def _found(file: RowFile) -> Found:
+def _found(file: RowFile, *notes: str) -> Found:
     packed = f"+{file.packing}" if file.packing else ""
     faults = tuple(BadRow(f.number, f.field, f.problem, f.reason) for f in file.faults)
-    return Found(found_format(file), f"{file.file_format}{packed}", file.skipped, faults, file.notes)
+    return Found(found_format(file), f"{file.file_format}{packed}", file.skipped, faults, (*file.notes, *notes))
 
 
 def _marks(tokens: list[int], learned: list[bool], bos: int | None, endings: set[int]) -> int:

@@ -13,6 +13,7 @@ from finetree_worker.errors import DataError
 from finetree_worker.formats import CONVERSATIONS, Format, Message, Row
 from finetree_worker.packing import Example
 from finetree_worker.plan import LossOn
+from finetree_worker.tool_text import for_template
 
 BATCH_ROWS = 512
 """Rows that the tokenizer gets at once; between two batches a task looks whether it was cancelled."""
@@ -105,7 +106,7 @@ def render(row: Row, shape: Format, tokenizer: PreTrainedTokenizerBase, loss_on:
         prompt, completion = "\n\n".join(asked), answer
         text = prompt + completion
         return _whole_if_all(Rendered(row.number, text, ((len(prompt), len(text)),)), loss_on)
-    return _whole_if_all(_render_chat(row, tokenizer, loss_on), loss_on)
+    return _whole_if_all(_render_chat(for_template(row, tokenizer), tokenizer, loss_on), loss_on)
 
 
 def _whole_if_all(rendered: Rendered, loss_on: LossOn) -> Rendered:
