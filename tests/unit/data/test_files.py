@@ -87,6 +87,7 @@ BROKEN = {
     "latin-1 document": (b'[{"text": "a"},\n{"text": "caf' + b'\xe9"}]', "NOT_UTF8", 0, "0xe9"),
     "array that ends early": ('[{"text": "a"},\n', "MALFORMED_FILE", 2, "the file ends"),
     "array without a comma": ('[{"text": "a"}\n {"text": "b"}]', "MALFORMED_FILE", 1, "',' is needed"),
+    "a text in an array": ('["a"]', "MALFORMED_ROW", 1, 'is written as {"text": …}'),
     "a number in an array": ('[{"text": "a"}, 5]', "MALFORMED_ROW", 2, "must be a JSON object"),
     "NaN": ('{"text": NaN}', "MALFORMED_ROW", 1, "NaN is no JSON value"),
     "nesting": ('{"text": ' + "[" * 100_000, "MALFORMED_ROW", 1, "nested too deeply"),
@@ -151,6 +152,29 @@ def test_a_document_is_read_through_a_window(tmp_path, monkeypatch):
     monkeypatch.setattr(jsons, "_CHUNK", 7)
     rows, _ = rows_of(tmp_path, json.dumps({"data": PAIRS, "note": "ä" * 50}, ensure_ascii=False, indent=1))
     assert [row.messages[1].content for row in rows] == [f"c{i}" for i in range(5)]
+
+
+def test_an_object_that_is_no_list_of_rows_is_read_in_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsons, "MAX_ROW_BYTES", 5000)
+    monkeypatch.setattr(jsons, "_CHUNK", 1000)
+    listed = json.dumps({"version": 1, "data": PAIRS * 500, "note": "n"}, indent=1)
+    assert len(rows_of(tmp_path, listed)[0]) == 2500
+    found = refusal(tmp_path, json.dumps({f"key {i}": "value" for i in range(2000)}, indent=1))
+    assert found.reason == "MALFORMED_FILE"
+    assert "no list of rows" in found.problem
+
+
+def test_a_document_of_one_long_line_is_read_row_by_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsons, "MAX_ROW_BYTES", 50_000)
+    rows, found = rows_of(tmp_path, json.dumps({"version": "2", "data": PAIRS * 2000}))
+    assert (len(rows), found.file_format) == (10_000, FileFormat.JSON)
+
+
+def test_lines_of_json_are_no_plain_text_whatever_the_file_is_called(tmp_path):
+    rows, found = rows_of(tmp_path, JSONL, "corpus.txt")
+    assert (len(rows), found.file_format) == (5, FileFormat.JSONL)
+    rows, _ = rows_of(tmp_path, JSONL, "corpus.txt", file_format=FileFormat.TEXT)
+    assert rows[0].text == JSONL.partition("\n")[0]
 
 
 def test_columns_of_a_table_are_named_in_errors(tmp_path):

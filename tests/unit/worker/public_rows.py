@@ -369,6 +369,17 @@ FILES: dict[str, Case] = {
         PAIRS,
         ["[user]When?\n\nIn 1903.[assistant]«1903»"],
     ),
+    "an object of rows by their names": (
+        "mbpp.json",
+        json.dumps(
+            {
+                "a/1": {"prompt": "Name a gas.", "canonical_solution": "Argon."},
+                "a/2": {"prompt": "Another?", "canonical_solution": "Neon."},
+            }
+        ),
+        PAIRS,
+        [PAIR, "[user]Another?[assistant]«Neon.»"],
+    ),
     "LMFlow's document": (
         "train.json",
         json.dumps({"type": "text2text", "instances": [{"input": "Name a gas.", "output": "Argon."}]}),

@@ -92,7 +92,8 @@ def _check_footer(footer: Footer, reading: Reading) -> Checked:
     try:
         layout = mapping_for(dict.fromkeys(footer.columns, turns), reading.layout, reading.columns).layout
     except RowError as error:
-        raise DatasetError("MALFORMED_ROW", f"The file {error.problem}.", remedy="Name its columns.") from None
+        remedy = "" if "columns {" in error.problem else "Name its columns."
+        raise DatasetError("MALFORMED_ROW", f"The file {error.problem}.", remedy=remedy) from None
     if not footer.rows:
         raise empty()
     tokens = max(footer.rows, round(footer.content_bytes / CHARACTERS_PER_TOKEN))
@@ -110,7 +111,9 @@ def _wrong_rows(faults: list[Fault], reading: Reading) -> InvalidArgument:
         Violation(f"rows[{f.number}]" + (f".{f.field}" if f.field else ""), f.problem, f.reason) for f in faults
     ]
     name = f"{reading.name}, " if reading.name else ""
-    text = f"{name}{describe(faults[0])} Mend the data, or let bad rows be skipped."
+    text = f"{name}{describe(faults[0])}"
+    # Another mapping is no matter of mending.
+    text += "" if "columns {" in faults[0].problem else " Mend the data, or let bad rows be skipped."
     return InvalidArgument(faults[0].reason, text, metadata={"row": str(faults[0].number)}, violations=violations)
 
 
@@ -121,7 +124,7 @@ def _refusal(error: DatasetError, reading: Reading) -> InvalidArgument:
         place = f"reading.{error.field}" if error.field else "rows"
     name = f"{reading.name}: " if reading.name else ""
     metadata = {"row": str(error.row)} if error.row else {}
-    text = f"{error.problem} {error.remedy}"
+    text = f"{error.problem} {error.remedy}".rstrip()
     return InvalidArgument(error.reason, name + text, metadata=metadata, violations=[(place, text, error.reason)])
 
 

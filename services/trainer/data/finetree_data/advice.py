@@ -67,9 +67,10 @@ _NAMES_ITS_ROW = re.compile(r"(?:^|_|\W)(?:id|uid|uuid|idx|index|url|hash|date|t
 def _texts(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Paths of a row's texts, and of what may be a question's turns; each with its name in small letters."""
     for key, item in value.items():
-        if isinstance(item, dict):
+        if isinstance(item, dict) and "." not in key:
             yield from ((f"{key}.{name}", name.lower()) for name, inner in item.items() if isinstance(inner, str))
-        elif (isinstance(item, str) and item.strip()) or (key.lower() == "prompt" and isinstance(item, list)):
+        # Of a table's columns only the names may be known.
+        elif item is None or (isinstance(item, str) and item.strip()) or (key == "prompt" and isinstance(item, list)):
             yield key, key.lower()
 
 

@@ -68,7 +68,8 @@ def as_object(value: Any) -> dict[str, Any]:
     if isinstance(value, list) and are_messages(value):
         return {"messages": value}
     if not isinstance(value, dict):
-        raise RowError("", f"must be a JSON object, is {kind(value)}")
+        hint = '; a text is written as {"text": …}' if isinstance(value, str) else ""
+        raise RowError("", f"must be a JSON object, is {kind(value)}{hint}")
     return value
 
 
@@ -134,7 +135,10 @@ def _object(text: "_Text", number: int, found: dict[str, Any]) -> Iterator[Recor
     """Rows of a list in the object; what else is in it goes to `found`."""
     last = number
     text.take("{")
+    begin = text.position
     while text.peek() != "}":
+        if text.position - begin > MAX_ROW_BYTES:
+            raise text.broken(f"an object is longer than {MAX_ROW_BYTES} characters, and no list of rows", last + 1)
         key = text.value(last + 1)
         if not isinstance(key, str):
             raise text.broken("a name in quotes is needed", last + 1)
@@ -144,6 +148,7 @@ def _object(text: "_Text", number: int, found: dict[str, Any]) -> Iterator[Recor
             for place, record in _array(text, last):
                 last = place
                 yield place, record
+                begin = text.position  # rows are not kept
         else:
             found[key] = text.value(last + 1)
         if text.peek() != "}":
@@ -159,6 +164,12 @@ class _Text:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._json = json.JSONDecoder(parse_constant=_no_constant)
         self._window, self._at, self._ended = "", 0, False
+        self._before = 0
+
+    @property
+    def position(self) -> int:
+        """Characters that were taken."""
+        return self._before + self._at
 
     def peek(self, skip: int = 0) -> str:
         """The next character that is no white space, or with `skip` 1 the one behind it; "" at the end."""
@@ -232,6 +243,7 @@ class _Text:
                 f"The file is not UTF-8: it holds the byte 0x{byte:02x} where no such byte may be.",
                 remedy="Convert it, for example with iconv -f WINDOWS-1252 -t UTF-8.",
             ) from None
+        self._before += self._at
         self._window, self._at = self._window[self._at :] + text, 0
 
     def broken(self, what: str, number: int) -> DatasetError:

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetree_data.calls import calls_in, calls_of
 from finetree_data.faults import EmptyError, RowError, kind
+from finetree_data.mapping import listed
 from finetree_data.parts import THOUGHT, Said, said
 from finetree_data.rows import Message
 from finetree_data.values import nested, sound, text_of
@@ -99,7 +100,7 @@ def _turn(turn: Any, place: str) -> tuple[Message, ...]:
     by_role = {ALIASES[key.lower()]: value for key, value in given.items() if key.lower() in ALIASES}
     if {"user", "assistant"} <= set(by_role) <= {"system", "user", "assistant"}:  # Firefly's, ms-swift's
         return _pair(by_role, place)
-    raise RowError(f"{place}.role", "is missing")
+    raise RowError(f"{place}.role", f"is missing; what the turn has: {listed(given)}")
 
 
 def _pair(texts: dict[str, Any], place: str) -> tuple[Message, ...]:

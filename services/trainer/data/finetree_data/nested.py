@@ -88,6 +88,11 @@ def _inner_row(value: Value) -> Iterator[Value | RowError]:
     yield value["row"] if isinstance(value.get("row"), dict) else RowError("row", "must be an object")
 
 
+def _named_rows(value: Value) -> Iterator[Value | RowError]:
+    for name, row in value.items():
+        yield row if isinstance(row, dict) else RowError(str(name)[:60], "must be an object")
+
+
 def _listed(value: Value, key: str) -> list[Any]:
     found = value.get(key)
     if not isinstance(found, list):
@@ -115,5 +120,9 @@ _KNOWN: tuple[tuple[Callable[[Value], bool], Nesting], ...] = (
     (
         lambda value: set(value) <= {"row_idx", "row", "truncated_cells"} and isinstance(value.get("row"), dict),
         Nesting(_inner_row, "An answer of Hugging Face's dataset server: its rows are read."),
+    ),
+    (
+        lambda value: len(value) > 1 and all(isinstance(row, dict) and len(row) > 1 for row in value.values()),
+        Nesting(_named_rows, "An object of rows by their names: each is a row."),
     ),
 )

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of training files of other projects, unmodified.
+
+    python benchmarks/worker/public_files.py FOLDER --model MODEL_FOLDER [--output public_files.json]
+
+FOLDER has a folder for each project with its files in it; none of them is part of this repository. Where there is a
+FOLDER/sources.json, {"project": {"repository": URL, "commit": hash}}, its entries are copied. Each file is read as the
+service reads it before a job is accepted, then as a task reads and tokenises it (the first 200 of its rows are
+tokenised), with MODEL_FOLDER's tokenizer and chat template. A file is "read", or "refused" with a reason; where the
+refusal offers a mapping of its columns, the file is read with that. No text of the files is kept, and no time is
+measured.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from finetree_data.faults import DatasetError
+from finetree_data.reading import Columns, Reading
+from finetree_runtime.errors import InvalidArgument
+from finetree_trainer.rows import check
+from finetree_worker.errors import TaskError
+from finetree_worker.formats import RowSource, found_format, rows_of
+from finetree_worker.plan import LossOn
+from finetree_worker.tokenization import tokenize
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+TOKENIZED_ROWS = 200
+OFFER = re.compile(r"columns \{([^{}…]+: [^{}…]+)\}")
+COLUMN = re.compile(r'(\w+): (?:"([^"]*)"|([^,"]+))(?:, |$)')
+
+
+def outcome(path: Path, tokenizer: PreTrainedTokenizerBase, columns: Columns | None = None) -> dict[str, Any]:
+    """How a file is read, or why not."""
+    reading = Reading(name=path.name, columns=columns or Columns())
+    file = RowSource(path, reading).open()
+    try:
+        check(path, reading)
+        rows = rows_of(file)
+        first = list(islice(rows, TOKENIZED_ROWS))
+        examples = tokenize(first, found_format(file), tokenizer, LossOn.COMPLETIONS, lambda _: None)
+        count = len(first) + sum(1 for _ in rows)
+    except InvalidArgument as error:
+        return {"outcome": "refused", "by": "service", "reason": error.reason, "message": _told(error.message)}
+    except (TaskError, DatasetError) as error:
+        return {"outcome": "refused", "by": "worker", "reason": error.reason, "message": _told(str(error))}
+    tokens, learned = sum(len(e) for e in examples), sum(e.targets for e in examples)
+    written = f"{file.file_format}" + (f"+{file.packing}" if file.packing else "")
+    return {
+        "outcome": "read",
+        "file_format": written,
+        "layout": found_format(file).value,
+        "rows": count,
+        "left_out": file.skipped,
+        "learned_share": round(learned / tokens, 4),
+        "rows_without_target": sum(not e.targets for e in examples),
+        "notes": list(file.notes),
+    }
+
+
+def _told(message: str) -> str:
+    """The message without the list of the file's columns: a table without a header has its first row there."""
+    return re.sub(r"(its columns are: ).*?(?=; |: |$)", r"\1…", message)
+
+
+def offered(message: str) -> Iterator[Columns]:
+    """The mappings that a refusal offers."""
+    for mapping in OFFER.findall(message):
+        yield Columns(**{part: quoted or plain for part, quoted, plain in COLUMN.findall(mapping)})
+
+
+def entry(path: Path, folder: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """One file's line of the result."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    project, _, name = path.relative_to(folder).as_posix().partition("/")
+    found = outcome(path, tokenizer)
+    for columns in offered(found.get("message", "")):
+        found.setdefault("with_the_offered_mapping", []).append(columns.given() | outcome(path, tokenizer, columns))
+    return {"project": project, "file": name, "bytes": path.stat().st_size, "sha256": digest} | found
+
+
+def main() -> None:
+    """Read every file and write what became of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(options.model, local_files_only=True)
+    files = [path for path in sorted(options.folder.glob("*/**/*")) if path.is_file()]
+    entries = [entry(path, options.folder, tokenizer) for path in files]
+    sources = options.folder / "sources.json"
+    result = {
+        "what": "Training files of other projects, read unmodified",
+        "tokenizer": getattr(tokenizer, "name_or_path", "").rpartition("/")[2],
+        "sources": json.loads(sources.read_text(encoding="utf-8")) if sources.is_file() else {},
+        "counts": dict(sorted(Counter(item["outcome"] for item in entries).items())),
+        "files": entries,
+    }
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+    print(json.dumps(result["counts"]))
+
+
+if __name__ == "__main__":
+    main()
