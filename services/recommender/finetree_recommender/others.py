@@ -11,6 +11,9 @@ from finetree_recommender.pipeline import Decision
 from finetree_recommender.reasons import Case, reasons
 from finetree_recommender.situation import Situation
 
+_BARE = ("NO_VOTES", "OVERRIDDEN", "NOT_TRAINABLE_HERE_YET")
+"""Reasons that say no more than that another rule decided, or nothing of the rules."""
+
 
 @dataclass(frozen=True, slots=True)
 class OtherVerdict:
@@ -36,11 +39,12 @@ class Opinion:
         return self.situation.pack
 
     def why(self, method: Method) -> str:
-        """The first reason for how a method stands."""
+        """The first reason for how a method stands that says more than which rule decided."""
         evidence = self.situation.evidence
         priced = fit.best(evidence, method).priced if evidence is not None else None
         breaches = self.situation.broken.get(method, ())
-        return next(reasons(Case(self.pack, self.situation.inputs, self.decision, method, priced, breaches))).message
+        found = list(reasons(Case(self.pack, self.situation.inputs, self.decision, method, priced, breaches)))
+        return next((reason for reason in found if reason.code not in _BARE), found[0]).message
 
 
 def verdicts(packs: Iterable[Pack], situation: Situation, decision: Decision) -> tuple[OtherVerdict, ...]:

@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -127,6 +127,12 @@ def _line(text: bytes, message: str) -> int | None:
 
 def load_builtin() -> dict[str, Pack]:
     """The packs that come with the service, by id; each may extend one that is before it."""
+    return dict(_builtin())
+
+
+@cache
+def _builtin() -> Mapping[str, Pack]:
+    """They do not change while the program runs."""
     packs: dict[str, Pack] = {}
     for name in BUILTIN:
         pack = parse((resources.files("finetree_recommender") / "packs" / f"{name}.yaml").read_bytes(), packs)
