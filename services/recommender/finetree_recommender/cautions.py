@@ -3,11 +3,11 @@
 
 from collections.abc import Iterator
 
-from finetree_recommender import fit, wishes
+from finetree_recommender import wishes
 from finetree_recommender.counterfactuals import Neighbourhood
 from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.inputs import Inputs
-from finetree_recommender.methods import TRAINABLE_HERE, Method
+from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import Decision
 from finetree_recommender.reasons import caution_code, warnings
@@ -39,7 +39,6 @@ def collect(
         *inputs.cautions,
         *wishes.contradictions(situation, decision),
         *wishes.unchecked(situation, decision),
-        *_suite(evidence, decision.method),
         *_advice(pack, inputs, decision.method),
         *wishes.device_notes(situation),
         *wishes.serving_notes(situation, decision),
@@ -64,21 +63,6 @@ def _evidence(inputs: Inputs, evidence: Evidence | None, missing: str, decision:
         yield Caution("METHOD_NOT_ESTIMATED", text, "fit.not_estimated")
     elif decision.settled.state is FitState.TIGHT:
         yield Caution("MEMORY_TIGHT", "the upper end of the memory estimate does not fit", "fit.fits")
-
-
-def _suite(evidence: Evidence | None, method: Method | None) -> Iterator[Caution]:
-    if method is None or method in TRAINABLE_HERE:
-        return
-    states = {
-        m: fit.best(evidence, m).state if evidence is not None else FitState.UNKNOWN for m in sorted(TRAINABLE_HERE)
-    }
-    proven = [m for m in (Method.LORA, Method.FULL) if states[m] in (FitState.FITS, FitState.TIGHT)]
-    names = " and ".join(sorted(TRAINABLE_HERE))
-    text = f"this suite's trainer runs {names} today, not {method}"
-    if proven:
-        text += f"; {' and '.join(proven)} would fit here"
-    redirect = proven[0] if proven else None
-    yield Caution("METHOD_NOT_TRAINABLE_HERE_YET", text, "suite.trainable", redirect)
 
 
 def _advice(pack: Pack, inputs: Inputs, method: Method | None) -> Iterator[Caution]:

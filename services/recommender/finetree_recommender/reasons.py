@@ -10,7 +10,7 @@ from finetree_recommender.answers import CPU, Answers, matches
 from finetree_recommender.estimates import FitState, Priced
 from finetree_recommender.figures import falls_short, prior_of
 from finetree_recommender.inputs import Inputs
-from finetree_recommender.methods import TRAINABLE_HERE, Method
+from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import Decision
 from finetree_recommender.rules import CautionRule
@@ -96,8 +96,6 @@ def reasons(case: Case) -> Iterator[Reason]:
         pointer = f"; consider {rule.redirect}" if rule.redirect is not None else ""
         yield Reason(caution_code(rule), f"{rule.message}{pointer}", rule.id)
     yield from _bits(case)
-    if case.method not in TRAINABLE_HERE:
-        yield Reason("NOT_TRAINABLE_HERE_YET", "this suite's trainer does not run it yet", "suite.trainable")
 
 
 def _bits(case: Case) -> Iterator[Reason]:

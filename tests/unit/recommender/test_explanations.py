@@ -12,9 +12,10 @@ from finetree_recommender import cautions
 from finetree_recommender.advisor import conclude
 from finetree_recommender.confidence import Level
 from finetree_recommender.figures import pack_cost, pack_seconds
-from finetree_recommender.methods import Method
+from finetree_recommender.methods import TRAINABLE_HERE, Method
 from finetree_recommender.reasons import Standing
 from finetree_recommender.replies import recommendation
+from finetree_trainer.capabilities import METHODS
 
 GPU8 = {"unknown_accelerator": {"marketed_memory_gb": 8}}
 GPU16 = {"unknown_accelerator": {"marketed_memory_gb": 16}}
@@ -47,7 +48,6 @@ def test_all_five_methods_are_listed_with_the_reason_of_each(answer):
     assert codes(answer, Method.LORA) == ["MOST_VOTES"]
     assert codes(answer, Method.QLORA)[:2] == ["OUTVOTED", "CAUTION_QLORA_MEMORY"]
     assert codes(answer, Method.FULL)[:2] == ["DOES_NOT_FIT", "GPU_TOO_SMALL"]
-    assert "NOT_TRAINABLE_HERE_YET" in codes(answer, Method.PREFIX)
     outvoted = next(item for item in answer.methods if item.method is Method.QLORA).reasons[0]
     assert outvoted.message == "2 < 5 votes"
 
@@ -77,13 +77,9 @@ def test_the_frontier_leaves_out_what_another_method_beats(answer):
     assert by_method[Method.FULL].dominated_by is None
 
 
-def test_a_method_that_does_not_train_here_yet_is_named_with_what_does(pack, read, evidence):
-    answer = conclude(pack, read(hardware=GPU16), evidence(lora="FITS", qlora="FITS"), "")
-    caution = next(item for item in answer.cautions if item.code == "METHOD_NOT_TRAINABLE_HERE_YET")
-    assert answer.decision.method is Method.QLORA
-    assert caution.redirect is Method.LORA
-    assert "LORA would fit here" in caution.message
-    assert answer.recipe.spec.WhichOneof("method") == "qlora"
+def test_the_trainer_runs_every_method_that_is_recommended():
+    assert {method.field for method in TRAINABLE_HERE} == set(METHODS)
+    assert set(TRAINABLE_HERE) == set(Method)
 
 
 def test_the_packs_own_figures_stand_in_for_a_missing_estimator(pack, read):
@@ -170,6 +166,7 @@ from finetree_recommender.estimates import Catalogue
 from finetree_recommender.inputs import normalize
 from finetree_recommender.pack import load_builtin
 from finetree_recommender.replies import recommendation
+from finetree_trainer.capabilities import METHODS
 request = rec.RecommendRequest(quality=rec.QUALITY_NEED_CRITICAL, budget_usd_month=300)
 request.model.name = "m"
 request.hardware.unknown_accelerator.marketed_memory_gb = 24
