@@ -143,3 +143,18 @@ def _lora_inputs(run: Run, method: LoraAdapters) -> float:
 def _copies_inputs(run: Run) -> bool:
     """Whether an adapter's input is cast: not where the stream is float32 already."""
     return run.program.copies_adapter_inputs and run.compute_bytes < 4 and stream_bytes(run) < 4
+
+
+def adapted_expert_bytes(run: Run) -> tuple[float, float]:
+    """Bytes that adapters of experts cost whatever the tokens: all layers until the backward pass, and one within it.
+
+    peft adds the product of an adapter's matrices to the stacked weights of all experts and computes with the sum,
+    which the backward pass needs: a second copy of the experts (peft 0.21, a traced step), of one layer where it is
+    computed again. Its gradient is as large, one layer at a time.
+    """
+    method = run.method.lora if isinstance(run.method, QuantizedLora) else run.method
+    if not isinstance(method, LoraAdapters):
+        return 0.0, 0.0
+    routed = [linear.weights for linear in target_linears(run.shape, method.targets) if linear.routed]
+    layer = float(run.compute_bytes * sum(routed))
+    return (0.0, 2 * layer) if run.checkpointing else (run.shape.layers * layer, layer)

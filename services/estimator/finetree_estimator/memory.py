@@ -12,7 +12,7 @@ from enum import Enum
 
 from finetree_estimator import constants as c
 from finetree_estimator import cpu_memory
-from finetree_estimator.activations import layer_gradients, saved_per_layer, stream_bytes
+from finetree_estimator.activations import adapted_expert_bytes, layer_gradients, saved_per_layer, stream_bytes
 from finetree_estimator.intervals import Interval, around, total
 from finetree_estimator.methods import Full, LoraAdapters, Prefix, QuantizedLora, trainable_parameters
 from finetree_estimator.run import Run
@@ -86,13 +86,14 @@ def peak_moment(run: Run) -> Moment:
     """The moment of a step at which most is alive: at the loss, while a layer is differentiated, or at the update."""
     tokens = peak_tokens(run)
     gradients = _gradients(run)
+    experts, one_layer = adapted_expert_bytes(run)
     if run.device.is_cpu:
         peak = cpu_memory.peak(run, tokens, gradients)
-        return Moment(peak.gradients, peak.activations, peak.transient)
+        return Moment(peak.gradients, peak.activations + experts, peak.transient + one_layer)
     # From the second micro-batch on, the gradients of the first are there already.
     before = gradients if run.batch > run.micro_batch * run.devices else 0.0
-    kept = activation_bytes(run) * tokens
-    differentiated = layer_peak(run) * tokens
+    kept = activation_bytes(run) * tokens + experts
+    differentiated = layer_peak(run) * tokens + one_layer
     return max(
         Moment(before, kept, loss_peak(run, tokens)),
         Moment(before, kept, differentiated),

@@ -94,6 +94,8 @@ def _lora_defaults(lora: rs.Lora, prefix: str) -> Iterator[Default]:
     rank = lora.rank if lora.HasField("rank") else 8
     yield Default(f"{prefix}.rank", 8, "recommended rank", *_cite("L161-L180"))
     yield Default(f"{prefix}.alpha", float(2 * rank), "twice the rank", *_cite("L406-L414"))
+    if lora.include_experts:
+        yield Default(f"{prefix}.dropout", 0.0, "adapters of experts go without")
     yield Default(f"{prefix}.dropout", 0.1, "quick-reference default", *_cite("L406-L414"))
     if not lora.target_modules:
         yield Default(

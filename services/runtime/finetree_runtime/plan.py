@@ -130,12 +130,27 @@ def combination_problem(spec: rs.RunSpec) -> Problem | None:
     if method == "prefix" and checkpointing:
         text = "prefix tuning keeps its keys and values in the cache that checkpointing drops; turn checkpointing off"
         return Problem("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing", text)
+    if (problem := _experts_problem(spec)) is not None:
+        return problem
     if training.micro_batch_size > training.effective_batch_size > 0:
         text = (
             f"a micro-batch of {training.micro_batch_size} rows is larger than the batch of "
             f"{training.effective_batch_size} rows that it is part of; lower it"
         )
         return Problem("MICRO_BATCH_TOO_LARGE", "training.micro_batch_size", text)
+    return None
+
+
+def _experts_problem(spec: rs.RunSpec) -> Problem | None:
+    """Adapters of experts are added to stacked weights: no input is left to drop out, and DoRA has no rows to scale."""
+    if spec.WhichOneof("method") != "lora" or not spec.lora.include_experts:
+        return None
+    if spec.lora.weight_decomposed:
+        text = "does not go with adapters of experts, which are stacked parameters and no layers; turn one of them off"
+        return Problem("EXPERTS_WITH_DORA", "lora.weight_decomposed", text)
+    if spec.lora.dropout > 0:
+        text = "adapters of experts are added to the weights, where no input is left to drop out; set it to 0"
+        return Problem("EXPERTS_WITH_DROPOUT", "lora.dropout", text)
     return None
 
 

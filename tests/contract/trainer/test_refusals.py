@@ -85,7 +85,16 @@ CASES = {
         "INVALID_ARGUMENT",
         "SEQUENCE_TOO_LONG",
     ),
-    "experts": (spec(lora=run_spec_pb2.Lora(include_experts=True)), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
+    "experts on a packed base": (
+        spec(qlora=run_spec_pb2.Qlora(lora=run_spec_pb2.Lora(include_experts=True))),
+        "INVALID_ARGUMENT",
+        "SETTING_NOT_SUPPORTED",
+    ),
+    "experts with dropout": (
+        spec(lora=run_spec_pb2.Lora(include_experts=True, dropout=0.1)),
+        "INVALID_ARGUMENT",
+        "EXPERTS_WITH_DROPOUT",
+    ),
     "flash": (spec(attention=run_spec_pb2.ATTENTION_KERNEL_FLASH), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
     "export": (export, "INVALID_ARGUMENT", "JOB_KIND_NOT_SUPPORTED"),
     "negative steps": (spec(training=run_spec_pb2.Training(max_steps=-1)), "INVALID_ARGUMENT", "INVALID_REQUEST"),

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 from finetree_estimator import memory
 from finetree_estimator.memory import Component
@@ -6,6 +8,7 @@ from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, 
 from finetree_estimator.models import model
 from finetree_estimator.programs import FINETREE, TRANSFORMERS
 from finetree_estimator.run import Rows
+from finetree_estimator.shapes import routed_weights
 
 GIB = 1024**3
 LORA = LoraAdapters(8, PRESETS["all-linear"], 0.1)
@@ -196,3 +199,17 @@ def test_on_a_cpu_the_host_is_the_device(make_run, cpu):
     estimate = memory.estimate(make_run(device=cpu))
 
     assert estimate.host == estimate.device
+
+
+def test_adapters_of_experts_keep_a_second_copy_of_the_experts(make_run):
+    """Of all layers until the backward pass, or of one layer that is computed again; its gradient is as large."""
+    shape = model("mixtral-8x7b").shape
+    one = make_run(shape=shape, method=LoraAdapters(8, ("q_proj",), 0.0))
+    both = replace(one, method=LoraAdapters(8, ("q_proj", "experts.gate_up_proj", "experts.down_proj"), 0.0))
+    experts = 2 * routed_weights(shape)
+
+    more = memory.peak_moment(both).total - memory.peak_moment(one).total
+    assert experts < more < 1.1 * experts
+    again = [replace(run, checkpointing=True) for run in (one, both)]
+    more = memory.peak_moment(again[1]).total - memory.peak_moment(again[0]).total
+    assert 2 * experts / shape.layers < more < 3 * experts / shape.layers

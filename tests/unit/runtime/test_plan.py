@@ -76,6 +76,20 @@ def test_prefix_refuses_checkpointing() -> None:
     assert (problem.reason, problem.field_path) == ("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing")
 
 
+def test_adapters_of_experts_go_without_dropout_and_dora() -> None:
+    spec = plan.resolve_spec(rs.RunSpec(lora=rs.Lora(include_experts=True))).spec
+    assert spec.lora.dropout == 0
+    assert plan.combination_problem(spec) is None
+    for field, value, reason in (
+        ("dropout", 0.1, "EXPERTS_WITH_DROPOUT"),
+        ("weight_decomposed", True, "EXPERTS_WITH_DORA"),
+    ):
+        changed = rs.RunSpec(lora=rs.Lora(include_experts=True, **{field: value}))
+        problem = plan.combination_problem(plan.resolve_spec(changed).spec)
+        assert problem is not None
+        assert (problem.reason, problem.field_path) == (reason, f"lora.{field}")
+
+
 def test_a_sequence_longer_than_the_model_is_a_problem_and_never_a_default() -> None:
     spec = plan.resolve_spec(lora_spec(sequence_length=1025)).spec
     problem = plan.sequence_problem(spec, 1024)

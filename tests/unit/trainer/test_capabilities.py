@@ -49,7 +49,6 @@ def test_the_suite_s_defaults_can_be_run(method):
     ("asked", "path"),
     [
         (run_spec_pb2.RunSpec(optimizer_in_backward=True), "job.spec.optimizer_in_backward"),
-        (run_spec_pb2.RunSpec(lora=run_spec_pb2.Lora(include_experts=True)), "job.spec.lora.include_experts"),
         (
             run_spec_pb2.RunSpec(hardware=run_spec_pb2.Hardware(sharding=run_spec_pb2.SHARDING_FULL)),
             "job.spec.hardware.sharding",

@@ -53,7 +53,7 @@ def tokenizer() -> Any:
 
 
 def _config(kind: str, **more: Any) -> Any:
-    from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+    from transformers import LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config, Qwen2MoeConfig, Qwen3Config
 
     shape = {
         "vocab_size": VOCABULARY,
@@ -70,12 +70,17 @@ def _config(kind: str, **more: Any) -> Any:
     } | more
     if kind == "qwen3":
         return Qwen3Config(head_dim=8, **shape)
+    if kind == "mixtral":
+        return MixtralConfig(num_local_experts=4, num_experts_per_tok=2, **shape)
+    if kind == "qwen2-moe":
+        sizes = {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 40}
+        return Qwen2MoeConfig(num_experts=4, num_experts_per_tok=2, **sizes, **shape)
     return {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}[kind](**shape)
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Any]:
-    """Makes a random model: tiny("llama"), tiny("qwen2"), tiny("qwen3")."""
+    """Makes a random model: tiny("llama"), tiny("qwen2"), tiny("mixtral")."""
 
     def make(kind: str = "llama", **more: Any) -> Any:
         import torch
@@ -86,7 +91,7 @@ def tiny() -> Callable[..., Any]:
         # Transformers initialises with small weights: larger ones let attention and dropout show in the logits.
         with torch.no_grad():
             for parameter in model.parameters():
-                if parameter.ndim == 2:
+                if parameter.ndim >= 2:
                     parameter.normal_(0.0, 0.15)
         return model.eval()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from finetree_api.trainer.v1 import worker_pb2
 from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime.plan import combination_problem
 from finetree_worker import plan
 from finetree_worker.errors import PlanError
 from finetree_worker.planning import train_plan
@@ -120,7 +121,6 @@ def set_field(spec, field, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("lora.include_experts", True),
         ("optimizer", rs.OPTIMIZER_ADAFACTOR),
         ("attention", rs.ATTENTION_KERNEL_FLASH),
         ("gradient_checkpointing", rs.GRADIENT_CHECKPOINTING_OFFLOADED),
@@ -163,6 +163,28 @@ def test_what_qlora_cannot_do_is_refused(task, field, value):
     with pytest.raises(PlanError) as refused:
         train_plan(task)
     assert (refused.value.reason, refused.value.field) == ("UNSUPPORTED_SETTING", field)
+
+
+def test_adapters_of_experts_are_taken_and_go_without_dropout(task):
+    task.spec.lora.ClearField("dropout")
+    task.spec.lora.include_experts = True
+    assert (train_plan(task).method.experts, train_plan(task).method.dropout) == (True, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [("weight_decomposed", True, "EXPERTS_WITH_DORA"), ("dropout", 0.1, "EXPERTS_WITH_DROPOUT")],
+    ids=["dora", "dropout"],
+)
+def test_adapters_of_experts_are_refused_as_everywhere(task, field, value, reason):
+    task.spec.lora.include_experts = True
+    task.spec.lora.dropout = 0.0
+    set_field(task.spec.lora, field, value)
+    with pytest.raises(PlanError) as refused:
+        train_plan(task)
+    assert (refused.value.reason, refused.value.field) == (reason, f"lora.{field}")
+    problem = combination_problem(task.spec)
+    assert (problem.reason, problem.field_path) == (reason, f"lora.{field}")
 
 
 def test_a_prefix_is_as_the_spec_says(task):

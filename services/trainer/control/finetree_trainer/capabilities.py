@@ -65,10 +65,9 @@ def require_method(spec: run_spec_pb2.RunSpec) -> None:
             metadata={"supported": ",".join(METHODS)},
             violations=[(f"{_SPEC}.{method}", text, "METHOD_NOT_SUPPORTED")],
         )
-    for path, lora in (("lora", spec.lora), ("qlora.lora", spec.qlora.lora)):
-        if lora.include_experts:
-            text = "this server does not train adapters of experts yet; leave it out"
-            raise invalid_field(f"{_SPEC}.{path}.include_experts", text, "SETTING_NOT_SUPPORTED")
+    if spec.qlora.lora.include_experts:
+        text = "the experts of a mixture are no linear layers that could be quantised; leave it out, or use lora"
+        raise invalid_field(f"{_SPEC}.qlora.lora.include_experts", text, "SETTING_NOT_SUPPORTED")
     if method == "qlora" and spec.qlora.quantization not in QUANTIZATIONS:
         have = ", ".join(run_spec_pb2.Quantization.Name(known) for known in QUANTIZATIONS[1:])
         raise invalid_field(
@@ -134,7 +133,6 @@ def _unsupported(spec: run_spec_pb2.RunSpec) -> tuple[tuple[str, bool], ...]:
     alone = (run_spec_pb2.SHARDING_UNSPECIFIED, run_spec_pb2.SHARDING_REPLICATED)
     return (
         ("optimizer_in_backward", spec.optimizer_in_backward),
-        ("lora.include_experts", spec.lora.include_experts),
         ("qlora.lora.include_experts", spec.qlora.lora.include_experts),
         ("hardware.sharding", spec.hardware.sharding not in alone),
         ("hardware.nodes", spec.hardware.nodes > 1),

@@ -136,6 +136,16 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
+def expert_parameters(model: nn.Module, method: LoraMethod) -> list[str]:
+    """Full names of the stacked weights of routed experts that get an adapter; none in a dense model.
+
+    transformers 5 holds the experts of a layer in parameters of three dimensions, with the expert first.
+    """
+    if not method.experts or method.modules or method.targets not in (Targets.ALL_LINEAR, Targets.MLP):
+        return []
+    return [name for name, p in model.named_parameters() if p.ndim == 3 and ".experts." in name]
+
+
 def is_mixture(model: nn.Module) -> bool:
     """Whether the model has routed experts."""
     return any(name.endswith(".experts") for name, _ in model.named_modules())
@@ -165,7 +175,7 @@ def linear_names(model: nn.Module, method: LoraMethod, field: str = "lora") -> l
         Targets.MLP: MLP,
     }[method.targets]
     found = [name for name in linears if short_name(name) in wanted]
-    if not found:
+    if not found and not expert_parameters(model, method):
         raise PlanError(
             "TARGET_NOT_FOUND",
             f"This model has no layer for the targets {method.targets.value!r}.",

@@ -95,7 +95,10 @@ class Placement(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoraMethod:
-    """Low-rank adapters. `modules` names linears explicitly and, where it is not empty, overrides `targets`."""
+    """Low-rank adapters. `modules` names linears explicitly and, where it is not empty, overrides `targets`.
+
+    `experts` adapts the experts of a mixture too, where `targets` holds the MLP.
+    """
 
     rank: int = 8
     alpha: float = 16.0
@@ -104,6 +107,7 @@ class LoraMethod:
     modules: tuple[str, ...] = ()
     rank_stabilized: bool = False
     weight_decomposed: bool = False
+    experts: bool = False
     kind: Literal["lora"] = "lora"
 
 

@@ -222,17 +222,30 @@ def _adapter(adapter: run_spec_pb2.AdapterLayers) -> plan.AdapterMethod:
 
 def _lora(lora: run_spec_pb2.Lora, path: str) -> plan.LoraMethod:
     if lora.include_experts:
-        raise _unsupported(f"{path}.include_experts", "true")
+        _require_experts(lora, path)
     default = plan.LoraMethod()
     return plan.LoraMethod(
         rank=lora.rank if lora.HasField("rank") else default.rank,
         alpha=lora.alpha if lora.HasField("alpha") else default.alpha,
-        dropout=lora.dropout if lora.HasField("dropout") else default.dropout,
+        dropout=lora.dropout if lora.HasField("dropout") or lora.include_experts else default.dropout,
         targets=_choice(lora, "targets", _TARGETS, f"{path}."),
         modules=tuple(lora.target_modules),
         rank_stabilized=lora.rank_stabilized,
         weight_decomposed=lora.weight_decomposed,
+        experts=lora.include_experts,
     )
+
+
+def _require_experts(lora: run_spec_pb2.Lora, path: str) -> None:
+    """Adapters of experts are products of stacked matrices, which leave no place for dropout, DoRA or a packed base."""
+    if path != "lora":
+        raise _unsupported(f"{path}.include_experts", "true")
+    if lora.weight_decomposed:
+        text = "DoRA scales the rows of a linear layer, and the experts of a mixture are stacked parameters."
+        raise PlanError("EXPERTS_WITH_DORA", text, field=f"{path}.weight_decomposed", remedy="Turn one of them off.")
+    if lora.dropout > 0:
+        text = "Adapters of experts are added to the weights, where no input is left to drop out."
+        raise PlanError("EXPERTS_WITH_DROPOUT", text, field=f"{path}.dropout", remedy="Set it to 0.")
 
 
 def _unresolved(field: str) -> PlanError:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetree_worker import peft_files
-from finetree_worker.models import is_mixture, linear_names, quiet_peft, short_name
+from finetree_worker.models import expert_parameters, is_mixture, linear_names, quiet_peft, short_name
 from finetree_worker.plan import BaseModel, LoraMethod
 from finetree_worker.randomness import CounterDropout
 
@@ -51,6 +51,8 @@ class LoraLinear(PeftLinear):
 def apply(model: PreTrainedModel, method: LoraMethod, seed: int, field: str = "lora") -> PeftModel:
     """Add adapters to the model's linear layers and freeze the rest. A starts random (from the seed), B at zero.
 
+    The experts of a mixture, where they are asked for, are adapted by peft's own layer for parameters.
+
     `field` is where the spec has the method's settings, for errors. Raises PlanError TARGET_NOT_FOUND.
     """
     names = linear_names(model, method, field)
@@ -62,6 +64,7 @@ def apply(model: PreTrainedModel, method: LoraMethod, seed: int, field: str = "l
         use_dora=method.weight_decomposed,
         fan_in_fan_out=_transposed(model),
         target_modules=names,
+        target_parameters=expert_parameters(model, method) or None,
         bias="none",
         task_type="CAUSAL_LM",
     )
