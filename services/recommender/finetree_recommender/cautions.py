@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 
-from finetree_recommender import wishes
+from finetree_recommender import fit, wishes
 from finetree_recommender.counterfactuals import Neighbourhood
 from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.inputs import Inputs
@@ -42,6 +42,7 @@ def collect(
         *_advice(pack, inputs, decision.method),
         *wishes.device_notes(situation),
         *wishes.serving_notes(situation, decision),
+        *_capacity(situation, decision.method),
         *_renting(inputs, neighbours),
         *_unknown(inputs, parameters),
     )
@@ -78,6 +79,19 @@ def _renting(inputs: Inputs, neighbours: Neighbourhood) -> Iterator[Caution]:
     if rented:
         text = f"hardware can be rented: {rented[-1].to_value} would make it {rented[-1].method}"
         yield Caution("RENTING_CHANGES_METHOD", text, "gate.rent", rented[-1].method)
+
+
+def _capacity(situation: Situation, method: Method | None) -> Iterator[Caution]:
+    """Where an adapter holds less than the data teach."""
+    rule, profile, evidence = situation.pack.rules.capacity, situation.inputs.profile, situation.evidence
+    if rule is None or profile is None or evidence is None or method not in (Method.LORA, Method.QLORA):
+        return
+    priced = fit.best(evidence, method).priced
+    # The share that is trained is often unknown; all tokens would warn of data that are mostly prompts.
+    taught = int(profile.total_tokens * profile.target_fraction)
+    if priced is not None and 0 < priced.trainable < taught:
+        text = f"the adapter has {priced.trainable:,} parameters for {taught:,} trained tokens: a higher rank "
+        yield Caution("ADAPTER_CAPACITY", f"{text}(lora.rank) or full fine-tuning may learn more", rule.id, Method.FULL)
 
 
 def _unknown(inputs: Inputs, parameters: int | None) -> Iterator[Caution]:

@@ -34,6 +34,8 @@ class Priced:
     cost: ev.Interval | None
     currency: str
     optimizer_steps: int
+    trainable: int = 0
+    """Parameters that are trained; 0 when unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,4 +140,5 @@ def priced(answer: est.Estimate | finetree.FinetreeError) -> Priced | Refused:
         cost=answer.cost.amount if answer.cost.HasField("amount") else None,
         currency=answer.cost.currency_code,
         optimizer_steps=answer.optimizer_steps,
+        trainable=answer.trainable_parameters,
     )

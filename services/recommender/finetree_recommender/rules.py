@@ -368,4 +368,6 @@ class Rules:
     profile: str = "PLAYBOOK"
     """Recipe profile where a request names none."""
     priors: tuple[QualityPrior, ...] = ()
+    capacity: Cited | None = None
+    """Whether to warn where an adapter holds less than the data teach."""
     quality_floors: tuple[QualityFloor, ...] = ()

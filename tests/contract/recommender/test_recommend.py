@@ -235,3 +235,13 @@ async def test_the_revision_of_a_reply_can_be_pinned(client):
     request = rec.RecommendRequest(pinned=reply.revision)
     json_format.ParseDict(SMALL, request)
     assert (await client.recommend(request)).plan_digest == reply.plan_digest
+
+
+@pytest.mark.parametrize(("tokens", "warned"), [(100_000_000, True), (1_000_000, False)])
+async def test_an_adapter_that_holds_less_than_the_data_teach_is_warned_of(client, tokens, warned):
+    known = {"examples": 100_000, "total_tokens": tokens, "target_fraction": 0.5}
+    reply = await client.recommend(on_gpu(24, "llama-3.2-1b", dataset_profile=known))
+    assert reply.verdict.method == rec.METHOD_LORA
+    found = [caution for caution in reply.cautions if caution.code == "ADAPTER_CAPACITY"]
+    assert bool(found) == warned
+    assert all(caution.redirect == rec.METHOD_FULL and "50,000,000" in caution.message for caution in found)
