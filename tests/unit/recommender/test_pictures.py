@@ -35,7 +35,16 @@ HARDWARE = [
 ]
 FORMATS = [rec.PICTURE_FORMAT_TEXT, rec.PICTURE_FORMAT_MERMAID, rec.PICTURE_FORMAT_SVG]
 PACKS = load_builtin()
-SHOWN_STAGES = {"hardware_gate", "multi_task_override", "votes", "tree", "star_order", "upgrade"}
+SHOWN_STAGES = {
+    "hardware_gate",
+    "multi_task_override",
+    "votes",
+    "tree",
+    "star_order",
+    "upgrade",
+    "priorities",
+    "demands",
+}
 
 
 def asked(pack: Pack, **fields: Any) -> Inputs:
@@ -52,6 +61,9 @@ def requests():
     for use_case, budget, time in itertools.product((1, 2, 3), (None, 10, 5000), (None, 2, 3)):
         given = {"use_case": use_case, "budget_usd_month": budget, "time": time}
         yield {name: value for name, value in given.items() if value is not None}
+    for hardware, experience, serving in itertools.product(HARDWARE, (None, 1), (None, 1)):
+        given = {"hardware": hardware, "experience": experience, "serving": [serving] if serving else None, "time": 2}
+        yield {name: value for name, value in {**given, "priorities": [5]}.items() if value is not None}
 
 
 @pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS.keys())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a pack decides, as a graph: gate, upgrade, override, vote, use cases and tree, then the order of stars and fit.
+"""How a pack decides, as a graph: gate, upgrade, override, vote, ties, use cases and tree; then stars, demands, fit.
 
 The graph is made of the pack's rules alone, so that any pack is drawn as it decides. Ids are those of the rules, which
 the trace uses too; a leaf, which is no rule of its own, is named by its node and branch ("N2.yes").
@@ -12,9 +12,17 @@ from enum import StrEnum
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.pictures.conditions import condition, name, value
-from finetree_recommender.rules import Leaf, Node, Question
+from finetree_recommender.rules import Leaf, Node, Question, TieBreak
 
-GATE, UPGRADE, VOTES, MEMORY_KNOWN, USE_CASES, FIT = "gate", "upgrade", "votes.plurality", "memory", "use_cases", "fit"
+GATE, UPGRADE, VOTES, TIES, MEMORY_KNOWN, USE_CASES = (
+    "gate",
+    "upgrade",
+    "votes.plurality",
+    "ties",
+    "memory",
+    "use_cases",
+)
+DEMANDS, FIT = "demands", "fit"
 """Ids of nodes that stand for a whole stage."""
 
 
@@ -94,6 +102,7 @@ class _Builder:
         self._upgrade()
         self._override()
         self._votes()
+        self._ties()
         self._use_cases()
         self._tree(self._pack.rules.tree.root)
         self._settle()
@@ -152,7 +161,19 @@ class _Builder:
         text = "Of the methods that the gate lets through, is one alone, or ahead in votes?"
         self._add(Box(VOTES, Kind.DECISION, text, "resolution: B6"))
         self._outcome(VOTES, f"{VOTES}.yes", "yes", ("the method with the most votes", None, ""))
-        self._join(VOTES, MEMORY_KNOWN, "no: a tie, or nothing answered", onward=True)
+        self._join(VOTES, TIES, "no: a tie, or nothing answered", onward=True)
+
+    def _ties(self) -> None:
+        """What matters most to who asks, and experience."""
+        lines = [Line(rule.id, self._preference(rule)) for rule in self._pack.rules.tie_breaks]
+        text = "Does what matters most leave one of the tied methods?"
+        self._add(Box(TIES, Kind.DECISION, text, self._pack.rules.tie_breaks[0].source if lines else "", tuple(lines)))
+        self._outcome(TIES, f"{TIES}.yes", "yes", ("the method that it puts first", None, ""))
+        self._join(TIES, MEMORY_KNOWN, "no", onward=True)
+
+    def _preference(self, rule: TieBreak) -> str:
+        tiers = (" or ".join(self._title(method) for method in tier) for tier in rule.tiers)
+        return f"{value(self._pack, rule.input, rule.value)}: {', then '.join(tiers)}"
 
     def _use_cases(self) -> None:
         rules = self._pack.rules
@@ -187,22 +208,35 @@ class _Builder:
         self._join(node.id, box_id, word, onward=word == "no")
 
     def _settle(self) -> None:
-        """What every outcome passes: leaves the order of stars, all of them the check against the estimator."""
+        """What every outcome passes: leaves the order of stars, all of them the demands and the estimator's check."""
         order = self._pack.rules.stars_order
         names = ", ".join(self._title(method) for method in order.methods)
-        through_tree = [box.id for box in self._graph.of_kind(Kind.OUTCOME)]
-        skipped = {rule.id for rule in self._pack.rules.upgrade} | {
-            f"{self._pack.rules.override.id}.yes",
-            f"{VOTES}.yes",
-        }
+        outcomes = [box.id for box in self._graph.of_kind(Kind.OUTCOME)]
+        decided = {rule.id for rule in self._pack.rules.upgrade}
+        decided |= {f"{box_id}.yes" for box_id in (self._pack.rules.override.id, VOTES, TIES)}
         text = "Votes tied, and the outcome is none of the tied methods? Then the first of them by stars"
         self._add(Box(order.id, Kind.FIT, text, order.source, (Line(order.id, names),)))
+        text = (
+            "Does it keep the deadline and the budget of a run, and can it be served? If not, the next method is tried"
+        )
+        self._add(Box(DEMANDS, Kind.FIT, text, self._pack.rules.demands.deadline.source, tuple(self._demands())))
         ways = [Line(rule.id, rule.message) for rule in self._pack.rules.adaptations]
         text = "Does its recipe fit, by the estimator? If not, it is adapted, and then the next method is tried"
         self._add(Box(FIT, Kind.FIT, text, "", tuple(ways)))
-        for box_id in through_tree:
-            self._join(box_id, FIT if box_id in skipped else order.id, "then", onward=True)
-        self._join(order.id, FIT, "then", onward=True)
+        for box_id in outcomes:
+            self._join(box_id, DEMANDS if box_id in decided else order.id, "then", onward=True)
+        self._join(order.id, DEMANDS, "then", onward=True)
+        self._join(DEMANDS, FIT, "then", onward=True)
+
+    def _demands(self) -> Iterator[Line]:
+        rules = self._pack.rules
+        yield Line(rules.demands.deadline.id, "the deadline, against the expected time")
+        yield Line(rules.demands.budget.id, "the budget of a run, against the expected cost")
+        needed = rules.capabilities.nf4
+        yield Line(needed.id, f"a 4-bit base needs compute capability {needed.value:g}")
+        for rule in rules.serving:
+            if not rule.served:
+                yield Line(rule.id, rule.note)
 
 
 def _ballot_box(pack: Pack, question: Question) -> Box:

@@ -7,7 +7,17 @@ from itertools import pairwise
 from finetree_recommender.advisor import Recommendation
 from finetree_recommender.answers import UNKNOWN, Answers, matches
 from finetree_recommender.pack import Pack
-from finetree_recommender.pictures.graph import FIT, GATE, MEMORY_KNOWN, UPGRADE, USE_CASES, VOTES, Graph
+from finetree_recommender.pictures.graph import (
+    DEMANDS,
+    FIT,
+    GATE,
+    MEMORY_KNOWN,
+    TIES,
+    UPGRADE,
+    USE_CASES,
+    VOTES,
+    Graph,
+)
 from finetree_recommender.pipeline import Choice
 
 
@@ -49,13 +59,17 @@ def _answered(answer: Recommendation, name: str) -> bool:
 
 def _boxes(pack: Pack, answers: Answers, choice: Choice) -> list[str]:
     override = pack.rules.override.id
+    start, end = [GATE, override], [DEMANDS, FIT]
     if choice.passage.upgrade:
-        return [GATE, UPGRADE, choice.rule_id, FIT]
+        return [GATE, UPGRADE, choice.rule_id, *end]
     if choice.overridden:
-        return [GATE, override, f"{override}.yes", FIT]
+        return [*start, f"{override}.yes", *end]
     if choice.rule_id == VOTES:
-        return [GATE, override, VOTES, f"{VOTES}.yes", FIT]
-    return [GATE, override, VOTES, MEMORY_KNOWN, *_leaf(pack, answers, choice), pack.rules.stars_order.id, FIT]
+        return [*start, VOTES, f"{VOTES}.yes", *end]
+    if choice.rule_id in {rule.id for rule in pack.rules.tie_breaks}:
+        return [*start, VOTES, TIES, f"{TIES}.yes", *end]
+    leaf = _leaf(pack, answers, choice)
+    return [*start, VOTES, TIES, MEMORY_KNOWN, *leaf, pack.rules.stars_order.id, *end]
 
 
 def _leaf(pack: Pack, answers: Answers, choice: Choice) -> list[str]:

@@ -42,8 +42,8 @@ def lay_out(graph: Graph, way: Way) -> Layout:
     """Places of all boxes."""
     layout = Layout()
     bottom = _Placer(graph, way, layout).place(GATE, 0, TOP, "")
-    bottom = _row(layout, graph.of_kind(Kind.FIT), way, bottom + BELOW + LEADING, wide=True)
-    layout.bottom = _row(layout, graph.of_kind(Kind.VOTE), way, bottom + BELOW, wide=False) + MARGIN
+    bottom = _row(layout, graph.of_kind(Kind.FIT), way, bottom + BELOW + LEADING)
+    layout.bottom = _row(layout, graph.of_kind(Kind.VOTE), way, bottom + BELOW) + MARGIN
     return layout
 
 
@@ -89,11 +89,10 @@ class _Placer:
         return bottom
 
 
-def _row(layout: Layout, boxes: list[Box], way: Way, top: float, *, wide: bool) -> float:
-    """Boxes beside each other, in rows of three columns (a wide box takes more); the lower edge."""
-    columns = 2 if wide else 3
-    whole = 3 * WIDTH + 2 * GUTTER
-    width = (whole - (columns - 1) * GUTTER / 2) / columns
+def _row(layout: Layout, boxes: list[Box], way: Way, top: float) -> float:
+    """Boxes beside each other, three in a row; the lower edge."""
+    columns = 3
+    width = (columns * WIDTH + (columns - 1) * GUTTER / 2) / columns
     lowest = top
     for start in range(0, len(boxes), columns):
         top = lowest + (GAP if start else 0)
