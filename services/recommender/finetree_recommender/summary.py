@@ -122,6 +122,7 @@ def _unpriced(answer: Recommendation) -> str:
         "ESTIMATOR_UNAVAILABLE": "the estimator did not answer",
         "MODEL_NOT_PRICED": "the model's size is not known",
         "HARDWARE_UNKNOWN": "the hardware is not known",
+        "MODEL_UNKNOWN": "the model is not known",
     }.get(code, "the estimator has none")
     return f"What it takes is not estimated, since {because}."
 
@@ -145,7 +146,7 @@ def _caution(answer: Recommendation) -> str:
 
 def _changes(answer: Recommendation) -> str:
     changes = [_change(answer, flip) for flip in _first_of_each(answer)]
-    return f"It would be {', and '.join(changes)}." if changes else ""
+    return f"By the rules it would be {', and '.join(changes)}." if changes else ""
 
 
 def _first_of_each(answer: Recommendation) -> Iterator[Counterfactual]:

@@ -27,7 +27,7 @@ def test_it_names_method_reason_figures_hardware_and_what_would_change_it(pack, 
     assert words.startswith("Use LoRA: your answers speak for it more than for any other method")
     assert "Expect 95 (95 to 100) percent of the quality of full fine-tuning." in words
     assert "It takes 10.0 GiB of the 8.0 that a GPU of 24 GB offers, and 1.7 minutes, for 1.00 USD." in words
-    assert "It would be QLoRA on a GPU of 16 GB, and " in words
+    assert "By the rules it would be QLoRA on a GPU of 16 GB, and " in words
     assert words.endswith("by the rules of playbook-1.")
 
 
