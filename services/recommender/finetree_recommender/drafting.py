@@ -22,7 +22,7 @@ from finetree_recommender.pack import Pack
 from finetree_recommender.recipe_rules import BatchStart, Computed, Row, Table, Value
 
 Rule = Row | BatchStart | Computed
-EPOCHS, BATCH = "training.epochs", "training.effective_batch_size"
+EPOCHS, BATCH, SEQUENCE = "training.epochs", "training.effective_batch_size", "training.sequence_length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,13 @@ def setting(path: str, value: Value) -> tuple[bytes, Any]:
     return spec.SerializeToString(), value_of(spec, path)
 
 
+def sequence_length(pack: Pack, suggested: int, longest: int) -> tuple[int, Computed]:
+    """Tokens of a sequence, and the rule: what the rows need, at most the `longest` of the model (0: unknown)."""
+    rules = pack.rules.sequence
+    value, rule = (suggested, rules.p99) if suggested else (UNKNOWN_SEQUENCE_LENGTH, rules.unknown)
+    return (longest, rules.model) if 0 < longest < value else (value, rule)
+
+
 class _Drafting:
     """One pass over the rules; each rule reads what earlier ones chose."""
 
@@ -144,12 +151,7 @@ class _Drafting:
         return named or next((row for row in table.rows if row.id == table.unknown and word == UNKNOWN), None)
 
     def _sequence_length(self) -> None:
-        rules, case = self._pack.rules.sequence, self._case
-        wanted = case.suggested_length
-        value, rule = (wanted, rules.p99) if wanted else (UNKNOWN_SEQUENCE_LENGTH, rules.unknown)
-        if 0 < case.longest < value:
-            value, rule = case.longest, rules.model
-        self._set("training.sequence_length", value, rule)
+        self._set(SEQUENCE, *sequence_length(self._pack, self._case.suggested_length, self._case.longest))
 
     def _batch(self) -> None:
         rules, case = self._pack.rules.batch, self._case
@@ -171,7 +173,7 @@ class _Drafting:
         if self._case.on_cpu:
             self._set(path, share, rules.micro_cpu)
             return
-        rows = max(1, rules.micro_tokens.value // self._draft["training.sequence_length"].value)
+        rows = max(1, rules.micro_tokens.value // self._draft[SEQUENCE].value)
         self._set(path, min(share, 1 << (rows.bit_length() - 1)), rules.micro_tokens)
 
     def _set(self, path: str, value: Value, rule: Rule) -> None:

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recipes: a draft of the pack's rules as a RunSpec, what makes it smaller, and the source behind each value."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime.defaults import suggested_sequence_length
 from finetree_runtime.plan import resolve_spec
 
-from finetree_recommender.drafting import Draft, Rule, case_of, draft, limits, setting
+from finetree_recommender.drafting import SEQUENCE, Draft, Rule, case_of, draft, limits, sequence_length, setting
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.recipe_rules import Adaptation, Computed
+from finetree_recommender.recipe_rules import Adaptation, Computed, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Recipe:
 
 def adaptations(pack: Pack, inputs: Inputs, method: Method) -> tuple[Adaptation, ...]:
     """Ways to shrink a method's recipe on this device, in the pack's order."""
-    return _adaptations(pack, method, on_cpu=inputs.on_cpu)
+    return _adaptations(pack, method, _length(pack, inputs), on_cpu=inputs.on_cpu)
 
 
 def plain(pack: Pack, inputs: Inputs, method: Method, parameters: int | None) -> rs.RunSpec:
@@ -39,7 +41,7 @@ def plain(pack: Pack, inputs: Inputs, method: Method, parameters: int | None) ->
 
 def changes(pack: Pack, inputs: Inputs, method: Method) -> tuple[rs.RunSpec, ...]:
     """What each adaptation sets. Whoever takes one copies it."""
-    return _changes(pack, method, on_cpu=inputs.on_cpu)
+    return _changes(pack, method, _length(pack, inputs), on_cpu=inputs.on_cpu)
 
 
 def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None, adapted: int = 0) -> Recipe:
@@ -48,7 +50,7 @@ def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None,
     sources = {path: _source(pack, path, choice.rule) for path, choice in choices.items()}
     raw = _skeleton(inputs, method) + _joined(choices)
     for rule in adaptations(pack, inputs, method)[:adapted]:
-        for path, value in rule.set.items():
+        for path, value in _settings(rule).items():
             raw += setting(path, value)[0]
             sources[path] = _source(pack, path, Computed(rule.id, f"to make it fit: {rule.message}", rule.source))
     # The source of an empty method message, as `full: {}` is.
@@ -58,18 +60,28 @@ def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None,
     return Recipe(resolved.spec, tuple(sources.get(item.field_path, item) for item in resolved.sources))
 
 
-@lru_cache(maxsize=64)
-def _adaptations(pack: Pack, method: Method, *, on_cpu: bool) -> tuple[Adaptation, ...]:
+def _length(pack: Pack, inputs: Inputs) -> int:
+    longest = inputs.model.longest if inputs.model is not None else 0
+    return sequence_length(pack, suggested_sequence_length(inputs.profile), longest)[0]
+
+
+@lru_cache(maxsize=1024)
+def _adaptations(pack: Pack, method: Method, length: int, *, on_cpu: bool) -> tuple[Adaptation, ...]:
+    """`length` is that of the recipe's sequences, which a cut at more tokens would not shorten."""
     device = "cpu" if on_cpu else "gpu"
-    rules = pack.rules.adaptations
-    return tuple(rule for rule in rules if rule.set and method in rule.methods and device in rule.devices)
+    rules = (rule for rule in pack.rules.adaptations if method in rule.methods and device in rule.devices)
+    return tuple(rule for rule in rules if rule.set or 0 < rule.cut_rows_at < length)
 
 
-@lru_cache(maxsize=64)
-def _changes(pack: Pack, method: Method, *, on_cpu: bool) -> tuple[rs.RunSpec, ...]:
-    rules = _adaptations(pack, method, on_cpu=on_cpu)
-    raws = (b"".join(setting(path, value)[0] for path, value in rule.set.items()) for rule in rules)
+@lru_cache(maxsize=1024)
+def _changes(pack: Pack, method: Method, length: int, *, on_cpu: bool) -> tuple[rs.RunSpec, ...]:
+    rules = _adaptations(pack, method, length, on_cpu=on_cpu)
+    raws = (b"".join(setting(path, value)[0] for path, value in _settings(rule).items()) for rule in rules)
     return tuple(map(rs.RunSpec.FromString, raws))
+
+
+def _settings(rule: Adaptation) -> Mapping[str, Value]:
+    return {**rule.set, SEQUENCE: rule.cut_rows_at} if rule.cut_rows_at else rule.set
 
 
 def _source(pack: Pack, path: str, rule: Rule) -> ev.SettingSource:

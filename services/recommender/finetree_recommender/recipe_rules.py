@@ -21,6 +21,8 @@ class Adaptation:
     source: str
     set: Mapping[str, Value] = field(default_factory=dict)
     becomes: Method | None = None
+    cut_rows_at: int = 0
+    """Tokens of a sequence at most; it is no way to shrink a recipe whose rows are shorter."""
 
 
 @dataclass(frozen=True, slots=True)

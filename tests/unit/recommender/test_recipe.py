@@ -150,7 +150,8 @@ def test_adaptations_come_in_the_packs_order(pack, read):
     gpu, cpu = read(hardware=GPU24), read(hardware=CPU)
     names = {m: [rule.id for rule in recipe.adaptations(pack, gpu, m)] for m in Method}
     assert names["FULL"] == ["fit.gradient_checkpointing", "fit.micro_batch_1", "fit.optimizer_8bit"]
-    assert names["LORA"] == names["QLORA"] == ["fit.gradient_checkpointing", "fit.micro_batch_1"]
+    assert names["LORA"] == ["fit.gradient_checkpointing", "fit.micro_batch_1"]
+    assert names["QLORA"] == [*names["LORA"], "fit.rows_1024", "fit.rows_512"]
     assert names["PREFIX"] == ["fit.micro_batch_1"]
     assert [rule.id for rule in recipe.adaptations(pack, cpu, Method.FULL)] == names["LORA"]
 
@@ -165,6 +166,16 @@ def test_adaptations_add_up(pack, read):
     assert single.training.micro_batch_size == 1
     assert single.optimizer == rs.OPTIMIZER_ADAMW
     assert small.optimizer == rs.OPTIMIZER_ADAMW_8BIT
+
+
+@pytest.mark.parametrize(("bound", "cuts"), [(300, []), (700, [512]), (1024, [512]), (3000, [1024, 512])])
+def test_rows_are_cut_last_and_only_where_they_are_longer(pack, read, bound, cuts):
+    inputs = read(hardware=GPU24, dataset_profile=profile(500, (bound, 500)))
+    count = len(recipe.adaptations(pack, inputs, Method.QLORA))
+    lengths = [spec_of(pack, inputs, Method.QLORA, adapted=n).training.sequence_length for n in range(count + 1)]
+    assert lengths[3:] == cuts
+    assert len(set(lengths[:3])) == 1
+    assert [change.training.sequence_length for change in recipe.changes(pack, inputs, Method.QLORA)[2:]] == cuts
 
 
 @pytest.mark.parametrize("method", list(Method))
