@@ -35,6 +35,7 @@ def collect(
     pack, inputs, evidence = situation.pack, situation.inputs, situation.evidence
     return (
         *_evidence(inputs, evidence, missing, decision),
+        *_smaller(situation, decision, parameters),
         *wishes.unmet(situation, decision),
         *inputs.cautions,
         *wishes.contradictions(situation, decision),
@@ -79,6 +80,20 @@ def _renting(inputs: Inputs, neighbours: Neighbourhood) -> Iterator[Caution]:
     if rented:
         text = f"hardware can be rented: {rented[-1].to_value} would make it {rented[-1].method}"
         yield Caution("RENTING_CHANGES_METHOD", text, "gate.rent", rented[-1].method)
+
+
+def _smaller(situation: Situation, decision: Decision, parameters: int | None) -> Iterator[Caution]:
+    """The largest model below the asked one that was published to train in this memory, where nothing fits."""
+    gb = situation.inputs.marketed_gb
+    if decision.method is not None or gb is None:
+        return
+    fitting = [
+        item for item in situation.pack.rules.footprints if item.gb <= gb and item.parameters < (parameters or 7e9)
+    ]
+    if fitting:
+        best = max(fitting, key=lambda item: item.parameters)
+        text = f"a smaller model may train here: {best.parameters / 1e9:g}B is stated to train by {best.method}"
+        yield Caution("SMALLER_MODEL", f"{text} in {best.gb:g} GB", best.id, best.method)
 
 
 def _capacity(situation: Situation, method: Method | None) -> Iterator[Caution]:

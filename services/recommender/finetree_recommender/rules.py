@@ -331,6 +331,17 @@ class QualityFloor:
 
 
 @dataclass(frozen=True, slots=True)
+class Footprint:
+    """Least memory, GB, that was published for training a model of so many parameters by a method."""
+
+    id: str
+    method: Method
+    parameters: float
+    gb: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """Everything that a pack file holds."""
 
@@ -368,6 +379,7 @@ class Rules:
     profile: str = "PLAYBOOK"
     """Recipe profile where a request names none."""
     priors: tuple[QualityPrior, ...] = ()
+    footprints: tuple[Footprint, ...] = ()
     capacity: Cited | None = None
     """Whether to warn where an adapter holds less than the data teach."""
     quality_floors: tuple[QualityFloor, ...] = ()

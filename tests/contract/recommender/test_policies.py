@@ -58,6 +58,14 @@ async def test_a_cpu_is_no_upgrade_where_the_estimate_shows_that_a_model_trains(
     assert reply.other_packs[0].reason == "playbook-1 says to upgrade (gate.cpu); by the estimate LORA trains here"
 
 
+@pytest.mark.parametrize(("gb", "model", "told"), [(4, "llama-2-7b", "3B"), (48, "llama-3.1-405b", "70B")])
+async def test_where_nothing_fits_a_smaller_model_is_named(client, gb, model, told):
+    reply = await client.recommend(on_gpu(gb, model, policy="evidence-1"))
+    assert reply.verdict.method == rec.METHOD_UNSPECIFIED
+    (caution,) = (item for item in reply.cautions if item.code == "SMALLER_MODEL")
+    assert f"{told} is stated to train by QLORA" in caution.message
+
+
 async def test_the_packs_are_listed_with_their_hashes(client):
     playbook, evidence = await client.list_policies()
     assert (playbook.id, playbook.default, playbook.origin) == ("playbook-1", True, rec.POLICY_ORIGIN_BUILT_IN)
