@@ -104,7 +104,12 @@ def load_model(
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`. Raises ModelError with TOKENIZER_UNREADABLE, also for one without an end token."""
+    """The tokenizer in `folder`.
+
+    Raises ModelError: TOKENIZER_UNREADABLE, TOKENIZER_UNSUPPORTED for one without an end token; those of `check_config`
+    before, since transformers would only say that it cannot load a tokenizer of an unknown model.
+    """
+    base_checks.check_config(folder)
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from finetree_worker.errors import DataError
 from finetree_worker.formats import CONVERSATIONS, Format, Message, Row
 from finetree_worker.packing import Example
 from finetree_worker.plan import LossOn
-from finetree_worker.tool_text import for_template
+from finetree_worker.tool_text import TEMPLATE_FAULTS, for_template
 
 BATCH_ROWS = 512
 """Rows that the tokenizer gets at once; between two batches a task looks whether it was cancelled."""
@@ -174,10 +173,10 @@ def template(
         text = tokenizer.apply_chat_template(
             turns, tools=list(tools) or None, tokenize=False, add_generation_prompt=prompt
         )
-    except (TemplateError, TypeError) as error:
+    except TEMPLATE_FAULTS as error:
         raise DataError(
             "TEMPLATE_REFUSED_ROW",
-            f"Row {row}: the model's chat template refuses these messages: {str(error)[:200]}",
+            f"Row {row}: the model's chat template refuses these messages: {str(error)[:200] or type(error).__name__}",
             field=f"dataset[{row}].messages",
             remedy="Many templates want user and assistant in turns, and a system message only at the beginning.",
             row=row,

@@ -20,6 +20,16 @@ NOTE = (
     "<tool_response>, and have to be written so where the model is asked."
 )
 """What a report says of rows that were written out."""
+TEMPLATE_FAULTS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a chat template raises: its own refusals, and whatever goes wrong in the Python that it is turned into."""
 _PROBE = "probe_of_finetree"
 
 
@@ -47,7 +57,7 @@ def knows_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
     try:
         offered = str(tokenizer.apply_chat_template(turns[:1], tools=tools, tokenize=False))
         called = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except (TemplateError, TypeError, ValueError):
+    except TEMPLATE_FAULTS:
         return False
     return _PROBE in offered and _PROBE in called
 
