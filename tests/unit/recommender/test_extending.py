@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
+from pathlib import Path
 
 import pytest
 from finetree_recommender.loading import PackError
 from finetree_recommender.methods import Method
-from finetree_recommender.pack import Pack, parse
+from finetree_recommender.pack import Pack, load_builtin, parse
 
 HEAD = 'id: house\ndate: "2026-01-02"\ntitle: House rules\nextends: playbook-1\n'
 
@@ -109,3 +110,13 @@ def test_a_broken_extension_names_what_is_wrong(extend, text, words):
 def test_a_base_must_be_there(extend):
     with pytest.raises(PackError, match=r"no pack 'folklore'; packs that can be extended are playbook-1"):
         extend(head=HEAD.replace("playbook-1", "folklore"))
+
+
+def test_the_documented_pack_loads():
+    page = (Path(__file__).parents[3] / "docs" / "rule-packs.md").read_text(encoding="utf-8")
+    example = page.split("```yaml\n")[1].split("```")[0]
+    house = parse(example.encode(), load_builtin())
+    assert (house.rules.id, house.extends) == ("house", "evidence-1")
+    assert "house.full.budget" in {rule.id for rule in house.rules.cautions}
+    ranks = [table for table in house.rules.recipe if table.knob == "lora.rank" and table.input == "examples"]
+    assert [row.id for table in ranks for row in table.rows] == ["house.rank"]
