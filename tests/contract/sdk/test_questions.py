@@ -139,3 +139,25 @@ def test_an_observation_counts_once_and_can_be_forgotten(do, spec):
     assert (point.job, point.attempt, point.measured_step_seconds) == ("projects/default/jobs/a", 1, 0.5)
     assert do(client.reset_calibration()) == 1
     assert not do(client.get_calibration()).points
+
+
+def test_a_tree_is_drawn_with_and_without_a_request(do):
+    client = do.client()
+    plain = do(client.render_decision_tree())
+    assert (plain.content, list(plain.taken_ids)) == ("-> LoRA\n", [])
+    marked = do(client.render_decision_tree({"model": {"name": "small"}}, picture_format="svg"))
+    assert marked.media_type == "image/svg+xml"
+    assert marked.taken_ids == ["fake"]
+    assert do(client.render_frontier({"model": {"name": "small"}})).content == marked.content
+    with pytest.raises(finetree.InvalidArgument, match="known are text, mermaid, svg"):
+        do(client.render_decision_tree(picture_format="png"))
+
+
+def test_packs_are_listed_and_told_in_full(do):
+    client = do.client()
+    (policy,) = do(client.list_policies())
+    assert do(client.get_policy()).policy == policy
+    assert [question.field_path for question in do(client.get_policy(policy.id)).questions] == ["quality"]
+    with pytest.raises(finetree.NotFound) as refused:
+        do(client.get_policy("no-such-pack"))
+    assert refused.value.reason == "POLICY_NOT_FOUND"
