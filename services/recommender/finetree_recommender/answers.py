@@ -60,9 +60,17 @@ class Answers:
         """The same with other answers."""
         return dataclasses.replace(self, **answers)  # type: ignore[arg-type]  # priorities are no answer
 
+    def only(self, names: frozenset[str]) -> "Answers":
+        """The same, but for answers under other names, which become unknown."""
+        rest = {name: UNKNOWN for name in _NAMES if name not in names and self.get(name) != UNKNOWN}
+        return self.changed(**rest) if rest else self
+
     def read(self, *names: str) -> tuple[str, ...]:
         """Inputs as "name=value", for the trace."""
         return tuple(f"{name}={self.get(name)}" for name in names)
+
+
+_NAMES = tuple(item.name for item in dataclasses.fields(Answers) if item.name != "priorities")
 
 
 def vocabulary(rules: Rules) -> dict[str, tuple[str, ...]]:

@@ -3,9 +3,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from finetree_recommender import thresholds
-from finetree_recommender.answers import UNKNOWN, vocabulary
+from finetree_recommender.answers import UNKNOWN, Answers, vocabulary
 from finetree_recommender.gate import memory_words
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
@@ -65,12 +66,18 @@ class Neighbourhood:
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
-    """One changed answer and its verdict."""
+class _Neighbour:
+    """The answers with one of them changed."""
 
     name: str
     value: str
-    decision: Decision
+    answers: Answers
+    near: bool
+    """Whether the change goes to the next answer of a scale, or the input has none."""
+
+
+_Trial = tuple[_Neighbour, Decision]
+"""A changed answer and its verdict."""
 
 
 def explore(situation: Situation, decision: Decision) -> Neighbourhood:
@@ -78,29 +85,35 @@ def explore(situation: Situation, decision: Decision) -> Neighbourhood:
 
     Estimates hold for the hardware that was asked about; for other hardware the pack's own words count.
     """
-    trials = [_Trial(name, value, _changed(situation, name, value)) for name, value in _changes(situation)]
+    neighbours = _neighbours(situation.pack, situation.answers)
+    trials = [(neighbour, _verdict(situation, neighbour)) for neighbour in neighbours]
     method = decision.method
-    near = [trial for trial in trials if _is_near(situation, trial)]
-    kept_near = sum(trial.decision.method is method for trial in near)
+    near = [found.method is method for neighbour, found in trials if neighbour.near]
     return Neighbourhood(
         flips=tuple(sorted((*_flips(situation, trials, method), *_numeric(situation, method)), key=_place)),
-        kept=sum(trial.decision.method is method for trial in trials),
+        kept=sum(found.method is method for _, found in trials),
         tried=len(trials),
         gaps=_gaps(situation, trials, method),
-        robustness=kept_near / len(near) if near else 1.0,
+        robustness=sum(near) / len(near) if near else 1.0,
     )
 
 
-def _changes(situation: Situation) -> Iterator[tuple[str, str]]:
+def _verdict(situation: Situation, neighbour: _Neighbour) -> Decision:
+    other = neighbour.name == "memory"
+    return situation.elsewhere(neighbour.answers) if other else situation.decide(neighbour.answers)
+
+
+@lru_cache(maxsize=4096)
+def _neighbours(pack: Pack, answers: Answers) -> tuple[_Neighbour, ...]:
     """Other answers of each input, nearest first."""
-    words = vocabulary(situation.pack.rules)
+    words = vocabulary(pack.rules)
+    found = []
     for name in FIELDS:
-        yield from ((name, value) for value in _nearest_first(words[name], situation.answers.get(name)))
-
-
-def _changed(situation: Situation, name: str, value: str) -> Decision:
-    answers = situation.answers.changed(**{name: value})
-    return situation.elsewhere(answers) if name == "memory" else situation.decide(answers)
+        scale, now = words[name], answers.get(name)
+        for value in _nearest_first(scale, now):
+            near = now == UNKNOWN or name not in SCALES or abs(scale.index(value) - scale.index(now)) == 1
+            found.append(_Neighbour(name, value, answers.changed(**{name: value}), near))
+    return tuple(found)
 
 
 def _nearest_first(scale: tuple[str, ...], now: str) -> list[str]:
@@ -109,29 +122,20 @@ def _nearest_first(scale: tuple[str, ...], now: str) -> list[str]:
     return sorted((value for value in scale if value != now), key=lambda value: abs(scale.index(value) - place))
 
 
-def _is_near(situation: Situation, trial: _Trial) -> bool:
-    now = situation.answers.get(trial.name)
-    if now == UNKNOWN or trial.name not in SCALES:
-        return True
-    scale = vocabulary(situation.pack.rules)[trial.name]
-    return abs(scale.index(trial.value) - scale.index(now)) == 1
-
-
 def _flips(situation: Situation, trials: list[_Trial], method: Method | None) -> Iterator[Counterfactual]:
-    seen = set()
-    for trial in trials:
-        found = trial.decision.method
+    # Those that come from a number are told with its exact threshold instead.
+    seen = {(name, other) for name in thresholds.measured(situation) for other in Method}
+    for trial, decision in trials:
+        found = decision.method
         if found is None or found is method or (trial.name, found) in seen:
             continue
-        if trial.name in thresholds.measured(situation):
-            continue  # told with its exact threshold instead
         seen.add((trial.name, found))
         yield Counterfactual(
             field_path=FIELDS[trial.name],
             from_value=_words(situation.pack, trial.name, situation.answers.get(trial.name)),
             to_value=_words(situation.pack, trial.name, trial.value),
             method=found,
-            rule_id=trial.decision.rule_id,
+            rule_id=decision.rule_id,
         )
 
 
@@ -160,8 +164,8 @@ def _gaps(situation: Situation, trials: list[_Trial], method: Method | None) -> 
     for name, path in FIELDS.items():
         if situation.answers.get(name) != UNKNOWN:
             continue
-        ours = [trial for trial in trials if trial.name == name]
-        others = [trial.decision.method for trial in ours if trial.decision.method is not method]
+        ours = [decision.method for trial, decision in trials if trial.name == name]
+        others = [found for found in ours if found is not method]
         if others:
             # A machine on which nothing trains changes the verdict, and leads to no method.
             methods = tuple(item for item in dict.fromkeys(others) if item is not None)

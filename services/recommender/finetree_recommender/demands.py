@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wishes that are checked against figures: what a method would cost, take, and be good for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+
+from finetree_api.types.v1 import evidence_pb2 as ev
 
 from finetree_recommender import fit
 from finetree_recommender.estimates import Evidence, Priced
@@ -11,6 +14,7 @@ from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.trace import Breach
 
+PackFigure = Callable[[Pack, Method, int | None], ev.Interval | None]
 NO_NF4 = "NO_NF4"
 NOT_SERVABLE = "NOT_SERVABLE"
 OVER_BUDGET = "OVER_BUDGET"
@@ -48,11 +52,14 @@ def all_breaches(pack: Pack, demands: Demands, evidence: Evidence | None) -> fit
     return {method: breaches(pack, demands, evidence, method) for method in Method}
 
 
+def _over(figure: float | None, limit: float | None) -> bool:
+    return figure is not None and limit is not None and figure > limit
+
+
 def seconds_of(pack: Pack, evidence: Evidence | None, method: Method, examples: int | None) -> float | None:
     """Expected time of a run: the estimator's, and without an estimator the pack's own."""
     if evidence is None:
-        own = pack_seconds(pack, method, examples)
-        return own.expected if own is not None else None
+        return _pack_figure(pack_seconds, pack, method, examples)
     priced = fit.best(evidence, method).priced
     return priced.total_seconds.expected if priced is not None and priced.total_seconds is not None else None
 
@@ -60,11 +67,16 @@ def seconds_of(pack: Pack, evidence: Evidence | None, method: Method, examples: 
 def usd_of(pack: Pack, evidence: Evidence | None, method: Method, examples: int | None) -> float | None:
     """Expected cost of a run in USD: the estimator's, and without an estimator the pack's own."""
     if evidence is None:
-        own = pack_cost(pack, method, examples)
-        return own.expected if own is not None else None
+        return _pack_figure(pack_cost, pack, method, examples)
     priced = fit.best(evidence, method).priced
     known = priced is not None and priced.cost is not None and priced.currency == "USD"
     return priced.cost.expected if priced is not None and priced.cost is not None and known else None
+
+
+@lru_cache(maxsize=4096)
+def _pack_figure(figure: PackFigure, pack: Pack, method: Method, examples: int | None) -> float | None:
+    own = figure(pack, method, examples)
+    return own.expected if own is not None else None
 
 
 def duration(seconds: float) -> str:
@@ -92,7 +104,7 @@ def _deadline(
     pack: Pack, demands: Demands, evidence: Evidence | None, method: Method, priced: Priced | None
 ) -> Iterator[Breach]:
     needs = seconds_of(pack, evidence, method, demands.examples)
-    if demands.deadline_seconds is None or needs is None or needs <= demands.deadline_seconds:
+    if needs is None or demands.deadline_seconds is None or not _over(needs, demands.deadline_seconds):
         return
     text = f"takes {duration(needs)}{_whose(priced)}, the deadline is {duration(demands.deadline_seconds)}"
     yield Breach(OVER_DEADLINE, text, pack.rules.demands.deadline.id, hard=False)
@@ -102,7 +114,7 @@ def _budget(
     pack: Pack, demands: Demands, evidence: Evidence | None, method: Method, priced: Priced | None
 ) -> Iterator[Breach]:
     needs = usd_of(pack, evidence, method, demands.examples)
-    if demands.run_usd is None or needs is None or needs <= demands.run_usd:
+    if needs is None or demands.run_usd is None or not _over(needs, demands.run_usd):
         return
     text = f"costs {needs:.2f} USD a run{_whose(priced)}, the budget is {demands.run_usd:.2f} USD"
     yield Breach(OVER_BUDGET, text, pack.rules.demands.budget.id, hard=False)

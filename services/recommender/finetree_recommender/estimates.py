@@ -4,6 +4,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 
@@ -57,6 +58,8 @@ class Evidence:
     revision: ev.Revision
     parameters: int | None
     """Parameters of the base model."""
+    kept: dict[Method, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was found out of a method's rows, so that it is found out once."""
 
     def of(self, method: Method) -> tuple[tuple[int, Priced | Refused], ...]:
         """Answers for a method with the number of adaptations that each has, the least adapted first."""

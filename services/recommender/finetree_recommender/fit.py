@@ -39,8 +39,24 @@ class Settlement:
     """Methods that were preferred, with the wishes that they break and the method keeps."""
 
 
+States = tuple[FitState, ...]
+"""Whether each method fits, in the order of `Method`."""
+
+
+def states(evidence: Evidence) -> States:
+    """Whether each method's best recipe fits."""
+    return tuple(best(evidence, method).state for method in Method)
+
+
 def best(evidence: Evidence, method: Method) -> Best:
     """The first recipe that fits with room, else the first that fits tightly, else the last and smallest."""
+    found: Best | None = evidence.kept.get(method)
+    if found is None:
+        found = evidence.kept[method] = _best(evidence, method)
+    return found
+
+
+def _best(evidence: Evidence, method: Method) -> Best:
     priced = [(index, item) for index, item in evidence.of(method) if isinstance(item, Priced)]
     for state in (FitState.FITS, FitState.TIGHT, FitState.UNKNOWN, FitState.DOES_NOT_FIT):
         found = [pair for pair in priced if pair[1].fit is state]

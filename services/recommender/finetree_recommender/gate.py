@@ -2,11 +2,12 @@
 """First stage: which methods the playbook lets this hardware run."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetree_recommender import fit
 from finetree_recommender.answers import CPU, UNKNOWN, Answers
-from finetree_recommender.estimates import Evidence, FitState
+from finetree_recommender.estimates import FitState
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.rules import Cited, MemoryClass
@@ -23,11 +24,11 @@ class Passage:
     step: Step
 
 
-def pass_gate(pack: Pack, answers: Answers, evidence: Evidence | None = None) -> Passage:
+def pass_gate(pack: Pack, answers: Answers, states: fit.States | None = None) -> Passage:
     """Apply the hardware gate to the answers; a pack that asks for physics takes the estimator's word instead."""
     rules = pack.rules
-    if rules.gate.physics is not None and evidence is not None:
-        return _by_physics(pack, answers, evidence, rules.gate.physics)
+    if rules.gate.physics is not None and states is not None:
+        return _by_physics(pack, answers, dict(zip(Method, states, strict=True)), rules.gate.physics)
     order = rules.stars_order.methods
     if answers.memory == UNKNOWN:
         return _passage(pack, answers, order, rules.gate.unknown, "memory unknown")
@@ -43,11 +44,10 @@ def _of_class(pack: Pack, found: MemoryClass) -> tuple[Method, ...]:
     return () if found.upgrade else tuple(m for m in order if pack.card(m).minimum_gpu_gb.value <= found.low)
 
 
-def _by_physics(pack: Pack, answers: Answers, evidence: Evidence, rule: Cited) -> Passage:
+def _by_physics(pack: Pack, answers: Answers, states: Mapping[Method, FitState], rule: Cited) -> Passage:
     """Methods whose recipe fits; one that the estimator has no figure for is let through by its class."""
     found = next((item for item in pack.rules.gate.classes if item.key == answers.memory), None)
     by_class = _of_class(pack, found) if found is not None else ()
-    states = {method: fit.best(evidence, method).state for method in Method}
     order = pack.rules.stars_order.methods
     fits = (FitState.FITS, FitState.TIGHT)
     allowed = tuple(m for m in order if states[m] in fits or (states[m] is FitState.UNKNOWN and m in by_class))

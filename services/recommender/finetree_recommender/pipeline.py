@@ -6,6 +6,7 @@ the same answer.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 from finetree_recommender import fit, gate, ties, tree, votes
@@ -80,7 +81,14 @@ def decide(pack: Pack, answers: Answers, evidence: Evidence | None, broken: fit.
 
 def choose(pack: Pack, answers: Answers, evidence: Evidence | None = None) -> Choice:
     """Run the stages before the fit; of the estimate they read at most which methods fit, where the pack asks so."""
-    passage = gate.pass_gate(pack, answers, evidence)
+    physics = pack.rules.gate.physics is not None and evidence is not None
+    return _choose(pack, answers.only(_inputs_read(pack)), fit.states(evidence) if physics and evidence else None)
+
+
+@lru_cache(maxsize=16384)
+def _choose(pack: Pack, answers: Answers, states: fit.States | None) -> Choice:
+    """Kept, for a recommendation asks for the verdict of every single change of its answers."""
+    passage = gate.pass_gate(pack, answers, states)
     ballot = votes.count(pack, answers, passage.feasible)
     if passage.upgrade:
         return _upgrade(pack, answers, passage, ballot)
@@ -116,6 +124,17 @@ def choose(pack: Pack, answers: Answers, evidence: Evidence | None = None) -> Ch
     return Choice(
         winner, order, rule_id, passage, ballot, tied=tied, overridden=False, steps=steps, default_rule_id=default
     )
+
+
+@lru_cache(maxsize=64)
+def _inputs_read(pack: Pack) -> frozenset[str]:
+    """Inputs that some rule of these stages reads."""
+    rules = pack.rules
+    whens = [rule.when for rule in (rules.override, rules.default_leaf, *rules.use_cases)]
+    whens += [node.when for node in rules.tree.nodes] + [rule.when for rule in rules.upgrade] + [rules.override.unless]
+    named = {name for when in whens for name in when}
+    asked = {question.input for question in rules.questions} | {rule.input for rule in rules.tie_breaks}
+    return frozenset({"memory"} | named | asked)
 
 
 def _upgrade(pack: Pack, answers: Answers, passage: Passage, ballot: Ballot) -> Choice:

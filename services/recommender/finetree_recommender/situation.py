@@ -2,7 +2,8 @@
 """Everything that a verdict depends on, so that it can be asked for again with one thing changed."""
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 from finetree_recommender.answers import Answers
 from finetree_recommender.demands import Demands, all_breaches
@@ -22,6 +23,8 @@ class Situation:
     evidence: Evidence | None
     broken: Broken
     """What each method would break."""
+    kept: dict[Hashable, Decision] = field(default_factory=dict, repr=False, compare=False)
+    """Verdicts that were asked for before."""
 
     @classmethod
     def of(cls, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> "Situation":
@@ -40,13 +43,22 @@ class Situation:
 
     def decide(self, answers: Answers | None = None, demands: Demands | None = None) -> Decision:
         """The verdict, with other answers or other demands on the same hardware."""
-        broken = self.broken if demands is None else all_breaches(self.pack, demands, self.evidence)
-        return decide(self.pack, answers if answers is not None else self.answers, self.evidence, broken)
+        answers = answers if answers is not None else self.answers
+        key = (answers, demands)
+        found = self.kept.get(key)
+        if found is None:
+            broken = self.broken if demands is None else all_breaches(self.pack, demands, self.evidence)
+            found = self.kept[key] = decide(self.pack, answers, self.evidence, broken)
+        return found
 
     def elsewhere(self, answers: Answers) -> Decision:
         """The verdict of the rules on other hardware, of which no estimate is at hand."""
-        demands = dataclasses.replace(self.demands, capability=None)
-        if self.evidence is not None:
-            # This hardware's hours and prices say nothing of another's; the pack's own are those of any.
-            demands = dataclasses.replace(demands, deadline_seconds=None, run_usd=None)
-        return decide(self.pack, answers, None, all_breaches(self.pack, demands, None))
+        found = self.kept.get(answers)
+        if found is None:
+            demands = dataclasses.replace(self.demands, capability=None)
+            if self.evidence is not None:
+                # This hardware's hours and prices say nothing of another's; the pack's own are those of any.
+                demands = dataclasses.replace(demands, deadline_seconds=None, run_usd=None)
+            found = decide(self.pack, answers, None, all_breaches(self.pack, demands, None))
+            self.kept[answers] = found
+        return found

@@ -6,7 +6,7 @@ Between two change points no rule and no check has another outcome, so it is eno
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 from finetree_recommender.answers import UNKNOWN, Answers
@@ -35,6 +35,8 @@ class Number:
     points: tuple[float, ...]
     """Values at or beside which the outcome can change."""
     words: Callable[[float], str]
+    sides: Callable[[float], Hashable]
+    """On which side of everything that matters a value lies: where that is the same, so is the verdict."""
     verdict: Callable[[float], Decision]
 
 
@@ -48,17 +50,31 @@ class Change:
 
 def search(number: Number, method: Method | None) -> Iterator[Change]:
     """For each direction and each other verdict the value that is nearest to the present one."""
-    grid = {n for point in number.points for n in _beside(point, number.step)}
-    for values in (
-        sorted(v for v in grid if v > number.now),
-        sorted((v for v in grid if v < number.now), reverse=True),
-    ):
+    known = {number.sides(number.now)}
+    for up in (True, False):
         seen = {method}
-        for value in values:
+        for value in _grid(number, up=up):
+            sides = number.sides(value)
+            if sides in known:
+                continue
+            known.add(sides)
             found = number.verdict(value)
             if found.method not in seen:
                 seen.add(found.method)
                 yield Change(value, found)
+
+
+def _grid(number: Number, *, up: bool) -> list[float]:
+    """Where the outcome can change in one direction: of each point the first value at or past it, and the next."""
+    step, now = number.step, number.now
+    digits, sign = (2 if step < 1 else 0), (1 if up else -1)
+    values: set[float] = set()
+    for point in number.points:
+        if math.isfinite(point) and (point - now) * sign > -2 * step:
+            place = round(point / step, 6)
+            first = math.ceil(place) if up else math.floor(place)
+            values.update(round(index * step, digits) for index in (first, first + sign) if index > 0)
+    return sorted((value for value in values if (value - now) * sign > 0), reverse=not up)
 
 
 def measured(situation: Situation) -> frozenset[str]:
@@ -91,17 +107,6 @@ def bracket_words(bracket: Bracket) -> str:
     return f"{bracket.low:g} to {bracket.high:g} {bracket.unit}"
 
 
-def _beside(point: float, step: float) -> Iterator[float]:
-    """The grid's values around a point: where it lies, and one step to either side."""
-    if not math.isfinite(point):
-        return
-    digits = 2 if step < 1 else 0
-    below = math.floor(round(point / step, 6))
-    for index in (below - 1, below, below + 1):
-        if index > 0:
-            yield round(index * step, digits)
-
-
 def _memory(situation: Situation) -> Iterator[Number]:
     now, pack = situation.inputs.marketed_gb, situation.pack
     if now is None:
@@ -117,7 +122,7 @@ def _memory(situation: Situation) -> Iterator[Number]:
         return f"{gb:g} GB" if gb == now else f"{memory_words(pack, memory_class(pack, gb).key)} {NOT_PRICED}"
 
     points = tuple(item.low / (1 + pack.rules.gate.tolerance.value) for item in pack.rules.gate.classes)
-    yield Number("hardware", "GB", now, 0.01, points, words, verdict)
+    yield Number("hardware", "GB", now, 0.01, points, words, lambda gb: memory_class(pack, gb).key, verdict)
 
 
 def _month_budget(situation: Situation) -> Iterator[Number]:
@@ -131,8 +136,9 @@ def _month_budget(situation: Situation) -> Iterator[Number]:
         demands = dataclasses.replace(situation.demands, run_usd=min([*given, usd / runs]))
         return situation.decide(_with_budget(situation, usd), demands)
 
-    points = (*_ends(situation.pack.rules.budget), *(cost * runs for cost in _costs(situation)))
-    yield Number("budget_usd_month", "USD a month", request.budget_usd_month, 0.01, points, _usd, verdict)
+    budget, limits = situation.pack.rules.budget, tuple(cost * runs for cost in _costs(situation))
+    points, now = (*_ends(budget), *limits), request.budget_usd_month
+    yield Number("budget_usd_month", "USD a month", now, 0.01, points, _usd, _sides(budget, limits), verdict)
 
 
 def _run_budget(situation: Situation) -> Iterator[Number]:
@@ -146,10 +152,10 @@ def _run_budget(situation: Situation) -> Iterator[Number]:
         answers = _with_budget(situation, usd * runs) if runs and not month else situation.answers
         return situation.decide(answers, dataclasses.replace(situation.demands, run_usd=min(limits)))
 
-    ends = (end / runs for end in _ends(situation.pack.rules.budget)) if runs and not month else ()
-    yield Number(
-        "budget_usd_run", "USD a run", request.budget_usd_run, 0.01, (*_costs(situation), *ends), _usd, verdict
-    )
+    brackets = situation.pack.rules.budget if runs and not month else ()
+    limits, now = tuple(_costs(situation)), request.budget_usd_run
+    points = (*limits, *(end / runs for end in _ends(brackets)))
+    yield Number("budget_usd_run", "USD a run", now, 0.01, points, _usd, _sides(brackets, limits, runs), verdict)
 
 
 def _deadline(situation: Situation) -> Iterator[Number]:
@@ -167,9 +173,10 @@ def _deadline(situation: Situation) -> Iterator[Number]:
 
     examples = situation.demands.examples
     times = (seconds_of(pack, situation.evidence, method, examples) for method in Method)
-    ends = _ends(pack.rules.deadlines) if implied else ()
-    points = (*ends, *(seconds for seconds in times if seconds is not None))
-    yield Number("deadline", "seconds", now, 1, points, duration, verdict)
+    limits = tuple(seconds for seconds in times if seconds is not None)
+    brackets = pack.rules.deadlines if implied else ()
+    points = (*_ends(brackets), *limits)
+    yield Number("deadline", "seconds", now, 1, points, duration, _sides(brackets, limits), verdict)
 
 
 def _task_count(situation: Situation) -> Iterator[Number]:
@@ -182,8 +189,9 @@ def _task_count(situation: Situation) -> Iterator[Number]:
         changes = {"task_count": found.key, "tasks": found.implies or UNKNOWN}
         return situation.decide(situation.answers.changed(**changes))
 
-    points = tuple(_ends(pack.rules.task_counts))
-    yield Number("task_count", "tasks", request.task_count, 1, points, lambda n: f"{n:g} tasks", verdict)
+    counts, now = pack.rules.task_counts, request.task_count
+    points = tuple(_ends(counts))
+    yield Number("task_count", "tasks", now, 1, points, lambda n: f"{n:g} tasks", _sides(counts, ()), verdict)
 
 
 def _examples(situation: Situation) -> Iterator[Number]:
@@ -197,7 +205,8 @@ def _examples(situation: Situation) -> Iterator[Number]:
         return situation.decide(demands=dataclasses.replace(demands, examples=int(rows)))
 
     points = tuple(_crossings(situation))
-    yield Number("dataset_profile.examples", "examples", now, 1, points, lambda n: f"{n:g} examples", verdict)
+    words: Callable[[float], str] = lambda rows: f"{rows:g} examples"  # noqa: E731  # one line among others
+    yield Number("dataset_profile.examples", "examples", now, 1, points, words, lambda rows: rows, verdict)
 
 
 def _crossings(situation: Situation) -> Iterator[float]:
@@ -217,6 +226,16 @@ def _bisect(figure: Callable[[int], float], limit: float, low: int, high: int) -
         middle = (low + high + 1) // 2
         low, high = (middle, high) if figure(middle) <= limit else (low, middle - 1)
     return float(low)
+
+
+def _sides(brackets: tuple[Bracket, ...], limits: tuple[float, ...], factor: float = 1) -> Callable[[float], Hashable]:
+    """The bracket that a value times a factor lies in, and which limits it keeps to."""
+
+    def sides(value: float) -> Hashable:
+        key = bracket_key(brackets, value * factor) if brackets else ""
+        return key, tuple(limit > value for limit in limits)
+
+    return sides
 
 
 def _with_budget(situation: Situation, usd: float) -> Answers:
