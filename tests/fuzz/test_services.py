@@ -47,13 +47,34 @@ ON_CPU = {"prefix": {"virtualTokens": 20}, "hardware": {"cpu": {"cores": 2, "mem
 RUNS = [{"spec": spec, "view": "ESTIMATE_VIEW_FULL"} for spec in (GOOD, BESIDE_LORA | LARGE, BESIDE_LORA | ON_CPU)]
 """Runs that fit, that need remedies, and that have no accelerator."""
 LIMITS = {"maxCost": 5, "maxSeconds": 3600, "mustFit": True}
+TOLD = {"marketedMemoryGb": 16, "name": "RTX 4060"}
+WISHES: dict[str, Any] = {
+    "hardware": {"unknownAccelerator": TOLD, "count": 4, "sharding": "SHARDING_FULL"},
+    "quality": "QUALITY_NEED_MAXIMUM",
+    "tasks": "TASK_VARIETY_SINGLE",
+    "budgetUsdMonth": 50,
+    "budgetUsdRun": 5,
+    "runsPerMonth": 20,
+    "taskCount": 3,
+    "deadline": "600s",
+    "canRent": True,
+    "serving": ["SERVING_TARGET_VLLM", "SERVING_TARGET_OLLAMA"],
+    "priorities": ["PRIORITY_QUALITY", "PRIORITY_COST"],
+    "experience": "EXPERIENCE_BEGINNER",
+    "behaviorChange": "BEHAVIOR_CHANGE_MINOR",
+}
+"""Wishes that contradict one another."""
 MEASURED = {"job": "projects/p/jobs/j", "run": RUNS[0], "stepSeconds": 1, "totalSeconds": 100, "steps": 50}
 SEEDS: dict[str, list[dict[str, Any]]] = {
     "EstimateRun": RUNS,
     "BatchEstimateRuns": [{"rows": [{"key": str(key), "request": run} for key, run in enumerate(RUNS)]}],
     "CheckPlan": [{"run": run, "policy": LIMITS} for run in RUNS],
     "ReportObservation": [{"observation": MEASURED}],
-    "Recommend": [{key: GOOD[key] for key in ("model", "dataset", "hardware", "evaluation", "ownership")}],
+    "Recommend": [
+        {key: GOOD[key] for key in ("model", "dataset", "hardware", "evaluation", "ownership")},
+        WISHES,
+        WISHES | {key: GOOD[key] for key in ("model", "dataset", "ownership")},
+    ],
     "ValidateJob": [{"job": {"spec": GOOD}}],
     "CreateJob": [{"job": {"spec": GOOD}}],
 }
