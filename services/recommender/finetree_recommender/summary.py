@@ -27,6 +27,16 @@ _INPUTS = {
     "use_case": "for {} use",
 }
 """How a change of an input is told, by its field."""
+_QUESTIONS = {
+    "hardware": "what there is to train on",
+    "budget_usd_month": "what it may cost",
+    "quality": "how good it must be",
+    "time": "how long a run may take",
+    "tasks": "how many tasks there are",
+}
+"""What an unknown input asks, by its field."""
+_MATTERS = 0.5
+"""Share of an unknown input's answers that would change the verdict, from which on it is asked for."""
 
 
 def headline(answer: Recommendation) -> str:
@@ -42,8 +52,8 @@ def headline(answer: Recommendation) -> str:
 
 def paragraph(answer: Recommendation) -> str:
     """The whole answer for people: method and why, what it takes, what to beware of, and what would change it."""
-    parts = (_verdict(answer), _figures(answer), _caution(answer), _changes(answer), _others(answer), _sure(answer))
-    return " ".join(part for part in parts if part)
+    parts = (_verdict, _figures, _caution, _changes, _others, _sharpening, _sure)
+    return " ".join(text for text in (part(answer) for part in parts) if text)
 
 
 def _verdict(answer: Recommendation) -> str:
@@ -173,6 +183,18 @@ def _others(answer: Recommendation) -> str:
             says = answer.pack.card(other.method).title if other.method is not None else "to upgrade"
             parts.append(f"The rules of {other.pack.rules.id} say {says} instead.")
     return " ".join(parts)
+
+
+def _sharpening(answer: Recommendation) -> str:
+    """What to say next, where half of the possible answers and more would change the verdict."""
+    asked = [
+        _QUESTIONS[gap.field_path] for gap in answer.gaps if gap.share >= _MATTERS and gap.field_path in _QUESTIONS
+    ]
+    if not asked:
+        return ""
+    *rest, last = asked
+    words = f"{', '.join(rest)} and {last}" if rest else last
+    return f"To be surer, say {words}."
 
 
 def _sure(answer: Recommendation) -> str:

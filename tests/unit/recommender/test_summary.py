@@ -69,6 +69,14 @@ def test_without_estimates_it_says_so(pack, read):
     assert "GiB" not in words
 
 
+def test_what_would_decide_is_asked_for_and_nothing_else(pack, read, evidence):
+    words = paragraph(told(pack, read, None))
+    assert "To be surer, say what there is to train on, how long a run may take and what it may cost." in words
+    answered = {"budget_usd_month": 300, "quality": "QUALITY_NEED_IMPORTANT", "time": "TIME_NEED_HOURS"}
+    known = told(pack, read, evidence(lora="FITS"), hardware=GPU24, tasks="TASK_VARIETY_SIMILAR", **answered)
+    assert "To be surer" not in paragraph(known)
+
+
 def test_another_packs_disagreement_is_told(pack, read, evidence):
     packs = load_builtin()
     found = evidence(lora="FITS", qlora="FITS", prefix="FITS")
