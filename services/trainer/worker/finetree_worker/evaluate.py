@@ -16,12 +16,11 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from finetree_worker.attention import as_loaded, by_document
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.formats import Row
-from finetree_worker.gradients import free_cache
 from finetree_worker.loss import target_score
 from finetree_worker.methods import prefix
 from finetree_worker.models import quiet_peft
 from finetree_worker.packing import Example, collate, pack
-from finetree_worker.telemetry import is_out_of_memory
+from finetree_worker.telemetry import free_cache, is_out_of_memory
 from finetree_worker.tokenization import leading_bos, template
 from finetree_worker.tool_text import for_template
 

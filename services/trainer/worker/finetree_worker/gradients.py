@@ -18,7 +18,7 @@ from finetree_worker.packing import Example, MicroBatch, collate, pack
 from finetree_worker.plan import FullMethod, Precision, TrainPlan
 from finetree_worker.randomness import DropoutMasks
 from finetree_worker.steering import Steering
-from finetree_worker.telemetry import is_out_of_memory
+from finetree_worker.telemetry import free_cache, is_out_of_memory
 
 AUTOCAST = {Precision.BF16_MIXED: torch.bfloat16, Precision.FP16_MIXED: torch.float16}
 """Types of products where a fully trained model's weights are float32."""
@@ -134,9 +134,3 @@ class Gradients:
 def places(batch: MicroBatch) -> int:
     """Token places that a micro-batch computes, filling included."""
     return math.prod(batch.token_ids.shape)
-
-
-def free_cache(device: torch.device) -> None:
-    """Give back what torch's allocator keeps of a GPU's memory: after an out-of-memory it is in pieces."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -21,8 +21,9 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from finetree_worker import base_checks
-from finetree_worker.errors import ModelError, PlanError
+from finetree_worker.errors import MemoryExhaustedError, ModelError, PlanError
 from finetree_worker.plan import LoraMethod, Targets
+from finetree_worker.telemetry import free_cache, free_memory_bytes, is_out_of_memory
 
 ATTENTION = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv"),
@@ -53,7 +54,8 @@ def load_model(
 
     With `quantization` its linear layers are quantised as they are read. Dropout of its own is turned off: its masks
     would come from a stream, and no resumed run would have them again. `attention` is transformers' name of an
-    implementation. Raises ModelError with MODEL_NOT_FOUND, MODEL_UNREADABLE, or what base_checks finds wrong with it.
+    implementation. Raises ModelError with MODEL_NOT_FOUND, MODEL_UNREADABLE, or what base_checks finds wrong with it,
+    and MemoryExhaustedError OUT_OF_MEMORY_LOADING.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -64,34 +66,66 @@ def load_model(
         )
     base_checks.check_config(folder)
     base_checks.check_weights(folder)
-    place = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
-    placed = {"quantization_config": quantization, "device_map": {"": place}} if quantization else {}
-    read: Any = AutoModelForCausalLM.from_pretrained
     try:
-        model, info = read(
-            folder,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # named by check_loaded, not ignored
-            dtype=dtype,
-            # Without a word transformers takes torch's fused kernels where the architecture (not Gemma 2) allows them.
-            attn_implementation=None if attention == "sdpa" else attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            **placed,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        loaded, info = _read(folder, dtype, attention, placement(device, quantization))
+        base_checks.check_loaded(folder, info)
+        if quantization is None:
+            nn.Module.to(loaded, device)
+    except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise _too_large(folder, device) from error
         raise ModelError(
             "MODEL_UNREADABLE",
             f"The model {folder.name!r} cannot be loaded: {type(error).__name__}.",
             field="model",
             remedy="Only models with safetensors weights and an architecture of transformers itself can be trained.",
         ) from error
-    base_checks.check_loaded(folder, info)
-    loaded: PreTrainedModel = model
+    _settle(loaded)
+    return loaded
+
+
+def placement(device: torch.device, quantization: BitsAndBytesConfig | None) -> dict[str, Any]:
+    """Where a quantised model is read to, as transformers wants it; any other is moved once it is read."""
     if quantization is None:
-        nn.Module.to(loaded, device)
-    for module in loaded.modules():
+        return {}
+    place = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+    return {"quantization_config": quantization, "device_map": {"": place}}
+
+
+def _read(
+    folder: Path, dtype: torch.dtype, attention: str, placed: dict[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    read: Any = AutoModelForCausalLM.from_pretrained
+    found: tuple[PreTrainedModel, dict[str, Any]] = read(
+        folder,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # named by check_loaded, not ignored
+        dtype=dtype,
+        # Without a word transformers takes torch's fused kernels where the architecture (not Gemma 2) allows them.
+        attn_implementation=None if attention == "sdpa" else attention,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        **placed,
+    )
+    return found
+
+
+def _too_large(folder: Path, device: torch.device) -> MemoryExhaustedError:
+    stored = sum(file.stat().st_size for file in base_checks.weight_files(folder))
+    free_cache(device)
+    return MemoryExhaustedError(
+        "OUT_OF_MEMORY_LOADING",
+        f"The model {folder.name!r} does not fit in this device's memory: its files hold {stored / 1e9:.2f} GB, and "
+        f"{free_memory_bytes(device) / 1e9:.2f} GB are free.",
+        field="model",
+        remedy="Use qlora, bfloat16 weights, a smaller model, or a device with more memory.",
+    )
+
+
+def _settle(model: PreTrainedModel) -> None:
+    """Turn off what would make training depend on anything but the plan: dropout, caches, packing for inference."""
+    for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -99,8 +133,7 @@ def load_model(
             # has no backward pass and rounds float32 inputs.
             quantised: Any = module
             quantised.support_avx512bf16_for_cpu = False
-    loaded.config.use_cache = False
-    return loaded
+    model.config.use_cache = False
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

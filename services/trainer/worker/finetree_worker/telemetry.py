@@ -16,7 +16,11 @@ PERIOD_SECONDS = 1.0
 """Time between two looks at the GPU."""
 _PAGE = 4096
 _GROUP = Path("/sys/fs/cgroup")
-_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "std::bad_alloc")
+_OUT_OF_MEMORY = (
+    *("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc"),
+    *("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
+"""What libraries say in a RuntimeError: CUDA's driver and cuBLAS allocate beside torch, whose own error is a class."""
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -76,12 +80,23 @@ def _group_free(folder: Path) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out.
 
-    CUDA has a class of its own for it; the CPU's allocator and oneDNN say it in a RuntimeError's text.
+    torch's allocator of a GPU has a class of its own for it; others say it in a RuntimeError's text.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
+
+
+def free_cache(device: torch.device) -> None:
+    """Give back what torch's allocator keeps of a GPU's memory: after an out-of-memory it is in pieces."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU only imitates bfloat16: its arithmetic came with compute capability 8.0 (Ampere)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
 
 
 class DeviceWatch:

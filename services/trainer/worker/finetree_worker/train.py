@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from finetree_worker import base_checks, data, evaluate, methods, models, randomness
+from finetree_worker import base_checks, data, evaluate, methods, models, randomness, telemetry
 from finetree_worker.data import Dataset
 from finetree_worker.errors import DataError
 from finetree_worker.events import (
@@ -39,6 +39,7 @@ from finetree_worker.steering import STOPS, Steering
 
 EVALUATION_TOKENS = 4096
 """Tokens of one forward pass of an evaluation: without gradients this needs less memory than a training step."""
+_BFLOAT16 = (Precision.BF16, Precision.BF16_MIXED)
 _PROGRESS_STEPS = 50  # progress events of a phase at most
 
 
@@ -103,6 +104,8 @@ class _Run:
             length = self.plan.optimization.sequence_length
             base_checks.check_fit(self.plan.base.folder, model.config, tokenizer, length)
             base = base_facts(self.plan.base)
+            if telemetry.emulates_bfloat16(self.device) and self.plan.optimization.precision in _BFLOAT16:
+                self.reporter.emit(_emulated())
         with self.phases.phase(Phase.TOKENIZE) as tell:
             dataset = data.load(self.plan, tokenizer, _both(tell, self.steering.stop_here))
             self.reporter.emit(dataset.report)
@@ -291,6 +294,11 @@ def _require_questions(plan: EvaluationPlan, dataset: Dataset) -> None:
             field="evaluation.best_by",
             remedy="Hold out chat or prompt and completion rows, or tell the best one by loss.",
         )
+
+
+def _emulated() -> Alert:
+    text = "This GPU has no arithmetic in bfloat16 and imitates it slowly: PRECISION_FP16_MIXED is faster here."
+    return Alert(Level.WARNING, "BFLOAT16_EMULATED", text)
 
 
 def _finite(value: float) -> float | None:
