@@ -16,6 +16,9 @@ from finetree_recommender.pipeline import Decision
 from finetree_recommender.rules import CautionRule
 from finetree_recommender.trace import Breach, Reason
 
+LEAF_WORDS = "the tree leads to it"
+"""Why a method is taken, where the tree says no more."""
+
 
 class Standing(StrEnum):
     """How a method fared."""
@@ -128,8 +131,14 @@ def _voted(case: Case) -> Reason:
     if decision.rule_id == choice.default_rule_id:
         return Reason("DEFAULT", "nothing was said that decides, and it is the choice when in doubt", decision.rule_id)
     if votes == 0:
-        return Reason("TREE_LEAF", "the tree leads to it", decision.rule_id)
+        return Reason("TREE_LEAF", _leaf_words(case), decision.rule_id)
     return Reason("MOST_VOTES", f"most votes of the questions answered ({votes})", decision.rule_id)
+
+
+def _leaf_words(case: Case) -> str:
+    """Why the tree leads to a method, as its last node says."""
+    node = next((node for node in case.pack.rules.tree.nodes if node.id == case.decision.rule_id), None)
+    return (node.reason_for(case.method) if node is not None else "") or LEAF_WORDS
 
 
 def _lost(case: Case) -> Iterator[Reason]:

@@ -112,7 +112,10 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A question of the tree; `yes` and `no` name a node or a method. `needs` must be among the feasible methods."""
+    """A question of the tree; `yes` and `no` name a node or a method. `needs` must be among the feasible methods.
+
+    `yes_reason` and `no_reason` say why a method that it leads to is taken.
+    """
 
     id: str
     when: When
@@ -120,6 +123,12 @@ class Node:
     no: str
     source: str
     needs: Method | None = None
+    yes_reason: str = ""
+    no_reason: str = ""
+
+    def reason_for(self, method: Method) -> str:
+        """Why a method that it leads to is taken; empty where the pack does not say."""
+        return self.yes_reason if self.yes == method else self.no_reason
 
 
 @dataclass(frozen=True, slots=True)

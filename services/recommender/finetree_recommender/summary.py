@@ -12,6 +12,7 @@ from finetree_recommender.counterfactuals import Counterfactual
 from finetree_recommender.estimates import Priced
 from finetree_recommender.fit import GIB
 from finetree_recommender.methods import Method
+from finetree_recommender.reasons import LEAF_WORDS
 
 UPGRADE_WORDS = "upgrade GPU first"
 """What the playbook says below 8 GB (L268)."""
@@ -91,6 +92,8 @@ def _why(answer: Recommendation) -> str:
     questions = len(answer.pack.rules.questions)
     if reason.code == "MOST_VOTES" and choice.ballot.unanswered == questions - 1 and answer.inputs.hardware_known:
         return f"it is what the rules recommend for {_device(answer)}"
+    if reason.code == "TREE_LEAF" and reason.message != LEAF_WORDS:
+        return reason.message
     sentences = {
         "MOST_VOTES": "your answers speak for it more than for any other method that this hardware can run",
         "TREE_LEAF": "it is the usual choice where nothing speaks for another method",

@@ -45,6 +45,8 @@ def count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot:
             continue
         for method in option.votes:
             votes[method][question.id] = 1
+        if not any(item.votes for item in question.options):
+            continue  # a pack that does not vote has nothing to say of it
         outcome = f"a vote for {', '.join(option.votes)}" if option.votes else "no preference"
         if option.upgrade:
             outcome = "for an upgrade of the GPU, and for no method"

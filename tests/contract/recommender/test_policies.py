@@ -27,8 +27,8 @@ async def test_the_other_pack_speaks_from_the_same_estimates(client):
     assert other.sha256 == asked.revision.pack.sha256
     assert not other.agrees
     assert other.reason == (
-        "evidence-1: LORA, the tree leads to it (E5), not PREFIX: LoRA trains as fast within a "
-        "tenth, learns more and forgets less; consider LORA; "
+        "evidence-1: LORA, of what fits here it is expected to learn most for its price (E5), "
+        "not PREFIX: LoRA trains as fast within a tenth, learns more and forgets less; consider LORA; "
         "playbook-1: PREFIX, most votes of the questions answered (3) (votes.plurality), not LORA: 1 < 3 votes"
     )
 

@@ -95,7 +95,7 @@ def test_full_fine_tuning_is_not_taken_where_it_cannot_be_paid_or_waited_for(kno
     assert decide(known, Answers(**(everything | answers)), None).method is Method.LORA
 
 
-@pytest.mark.parametrize("method", [Method.LORA, Method.QLORA])
+@pytest.mark.parametrize("method", [Method.LORA, Method.QLORA, Method.PREFIX, Method.ADAPTER])
 def test_an_unknown_task_has_the_envelope_of_the_kinds(known, method):
     kinds = [prior_of(known, method, kind) for kind in KINDS]
     unknown = prior_of(known, method, UNKNOWN)
@@ -104,6 +104,17 @@ def test_an_unknown_task_has_the_envelope_of_the_kinds(known, method):
     assert unknown.expected == statistics.median(prior.expected for prior in kinds)
     card = known.card(method).quality_percent
     assert (card.low, card.expected, card.high) == (unknown.low, unknown.expected, unknown.high)
+
+
+@pytest.mark.parametrize(
+    ("method", "factors"), [(Method.PREFIX, (0.75, 0.81, 0.87)), (Method.ADAPTER, (0.95, 0.97, 1.01))]
+)
+@pytest.mark.parametrize("kind", ["CODE", "KNOWLEDGE"])
+def test_what_nobody_studied_follows_from_loras(known, method, kind, factors):
+    ours, loras = prior_of(known, method, kind), prior_of(known, Method.LORA, kind)
+    for name, factor in zip(("low", "expected", "high"), factors, strict=True):
+        assert getattr(ours, name) == pytest.approx(getattr(loras, name) * factor, abs=0.7)
+    assert ours.studies == 0
 
 
 def test_every_method_has_a_prior_for_every_kind_of_task(known):
