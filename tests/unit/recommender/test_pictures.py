@@ -20,10 +20,11 @@ from finetree_recommender.pictures import svg
 from finetree_recommender.pictures.axis import axis
 from finetree_recommender.pictures.frontier import frontier_svg
 from finetree_recommender.pictures.graph import Kind, build
-from finetree_recommender.pictures.marking import Way, mark
+from finetree_recommender.pictures.marking import Way, passed
 from finetree_recommender.pictures.svg import Rectangle
 from finetree_recommender.pictures.tree import render
 from finetree_recommender.pictures.tree_svg import lay_out
+from finetree_recommender.pipeline import choose
 from finetree_recommender.rules import Node, Tree
 from google.protobuf import json_format
 
@@ -35,16 +36,6 @@ HARDWARE = [
 ]
 FORMATS = [rec.PICTURE_FORMAT_TEXT, rec.PICTURE_FORMAT_MERMAID, rec.PICTURE_FORMAT_SVG]
 PACKS = load_builtin()
-SHOWN_STAGES = {
-    "hardware_gate",
-    "multi_task_override",
-    "votes",
-    "tree",
-    "star_order",
-    "upgrade",
-    "priorities",
-    "demands",
-}
 
 
 def asked(pack: Pack, **fields: Any) -> Inputs:
@@ -66,19 +57,22 @@ def requests():
         yield {name: value for name, value in {**given, "priorities": [5]}.items() if value is not None}
 
 
+def way_of(pack, graph, fields, found=None) -> list[str]:
+    """Boxes that a request passes; every rule of its trace must be in the picture."""
+    answers = asked(pack, **fields).answers
+    choice = choose(pack, answers, found)
+    shown = {*graph.boxes, *(line.rule_id for box in graph.boxes.values() for line in box.lines)}
+    assert {step.rule_id for step in choice.steps} <= shown
+    ids = passed(graph, pack, answers, choice)
+    return [box_id for box_id in ids if box_id in graph.boxes and graph.boxes[box_id].kind is not Kind.VOTE]
+
+
 @pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS.keys())
 def test_every_way_is_marked_with_the_rules_of_its_trace(pack):
     graph = build(pack)
-    shown = {*graph.boxes, *(line.rule_id for box in graph.boxes.values() for line in box.lines)}
-    ends = set()
-    for fields in requests():
-        answer = conclude(pack, asked(pack, **fields), None, cautions.ESTIMATOR_UNAVAILABLE)
-        way = mark(graph, answer, "")
-        passed = [box_id for box_id in way.ids if box_id in graph.boxes and graph.boxes[box_id].kind is not Kind.VOTE]
-        assert passed[0] == "gate"
-        assert passed[-1] == "fit"
-        ends.add(next(box_id for box_id in passed if graph.boxes[box_id].kind is Kind.OUTCOME))
-        assert {step.rule_id for step in answer.trace if step.stage in SHOWN_STAGES} <= shown
+    ways = [way_of(pack, graph, fields) for fields in requests()]
+    assert {(way[0], way[-1]) for way in ways} == {("gate", "fit")}
+    ends = {box_id for way in ways for box_id in way if graph.boxes[box_id].kind is Kind.OUTCOME}
     if pack.rules.id == "playbook-1":
         # 8 GB leave one method to vote for, so that the vote decides before the tree's last leaf.
         assert {box.id for box in graph.of_kind(Kind.OUTCOME)} - ends == {"N4.no"}
@@ -87,17 +81,18 @@ def test_every_way_is_marked_with_the_rules_of_its_trace(pack):
 @pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS.keys())
 def test_a_way_by_estimates_is_marked_too(pack, evidence):
     graph = build(pack)
-    shown = {*graph.boxes, *(line.rule_id for box in graph.boxes.values() for line in box.lines)}
-    for found in (
-        evidence(lora="FITS", qlora="FITS"),
-        evidence(full="FITS", lora="FITS"),
-        evidence(prefix="TIGHT"),
-        evidence(),
-    ):
-        for fields in itertools.islice(requests(), 0, None, 7):
-            answer = conclude(pack, asked(pack, **fields), found, "")
-            assert mark(graph, answer, "").ids[0] == "gate"
-            assert {step.rule_id for step in answer.trace if step.stage in SHOWN_STAGES} <= shown
+    fits = ({"lora": "FITS", "qlora": "FITS"}, {"full": "FITS", "lora": "FITS"}, {"prefix": "TIGHT"}, {})
+    for words, fields in itertools.product(fits, requests()):
+        assert way_of(pack, graph, fields, evidence(**words))[0] == "gate"
+
+
+def test_a_wish_that_passed_a_method_over_is_marked(pack, evidence):
+    small = {"unknown_accelerator": {"marketed_memory_gb": 8}}
+    answer = conclude(pack, asked(pack, hardware=small, serving=[1]), evidence(prefix="FITS", qlora="FITS"), "")
+    assert "demands" in {step.stage for step in answer.trace}
+    drawn = render(pack, answer, rec.PICTURE_FORMAT_TEXT)
+    marked = {line.rule_id for node in drawn.nodes if node.id == "demands" for line in node.lines if line.taken}
+    assert marked == {"serving.vllm.prefix"}
 
 
 @pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS.keys())

@@ -43,18 +43,19 @@ class Way:
 
 def mark(graph: Graph, answer: Recommendation, headline: str) -> Way:
     """The way of an answer, whose headline is told at its end."""
-    boxes = list(_boxes(answer.pack, answer.inputs.answers, answer.decision.choice))
+    ids = passed(graph, answer.pack, answer.inputs.answers, answer.decision.choice)
+    return Way(ids, frozenset(step.rule_id for step in answer.trace), headline)
+
+
+def passed(graph: Graph, pack: Pack, answers: Answers, choice: Choice) -> tuple[str, ...]:
+    """Boxes and arrows that a choice passes, in order, and then the questions that were answered."""
+    boxes = _boxes(pack, answers, choice)
     arrows = {(arrow.start, arrow.end): arrow.id for arrow in graph.arrows}
     ids = [boxes[0]]
     for start, end in pairwise(boxes):
         ids += [arrows[start, end], end]
-    answered = [question.id for question in answer.pack.rules.questions if _answered(answer, question.input)]
-    rule_ids = frozenset(step.rule_id for step in answer.trace)
-    return Way((*ids, *answered), rule_ids, headline)
-
-
-def _answered(answer: Recommendation, name: str) -> bool:
-    return answer.inputs.answers.get(name) != UNKNOWN
+    answered = (question.id for question in pack.rules.questions if answers.get(question.input) != UNKNOWN)
+    return (*ids, *answered)
 
 
 def _boxes(pack: Pack, answers: Answers, choice: Choice) -> list[str]:
