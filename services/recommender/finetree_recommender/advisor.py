@@ -202,7 +202,7 @@ def conclude(
             *fit.steps(pack, evidence, decision.settled, applied, overruled),
         ),
         methods=assess(situation, decision),
-        cautions=cautions.collect(situation, decision, missing=missing, neighbours=neighbours, parameters=parameters),
+        cautions=cautions.collect(situation, decision, missing=missing, parameters=parameters, rank=_rank(built)),
         counterfactuals=neighbours.flips,
         gaps=neighbours.gaps,
         confidence=confidence.judge(situation, decision, neighbours, parameters, unmet),
@@ -210,6 +210,14 @@ def conclude(
         plan_digest=plan_digest(built.spec, inputs.profile, revision) if built is not None else "",
         others=other_packs.verdicts(others, situation, decision),
     )
+
+
+def _rank(built: Recipe | None) -> int | None:
+    """Rank of the recipe's adapter; None where it has none."""
+    if built is None or built.spec.WhichOneof("method") not in ("lora", "qlora"):
+        return None
+    lora = built.spec.lora if built.spec.HasField("lora") else built.spec.qlora.lora
+    return lora.rank or None
 
 
 def _questions(pack: Pack, inputs: Inputs) -> dict[Method, est.EstimateRunRequest]:

@@ -4,14 +4,15 @@
 from collections.abc import Iterator
 
 from finetree_recommender import fit, wishes
-from finetree_recommender.counterfactuals import Neighbourhood
 from finetree_recommender.estimates import Evidence, FitState
+from finetree_recommender.gate import memory_words
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import Decision
 from finetree_recommender.reasons import caution_code, warnings
 from finetree_recommender.situation import Situation
+from finetree_recommender.thresholds import NOT_PRICED
 from finetree_recommender.trace import Caution
 
 ESTIMATOR_UNAVAILABLE = "ESTIMATOR_UNAVAILABLE"
@@ -29,9 +30,9 @@ MISSING_EVIDENCE = {
 
 
 def collect(
-    situation: Situation, decision: Decision, *, missing: str, neighbours: Neighbourhood, parameters: int | None
+    situation: Situation, decision: Decision, *, missing: str, parameters: int | None, rank: int | None
 ) -> tuple[Caution, ...]:
-    """All cautions, the gravest first; `missing` is the code of why there is no evidence."""
+    """All cautions, the gravest first; `missing` is the code of why there is no evidence, `rank` the adapter's."""
     pack, inputs, evidence = situation.pack, situation.inputs, situation.evidence
     return (
         *_evidence(inputs, evidence, missing, decision),
@@ -42,9 +43,9 @@ def collect(
         *wishes.unchecked(situation, decision),
         *_advice(pack, inputs, decision.method),
         *wishes.device_notes(situation),
-        *wishes.serving_notes(situation, decision),
+        *wishes.serving_notes(situation, decision, rank),
         *_capacity(situation, decision.method),
-        *_renting(inputs, neighbours),
+        *_renting(situation, decision),
         *_unknown(inputs, parameters),
     )
 
@@ -73,13 +74,26 @@ def _advice(pack: Pack, inputs: Inputs, method: Method | None) -> Iterator[Cauti
             yield Caution(caution_code(rule), rule.message, rule.id, rule.redirect)
 
 
-def _renting(inputs: Inputs, neighbours: Neighbourhood) -> Iterator[Caution]:
-    if not inputs.request.can_rent:
+def _renting(situation: Situation, decision: Decision) -> Iterator[Caution]:
+    """The smallest GPU to rent on which the rules take the best method that any would give."""
+    gb, pack = situation.inputs.marketed_gb, situation.pack
+    if not situation.inputs.request.can_rent or (gb is None and not situation.inputs.on_cpu):
         return
-    rented = [flip for flip in neighbours.flips if flip.field_path == "hardware" and flip.method is not None]
-    if rented:
-        text = f"hardware can be rented: {rented[-1].to_value} would make it {rented[-1].method}"
-        yield Caution("RENTING_CHANGES_METHOD", text, "gate.rent", rented[-1].method)
+    best, found = _grade(pack, decision.method), None
+    for item in pack.rules.gate.classes:
+        if item.low > (gb or 0):
+            rented = situation.elsewhere(situation.answers.changed(memory=item.key))
+            if rented.method is not None and _grade(pack, rented.method) > best:
+                best, found = _grade(pack, rented.method), (item, rented.method)
+    if found is not None:
+        words = f"{memory_words(pack, found[0].key)} {NOT_PRICED}"
+        text = f"hardware can be rented: {words} would make it {found[1]}"
+        yield Caution("RENTING_CHANGES_METHOD", text, found[0].id, found[1])
+
+
+def _grade(pack: Pack, method: Method | None) -> float:
+    """Quality to expect, percent of full fine-tuning."""
+    return pack.card(method).quality_percent.expected if method is not None else 0
 
 
 def _smaller(situation: Situation, decision: Decision, parameters: int | None) -> Iterator[Caution]:

@@ -52,7 +52,7 @@ def judge(
         level = Level.LOW
     elif points <= weights.high_up_to.value:
         level = Level.HIGH
-    score = max(0.0, 1 - points / weights.score_zero_at.value)
+    score = round(max(0.0, 1 - points / weights.score_zero_at.value), 4)
     return Confidence(level, tuple(factors), score, _definition(pack), neighbours.robustness, abstained)
 
 

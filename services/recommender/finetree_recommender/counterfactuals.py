@@ -26,6 +26,8 @@ FIELDS = {
 SCALES = ("memory", "budget", "quality", "time", "tasks", "experience")
 """Inputs whose answers have an order, so that only the next one is one step away."""
 
+_SUFFIX = f" {thresholds.NOT_PRICED}"
+
 
 @dataclass(frozen=True, slots=True)
 class Counterfactual:
@@ -94,7 +96,7 @@ def explore(situation: Situation, decision: Decision) -> Neighbourhood:
         kept=sum(found.method is method for _, found in trials),
         tried=len(trials),
         gaps=_gaps(situation, trials, method),
-        robustness=sum(near) / len(near) if near else 1.0,
+        robustness=round(sum(near) / len(near), 4) if near else 1.0,
     )
 
 
@@ -132,7 +134,7 @@ def _flips(situation: Situation, trials: list[_Trial], method: Method | None) ->
         seen.add((trial.name, found))
         yield Counterfactual(
             field_path=FIELDS[trial.name],
-            from_value=_words(situation.pack, trial.name, situation.answers.get(trial.name)),
+            from_value=_words(situation.pack, trial.name, situation.answers.get(trial.name)).removesuffix(_SUFFIX),
             to_value=_words(situation.pack, trial.name, trial.value),
             method=found,
             rule_id=decision.rule_id,

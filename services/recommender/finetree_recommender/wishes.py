@@ -4,8 +4,8 @@
 from collections.abc import Iterator
 
 from finetree_recommender import fit
-from finetree_recommender.demands import duration, seconds_of, usd_of
-from finetree_recommender.estimates import Priced
+from finetree_recommender.demands import OVER_BUDGET, OVER_DEADLINE, duration, seconds_of, usd_of
+from finetree_recommender.estimates import FitState, Priced
 from finetree_recommender.figures import prior_of
 from finetree_recommender.methods import Method
 from finetree_recommender.pipeline import Decision
@@ -20,8 +20,24 @@ def unmet(situation: Situation, decision: Decision) -> Iterator[Caution]:
     if method is None:
         return
     for breach in situation.broken.get(method, ()):
-        yield Caution(breach.code, f"{method} {breach.message}; no other method here does better", breach.rule_id)
+        text = f"{method} {breach.message}; no method here keeps every wish{_nearest(situation, breach.code)}"
+        yield Caution(breach.code, text, breach.rule_id)
     yield from _quality(situation, method)
+
+
+def _nearest(situation: Situation, code: str) -> str:
+    """Which method comes nearest to a limit, for people; nothing for wishes that are kept or not."""
+    kind = {OVER_DEADLINE: (seconds_of, "the quickest"), OVER_BUDGET: (usd_of, "the cheapest")}.get(code)
+    if kind is None:
+        return ""
+    figure, words = kind
+    pack, evidence, examples = situation.pack, situation.evidence, situation.demands.examples
+    running = (m for m in Method if evidence is None or fit.best(evidence, m).state in (FitState.FITS, FitState.TIGHT))
+    found = [(value, m) for m in running if (value := figure(pack, evidence, m, examples)) is not None]
+    if not found:
+        return ""
+    value, nearest = min(found)
+    return f"; {words}, {nearest}, takes {duration(value) if code == OVER_DEADLINE else f'{value:.2f} USD'}"
 
 
 def contradictions(situation: Situation, decision: Decision) -> Iterator[Caution]:
@@ -85,8 +101,12 @@ def device_notes(situation: Situation) -> Iterator[Caution]:
     yield Caution("NO_BF16", text, rules.bf16.id)
 
 
-def serving_notes(situation: Situation, decision: Decision) -> Iterator[Caution]:
-    """What it takes to serve the result where it will be served."""
+def serving_notes(situation: Situation, decision: Decision, rank: int | None) -> Iterator[Caution]:
+    """What it takes to serve the result where it will be served; `rank` is that of the recipe's adapter."""
+    limit = situation.pack.rules.serving_rank
+    if "VLLM" in situation.demands.serving and rank is not None and rank > limit.value:
+        text = f"vllm: the adapter has rank {rank}, and vLLM loads up to {limit.value:g} unless started otherwise"
+        yield Caution("SERVING_NOTE", f"{text}: --max-lora-rank {rank}", limit.id)
     for target in situation.demands.serving:
         rules = (r for r in situation.pack.rules.serving if r.target == target and decision.method in r.methods)
         for rule in rules:

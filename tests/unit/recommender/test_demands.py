@@ -79,7 +79,9 @@ def test_contradictory_wishes_get_the_rules_answer_and_what_gives(ask):
     by_code = {caution.code: caution.message for caution in answer.cautions}
     assert answer.decision.method is not None
     assert "the deadline is 10 min" in by_code["OVER_DEADLINE"]
+    assert "the quickest, PREFIX, takes 3.0 h" in by_code["OVER_DEADLINE"]
     assert "the budget is 4.50 USD" in by_code["OVER_BUDGET"]
+    assert "the cheapest, QLORA, takes 5.00 USD" in by_code["OVER_BUDGET"]
     assert "no method has all of what was asked for" in by_code["CONTRADICTORY_WISHES"]
     assert answer.confidence.level == "LOW"
     assert any("wishes that are not met" in factor for factor in answer.confidence.factors)
@@ -145,6 +147,34 @@ def test_where_nothing_that_runs_can_be_served_the_answer_says_so(ask):
     answer = ask(hardware=gpu(8), serving=["SERVING_TARGET_VLLM", "SERVING_TARGET_OLLAMA"])
     assert answer.decision.method is Method.PREFIX
     assert codes(answer).count("NOT_SERVABLE") == 2
+
+
+def test_an_adapter_of_a_rank_that_vllm_does_not_take_by_default_is_told(ask):
+    fields = {"hardware": gpu(24), "serving": ["SERVING_TARGET_VLLM"], "profile": "RECIPE_PROFILE_EVIDENCE"}
+    large = ask(figures(), dataset_profile={"examples": 50000}, **fields)
+    small = ask(figures(), dataset_profile={"examples": 500}, **fields)
+    assert any("--max-lora-rank 32" in caution.message for caution in large.cautions)
+    assert not any("--max-lora-rank" in caution.message for caution in small.cautions)
+
+
+@pytest.mark.parametrize(
+    ("gb", "fields", "method"),
+    [
+        (24, {"use_case": "USE_CASE_ENTERPRISE", "budget_usd_month": 10000, "quality": "QUALITY_NEED_MAXIMUM"}, "FULL"),
+        (8, {}, "LORA"),
+        (80, {}, None),
+    ],
+)
+def test_renting_names_the_smallest_gpu_of_the_best_method(ask, gb, fields, method):
+    """An enterprise with a budget and a smaller GPU gets LoRA, and is told of full fine-tuning on a rented one."""
+    answer = ask(figures(full="DOES_NOT_FIT"), hardware=gpu(gb), can_rent=True, **fields)
+    told = [caution for caution in answer.cautions if caution.code == "RENTING_CHANGES_METHOD"]
+    assert [caution.redirect for caution in told] == ([method] if method else [])
+    if method == "FULL":
+        assert answer.decision.method is Method.LORA
+        assert "a GPU of 80 GB" in told[0].message
+    silent = ask(figures(full="DOES_NOT_FIT"), hardware=gpu(gb), **fields)
+    assert "RENTING_CHANGES_METHOD" not in codes(silent)
 
 
 def test_every_server_has_a_word_on_every_method(pack):
