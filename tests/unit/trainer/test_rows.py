@@ -78,3 +78,16 @@ def test_whatever_the_bytes_are_the_answer_is_a_profile_or_a_named_row(tmp_path,
     except InvalidArgument as error:
         assert error.reason in FILE_REASONS
         assert error.violations[0].field_path.startswith("rows")
+
+
+def test_columns_that_tell_nothing_are_named_once(tmp_path):
+    with pytest.raises(InvalidArgument) as error:
+        rows.check(write(tmp_path, b'{"headline": "h", "abstract": "a"}\n' * 9))
+    assert [violation.field_path for violation in error.value.violations] == ["rows[1]"]
+    assert str(error.value).endswith("columns {prompt: headline, completion: abstract}.")
+
+
+def test_each_bad_row_of_known_columns_is_named(tmp_path):
+    with pytest.raises(InvalidArgument) as error:
+        rows.check(write(tmp_path, b'{"text": 5}\n' * 3))
+    assert [violation.field_path for violation in error.value.violations] == [f"rows[{i}].text" for i in (1, 2, 3)]
