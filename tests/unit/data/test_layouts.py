@@ -220,6 +220,7 @@ REFUSED = {
     ),
     "questions alone": ({"turns": ["Who?", "Where?"]}, "do not say who speaks"),
     "two answers to three questions": ({"input": ["a", "b", "c"], "output": ["d", "e"]}, "2 answers to 3 questions"),
+    "columns in place of rows": ({"question": ["a", "b"], "answer": ["c", "d"]}, "must be a string, is a list"),
     "several answers": ({"question": "q", "answer": ["a", "b"]}, "columns {completion: answer.0}"),
 }
 

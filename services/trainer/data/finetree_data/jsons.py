@@ -14,6 +14,8 @@ Record = tuple[int, dict[str, Any] | RowError]
 
 LISTS = ("data", "rows", "examples", "instances", "records", "items", "train", "dataset", "samples", "entries")
 """Keys of a document's top object under which its rows are looked for."""
+_ROOTS = ("data", "dataset")
+"""Keys under which another object may hold the rows: {"data": {"train": [...]}}."""
 _TASKS = ("instruction", "Definition")
 """Keys of an object that is a row, or a task, whatever list it has."""
 
@@ -47,20 +49,21 @@ def parse(line: bytes, *, first: bool = False) -> Any:
     if len(line) > MAX_ROW_BYTES:
         raise RowError("", f"is longer than {MAX_ROW_BYTES} bytes; write one JSON object a line")
     try:
-        return json.loads(decode(line, first=first), parse_constant=_no_constant)
+        return json.loads(decode(line, first=first), parse_constant=_missing)
     except json.JSONDecodeError as error:
         hint = "; if this is a table or plain text, say so in reading.file_format" if first and not error.pos else ""
+        hint = "; it looks like Python: write it with json.dumps" if error.doc.lstrip().startswith("{'") else hint
         raise RowError("", f"is not JSON at column {error.colno}: {error.msg}{hint}") from None
     except RecursionError:
         raise RowError("", "is JSON that is nested too deeply") from None
     except ValueError as error:
-        # Not UTF-8, NaN, or a number with more digits than Python converts.
+        # Not UTF-8, or a number with more digits than Python converts.
         text = str(error)
         raise RowError("", text if text.startswith("is ") else "is JSON with a number of too many digits") from None
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"is not JSON: {name} is no JSON value")
+def _missing(_: str) -> None:
+    """NaN and Infinity, which are no JSON, stand for nothing: pandas writes NaN where a cell is empty."""
 
 
 def as_object(value: Any) -> dict[str, Any]:
@@ -85,7 +88,17 @@ def is_list_of_rows(value: dict[str, Any]) -> bool:
     if any(key in value for key in _TASKS):
         return False
     lists = [value[key] for key in LISTS if isinstance(value.get(key), list)]
-    return any(isinstance(rows[0], dict) for rows in lists if rows)
+    inner = [value[key] for key in _ROOTS if isinstance(value.get(key), dict)]
+    return any(isinstance(rows[0], dict) for rows in lists if rows) or any(map(is_list_of_rows, inner))
+
+
+def are_several(text: str) -> bool:
+    """Whether a line is objects one after another, without a line break between them."""
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return text[end:].lstrip().startswith("{")
 
 
 def json_document(stream: Content) -> Iterator[Record]:
@@ -110,7 +123,7 @@ def json_document(stream: Content) -> Iterator[Record]:
                 last += 1
                 yield last, found
         else:
-            raise text.broken("an array or an object is needed", last + 1)
+            raise text.broken(f"an array or an object is needed, {char!r} stands there", last + 1)
 
 
 def _array(text: "_Text", number: int) -> Iterator[Record]:
@@ -129,6 +142,8 @@ def _array(text: "_Text", number: int) -> Iterator[Record]:
             text.take("]")
             return
         text.take(",", number)
+        if text.peek() == "]":
+            raise text.broken("a comma stands before the closing bracket", number)
 
 
 def _object(text: "_Text", number: int, found: dict[str, Any]) -> Iterator[Record]:
@@ -149,6 +164,16 @@ def _object(text: "_Text", number: int, found: dict[str, Any]) -> Iterator[Recor
                 last = place
                 yield place, record
                 begin = text.position  # rows are not kept
+        elif key in _ROOTS and text.peek() == "{":
+            inner: dict[str, Any] = {}
+            before = last
+            for place, record in _object(text, last, inner):
+                last = place
+                yield place, record
+            if last == before:
+                found[key] = inner
+            else:
+                begin = text.position
         else:
             found[key] = text.value(last + 1)
         if text.peek() != "}":
@@ -162,7 +187,7 @@ class _Text:
     def __init__(self, stream: Content) -> None:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        self._json = json.JSONDecoder(parse_constant=_no_constant)
+        self._json = json.JSONDecoder(parse_constant=_missing)
         self._window, self._at, self._ended = "", 0, False
         self._before = 0
 
@@ -226,8 +251,7 @@ class _Text:
                 raise self.broken(error.msg, number) from None
             return None, 0
         except ValueError as error:
-            text = str(error).removeprefix("is not JSON: ")
-            raise self.broken(text if "JSON" in text else "a number has too many digits", number) from None
+            raise self.broken("a number has too many digits", number) from error
 
     def _more(self) -> None:
         """Read as much again as is waiting, so that a long value is not tried too often."""

@@ -86,7 +86,8 @@ def _answer(value: Any, path: str) -> tuple[Message, ...]:
 def _pair(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     asked, answered = mapping.parts["prompt"], mapping.parts["completion"]
     prompt, completion = lookup(value, asked), lookup(value, answered)
-    if _are_texts(prompt) and _are_texts(completion):  # Chinese-Vicuna's: questions, and their answers
+    if (asked, answered) == ("input", "output") and _are_texts(prompt) and _are_texts(completion):
+        # Chinese-Vicuna's: a talk's questions, and their answers. Under other names they are columns of a table.
         if len(prompt) != len(completion):
             raise RowError(answered, f"has {len(completion)} answers to {len(prompt)} questions")
         turns = conversation([list(pair) for pair in zip(prompt, completion, strict=True)], answered)

@@ -187,7 +187,7 @@ def _detect_json(text: str, *, whole: bool) -> FileFormat:
         # A line that is broken, or a document over several lines: that goes on with a string, a bracket or nothing.
         spread = bool(break_) and len(first) < 1000 and first.rstrip().endswith((",", "{", "[", ":"))
         spread = spread or (not break_ and not whole and bool(_LIST_IN_OBJECT.match(text)))
-        return FileFormat.JSON if text[0] == "[" or spread else FileFormat.JSONL
+        return FileFormat.JSON if text[0] == "[" or spread or jsons.are_several(first) else FileFormat.JSONL
     if isinstance(value, list):
         # A list of messages alone is one row, not as many as it has messages.
         several = rest.lstrip()[:1] in ("[", "{") or jsons.are_messages(value)
