@@ -25,7 +25,9 @@ from typing import Any
 
 AGREES = 2e-3
 """Largest difference of losses (nats) of a step in float32 between GPU and CPU; TF32 is off."""
-LENGTH, BATCH, MICRO = 256, 8, 4
+LENGTH, MICRO = 256, 4
+BATCH = 16
+"""Rows of a step, and of the whole data: each step sees all of them, so that its loss can be held against the first."""
 NO_DEVICE = 2
 PEAKS = ("allocated", "reserved")
 WORDS = (
@@ -52,7 +54,8 @@ class Case:
             **self.method,
             "training": {
                 "max_steps": steps,
-                "learning_rate": 3e-4,
+                "learning_rate": 1e-4 if "full" in self.method else 1e-3,
+                "schedule": "SCHEDULE_CONSTANT",
                 "warmup_ratio": 0,
                 "effective_batch_size": BATCH,
                 "micro_batch_size": MICRO,
@@ -189,7 +192,7 @@ def measured(case: Case, model: Path, hardware: dict[str, Any], *, steps: int, d
         folder = Path(name)
         rows = [
             {"prompt": " ".join(WORDS[i % 7 :] * 3), "completion": " ".join(WORDS[i % 5 : 6 + i % 11])}
-            for i in range(4 * BATCH)
+            for i in range(BATCH)
         ]
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "case.json").write_text(json.dumps({"spec": case.spec(hardware, steps), "model_dir": str(model)}))
