@@ -49,7 +49,15 @@ def breaches(pack: Pack, demands: Demands, evidence: Evidence | None, method: Me
 
 def all_breaches(pack: Pack, demands: Demands, evidence: Evidence | None) -> fit.Broken:
     """What each method would break."""
+    if evidence is None:
+        return _by_the_pack(pack, demands)
     return {method: breaches(pack, demands, evidence, method) for method in Method}
+
+
+@lru_cache(maxsize=4096)
+def _by_the_pack(pack: Pack, demands: Demands) -> fit.Broken:
+    """Kept, for every change of hardware is judged by it."""
+    return {method: breaches(pack, demands, None, method) for method in Method}
 
 
 def _over(figure: float | None, limit: float | None) -> bool:
