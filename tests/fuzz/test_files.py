@@ -41,10 +41,38 @@ KEYS = st.sampled_from(
         "weight",
         "system",
         "x",
+        "contents",
+        "parts",
+        "chosen",
+        "rejected",
+        "history",
+        "label",
+        "images",
+        "choices",
+        "answers",
+        "question",
+        "instances",
+        "Definition",
+        "Instances",
+        "paragraphs",
+        "qas",
+        "message_tree_id",
+        "replies",
+        "row",
+        "type",
+        "thinking",
+        "toolUse",
+        "toolResult",
+        "functionCall",
+        "functionDeclarations",
+        "toolSpec",
     ]
 )
 WORDS = st.sampled_from(
-    ("user", "assistant", "human", "gpt", "function_call", "tool", "[]", '{"name": "f"}', "", "\ud800")
+    [
+        *("user", "assistant", "human", "gpt", "function_call", "tool", "[]", '{"name": "f"}', "", "\ud800"),
+        *("tool_use", "tool_result", "thinking", "\n\nHuman: a\n\nAssistant: b", "[|Human|] a [|AI|] b"),
+    ]
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | WORDS,

@@ -9,7 +9,7 @@ import pytest
 from finetree_data.faults import DatasetError
 from finetree_data.reader import RowFile
 from finetree_data.reading import Columns, Layout, Reading
-from finetree_data.rows import Message
+from finetree_data.rows import Message, Row
 
 TOOL = {"name": "get_weather", "description": "Weather of a city", "parameters": {"type": "object", "properties": {}}}
 CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}
@@ -306,6 +306,18 @@ BAD = {
         {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"function": {}}]}]},
         "messages[0].tool_calls[0]",
     ),
+    "half a character in a call": (
+        {
+            "messages": [
+                {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": "\ud800"}}}]}
+            ]
+        },
+        "messages[0].tool_calls[0].function.arguments",
+    ),
+    "half a character in a function": (
+        {"messages": [{"role": "assistant", "content": "a"}], "tools": [{"name": "\udc00"}]},
+        "tools",
+    ),
     "another layout": ({"text": "t"}, ""),
 }
 
@@ -331,3 +343,13 @@ def test_a_bad_row_behind_good_ones_is_named_with_its_field(tmp_path, name):
     rows, found = read(tmp_path, good, row, good, skip_bad_rows=True)
     assert [r.number for r in rows] == [1, 3]
     assert (found.skipped, found.faults[0].number, found.faults[0].field) == (1, 2, field)
+
+
+def test_parts_that_are_nested_without_end_are_a_bad_row(tmp_path):
+    part = '{"toolResult": {"content": [' * 270 + '{"text": "a"}' + "]}}" * 270
+    file = tmp_path / "rows.jsonl"
+    answer = '{"role": "assistant", "content": "a"}'
+    file.write_text(f'{{"messages": [{{"role": "user", "content": [{part}]}}, {answer}]}}\n', encoding="utf-8")
+    found = RowFile(file, Reading(skip_bad_rows=True))
+    faults = [entry for entry in found.entries() if not isinstance(entry, Row)]
+    assert [fault.problem for fault in faults] == ["is nested too deeply"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetree_data.faults import RowError, kind
-from finetree_data.values import nested
+from finetree_data.values import nested, sound
 
 Call = dict[str, Any]
 """{"type": "function", "function": {"name", "arguments"}}, with the arguments as an object; "id" where it has one."""
@@ -46,6 +46,8 @@ def call(value: Any, place: str) -> Call:
             arguments = json.loads(arguments) if arguments.strip() else {}
         except (ValueError, RecursionError):
             raise RowError(f"{place}.function.arguments", "must be JSON") from None
+    _require_text(function["name"], f"{place}.function.name")
+    _require_text(arguments, f"{place}.function.arguments")
     known = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
     return ({"id": value["id"]} if isinstance(value.get("id"), str) else {}) | known
 
@@ -63,13 +65,19 @@ def tools_of(value: Any, place: str) -> tuple[dict[str, Any], ...]:
         return ()
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise RowError(place, f"must be a list of function schemas, is {kind(value)}")
-    return tuple(schema for tool in value for schema in _schemas(tool, place))
+    _require_text(value, place)
+    return tuple(schema for tool in value for schema in _schemas(tool))
 
 
-def _schemas(tool: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
+def _require_text(value: Any, place: str) -> None:
+    """Whether a template can write the value: half a character in it could not be tokenised. Raises RowError."""
+    sound(json.dumps(value, ensure_ascii=False), place)
+
+
+def _schemas(tool: dict[str, Any]) -> Iterator[dict[str, Any]]:
     declared = tool.get("functionDeclarations", tool.get("function_declarations"))
-    if declared is not None:  # Gemini's
-        yield from tools_of(declared, place)
+    if isinstance(declared, list):  # Gemini's
+        yield from ({"type": "function", "function": function} for function in declared if isinstance(function, dict))
     elif isinstance(tool.get("toolSpec"), dict):  # Bedrock's
         spec = tool["toolSpec"]
         schema = spec.get("inputSchema")

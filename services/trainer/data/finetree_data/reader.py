@@ -109,6 +109,8 @@ class RowFile:
             row = to_row(number, value, mapping)
         except RowError as error:
             return fault_of(number, error)
+        except RecursionError:
+            return fault_of(number, RowError("", "is nested too deeply"))
         if self._mapping is None:
             self._mapping, self._columns = mapping, columns_note(mapping, value)
         return row
