@@ -7,7 +7,8 @@ from typing import Any
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 
-from finetree_recommender.rules import Rules, When
+from finetree_recommender.basic_rules import When
+from finetree_recommender.rules import Rules
 
 UNKNOWN = "unknown"
 CPU = "cpu"

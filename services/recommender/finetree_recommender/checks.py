@@ -11,13 +11,15 @@ from typing import Any
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
 from finetree_recommender.answers import ENUM_WORDS, PRIORITY_WORDS, SERVING_WORDS, UNKNOWN, vocabulary
+from finetree_recommender.basic_rules import When
 from finetree_recommender.content_checks import check_content
 from finetree_recommender.fields import assign, path_for
 from finetree_recommender.loading import PackError
 from finetree_recommender.methods import Method
 from finetree_recommender.reach import NUMBERS, check_reach
 from finetree_recommender.recipe_rules import Row, Table
-from finetree_recommender.rules import Bracket, MemoryClass, Rules, When
+from finetree_recommender.rules import MemoryClass, Rules
+from finetree_recommender.wish_rules import Bracket
 
 DEVICE_WORDS = ("cpu_bf16", "cpu_fp32", "gpu_bf16", "gpu_no_bf16", UNKNOWN)
 """Answers of the recipe input `device`."""

@@ -4,12 +4,12 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from finetree_recommender.basic_rules import Number
 from finetree_recommender.counterfactuals import Neighbourhood
 from finetree_recommender.estimates import FitState
 from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import Decision
 from finetree_recommender.reasons import warnings
-from finetree_recommender.rules import Number
 from finetree_recommender.situation import Situation
 
 

@@ -9,7 +9,7 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender.answers import UNKNOWN
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.rules import QualityFloor, QualityPrior
+from finetree_recommender.wish_rules import QualityFloor, QualityPrior
 
 SECONDS = 3600
 """Seconds of an hour."""

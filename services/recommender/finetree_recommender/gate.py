@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from finetree_recommender import fit
 from finetree_recommender.answers import CPU, UNKNOWN, Answers
+from finetree_recommender.basic_rules import Cited
 from finetree_recommender.estimates import FitState
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.rules import Cited, MemoryClass
+from finetree_recommender.rules import MemoryClass
 from finetree_recommender.trace import Step
 
 

@@ -15,8 +15,8 @@ from finetree_recommender.estimates import Catalogue, Model
 from finetree_recommender.hardware import Device, memory_class, read_device
 from finetree_recommender.listing import Listed, listing
 from finetree_recommender.pack import Pack
-from finetree_recommender.rules import Bracket
 from finetree_recommender.trace import Caution
+from finetree_recommender.wish_rules import Bracket
 
 _ENUMS: dict[str, Any] = {
     "quality": rec.QualityNeed,

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 from finetree_recommender.answers import CPU, UNKNOWN, vocabulary
+from finetree_recommender.basic_rules import When
 from finetree_recommender.loading import PackError
 from finetree_recommender.methods import Method
 from finetree_recommender.recipe_rules import Table
-from finetree_recommender.rules import Leaf, Node, Rules, UpgradeRule, When
+from finetree_recommender.rules import Leaf, Node, Rules, UpgradeRule
 
 Words = Mapping[str, tuple[str, ...]]
 """Answers of each input, "unknown" among them."""

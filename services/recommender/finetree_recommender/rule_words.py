@@ -8,21 +8,10 @@ from enum import Enum
 from functools import singledispatch
 from typing import Any
 
+from finetree_recommender.basic_rules import Cited, MethodOrder, Number, Resolution, When
 from finetree_recommender.recipe_rules import Adaptation, BatchStart, Computed, Row, Table
-from finetree_recommender.rules import (
-    Bracket,
-    CautionRule,
-    Cited,
-    Leaf,
-    MemoryClass,
-    MethodOrder,
-    Node,
-    Number,
-    Option,
-    Resolution,
-    UpgradeRule,
-    When,
-)
+from finetree_recommender.rules import CautionRule, Leaf, MemoryClass, Node, Option, UpgradeRule
+from finetree_recommender.wish_rules import Bracket
 
 
 def rule_words(section: object) -> Iterator[tuple[str, str, str]]:

@@ -16,8 +16,8 @@ from finetree_recommender.hardware import memory_class
 from finetree_recommender.inputs import bracket_key
 from finetree_recommender.methods import Method
 from finetree_recommender.pipeline import Decision
-from finetree_recommender.rules import Bracket
 from finetree_recommender.situation import Situation
+from finetree_recommender.wish_rules import Bracket
 
 NOT_PRICED = "(by the rules, not priced)"
 """What is said of hardware for which no estimate was made."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from finetree_recommender.answers import Answers
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.rules import TieBreak
 from finetree_recommender.trace import Step
+from finetree_recommender.wish_rules import TieBreak
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from enum import StrEnum
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.pictures.conditions import condition, name, value
-from finetree_recommender.rules import Leaf, Node, Question, TieBreak
+from finetree_recommender.rules import Leaf, Node, Question
+from finetree_recommender.wish_rules import TieBreak
 
 GATE, UPGRADE, VOTES, TIES, MEMORY_KNOWN, USE_CASES = (
     "gate",
