@@ -44,8 +44,21 @@ class LoraLinear(PeftLinear):
         # torch types a child module as Tensor | Module.
         base, dropout = cast("Any", self.base_layer), cast("Any", self.lora_dropout[ADAPTER])
         down, up = cast("Any", self.lora_A[ADAPTER]), cast("Any", self.lora_B[ADAPTER])
-        update = linear(linear(dropout.unscaled(x), down.weight.to(x.dtype)), up.weight.to(x.dtype))
-        return torch.add(base(x), update, alpha=self.scaling[ADAPTER] * dropout.scale)
+        narrow, wide = linear(dropout.unscaled(x), down.weight.to(x.dtype)), up.weight.to(x.dtype)
+        scale = self.scaling[ADAPTER] * dropout.scale
+        if type(base) is nn.Linear:
+            return _added(base(x.flatten(0, -2)), narrow, wide, scale)
+        return torch.add(base(x), linear(narrow, wide), alpha=scale)
+
+
+def _added(result: Tensor, narrow: Tensor, wide: Tensor, scale: float) -> Tensor:
+    """Result (tokens, out) + scale * narrow (..., rank) wide^T, in place, with the leading dimensions of `narrow`.
+
+    The product adds itself to what is there, in float32 before its one rounding; on its own it would be as large as the
+    result, and be read and written twice more, its gradient too. Nobody keeps what a plain linear layer returns.
+    """
+    result.addmm_(narrow.flatten(0, -2), wide.t(), alpha=scale)
+    return result.view(*narrow.shape[:-1], -1)
 
 
 def apply(model: PreTrainedModel, method: LoraMethod, seed: int, field: str = "lora") -> PeftModel:

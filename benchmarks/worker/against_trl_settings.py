@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both sides of against_trl.py are told, and the ways in which a peer may be set up."""
+
+from typing import Any
+
+ROWS, HELD_OUT = 400, 16
+BATCH, LENGTH = 16, 1024
+"""Rows of a step, 2,880 tokens in the mean, and tokens of a micro-batch; three of the peer's packed rows are a step."""
+RANK, ALPHA, DROPOUT, VIRTUAL_TOKENS, BOTTLENECK = 8, 16, 0.1, 20, 64
+RATES = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5, "prefix": 1e-2, "adapter": 2e-4}
+
+
+def packed(strategy: str, length: int, *, autocast: bool = True, compiled: str = "") -> dict[str, Any]:
+    """A way of TRL's to pack: rows of `length` tokens, one a micro-batch."""
+    way = {"packing": strategy, "length": length, "micro_batch": 1, "accumulation": 3 * LENGTH // length}
+    # One shape, or it compiles at every step.
+    shape = {"pad_to": length} if compiled else {}
+    return way | shape | {"weights": "bfloat16", "autocast": autocast, "compile": compiled}
+
+
+def padded(rows: int, *, autocast: bool = True) -> dict[str, Any]:
+    """Without packing: rows of like length padded to the longest."""
+    way = {"packing": "", "micro_batch": rows, "accumulation": BATCH // rows, "weights": "bfloat16"}
+    return way | {"autocast": autocast, "compile": ""}
+
+
+WAYS = {
+    "lora": [
+        packed("bfd", 1024),
+        packed("bfd", 1024, autocast=False),
+        packed("bfd", 512),
+        packed("wrapped", 1024),
+        padded(4),
+        packed("bfd", 1024, compiled="layers"),
+        packed("bfd", 1024, autocast=False, compiled="model"),
+    ],
+    "qlora": [packed("bfd", 1024), padded(4)],
+    "full": [packed("bfd", 1024, autocast=False), padded(4, autocast=False)],
+    # peft's prefix does not know where a packed row's documents begin.
+    "prefix": [padded(4), padded(8)],
+    "adapter": [padded(4, autocast=False), padded(8, autocast=False)],
+}
+"""What each peer may do, the likely best first; where a way fails the error is kept."""
+
+
+def method_spec(method: str) -> dict[str, Any]:
+    """The method's part of the RunSpec."""
+    lora = {"rank": RANK, "alpha": ALPHA, "dropout": DROPOUT}
+    return {
+        "lora": {"lora": lora},
+        "qlora": {"qlora": {"lora": lora, "quantization": "QUANTIZATION_NF4", "double_quantization": True}},
+        "full": {"full": {}},
+        "prefix": {"prefix": {"virtual_tokens": VIRTUAL_TOKENS, "init": "PREFIX_INIT_ZERO"}},
+        "adapter": {"adapter": {"bottleneck_size": BOTTLENECK, "placement": "ADAPTER_PLACEMENT_PFEIFFER"}},
+    }[method]
+
+
+def spec(method: str, steps: int) -> dict[str, Any]:
+    """The run of this project's side, in proto JSON."""
+    training = {
+        "max_steps": steps,
+        "learning_rate": RATES[method],
+        "warmup_ratio": 0.0,
+        "effective_batch_size": BATCH,
+        "micro_batch_size": 1,
+        "sequence_length": LENGTH,
+        "packing": "PACKING_ON",
+        "seed": 1,
+    }
+    evaluation = {"before_training": True, "metrics": ["METRIC_LOSS"]}
+    return {"training": training, "precision": "PRECISION_BF16", "evaluation": evaluation} | method_spec(method)
+
+
+def described(way: dict[str, Any]) -> str:
+    """A way in a few words."""
+    rows = f"{way['packing']} packing to {way['length']}" if way["packing"] else f"{way['micro_batch']} padded rows"
+    extras = ["autocast"] if way["autocast"] else []
+    return ", ".join([rows, *extras, *([f"compiled {way['compile']}"] if way["compile"] else [])])
