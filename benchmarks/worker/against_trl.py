@@ -4,6 +4,7 @@
     python benchmarks/worker/against_trl.py                         all methods, about 12 minutes on 2 quiet cores
     python benchmarks/worker/against_trl.py --methods lora          the main comparison alone, about 6 minutes
     python benchmarks/worker/against_trl.py --methods full prefix --rounds 3 --no-search
+    python benchmarks/worker/against_trl.py --quick                 whether it works: a step of a third of the rows
     python benchmarks/worker/against_trl.py --output benchmarks/results/worker/against_trl.json
 
 Both sides train SmolLM2-135M on the same tokenised rows (docstring_rows.py) with the same method settings, dropout,
@@ -34,6 +35,7 @@ import docstring_rows
 import turns
 from against_trl_settings import (
     ALPHA,
+    BATCH,
     BOTTLENECK,
     DROPOUT,
     HELD_OUT,
@@ -44,6 +46,7 @@ from against_trl_settings import (
     VIRTUAL_TOKENS,
     WAYS,
     described,
+    smaller,
     spec,
 )
 from turns import Side, SideError
@@ -68,12 +71,12 @@ TARGETS = {"lora": 1.5, "qlora": 1.0, "full": 1.0, "prefix": 1.0, "adapter": 1.0
 class Bench:
     """The files and environments that the comparisons share."""
 
-    def __init__(self, folder: Path, cache: Path, threads: int) -> None:
-        self.folder, self.cache, self.threads = folder, cache, threads
+    def __init__(self, folder: Path, cache: Path, threads: int, *, quick: bool) -> None:
+        self.folder, self.cache, self.threads, self.quick = folder, cache, threads, quick
         self.model = prepared_model(cache)
         chats = docstring_rows.rows(ROWS + HELD_OUT)
         self.sha256 = docstring_rows.write(folder / "rows.jsonl", chats[:ROWS])
-        docstring_rows.write(folder / "held_out.jsonl", chats[ROWS:])
+        docstring_rows.write(folder / "held_out.jsonl", chats[ROWS : ROWS + (2 if quick else HELD_OUT)])
         asked = self._asked("lora", 1, {}) | {"work": str(folder / "tokens")}
         (folder / "tokens.json").write_text(json.dumps(asked))
         command = [
@@ -95,7 +98,7 @@ class Bench:
             "method": method,
             "steps": steps,
             "way": way,
-            "spec": spec(method, steps),
+            "spec": spec(method, steps, BATCH // 3 if self.quick else BATCH),
             "learning_rate": RATES[method],
             "seed": 1,
             "length": LENGTH,
@@ -113,7 +116,8 @@ class Bench:
 
     def peer(self, method: str, steps: int, way: dict[str, Any], *, compare: bool) -> Side:
         """The peer's side, set up in one way."""
-        asked = self._asked(method, steps, way) | {"work": self._work(), "compare": compare}
+        asked = self._asked(method, steps, smaller(way) if self.quick else way)
+        asked |= {"work": self._work(), "compare": compare}
         python = environment(PEER_OF[method], self.cache)
         return Side([str(python), "-W", "ignore", str(HERE / "against_trl_peer.py")], asked)
 
@@ -170,9 +174,7 @@ def search(bench: Bench, method: str) -> Iterator[dict[str, Any]]:
         try:
             # The first step of a compiled model compiles; the second may, where a shape is new.
             warm_up = 2 if way["compile"] else WARM_UP
-            side = bench.peer(
-                method, warm_up + 2, way | {"accumulation": max(1, way["accumulation"] // 3)}, compare=False
-            )
+            side = bench.peer(method, warm_up + 2, smaller(way), compare=False)
             found = turns.alone(side, warm_up=warm_up, rounds=2)
         except SideError as error:
             yield {"way": way, "error": str(error).splitlines()[-1][:300]}
@@ -274,6 +276,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="steps that count, of each side (lora 8, others 4)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of either side")
     parser.add_argument("--no-search", action="store_true", help="take the first way of the peer's, untried")
+    parser.add_argument("--quick", action="store_true", help="one small step a side, and no search: does it work?")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "finetree-peers")
     parser.add_argument("--output", type=Path, help="write the results as JSON")
     return parser.parse_args()
@@ -284,11 +287,11 @@ def main() -> int:
     options = arguments()
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="against-trl-") as folder:
-        bench = Bench(Path(folder), options.cache, options.threads)
+        bench = Bench(Path(folder), options.cache, options.threads, quick=options.quick)
         document = {"benchmark": "against_trl", "machine": machine(options.threads), "rows": bench.tokens()}
         for method in options.methods:
-            rounds = options.rounds or (8 if method == "lora" else 4)
-            results.append(compare(bench, method, rounds, searched=not options.no_search))
+            rounds = 1 if options.quick else options.rounds or (8 if method == "lora" else 4)
+            results.append(compare(bench, method, rounds, searched=not (options.quick or options.no_search)))
             say(table(results[-1:]).splitlines()[1])
             if options.output:
                 options.output.parent.mkdir(parents=True, exist_ok=True)
