@@ -56,10 +56,10 @@ SAME = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenize
 """Packages that TRL gets at the versions of this environment."""
 PEERS = {
     "trl": {"trl": "1.16.0"} | {name: metadata.version(name).partition("+")[0] for name in SAME},
-    "adapters": {"adapters": "1.3.0", "transformers": "4.57.6", "datasets": "4.8.5", "accelerate": "1.15.0"}
+    "adapters": {"adapters": "1.3.0", "transformers": "4.57.6", "datasets": "5.0.1", "accelerate": "1.15.0"}
     | {name: metadata.version(name).partition("+")[0] for name in ("torch", "numpy")},
 }
-"""The peers' environments. No bottleneck adapters: TRL and peft (see `--help` of peft's tuners); adapters has them."""
+"""The peers' environments. TRL and peft have no bottleneck layers; adapters has, and needs an older transformers."""
 PEER_OF = {"lora": "trl", "qlora": "trl", "full": "trl", "prefix": "trl", "adapter": "adapters"}
 
 WARM_UP = 1

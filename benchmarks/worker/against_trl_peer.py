@@ -124,7 +124,7 @@ def adapter_trainer(asked: dict[str, Any]) -> Any:
     """The adapters library's trainer: bottleneck layers after the MLP, as Pfeiffer et al. have them."""
     import adapters
     from adapters import AdapterTrainer, SeqBnConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, TrainingArguments
+    from transformers import AutoModelForCausalLM, TrainingArguments
 
     way = asked["way"]
     model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=getattr(torch, way["weights"]))
@@ -132,15 +132,25 @@ def adapter_trainer(asked: dict[str, Any]) -> Any:
     model.add_adapter("own", config=SeqBnConfig(reduction_factor=model.config.hidden_size / asked["bottleneck"]))
     model.train_adapter("own")
     told = arguments(asked) | {"group_by_length": True}
-    rows = dataset(asked["tokens"])
-    rows = rows.add_column("attention_mask", [[1] * len(ids) for ids in rows["input_ids"]])
-    tokenizer = AutoTokenizer.from_pretrained(asked["model"])
+    # This transformers does not know the tokenizer's class; the rows have their tokens, and padding is one id.
     return counted(AdapterTrainer)(
         model=model,
         args=TrainingArguments(**told),
-        train_dataset=rows,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+        train_dataset=dataset(asked["tokens"]),
+        data_collator=padded,
     )
+
+
+def padded(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """A batch of rows, padded to the longest."""
+    pad = torch.nn.utils.rnn.pad_sequence
+    ids, labels = ([torch.tensor(row[name]) for row in rows] for name in ("input_ids", "labels"))
+    ones = [torch.ones_like(row) for row in ids]
+    return {
+        "input_ids": pad(ids, batch_first=True),
+        "attention_mask": pad(ones, batch_first=True),
+        "labels": pad(labels, batch_first=True, padding_value=IGNORED),
+    }
 
 
 def counted(trainer: Any) -> Any:
