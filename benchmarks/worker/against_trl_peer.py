@@ -131,6 +131,8 @@ def adapter_trainer(asked: dict[str, Any]) -> Any:
     adapters.init(model)
     model.add_adapter("own", config=SeqBnConfig(reduction_factor=model.config.hidden_size / asked["bottleneck"]))
     model.train_adapter("own")
+    # It makes its layers in float32 and adds no casts: a bf16 model takes them in bf16 alone.
+    model.to(getattr(torch, way["weights"]))
     told = arguments(asked) | {"group_by_length": True}
     # This transformers does not know the tokenizer's class; the rows have their tokens, and padding is one id.
     return counted(AdapterTrainer)(

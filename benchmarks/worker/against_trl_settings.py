@@ -18,9 +18,9 @@ def packed(strategy: str, length: int, *, autocast: bool = True, compiled: str =
     return way | shape | {"weights": "bfloat16", "autocast": autocast, "compile": compiled}
 
 
-def padded(rows: int, *, autocast: bool = True) -> dict[str, Any]:
+def padded(rows: int, *, autocast: bool = True, weights: str = "bfloat16") -> dict[str, Any]:
     """Without packing: rows of like length padded to the longest."""
-    way = {"packing": "", "micro_batch": rows, "accumulation": BATCH // rows, "weights": "bfloat16"}
+    way = {"packing": "", "micro_batch": rows, "accumulation": BATCH // rows, "weights": weights}
     return way | {"autocast": autocast, "compile": ""}
 
 
@@ -38,7 +38,7 @@ WAYS = {
     "full": [packed("bfd", 1024, autocast=False), padded(4, autocast=False)],
     # peft's prefix does not know where a packed row's documents begin.
     "prefix": [padded(4), padded(8)],
-    "adapter": [padded(4), padded(4, autocast=False), padded(8)],
+    "adapter": [padded(4, autocast=False), padded(8, autocast=False), padded(4, weights="float32")],
 }
 """What each peer may do, the likely best first; where a way fails the error is kept."""
 
