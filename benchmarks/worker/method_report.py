@@ -16,10 +16,11 @@ from method_runs import (
     SAME_RATE,
     SETTINGS,
     Run,
+    chosen_rate,
     scored_order,
     tuning_runs,
 )
-from method_statistics import Found, Summary, curve, paces, step_median, summaries
+from method_statistics import Found, Summary, curve, held_out_loss, paces, step_median, summaries
 
 PLAYBOOK = {"full": 100, "lora": 95, "qlora": 90, "prefix": 85, "adapter": 92}
 """Quality in percent of full fine-tuning by the playbook's table (playbook-1, "playbook L144")."""
@@ -35,7 +36,8 @@ HEADER = (
 
 def write(state: Path, target: Path) -> None:
     """Write methods.json, methods.md, methods.svg and observations.jsonl; the same state gives the same bytes."""
-    scored, tuning, timed = kept(state, "scored"), kept(state, "tuning"), kept(state, "speed")
+    tuning, timed = kept(state, "tuning"), kept(state, "speed")
+    scored = current(kept(state, "scored"), tuning)
     file = state / "machine.json"
     machine = json.loads(file.read_text()) if file.exists() else None
     found = summaries(scored, paces(timed))
@@ -54,6 +56,22 @@ def kept(state: Path, purpose: str) -> list[Found]:
     found = [each for each in files if purpose == "speed" or not each["run"]["steps"]]
     places = {key: number for number, key in enumerate(scored_order())}
     return sorted(found, key=lambda each: places.get(_key(each["run"]), len(places)))
+
+
+def current(scored: list[Found], tuning: list[Found]) -> list[Found]:
+    """The runs with the rate that the tuning runs choose now; says which others are left out."""
+    losses: dict[str, dict[float, float]] = {}
+    for each in tuning:
+        losses.setdefault(each["run"]["method"], {})[each["run"]["rate"]] = held_out_loss(each)
+    chosen = {
+        method: chosen_rate(losses[tuned]) for method in METHODS if (tuned := SAME_RATE.get(method, method)) in losses
+    }
+    for run in (each["run"] for each in scored if each["run"]["rate"] != chosen[each["run"]["method"]]):
+        rate = chosen[run["method"]]
+        print(
+            f"left out: {'-'.join(map(str, _key(run)))}, trained with {run['rate']:g} instead of {rate:g}; train again"
+        )
+    return [each for each in scored if each["run"]["rate"] == chosen[each["run"]["method"]]]
 
 
 def _key(run: dict[str, Any]) -> tuple[str, str, int]:

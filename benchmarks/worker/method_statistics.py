@@ -118,6 +118,12 @@ def _summary(runs: list[Found], full: list[Found], pace: Pace | None) -> Summary
     )
 
 
+def held_out_loss(found: Found) -> float:
+    """Loss of the last evaluation of a run; infinite where it is no finite number."""
+    loss = found["measured"]["evaluations"][-1]["loss"]
+    return float("inf") if loss is None else float(loss)
+
+
 def final_loss(losses: Sequence[float | None]) -> float:
     """Mean of the last tenth of the finite losses."""
     finite = [loss for loss in losses if loss is not None]

@@ -36,7 +36,7 @@ from typing import Any
 
 from method_report import write
 from method_runs import METHODS, MODEL, SAME_RATE, TASKS, Run, chosen_rate, scored_order, tuning_runs
-from method_statistics import step_median
+from method_statistics import held_out_loss, step_median
 from method_tasks import Row, rows
 
 PROCESS = Path(__file__).with_name("method_process.py")
@@ -86,12 +86,6 @@ class State:
         tuned = SAME_RATE.get(method, method)
         tried = {run.rate: held_out_loss(self.measured(run)) for run in tuning_runs() if run.method == tuned}
         return chosen_rate(tried)
-
-
-def held_out_loss(found: dict[str, Any]) -> float:
-    """Loss of the last evaluation of a run; infinite where it is no finite number."""
-    loss = found["measured"]["evaluations"][-1]["loss"]
-    return float("inf") if loss is None else float(loss)
 
 
 def answer(*arguments: str) -> dict[str, Any]:

@@ -328,6 +328,17 @@ def test_a_state_without_any_timed_run_is_reported_without_times(state: methods.
     assert "tweets" not in table
 
 
+def test_a_run_whose_rate_is_no_longer_the_chosen_one_is_left_out_and_named(
+    state: methods.State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods.train(state, ["codes-*-seed0"], 0)
+    state.measured(Run("codes", "prefix", 0.5))
+    capsys.readouterr()
+    method_report.write(state.folder, tmp_path / "report")
+    assert capsys.readouterr().out.startswith("left out: codes-prefix-0, trained with 0.5 instead of 0.005;")
+    assert "| prefix" not in (tmp_path / "report" / "methods.md").read_text()
+
+
 def accepted(line: str) -> observing.Point:
     """What the estimator makes of a line of observations.jsonl."""
     request = json_format.Parse(line, pb.ReportObservationRequest())
