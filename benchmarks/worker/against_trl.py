@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's training loop against TRL's SFTTrainer, or whoever else can do a method, on this machine's CPU.
 
-    python benchmarks/worker/against_trl.py                         all methods, about 12 minutes on 2 quiet cores
-    python benchmarks/worker/against_trl.py --methods lora          the main comparison alone, about 6 minutes
+    python benchmarks/worker/against_trl.py                         all methods
+    python benchmarks/worker/against_trl.py --methods lora          the main comparison alone
     python benchmarks/worker/against_trl.py --methods full prefix --rounds 3 --no-search
     python benchmarks/worker/against_trl.py --quick                 whether it works: a step of a third of the rows
     python benchmarks/worker/against_trl.py --output benchmarks/results/worker/against_trl.json
