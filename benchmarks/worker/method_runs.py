@@ -27,7 +27,7 @@ TASKS = ("codes", "tweets")
 TUNED_ON = "codes"
 """Task whose rows to tune on choose the rates, for both tasks."""
 RATES: dict[str, tuple[float, ...]] = {
-    "full": (2e-5, 5e-5, 1e-4, 2e-4, 4e-4),
+    "full": (2e-5, 5e-5, 1e-4, 2e-4, 4e-4, 8e-4),
     "lora": (5e-4, 1e-3, 2e-3, 4e-3),
     "prefix": (5e-3, 1e-2, 3e-2, 1e-1),
     "adapter": (5e-4, 1e-3, 2e-3, 4e-3),
