@@ -33,7 +33,11 @@ WRONG = [
     ({"model": {"name": 7}}, "model.name", "expected text, got 7"),
     ({"lora": {"target_modules": "q_proj"}}, "lora.target_modules", "expected a list, got text"),
     ({"lora": {"target_modules": ["q_proj", 3]}}, "lora.target_modules[1]", "expected text"),
-    ({"evaluation": {"metrics": ["METRIC_LOSS", "LOSS"]}}, "evaluation.metrics[1]", "METRIC_EXACT_MATCH, got 'LOSS'"),
+    (
+        {"evaluation": {"metrics": ["METRIC_LOSS", "LOSS"]}},
+        "evaluation.metrics[1]",
+        "METRIC_TOKEN_ACCURACY, got 'LOSS'",
+    ),
     ({"evaluation": {"before_training": "yes"}}, "evaluation.before_training", "expected true or false"),
     (
         {"dataset": {"profile": {"token_lengths": [{"count": 1}, {"cuont": 1}]}}},
