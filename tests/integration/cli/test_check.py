@@ -132,7 +132,7 @@ def test_prices_of_ones_own(folder):
 
 
 def test_without_the_local_engine_the_refusal_says_what_to_install(folder, monkeypatch, capsys):
-    monkeypatch.setattr("finetree_cli.local_engine.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("finetree_cli.local_program.importlib.util.find_spec", lambda _: None)
     assert entry.run(["check", "small.yaml", "--fits"]) == 5
     said = capsys.readouterr().err
     assert "LOCAL_ENGINE_NOT_INSTALLED" in said
