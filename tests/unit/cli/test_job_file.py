@@ -125,8 +125,8 @@ WRONG = {
     "wrong item": (
         "evaluation:\n  metrics:\n    - METRIC_LOSS\n    - METRIC_F1\n",
         (
-            "job.yaml:4:7: evaluation.metrics[1]: unknown value 'METRIC_F1'; use one of METRIC_LOSS, METRIC_EXACT_MATCH, "
-            "METRIC_TOKEN_ACCURACY"
+            "job.yaml:4:7: evaluation.metrics[1]: unknown value 'METRIC_F1'; use one of METRIC_LOSS, "
+            "METRIC_EXACT_MATCH, METRIC_TOKEN_ACCURACY"
         ),
     ),
     "wrong duration": (
