@@ -26,16 +26,16 @@ def padded(rows: int, *, autocast: bool = True, weights: str = "bfloat16") -> di
 
 WAYS = {
     "lora": [
+        padded(4),
         packed("bfd", 1024),
         packed("bfd", 1024, autocast=False),
         packed("bfd", 512),
         packed("wrapped", 1024),
-        padded(4),
         packed("bfd", 1024, compiled="layers"),
         packed("bfd", 1024, autocast=False, compiled="model"),
     ],
-    "qlora": [packed("bfd", 1024), padded(4)],
-    "full": [packed("bfd", 1024, autocast=False), padded(4, autocast=False)],
+    "qlora": [padded(4), packed("bfd", 1024)],
+    "full": [padded(4, autocast=False), packed("bfd", 1024, autocast=False)],
     # peft's prefix does not know where a packed row's documents begin.
     "prefix": [padded(4), padded(8)],
     "adapter": [padded(4, autocast=False), padded(8, autocast=False), padded(4, weights="float32")],
