@@ -98,8 +98,13 @@ async def test_a_refused_report_is_not_repeated(tmp_path):
         assert estimator.tries == 2
     async with trainer(tmp_path, SCRIPT, later) as talk:
         third = await talk.train(request_id="3")
-        assert (await arrival(later)).job == third.name
-    assert later.tries == 1
+        told = [(await arrival(later)).job]
+        # The trainer may have stopped before it noted that the second was taken, and then tells it once more.
+        if told[0] == second.name:
+            told.append((await arrival(later)).job)
+        assert told[-1] == third.name
+    assert first.name not in told
+    assert later.tries == len(told)
 
 
 async def test_an_old_run_is_given_up(tmp_path, monkeypatch):
