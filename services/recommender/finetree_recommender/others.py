@@ -11,7 +11,7 @@ from finetree_recommender.pipeline import Decision
 from finetree_recommender.reasons import Case, reasons
 from finetree_recommender.situation import Situation
 
-_BARE = ("NO_VOTES", "OVERRIDDEN", "NOT_TRAINABLE_HERE_YET")
+_BARE = ("NO_VOTES", "OVERRIDDEN")
 """Reasons that say no more than that another rule decided, or nothing of the rules."""
 
 
