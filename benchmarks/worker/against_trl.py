@@ -269,6 +269,16 @@ def table(methods: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def write(path: Path, document: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    """Write the results; other methods' in the file stay where they are of the same rows, for a whole run is long."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = before.get("methods", []) if before.get("rows") == document["rows"] else []
+    by_method = {each["method"]: each for each in (*kept, *results)}
+    methods = [by_method[method] for method in WAYS if method in by_method]
+    path.write_text(json.dumps(document | {"methods": methods}, indent=1) + "\n", encoding="utf-8")
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -278,7 +288,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-search", action="store_true", help="take the first way of the peer's, untried")
     parser.add_argument("--quick", action="store_true", help="one small step a side, and no search: does it work?")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "finetree-peers")
-    parser.add_argument("--output", type=Path, help="write the results as JSON")
+    parser.add_argument(
+        "--output", type=Path, help="write the results as JSON, beside those of other methods that it holds"
+    )
     return parser.parse_args()
 
 
@@ -288,14 +300,15 @@ def main() -> int:
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="against-trl-") as folder:
         bench = Bench(Path(folder), options.cache, options.threads, quick=options.quick)
-        document = {"benchmark": "against_trl", "machine": machine(options.threads), "rows": bench.tokens()}
+        document = {"benchmark": "against_trl", "rows": bench.tokens()}
+        here = machine(options.threads)
         for method in options.methods:
             rounds = 1 if options.quick else options.rounds or (8 if method == "lora" else 4)
-            results.append(compare(bench, method, rounds, searched=not (options.quick or options.no_search)))
+            found = compare(bench, method, rounds, searched=not (options.quick or options.no_search))
+            results.append({"method": method, "machine": here} | found)
             say(table(results[-1:]).splitlines()[1])
             if options.output:
-                options.output.parent.mkdir(parents=True, exist_ok=True)
-                options.output.write_text(json.dumps(document | {"methods": results}, indent=1) + "\n")
+                write(options.output, document, results)
     print(table(results))
     return 0 if all(each.get("met", True) for each in results) else 1
 

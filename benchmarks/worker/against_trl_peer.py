@@ -129,7 +129,9 @@ def adapter_trainer(asked: dict[str, Any]) -> Any:
     way = asked["way"]
     model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=getattr(torch, way["weights"]))
     adapters.init(model)
-    model.add_adapter("own", config=SeqBnConfig(reduction_factor=model.config.hidden_size / asked["bottleneck"]))
+    # Its default leaves the layers far from the identity; with zeros in the projection up both sides start alike.
+    reduction = model.config.hidden_size / asked["bottleneck"]
+    model.add_adapter("own", config=SeqBnConfig(reduction_factor=reduction, init_weights="mam_adapter"))
     model.train_adapter("own")
     # It makes its layers in float32 and adds no casts: a bf16 model takes them in bf16 alone.
     model.to(getattr(torch, way["weights"]))

@@ -38,7 +38,7 @@ WAYS = {
     "full": [padded(4, autocast=False), packed("bfd", 1024, autocast=False)],
     # peft's prefix does not know where a packed row's documents begin.
     "prefix": [padded(4), padded(8)],
-    "adapter": [padded(4, autocast=False), padded(8, autocast=False), padded(4, weights="float32")],
+    "adapter": [padded(8, autocast=False), padded(4, autocast=False), padded(4, weights="float32")],
 }
 """What each peer may do, the likely best first; where a way fails the error is kept."""
 
