@@ -43,6 +43,7 @@ def main() -> int:
     if settings.once:
         rpc = once.Rpc(
             getattr(estimator_pb2, f"{settings.once_method}Request"),
+            getattr(estimator_pb2, f"{settings.once_method}Response"),
             getattr(servicer, settings.once_method),
             settings.max_request_bytes,
         )

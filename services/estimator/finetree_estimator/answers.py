@@ -5,25 +5,25 @@ from collections import OrderedDict
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 
-MOST = 1024
+MOST = 4096
 """Answers that are kept, the ones asked for last: some twenty megabytes."""
 
 
 class Answers:
-    """The last answers by request. Whoever takes one must not change it."""
+    """The last answers by request, both as bytes, so that a known one is given without reading the question."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._known: OrderedDict[bytes, pb.Estimate] = OrderedDict()
+        self._known: OrderedDict[bytes, bytes] = OrderedDict()
 
-    def find(self, key: bytes) -> pb.Estimate | None:
+    def find(self, key: bytes) -> bytes | None:
         """The answer to a request, if it is kept."""
         found = self._known.get(key)
         if found is not None:
             self._known.move_to_end(key)
         return found
 
-    def keep(self, key: bytes, answer: pb.Estimate) -> None:
+    def keep(self, key: bytes, answer: bytes) -> None:
         """Keep an answer; the one that was not asked for the longest goes when there are too many."""
         self._known[key] = answer
         if len(self._known) > self._most:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
 from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_runtime import validation
 from finetree_runtime.errors import DomainError, FailedPrecondition, invalid_field, to_status
+from finetree_runtime.handlers import in_bytes
 from finetree_runtime.identity import distribution_version
 from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.plan import plan_digest
-from finetree_runtime.validation import validate
 
 from finetree_estimator import (
     comparison,
@@ -70,23 +71,26 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
             revision.parts(self._knowledge.prices, self._knowledge.calibration.part)
         )
 
-    async def EstimateRun(self, request: pb.EstimateRunRequest, context: Any) -> pb.EstimateRunResponse:
+    @in_bytes
+    def EstimateRun(self, request: bytes, context: Any) -> bytes:  # type: ignore[override]  # bytes for messages
         """Estimate one run."""
-        return pb.EstimateRunResponse(estimate=self.estimate(request))
+        self._relearn()
+        answer = self._answers.find(request)
+        if answer is None:
+            answer = self._answer(request, validation.read(pb.EstimateRunRequest, request))
+        return writing.run_response(answer)
 
-    async def BatchEstimateRuns(
-        self,
-        request: pb.BatchEstimateRunsRequest,
-        context: Any,
-    ) -> pb.BatchEstimateRunsResponse:
+    @in_bytes
+    async def BatchEstimateRuns(self, request: bytes, context: Any) -> bytes:  # type: ignore[override]
         """Estimate many runs; a row that fails carries its own status."""
-        _check_keys([row.key for row in request.rows])
+        rows = validation.read(pb.BatchEstimateRunsRequest, request).rows
+        _check_keys([row.key for row in rows])
         results = []
-        for number, row in enumerate(request.rows):
+        for number, row in enumerate(rows):
             if number % ROWS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
             results.append(self._row(number, row))
-        return pb.BatchEstimateRunsResponse(results=results)
+        return b"".join(results)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         """List the models of the catalogue."""
@@ -150,16 +154,16 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         return pb.GetServerInfoResponse(server=server, revision=self._revision)
 
     def estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
-        """The answer to a validated request; the one-shot program calls it too. Raises DomainError.
-
-        It may be kept for the next who asks the same: do not change it.
-        """
+        """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
         self._relearn()
         key = key_of(request)
-        answer = self._answers.find(key)
-        if answer is None:
-            answer = self._estimate(request)
-            self._answers.keep(key, answer)
+        known = self._answers.find(key)
+        return pb.Estimate.FromString(self._answer(key, request) if known is None else known)
+
+    def _answer(self, key: bytes, request: pb.EstimateRunRequest) -> bytes:
+        """The answer to a validated request that is not kept yet; it is kept from then on."""
+        answer = self._estimate(request).SerializeToString(deterministic=True)
+        self._answers.keep(key, answer)
         return answer
 
     def _estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
@@ -216,16 +220,18 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         options = smallest.search(request, reading, knowledge)
         message.smallest_hardware.extend(map(writing.hardware_message, options))
 
-    def _row(self, number: int, row: pb.BatchEstimateRow) -> pb.BatchEstimateResult:
+    def _row(self, number: int, row: pb.BatchEstimateRow) -> bytes:
+        """A row's result, as the response has it."""
+        key = key_of(row.request)
         try:
             self._relearn()
-            # What was answered before was valid then.
-            if (known := self._answers.find(key_of(row.request))) is not None:
-                return pb.BatchEstimateResult(key=row.key, estimate=known)
-            validate(row.request, path=f"rows[{number}].request")
-            return pb.BatchEstimateResult(key=row.key, estimate=self.estimate(row.request))
+            answer = self._answers.find(key)
+            if answer is None:  # what was answered before was valid then
+                validation.validate(row.request, path=f"rows[{number}].request", raw=key)
+                answer = self._answer(key, row.request)
         except DomainError as error:
-            return pb.BatchEstimateResult(key=row.key, error=to_status(error))
+            return writing.batch_error(row.key, to_status(error))
+        return writing.batch_result(row.key, answer)
 
     def _page(
         self,

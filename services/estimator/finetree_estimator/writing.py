@@ -3,6 +3,7 @@
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
+from google.rpc import status_pb2
 
 from finetree_estimator.cost import Cost
 from finetree_estimator.durations import Phase, Times
@@ -33,6 +34,10 @@ _PEAKS = [key(pb.MemoryEstimate, f"{name}_bytes") for name in ("allocated", "res
 _DEVICE_PEAK = key(pb.MemoryEstimate, "device_bytes")
 _PHASE, _PHASE_SECONDS = key(pb.TimeEstimate, "phases"), key(pb.TimePhase, "seconds")
 _WHOLES = [key(pb.TimeEstimate, name) for name in ("total_seconds", "tokens_per_second", "step_seconds")]
+_RUN_ESTIMATE, _RESULT = key(pb.EstimateRunResponse, "estimate"), key(pb.BatchEstimateRunsResponse, "results")
+_RESULT_KEY, _RESULT_ESTIMATE, _RESULT_ERROR = (
+    key(pb.BatchEstimateResult, name) for name in ("key", "estimate", "error")
+)
 _VERDICTS = {verdict: pb.FitVerdict.Value(f"FIT_VERDICT_{verdict.name}") for verdict in Verdict}
 
 
@@ -71,6 +76,22 @@ def summary_message(estimate: Estimate, device: Device) -> pb.Estimate:
         message.cost.currency_code = estimate.cost.currency
         message.cost.amount.MergeFromString(interval_bytes(estimate.cost.amount))
     return message
+
+
+def run_response(estimate: bytes) -> bytes:
+    """An EstimateRunResponse with an estimate's bytes."""
+    return delimited(_RUN_ESTIMATE, estimate)
+
+
+def batch_result(row_key: str, estimate: bytes) -> bytes:
+    """A result of a BatchEstimateRunsResponse, with its place in it: results one after the other are a response."""
+    return delimited(_RESULT, delimited(_RESULT_KEY, row_key.encode()) + delimited(_RESULT_ESTIMATE, estimate))
+
+
+def batch_error(row_key: str, status: status_pb2.Status) -> bytes:
+    """The same for a row that failed."""
+    body = delimited(_RESULT_KEY, row_key.encode()) + delimited(_RESULT_ERROR, status.SerializeToString())
+    return delimited(_RESULT, body)
 
 
 def revision_message(parts: dict[str, Part]) -> ev.Revision:

@@ -52,7 +52,8 @@ def answer_once(settings: Settings) -> int:
         servicer = RecommenderServicer(Advisor(library, EstimatorClient(program, ONCE_SECONDS)), library)
         method = settings.once_method
         answer = getattr(servicer, method)
-        rpc = once.Rpc(getattr(recommender_pb2, f"{method}Request"), answer, settings.max_request_bytes)
+        request, response = (getattr(recommender_pb2, f"{method}{end}") for end in ("Request", "Response"))
+        rpc = once.Rpc(request, response, answer, settings.max_request_bytes)
         return once.run(rpc, settings.once_format, once.Streams.standard())
 
 

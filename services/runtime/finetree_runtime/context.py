@@ -40,7 +40,7 @@ class Call:
 
 
 CURRENT: contextvars.ContextVar[Call | None] = contextvars.ContextVar("finetree_call", default=None)
-"""The call of this task; set by the interceptor, read through the functions below."""
+"""The call of this task; set by `calls`, read through the functions below."""
 
 
 def principal() -> Principal:
@@ -50,7 +50,7 @@ def principal() -> Principal:
 
 
 def request_id() -> str:
-    """The id that the client sent or the interceptor made; empty outside a call."""
+    """The id that the client sent or `calls` made; empty outside a call."""
     call = CURRENT.get()
     return call.request_id if call else ""
 

@@ -14,7 +14,7 @@
     ├── Unavailable           try again, here or elsewhere
     └── DeadlineExceeded      not done in the time given
 
-Domain modules raise these and import no gRPC; the interceptor turns them into `google.rpc.Status` with `to_status`.
+Domain modules raise these and import no gRPC; `calls` turns them into `google.rpc.Status` with `to_status`.
 """
 
 from __future__ import annotations

@@ -7,18 +7,20 @@ the message. The byte is 0 before a request or an answer and 1 before a google.r
 """
 
 import asyncio
+import inspect
 import json
 import struct
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, TextIO
+from typing import Any, BinaryIO, Literal, TextIO, cast
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, status_pb2
 
 from finetree_runtime.errors import DomainError, InvalidArgument, to_status
+from finetree_runtime.handlers import takes_bytes
 from finetree_runtime.validation import validate
 
 OnceFormat = Literal["json", "lines", "frames"]
@@ -48,10 +50,11 @@ class Streams:
 
 @dataclass(frozen=True, slots=True)
 class Rpc:
-    """The rpc to answer: what makes an empty request, and the servicer's method."""
+    """The rpc to answer: the types of what comes and goes, and the servicer's method, which may be one in bytes."""
 
-    request: Callable[[], Message]
-    answer: Callable[[Any, Any], Awaitable[Message]]
+    request: type[Message]
+    response: type[Message]
+    answer: Callable[[Any, Any], Any]
     max_request_bytes: int
 
 
@@ -108,12 +111,15 @@ def _frames(rpc: Rpc, streams: Streams) -> int:
 
 def _answer(rpc: Rpc, request: Message) -> Message:
     """What a server would answer. Raises DomainError."""
+    if takes_bytes(rpc.answer):  # it validates them itself
+        return rpc.response.FromString(asyncio.run(_awaited(rpc.answer, request.SerializeToString(deterministic=True))))
     validate(request)
-    return asyncio.run(_awaited(rpc.answer(request, None)))
+    return cast("Message", asyncio.run(_awaited(rpc.answer, request)))
 
 
-async def _awaited(answer: Awaitable[Message]) -> Message:
-    return await answer
+async def _awaited(answer: Callable[[Any, Any], Any], request: Any) -> Any:
+    answered = answer(request, None)
+    return await answered if inspect.isawaitable(answered) else answered
 
 
 def _of_json(rpc: Rpc, content: bytes) -> Message:

@@ -33,8 +33,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from finetree_runtime import logging, tls, validation
 from finetree_runtime.auth import Authenticator, LocalAuthenticator
+from finetree_runtime.calls import Calls
 from finetree_runtime.errors import DomainError
-from finetree_runtime.interceptor import CallInterceptor
+from finetree_runtime.handlers import Registrar
 from finetree_runtime.metrics import CallMetrics
 from finetree_runtime.settings import ServiceSettings, SettingsError
 
@@ -66,7 +67,7 @@ class Service:
     name: str
     version: str
     settings: ServiceSettings
-    servicers: list[tuple[Callable[[Any, aio.Server], None], Any, str]] = field(default_factory=list)
+    servicers: list[tuple[Callable[[Any, Any], None], Any, str]] = field(default_factory=list)
     authenticator: Authenticator = field(default_factory=LocalAuthenticator)
     on_start: Hook | None = None
     on_drain: Hook | None = None
@@ -74,7 +75,7 @@ class Service:
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
 
-    def add(self, add_function: Callable[[Any, aio.Server], None], servicer: Any, full_name: str) -> None:
+    def add(self, add_function: Callable[[Any, Any], None], servicer: Any, full_name: str) -> None:
         """Serve one more gRPC service, for example "finetree_api.estimator.v1.EstimatorService"."""
         self.servicers.append((add_function, servicer, full_name))
 
@@ -111,21 +112,21 @@ async def serving(service: Service) -> AsyncIterator[str]:
     try:
         if service.on_start is not None:
             await service.on_start()
-        interceptor = CallInterceptor(
+        calls = Calls(
             version=service.version,
             authenticator=service.authenticator,
             max_call_seconds=settings.max_call_time,
             metrics=metrics,
         )
-        server = aio.server(interceptors=[interceptor], options=_options(settings))
-        _register(service, server)
+        server = aio.server(options=_options(settings))
+        _register(service, calls.registrar(server))
         address = _bind(server, settings.address, credentials)
         await server.start()
         await service.set_ready(ready=True)
         try:
             yield address
         finally:
-            await _drain(service, server, interceptor)
+            await _drain(service, server, calls)
     finally:
         await _call_within(service.on_stop, STOP_SECONDS, "on_stop")
         if metrics is not None:
@@ -160,14 +161,14 @@ def _end_at_last(seconds: float) -> None:
     timer.start()
 
 
-async def _drain(service: Service, server: aio.Server, interceptor: CallInterceptor) -> None:
+async def _drain(service: Service, server: aio.Server, calls: Calls) -> None:
     grace = service.settings.drain_time
     service.draining.set()
     await service.set_ready(ready=False)
     stopping = asyncio.ensure_future(server.stop(grace))
-    await asyncio.gather(interceptor.finish(grace), _call_within(service.on_drain, grace, "on_drain"))
+    await asyncio.gather(calls.finish(grace), _call_within(service.on_drain, grace, "on_drain"))
     await stopping
-    await interceptor.finish(1.0)  # calls that were cut off still run their `finally`
+    await calls.finish(1.0)  # calls that were cut off still run their `finally`
 
 
 async def _call_within(hook: Hook | None, seconds: float, name: str) -> None:
@@ -181,7 +182,7 @@ async def _call_within(hook: Hook | None, seconds: float, name: str) -> None:
         logging.get_logger().error("hook_failed", hook=name, exc_info=error)
 
 
-def _register(service: Service, server: aio.Server) -> None:
+def _register(service: Service, server: Registrar) -> None:
     """Hang the servicers in, compile the rules of what they take, add health, and reflection where only we can see."""
     for add, servicer, full_name in service.servicers:
         add(servicer, server)
@@ -189,10 +190,11 @@ def _register(service: Service, server: aio.Server) -> None:
         validation.warm(method.input_type.full_name for method in described.methods)
     health_pb2_grpc.add_HealthServicer_to_server(service._health, server)  # noqa: SLF001  # ours, set through set_ready
     if tls.is_local(service.settings.address):
-        from grpc_reflection.v1alpha import reflection
+        from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
         names = [full_name for _, _, full_name in service.servicers]
-        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        listed = reflection.aio.ReflectionServicer([*names, health.SERVICE_NAME, reflection.SERVICE_NAME])
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(listed, server)
 
 
 def _bind(server: aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:

@@ -11,23 +11,45 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from finetree_runtime.errors import InvalidArgument, Violation
+
+_Message = TypeVar("_Message", bound=Message)
 
 PACKAGE = "finetree_api."
 """Messages of other packages (health, reflection) have no rules."""
 
 
-def validate(message: Message, *, path: str = "") -> None:
+def read(kind: type[_Message], raw: bytes) -> _Message:
+    """A request from its bytes, checked against the rules of the contract.
+
+    Raises:
+        InvalidArgument: MALFORMED_REQUEST, or INVALID_REQUEST with one violation for each rule that is broken.
+    """
+    try:
+        message = kind.FromString(raw)
+    except DecodeError:
+        raise undecodable() from None
+    validate(message, raw=raw)
+    return message
+
+
+def undecodable() -> InvalidArgument:
+    """The error of bytes that are no message of the type that they should be of."""
+    return InvalidArgument("MALFORMED_REQUEST", "the request is not a message of its type: check the client's stubs")
+
+
+def validate(message: Message, *, path: str = "", raw: bytes | None = None) -> None:
     """Check a message against the rules of the contract.
 
     Args:
         message: Any message of the contract.
         path: What the field paths of the violations begin with, for a message inside a request ("rows[3].request").
+        raw: The message's bytes, where they are at hand.
 
     Raises:
         InvalidArgument: INVALID_REQUEST with one violation for each rule that is broken.
@@ -35,7 +57,8 @@ def validate(message: Message, *, path: str = "") -> None:
     name = message.DESCRIPTOR.full_name
     if not name.startswith(PACKAGE):
         return
-    found = _validator().collect_violations(_class(name).FromString(message.SerializeToString()))
+    body = raw if raw is not None else message.SerializeToString()
+    found = _validator().collect_violations(_class(name).FromString(body))
     if found:
         raise _invalid([_violation(item.proto, path) for item in found])
 

@@ -21,13 +21,19 @@ METHODS = {"full", "lora", "qlora", "prefix", "adapter"}
 
 
 @pytest.fixture
-async def stub():
-    """A stub of an estimator that serves on loopback."""
+async def channel():
+    """A channel to an estimator that serves on loopback."""
     servicer = EstimatorServicer(Knowledge(prices.packaged()), max_request_bytes=4 << 20)
     service = Service(NAME, "0", Settings(address="127.0.0.1:0", log_level="error"))
     service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, servicer, FULL_NAME)
     async with serving(service) as address, grpc.aio.insecure_channel(address, LARGE_REPLIES) as channel:
-        yield estimator_pb2_grpc.EstimatorServiceStub(channel)
+        yield channel
+
+
+@pytest.fixture
+def stub(channel):
+    """A stub of that estimator."""
+    return estimator_pb2_grpc.EstimatorServiceStub(channel)
 
 
 @pytest.fixture

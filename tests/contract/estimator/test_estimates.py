@@ -3,6 +3,7 @@ import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_estimator.__main__ import FULL_NAME
 from finetree_runtime.plan import plan_digest
 
 CPU = {"cpu": {"cores": 2, "memory_bytes": 16 << 30, "bf16_flops_per_second": 2e12, "fp32_flops_per_second": 3e11}}
@@ -253,6 +254,23 @@ async def test_a_batch_answers_row_by_row(stub, request_of, explain):
     assert [error.reason for error in errors] == ["MODEL_NOT_FOUND", "INVALID_REQUEST", "INVALID_REQUEST"]
     assert errors[1].fields == ["rows[2].request.spec.lora.rank"]
     assert errors[2].fields == ["rows[3].request.spec"]
+
+
+async def test_what_was_answered_before_is_answered_the_same_alone_and_in_a_batch(stub, request_of):
+    request = request_of()
+    row = pb.BatchEstimateRow(key="a", request=request)
+    first = (await stub.EstimateRun(request)).estimate
+    (in_batch,) = (await stub.BatchEstimateRuns(pb.BatchEstimateRunsRequest(rows=[row]))).results
+    again = (await stub.EstimateRun(request)).estimate
+    assert first == again == in_batch.estimate
+    assert in_batch.key == "a"
+
+
+@pytest.mark.parametrize("method", ["EstimateRun", "BatchEstimateRuns"])
+async def test_bytes_that_are_no_request_are_refused(channel, explain, method):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await channel.unary_unary(f"/{FULL_NAME}/{method}")(b"\xff\xff\xff")
+    assert explain(caught.value).reason == "MALFORMED_REQUEST"
 
 
 async def test_a_batch_has_at_most_a_thousand_rows_with_different_keys(stub, explain):

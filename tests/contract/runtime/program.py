@@ -8,6 +8,7 @@ import sys
 from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
 from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2, trainer_pb2_grpc
 from finetree_runtime import context, errors, identity
+from finetree_runtime.handlers import in_bytes
 from finetree_runtime.server import Service, run
 from finetree_runtime.settings import ServiceSettings, load_or_exit
 
@@ -32,6 +33,18 @@ class Estimator(estimator_pb2_grpc.EstimatorServiceServicer):
 
     async def BatchEstimateRuns(self, request, context):
         return estimator_pb2.BatchEstimateRunsResponse()
+
+    @in_bytes
+    def CheckPlan(self, request, context):
+        """Answers with the very bytes of the request."""
+        if not request:
+            raise errors.NotFound("NO_BYTES", "an empty request has no bytes")
+        return request
+
+    @in_bytes
+    async def ListPrices(self, request, context):
+        """Waits for ever, so that the time limit of a call ends it."""
+        await asyncio.Event().wait()
 
     async def ListModels(self, request, rpc):
         match request.prefix:

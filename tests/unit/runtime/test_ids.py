@@ -34,6 +34,14 @@ def test_uuid7_increases_when_the_clock_goes_back(monkeypatch):
     assert ids.uuid7() > first
 
 
+def test_uuid7_as_text_is_a_later_uuid_in_its_usual_form():
+    first = ids.uuid7()
+    text = ids.uuid7_text()
+    assert str(uuid.UUID(text)) == text
+    assert (uuid.UUID(text).version, uuid.UUID(text).variant) == (7, uuid.RFC_4122)
+    assert uuid.UUID(text) > first
+
+
 def test_names_are_read_in_full_and_short():
     full = ids.parse_name("projects/p1/jobs/j-1", "jobs")
     assert (full.project, full.collection, full.id, str(full)) == ("p1", "jobs", "j-1", "projects/p1/jobs/j-1")

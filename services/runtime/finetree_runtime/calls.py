@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that happens around a handler: one interceptor, since each layer of interceptors costs another coroutine.
+"""Everything that happens around a handler, in one place, since each layer of gRPC's interceptors costs a coroutine.
 
 request id → principal → deadline → validation → the handler → errors → metrics → one log line
 """
@@ -11,19 +11,29 @@ import contextlib
 import inspect
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
-from finetree_runtime import context, validation
+from finetree_runtime import context
 from finetree_runtime.auth import Authenticator
-from finetree_runtime.errors import Code, DeadlineExceeded, DomainError, InvalidArgument, to_status
-from finetree_runtime.ids import uuid7
+from finetree_runtime.errors import Code, DeadlineExceeded, DomainError, to_status
+from finetree_runtime.handlers import (
+    Checked,
+    Registrar,
+    SurroundingRegistrar,
+    attempt,
+    check,
+    inner_of,
+    lenient,
+    takes_bytes,
+    write_all,
+)
+from finetree_runtime.ids import uuid7, uuid7_text
 from finetree_runtime.logging import get_logger
 from finetree_runtime.metrics import CallMetrics
 
@@ -44,12 +54,14 @@ _FACTORIES: dict[tuple[bool, bool], tuple[str, Callable[..., Handler]]] = {
 if TYPE_CHECKING:  # grpc's classes are generic only in their type stubs
     Context = aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
+    Behaviour = Callable[..., Any]
 
 
-class CallInterceptor(aio.ServerInterceptor):
+class Calls:
     """Surrounds every call of a service; health and reflection pass by.
 
-    Handlers are coroutines or asynchronous generators (or coroutines that use `context.write`), never plain functions.
+    Handlers are coroutines or asynchronous generators (or coroutines that use `context.write`); only one that takes
+    bytes may be a plain function.
     """
 
     def __init__(
@@ -66,19 +78,17 @@ class CallInterceptor(aio.ServerInterceptor):
         self._idle.set()
         self._closing = asyncio.Event()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """The handler, surrounded; made once for each method."""
-        handler = await continuation(handler_call_details)
-        method = str(handler_call_details.method)
+    def registrar(self, server: aio.Server) -> Registrar:
+        """What services are to be hung into, so that their calls are surrounded."""
+        return SurroundingRegistrar(server, self.handler)
+
+    def handler(self, found: Handler | None, method: str) -> Handler | None:
+        """A method's handler, surrounded; made once for each method."""
+        if found is None:  # gRPC answers UNIMPLEMENTED; remembering every wrong name would be a leak
+            return None
         known = self._wrapped.get(method)
-        if known is None or known[0] is not handler:
-            if handler is None:  # gRPC answers UNIMPLEMENTED; remembering every wrong name would be a leak
-                return handler
-            known = self._wrapped[method] = (handler, self._wrap(method, handler))
+        if known is None or known[0] is not found:
+            known = self._wrapped[method] = (found, self._wrap(method, found))
         return known[1]
 
     async def finish(self, seconds: float) -> bool:
@@ -96,34 +106,63 @@ class CallInterceptor(aio.ServerInterceptor):
         if method.startswith(_SIDE_SERVICES):
             if not handler.response_streaming:
                 return handler
-            behaviour = self._side_stream(_inner(handler))
+            behaviour = self._side_stream(inner_of(handler))
             return factory(behaviour, handler.request_deserializer, handler.response_serializer)
-        behaviour = self._behaviour(method, kind, _inner(handler))
-        return factory(behaviour, _lenient(handler.request_deserializer), handler.response_serializer)
+        inner, serialize = inner_of(handler), handler.response_serializer
+        if kind == "unary":
+            if takes_bytes(inner):
+                return factory(self._in_bytes(method, inner), None, None)
+            return factory(self._unary(method, inner, handler.request_deserializer or bytes), None, serialize)
+        behaviour = self._streaming(method, kind, inner)
+        return factory(behaviour, lenient(handler.request_deserializer), serialize)
 
-    def _behaviour(self, method: str, kind: str, inner: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-        """The handler as a coroutine function. A generator's messages are written from here, so that it is closed here.
+    def _in_bytes(self, method: str, inner: Behaviour) -> Behaviour:
+        """A handler that takes bytes; what waits for nothing needs no time limit, which could not act."""
+        waits = inspect.iscoroutinefunction(inner)
+
+        async def work(raw: bytes, rpc: Context) -> Any:
+            return await self._limited(inner(raw, rpc)) if waits else inner(raw, rpc)
+
+        async def behaviour(raw: bytes, rpc: Context) -> Any:
+            return await self._surround(method, "unary", rpc, work, raw)
+
+        return behaviour
+
+    def _unary(self, method: str, inner: Behaviour, deserialize: Callable[[bytes], Any]) -> Behaviour:
+        """A handler of one message, read here, where errors are mapped, and validated by the same bytes."""
+
+        async def work(raw: bytes, rpc: Context) -> Any:
+            request = attempt(deserialize, raw)
+            check(request, raw)
+            return await self._limited(inner(request, rpc))
+
+        async def behaviour(raw: bytes, rpc: Context) -> Any:
+            return await self._surround(method, "unary", rpc, work, raw)
+
+        return behaviour
+
+    def _streaming(self, method: str, kind: str, inner: Behaviour) -> Behaviour:
+        """A handler of streams. A generator's messages are written from here, so that it is closed here.
 
         Left to gRPC, a generator that is cut off at a `yield` is closed some time later by the garbage collector.
         """
 
         async def work(request: Any, rpc: Context) -> Any:
-            if kind == "unary":
-                _check(request)
-                return await self._limited(inner(request, rpc))
-            if kind in {"client_stream", "bidi_stream"}:
-                request = _Checked(request)
+            if kind == "server_stream":
+                check(request)
             else:
-                _check(request)
-            return await (inner(request, rpc) if kind == "client_stream" else _write_all(inner(request, rpc), rpc))
+                request = Checked(request)
+            return await (inner(request, rpc) if kind == "client_stream" else write_all(inner(request, rpc), rpc))
 
         async def behaviour(request: Any, rpc: Context) -> Any:
-            return await self._surround(method, kind, rpc, lambda: work(request, rpc))
+            return await self._surround(method, kind, rpc, work, request)
 
         return behaviour
 
-    async def _surround(self, method: str, kind: str, rpc: Context, work: Callable[[], Awaitable[Any]]) -> Any:
-        started = time.monotonic()
+    async def _surround(
+        self, method: str, kind: str, rpc: Context, work: Callable[[Any, Context], Awaitable[Any]], request: Any
+    ) -> Any:
+        started, peer = time.monotonic(), rpc.peer()
         metadata = {str(key): value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
         call = _begin(method, metadata, rpc, started)
         trailers = ((REQUEST_ID, call.request_id), (SERVER_VERSION, self._version))
@@ -132,8 +171,8 @@ class CallInterceptor(aio.ServerInterceptor):
         self._idle.clear()
         code = Code.OK.name
         try:
-            call.principal = await self._authenticator.authenticate(method, metadata, rpc.peer())
-            return await work()
+            call.principal = await self._authenticator.authenticate(method, metadata, peer)
+            return await work(request, rpc)
         except asyncio.CancelledError:
             code = (Code.DEADLINE_EXCEEDED if context.remaining() == 0.0 else Code.CANCELLED).name
             raise
@@ -149,7 +188,7 @@ class CallInterceptor(aio.ServerInterceptor):
             code = Code(status.code).name
             await _abort(rpc, status, trailers, error)
         finally:
-            self._end(kind, call, code, time.monotonic() - started, rpc.peer())
+            self._end(kind, call, code, time.monotonic() - started, peer)
 
     async def _limited(self, work: Awaitable[Any]) -> Any:
         limit = asyncio.timeout(self._max_call_seconds)
@@ -185,7 +224,7 @@ class CallInterceptor(aio.ServerInterceptor):
         """A health watch or a reflection session: ends when the server does, as nothing else would end it."""
 
         async def behaviour(request: Any, rpc: Context) -> None:
-            work = asyncio.ensure_future(_write_all(inner(request, rpc), rpc))
+            work = asyncio.ensure_future(write_all(inner(request, rpc), rpc))
             closing = asyncio.ensure_future(self._closing.wait())
             try:
                 await asyncio.wait({work, closing}, return_when=asyncio.FIRST_COMPLETED)
@@ -208,25 +247,6 @@ class _UnexpectedError(DomainError):
         super().__init__("INTERNAL_ERROR", text, metadata={"error_id": error_id})
 
 
-class _Undecodable:
-    """Stands for a request that is not a message of its type, so that it fails where errors are mapped."""
-
-
-class _Checked:
-    """The messages of a client's stream, each one validated as it is read."""
-
-    def __init__(self, messages: AsyncIterator[Any]) -> None:
-        self._messages = aiter(messages)
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
-    async def __anext__(self) -> Any:
-        message = await anext(self._messages)
-        _check(message)
-        return message
-
-
 def _begin(method: str, metadata: dict[str, str], rpc: Context, now: float) -> context.Call:
     """Make the call known to this task. Each rpc is a task of its own, so nothing has to be reset."""
     given = metadata.get(REQUEST_ID, "")
@@ -234,7 +254,7 @@ def _begin(method: str, metadata: dict[str, str], rpc: Context, now: float) -> c
     call = context.Call(
         method=method,
         principal=context.UNKNOWN,
-        request_id=given if _REQUEST_ID.fullmatch(given) else str(uuid7()),
+        request_id=given if _REQUEST_ID.fullmatch(given) else uuid7_text(),
         deadline=None if remaining is None else now + remaining,
     )
     context.CURRENT.set(call)
@@ -246,40 +266,3 @@ async def _abort(rpc: Context, status: status_pb2.Status, trailers: Any, error: 
     pushback = () if delay is None else ((RETRY_PUSHBACK, str(round(delay * 1000))),)
     wire = rpc_status.to_status(status)
     await rpc.abort(wire.code, wire.details, (*trailers, *pushback, *wire.trailing_metadata))
-
-
-async def _write_all(responses: Any, rpc: Context) -> None:
-    """Send what a generator yields; a handler that is a coroutine writes by itself."""
-    if inspect.isawaitable(responses):
-        await responses
-        return
-    async with contextlib.aclosing(responses):
-        async for message in responses:
-            await rpc.write(message)
-
-
-def _inner(handler: Handler) -> Callable[..., Any]:
-    found = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    assert found is not None  # noqa: S101  # a handler has exactly one of the four
-    return found
-
-
-def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    if deserialize is None:
-        return None
-
-    def attempt(raw: bytes) -> Any:
-        try:
-            return deserialize(raw)
-        except DecodeError:
-            return _Undecodable()
-
-    return attempt
-
-
-def _check(message: Any) -> None:
-    """Validate a request; one that a handler takes as bytes is the handler's to validate."""
-    if isinstance(message, _Undecodable):
-        raise InvalidArgument("MALFORMED_REQUEST", "the request is not a message of its type: check the client's stubs")
-    if isinstance(message, Message):
-        validation.validate(message)
