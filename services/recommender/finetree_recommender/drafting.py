@@ -138,6 +138,8 @@ class _Drafting:
         self._set(path, value, row)
 
     def _row(self, table: Table) -> Row | None:
+        if self._case.parameters is not None and self._case.parameters < table.parameters_from:
+            return None
         if not table.input:
             return table.rows[0]
         if table.input in self._numbers or table.input in ("rank", "steps"):

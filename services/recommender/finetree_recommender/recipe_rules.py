@@ -52,12 +52,15 @@ class Table:
     unknown: str = ""
     factor: bool = False
     cap: float | None = None
+    parameters_from: float = 0
+    """Size of the base model from which on the table is read; an unknown size is read as one."""
 
     @property
     def total(self) -> bool:
         """Whether some row applies in every case."""
         numeric = bool(self.rows[-1].below) and self.rows[0].at_least is None
-        return not self.factor and (not self.input or (bool(self.unknown) and (numeric or bool(self.rows[0].equals))))
+        partial = self.factor or self.parameters_from > 0
+        return not partial and (not self.input or (bool(self.unknown) and (numeric or bool(self.rows[0].equals))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,7 +66,7 @@ def recipe(
         (Method.PREFIX, {}, "prefix.init", rs.PREFIX_INIT_ZERO),
         (Method.ADAPTER, {}, "adapter.bottleneck_size", 256),
         (Method.ADAPTER, {"parameters": 135_000_000}, "adapter.bottleneck_size", 64),
-        (Method.ADAPTER, {}, "training.learning_rate", 1e-4),
+        (Method.ADAPTER, {}, "training.learning_rate", 3e-4),
         (Method.LORA, {}, "training.sequence_length", 2048),
         (Method.LORA, {}, "training.weight_decay", 0.01),
         (Method.LORA, {}, "training.packing", rs.PACKING_ON),
@@ -83,6 +85,52 @@ def test_a_short_run_gets_a_higher_rate_within_the_cap():
     assert sources["training.learning_rate"].rule_id == "recipe.learning_rate.few_steps"
 
 
+METHODS_BENCHMARK = Path(__file__).parents[3] / "benchmarks/results/worker/methods.json"
+
+
+@pytest.mark.parametrize("method", [Method.FULL, Method.LORA, Method.QLORA, Method.PREFIX, Method.ADAPTER])
+def test_at_135m_the_rates_are_those_that_were_measured(method):
+    document = json.loads(METHODS_BENCHMARK.read_text(encoding="utf-8"))
+    (chosen,) = {row["learning_rate"] for row in document["summaries"] if row["method"] == method.field}
+    for examples in (120, 480, 5000):
+        spec, sources = recipe(method, 134_515_008, examples)
+        assert spec.training.learning_rate == pytest.approx(chosen)
+    assert sources["training.learning_rate"].provenance.source == "benchmarks/results/worker/methods.json"
+
+
+def test_rates_fall_as_models_grow():
+    sizes = (135e6, 360e6, 494e6, 1.1e9, 3e9, 7e9, 13e9, 32e9, 70e9)
+    for method in Method:
+        rates = [recipe(method, int(size))[0].training.learning_rate for size in sizes]
+        assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "published"),
+    [
+        (Method.FULL, 134_515_008, (1e-3,)),
+        (Method.FULL, 361_821_120, (1e-3, 2e-5)),
+        (Method.FULL, 1_711_376_384, (3e-4,)),
+        (Method.LORA, 494_032_768, (2e-3,)),
+        (Method.LORA, 354_823_168, (2e-4,)),
+        (Method.LORA, 1_235_814_400, (3e-4, 4.9e-4)),
+        (Method.LORA, 1_543_714_304, (2e-3,)),
+        (Method.LORA, 8_030_261_248, (2.9e-4, 4.7e-4)),
+        (Method.ADAPTER, 109_482_240, (3e-4,)),
+        (Method.ADAPTER, 6_738_415_616, (3e-4, 1e-4)),
+    ],
+)
+def test_a_range_holds_the_published_rates_of_its_size(method, parameters, published):
+    source = recipe(method, parameters)[1]["training.learning_rate"]
+    assert all(source.min <= rate <= source.max for rate in published)
+
+
+def test_full_fine_tuning_on_few_rows_is_halved_from_half_a_billion_parameters_on():
+    for parameters, share in ((134_515_008, 1), (494_032_768, 0.5), (7_000_000_000, 0.5)):
+        few, many = (recipe(Method.FULL, parameters, rows)[0].training.learning_rate for rows in (999, 1000))
+        assert few == pytest.approx(many * share)
+
+
 def test_no_variant_of_lora_is_taken_unasked():
     spec, _ = recipe(Method.LORA, task_kind="TASK_KIND_KNOWLEDGE")
     assert spec.lora.rank == 128
@@ -91,7 +139,7 @@ def test_no_variant_of_lora_is_taken_unasked():
 
 def test_every_rate_lies_inside_its_range():
     for method in Method:
-        for parameters in (135e6, 1e9, 3e9, 7e9, 13e9, 70e9):
+        for parameters in (135e6, 5e8, 1e9, 3e9, 7e9, 13e9, 70e9):
             for examples in (30, 500, 5000, 200_000):
                 for task in ("TASK_KIND_UNSPECIFIED", "TASK_KIND_KNOWLEDGE", "TASK_KIND_CODE"):
                     spec, sources = recipe(method, int(parameters), examples, task_kind=task)
