@@ -16,7 +16,7 @@ from finetree_estimator.playbook import Compared, FigureKind
 from finetree_estimator.reading import Reading
 
 _KINDS = {kind: pb.PlaybookFigureKind.Value(f"PLAYBOOK_FIGURE_KIND_{kind.name}") for kind in FigureKind}
-_PLAYBOOK = key(pb.Estimate, "playbook")
+_CONFIDENCE, _PLAYBOOK = key(pb.Estimate, "confidence"), key(pb.Estimate, "playbook")
 _DOUBLE = struct.Struct("<d")
 _VALUE = pb.PlaybookFigure(value=1.0).SerializeToString()[: -_DOUBLE.size]
 _INTERPOLATED = pb.PlaybookFigure(interpolated=True).SerializeToString()
@@ -25,15 +25,17 @@ _COMPUTED, _NOTE = key(pb.PlaybookFigure, "computed"), key(pb.PlaybookFigure, "n
 _LEVELS = {level: pb.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{level.name}") for level in Level}
 
 
-def add(message: pb.Estimate, request: pb.EstimateRunRequest, reading: Reading, estimate: Estimate) -> None:
-    """Put them into an answer; the measured runs only where the FULL view is asked for."""
-    message.confidence.CopyFrom(confidence_message(estimate.confidence))
+def fields(request: pb.EstimateRunRequest, reading: Reading, estimate: Estimate) -> bytes:
+    """Confidence and the playbook's figures, as fields of an Estimate."""
     examples = reading.profile.examples if reading.profile is not None else 0
     figures = playbook.compare(reading.run, estimate, examples=examples, runs_per_month=request.runs_per_month)
-    message.MergeFromString(b"".join(delimited(_PLAYBOOK, _playbook(figure)) for figure in figures))
-    if request.view == pb.ESTIMATE_VIEW_FULL:
-        near = evidence.nearest_evidence(evidence.case_of(reading.run))
-        message.nearest_evidence.extend(map(evidence_message, near))
+    confidence = delimited(_CONFIDENCE, confidence_message(estimate.confidence).SerializeToString())
+    return confidence + b"".join([delimited(_PLAYBOOK, _playbook(figure)) for figure in figures])
+
+
+def nearest(reading: Reading) -> list[pb.EvidenceRow]:
+    """The measured runs that are nearest."""
+    return list(map(evidence_message, evidence.nearest_evidence(evidence.case_of(reading.run))))
 
 
 def _playbook(compared: Compared) -> bytes:

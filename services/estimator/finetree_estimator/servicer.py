@@ -162,33 +162,41 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def _answer(self, key: bytes, request: pb.EstimateRunRequest) -> bytes:
         """The answer to a validated request that is not kept yet; it is kept from then on."""
-        answer = self._estimate(request).SerializeToString(deterministic=True)
+        answer = self._estimate(request)
         self._answers.keep(key, answer)
         return answer
 
-    def _estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
+    def _estimate(self, request: pb.EstimateRunRequest) -> bytes:
         _check_pins(request.pinned, self._revision)
         try:
             request, reading, estimate, taken = fallbacks.choose(request, self._knowledge)
         except engine.BeyondLimitError as error:
             raise invalid_field("spec", f"needs more than 9e15 in {error}; its settings are absurd") from error
+        device, revision = reading.run.device, self._revision.SerializeToString(deterministic=True)
         if request.view == pb.ESTIMATE_VIEW_SUMMARY:
-            summary = writing.summary_message(estimate, reading.run.device)
-            summary.revision.CopyFrom(self._revision)
-            summary.fallbacks_taken = taken
-            return summary
-        message = writing.estimate_message(estimate, reading.run.device)
-        message.resolved_spec.CopyFrom(reading.spec)
-        message.revision.CopyFrom(self._revision)
-        message.fallbacks_taken = taken
-        comparison.add(message, request, reading, estimate)
-        if request.view == pb.ESTIMATE_VIEW_FULL:
-            self._search(request, reading, message)
-            move = partial(moved, request, reading, self._knowledge)
-            found = offers.search(reading.run, estimate, self._knowledge.prices, move)
-            message.offers.extend(map(listing.offer_message, found))
-        message.plan_digest = plan_digest(reading.spec, reading.profile, self._revision)
-        return message
+            return writing.summary_bytes(estimate, device, revision, taken)
+        beside = writing.Belongings(
+            spec=reading.spec.SerializeToString(deterministic=True),
+            revision=revision,
+            plan_digest=plan_digest(reading.spec, reading.profile, self._revision),
+            fallbacks_taken=taken,
+            compared=comparison.fields(request, reading, estimate),
+        )
+        answer = writing.estimate_bytes(estimate, device, beside)
+        if request.view != pb.ESTIMATE_VIEW_FULL:
+            return answer
+        return self._full(request, reading, estimate, pb.Estimate.FromString(answer))
+
+    def _full(
+        self, request: pb.EstimateRunRequest, reading: Reading, estimate: engine.Estimate, message: pb.Estimate
+    ) -> bytes:
+        """The answer with what the FULL view has beyond the BASIC one."""
+        message.nearest_evidence.extend(comparison.nearest(reading))
+        self._search(request, reading, message)
+        move = partial(moved, request, reading, self._knowledge)
+        found = offers.search(reading.run, estimate, self._knowledge.prices, move)
+        message.offers.extend(map(listing.offer_message, found))
+        return message.SerializeToString(deterministic=True)
 
     def check(self, request: pb.CheckPlanRequest) -> pb.CheckPlanResponse:
         """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
@@ -212,7 +220,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         self._revision.calibration.CopyFrom(telling.part_message(self._knowledge.calibration.part))
 
     def _search(self, request: pb.EstimateRunRequest, reading: Reading, message: pb.Estimate) -> None:
-        """Fill in what the FULL view has beyond the BASIC one."""
+        """Fill in what would fit."""
         knowledge = self._knowledge
         message.remedies.extend(map(writing.remedy_message, remedies.search(request, reading, knowledge)))
         if (found := largest.search(request.spec, reading)) is not None:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From domain values to messages of the contract."""
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
 from google.rpc import status_pb2
@@ -30,10 +33,16 @@ _PHASES = {
     for phase in Phase
 }
 _COMPONENT, _COMPONENT_BYTES = key(pb.MemoryEstimate, "components"), key(pb.MemoryComponent, "bytes")
-_PEAKS = [key(pb.MemoryEstimate, f"{name}_bytes") for name in ("allocated", "reserved", "device", "host")]
-_DEVICE_PEAK = key(pb.MemoryEstimate, "device_bytes")
+_PEAKS = [key(pb.MemoryEstimate, f"{name}_bytes") for name in ("allocated", "reserved", "device")]
+_DEVICE_PEAK, _HOST_PEAK = _PEAKS[-1], key(pb.MemoryEstimate, "host_bytes")
 _PHASE, _PHASE_SECONDS = key(pb.TimeEstimate, "phases"), key(pb.TimePhase, "seconds")
 _WHOLES = [key(pb.TimeEstimate, name) for name in ("total_seconds", "tokens_per_second", "step_seconds")]
+_SPEC, _MEMORY, _FIT, _TIME, _COST, _REVISION, _DIGEST = (
+    key(pb.Estimate, name) for name in ("resolved_spec", "memory", "fit", "time", "cost", "revision", "plan_digest")
+)
+_AMOUNT, _ENERGY, _MONTHLY, _CARBON = (
+    key(pb.CostEstimate, name) for name in ("amount", "energy_kwh", "monthly_amount", "carbon_kg")
+)
 _RUN_ESTIMATE, _RESULT = key(pb.EstimateRunResponse, "estimate"), key(pb.BatchEstimateRunsResponse, "results")
 _RESULT_KEY, _RESULT_ESTIMATE, _RESULT_ERROR = (
     key(pb.BatchEstimateResult, name) for name in ("key", "estimate", "error")
@@ -41,41 +50,67 @@ _RESULT_KEY, _RESULT_ESTIMATE, _RESULT_ERROR = (
 _VERDICTS = {verdict: pb.FitVerdict.Value(f"FIT_VERDICT_{verdict.name}") for verdict in Verdict}
 
 
-def estimate_message(estimate: Estimate, device: Device) -> pb.Estimate:
-    """An estimate without the spec, the revision and the digest, which belong to the request."""
-    message = pb.Estimate(
-        fit=_fit(estimate.fit),
+@dataclass(frozen=True, slots=True)
+class Belongings:
+    """What an answer holds beside the estimate: parts of the request and of the program, as bytes where messages."""
+
+    spec: bytes
+    """The resolved spec."""
+    revision: bytes
+    plan_digest: str
+    fallbacks_taken: int
+    compared: bytes
+    """Fields of the Estimate from `comparison.fields`."""
+
+
+def estimate_bytes(estimate: Estimate, device: Device, beside: Belongings) -> bytes:
+    """An estimate as the bytes of its message, fields in the order of their numbers, as protobuf writes them.
+
+    A message would be built, copied and read once more on its way to the wire, which takes longer than the formulas.
+    """
+    times, cost = estimate.times, estimate.cost
+    numbers = pb.Estimate(
         trainable_parameters=estimate.trainable_parameters,
         total_parameters=estimate.total_parameters,
         optimizer_steps=estimate.optimizer_steps,
+        processed_tokens=times.processed_tokens if times is not None else 0,
         notes=estimate.notes,
     )
-    message.memory.MergeFromString(_memory(estimate.memory))
-    message.memory.usable_device_bytes = device.usable_bytes
-    if estimate.times is not None:
-        message.processed_tokens = estimate.times.processed_tokens
-        message.time.MergeFromString(_times(estimate.times))
-    if estimate.cost is not None:
-        message.cost.CopyFrom(_cost(estimate.cost))
-    return message
+    parts = [
+        delimited(_SPEC, beside.spec),
+        delimited(_MEMORY, _memory(estimate.memory, device.usable_bytes)),
+        delimited(_FIT, _fit(estimate.fit).SerializeToString()),
+        delimited(_TIME, _times(times)) if times is not None else b"",
+        delimited(_COST, _cost(cost)) if cost is not None else b"",
+        numbers.SerializeToString(),
+        delimited(_REVISION, beside.revision),
+        delimited(_DIGEST, beside.plan_digest.encode()),
+        beside.compared,
+        pb.Estimate(fallbacks_taken=beside.fallbacks_taken).SerializeToString() if beside.fallbacks_taken else b"",
+    ]
+    return b"".join(parts)
 
 
-def summary_message(estimate: Estimate, device: Device) -> pb.Estimate:
-    """The totals of an estimate alone."""
-    message = pb.Estimate(
-        fit=_fit(estimate.fit),
+def summary_bytes(estimate: Estimate, device: Device, revision: bytes, fallbacks_taken: int) -> bytes:
+    """The totals of an estimate alone, as the bytes of its message."""
+    usable = pb.MemoryEstimate(usable_device_bytes=device.usable_bytes).SerializeToString()
+    numbers = pb.Estimate(
         trainable_parameters=estimate.trainable_parameters,
         total_parameters=estimate.total_parameters,
         optimizer_steps=estimate.optimizer_steps,
     )
-    message.memory.MergeFromString(delimited(_DEVICE_PEAK, interval_bytes(estimate.memory.device)))
-    message.memory.usable_device_bytes = device.usable_bytes
+    parts = [
+        delimited(_MEMORY, delimited(_DEVICE_PEAK, interval_bytes(estimate.memory.device)) + usable),
+        delimited(_FIT, _fit(estimate.fit).SerializeToString()),
+    ]
     if estimate.times is not None:
-        message.time.MergeFromString(delimited(_WHOLES[0], interval_bytes(estimate.times.total)))
+        parts.append(delimited(_TIME, delimited(_WHOLES[0], interval_bytes(estimate.times.total))))
     if estimate.cost is not None and estimate.cost.amount is not None:
-        message.cost.currency_code = estimate.cost.currency
-        message.cost.amount.MergeFromString(interval_bytes(estimate.cost.amount))
-    return message
+        currency = pb.CostEstimate(currency_code=estimate.cost.currency).SerializeToString()
+        parts.append(delimited(_COST, delimited(_AMOUNT, interval_bytes(estimate.cost.amount)) + currency))
+    parts += [numbers.SerializeToString(), delimited(_REVISION, revision)]
+    parts.append(pb.Estimate(fallbacks_taken=fallbacks_taken).SerializeToString())
+    return b"".join(parts)
 
 
 def run_response(estimate: bytes) -> bytes:
@@ -135,13 +170,15 @@ def hardware_message(option: Option) -> pb.HardwareOption:
     )
 
 
-def _memory(memory: Memory) -> bytes:
+def _memory(memory: Memory, usable_bytes: int) -> bytes:
     parts = [
         delimited(_COMPONENT, _COMPONENTS[component] + delimited(_COMPONENT_BYTES, interval_bytes(interval)))
         for component, interval in memory.components
     ]
-    for field, peak in zip(_PEAKS, (memory.allocated, memory.reserved, memory.device, memory.host), strict=True):
+    for field, peak in zip(_PEAKS, (memory.allocated, memory.reserved, memory.device), strict=True):
         parts.append(delimited(field, interval_bytes(peak)))
+    parts.append(pb.MemoryEstimate(usable_device_bytes=usable_bytes).SerializeToString())
+    parts.append(delimited(_HOST_PEAK, interval_bytes(memory.host)))
     return b"".join(parts)
 
 
@@ -160,25 +197,31 @@ def _times(times: Times) -> bytes:
     return b"".join(parts)
 
 
-def _cost(cost: Cost) -> pb.CostEstimate:
-    message = pb.CostEstimate(
-        currency_code=cost.currency,
-        price_id=cost.price_id,
-        provider=cost.provider,
-        price_date=cost.price_date,
-        hourly_price=cost.hourly,
-        term=term_value(cost.term) if cost.term is not None else pb.PRICE_TERM_UNSPECIFIED,
-        region=cost.region,
+def _cost(cost: Cost) -> bytes:
+    before, after = _price(
+        cost.price_id, (cost.currency, cost.provider, cost.price_date, cost.region), cost.hourly, cost.term
     )
+    parts = [before]
     if cost.amount is not None:
-        message.amount.CopyFrom(interval_message(cost.amount))
-    if cost.energy_kwh is not None:
-        message.energy_kwh.CopyFrom(interval_message(cost.energy_kwh))
-    if cost.monthly is not None:
-        message.monthly_amount.CopyFrom(interval_message(cost.monthly))
-    if cost.carbon_kg is not None:
-        message.carbon_kg.CopyFrom(interval_message(cost.carbon_kg))
-    return message
+        parts.insert(0, delimited(_AMOUNT, interval_bytes(cost.amount)))
+    for field, interval in ((_ENERGY, cost.energy_kwh), (_MONTHLY, cost.monthly), (_CARBON, cost.carbon_kg)):
+        if interval is not None:
+            parts.append(delimited(field, interval_bytes(interval)))
+    return b"".join([*parts, after])
+
+
+@lru_cache(maxsize=4096)
+def _price(price_id: str, words: tuple[str, str, str, str], hourly: float, term: Term | None) -> tuple[bytes, bytes]:
+    """What a price says of itself: the fields before the intervals that follow the amount, and those after.
+
+    `words` are its currency, provider, date and region.
+    """
+    currency, provider, date, region = words
+    before = pb.CostEstimate(
+        currency_code=currency, price_id=price_id, provider=provider, price_date=date, hourly_price=hourly
+    )
+    value = term_value(term) if term is not None else pb.PRICE_TERM_UNSPECIFIED
+    return before.SerializeToString(), pb.CostEstimate(term=value, region=region).SerializeToString()
 
 
 def term_value(term: Term) -> pb.PriceTerm.ValueType:
