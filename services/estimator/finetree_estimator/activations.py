@@ -6,27 +6,62 @@ inputs, queries, keys, values and the attention's output, the MLP's gate, its ac
 inputs of whatever is trained. For transformers' Llama the sums are exact: a traced step gives the same numbers.
 """
 
+from functools import lru_cache
+from typing import NamedTuple
+
 from finetree_estimator import constants as c
 from finetree_estimator.layouts import Role
 from finetree_estimator.methods import Full, LoraAdapters, Prefix, QuantizedLora, target_linears
-from finetree_estimator.run import Run
+from finetree_estimator.run import Recipe, Run
+
+
+class Layer(NamedTuple):
+    """What a decoder layer keeps and needs, bytes per token where nothing else is said; attention's scores left out."""
+
+    norms: float
+    attention: int
+    mlp: float
+    trained: float
+    """Inputs that gradients of trained weights need."""
+    gradients: float
+    """What exists at once while the layer is differentiated: the MLP's three wide tensors, and four of the residual
+    stream's width (traced: 3.7 to 3.8 wide ones)."""
+    stream: int
+    """Bytes per number of the residual stream."""
+    experts: float
+    """Bytes that adapters of experts cost until the backward pass, whatever the tokens: of all layers."""
+    one_layer: float
+    """The same of the one layer that is differentiated."""
+
+
+@lru_cache(maxsize=4096)
+def layer_of(recipe: Recipe) -> Layer:
+    """What a decoder layer of a run keeps and needs."""
+    stream = stream_bytes(recipe)
+    wide = 3 * recipe.shape.intermediate * max(1, recipe.shape.active_experts)
+    return Layer(
+        _norms(recipe),
+        _attention(recipe),
+        _mlp(recipe),
+        _trained_inputs(recipe),
+        float(stream * (wide + 4 * recipe.shape.hidden)),
+        stream,
+        *_adapted_expert_bytes(recipe),
+    )
 
 
 def saved_per_layer(run: Run) -> float:
     """Bytes per token that one decoder layer keeps, what is trained included."""
-    return _norms(run) + _attention(run) + _mlp(run) + _trained_inputs(run)
+    return saved_by(layer_of(run.recipe), run)
 
 
-def layer_gradients(run: Run) -> float:
-    """Bytes per token of the gradients that exist at once while one layer is differentiated.
-
-    Those of the MLP's three wide tensors, and of four of the residual stream's width (traced: 3.7 to 3.8 wide ones).
-    """
-    wide = 3 * run.shape.intermediate * max(1, run.shape.active_experts)
-    return float(stream_bytes(run) * (wide + 4 * run.shape.hidden))
+def saved_by(layer: Layer, run: Run) -> float:
+    """The same where the layer is known: what the run's rows add to it are attention's scores."""
+    attention = layer.attention + run.shape.heads * _score_bytes(run)
+    return layer.norms + attention + layer.mlp + layer.trained
 
 
-def stream_bytes(run: Run) -> int:
+def stream_bytes(run: Recipe) -> int:
     """Bytes per number of the residual stream: float32 where the program raises a quantised base."""
     if isinstance(run.method, QuantizedLora) and run.program.raises_quantized_base:
         return 4
@@ -37,7 +72,7 @@ def stream_bytes(run: Run) -> int:
     return run.compute_bytes
 
 
-def _stored_bytes(run: Run) -> int:
+def _stored_bytes(run: Recipe) -> int:
     """Bytes per number of the weights as the model holds them."""
     return run.master_bytes if isinstance(run.method, Full) else run.weight_bytes
 
@@ -48,7 +83,7 @@ _PLAIN_GELU = frozenset({"gpt2", "phi", "gptj", "codegen"})
 """Families whose activation is written out as products and a tanh, which keep their inputs (NewGELUActivation)."""
 
 
-def _norms(run: Run) -> float:
+def _norms(run: Recipe) -> float:
     s, stream = run.shape, stream_bytes(run)
     kept = stream if s.norm_bias else max(stream, run.program.rms_norm_bytes)
     # A trained scale needs the normalised input as well.
@@ -58,15 +93,15 @@ def _norms(run: Run) -> float:
     return float((kept + scales) * (s.norms_per_layer * s.hidden + heads))
 
 
-def _attention(run: Run) -> float:
-    """Queries, keys, values, output and the softmax's normaliser; all scores where the kernel is not fused."""
+def _attention(run: Recipe) -> int:
+    """Queries, keys, values, output and the softmax's normaliser; scores, where they are kept, come on top."""
     s, size = run.shape, run.compute_bytes
     kv = 2 * (s.q_width if run.program.expands_kv else s.kv_width)
     fused = size * (2 * s.q_width + kv) + c.NORMALIZER_BYTES * s.heads
     if run.program.keeps_fused_projection:
         # Values are a view of the joint buffer: its queries and keys stay with them.
         fused += size * (s.q_width + s.kv_width)
-    return fused + s.heads * _score_bytes(run)
+    return fused
 
 
 def _score_bytes(run: Run) -> float:
@@ -77,7 +112,7 @@ def _score_bytes(run: Run) -> float:
     return c.SHORT_ROW_SCORES_BYTES * span if run.device.is_cpu and span <= c.SHORT_ROW_TOKENS else 0.0
 
 
-def _mlp(run: Run) -> float:
+def _mlp(run: Recipe) -> float:
     """The activation's input and, behind a gate, its output and the other half; copies of the tokens for experts."""
     s = run.shape
     written_out = s.family in _PLAIN_GELU and not run.program.own_classes
@@ -86,7 +121,7 @@ def _mlp(run: Run) -> float:
     return float(stream_bytes(run) * (tensors * s.intermediate * max(1, s.active_experts) + routed))
 
 
-def _trained_inputs(run: Run) -> float:
+def _trained_inputs(run: Recipe) -> float:
     """Inputs that gradients of trained weights need."""
     s, size = run.shape, run.compute_bytes
     method = run.method.lora if isinstance(run.method, QuantizedLora) else run.method
@@ -102,7 +137,7 @@ def _trained_inputs(run: Run) -> float:
     return float(method.places * size * (s.hidden + 2 * method.size))
 
 
-def _quantized_inputs(run: Run) -> float:
+def _quantized_inputs(run: Recipe) -> float:
     """Inputs that the products with a quantised base keep although it is frozen."""
     if not isinstance(run.method, QuantizedLora):
         return 0.0
@@ -122,7 +157,7 @@ _SAME_INPUT = {
 """Projections that read what another one reads."""
 
 
-def _lora_inputs(run: Run, method: LoraAdapters) -> float:
+def _lora_inputs(run: Recipe, method: LoraAdapters) -> float:
     """Inputs of adapters: a float32 copy each, or one for all that read the same; dropout makes them differ."""
     total, read = 0.0, set[Role]()
     copied = _copies_inputs(run)
@@ -140,12 +175,12 @@ def _lora_inputs(run: Run, method: LoraAdapters) -> float:
     return total
 
 
-def _copies_inputs(run: Run) -> bool:
+def _copies_inputs(run: Recipe) -> bool:
     """Whether an adapter's input is cast: not where the stream is float32 already."""
     return run.program.copies_adapter_inputs and run.compute_bytes < 4 and stream_bytes(run) < 4
 
 
-def adapted_expert_bytes(run: Run) -> tuple[float, float]:
+def _adapted_expert_bytes(run: Recipe) -> tuple[float, float]:
     """Bytes that adapters of experts cost whatever the tokens: all layers until the backward pass, and one within it.
 
     peft adds the product of an adapter's matrices to the stacked weights of all experts and computes with the sum,

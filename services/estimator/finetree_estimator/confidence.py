@@ -6,13 +6,13 @@ by how much. The own observed runs of a device count as near: they were made wit
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache, lru_cache
 
-from finetree_estimator.distance import FAR, MEMORY, TIME, Case, Setting, Weights, sizes, terms, tokens_of
-from finetree_estimator.evidence import case_of, measured, nearest
+from finetree_estimator.distance import FAR, MEMORY, TIME, Case, Setting, Weights, size_terms, terms, tokens_of
+from finetree_estimator.evidence import Near, case_of, measured, nearest
 from finetree_estimator.run import Run
 
 NEAR = 0.15
@@ -81,12 +81,13 @@ def level(distance: float) -> Level:
 @lru_cache(maxsize=4096)
 def _of(case: Case, memory_learned: bool, time_learned: bool) -> Confidence:  # noqa: FBT001  # keys of the cache
     """`learned`: enough runs were observed on the device."""
-    memory, memory_why = _judged(case, _weights(MEMORY, memory_learned))
-    time, time_why = _judged(case, _weights(TIME, time_learned))
-    reasons = dict.fromkeys(memory_why, "peak") | dict.fromkeys(time_why, "speed")
-    reasons |= dict.fromkeys((line for line in memory_why if line in time_why), "peak or speed")
-    lines = tuple(line.format(what=what) for line, what in reasons.items())
-    return Confidence(level(memory), level(time), memory, time, lines)
+    of_memory, of_time = _weights(MEMORY, memory_learned), _weights(TIME, time_learned)
+    memory, time = _nearest(case, of_memory), _nearest(case, of_time)
+    others = memory.row.case.setting, time.row.case.setting
+    memory_why, time_why = _setting_lines(case.setting, *others, of_memory, of_time)
+    memory_sizes, time_sizes = _size_reasons(case, memory, of_memory), _size_reasons(case, time, of_time)
+    reasons = (*memory_why, *memory_sizes, *time_why, *(line for line in time_sizes if line not in memory_sizes))
+    return Confidence(level(memory.distance), level(time.distance), memory.distance, time.distance, reasons)
 
 
 _nearest = lru_cache(maxsize=8192)(nearest)
@@ -97,11 +98,14 @@ def _weights(weights: Weights, learned: bool) -> Weights:  # noqa: FBT001  # a k
     return weights.where_observed() if learned else weights
 
 
-def _judged(case: Case, weights: Weights) -> tuple[float, tuple[str, ...]]:
-    """Distance of the nearest measured run, and what makes it so; {what} stands for what was measured."""
-    near = _nearest(case, weights)
-    reasons = _setting_reasons(case.setting, near.row.case.setting, weights)
-    return near.distance, (*reasons, *_size_reasons(case, near.row.case, weights))
+@lru_cache(maxsize=4096)
+def _setting_lines(
+    mine: Setting, in_memory: Setting, in_time: Setting, of_memory: Weights, of_time: Weights
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Lines on the settings of the runs whose peak and whose speed are nearest; what both share is said once."""
+    peak, speed = _setting_reasons(mine, in_memory, of_memory), _setting_reasons(mine, in_time, of_time)
+    said = (line.format(what="peak or speed" if line in speed else "peak") for line in peak)
+    return tuple(said), tuple(line.format(what="speed") for line in speed if line not in peak)
 
 
 _METHODS = {
@@ -129,9 +133,11 @@ _PHRASES: dict[str, Callable[[Setting], str]] = {
 }
 
 
-@lru_cache(maxsize=1024)
 def _setting_reasons(mine: Setting, other: Setting, weights: Weights) -> tuple[str, ...]:
-    """A line for each respect in which the nearest measured run differs; whether any such run was measured is said."""
+    """A line for each respect in which the nearest measured run differs; whether any such run was measured is said.
+
+    {what} stands for what was measured.
+    """
     lines = []
     for name, term in terms(mine, other, weights).items():
         if term < WORTH_SAYING:
@@ -150,12 +156,28 @@ def _measured_values(name: str, *, peaks: bool) -> frozenset[object]:
     return frozenset(getattr(row.case.setting, name) for row in measured(peaks=peaks))
 
 
-def _size_reasons(case: Case, other: Case, weights: Weights) -> Iterator[str]:
-    far = sizes(case, other, weights)
-    if far["parameters"] >= WORTH_SAYING:
-        mine, theirs = math.exp(case.parameters) / 1e9, math.exp(other.parameters) / 1e9
-        yield f"the model has {mine:.3g} billion parameters, the nearest measured one {theirs:.3g}"
-    if far["tokens"] >= WORTH_SAYING:
-        mine, theirs = math.exp(tokens_of(case, weights)), math.exp(tokens_of(other, weights))
-        which = "largest" if weights.by_peak else "average"
-        yield f"the {which} micro-batch has {mine:,.0f} tokens, the nearest measured one {theirs:,.0f}"
+def _size_reasons(case: Case, near: Near, weights: Weights) -> list[str]:
+    """A line for each size in which the nearest measured run differs much."""
+    other = near.row.case
+    by_parameters, by_tokens = size_terms(case, other, weights)
+    lines = []
+    if by_parameters >= WORTH_SAYING:
+        lines.append(_parameters_line(case.parameters, other.parameters))
+    if by_tokens >= WORTH_SAYING:
+        lines.append(_tokens_line(tokens_of(case, weights), tokens_of(other, weights), by_peak=weights.by_peak))
+    return lines
+
+
+@lru_cache(maxsize=4096)
+def _parameters_line(mine: float, other: float) -> str:
+    """Both are logarithms."""
+    ours, theirs = math.exp(mine) / 1e9, math.exp(other) / 1e9
+    return f"the model has {ours:.3g} billion parameters, the nearest measured one {theirs:.3g}"
+
+
+@lru_cache(maxsize=4096)
+def _tokens_line(mine: float, other: float, *, by_peak: bool) -> str:
+    """Both are logarithms; few differ, since they come in steps."""
+    ours, theirs = math.exp(mine), math.exp(other)
+    which = "largest" if by_peak else "average"
+    return f"the {which} micro-batch has {ours:,.0f} tokens, the nearest measured one {theirs:,.0f}"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from finetree_estimator.durations import Phase, Times
 from finetree_estimator.factors import Correction, Factor
-from finetree_estimator.intervals import Interval, Source, total, unique
+from finetree_estimator.intervals import Interval, Source, together, total
 from finetree_estimator.memory import COUNTED, Memory
 
 BY_RATE = frozenset({Phase.TRAIN, Phase.EVALUATE})
@@ -68,4 +68,4 @@ def _beyond(whole: Interval, fixed: Interval, factor: Factor, source: Source) ->
     low = min(expected, max(0.0, whole.low - fixed.low))
     rest = factor.apply(Interval(low, expected, max(expected, whole.high - fixed.high)), source)
     ends = (fixed.low + rest.low, fixed.expected + rest.expected, fixed.high + rest.high)
-    return Interval(*ends, unique((*whole.sources, *rest.sources)), whole.coverage)
+    return Interval(*ends, together(whole.sources, rest.sources), whole.coverage)

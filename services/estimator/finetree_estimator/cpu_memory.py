@@ -14,7 +14,7 @@ from functools import lru_cache
 from finetree_estimator.layouts import Role
 from finetree_estimator.methods import Bottleneck, Full, LoraAdapters, Method, Prefix, QuantizedLora, target_linears
 from finetree_estimator.methods import trainable_parameters as count_trainable
-from finetree_estimator.run import Rows, Run
+from finetree_estimator.run import Recipe, Rows, Run
 from finetree_estimator.shapes import Shape
 
 RUNTIME = 0.49e9
@@ -111,7 +111,7 @@ def holes(run: Run, tokens: float, gradients: float) -> float:
     return FREE_TOP + HOLES * (_at_the_loss(run, tokens, 0.0).activations + gradients) + split
 
 
-def tensors_spread(run: Run) -> tuple[float, float]:
+def tensors_spread(run: Run | Recipe) -> tuple[float, float]:
     """Half-widths of what is counted tensor by tensor."""
     measured = isinstance(run.method, Full | LoraAdapters) and not run.shape.experts
     half = TENSORS_SPREAD if measured else UNMEASURED_SPREAD

@@ -9,6 +9,7 @@ device only speed depends strongly. A run on a CPU and one on a GPU have little 
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 FAR = 1.0
 """Distance from which on a case counts as far, however much farther it is."""
@@ -17,9 +18,11 @@ CPU = "cpu"
 """Accelerator and architecture of a processor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What two runs have in common or not."""
+class Setting(NamedTuple):
+    """What two runs have in common or not.
+
+    A tuple, since it is a key of caches: a dataclass takes several times as long to hash.
+    """
 
     method: str
     """full, lora, prefix or adapter; a quantised base shows in `bits`."""
@@ -42,8 +45,7 @@ class Setting:
     """Whether attention keeps its scores."""
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """A run as far as the distance sees it; sizes are natural logarithms."""
 
     setting: Setting
@@ -54,9 +56,12 @@ class Case:
     """Tokens of an average micro-batch: speed depends on it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """What each respect adds to the distance where two runs differ in it; sizes for each factor of ten."""
+    """What each respect adds to the distance where two runs differ in it; sizes for each factor of ten.
+
+    There are few, made once: as keys of caches they are told apart by identity.
+    """
 
     base_trained: float
     """One trains all weights, the other something beside them."""
@@ -170,11 +175,14 @@ def apart(one: Setting, other: Setting, weights: Weights) -> float:
 
 def sizes(one: Case, other: Case, weights: Weights) -> dict[str, float]:
     """What the sizes add."""
+    parameters, tokens = size_terms(one, other, weights)
+    return {"parameters": parameters, "tokens": tokens}
+
+
+def size_terms(one: Case, other: Case, weights: Weights) -> tuple[float, float]:
+    """What parameters and tokens add."""
     tokens = abs(tokens_of(one, weights) - tokens_of(other, weights))
-    return {
-        "parameters": per_log(weights.parameters) * abs(one.parameters - other.parameters),
-        "tokens": per_log(weights.tokens) * tokens,
-    }
+    return per_log(weights.parameters) * abs(one.parameters - other.parameters), per_log(weights.tokens) * tokens
 
 
 def tokens_of(case: Case, weights: Weights) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from finetree_estimator import confidence, cost, durations, fit, memory
 from finetree_estimator.correction import correct_memory, correct_times
-from finetree_estimator.methods import trainable_parameters
+from finetree_estimator.methods import name_of, trainable_parameters
 from finetree_estimator.run import Run
 from finetree_estimator.shapes import count
 from finetree_estimator.widening import widen_memory, widen_times
@@ -36,7 +36,7 @@ class Estimate:
 def estimate(run: Run) -> Estimate:
     """Memory, fit, time and cost of a run; the same run gives the same answer. Raises BeyondLimitError."""
     known = confidence.of(run)
-    peaks, fits = fit_of(run)
+    peaks, fits = _fit(run, known.memory_distance)
     _guard("memory in bytes", peaks.device.high, peaks.host.high)
     times = durations.estimate(run)
     if times is not None:
@@ -62,8 +62,12 @@ def estimate(run: Run) -> Estimate:
 
 def fit_of(run: Run) -> tuple[memory.Memory, fit.Fit]:
     """Memory of a run and whether it fits: the part of `estimate` that searches repeat."""
-    spread = confidence.memory_spread(confidence.memory_distance(run))
-    peaks = correct_memory(widen_memory(memory.estimate(run), spread), run.correction)
+    return _fit(run, confidence.memory_distance(run))
+
+
+def _fit(run: Run, distance: float) -> tuple[memory.Memory, fit.Fit]:
+    peaks = widen_memory(memory.estimate(run), confidence.memory_spread(distance))
+    peaks = correct_memory(peaks, run.correction)
     return peaks, fit.judge(peaks.device, run.device.usable_bytes)
 
 
@@ -81,9 +85,10 @@ def _notes(run: Run, peaks: memory.Memory) -> list[str]:
         notes.append("the longest row is unknown: memory is that of full micro-batches")
     if run.rows is not None and not run.rows.mean_known:
         notes.append("row lengths are unknown: time is that of rows at the limit")
-    if memory.method_name(run) in {"qlora", "prefix", "adapter"}:
+    method = name_of(run.method)
+    if method in {"qlora", "prefix", "adapter"}:
         notes.append("few measured runs of this method are public: intervals are wider")
-    if memory.method_name(run) == "qlora" and run.shape.experts and not run.program.packs_experts:
+    if method == "qlora" and run.shape.experts and not run.program.packs_experts:
         notes.append("the experts of a mixture stay in 16 bits: quantisation packs linear layers, and they are none")
     if run.devices > 1:
         notes.append("several devices: few runs of the kind were published, and networks differ: intervals are wider")

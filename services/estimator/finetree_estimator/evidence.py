@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from finetree_estimator import durations, memory
+from finetree_estimator import durations
 from finetree_estimator.accelerators import accelerator
 from finetree_estimator.distance import (
     CPU,
@@ -26,10 +26,11 @@ from finetree_estimator.distance import (
     tokens_of,
 )
 from finetree_estimator.intervals import Kind, Source
-from finetree_estimator.methods import QuantizedLora
+from finetree_estimator.methods import QuantizedLora, name_of
+from finetree_estimator.moments import peak_tokens
 from finetree_estimator.names import UnknownNameError, table
 from finetree_estimator.run import Run
-from finetree_estimator.shapes import count
+from finetree_estimator.shapes import Shape, count
 
 NEAREST = 5
 """Rows that a full answer holds."""
@@ -67,24 +68,24 @@ def rows() -> tuple[Row, ...]:
 
 def case_of(run: Run) -> Case:
     """A run as the distance sees it."""
-    method = memory.method_name(run)
+    method, devices = name_of(run.method), run.devices
     name, architecture = _known(run.device.name, is_cpu=run.device.is_cpu)
     setting = Setting(
-        method="lora" if method == "qlora" else method,
-        bits=run.method.bits if isinstance(run.method, QuantizedLora) else 0,
-        checkpointing="offloaded" if run.offloaded else "full" if run.checkpointing else "off",
-        accelerator=name,
-        architecture=architecture,
-        devices=run.devices,
-        sharding=run.sharding if run.devices > 1 else ALONE,
-        nodes=run.nodes,
-        program=run.program.name,
-        mixture=run.shape.experts > 0,
-        eager=run.eager_attention,
+        "lora" if method == "qlora" else method,
+        run.method.bits if isinstance(run.method, QuantizedLora) else 0,
+        "offloaded" if run.offloaded else "full" if run.checkpointing else "off",
+        name,
+        architecture,
+        devices,
+        run.sharding if devices > 1 else ALONE,
+        run.nodes,
+        run.program.name,
+        run.shape.experts > 0,
+        run.eager_attention,
     )
-    peak = memory.peak_tokens(run)
+    peak = peak_tokens(run)
     mean = durations.step_of(run, run.rows).tokens if run.rows is not None else peak
-    return Case(setting, math.log(count(run.shape).total), _size(peak), _size(mean))
+    return Case(setting, _log_parameters(run.shape), _size(peak), _size(mean))
 
 
 def nearest_evidence(case: Case, most: int = NEAREST) -> tuple[Near, ...]:
@@ -107,8 +108,9 @@ def nearest(case: Case, weights: Weights) -> Near:
         if base >= best:
             break
         for row_parameters, row_tokens, number in points:
-            far = base + of_parameters * abs(parameters - row_parameters) + of_tokens * abs(tokens - row_tokens)
-            if far < best:
+            by_parameters = base + of_parameters * abs(parameters - row_parameters)
+            # The terms only add up: most rows are too far already by the size of their model.
+            if by_parameters < best and (far := by_parameters + of_tokens * abs(tokens - row_tokens)) < best:
                 best, found = far, number
     return Near(measured(peaks=weights.by_peak)[found], min(FAR, round(best, DIGITS)))
 
@@ -128,7 +130,10 @@ def _groups(weights: Weights) -> dict[Setting, _Points]:
     groups: dict[Setting, _Points] = {}
     for number, row in enumerate(measured(peaks=weights.by_peak)):
         point = (row.case.parameters, tokens_of(row.case, weights), number)
-        groups.setdefault(row.case.setting, []).append(point)
+        group = groups.setdefault(row.case.setting, [])
+        # Of rows of the same sizes the first is as near as any.
+        if all(point[:2] != other[:2] for other in group):
+            group.append(point)
     return groups
 
 
@@ -145,7 +150,12 @@ def _size(number: float) -> float:
     return round(math.log(number) * 20) / 20
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
+def _log_parameters(shape: Shape) -> float:
+    return math.log(count(shape).total)
+
+
+@lru_cache(maxsize=1024)
 def _known(name: str, *, is_cpu: bool) -> tuple[str, str]:
     """Catalogue name and architecture of a device; empty where no measured run has it: it differs from all alike."""
     if is_cpu:

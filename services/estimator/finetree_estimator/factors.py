@@ -4,7 +4,7 @@
 import math
 from dataclasses import dataclass, field
 
-from finetree_estimator.intervals import Interval, Kind, Source, unique
+from finetree_estimator.intervals import Interval, Kind, Source, together
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Factor:
         expected = interval.expected * self.value
         low = expected * math.exp(-self._width(interval.expected / interval.low)) if interval.low > 0 else 0.0
         high = expected * math.exp(self._width(interval.high / interval.expected))
-        return Interval(low, expected, high, unique((*interval.sources, *sources)), interval.coverage)
+        return Interval(low, expected, high, together(interval.sources, sources), interval.coverage)
 
     def _width(self, ratio: float) -> float:
         own = math.log(max(1.0, ratio))

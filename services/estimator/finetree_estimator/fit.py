@@ -18,30 +18,45 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Head-room in bytes: usable less expected; negative when it does not fit. `probability` is that of fitting."""
+    """A verdict and what it was found from, in bytes. What only readers want is made when it is asked for."""
 
     verdict: Verdict
-    headroom_bytes: int
-    summary: str
-    probability: float = 0.0
+    peak: Interval
+    usable_bytes: int
+
+    @property
+    def headroom_bytes(self) -> int:
+        """Usable less expected; negative when it does not fit, 0 when the device's memory is unknown."""
+        return self.usable_bytes - round(self.peak.expected) if self.usable_bytes > 0 else 0
+
+    @property
+    def probability(self) -> float:
+        """That of fitting; 0 when the device's memory is unknown."""
+        return probability_below(self.peak, self.usable_bytes)
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        usable, expected, headroom = self.usable_bytes, self.peak.expected, self.headroom_bytes
+        if usable <= 0:
+            return f"needs about {_gib(expected)}; the device's memory is unknown"
+        margin = "to spare" if headroom >= 0 else "too much"
+        return (
+            f"{self.verdict.value}: needs about {_gib(expected)} (up to {_gib(self.peak.high)}) of {_gib(usable)}, "
+            f"{_gib(abs(headroom))} ({abs(headroom) / usable:.0%}) {margin}"
+        )
 
 
 def judge(peak: Interval, usable_bytes: int) -> Fit:
     """FITS when the whole interval is inside, TIGHT when only the expected value is."""
-    if usable_bytes <= 0:
-        return Fit(Verdict.UNSPECIFIED, 0, f"needs about {_gib(peak.expected)}; the device's memory is unknown")
-    headroom = usable_bytes - round(peak.expected)
     verdict = Verdict.DOES_NOT_FIT
-    if peak.high <= usable_bytes:
+    if usable_bytes <= 0:
+        verdict = Verdict.UNSPECIFIED
+    elif peak.high <= usable_bytes:
         verdict = Verdict.FITS
     elif peak.expected <= usable_bytes:
         verdict = Verdict.TIGHT
-    margin = "to spare" if headroom >= 0 else "too much"
-    summary = (
-        f"{verdict.value}: needs about {_gib(peak.expected)} (up to {_gib(peak.high)}) of {_gib(usable_bytes)}, "
-        f"{_gib(abs(headroom))} ({abs(headroom) / usable_bytes:.0%}) {margin}"
-    )
-    return Fit(verdict, headroom, summary, probability_below(peak, usable_bytes))
+    return Fit(verdict, peak, usable_bytes)
 
 
 def _gib(size: float) -> str:

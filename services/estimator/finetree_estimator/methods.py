@@ -82,6 +82,18 @@ class Bottleneck:
 
 
 Method = Full | LoraAdapters | QuantizedLora | Prefix | Bottleneck
+_NAMES: dict[type, str] = {
+    Full: "full",
+    LoraAdapters: "lora",
+    QuantizedLora: "qlora",
+    Prefix: "prefix",
+    Bottleneck: "adapter",
+}
+
+
+def name_of(method: Method) -> str:
+    """full, lora, qlora, prefix or adapter."""
+    return _NAMES[type(method)]
 
 
 def preset_targets(shape: Shape, preset: str, *, experts: bool = False) -> tuple[str, ...]:

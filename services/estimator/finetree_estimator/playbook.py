@@ -17,8 +17,7 @@ from typing import Any
 
 from finetree_estimator.engine import Estimate
 from finetree_estimator.intervals import Interval, Kind, Source
-from finetree_estimator.memory import method_name
-from finetree_estimator.methods import QuantizedLora
+from finetree_estimator.methods import QuantizedLora, name_of
 from finetree_estimator.names import GIB, raw
 from finetree_estimator.run import Run
 
@@ -76,7 +75,7 @@ def compare(run: Run, estimate: Estimate, *, examples: int, runs_per_month: floa
     bits = run.method.bits if isinstance(run.method, QuantizedLora) else 0
     computed = _computed(estimate, runs_per_month)
     found = []
-    for figure in figures(method_name(run), bits, examples, run.device.usable_bytes):
+    for figure in figures(name_of(run.method), bits, examples, run.device.usable_bytes):
         interval = computed.get(figure.kind)
         note = "" if interval is None or _agrees(figure, interval) else _note(run, estimate, figure, interval)
         found.append(Compared(figure, interval, note))

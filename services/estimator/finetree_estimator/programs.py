@@ -8,9 +8,9 @@ sizes but no content (benchmarks/estimator/trace_memory.py): what is alive at th
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Program:
-    """How a training program holds what the formulas count."""
+    """How a training program holds what the formulas count. There are few: as keys of caches they go by identity."""
 
     name: str
     """By the contract's TrainingProgram, in lower case."""

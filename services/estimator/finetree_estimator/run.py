@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from finetree_estimator.factors import UNCORRECTED, Correction
 from finetree_estimator.intervals import Source
@@ -112,6 +113,30 @@ class Rented:
     """Devices that it is sold in: whole multiples of it are paid."""
 
 
+class Recipe(NamedTuple):
+    """What of a run decides how much its model takes and computes, whatever the rows: the key of all that is counted.
+
+    The fields are the run's; those of the same names mean the same.
+    """
+
+    shape: Shape
+    method: Method
+    program: Program
+    optimizer: str
+    weight_bytes: int
+    compute_bytes: int
+    master_bytes: int
+    devices: int
+    sharding: str
+    nodes: int
+    checkpointing: bool
+    in_backward: bool
+    """Whether each weight is updated as soon as its gradient is there."""
+    one_micro_batch: bool
+    """Whether a device's share of the batch is a single micro-batch."""
+    on_cpu: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run on `devices` equal devices. Batch sizes count rows; sizes are bytes per number."""
@@ -160,3 +185,23 @@ class Run:
     """Machines that the devices are spread over."""
     optimizer_in_backward: bool = False
     """Whether each weight is updated as soon as its gradient is there."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The part that does not depend on rows, device rates and prices."""
+        return Recipe(
+            self.shape,
+            self.method,
+            self.program,
+            self.optimizer,
+            self.weight_bytes,
+            self.compute_bytes,
+            self.master_bytes,
+            self.devices,
+            self.sharding,
+            self.nodes,
+            self.checkpointing,
+            self.optimizer_in_backward,
+            self.batch == self.micro_batch * self.devices,
+            self.device.is_cpu,
+        )

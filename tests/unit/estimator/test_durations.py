@@ -11,12 +11,20 @@ QV = LoraAdapters(8, PRESETS["query-value"])
 
 
 def flops(run):
-    return durations.training_flops(run, ROWS, Step(4, 800.0))
+    return durations.training_flops(run, ROWS, Step(4, 800.0), durations.work_of(run.recipe))
+
+
+def forward(run, rows):
+    return durations.forward_flops(run, rows, durations.work_of(run.recipe))
+
+
+def elementwise(run):
+    return durations.elementwise_seconds(run, ROWS, durations.work_of(run.recipe))
 
 
 def matrix_part(run):
     """FLOPs of the layers' weights per token, in units of the weights of their projections."""
-    dense, _, _ = durations.forward_flops(run, ROWS)
+    dense, _, _ = forward(run, ROWS)
     return dense / linear_weights(run.shape)
 
 
@@ -34,15 +42,15 @@ def test_lora_skips_the_gradients_of_frozen_weights(make_run):
 
 
 def test_attention_grows_with_the_row_not_with_the_packed_sequence(make_run):
-    short, long = (durations.forward_flops(make_run(), Rows(10, n, n * n, int(n), 1.0))[1] for n in (100.0, 1100.0))
+    short, long = (forward(make_run(), Rows(10, n, n * n, int(n), 1.0))[1] for n in (100.0, 1100.0))
 
     assert long - short == 28 * 3072 * 2 * 1000
 
 
 def test_the_head_is_computed_where_something_is_learned(make_run):
-    everywhere = durations.forward_flops(make_run(loss="full-logits"), ROWS)[2]
+    everywhere = forward(make_run(loss="full-logits"), ROWS)[2]
 
-    assert durations.forward_flops(make_run(), ROWS)[2] == everywhere / 2
+    assert forward(make_run(), ROWS)[2] == everywhere / 2
 
 
 def test_rows_of_a_batch_fall_into_micro_batches(make_run):
@@ -58,7 +66,7 @@ def test_unpacking_a_quantised_base_costs_the_same_for_few_and_many_tokens(make_
     extra = durations.overhead_seconds(quantized) - durations.overhead_seconds(plain)
 
     assert extra > 0
-    assert durations.training_flops(quantized, ROWS, Step(4, 800.0)) == flops(plain)
+    assert flops(quantized) == flops(plain)
 
 
 def test_phases_add_up_and_steps_make_the_training(make_run):
@@ -113,18 +121,18 @@ def test_on_a_cpu_weights_and_activations_take_their_own_time(make_run, cpu, gpu
     run = make_run(device=cpu)
 
     assert durations.repack_seconds(run) == pytest.approx(linear_weights(run.shape) / (1.0e9 * cpu.cores))
-    assert durations.elementwise_seconds(run, ROWS) > durations.elementwise_seconds(make_run(), ROWS) > 0
+    assert elementwise(run) > elementwise(make_run()) > 0
     assert durations.repack_seconds(make_run()) == 0
 
 
 def test_a_fused_loss_moves_no_logits(make_run):
-    plain, fused = (durations.elementwise_seconds(make_run(loss=loss), ROWS) for loss in ("full-logits", "fused"))
+    plain, fused = (elementwise(make_run(loss=loss)) for loss in ("full-logits", "fused"))
 
     assert (plain - fused) * make_run().device.bandwidth == pytest.approx(3.6 * 14 * 128_256)
 
 
 def test_virtual_tokens_cost_attention(make_run):
-    few, many = (durations.forward_flops(make_run(method=Prefix(n)), ROWS)[1] for n in (10, 110))
+    few, many = (forward(make_run(method=Prefix(n)), ROWS)[1] for n in (10, 110))
 
     assert many - few == 28 * 3072 * 4 * 100
 

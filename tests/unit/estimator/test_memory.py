@@ -2,7 +2,7 @@
 from dataclasses import replace
 
 import pytest
-from finetree_estimator import memory
+from finetree_estimator import activations, memory, moments
 from finetree_estimator.memory import Component
 from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
 from finetree_estimator.models import model
@@ -121,37 +121,37 @@ def test_activations_of_a_layer_are_what_a_traced_step_keeps(make_run):
     """
     run = make_run(method=LoraAdapters(4, ("q_proj", "v_proj")), program=TRANSFORMERS)
 
-    assert memory.saved_per_layer(run) == 8 * 3072 + 8 * 3072 + 2 * 2 * (3072 + 1024) + 4 * 24 + 6 * 8192
+    assert activations.saved_per_layer(run) == 8 * 3072 + 8 * 3072 + 2 * 2 * (3072 + 1024) + 4 * 24 + 6 * 8192
 
 
 def test_full_fine_tuning_keeps_the_inputs_of_every_linear_layer(make_run):
-    frozen = memory.saved_per_layer(make_run(method=Prefix(1), program=TRANSFORMERS)) - 2 * 2 * 1024
-    trained = memory.saved_per_layer(make_run(method=Full(), master_bytes=2, program=TRANSFORMERS))
+    frozen = activations.saved_per_layer(make_run(method=Prefix(1), program=TRANSFORMERS)) - 2 * 2 * 1024
+    trained = activations.saved_per_layer(make_run(method=Full(), master_bytes=2, program=TRANSFORMERS))
 
     # The inputs of attention and MLP, the MLP's wide tensor, and two normalised inputs for the norms' own scales.
     assert trained - frozen == 2 * (2 * 3072 + 8192 + 2 * 3072)
 
 
 def test_checkpointing_keeps_the_layers_inputs_only(make_run):
-    assert memory.activation_bytes(make_run(checkpointing=True)) == 2 * 3072 * 28
-    assert memory.activation_bytes(make_run(checkpointing=True, offloaded=True)) == 0
+    assert moments.activation_bytes(make_run(checkpointing=True)) == 2 * 3072 * 28
+    assert moments.activation_bytes(make_run(checkpointing=True, offloaded=True)) == 0
 
 
 def test_the_loss_and_the_layer_peak_do_not_add_up(make_run):
     run = make_run(checkpointing=True, loss="full-logits", rows=None)
-    tokens = memory.peak_tokens(run)
-    loss, layer = memory.loss_peak(run, tokens), memory.layer_peak(run) * tokens
+    tokens = moments.peak_tokens(run)
+    loss, layer = moments.loss_peak(run, tokens), moments.layer_peak(run) * tokens
 
     assert parts(run)[Component.TRANSIENT_PEAK] == max(loss, layer)
     assert loss == 14 * 128_256 * 4 * 512
 
 
 def test_the_loss_kernel_decides_how_many_logits_exist(make_run):
-    peaks = [memory.loss_peak(make_run(loss=kind), 8192.0) for kind in ("full-logits", "chunked", "fused")]
+    peaks = [moments.loss_peak(make_run(loss=kind), 8192.0) for kind in ("full-logits", "chunked", "fused")]
 
     assert peaks[0] == 8 * peaks[1]
     assert peaks[2] < peaks[1]
-    assert memory.loss_peak(make_run(loss="completion-only"), 100.0) == 14 * 128_256 * 50
+    assert moments.loss_peak(make_run(loss="completion-only"), 100.0) == 14 * 128_256 * 50
 
 
 def test_rank_barely_matters(make_run):
@@ -180,19 +180,19 @@ def test_accumulation_keeps_all_gradients_of_a_fully_trained_model(make_run):
 def test_short_rows_need_less_than_the_limit_allows(make_run):
     short = Rows(1000, 50.0, 2600.0, 64, 0.5)
 
-    assert memory.peak_tokens(make_run(rows=short)) == 4 * 64
-    assert memory.peak_tokens(make_run(rows=None)) == 4 * 512
+    assert moments.peak_tokens(make_run(rows=short)) == 4 * 64
+    assert moments.peak_tokens(make_run(rows=None)) == 4 * 512
     only_mean = Rows(1000, 50.0, 2500.0, 512, 0.5, longest_known=False)
-    assert memory.peak_tokens(make_run(rows=only_mean)) == 4 * 512
-    assert memory.peak_tokens(make_run(rows=only_mean, packing=True)) == 16 * 50 + 3 * 50 * 4
+    assert moments.peak_tokens(make_run(rows=only_mean)) == 4 * 512
+    assert moments.peak_tokens(make_run(rows=only_mean, packing=True)) == 16 * 50 + 3 * 50 * 4
     # Packing fills a micro-batch, but never with more than the batch has.
-    assert memory.peak_tokens(make_run(rows=short, packing=True)) == pytest.approx(16 * 50 + 3 * 10 * 4)
+    assert moments.peak_tokens(make_run(rows=short, packing=True)) == pytest.approx(16 * 50 + 3 * 10 * 4)
 
 
 def test_eager_attention_keeps_its_scores(make_run):
     plain, eager = make_run(), make_run(eager_attention=True)
 
-    assert memory.saved_per_layer(eager) - memory.saved_per_layer(plain) == (4 + 2) * 24 * 512
+    assert activations.saved_per_layer(eager) - activations.saved_per_layer(plain) == (4 + 2) * 24 * 512
 
 
 def test_on_a_cpu_the_host_is_the_device(make_run, cpu):
@@ -208,8 +208,8 @@ def test_adapters_of_experts_keep_a_second_copy_of_the_experts(make_run):
     both = replace(one, method=LoraAdapters(8, ("q_proj", "experts.gate_up_proj", "experts.down_proj"), 0.0))
     experts = 2 * routed_weights(shape)
 
-    more = memory.peak_moment(both).total - memory.peak_moment(one).total
+    more = moments.peak_moment(both).total - moments.peak_moment(one).total
     assert experts < more < 1.1 * experts
     again = [replace(run, checkpointing=True) for run in (one, both)]
-    more = memory.peak_moment(again[1]).total - memory.peak_moment(again[0]).total
+    more = moments.peak_moment(again[1]).total - moments.peak_moment(again[0]).total
     assert 2 * experts / shape.layers < more < 3 * experts / shape.layers

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a device holds whatever the rows: weights, gradients, optimizer states, quantisation constants, in bytes.
+
+All of it follows from a run's recipe, so it is counted once for each. Shards count as what one device has of them.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from finetree_estimator import constants as c
+from finetree_estimator.methods import Full, QuantizedLora, trainable_parameters
+from finetree_estimator.run import Recipe
+from finetree_estimator.shapes import count, linear_weights, routed_weights
+
+
+class Held(NamedTuple):
+    """Bytes of one device, and the parameters that get a gradient."""
+
+    trainable_parameters: int
+    base_weights: float
+    trainable_weights: float
+    """Adapters, or master copies of a fully trained model."""
+    optimizer_states: float
+    quantization: float
+    gradients: float
+    """All of them, or one layer's and the embeddings' where each weight is updated at once."""
+    update_copies: float
+    """What an optimizer step adds for a moment."""
+    collectives: float
+    """Buffers of the communication between devices."""
+    setup: float
+    """While a model is cut into shards: all that is sharded so far, and copies of the largest unit."""
+    whole_weights: float
+    """Base weights of the whole model as they are stored in a file."""
+    paged_states: float
+    """Optimizer states that the host has room for; 0 where they stay on the device."""
+
+
+@lru_cache(maxsize=4096)
+def held(recipe: Recipe) -> Held:
+    """What one device of a run holds."""
+    trainable = trainable_parameters(recipe.method, recipe.shape)
+    spread = recipe.devices if recipe.sharding != "replicated" else 1
+    whole = recipe.devices if recipe.sharding == "full" else 1
+    return Held(
+        trainable_parameters=trainable,
+        base_weights=_base_weights(recipe) / whole + _gathered(recipe),
+        trainable_weights=_separate_weights(recipe, trainable) / (spread if _has_master(recipe) else whole),
+        optimizer_states=trainable * _state_bytes(recipe) / spread,
+        quantization=_quantization(recipe) / whole,
+        gradients=_gradients(recipe, trainable),
+        update_copies=_update_copies(recipe, trainable, spread),
+        collectives=_collectives(recipe),
+        setup=_setup(recipe),
+        whole_weights=count(recipe.shape).total * float(recipe.weight_bytes),
+        paged_states=c.EIGHT_BIT_STATE * trainable if recipe.optimizer == "paged-adamw-8bit" else 0.0,
+    )
+
+
+def packed_bytes(method: QuantizedLora) -> float:
+    """Bytes of a quantised weight without its constants; GPTQ's include them."""
+    if method.grouped:
+        return c.GPTQ_BYTES
+    return c.NF4_BYTES if method.bits == 4 else c.INT8_BYTES
+
+
+def _gradients(recipe: Recipe, trainable: int) -> float:
+    if recipe.in_backward and recipe.one_micro_batch:
+        trainable = min(trainable, trainable // recipe.shape.layers + count(recipe.shape).embeddings)
+    spread = recipe.devices if recipe.sharding in ("gradients", "full") else 1
+    # Replicas reduce copies of their gradients (DDP's buckets).
+    copies = 2 if recipe.devices > 1 and recipe.sharding in ("replicated", "optimizer") else 1
+    return trainable * _trained_bytes(recipe) * copies / spread + _whole_gradients(recipe)
+
+
+def _whole_gradients(recipe: Recipe) -> float:
+    """Bytes of a fully trained model's gradients that are whole before they are reduced to shards.
+
+    Those of embeddings, head and one layer, and those that wait for a slow network.
+    """
+    if recipe.sharding != "full" or recipe.devices == 1 or not isinstance(recipe.method, Full):
+        return 0.0
+    counted = count(recipe.shape)
+    outside = counted.embeddings + counted.lm_head
+    waiting = c.WAITING_GRADIENTS * counted.total * recipe.compute_bytes if recipe.nodes > 1 else 0.0
+    return recipe.master_bytes * (outside + (counted.total - outside) / recipe.shape.layers) + waiting
+
+
+def _update_copies(recipe: Recipe, trainable: int, spread: int) -> float:
+    if recipe.program.fused_optimizer or recipe.in_backward or recipe.optimizer != "adamw":
+        return 0.0
+    return c.FOREACH_COPIES * trainable * _trained_bytes(recipe) / spread
+
+
+def _gathered(recipe: Recipe) -> float:
+    """Bytes of weights that are whole for a while although they are sharded: some layers, embeddings and head."""
+    if recipe.sharding != "full" or recipe.devices == 1:
+        return 0.0
+    counted = count(recipe.shape)
+    outside = counted.embeddings + counted.lm_head
+    layer = (counted.total - outside) / recipe.shape.layers
+    if recipe.program.keeps_frozen_whole and not isinstance(recipe.method, Full):
+        return float(recipe.compute_bytes * counted.total)
+    return recipe.compute_bytes * (c.GATHERED_LAYERS * layer + outside)
+
+
+def _setup(recipe: Recipe) -> float:
+    if recipe.sharding != "full" or recipe.devices == 1 or not recipe.program.sharded_master:
+        return 0.0
+    counted = count(recipe.shape)
+    outside = counted.embeddings + counted.lm_head
+    return 4.0 * (c.SETUP_COPIES * outside + counted.total / recipe.devices)
+
+
+def _collectives(recipe: Recipe) -> float:
+    return (c.COLLECTIVES if recipe.devices > 1 else 0.0) + (c.COLLECTIVES_ACROSS if recipe.nodes > 1 else 0.0)
+
+
+def _base_weights(recipe: Recipe) -> float:
+    counted = count(recipe.shape)
+    if not isinstance(recipe.method, QuantizedLora):
+        return float(counted.total * recipe.weight_bytes) + _cast_weights(recipe, counted.total)
+    packed = _packed(recipe)
+    outside = c.RAISED_BYTES if recipe.program.raises_quantized_base else recipe.weight_bytes
+    return packed * packed_bytes(recipe.method) + (counted.total - packed) * outside
+
+
+def _packed(recipe: Recipe) -> int:
+    """Weights of a quantised base that are packed."""
+    packed = linear_weights(recipe.shape)
+    if recipe.program.quantizes_head:
+        packed += count(recipe.shape).lm_head
+    return packed if recipe.program.packs_experts else packed - routed_weights(recipe.shape)
+
+
+def _cast_weights(recipe: Recipe, total: int) -> float:
+    """Bytes of 16-bit copies of a frozen float32 base: each product keeps its own until the backward pass."""
+    if isinstance(recipe.method, Full) or recipe.weight_bytes <= recipe.compute_bytes:
+        return 0.0
+    return total * recipe.compute_bytes / (recipe.shape.layers if recipe.checkpointing else 1)
+
+
+def _has_master(recipe: Recipe) -> bool:
+    """Whether separate weights are master copies of a fully trained model."""
+    return isinstance(recipe.method, Full)
+
+
+def _separate_weights(recipe: Recipe, trainable: int) -> int:
+    """Adapters are weights of their own; a fully trained model needs a master copy only in another type."""
+    if isinstance(recipe.method, Full) and recipe.weight_bytes == recipe.master_bytes:
+        return 0
+    return trainable * _trained_bytes(recipe)
+
+
+def _trained_bytes(recipe: Recipe) -> int:
+    """Bytes per number of trained weights and gradients: the program may have a type of its own for adapters."""
+    if not isinstance(recipe.method, Full) and recipe.program.adapter_bytes:
+        return min(recipe.program.adapter_bytes, recipe.master_bytes)
+    return recipe.master_bytes
+
+
+def _state_bytes(recipe: Recipe) -> float:
+    return {
+        "adamw": 2.0 * _trained_bytes(recipe),
+        "adamw-8bit": c.EIGHT_BIT_STATE,
+        # Paged states live in memory of the driver that moves to the host where the device needs the room.
+        "paged-adamw-8bit": c.EIGHT_BIT_STATE if recipe.on_cpu else 0.0,
+        "adafactor": c.ADAFACTOR_SHARE,
+        "sgd": 0.0,
+    }[recipe.optimizer]
+
+
+def _quantization(recipe: Recipe) -> float:
+    if not isinstance(recipe.method, QuantizedLora):
+        return 0.0
+    constants = 0.0 if recipe.method.grouped else c.INT8_CONSTANTS
+    if recipe.method.bits == 4 and not recipe.method.grouped:
+        constants = c.NF4_DOUBLE_CONSTANTS if recipe.method.double else c.NF4_CONSTANTS
+    # One weight matrix at a time is unpacked to the compute type.
+    workspace = recipe.compute_bytes * recipe.shape.hidden * recipe.shape.intermediate
+    return _packed(recipe) * constants + workspace

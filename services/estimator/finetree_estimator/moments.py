@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fullest moment of a step: what is alive then beside weights and optimizer states."""
+
+import math
+from typing import NamedTuple
+
+from finetree_estimator import constants as c
+from finetree_estimator import cpu_memory
+from finetree_estimator.activations import Layer, layer_of, saved_by, saved_per_layer
+from finetree_estimator.holdings import held
+from finetree_estimator.run import Recipe, Run
+
+
+class Moment(NamedTuple):
+    """What is alive beside weights and optimizer states at one moment of a step, bytes."""
+
+    gradients: float
+    activations: float
+    transient: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.gradients + self.activations + self.transient
+
+
+def peak_moment(run: Run, recipe: Recipe | None = None, tokens: float | None = None) -> Moment:
+    """The moment of a step at which most is alive: at the loss, while a layer is differentiated, or at the update.
+
+    `recipe` and `tokens` (`peak_tokens`) are the run's own, for callers that have them.
+    """
+    recipe = recipe or run.recipe
+    tokens = peak_tokens(run) if tokens is None else tokens
+    holds, layer = held(recipe), layer_of(recipe)
+    gradients = holds.gradients
+    if run.device.is_cpu:
+        peak = cpu_memory.peak(run, tokens, gradients)
+        return Moment(peak.gradients, peak.activations + layer.experts, peak.transient + layer.one_layer)
+    # From the second micro-batch on, the gradients of the first are there already.
+    before = gradients if run.batch > run.micro_batch * run.devices else 0.0
+    saved = saved_by(layer, run)
+    kept = _kept(run, layer, saved) * tokens + layer.experts
+    differentiated = _differentiated(run, layer, saved) * tokens + layer.one_layer
+    return max(
+        Moment(before, kept, loss_peak(run, tokens)),
+        Moment(before, kept, differentiated),
+        Moment(gradients, 0.0, differentiated),
+        Moment(gradients, 0.0, holds.update_copies),
+        key=sum,
+    )
+
+
+def peak_tokens(run: Run) -> float:
+    """Tokens of the largest micro-batch of one device.
+
+    Packing fills a micro-batch up to micro-batch x sequence length, or with all rows of the batch; without packing the
+    worker sorts a batch by length, so that some micro-batch has the longest rows.
+    """
+    full = float(run.micro_batch * run.sequence_length)
+    rows = run.rows
+    if rows is None:
+        return full
+    if not run.packing:
+        return min(full, float(run.micro_batch * rows.longest))
+    # Row lengths are usually spread as widely as their mean; that is assumed where only the mean is known.
+    variance = rows.mean_square - rows.mean**2 if rows.longest_known else rows.mean**2
+    spread = math.sqrt(max(0.0, variance))
+    share = -(-run.batch // run.devices)
+    whole_batch = share * rows.mean + 3 * spread * math.sqrt(share)
+    return max(float(rows.longest), min(full, whole_batch))
+
+
+def activation_bytes(run: Run) -> float:
+    """Bytes per token that all layers keep until the backward pass."""
+    return _kept(run, layer_of(run.recipe), saved_per_layer(run))
+
+
+def layer_peak(run: Run) -> float:
+    """Bytes per token that the differentiation of one layer needs for a moment, its recomputation included."""
+    return _differentiated(run, layer_of(run.recipe), saved_per_layer(run))
+
+
+def loss_peak(run: Run, tokens: float) -> float:
+    """Bytes of logits and their derivatives at the loss, for a micro-batch of so many tokens."""
+    targets = tokens
+    per_logit = c.LOGITS_BYTES[min(4, max(2, run.compute_bytes))]
+    if run.loss == "completion-only":
+        targets *= run.rows.target_fraction if run.rows is not None else 1.0
+    if run.loss in ("completion-only", "chunked"):
+        if run.program.keeps_chunked_logits:
+            return (
+                c.CHUNKED_LOGITS_BYTES * targets + per_logit * min(targets, run.program.loss_chunk)
+            ) * run.shape.vocab
+        targets = min(targets, float(run.program.loss_chunk))
+    full = per_logit * run.shape.vocab * targets
+    return full * c.FUSED_LOGITS_SHARE if run.loss == "fused" else full
+
+
+def _kept(run: Run, layer: Layer, saved: float) -> float:
+    if run.checkpointing:
+        # Only each layer's input is kept; offloading moves it to the host.
+        return 0.0 if run.offloaded else float(layer.stream * run.shape.hidden * run.shape.layers)
+    return run.shape.layers * saved
+
+
+def _differentiated(run: Run, layer: Layer, saved: float) -> float:
+    return layer.gradients + (saved if run.checkpointing else 0.0)
