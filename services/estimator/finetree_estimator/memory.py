@@ -60,32 +60,37 @@ def estimate(run: Run) -> Memory:
     moment = peak_moment(run, recipe, tokens)
     runtime = _runtime(run, holds, tokens)
     fragments = _fragmentation(run, moment, holds, tokens)
-    transient = moment.transient
-    if holds.setup:
-        # Where a model is sharded, setting it up may need more than a step.
-        transient += max(0.0, holds.setup + runtime - _sum(holds, moment, runtime, fragments))
     sizes = (
         holds.base_weights,
         holds.trainable_weights,
         moment.gradients,
         holds.optimizer_states,
         moment.activations,
-        transient,
+        moment.transient + (_more_for_setup(holds, moment, runtime, fragments) if holds.setup else 0.0),
         holds.quantization,
         runtime,
         fragments,
     )
     components = tuple(
-        (kind, made((size * down, size, size * up, sources, COVERAGE)))
-        for (kind, down, up, sources), size in zip(_spreads(recipe), sizes, strict=True)
-        if size > 0
+        [
+            (kind, made((size * down, size, size * up, sources, COVERAGE)))
+            for (kind, down, up, sources), size in zip(_spreads(recipe), sizes, strict=True)
+            if size > 0
+        ]
     )
-    return _peaks(run, components, holds, runtime, fragments, tokens)
+    device = total([interval for _, interval in components])
+    # Outside the allocator: of a GPU its context, of a process everything that holds no tensor.
+    outside = runtime if recipe.on_cpu else c.CUDA_CONTEXT + holds.collectives
+    reserved = device.scaled(1 - outside / device.expected)
+    allocated = device.scaled(1 - (outside + fragments) / device.expected)
+    return Memory(components, allocated, reserved, device, _host(run, device, holds, tokens))
 
 
-def _sum(holds: Held, moment: Moment, runtime: float, fragments: float) -> float:
+def _more_for_setup(holds: Held, moment: Moment, runtime: float, fragments: float) -> float:
+    """What the setting up of a sharded model needs beyond a step."""
     static = holds.base_weights + holds.trainable_weights + holds.optimizer_states + holds.quantization
-    return static + moment.gradients + moment.activations + moment.transient + runtime + fragments
+    step = static + moment.gradients + moment.activations + moment.transient + runtime + fragments
+    return max(0.0, holds.setup + runtime - step)
 
 
 def _runtime(run: Run, holds: Held, tokens: float) -> float:
@@ -122,22 +127,6 @@ def _cpu_spread(recipe: Recipe, kind: Component) -> tuple[float, float]:
     if kind is Component.RUNTIME:
         return cpu_memory.RUNTIME_SPREAD
     return cpu_memory.HOLES_SPREAD if kind is Component.FRAGMENTATION else cpu_memory.tensors_spread(recipe)
-
-
-def _peaks(
-    run: Run,
-    components: tuple[tuple[Component, Interval], ...],
-    holds: Held,
-    runtime: float,
-    fragments: float,
-    tokens: float,
-) -> Memory:
-    device = total([interval for _, interval in components])
-    # Outside the allocator: of a GPU its context, of a process everything that holds no tensor.
-    outside = runtime if run.device.is_cpu else c.CUDA_CONTEXT + holds.collectives
-    reserved = device.scaled(1 - outside / device.expected)
-    allocated = device.scaled(1 - (outside + max(0.0, fragments)) / device.expected)
-    return Memory(components, allocated, reserved, device, _host(run, device, holds, tokens))
 
 
 def _host(run: Run, device: Interval, holds: Held, tokens: float) -> Interval:

@@ -16,7 +16,8 @@ from finetree_estimator.calibration import Point
 from finetree_estimator.factors import UNCORRECTED
 from finetree_estimator.intervals import Interval
 from finetree_estimator.lookups import Knowledge, device_key, model_family
-from finetree_estimator.memory import COUNTED, Memory, method_name
+from finetree_estimator.memory import COUNTED, Memory
+from finetree_estimator.methods import name_of
 from finetree_estimator.reading import read
 from finetree_estimator.run import Run
 
@@ -86,7 +87,7 @@ def _predicted(observation: pb.Observation, run: Run, device: str, family: str, 
         attempt=observation.attempt,
         device=device,
         family=family,
-        method=method_name(run),
+        method=name_of(run.method),
         predicted_step=estimate.times.step.expected if estimate.times is not None else 0.0,
         measured_step=observation.step_seconds if timed else 0.0,
         counted_bytes=counted,

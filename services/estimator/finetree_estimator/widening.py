@@ -40,7 +40,7 @@ def widen_times(times: Times, factor: float) -> Times:
 def _spread(interval: Interval, factor: float) -> Interval:
     low, expected, high, sources, coverage = interval
     low, high = expected - factor * (expected - low), expected + factor * (high - expected)
-    return made((low if low > 0.0 else 0.0, expected, high, sources, coverage))
+    return made((max(0.0, low), expected, high, sources, coverage))
 
 
 def _peak(interval: Interval, factor: float) -> Interval:
