@@ -4,13 +4,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from finetree_recommender import thresholds
-from finetree_recommender.answers import UNKNOWN, Answers, vocabulary
+from finetree_recommender.answers import UNKNOWN, vocabulary
 from finetree_recommender.gate import memory_words
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import Decision
+from finetree_recommender.pipeline import Decision, Verdict
 from finetree_recommender.situation import Situation
 
 FIELDS = {
@@ -26,6 +27,7 @@ FIELDS = {
 SCALES = ("memory", "budget", "quality", "time", "tasks", "experience")
 """Inputs whose answers have an order, so that only the next one is one step away."""
 
+_PLACES = {path: place for place, path in enumerate(FIELDS.values())}
 _SUFFIX = f" {thresholds.NOT_PRICED}"
 
 
@@ -67,19 +69,14 @@ class Neighbourhood:
     """Share of the changes to a neighbouring answer that keep the verdict."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Neighbour:
-    """The answers with one of them changed."""
+class _Trial(NamedTuple):
+    """A change of one answer, and the verdict that it leads to."""
 
     name: str
     value: str
-    answers: Answers
     near: bool
     """Whether the change goes to the next answer of a scale, or the input has none."""
-
-
-_Trial = tuple[_Neighbour, Decision]
-"""A changed answer and its verdict."""
+    verdict: Verdict
 
 
 def explore(situation: Situation, decision: Decision) -> Neighbourhood:
@@ -87,35 +84,35 @@ def explore(situation: Situation, decision: Decision) -> Neighbourhood:
 
     Estimates hold for the hardware that was asked about; for other hardware the pack's own words count.
     """
-    neighbours = _neighbours(situation.pack, situation.answers)
-    trials = [(neighbour, _verdict(situation, neighbour)) for neighbour in neighbours]
+    trials = list(_trials(situation))
     method = decision.method
-    near = [found.method is method for neighbour, found in trials if neighbour.near]
+    near = [trial.verdict.method is method for trial in trials if trial.near]
     return Neighbourhood(
         flips=tuple(sorted((*_flips(situation, trials, method), *_numeric(situation, method)), key=_place)),
-        kept=sum(found.method is method for _, found in trials),
+        kept=sum(trial.verdict.method is method for trial in trials),
         tried=len(trials),
         gaps=_gaps(situation, trials, method),
         robustness=round(sum(near) / len(near), 4) if near else 1.0,
     )
 
 
-def _verdict(situation: Situation, neighbour: _Neighbour) -> Decision:
-    other = neighbour.name == "memory"
-    return situation.elsewhere(neighbour.answers) if other else situation.decide(neighbour.answers)
-
-
-@lru_cache(maxsize=4096)
-def _neighbours(pack: Pack, answers: Answers) -> tuple[_Neighbour, ...]:
+def _trials(situation: Situation) -> Iterator[_Trial]:
     """Other answers of each input, nearest first."""
-    words = vocabulary(pack.rules)
-    found = []
+    answers = situation.asked
     for name in FIELDS:
-        scale, now = words[name], answers.get(name)
-        for value in _nearest_first(scale, now):
-            near = now == UNKNOWN or name not in SCALES or abs(scale.index(value) - scale.index(now)) == 1
-            found.append(_Neighbour(name, value, answers.changed(**{name: value}), near))
-    return tuple(found)
+        ask = situation.elsewhere if name == "memory" else situation.verdict
+        for value, near in _others(situation.pack, name, situation.answers.get(name)):
+            yield _Trial(name, value, near, ask(answers.changed(name, value)))
+
+
+@lru_cache(maxsize=1024)
+def _others(pack: Pack, name: str, now: str) -> tuple[tuple[str, bool], ...]:
+    """Other answers of an input, nearest first, and whether each is near."""
+    scale = vocabulary(pack.rules)[name]
+    free = now == UNKNOWN or name not in SCALES
+    return tuple(
+        (value, free or abs(scale.index(value) - scale.index(now)) == 1) for value in _nearest_first(scale, now)
+    )
 
 
 def _nearest_first(scale: tuple[str, ...], now: str) -> list[str]:
@@ -127,8 +124,8 @@ def _nearest_first(scale: tuple[str, ...], now: str) -> list[str]:
 def _flips(situation: Situation, trials: list[_Trial], method: Method | None) -> Iterator[Counterfactual]:
     # Those that come from a number are told with its exact threshold instead.
     seen = {(name, other) for name in thresholds.measured(situation) for other in Method}
-    for trial, decision in trials:
-        found = decision.method
+    for trial in trials:
+        found = trial.verdict.method
         if found is None or found is method or (trial.name, found) in seen:
             continue
         seen.add((trial.name, found))
@@ -137,7 +134,7 @@ def _flips(situation: Situation, trials: list[_Trial], method: Method | None) ->
             from_value=_words(situation.pack, trial.name, situation.answers.get(trial.name)).removesuffix(_SUFFIX),
             to_value=_words(situation.pack, trial.name, trial.value),
             method=found,
-            rule_id=decision.rule_id,
+            rule_id=trial.verdict.rule_id,
         )
 
 
@@ -148,8 +145,8 @@ def _numeric(situation: Situation, method: Method | None) -> Iterator[Counterfac
                 field_path=number.field_path,
                 from_value=number.words(number.now),
                 to_value=number.words(found.value),
-                method=found.decision.method,
-                rule_id=found.decision.rule_id,
+                method=found.verdict.method,
+                rule_id=found.verdict.rule_id,
                 threshold=found.value,
                 unit=number.unit,
             )
@@ -157,8 +154,7 @@ def _numeric(situation: Situation, method: Method | None) -> Iterator[Counterfac
 
 def _place(flip: Counterfactual) -> int:
     """Place of an input in the order of the questions, the others after them."""
-    paths = list(FIELDS.values())
-    return paths.index(flip.field_path) if flip.field_path in paths else len(paths)
+    return _PLACES.get(flip.field_path, len(_PLACES))
 
 
 def _gaps(situation: Situation, trials: list[_Trial], method: Method | None) -> tuple[Gap, ...]:
@@ -166,7 +162,7 @@ def _gaps(situation: Situation, trials: list[_Trial], method: Method | None) -> 
     for name, path in FIELDS.items():
         if situation.answers.get(name) != UNKNOWN:
             continue
-        ours = [decision.method for trial, decision in trials if trial.name == name]
+        ours = [trial.verdict.method for trial in trials if trial.name == name]
         others = [found for found in ours if found is not method]
         if others:
             # A machine on which nothing trains changes the verdict, and leads to no method.
@@ -175,6 +171,7 @@ def _gaps(situation: Situation, trials: list[_Trial], method: Method | None) -> 
     return tuple(sorted(gaps, key=lambda gap: -gap.share))
 
 
+@lru_cache(maxsize=1024)
 def _words(pack: Pack, name: str, value: str) -> str:
     if value == UNKNOWN:
         return UNKNOWN

@@ -1,28 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wishes that are checked against figures: what a method would cost, take, and be good for."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
-
-from finetree_api.types.v1 import evidence_pb2 as ev
+from typing import NamedTuple
 
 from finetree_recommender import fit
 from finetree_recommender.estimates import Evidence, Priced
-from finetree_recommender.figures import pack_cost, pack_seconds
+from finetree_recommender.figures import pack_cost_expected, pack_seconds_expected
+from finetree_recommender.fit import UNBURDENED, Burden
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.trace import Breach
 
-PackFigure = Callable[[Pack, Method, int | None], ev.Interval | None]
+Figures = tuple[float | None, ...]
+"""A figure of each method in the order of `Method`; None where nobody has it."""
+NONE_OVER = (False,) * len(Method)
+"""No method goes over a limit."""
 NO_NF4 = "NO_NF4"
 NOT_SERVABLE = "NOT_SERVABLE"
 OVER_BUDGET = "OVER_BUDGET"
 OVER_DEADLINE = "OVER_DEADLINE"
 
 
-@dataclass(frozen=True, slots=True)
-class Demands:
+class Demands(NamedTuple):
     """What a run must keep to; None and empty where nothing was said."""
 
     deadline_seconds: float | None = None
@@ -48,43 +49,79 @@ def breaches(pack: Pack, demands: Demands, evidence: Evidence | None, method: Me
 
 
 def all_breaches(pack: Pack, demands: Demands, evidence: Evidence | None) -> fit.Broken:
-    """What each method would break."""
-    if evidence is None:
-        return _by_the_pack(pack, demands)
-    return {method: breaches(pack, demands, evidence, method) for method in Method}
+    """What each method would break, in words."""
+    found = zip(Method, burdens(pack, demands, evidence), strict=True)
+    return {m: breaches(pack, demands, evidence, m) if burden is not UNBURDENED else () for m, burden in found}
+
+
+def burdens(pack: Pack, demands: Demands, evidence: Evidence | None) -> tuple[Burden, ...]:
+    """How much each method would break, in the order of `Method`; a verdict reads no more of it, and asks often."""
+    fixed = _fixed(pack, demands.serving, demands.capability)
+    deadline, run_usd, examples = demands.deadline_seconds, demands.run_usd, demands.examples
+    slow = _over(all_seconds(pack, evidence, examples), deadline) if deadline is not None else NONE_OVER
+    dear = _over(all_usd(pack, evidence, examples), run_usd) if run_usd is not None else NONE_OVER
+    if not (any(slow) or any(dear)):
+        return fixed
+    rules, found = pack.rules.demands, []
+    for known, too_slow, too_dear in zip(fixed, slow, dear, strict=True):
+        first = known.rule_id or (rules.deadline.id if too_slow else rules.budget.id)
+        more = too_slow + too_dear
+        found.append(Burden(known.hard, known.soft + more, first) if more else known)
+    return tuple(found)
 
 
 @lru_cache(maxsize=4096)
-def _by_the_pack(pack: Pack, demands: Demands) -> fit.Broken:
-    """Kept, for every change of hardware is judged by it."""
-    return {method: breaches(pack, demands, None, method) for method in Method}
+def _fixed(pack: Pack, serving: tuple[str, ...], capability: float | None) -> tuple[Burden, ...]:
+    """What each method breaks whatever it takes and costs."""
+    demands = Demands(serving=serving, capability=capability)
+    return tuple(fit.burden(breaches(pack, demands, None, method)) for method in Method)
 
 
-def _over(figure: float | None, limit: float | None) -> bool:
-    return figure is not None and limit is not None and figure > limit
+def _over(figures: Figures, limit: float) -> tuple[bool, ...]:
+    return tuple(figure is not None and figure > limit for figure in figures)
+
+
+def all_seconds(pack: Pack, evidence: Evidence | None, examples: int | None) -> Figures:
+    """Expected time of a run of each method: the estimator's, and without an estimator the pack's own."""
+    if evidence is None:
+        return tuple(pack_seconds_expected(pack, method, examples) for method in Method)
+    found: Figures | None = evidence.kept.get("seconds")
+    if found is None:
+        found = evidence.kept["seconds"] = tuple(_seconds(fit.best(evidence, method).priced) for method in Method)
+    return found
+
+
+def all_usd(pack: Pack, evidence: Evidence | None, examples: int | None) -> Figures:
+    """Expected cost of a run of each method in USD: the estimator's, and without an estimator the pack's own."""
+    if evidence is None:
+        return tuple(pack_cost_expected(pack, method, examples) for method in Method)
+    found: Figures | None = evidence.kept.get("usd")
+    if found is None:
+        found = evidence.kept["usd"] = tuple(_usd(fit.best(evidence, method).priced) for method in Method)
+    return found
 
 
 def seconds_of(pack: Pack, evidence: Evidence | None, method: Method, examples: int | None) -> float | None:
     """Expected time of a run: the estimator's, and without an estimator the pack's own."""
     if evidence is None:
-        return _pack_figure(pack_seconds, pack, method, examples)
-    priced = fit.best(evidence, method).priced
-    return priced.total_seconds.expected if priced is not None and priced.total_seconds is not None else None
+        return pack_seconds_expected(pack, method, examples)
+    return _seconds(fit.best(evidence, method).priced)
 
 
 def usd_of(pack: Pack, evidence: Evidence | None, method: Method, examples: int | None) -> float | None:
     """Expected cost of a run in USD: the estimator's, and without an estimator the pack's own."""
     if evidence is None:
-        return _pack_figure(pack_cost, pack, method, examples)
-    priced = fit.best(evidence, method).priced
+        return pack_cost_expected(pack, method, examples)
+    return _usd(fit.best(evidence, method).priced)
+
+
+def _seconds(priced: Priced | None) -> float | None:
+    return priced.total_seconds.expected if priced is not None and priced.total_seconds is not None else None
+
+
+def _usd(priced: Priced | None) -> float | None:
     known = priced is not None and priced.cost is not None and priced.currency == "USD"
     return priced.cost.expected if priced is not None and priced.cost is not None and known else None
-
-
-@lru_cache(maxsize=4096)
-def _pack_figure(figure: PackFigure, pack: Pack, method: Method, examples: int | None) -> float | None:
-    own = figure(pack, method, examples)
-    return own.expected if own is not None else None
 
 
 def duration(seconds: float) -> str:
@@ -112,7 +149,7 @@ def _deadline(
     pack: Pack, demands: Demands, evidence: Evidence | None, method: Method, priced: Priced | None
 ) -> Iterator[Breach]:
     needs = seconds_of(pack, evidence, method, demands.examples)
-    if needs is None or demands.deadline_seconds is None or not _over(needs, demands.deadline_seconds):
+    if needs is None or demands.deadline_seconds is None or needs <= demands.deadline_seconds:
         return
     text = f"takes {duration(needs)}{_whose(priced)}, the deadline is {duration(demands.deadline_seconds)}"
     yield Breach(OVER_DEADLINE, text, pack.rules.demands.deadline.id, hard=False)
@@ -122,7 +159,7 @@ def _budget(
     pack: Pack, demands: Demands, evidence: Evidence | None, method: Method, priced: Priced | None
 ) -> Iterator[Breach]:
     needs = usd_of(pack, evidence, method, demands.examples)
-    if needs is None or demands.run_usd is None or not _over(needs, demands.run_usd):
+    if needs is None or demands.run_usd is None or needs <= demands.run_usd:
         return
     text = f"costs {needs:.2f} USD a run{_whose(priced)}, the budget is {demands.run_usd:.2f} USD"
     yield Breach(OVER_BUDGET, text, pack.rules.demands.budget.id, hard=False)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the estimator knows, in the recommender's words."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -58,8 +58,8 @@ class Evidence:
     revision: ev.Revision
     parameters: int | None
     """Parameters of the base model."""
-    kept: dict[Method, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What was found out of a method's rows, so that it is found out once."""
+    kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was found out of the rows, so that it is found out once."""
 
     def of(self, method: Method) -> tuple[tuple[int, Priced | Refused], ...]:
         """Answers for a method with the number of adaptations that each has, the least adapted first."""

@@ -2,6 +2,7 @@
 """The pack's own figures as intervals: quality, and the playbook's hours and prices where no estimate is to be had."""
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 
 from finetree_api.types.v1 import evidence_pb2 as ev
@@ -48,16 +49,26 @@ def falls_short(pack: Pack, method: Method, quality_need: str, task_kind: str) -
 
 def pack_seconds(pack: Pack, method: Method, examples: int | None) -> ev.Interval | None:
     """The playbook's training time of a 7B model; None outside its table."""
-    hours = _hours(pack, method, examples)
-    return None if hours is None else _point(pack, hours * SECONDS, pack.rules.times.source)
+    seconds = pack_seconds_expected(pack, method, examples)
+    return None if seconds is None else _point(pack, seconds, pack.rules.times.source)
 
 
 def pack_cost(pack: Pack, method: Method, examples: int | None) -> ev.Interval | None:
     """The playbook's cost in USD of a 7B model on its reference GPU; None outside its table."""
+    usd = pack_cost_expected(pack, method, examples)
+    return None if usd is None else _point(pack, usd, pack.rules.times.price_source)
+
+
+def pack_seconds_expected(pack: Pack, method: Method, examples: int | None) -> float | None:
+    """The number of `pack_seconds`, without its source."""
     hours = _hours(pack, method, examples)
-    if hours is None:
-        return None
-    return _point(pack, hours * pack.rules.times.usd_per_hour[method], pack.rules.times.price_source)
+    return None if hours is None else hours * SECONDS
+
+
+def pack_cost_expected(pack: Pack, method: Method, examples: int | None) -> float | None:
+    """The number of `pack_cost`, without its source."""
+    hours = _hours(pack, method, examples)
+    return None if hours is None else hours * pack.rules.times.usd_per_hour[method]
 
 
 def pack_bytes(pack: Pack, method: Method) -> ev.Interval:
@@ -66,6 +77,7 @@ def pack_bytes(pack: Pack, method: Method) -> ev.Interval:
     return _point(pack, minimum.value * BYTES_OF_GB, minimum.source)
 
 
+@lru_cache(maxsize=4096)
 def _hours(pack: Pack, method: Method, examples: int | None) -> float | None:
     """Straight lines between the table's points in log-log, as times grow by powers."""
     times = pack.rules.times

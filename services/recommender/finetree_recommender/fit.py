@@ -3,6 +3,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
 from finetree_recommender.estimates import Evidence, FitState, Priced
 from finetree_recommender.methods import Method
@@ -41,11 +43,67 @@ class Settlement:
 
 States = tuple[FitState, ...]
 """Whether each method fits, in the order of `Method`."""
+RUNS = (FitState.FITS, FitState.TIGHT)
+"""States of a method that trains here."""
+
+
+class Burden(NamedTuple):
+    """How much a method would break, the graver first: less is better, and nothing is least."""
+
+    hard: int = 0
+    """Things that do not work at all."""
+    soft: int = 0
+    """Limits that it goes over."""
+    rule_id: str = ""
+    """Rule of the first of them; empty for none."""
+
+
+UNBURDENED = Burden()
+"""Of a method that breaks nothing."""
+
+
+class Ground(NamedTuple):
+    """All that a verdict reads of the figures, in the order of `Method`; few grounds exist, so verdicts can be kept."""
+
+    states: States | None
+    """None where nothing was estimated."""
+    burdens: tuple[Burden, ...]
+
+    def state(self, method: Method) -> FitState:
+        """Whether a method fits."""
+        return self.states[_PLACES[method]] if self.states is not None else FitState.UNKNOWN
+
+    def burden(self, method: Method) -> Burden:
+        """What a method would break."""
+        return self.burdens[_PLACES[method]]
+
+    def weight(self, method: Method) -> tuple[int, int]:
+        """How much a method would break."""
+        return self.burdens[_PLACES[method]][:2]
+
+
+_PLACES = {method: place for place, method in enumerate(Method)}
+
+
+def ground(evidence: Evidence | None, broken: Broken) -> Ground:
+    """The ground of evidence and of what each method would break."""
+    return Ground(states(evidence) if evidence is not None else None, tuple(burden(broken.get(m, ())) for m in Method))
+
+
+def burden(breaches: tuple[Breach, ...]) -> Burden:
+    """How much breaches weigh."""
+    if not breaches:
+        return UNBURDENED
+    hard = sum(breach.hard for breach in breaches)
+    return Burden(hard, len(breaches) - hard, breaches[0].rule_id)
 
 
 def states(evidence: Evidence) -> States:
     """Whether each method's best recipe fits."""
-    return tuple(best(evidence, method).state for method in Method)
+    found: States | None = evidence.kept.get("states")
+    if found is None:
+        found = evidence.kept["states"] = tuple(best(evidence, method).state for method in Method)
+    return found
 
 
 def best(evidence: Evidence, method: Method) -> Best:
@@ -67,44 +125,44 @@ def _best(evidence: Evidence, method: Method) -> Best:
     return Best(FitState.UNKNOWN, 0, None)
 
 
-def settle(
-    pack: Pack, evidence: Evidence | None, order: tuple[Method, ...], broken: Broken, *, proof_needed: bool
-) -> Settlement:
-    """Take the first method of an order that fits and breaks no wish, else the one that breaks least.
+def taken(pack: Pack, ground: Ground, order: tuple[Method, ...], *, proof_needed: bool) -> Method | None:
+    """The first method of an order that fits and breaks no wish, else the one that breaks least.
 
     With `proof_needed` (the playbook said upgrade) a method is taken only where the estimator shows that it fits;
     otherwise a method whose fit is unknown keeps its place.
     """
-    if evidence is None:
-        return Settlement(None, 0, FitState.UNKNOWN, ()) if proof_needed else _unpriced(order, broken)
-    found = {method: best(evidence, method) for method in _with_fallbacks(pack, order)}
-    fitting = [m for m in found if found[m].state in (FitState.FITS, FitState.TIGHT)]
-    unknown = [m for m in found if found[m].state is FitState.UNKNOWN]
-    rejected = tuple(m for m in found if found[m].state is FitState.DOES_NOT_FIT)
-    if not proof_needed and order and order[0] in unknown and not broken.get(order[0]):
-        return Settlement(order[0], 0, FitState.UNKNOWN, ())
+    if ground.states is None:
+        # What is beyond the gate comes last in the order.
+        return None if proof_needed else min(order, key=ground.weight, default=None)
+    first = order[0] if order else None
+    unknown = [method for method in _with_fallbacks(pack, order) if ground.state(method) is FitState.UNKNOWN]
+    if first is not None and not proof_needed and first in unknown and ground.burden(first) == UNBURDENED:
+        return first
+    fitting = [method for method in _with_fallbacks(pack, order) if ground.state(method) in RUNS]
     if fitting:
-        method = min(fitting, key=lambda item: _weight(broken.get(item, ())))
+        return min(fitting, key=ground.weight)
+    return None if proof_needed or not unknown else unknown[0]
+
+
+def settle(
+    pack: Pack, evidence: Evidence | None, order: tuple[Method, ...], broken: Broken, *, proof_needed: bool
+) -> Settlement:
+    """The method that is `taken`, and what was rejected and passed over before it."""
+    method = taken(pack, ground(evidence, broken), order, proof_needed=proof_needed)
+    if evidence is None:
+        before = order[: order.index(method)] if method is not None else ()
+        return Settlement(method, 0, FitState.UNKNOWN, (), {m: broken.get(m, ()) for m in before})
+    found = {each: best(evidence, each) for each in _with_fallbacks(pack, order)}
+    rejected = tuple(m for m in found if found[m].state is FitState.DOES_NOT_FIT)
+    if method is not None and found[method].state in RUNS:
         before = tuple(found)[: tuple(found).index(method)]
-        passed = {m: broken.get(m, ()) for m in before if m in fitting}
-        return Settlement(
-            method, found[method].adapted, found[method].state, tuple(m for m in rejected if m in before), passed
-        )
-    kept = None if proof_needed or not unknown else unknown[0]
-    return Settlement(kept, 0, FitState.UNKNOWN if unknown else FitState.DOES_NOT_FIT, rejected)
-
-
-def _unpriced(order: tuple[Method, ...], broken: Broken) -> Settlement:
-    """The order's first that breaks least; what is beyond the gate comes last in it."""
-    method = min(order, key=lambda item: _weight(broken.get(item, ())), default=None)
-    before = order[: order.index(method)] if method is not None else ()
-    return Settlement(method, 0, FitState.UNKNOWN, (), {m: broken.get(m, ()) for m in before})
-
-
-def _weight(breaches: tuple[Breach, ...]) -> tuple[int, int]:
-    """How much is broken: what does not work at all before what is merely over a limit."""
-    hard = sum(breach.hard for breach in breaches)
-    return hard, len(breaches) - hard
+        passed = {m: broken.get(m, ()) for m in before if found[m].state in RUNS}
+        kept = tuple(m for m in rejected if m in before)
+        return Settlement(method, found[method].adapted, found[method].state, kept, passed)
+    if order and method is order[0] and not proof_needed and not broken.get(method):
+        return Settlement(method, 0, FitState.UNKNOWN, ())
+    unknown = any(each.state is FitState.UNKNOWN for each in found.values())
+    return Settlement(method, 0, FitState.UNKNOWN if unknown else FitState.DOES_NOT_FIT, rejected)
 
 
 def steps(
@@ -148,6 +206,7 @@ def room(priced: Priced | None) -> str:
     return f"fits: {needs:.1f} of {has:.1f} GiB"
 
 
+@lru_cache(maxsize=4096)
 def _with_fallbacks(pack: Pack, order: tuple[Method, ...]) -> tuple[Method, ...]:
     """The order, with what a method becomes under a 4-bit base right behind it."""
     result: dict[Method, None] = {}

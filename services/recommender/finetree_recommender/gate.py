@@ -2,8 +2,9 @@
 """First stage: which methods the playbook lets this hardware run."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 from finetree_recommender import fit
 from finetree_recommender.answers import CPU, UNKNOWN, Answers
@@ -22,22 +23,38 @@ class Passage:
     feasible: tuple[Method, ...]
     """In the order of stars; empty where the playbook says upgrade."""
     upgrade: bool
-    step: Step
+    rule_id: str
+    tell: Callable[[], Step] = field(repr=False, compare=False)
+    """Makes the step of the trace: of the many verdicts that are asked for, few are told."""
+
+    @property
+    def step(self) -> Step:
+        """What the trace says of it."""
+        return self.tell()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of the trace."""
+        return (self.tell(),)
 
 
 def pass_gate(pack: Pack, answers: Answers, states: fit.States | None = None) -> Passage:
     """Apply the hardware gate to the answers; a pack that asks for physics takes the estimator's word instead."""
+    physics = pack.rules.gate.physics
+    if physics is not None and states is not None:
+        return _by_physics(pack, answers.memory, dict(zip(Method, states, strict=True)), physics)
+    return _by_memory(pack, answers.memory)
+
+
+@lru_cache(maxsize=1024)
+def _by_memory(pack: Pack, memory: str) -> Passage:
     rules = pack.rules
-    if rules.gate.physics is not None and states is not None:
-        return _by_physics(pack, answers, dict(zip(Method, states, strict=True)), rules.gate.physics)
-    order = rules.stars_order.methods
-    if answers.memory == UNKNOWN:
-        return _passage(pack, answers, order, rules.gate.unknown, "memory unknown")
-    if answers.memory == CPU:
-        return _passage(pack, answers, (), rules.gate.cpu, "no GPU")
-    found = next(item for item in rules.gate.classes if item.key == answers.memory)
-    allowed = _of_class(pack, found)
-    return _passage(pack, answers, allowed, found, memory_words(pack, found.key))
+    if memory == UNKNOWN:
+        return _passage(pack, memory, rules.stars_order.methods, rules.gate.unknown, "memory unknown")
+    if memory == CPU:
+        return _passage(pack, memory, (), rules.gate.cpu, "no GPU")
+    found = next(item for item in rules.gate.classes if item.key == memory)
+    return _passage(pack, memory, _of_class(pack, found), found, memory_words(pack, memory))
 
 
 def _of_class(pack: Pack, found: MemoryClass) -> tuple[Method, ...]:
@@ -45,16 +62,15 @@ def _of_class(pack: Pack, found: MemoryClass) -> tuple[Method, ...]:
     return () if found.upgrade else tuple(m for m in order if pack.card(m).minimum_gpu_gb.value <= found.low)
 
 
-def _by_physics(pack: Pack, answers: Answers, states: Mapping[Method, FitState], rule: Cited) -> Passage:
+def _by_physics(pack: Pack, memory: str, states: Mapping[Method, FitState], rule: Cited) -> Passage:
     """Methods whose recipe fits; one that the estimator has no figure for is let through by its class."""
-    found = next((item for item in pack.rules.gate.classes if item.key == answers.memory), None)
+    found = next((item for item in pack.rules.gate.classes if item.key == memory), None)
     by_class = _of_class(pack, found) if found is not None else ()
     order = pack.rules.stars_order.methods
     fits = (FitState.FITS, FitState.TIGHT)
     allowed = tuple(m for m in order if states[m] in fits or (states[m] is FitState.UNKNOWN and m in by_class))
     outcome = f"fits by the estimate: {', '.join(allowed)}" if allowed else "nothing fits by the estimate: upgrade"
-    step = Step("hardware_gate", rule.id, outcome, pack.provenance(rule.source), answers.read("memory"))
-    return Passage(allowed, not allowed, step)
+    return Passage(allowed, not allowed, rule.id, partial(_step, pack, memory, rule, outcome))
 
 
 def memory_words(pack: Pack, key: str) -> str:
@@ -69,11 +85,12 @@ def memory_words(pack: Pack, key: str) -> str:
     return f"a GPU of {found.low:g} GB" + (" or more" if math.isinf(found.high) else "")
 
 
-def _passage(
-    pack: Pack, answers: Answers, allowed: tuple[Method, ...], rule: Cited | MemoryClass, words: str
-) -> Passage:
+def _passage(pack: Pack, memory: str, allowed: tuple[Method, ...], rule: Cited | MemoryClass, words: str) -> Passage:
     outcome = (
         f"{words}: {', '.join(allowed)}" if allowed else f"{words}: {pack.rules.gate.speaker} says to upgrade the GPU"
     )
-    step = Step("hardware_gate", rule.id, outcome, pack.provenance(rule.source), answers.read("memory"))
-    return Passage(allowed, not allowed, step)
+    return Passage(allowed, not allowed, rule.id, partial(_step, pack, memory, rule, outcome))
+
+
+def _step(pack: Pack, memory: str, rule: Cited | MemoryClass, outcome: str) -> Step:
+    return Step("hardware_gate", rule.id, outcome, pack.provenance(rule.source), (f"memory={memory}",))

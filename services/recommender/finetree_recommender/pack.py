@@ -60,11 +60,21 @@ class Pack:
 
     def card(self, method: Method) -> Card:
         """The card of a method."""
-        return next(card for card in self.rules.methods if card.method is method)
+        return _cards(self)[method]
 
     def stars_rank(self, method: Method) -> int:
         """Place of a method in the order of stars, 0 first."""
-        return self.rules.stars_order.methods.index(method)
+        return _ranks(self)[method]
+
+
+@lru_cache(maxsize=64)
+def _cards(pack: Pack) -> Mapping[Method, Card]:
+    return {card.method: card for card in pack.rules.methods}
+
+
+@lru_cache(maxsize=64)
+def _ranks(pack: Pack) -> Mapping[Method, int]:
+    return {method: rank for rank, method in enumerate(pack.rules.stars_order.methods)}
 
 
 @lru_cache(maxsize=4096)

@@ -2,24 +2,61 @@
 """The decision: hardware gate, multi-task override, votes, what matters, tree leaf, order of stars, demands, fit.
 
 Every stage is a pure function of the pack, the answers and the estimator's evidence, so the same input always gives
-the same answer.
+the same answer. A recommendation asks for dozens of verdicts, one for each change of its input, and tells one: stages
+therefore find first, and make the words of the trace when those are read. `decide` finds everything that a reply says
+of a decision, `verdict` no more than the method and the rule.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from finetree_recommender import fit, gate, ties, tree, votes
-from finetree_recommender.answers import Answers, matches
-from finetree_recommender.estimates import Evidence
+from finetree_recommender.answers import NAMES, Answers, matches
+from finetree_recommender.estimates import Evidence, FitState
+from finetree_recommender.fit import Ground
 from finetree_recommender.gate import Passage
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
+from finetree_recommender.rules import UpgradeRule
 from finetree_recommender.trace import Step
 from finetree_recommender.votes import Ballot
 
 NOTHING_BROKEN: fit.Broken = MappingProxyType({})
 """No method breaks anything."""
+PLURALITY = "votes.plurality"
+"""Rule of the most votes."""
+
+
+class Stage(Protocol):
+    """What a stage found."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What the trace says of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A stage of one step."""
+
+    tell: Callable[[], Step]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The step."""
+        return (self.tell(),)
+
+
+class Verdict(NamedTuple):
+    """What was decided, and no more."""
+
+    method: Method | None
+    rule_id: str
+    """Rule that decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +72,15 @@ class Choice:
     ballot: Ballot
     tied: bool
     overridden: bool
-    steps: tuple[Step, ...]
+    stages: tuple[Stage, ...] = field(repr=False)
+    """In the order of the trace."""
     default_rule_id: str = ""
     """Rule of the method that is said to whoever says nothing."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The trace so far."""
+        return tuple(step for stage in self.stages for step in stage.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +107,56 @@ class Decision:
 
 def decide(pack: Pack, answers: Answers, evidence: Evidence | None, broken: fit.Broken = NOTHING_BROKEN) -> Decision:
     """Run all stages; without evidence the rules alone decide. `broken` is what each method would break."""
+    ground = fit.ground(evidence, broken)
     choice = choose(pack, answers, evidence)
-    # Without figures a method beyond the gate has nothing to speak for it.
-    order = choice.order if evidence is not None else tuple(m for m in choice.order if m in choice.passage.feasible)
-    settled = fit.settle(pack, evidence, order, broken, proof_needed=choice.passage.upgrade)
-    if choice.passage.upgrade and settled.method is not None:
-        return Decision(choice, settled, choice.rule_id, choice.passage.step.rule_id)
-    if settled.method is None and evidence is not None:
-        return Decision(choice, settled, "fit.nothing_fits", "")
-    if settled.method is choice.method:
-        return Decision(choice, settled, choice.rule_id, "")
+    settled = fit.settle(pack, evidence, _tried(choice, ground), broken, proof_needed=choice.passage.upgrade)
+    return Decision(choice, settled, *_ruling(choice, settled.method, ground))
+
+
+def asked(pack: Pack, answers: Answers) -> Answers:
+    """The answers that some rule before the fit reads; the others are unknown."""
+    return answers.without(_unread(pack))
+
+
+@lru_cache(maxsize=65536)
+def verdict(pack: Pack, answers: Answers, ground: Ground) -> Verdict:
+    """The method and the rule of `decide`, where the ground is that of its evidence and of what would be broken.
+
+    It is kept, and best asked with the answers that are `asked` for: what no rule reads would only fill the place.
+    """
+    choice = _choose(pack, answers, ground.states if pack.rules.gate.physics is not None else None)
+    method = fit.taken(pack, ground, _tried(choice, ground), proof_needed=choice.passage.upgrade)
+    return Verdict(method, _ruling(choice, method, ground)[0])
+
+
+def _tried(choice: Choice, ground: Ground) -> tuple[Method, ...]:
+    """What the fit stage tries; without figures a method beyond the gate has nothing to speak for it."""
+    if ground.states is not None:
+        return choice.order
+    return tuple(method for method in choice.order if method in choice.passage.feasible)
+
+
+def _ruling(choice: Choice, method: Method | None, ground: Ground) -> tuple[str, str]:
+    """The rule that decided for a method, and the rule that gave way; empty when none did."""
+    if choice.passage.upgrade and method is not None:
+        return choice.rule_id, choice.passage.rule_id
+    if method is None and ground.states is not None:
+        return "fit.nothing_fits", ""
+    if method is choice.method or choice.method is None:
+        return choice.rule_id, ""
     # Where what the rules chose fits, a wish stood against it.
-    wishes = settled.passed.get(choice.method, ()) if choice.method is not None else ()
-    return Decision(choice, settled, wishes[0].rule_id if wishes else "fit.fits", choice.rule_id)
+    fits = ground.states is None or ground.state(choice.method) in (FitState.FITS, FitState.TIGHT)
+    wish = ground.burden(choice.method).rule_id if fits else ""
+    return wish or "fit.fits", choice.rule_id
 
 
 def choose(pack: Pack, answers: Answers, evidence: Evidence | None = None) -> Choice:
     """Run the stages before the fit; of the estimate they read at most which methods fit, where the pack asks so."""
     physics = pack.rules.gate.physics is not None and evidence is not None
-    return _choose(pack, answers.only(_inputs_read(pack)), fit.states(evidence) if physics and evidence else None)
+    return _choose(pack, asked(pack, answers), fit.states(evidence) if physics and evidence else None)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=65536)
 def _choose(pack: Pack, answers: Answers, states: fit.States | None) -> Choice:
     """Kept, for a recommendation asks for the verdict of every single change of its answers."""
     passage = gate.pass_gate(pack, answers, states)
@@ -95,59 +166,65 @@ def _choose(pack: Pack, answers: Answers, states: fit.States | None) -> Choice:
     special = tree.override(pack, answers)
     leaf = tree.leaf(pack, answers, passage.feasible)
     leaders = ballot.leaders
-    steps = (passage.step, *ballot.steps)
+    stages: tuple[Stage, ...] = (passage, ballot)
     if special is not None and special.method in passage.feasible:
         order = _order(pack, answers, ballot, leaf.method, special.method)
-        steps = (passage.step, *special.steps, *ballot.steps)
-        return Choice(special.method, order, special.rule_id, passage, ballot, tied=False, overridden=True, steps=steps)
+        stages, rule_id = (passage, special, ballot), special.rule_id
+        return Choice(special.method, order, rule_id, passage, ballot, tied=False, overridden=True, stages=stages)
     if len(leaders) == 1 and ballot.total(leaders[0]) > 0:
-        step = _plurality(pack, ballot, leaders[0])
         order = _order(pack, answers, ballot, leaf.method, leaders[0])
-        rule_id, steps = step.rule_id, (*steps, step)
-        return Choice(leaders[0], order, rule_id, passage, ballot, tied=False, overridden=False, steps=steps)
+        stages = (*stages, Remark(partial(_plurality, pack, ballot, leaders[0])))
+        return Choice(leaders[0], order, PLURALITY, passage, ballot, tied=False, overridden=False, stages=stages)
     # A leaf that nothing contradicts is no tie: no question was answered.
     tied = ballot.total(leaders[0]) > 0
     preferred = ties.narrow(pack, answers, leaders)
-    steps = (*steps, *preferred.steps)
-    if preferred.steps and len(preferred.methods) == 1:
-        winner, rule_id = preferred.methods[0], preferred.steps[-1].rule_id
+    stages = (*stages, preferred)
+    if preferred.cuts and len(preferred.methods) == 1:
+        winner, rule_id = preferred.methods[0], preferred.cuts[-1][0].id
         order = _order(pack, answers, ballot, leaf.method, winner)
-        return Choice(winner, order, rule_id, passage, ballot, tied=tied, overridden=False, steps=steps)
-    leaders, steps = preferred.methods, (*steps, *leaf.steps)
+        return Choice(winner, order, rule_id, passage, ballot, tied=tied, overridden=False, stages=stages)
+    leaders, stages = preferred.methods, (*stages, leaf)
     winner, rule_id = leaf.method, leaf.rule_id
     if winner not in leaders:
         winner, rule_id = leaders[0], pack.rules.stars_order.id
-        stars = pack.provenance(pack.rules.stars_order.source)
-        steps = (*steps, Step("star_order", rule_id, f"first by stars: {winner}", stars))
+        stages = (*stages, Remark(partial(_stars, pack, winner)))
     order = _order(pack, answers, ballot, leaf.method, winner)
     default = pack.rules.default_leaf.id
     return Choice(
-        winner, order, rule_id, passage, ballot, tied=tied, overridden=False, steps=steps, default_rule_id=default
+        winner, order, rule_id, passage, ballot, tied=tied, overridden=False, stages=stages, default_rule_id=default
     )
 
 
 @lru_cache(maxsize=64)
-def _inputs_read(pack: Pack) -> frozenset[str]:
-    """Inputs that some rule of these stages reads."""
+def _unread(pack: Pack) -> tuple[str, ...]:
+    """Inputs that no rule of these stages reads."""
     rules = pack.rules
     whens = [rule.when for rule in (rules.override, rules.default_leaf, *rules.use_cases)]
     whens += [node.when for node in rules.tree.nodes] + [rule.when for rule in rules.upgrade] + [rules.override.unless]
     named = {name for when in whens for name in when}
     asked = {question.input for question in rules.questions} | {rule.input for rule in rules.tie_breaks}
-    return frozenset({"memory"} | named | asked)
+    return tuple(name for name in NAMES if name not in {"memory"} | named | asked)
 
 
 def _upgrade(pack: Pack, answers: Answers, passage: Passage, ballot: Ballot) -> Choice:
     rule = next(item for item in pack.rules.upgrade if matches(item.when, answers))
+    stages = (passage, ballot, Remark(partial(_upgrade_step, pack, answers, rule)))
+    return Choice(None, rule.order, rule.id, passage, ballot, tied=False, overridden=False, stages=stages)
+
+
+def _upgrade_step(pack: Pack, answers: Answers, rule: UpgradeRule) -> Step:
     words = f"if the estimator shows that it fits: {', '.join(rule.order)}"
-    step = Step("upgrade", rule.id, words, pack.provenance(rule.source), answers.read(*rule.when))
-    steps = (passage.step, *ballot.steps, step)
-    return Choice(None, rule.order, rule.id, passage, ballot, tied=False, overridden=False, steps=steps)
+    return Step("upgrade", rule.id, words, pack.provenance(rule.source), answers.read(*rule.when))
 
 
 def _plurality(pack: Pack, ballot: Ballot, winner: Method) -> Step:
     tally = ", ".join(f"{method} {ballot.total(method)}" for method in ballot.feasible)
-    return Step("votes", "votes.plurality", f"{winner} has the most votes ({tally})", pack.provenance("resolution: B6"))
+    return Step("votes", PLURALITY, f"{winner} has the most votes ({tally})", pack.provenance("resolution: B6"))
+
+
+def _stars(pack: Pack, winner: Method) -> Step:
+    rule = pack.rules.stars_order
+    return Step("star_order", rule.id, f"first by stars: {winner}", pack.provenance(rule.source))
 
 
 def _order(pack: Pack, answers: Answers, ballot: Ballot, leaf: Method, winner: Method) -> tuple[Method, ...]:
@@ -157,7 +234,7 @@ def _order(pack: Pack, answers: Answers, ballot: Ballot, leaf: Method, winner: M
     def rank(method: Method) -> tuple[bool, bool, int, tuple[int, ...], bool, int]:
         feasible = method in ballot.feasible
         votes_for = ballot.total(method) if feasible else 0
-        tiers = tuple(rule.rank(method) for rule in matter)
+        tiers = tuple(rule.rank(method) for rule in matter) if matter else ()
         return (method is not winner, not feasible, -votes_for, tiers, method is not leaf, pack.stars_rank(method))
 
     return tuple(sorted(Method, key=rank))

@@ -168,7 +168,7 @@ def _lost(case: Case) -> Iterator[Reason]:
 def _gated(case: Case) -> Reason:
     needs = case.pack.card(case.method).minimum_gpu_gb.value
     speaker = case.pack.rules.gate.speaker
-    rule_id = case.decision.choice.passage.step.rule_id
+    rule_id = case.decision.choice.passage.rule_id
     if case.inputs.answers.memory == CPU:
         return Reason("NO_GPU", f"{speaker} asks for a GPU of {needs:g} GB, this machine has none", rule_id)
     has = case.inputs.marketed_gb or 0

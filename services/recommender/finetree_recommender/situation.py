@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that a verdict depends on, so that it can be asked for again with one thing changed."""
 
-import dataclasses
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from finetree_recommender import fit
 from finetree_recommender.answers import Answers
-from finetree_recommender.demands import Demands, all_breaches
+from finetree_recommender.demands import Demands, all_breaches, burdens
 from finetree_recommender.estimates import Evidence
-from finetree_recommender.fit import Broken
+from finetree_recommender.fit import Broken, Ground
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import Decision, decide
+from finetree_recommender.pipeline import Decision, Verdict, asked, decide, verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +22,25 @@ class Situation:
     evidence: Evidence | None
     broken: Broken
     """What each method would break."""
-    kept: dict[Hashable, Decision] = field(default_factory=dict, repr=False, compare=False)
-    """Verdicts that were asked for before."""
+    ground: Ground
+    """What verdicts read of the figures."""
+    asked: Answers
+    """The answers that some rule reads: where the others differ, the verdict does not."""
+    away: Ground
+    """The same on other hardware, of which no estimate is at hand."""
 
     @classmethod
     def of(cls, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> "Situation":
         """The situation of a request."""
-        return cls(pack, inputs, evidence, all_breaches(pack, inputs.demands, evidence))
+        demands = inputs.demands
+        broken = all_breaches(pack, demands, evidence)
+        elsewhere = demands._replace(capability=None)
+        if evidence is not None:
+            # This hardware's hours and prices say nothing of another's; the pack's own are those of any.
+            elsewhere = elsewhere._replace(deadline_seconds=None, run_usd=None)
+        away = Ground(None, burdens(pack, elsewhere, None))
+        ground = fit.ground(evidence, broken)
+        return cls(pack, inputs, evidence, broken, ground, asked(pack, inputs.answers), away)
 
     @property
     def answers(self) -> Answers:
@@ -41,24 +52,17 @@ class Situation:
         """What the run must keep to."""
         return self.inputs.demands
 
-    def decide(self, answers: Answers | None = None, demands: Demands | None = None) -> Decision:
-        """The verdict, with other answers or other demands on the same hardware."""
-        answers = answers if answers is not None else self.answers
-        key = (answers, demands)
-        found = self.kept.get(key)
-        if found is None:
-            broken = self.broken if demands is None else all_breaches(self.pack, demands, self.evidence)
-            found = self.kept[key] = decide(self.pack, answers, self.evidence, broken)
-        return found
+    def decide(self) -> Decision:
+        """The decision, with everything that led to it."""
+        return decide(self.pack, self.answers, self.evidence, self.broken)
 
-    def elsewhere(self, answers: Answers) -> Decision:
+    def verdict(self, answers: Answers | None = None, demands: Demands | None = None) -> Verdict:
+        """The verdict, with other answers than `asked`, or other demands, on the same hardware."""
+        ground = self.ground
+        if demands is not None:
+            ground = ground._replace(burdens=burdens(self.pack, demands, self.evidence))
+        return verdict(self.pack, answers if answers is not None else self.asked, ground)
+
+    def elsewhere(self, answers: Answers) -> Verdict:
         """The verdict of the rules on other hardware, of which no estimate is at hand."""
-        found = self.kept.get(answers)
-        if found is None:
-            demands = dataclasses.replace(self.demands, capability=None)
-            if self.evidence is not None:
-                # This hardware's hours and prices say nothing of another's; the pack's own are those of any.
-                demands = dataclasses.replace(demands, deadline_seconds=None, run_usd=None)
-            found = decide(self.pack, answers, None, all_breaches(self.pack, demands, None))
-            self.kept[answers] = found
-        return found
+        return verdict(self.pack, answers, self.away)

@@ -4,18 +4,17 @@
 Between two change points no rule and no check has another outcome, so it is enough to look just before and at each.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 from finetree_recommender.answers import UNKNOWN, Answers
-from finetree_recommender.demands import duration, seconds_of, usd_of
+from finetree_recommender.demands import all_seconds, all_usd, duration, seconds_of, usd_of
 from finetree_recommender.gate import memory_words
 from finetree_recommender.hardware import memory_class
 from finetree_recommender.inputs import bracket_key
 from finetree_recommender.methods import Method
-from finetree_recommender.pipeline import Decision
+from finetree_recommender.pipeline import Verdict
 from finetree_recommender.situation import Situation
 from finetree_recommender.wish_rules import Bracket
 
@@ -37,7 +36,7 @@ class Number:
     words: Callable[[float], str]
     sides: Callable[[float], Hashable]
     """On which side of everything that matters a value lies: where that is the same, so is the verdict."""
-    verdict: Callable[[float], Decision]
+    verdict: Callable[[float], Verdict]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Change:
     """The value nearest to the present one that has another verdict."""
 
     value: float
-    decision: Decision
+    verdict: Verdict
 
 
 def search(number: Number, method: Method | None) -> Iterator[Change]:
@@ -112,11 +111,11 @@ def _memory(situation: Situation) -> Iterator[Number]:
     if now is None:
         return
 
-    def verdict(gb: float) -> Decision:
+    def verdict(gb: float) -> Verdict:
         key = memory_class(pack, gb).key
         if key == situation.answers.memory:
-            return situation.decide()
-        return situation.elsewhere(situation.answers.changed(memory=key))
+            return situation.verdict()
+        return situation.elsewhere(situation.asked.changed("memory", key))
 
     def words(gb: float) -> str:
         return f"{gb:g} GB" if gb == now else f"{memory_words(pack, memory_class(pack, gb).key)} {NOT_PRICED}"
@@ -131,10 +130,10 @@ def _month_budget(situation: Situation) -> Iterator[Number]:
         return
     runs = max(1, request.runs_per_month)
 
-    def verdict(usd: float) -> Decision:
+    def verdict(usd: float) -> Verdict:
         given = [request.budget_usd_run] if request.HasField("budget_usd_run") else []
-        demands = dataclasses.replace(situation.demands, run_usd=min([*given, usd / runs]))
-        return situation.decide(_with_budget(situation, usd), demands)
+        demands = situation.demands._replace(run_usd=min([*given, usd / runs]))
+        return situation.verdict(_with_budget(situation, usd), demands)
 
     budget, limits = situation.pack.rules.budget, tuple(cost * runs for cost in _costs(situation))
     points, now = (*_ends(budget), *limits), request.budget_usd_month
@@ -147,10 +146,10 @@ def _run_budget(situation: Situation) -> Iterator[Number]:
         return
     runs, month = request.runs_per_month, request.HasField("budget_usd_month")
 
-    def verdict(usd: float) -> Decision:
+    def verdict(usd: float) -> Verdict:
         limits = [usd, *([request.budget_usd_month / max(1, runs)] if month else [])]
-        answers = _with_budget(situation, usd * runs) if runs and not month else situation.answers
-        return situation.decide(answers, dataclasses.replace(situation.demands, run_usd=min(limits)))
+        answers = _with_budget(situation, usd * runs) if runs and not month else situation.asked
+        return situation.verdict(answers, situation.demands._replace(run_usd=min(limits)))
 
     brackets = situation.pack.rules.budget if runs and not month else ()
     limits, now = tuple(_costs(situation)), request.budget_usd_run
@@ -164,15 +163,15 @@ def _deadline(situation: Situation) -> Iterator[Number]:
         return
     implied = not situation.inputs.request.time
 
-    def verdict(seconds: float) -> Decision:
-        answers = situation.answers
+    def verdict(seconds: float) -> Verdict:
+        answers = situation.asked
         if implied:
             word = next(item.implies for item in pack.rules.deadlines if item.holds(seconds))
-            answers = answers.changed(time=word or UNKNOWN)
-        return situation.decide(answers, dataclasses.replace(situation.demands, deadline_seconds=seconds))
+            answers = answers.changed("time", word or UNKNOWN)
+        return situation.verdict(answers, situation.demands._replace(deadline_seconds=seconds))
 
     examples = situation.demands.examples
-    times = (seconds_of(pack, situation.evidence, method, examples) for method in Method)
+    times = all_seconds(pack, situation.evidence, examples)
     limits = tuple(seconds for seconds in times if seconds is not None)
     brackets = pack.rules.deadlines if implied else ()
     points = (*_ends(brackets), *limits)
@@ -184,10 +183,10 @@ def _task_count(situation: Situation) -> Iterator[Number]:
     if not request.task_count or request.tasks:
         return
 
-    def verdict(count: float) -> Decision:
+    def verdict(count: float) -> Verdict:
         found = next(item for item in pack.rules.task_counts if item.holds(count))
-        changes = {"task_count": found.key, "tasks": found.implies or UNKNOWN}
-        return situation.decide(situation.answers.changed(**changes))
+        counted = situation.asked.changed("task_count", found.key)
+        return situation.verdict(counted.changed("tasks", found.implies or UNKNOWN))
 
     counts, now = pack.rules.task_counts, request.task_count
     points = tuple(_ends(counts))
@@ -201,8 +200,8 @@ def _examples(situation: Situation) -> Iterator[Number]:
     if now is None or situation.evidence is not None or not limited:
         return
 
-    def verdict(rows: float) -> Decision:
-        return situation.decide(demands=dataclasses.replace(demands, examples=int(rows)))
+    def verdict(rows: float) -> Verdict:
+        return situation.verdict(demands=demands._replace(examples=int(rows)))
 
     points = tuple(_crossings(situation))
     words: Callable[[float], str] = lambda rows: f"{rows:g} examples"  # noqa: E731  # one line among others
@@ -239,13 +238,12 @@ def _sides(brackets: tuple[Bracket, ...], limits: tuple[float, ...], factor: flo
 
 
 def _with_budget(situation: Situation, usd: float) -> Answers:
-    return situation.answers.changed(budget=bracket_key(situation.pack.rules.budget, usd))
+    return situation.asked.changed("budget", bracket_key(situation.pack.rules.budget, usd))
 
 
 def _costs(situation: Situation) -> Iterator[float]:
     examples = situation.demands.examples
-    found = (usd_of(situation.pack, situation.evidence, method, examples) for method in Method)
-    return (usd for usd in found if usd is not None)
+    return (usd for usd in all_usd(situation.pack, situation.evidence, examples) if usd is not None)
 
 
 def _ends(brackets: tuple[Bracket, ...]) -> Iterator[float]:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decision tree, its use-case chart, and the multi-task question that hangs beside it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 from finetree_recommender.answers import UNKNOWN, Answers, matches
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.rules import Leaf
+from finetree_recommender.rules import Leaf, Node
 from finetree_recommender.trace import Step
 
 
@@ -16,7 +18,13 @@ class Walk:
 
     method: Method
     rule_id: str
-    steps: tuple[Step, ...]
+    tell: Callable[[], tuple[Step, ...]] = field(repr=False, compare=False)
+    """Makes the steps of the trace: of the many walks, few are told."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of the trace."""
+        return self.tell()
 
 
 def override(pack: Pack, answers: Answers) -> Walk | None:
@@ -24,9 +32,8 @@ def override(pack: Pack, answers: Answers) -> Walk | None:
     rule = pack.rules.override
     if not matches(rule.when, answers) or (rule.unless and matches(rule.unless, answers)):
         return None
-    inputs = answers.read(*dict.fromkeys((*rule.when, *rule.unless)))
-    step = Step("multi_task_override", rule.id, f"decides for {rule.method}", pack.provenance(rule.source), inputs)
-    return Walk(rule.method, rule.id, (step,))
+    read = tuple(dict.fromkeys((*rule.when, *rule.unless)))
+    return Walk(rule.method, rule.id, partial(_told, pack, answers, rule, ("multi_task_override", "decides for"), read))
 
 
 def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Method)) -> Walk:
@@ -36,19 +43,39 @@ def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Meth
     """
     if answers.memory == UNKNOWN:
         rules = (*pack.rules.use_cases, pack.rules.default_leaf)
-        return _use_case(pack, answers, next(rule for rule in rules if matches(rule.when, answers)))
-    nodes = {node.id: node for node in pack.rules.tree.nodes}
-    steps: list[Step] = []
+        rule = next(rule for rule in rules if matches(rule.when, answers))
+        return Walk(rule.method, rule.id, partial(_told, pack, answers, rule, ("tree", "leads to"), tuple(rule.when)))
+    nodes = _nodes(pack)
+    passed: list[tuple[Node, bool]] = []
     name = pack.rules.tree.root
     while name in nodes:
         node = nodes[name]
-        yes = matches(node.when, answers) and (node.needs is None or node.needs in feasible)
+        yes = (node.needs is None or node.needs in feasible) and matches(node.when, answers)
         name = node.yes if yes else node.no
-        words = f"{'yes' if yes else 'no'}: {name}"
-        steps.append(Step("tree", node.id, words, pack.provenance(node.source), answers.read(*node.when)))
-    return Walk(Method(name), steps[-1].rule_id, tuple(steps))
+        passed.append((node, yes))
+    return Walk(Method(name), passed[-1][0].id, partial(_path, pack, answers, tuple(passed)))
 
 
-def _use_case(pack: Pack, answers: Answers, rule: Leaf) -> Walk:
-    step = Step("tree", rule.id, f"leads to {rule.method}", pack.provenance(rule.source), answers.read(*rule.when))
-    return Walk(rule.method, rule.id, (step,))
+@lru_cache(maxsize=64)
+def _nodes(pack: Pack) -> Mapping[str, Node]:
+    return {node.id: node for node in pack.rules.tree.nodes}
+
+
+def _path(pack: Pack, answers: Answers, passed: tuple[tuple[Node, bool], ...]) -> tuple[Step, ...]:
+    """The steps of a walk through nodes, and of which side was taken at each."""
+    return tuple(
+        Step(
+            "tree",
+            node.id,
+            f"yes: {node.yes}" if yes else f"no: {node.no}",
+            pack.provenance(node.source),
+            answers.read(*node.when),
+        )
+        for node, yes in passed
+    )
+
+
+def _told(pack: Pack, answers: Answers, rule: Leaf, words: tuple[str, str], read: tuple[str, ...]) -> tuple[Step, ...]:
+    """The one step of a rule that names a method; `words` are its stage and what it does."""
+    stage, does = words
+    return (Step(stage, rule.id, f"{does} {rule.method}", pack.provenance(rule.source), answers.read(*read)),)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The five questions: one vote for each method that an answer names, counted among the feasible ones."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from finetree_recommender.answers import UNKNOWN, Answers
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
+from finetree_recommender.rules import Option, Question
 from finetree_recommender.trace import Step
 
 
@@ -17,15 +19,17 @@ class Ballot:
     votes: Mapping[Method, Mapping[str, int]]
     """For every method, votes by question id; a question that did not name it is left out."""
     feasible: tuple[Method, ...]
-    steps: tuple[Step, ...]
     unanswered: int
     """Questions whose answer is unknown."""
     asked: int
     """Questions that the pack has."""
+    pack: Pack = field(repr=False)
+    answers: Answers = field(repr=False)
+    """What was counted."""
 
     def total(self, method: Method) -> int:
-        """All votes of a method."""
-        return sum(self.votes[method].values())
+        """All votes of a method: each question gives it one, or none."""
+        return len(self.votes[method])
 
     @property
     def leaders(self) -> tuple[Method, ...]:
@@ -33,23 +37,37 @@ class Ballot:
         most = max((self.total(method) for method in self.feasible), default=0)
         return tuple(method for method in self.feasible if self.total(method) == most)
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of the trace; made when they are read, for few of the many counts are told."""
+        return tuple(_steps(self.pack, self.answers))
+
 
 def count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot:
     """Count the votes of every answer that is known."""
     votes: dict[Method, dict[str, int]] = {method: {} for method in Method}
-    steps: list[Step] = []
-    for question in pack.rules.questions:
+    unanswered = 0
+    for question, options in _questions(pack):
         answer = answers.get(question.input)
-        option = next((item for item in question.options if item.value == answer), None)
-        if option is None:
-            continue
-        for method in option.votes:
+        unanswered += answer == UNKNOWN
+        option = options.get(answer)
+        for method in option.votes if option is not None else ():
             votes[method][question.id] = 1
-        if not any(item.votes for item in question.options):
+    return Ballot(votes, feasible, unanswered, len(pack.rules.questions), pack, answers)
+
+
+@lru_cache(maxsize=64)
+def _questions(pack: Pack) -> tuple[tuple[Question, Mapping[str, Option]], ...]:
+    """Each question with its options by their answers."""
+    return tuple((item, {option.value: option for option in item.options}) for item in pack.rules.questions)
+
+
+def _steps(pack: Pack, answers: Answers) -> Iterator[Step]:
+    for question, options in _questions(pack):
+        option = options.get(answers.get(question.input))
+        if option is None or not any(item.votes for item in question.options):
             continue  # a pack that does not vote has nothing to say of it
         outcome = f"a vote for {', '.join(option.votes)}" if option.votes else "no preference"
         if option.upgrade:
             outcome = "for an upgrade of the GPU, and for no method"
-        steps.append(Step("votes", option.id, outcome, pack.provenance(option.source), answers.read(question.input)))
-    unanswered = sum(answers.get(question.input) == UNKNOWN for question in pack.rules.questions)
-    return Ballot(votes, feasible, tuple(steps), unanswered, len(pack.rules.questions))
+        yield Step("votes", option.id, outcome, pack.provenance(option.source), answers.read(question.input))

@@ -68,7 +68,7 @@ def descents(name: str) -> list[tuple[str, str, str, str, str]]:
             if place == len(scale):
                 continue
             before = decide(pack, answers, None).method
-            after = decide(pack, answers.changed(**{axis: scale[place]}), None).method
+            after = decide(pack, answers.changed(axis, scale[place]), None).method
             if grades[after] < grades[before]:
                 words = " ".join(answers.get(question) for question in AXES)
                 found.append((axis, words, scale[place], str(before), str(after)))
