@@ -1,8 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test process is started with."""
+"""What every test process is started with, and which of several processes runs which file.
 
+The training libraries cost a process six seconds and 0.9 GB. Hence the first of the processes alone collects the tests
+that compute with them, and begins with those; the others never import them.
+"""
+
+import gc
 import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xdist.report import report_collection_diff
+from xdist.scheduler import LoadFileScheduling
 
 # Test processes that compute share the cores with each other and with workers: threads that spin for long while they
 # wait would burn the time of those they wait for. Read by OpenMP when torch is first imported, hence set here.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+TRAINING = ("tests/unit/worker/", "tests/contract/worker/")
+"""Folders whose test files import the training libraries, many of them when they are collected."""
+
+
+def computes(path: str) -> bool:
+    """Whether a test file, or the file of a test's id, is one that imports the training libraries."""
+    return path.startswith(TRAINING)
+
+
+def leaves_training_alone(config: pytest.Config) -> bool:
+    """Whether this is a test process other than the first; one that replaces a crashed one runs everything."""
+    given = getattr(config, "workerinput", None)
+    return given is not None and 0 < int(given["workerid"].removeprefix("gw")) < given["workercount"]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    place = collection_path.relative_to(config.rootpath) if collection_path.is_relative_to(config.rootpath) else None
+    return (place is not None and computes(f"{place.as_posix()}/") and leaves_training_alone(config)) or None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect without looking for garbage: nothing of what is imported is, and never will be."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the files, long ones come first: they compute, or wait for programs, or have many tests."""
+    if hasattr(config, "workerinput"):
+        tests = Counter(item.location[0] for item in items)
+
+        def place(item: pytest.Item) -> tuple[bool, bool, int, str]:
+            file = item.location[0]
+            return not computes(file), file.startswith("tests/unit/"), -tests[file], file
+
+        items.sort(key=place)
+
+
+class Sharing(LoadFileScheduling):  # type: ignore[misc]
+    """Gives whole files to processes, and those that compute to one that collected them."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        self._files: dict[Any, set[str]] = {}
+
+    def add_node_collection(self, node: Any, collection: list[str]) -> None:
+        self.registered_collections[node] = list(collection)
+        self._files[node] = {self._split_scope(test) for test in collection}
+
+    def _check_nodes_have_same_collection(self) -> bool:
+        """Put the process that collected everything first; but for what computes, the others must have the same."""
+        found = sorted(self.registered_collections.items(), key=lambda entry: -len(entry[1]))
+        self.registered_collections = dict(found)
+        light = [[test for test in collection if not computes(test)] for _, collection in found]
+        for (node, _), tests in zip(found[1:], light[1:], strict=True):
+            message = report_collection_diff(light[0], tests, found[0][0].gateway.id, node.gateway.id)
+            if message:
+                report = pytest.CollectReport(node.gateway.id, "failed", message, result=[])
+                self.config.hook.pytest_collectreport(report=report)
+                return False
+        return True
+
+    def _next_for(self, node: Any) -> str | None:
+        return next((file for file in self.workqueue if file in self._files.get(node, ())), None)
+
+    def _assign_work_unit(self, node: Any) -> None:
+        file = self._next_for(node)
+        if file is not None:
+            self.workqueue.move_to_end(file, last=False)
+            super()._assign_work_unit(node)
+
+    def _reschedule(self, node: Any) -> None:
+        if node in self._files and self._next_for(node) is None and not node.shutting_down:
+            node.shutdown()
+        else:
+            super()._reschedule(node)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    config.option.loadscopereorder = False  # the files are in order already
+    return Sharing(config, log)

@@ -26,20 +26,19 @@ def running(module: str, folder: Path, *flags: str) -> Iterator[tuple[subprocess
     """A service as its own process; the value holds its address."""
     ready = folder / f"{module}.json"
     command = [sys.executable, "-m", module, "--address", "127.0.0.1:0", "--ready-file", str(ready), *flags]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    log = folder / f"{module}.log"  # a pipe that nobody reads fills up, and stops who writes to it
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not ready.exists():
             if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(
-                    f"{module} did not start: {process.stderr.read(2000) if process.poll() is not None else ''}"
-                )
+                pytest.fail(f"{module} did not start: {log.read_bytes()[:2000]!r}")
             time.sleep(0.01)
         yield process, json.loads(ready.read_text())["address"]
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(START_SECONDS)
-        process.stderr.close()
 
 
 @pytest.fixture(scope="session")
