@@ -95,6 +95,11 @@ CASES = {
         "INVALID_ARGUMENT",
         "EXPERTS_WITH_DROPOUT",
     ),
+    "the best of no evaluations": (
+        spec(checkpoints=run_spec_pb2.Checkpoints(keep_best=True)),
+        "INVALID_ARGUMENT",
+        "KEEP_BEST_WITHOUT_EVALUATION",
+    ),
     "flash": (spec(attention=run_spec_pb2.ATTENTION_KERNEL_FLASH), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
     "export": (export, "INVALID_ARGUMENT", "JOB_KIND_NOT_SUPPORTED"),
     "negative steps": (spec(training=run_spec_pb2.Training(max_steps=-1)), "INVALID_ARGUMENT", "INVALID_REQUEST"),

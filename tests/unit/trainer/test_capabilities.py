@@ -101,3 +101,28 @@ def test_early_stopping_with_evaluations_on_held_out_rows_is_taken(more):
     spec = run_spec_pb2.RunSpec(evaluation=run_spec_pb2.Evaluation(**STOPPING, **more))
     spec.lora.SetInParent()
     capabilities.require_settings(resolve_spec(spec).spec)
+
+
+@pytest.mark.parametrize(
+    "evaluation",
+    [{}, {"every_steps": 5}, {"split_fraction": 0.1}, {"metrics": [run_spec_pb2.METRIC_LOSS], "split_fraction": 0.1}],
+    ids=["nothing", "no held-out rows", "no step", "only at the end"],
+)
+def test_keeping_the_best_of_no_evaluations_is_refused(evaluation):
+    asked = run_spec_pb2.Checkpoints(keep_best=True)
+    spec = run_spec_pb2.RunSpec(checkpoints=asked, evaluation=run_spec_pb2.Evaluation(**evaluation))
+    spec.lora.SetInParent()
+    with pytest.raises(InvalidArgument) as refused:
+        capabilities.require_settings(resolve_spec(spec).spec)
+
+    assert [(violation.field_path, violation.reason) for violation in refused.value.violations] == [
+        ("job.spec.checkpoints.keep_best", "KEEP_BEST_WITHOUT_EVALUATION")
+    ]
+
+
+@pytest.mark.parametrize("held_out", [{"split_fraction": 0.1}, {"dataset": {"name": "held-out"}}])
+def test_keeping_the_best_of_evaluations_on_held_out_rows_is_taken(held_out):
+    evaluation = run_spec_pb2.Evaluation(every_steps=5, **held_out)
+    spec = run_spec_pb2.RunSpec(checkpoints=run_spec_pb2.Checkpoints(keep_best=True), evaluation=evaluation)
+    spec.lora.SetInParent()
+    capabilities.require_settings(resolve_spec(spec).spec)

@@ -98,7 +98,6 @@ def test_what_is_left_out_has_the_cores_default(task):
         ("training.non_finite_limit", 2, lambda p: p.optimization.non_finite_limit == 2),
         ("checkpoints.every_steps", 5, lambda p: p.checkpoints.every_steps == 5),
         ("checkpoints.keep", 4, lambda p: p.checkpoints.keep == 4),
-        ("checkpoints.keep_best", True, lambda p: p.checkpoints.keep_best),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -106,6 +105,28 @@ def test_every_setting_reaches_the_plan(task, field, value, place):
     assert not place(train_plan(task)), "the default differs, so the check below can fail"
     set_field(task.spec, field, value)
     assert place(train_plan(task))
+
+
+def test_the_best_checkpoint_is_kept_where_evaluations_tell_it(task):
+    task.spec.checkpoints.keep_best = True
+    task.spec.evaluation.every_steps = 5
+    task.spec.evaluation.split_fraction = 0.1
+    assert train_plan(task).checkpoints == plan.CheckpointPlan(keep_best=True)
+    task.spec.evaluation.ClearField("split_fraction")
+    task.evaluation_file = "held-out.jsonl"
+    assert train_plan(task).checkpoints.keep_best
+
+
+@pytest.mark.parametrize("missing", ["every_steps", "split_fraction"])
+def test_keeping_the_best_of_no_evaluations_is_refused_as_by_the_trainer(task, missing):
+    task.evaluation_file = ""
+    task.spec.checkpoints.keep_best = True
+    task.spec.evaluation.every_steps = 5
+    task.spec.evaluation.split_fraction = 0.1
+    task.spec.evaluation.ClearField(missing)
+    with pytest.raises(PlanError) as refused:
+        train_plan(task)
+    assert (refused.value.reason, refused.value.field) == ("KEEP_BEST_WITHOUT_EVALUATION", "checkpoints.keep_best")
 
 
 def set_field(spec, field, value):

@@ -80,7 +80,8 @@ def require_method(spec: run_spec_pb2.RunSpec) -> None:
 def require_settings(spec: run_spec_pb2.RunSpec) -> None:
     """Raise InvalidArgument for the first setting of a resolved spec that no worker can run, or not without another.
 
-    The reason is SETTING_NOT_SUPPORTED, or INVALID_REQUEST where a setting lacks another one.
+    The reason is SETTING_NOT_SUPPORTED, or INVALID_REQUEST where a setting lacks another one; for
+    checkpoints.keep_best, which the worker refuses too, it is KEEP_BEST_WITHOUT_EVALUATION.
     """
     for name, supported in SETTINGS.items():
         value = getattr(spec, name)
@@ -98,8 +99,10 @@ def require_settings(spec: run_spec_pb2.RunSpec) -> None:
 
 
 def _require_evaluations(spec: run_spec_pb2.RunSpec) -> None:
-    """Early stopping looks at evaluations while training; without any it would silently never act."""
+    """Early stopping and keep_best look at evaluations while training; without any they would silently never act."""
     evaluation = spec.evaluation
+    if spec.checkpoints.keep_best:
+        _require_something_to_keep(evaluation)
     if evaluation.best_by:
         _require_best(spec)
     if not evaluation.early_stopping_patience:
@@ -113,6 +116,16 @@ def _require_evaluations(spec: run_spec_pb2.RunSpec) -> None:
     if not (evaluation.HasField("dataset") or evaluation.split_fraction):
         text = "needs held-out rows: give evaluation.dataset or evaluation.split_fraction"
         raise invalid_field(f"{_SPEC}.evaluation.early_stopping_patience", text)
+
+
+def _require_something_to_keep(evaluation: run_spec_pb2.Evaluation) -> None:
+    path, reason = f"{_SPEC}.checkpoints.keep_best", "KEEP_BEST_WITHOUT_EVALUATION"
+    if not evaluation.every_steps:
+        text = "needs evaluation.every_steps: state after how many optimizer steps to evaluate"
+        raise invalid_field(path, text, reason)
+    if not (evaluation.HasField("dataset") or evaluation.split_fraction):
+        text = "needs held-out rows: give evaluation.dataset or evaluation.split_fraction"
+        raise invalid_field(path, text, reason)
 
 
 def _require_best(spec: run_spec_pb2.RunSpec) -> None:

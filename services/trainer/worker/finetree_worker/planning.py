@@ -87,7 +87,11 @@ _METRICS = {
 
 
 def train_plan(task: worker_pb2.Task) -> plan.TrainPlan:
-    """The run that a task asks for. Raises PlanError: UNSUPPORTED_METHOD, UNSUPPORTED_SETTING or UNRESOLVED_SPEC."""
+    """The run that a task asks for.
+
+    Raises PlanError: UNSUPPORTED_METHOD, UNSUPPORTED_SETTING, UNRESOLVED_SPEC, or the reason that the trainer gives for
+    settings that contradict each other.
+    """
     spec = task.spec
     _choice(spec, "loss_kernel", _LOSS_KERNELS)
     method = _method(spec)
@@ -100,11 +104,7 @@ def train_plan(task: worker_pb2.Task) -> plan.TrainPlan:
         work=Path(task.work_dir),
         artifact=free_artifact_folder(Path(task.artifact_dir), ARTIFACT_FOLDERS[method.kind], task.attempt),
         evaluation=_evaluation(task),
-        checkpoints=plan.CheckpointPlan(
-            spec.checkpoints.every_steps,
-            spec.checkpoints.keep or plan.CheckpointPlan().keep,
-            spec.checkpoints.keep_best,
-        ),
+        checkpoints=_checkpoints(task),
         device=_device(task.device),
         threads=max(1, task.threads),
         plan_digest=task.plan_digest,
@@ -278,6 +278,19 @@ def _optimization(spec: run_spec_pb2.RunSpec) -> plan.Optimization:
 
 def _stated(message: Any, *fields: str) -> dict[str, Any]:
     return {field: getattr(message, field) for field in fields if message.HasField(field)}
+
+
+def _checkpoints(task: worker_pb2.Task) -> plan.CheckpointPlan:
+    asked, evaluation = task.spec.checkpoints, task.spec.evaluation
+    held_out = bool(task.evaluation_file or evaluation.split_fraction)
+    if asked.keep_best and not (evaluation.every_steps and held_out):
+        raise PlanError(
+            "KEEP_BEST_WITHOUT_EVALUATION",
+            "No evaluation in the middle of the training could tell which checkpoint is the best.",
+            field="checkpoints.keep_best",
+            remedy="State evaluation.every_steps and held-out rows, or leave keep_best out.",
+        )
+    return plan.CheckpointPlan(asked.every_steps, asked.keep or plan.CheckpointPlan().keep, asked.keep_best)
 
 
 def _evaluation(task: worker_pb2.Task) -> plan.EvaluationPlan:

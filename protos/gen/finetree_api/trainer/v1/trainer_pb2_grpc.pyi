@@ -100,7 +100,8 @@ class TrainerServiceStub:
     CreateJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CreateJobRequest, _trainer_pb2.CreateJobResponse]
     """Creates a job. When it returns, the job is durable. The same request_id gives the same job, for ever.
 
-    Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG),
+    Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG,
+    KEEP_BEST_WITHOUT_EVALUATION),
     NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED: take another request_id),
     PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION (DATASET_NOT_READY:
     finish the upload; PLAN_DRIFT: the plan is not the approved one; MODEL_NOT_PREPARED: run a PREPARE job;
@@ -224,7 +225,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     CreateJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CreateJobRequest, _trainer_pb2.CreateJobResponse]  # type: ignore[assignment]
     """Creates a job. When it returns, the job is durable. The same request_id gives the same job, for ever.
 
-    Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG),
+    Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG,
+    KEEP_BEST_WITHOUT_EVALUATION),
     NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED: take another request_id),
     PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION (DATASET_NOT_READY:
     finish the upload; PLAN_DRIFT: the plan is not the approved one; MODEL_NOT_PREPARED: run a PREPARE job;
@@ -411,7 +413,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trainer_pb2.CreateJobResponse, _abc.Awaitable[_trainer_pb2.CreateJobResponse]]:
         """Creates a job. When it returns, the job is durable. The same request_id gives the same job, for ever.
 
-        Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG),
+        Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG,
+        KEEP_BEST_WITHOUT_EVALUATION),
         NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED: take another request_id),
         PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION (DATASET_NOT_READY:
         finish the upload; PLAN_DRIFT: the plan is not the approved one; MODEL_NOT_PREPARED: run a PREPARE job;

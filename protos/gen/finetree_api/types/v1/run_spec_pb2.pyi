@@ -1618,7 +1618,9 @@ class Checkpoints(_message.Message):
     keep: _builtins.int
     """How many of the newest to keep; 0 means the default."""
     keep_best: _builtins.bool
-    """Whether the best evaluation's is kept too; evaluation.best_by says which that is."""
+    """Whether the best evaluation's is kept too; evaluation.best_by says which that is. Needs evaluation.every_steps and
+    held-out data: a job without them is refused with KEEP_BEST_WITHOUT_EVALUATION.
+    """
     def __init__(
         self,
         *,
