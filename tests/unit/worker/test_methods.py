@@ -156,6 +156,35 @@ def test_plain_peft_loads_the_adapter_with_our_logits(plan: TrainPlan, kind: str
     assert (theirs - untrained).abs().max() > 1e-2
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
+@pytest.mark.parametrize(("kind", "mapped"), [("nf4", False), ("int8", False), ("lora", True)])
+def test_a_quantised_base_does_not_keep_its_file_in_memory(plan: TrainPlan, kind: str, mapped: bool) -> None:
+    """One tensor that is a view of the file would keep all of the unpacked weights beside the packed ones."""
+    model = load(replace(plan, method=METHODS[kind]), CPU)
+
+    assert all(parameter.is_cpu for parameter in model.parameters())
+    file = str(plan.base.folder / "model.safetensors")
+    assert (file in Path("/proc/self/maps").read_text()) is mapped
+
+
+@pytest.mark.parametrize(("dtype", "way"), [(torch.float32, "mmap"), (torch.bfloat16, "pread")])
+def test_weights_that_are_converted_are_read_without_a_mapping(
+    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, way: str
+) -> None:
+    """The file's own type would be in memory whole beside the other one until all is read."""
+    ways, opened = [], models.modeling_utils.safe_open  # type: ignore[attr-defined]  # transformers does not export it
+
+    def noted(*arguments: object, backend: str, **more: object) -> object:
+        ways.append(backend)
+        return opened(*arguments, backend=backend, **more)
+
+    monkeypatch.setattr(models.modeling_utils, "safe_open", noted)
+    models.load_model(plan.base.folder, dtype, CPU)
+
+    assert ways == [way]
+    assert models.modeling_utils.safe_open is noted  # type: ignore[attr-defined]
+
+
 def test_a_quantised_base_keeps_its_head_and_embeddings_and_has_all_its_parameters(plan: TrainPlan) -> None:
     plain = models.load_model(plan.base.folder, torch.float32, CPU)
     model = load(replace(plan, method=METHODS["nf4"]), CPU)

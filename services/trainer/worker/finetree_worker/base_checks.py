@@ -53,25 +53,30 @@ def check_config(folder: Path) -> None:
         )
 
 
-def check_weights(folder: Path) -> None:
+def check_weights(folder: Path) -> set[str]:
     """The weights are whole safetensors files with numbers that can be trained; only their headers are read.
+
+    Returns the types of the weights as the files name them: "BF16", "F32".
 
     Raises ModelError: MODEL_PICKLED, MODEL_INCOMPLETE, MODEL_UNREADABLE, MODEL_DTYPE_UNSUPPORTED.
     """
     found: set[str] = set()
+    types: set[str] = set()
     for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt") as stored:
                 names = list(stored.keys())
                 found.update(names)
                 for name in names:
-                    _check_dtype(folder, name, stored.get_slice(name).get_dtype())
+                    if name.endswith("weight"):
+                        types.add(_checked_dtype(folder, name, stored.get_slice(name).get_dtype()))
         except (SafetensorError, OSError) as error:
             text, remedy = f"has a damaged file {file.name!r}", "Fetch the file again."
             raise _wrong(folder, "MODEL_UNREADABLE", text, remedy) from error
     if (folder / INDEX).is_file() and (absent := sorted(set(_weight_map(folder)) - found)):
         text = f"lacks {_list(absent)}, which its index names"
         raise _wrong(folder, "MODEL_INCOMPLETE", text, "Fetch the model again.")
+    return types
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -138,11 +143,12 @@ def check_fit(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
         )
 
 
-def _check_dtype(folder: Path, name: str, dtype: str) -> None:
-    # Masks and counters that some models store beside their weights are of other types, and are no weights.
-    if name.endswith("weight") and dtype not in _WEIGHTS:
+def _checked_dtype(folder: Path, name: str, dtype: str) -> str:
+    # Masks and counters that some models store beside their weights are of other types, and are not asked about.
+    if dtype not in _WEIGHTS:
         text = f"stores {name} as {dtype}, which cannot be trained"
         raise _wrong(folder, "MODEL_DTYPE_UNSUPPORTED", text, "Use the model in bfloat16, float16 or float32.")
+    return dtype
 
 
 def _weight_map(folder: Path) -> dict[str, str]:

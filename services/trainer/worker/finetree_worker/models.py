@@ -4,7 +4,7 @@
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    modeling_utils,
 )
 from transformers.pytorch_utils import Conv1D
 
@@ -39,6 +40,8 @@ MLP = (
 """Names of MLP projections."""
 _AMBIGUOUS = frozenset({"c_proj"})
 """Names that mean attention's output in one module and the MLP's in another."""
+_STORED_AS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+"""What safetensors calls the types that a base is loaded in."""
 # A router chooses experts; an adapter on it moves the load balance, so no preset touches one.
 _NEVER = re.compile(r"(^|\.)(lm_head|embed_out|router|gate|shared_expert_gate)$")
 
@@ -65,9 +68,11 @@ def load_model(
             remedy="Prepare the model first, or name a folder that holds config.json and safetensors files.",
         )
     base_checks.check_config(folder)
-    base_checks.check_weights(folder)
+    stored = base_checks.check_weights(folder)
     try:
-        loaded, info = _read(folder, dtype, attention, placement(device, quantization))
+        copied = quantization is not None or stored != {_STORED_AS[dtype]}
+        with _unmapped() if copied and device.type == "cpu" else nullcontext():
+            loaded, info = _read(folder, dtype, attention, placement(device, quantization))
         base_checks.check_loaded(folder, info)
         if quantization is None:
             nn.Module.to(loaded, device)
@@ -109,6 +114,28 @@ def _read(
         **placed,
     )
     return found
+
+
+@contextmanager
+def _unmapped() -> Iterator[None]:
+    """Read each tensor into memory of its own instead of mapping the files.
+
+    For weights that are converted as they are read: the mapping's pages would stay beside the result until all is read,
+    and as long as one tensor is kept as it is in the file. Beside packed weights, the embeddings would keep all of the
+    16-bit ones in the process (SmolLM2-135M: 212 MB more). transformers 5.24 has no argument for it: it reads so by
+    itself, but on some platforms alone.
+    """
+    untyped: Any = modeling_utils
+    mapped = untyped.safe_open
+
+    def read(file: str, *, framework: str, device: str, **_: object) -> Any:
+        return mapped(file, framework=framework, device=device, backend="pread")
+
+    untyped.safe_open = read
+    try:
+        yield
+    finally:
+        untyped.safe_open = mapped
 
 
 def _too_large(folder: Path, device: torch.device) -> MemoryExhaustedError:
