@@ -11,6 +11,7 @@ between what the C library has handed out.
 from dataclasses import dataclass
 from functools import lru_cache
 
+from finetree_estimator.holdings import is_mixed
 from finetree_estimator.layouts import Role
 from finetree_estimator.methods import Bottleneck, Full, LoraAdapters, Method, Prefix, QuantizedLora, target_linears
 from finetree_estimator.methods import trainable_parameters as count_trainable
@@ -149,7 +150,7 @@ def _at_the_loss(run: Run, tokens: float, gradients: float) -> Peak:
     layer = _layer_transient(run)
     if run.checkpointing:
         kept, layer = float(_stream_bytes(run) * run.shape.hidden), layer + kept
-    activations = tokens * (layers * kept + _outside_layers(run)) + _cast_adapters(run)
+    activations = tokens * (layers * kept + _outside_layers(run)) + _cast_weights(run)
     loss, chunks = _loss(run, tokens)
     # The head's gradient comes with the first chunk, before the other chunks and the layers.
     head = run.compute_bytes * run.shape.vocab * run.shape.hidden if full else 0
@@ -165,17 +166,32 @@ def _after_backward(run: Run, tokens: float, gradients: float, *, again: bool) -
 
 
 def _in_evaluation(run: Run) -> Peak:
-    """Held-out rows without gradients: the loss of one chunk or a layer's own tensors, and the caches of answers."""
-    plan, shape, size = run.evaluation, run.shape, run.compute_bytes
+    """Held-out rows without gradients: their loss, and afterwards their answers."""
+    plan = run.evaluation
     if plan.rows is None or not plan.before + plan.during + plan.after:
         return Peak(0.0, 0.0, 0.0)
-    tokens = min(plan.rows.tokens, float(EVALUATION_TOKENS))
-    targets = min(tokens * plan.rows.target_fraction, float(CHUNK_TARGETS))
-    transient = max(LOGITS_EVALUATION * shape.vocab * targets, tokens * _layer_transient(run))
-    if not plan.generate:
-        return Peak(0.0, tokens * size * shape.hidden, transient)
-    cached = 2 * size * shape.kv_width * shape.layers * (plan.rows.longest + plan.max_new_tokens)
-    return Peak(0.0, float(cached * min(plan.rows.count, GENERATION_BATCH)), transient)
+    scored, answered = _scoring(run, plan.rows), _answering(run, plan.rows) if plan.generate else None
+    return scored if answered is None or scored.total > answered.total else answered
+
+
+def _scoring(run: Run, rows: Rows) -> Peak:
+    """The last states with the logits of one chunk, or what a layer needs by itself."""
+    tokens = min(rows.tokens, float(EVALUATION_TOKENS))
+    targets = min(tokens * rows.target_fraction, float(CHUNK_TARGETS))
+    logits = LOGITS_EVALUATION * run.shape.vocab * targets
+    # Without autocast: float32 weights compute in float32.
+    size = _stream_bytes(run)
+    return Peak(0.0, tokens * size * run.shape.hidden, max(logits, tokens * _layer_transient(run, size)))
+
+
+def _answering(run: Run, rows: Rows) -> Peak:
+    """The caches of a batch of questions, with a layer's tensors for all of its tokens or the logits of the next."""
+    shape, size = run.shape, _stream_bytes(run)
+    before = run.method.virtual_tokens if isinstance(run.method, Prefix) else 0
+    length, batch = rows.longest + before, min(rows.count, GENERATION_BATCH)
+    cached = 2 * size * shape.kv_width * shape.layers * (length + run.evaluation.max_new_tokens)
+    logits = (size + FLOAT) * shape.vocab
+    return Peak(0.0, float(batch * cached), batch * max(float(logits), length * _layer_transient(run, size)))
 
 
 def _micro_batches(run: Run, tokens: float) -> float:
@@ -197,15 +213,18 @@ def _loss(run: Run, tokens: float) -> tuple[float, float]:
 
 def _stream_bytes(run: Run) -> int:
     """Bytes per number of the residual stream: float32 under autocast, which casts for products alone."""
-    mixed = isinstance(run.method, Full) and run.compute_bytes < run.master_bytes
-    return run.master_bytes if mixed else run.compute_bytes
+    return run.master_bytes if is_mixed(run) else run.compute_bytes
 
 
-def _cast_adapters(run: Run) -> float:
-    """Bytes of the copies in the compute type that adapters' products keep."""
-    if isinstance(run.method, Full) or run.compute_bytes >= run.master_bytes:
+def _cast_weights(run: Run) -> float:
+    """Bytes of the copies in the compute type that products with trained float32 weights keep for their backward pass.
+
+    Those of a whole model are let go layer by layer before its gradients are complete.
+    """
+    if run.compute_bytes >= run.master_bytes:
         return 0.0
-    return float(run.compute_bytes * count_trainable(run.method, run.shape))
+    copies = float(run.compute_bytes * count_trainable(run.method, run.shape))
+    return copies / run.shape.layers if run.checkpointing and isinstance(run.method, Full) else copies
 
 
 def _outside_layers(run: Run) -> float:
@@ -228,10 +247,13 @@ def _outside_layers(run: Run) -> float:
     return float(norm + 2 * max(widths) + newest - first_mask)
 
 
-def _layer_transient(run: Run) -> float:
-    """Bytes per token of the gradients inside one MLP, where a layer's backward pass begins."""
+def _layer_transient(run: Run, size: int = 0) -> float:
+    """Bytes per token of the gradients inside one MLP, where a layer's backward pass begins; of its tensors forward.
+
+    `size` is bytes per number, the compute type's by itself.
+    """
     wide = (3 if run.shape.gated else 2) * run.shape.intermediate * max(1, run.shape.active_experts)
-    return float(run.compute_bytes * (wide + 2 * run.shape.hidden))
+    return float((size or run.compute_bytes) * (wide + 2 * run.shape.hidden))
 
 
 @lru_cache(maxsize=4096)

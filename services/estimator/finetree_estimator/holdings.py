@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from finetree_estimator import constants as c
 from finetree_estimator.methods import Full, QuantizedLora, trainable_parameters
-from finetree_estimator.run import Recipe
+from finetree_estimator.run import Recipe, Run
 from finetree_estimator.shapes import count, linear_weights, routed_weights
 
 
@@ -62,6 +62,11 @@ def packed_bytes(method: QuantizedLora) -> float:
     if method.grouped:
         return c.GPTQ_BYTES
     return c.NF4_BYTES if method.bits == 4 else c.INT8_BYTES
+
+
+def is_mixed(run: Recipe | Run) -> bool:
+    """Whether a fully trained model has float32 weights that autocast copies to 16 bits for each product."""
+    return isinstance(run.method, Full) and run.compute_bytes < run.master_bytes
 
 
 def _gradients(recipe: Recipe, trainable: int) -> float:
@@ -118,6 +123,9 @@ def _collectives(recipe: Recipe) -> float:
 
 def _base_weights(recipe: Recipe) -> float:
     counted = count(recipe.shape)
+    if recipe.on_cpu and is_mixed(recipe):
+        # What is not trained of the worker's float32 weights. Its 16-bit copies come and go with each micro-batch.
+        return float((counted.total - trainable_parameters(recipe.method, recipe.shape)) * recipe.master_bytes)
     if not isinstance(recipe.method, QuantizedLora):
         return float(counted.total * recipe.weight_bytes) + _cast_weights(recipe, counted.total)
     packed = _packed(recipe)
