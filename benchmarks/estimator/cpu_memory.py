@@ -45,6 +45,7 @@ def train(folder: Path, *, profiled: bool) -> None:
     core.warm_up()
     found: dict[str, Any] = {"imports": process_bytes("VmHWM")}
     count_weights(found)
+    keep_profiles(found)
     recorder = Recorder(found)
     plan = task_plan(folder)
     if not profiled:
@@ -70,15 +71,9 @@ class Recorder:
     def emit(self, event: Any) -> None:
         """Take an event of the worker's core."""
         kind = type(event).__name__
-        if kind == "DatasetReport":
-            self.found["rows"] = {
-                "examples": event.train_rows,
-                "total_tokens": event.total_tokens,
-                "target_fraction": event.target_tokens / event.total_tokens,
-                "token_lengths": [{"upper_bound": bound, "count": rows} for bound, rows in event.histogram],
-            }
-        elif kind == "PhaseProgress" and event.fraction == 0.0:
-            self.found.setdefault("resident", {})[event.phase.value] = process_bytes("VmRSS")
+        if kind == "PhaseProgress":
+            now = process_bytes("VmRSS") if event.fraction == 0.0 else process_bytes("VmHWM")
+            self.found.setdefault("highest" if event.fraction else "resident", {})[event.phase.value] = now
         elif kind == "StepMetrics":
             self.found.setdefault("steps", []).append(process_bytes("VmHWM"))
 
@@ -109,6 +104,27 @@ def count_weights(found: dict[str, Any]) -> None:
     models.load_model = counted  # type: ignore[assignment]  # with any arguments
 
 
+def keep_profiles(found: dict[str, Any]) -> None:
+    """Note the profiles of both splits when the rows are tokenised: the estimator is told of them."""
+    from finetree_worker import data
+    from finetree_worker.report_message import SplitReport, to_message
+    from google.protobuf import json_format
+
+    load = data.load
+
+    def kept(*arguments: Any) -> Any:
+        dataset = load(*arguments)
+        for split, report in dataset.reports.items():
+            profile = to_message(SplitReport(report, split)).profile
+            if profile.examples:
+                found["rows" if split == "train" else "held_out"] = json_format.MessageToDict(
+                    profile, preserving_proto_field_name=True
+                )
+        return dataset
+
+    data.load = kept  # type: ignore[assignment]  # with any arguments
+
+
 def events_peak(profiler: Any, since: int) -> int:
     """Largest sum of the profiler's memory events from a time on."""
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]" and e.start_ns() >= since]
@@ -135,6 +151,8 @@ def task_plan(folder: Path) -> Any:
     task.work_dir, task.artifact_dir = str(folder / "work"), str(folder / "artifacts")
     case = json.loads((folder / "case.json").read_text())
     task.model_dir = case["model_dir"]
+    if (folder / "held_out.jsonl").exists():
+        task.evaluation_file = str(folder / "held_out.jsonl")
     json_format.ParseDict(case["spec"], task.spec)
     return train_plan(task)
 
@@ -172,8 +190,8 @@ def measured(case: Case, models: Path, *, quick: bool) -> dict[str, Any]:
     return found
 
 
-def predicted(case: Case, rows: dict[str, Any]) -> dict[str, float]:
-    """What the estimator says of the same spec: components in bytes by name, and the two peaks."""
+def predicted(case: Case, seen: dict[str, Any]) -> dict[str, float]:
+    """What the estimator says of the same spec and rows: components in bytes by name, and the two peaks."""
     from finetree_api.estimator.v1 import estimator_pb2 as pb
     from finetree_estimator import engine
     from finetree_estimator.lookups import Knowledge
@@ -182,7 +200,10 @@ def predicted(case: Case, rows: dict[str, Any]) -> dict[str, float]:
     from google.protobuf import json_format
 
     request = pb.EstimateRunRequest()
-    json_format.ParseDict({"spec": case.spec(), "dataset_profile": rows}, request)
+    told = {"spec": case.spec(), "dataset_profile": seen["rows"]}
+    if "held_out" in seen:
+        told["evaluation_profile"] = seen["held_out"]
+    json_format.ParseDict(told, request)
     memory = engine.estimate(read(request, Knowledge(packaged())).run).memory
     parts = {kind.value: interval.expected for kind, interval in memory.components}
     return parts | {"allocated": memory.allocated.expected, "process": memory.device.expected}
@@ -190,7 +211,7 @@ def predicted(case: Case, rows: dict[str, Any]) -> dict[str, float]:
 
 def compare(case: Case, seen: dict[str, Any]) -> dict[str, Any]:
     """One case: what was measured, what is predicted, and the relative errors of the peaks."""
-    said = predicted(case, seen["rows"])
+    said = predicted(case, seen)
     errors = {peak: round(said[peak] / seen[peak] - 1, 4) for peak in ("allocated", "process")}
     whole = {name: round(value) for name, value in said.items()}
     return {"case": case.name, "spec": case.spec(), "measured": seen, "predicted": whole, "error": errors}

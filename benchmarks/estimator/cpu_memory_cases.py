@@ -3,6 +3,7 @@
 
 import json
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,19 @@ WORDS = ("the", "of", "and", "to", "in", "is", "you", "that", "it", "he", "was",
 TEMPLATE = 35
 """Tokens of SmolLM2's chat template around a question, its system prompt included."""
 STEPS = 3
+CODES = 60
+"""Countries of the method comparison's task "codes": 480 rows of about 36 tokens, and 120 questions."""
+LORA = {"rank": 8, "alpha": 16.0, "dropout": 0.1, "targets": "TARGET_PRESET_ALL_LINEAR"}
+SETTINGS: dict[str, tuple[tuple[str, Any], ...]] = {
+    "full": (),
+    "lora": tuple(LORA.items()),
+    "qlora": (("lora", LORA), ("quantization", "QUANTIZATION_NF4"), ("double_quantization", True)),
+    "prefix": (("virtual_tokens", 20), ("init", "PREFIX_INIT_TEXT")),
+    "adapter": (("bottleneck_size", 64), ("placement", "ADAPTER_PLACEMENT_PFEIFFER")),
+}
+"""What the method comparison sets, by method (benchmarks/worker/method_runs.py)."""
+ASKED = {"metrics": ["METRIC_LOSS", "METRIC_EXACT_MATCH"], "max_new_tokens": 5, "before_training": True}
+"""How the method comparison evaluates."""
 
 
 def shape(dimensions: dict[str, int]) -> dict[str, Any]:
@@ -37,7 +51,8 @@ def shape(dimensions: dict[str, int]) -> dict[str, Any]:
 class Case:
     """A run to measure. Lengths in tokens.
 
-    `mean` 0 means rows that fill the sequence length, else rows of half to one and a half times it.
+    `mean` 0 means rows that fill the sequence length, else rows of half to one and a half times it. `compared` takes
+    the rows, the settings and the evaluation of the method comparison instead.
     """
 
     model: str
@@ -51,6 +66,7 @@ class Case:
     steps: int = STEPS
     settings: tuple[tuple[str, Any], ...] = ()
     extra: tuple[tuple[str, Any], ...] = ()
+    compared: bool = False
 
     @property
     def name(self) -> str:
@@ -60,7 +76,8 @@ class Case:
         parts += [f"batch{self.batch}"] if self.batch != 4 else []
         parts += [f"targets{self.targets}"] if self.targets != 0.3 else []
         parts += ["checkpointing"] if self.checkpointing else []
-        parts += [f"{key}={value}" for key, value in (*self.settings, *self.extra)]
+        parts += [f"{key}={value}" for key, value in (*self.settings, *self.extra) if not self.compared]
+        parts += ["as compared"] if self.compared else []
         return " ".join(parts)
 
     def spec(self) -> dict[str, Any]:
@@ -80,7 +97,13 @@ class Case:
             "gradient_checkpointing": "GRADIENT_CHECKPOINTING_" + ("FULL" if self.checkpointing else "OFF"),
             "hardware": {"cpu": {"cores": 1, "memory_bytes": 64 * 2**30}},
         }
-        return spec | dict(self.extra)
+        return spec | ({"evaluation": ASKED} if self.compared else {}) | dict(self.extra)
+
+
+def compared(method: str) -> Case:
+    """The method comparison's run of the task "codes", its first 24 steps of 240."""
+    precision = "bf16-mixed" if method == "full" else "bf16"
+    return Case(SMOLLM2, method, 128, precision, steps=24, settings=SETTINGS[method], compared=True)
 
 
 CASES = [
@@ -94,6 +117,13 @@ CASES = [
     Case(SMOLLM2, "lora", 1024, steps=2),
     Case(SMOLLM2, "full", 256),
     Case(SMOLLM2, "full", 1024, steps=2),
+    *(
+        Case(model, method, length, steps=2)
+        for method in ("qlora", "prefix", "adapter")
+        for model in ("llama-30m", SMOLLM2)
+        for length in (256, 1024)
+    ),
+    *(compared(method) for method in SETTINGS),
     Case("llama-360m", "lora", 256, steps=2),
     Case("llama-360m", "full", 256, steps=2),
     Case(SMOLLM2, "lora", 256, "fp32"),
@@ -113,6 +143,14 @@ CASES = [
 
 def write_case(case: Case, folder: Path, models: Path) -> None:
     """The files that the measured process reads."""
+    (folder / "case.json").write_text(json.dumps({"spec": case.spec(), "model_dir": str(models / case.model)}))
+    if case.compared:
+        from finetree_cli.demo.dataset import build
+
+        built = build(CODES, 0)
+        _write_rows(folder / "rows.jsonl", built.train_rows)
+        _write_rows(folder / "held_out.jsonl", built.eval_rows)
+        return
     chance = random.Random(1)
     rows = []
     for _ in range(2 * case.batch):
@@ -120,5 +158,8 @@ def write_case(case: Case, folder: Path, models: Path) -> None:
         words = chance.choices(WORDS, k=tokens + (0 if case.mean else 100))
         asked = max(1, int(tokens * (1 - case.targets)) - TEMPLATE)
         rows.append({"prompt": " ".join(words[:asked]), "completion": " ".join(words[asked:])})
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "case.json").write_text(json.dumps({"spec": case.spec(), "model_dir": str(models / case.model)}))
+    _write_rows(folder / "rows.jsonl", rows)
+
+
+def _write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
