@@ -5,8 +5,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from finetree_cli import __main__ as entry
 
 HOUSE = 'id: house\ndate: "2026-01-02"\ntitle: House\nextends: playbook-1\n'
 
@@ -14,6 +16,18 @@ HOUSE = 'id: house\ndate: "2026-01-02"\ntitle: House\nextends: playbook-1\n'
 def finetree(*words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "finetree_cli", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+
+@pytest.fixture
+def here(capsys):
+    """`here(*words)`: what `finetree` gives, in this process; the recommender's program is one of its own."""
+
+    def run(*words: str) -> SimpleNamespace:
+        code = entry.run(list(words))
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return run
 
 
 @pytest.fixture
@@ -31,18 +45,18 @@ def test_a_good_pack_is_told_with_its_hash(pack):
     assert len(found["sha256"]) == 64
 
 
-def test_a_broken_pack_ends_with_2_and_names_line_and_rule(pack):
+def test_a_broken_pack_ends_with_2_and_names_line_and_rule(pack, here):
     pack.write_text(HOUSE + "cautions:\n  - {id: ours, method: FULL, when: {}, message: m}\n", encoding="utf-8")
-    ran = finetree("policies", "check", str(pack))
+    ran = here("policies", "check", str(pack))
     assert ran.returncode == 2
     assert "house.yaml: line 6: rule ours: number or choice without a source" in ran.stderr
     assert not ran.stdout
 
 
-def test_a_pack_may_extend_one_beside_it(pack, tmp_path):
+def test_a_pack_may_extend_one_beside_it(pack, tmp_path, here):
     folder = tmp_path / "packs"
     folder.mkdir()
     (folder / "base.yaml").write_text(HOUSE.replace("id: house", "id: base"), encoding="utf-8")
     pack.write_text(HOUSE.replace("playbook-1", "base"), encoding="utf-8")
-    assert finetree("policies", "check", str(pack)).returncode == 2
-    assert finetree("policies", "check", str(pack), "--beside", str(folder)).returncode == 0
+    assert here("policies", "check", str(pack)).returncode == 2
+    assert here("policies", "check", str(pack), "--beside", str(folder)).returncode == 0

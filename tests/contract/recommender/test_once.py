@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Without a server: `python -m finetree_recommender --once` gives the served answers, and no socket is opened."""
 
+import asyncio
+import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_recommender.__main__ import main
 from finetree_recommender.estimator_program import EstimatorProgram
 from finetree_runtime.once import HEADER
 from google.protobuf import json_format
@@ -22,6 +26,20 @@ def ask(content: bytes, *flags: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([*PROGRAM, *flags], input=content, capture_output=True, timeout=60, check=False)
 
 
+@pytest.fixture
+def here(monkeypatch, capsysbinary):
+    """What `ask` gives, without a process of the recommender's own: its start is paid once, in the first test."""
+
+    def run(content: bytes, *flags: str) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["finetree_recommender", "--once", *flags])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        code = main()
+        out, error = capsysbinary.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out, stderr=error)
+
+    return run
+
+
 def framed(message) -> bytes:
     content = message.SerializeToString(deterministic=True)
     return HEADER.pack(0, len(content)) + content
@@ -35,17 +53,18 @@ async def test_the_program_gives_the_served_answer_to_the_byte(client):
     assert served.HasField("estimate")
 
 
-async def test_a_picture_too(client):
+async def test_a_picture_too(client, here):
     served = await client.render_decision_tree(REQUEST, picture_format="svg")
     question = rec.RenderDecisionTreeRequest(format=rec.PICTURE_FORMAT_SVG, request=REQUEST)
-    done = ask(framed(question), "--once-format", "frames", "--once-method", "RenderDecisionTree")
+    flags = ("--once-format", "frames", "--once-method", "RenderDecisionTree")
+    done = await asyncio.to_thread(here, framed(question), *flags)
     assert done.stdout == framed(served)
 
 
-def test_a_refusal_is_a_status_and_exit_code_2():
+def test_a_refusal_is_a_status_and_exit_code_2(here):
     unheard_of = rec.RecommendRequest(hardware=REQUEST.hardware)
     unheard_of.model.name = "unheard-of-9000"
-    done = ask(json_format.MessageToJson(unheard_of).encode())
+    done = here(json_format.MessageToJson(unheard_of).encode())
     assert (done.returncode, done.stdout) == (2, b"")
     assert json.loads(done.stderr)["details"][0]["reason"] == "MODEL_NOT_FOUND"
 

@@ -2,14 +2,13 @@
 """Rows in the layouts of known public datasets, written by hand: each becomes the conversation that it stands for."""
 
 import json
-import re
 from typing import Any
 
 import pytest
 from finetree_data.faults import DatasetError
 from finetree_data.reader import RowFile
 from finetree_data.reading import Columns, Layout, Reading
-from finetree_data.rows import Message, Row
+from finetree_data.rows import Message
 
 TOOL = {"name": "get_weather", "description": "Weather of a city", "parameters": {"type": "object", "properties": {}}}
 CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}
@@ -176,75 +175,6 @@ def test_an_answer_of_weight_zero_is_shown_and_not_learned(tmp_path):
 
 
 SQUAD = {"id": "1", "title": "t", "context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}
-REFUSED = {
-    "a message a row": ({"message_id": "1", "parent_id": None, "text": "hi", "role": "prompter"}, "is one message"),
-    "Stack Exchange's pairs": (
-        {"question": "q", "response_j": "a", "response_k": "b"},
-        "columns {prompt: question, completion: response_j}",
-    ),
-    "tokens": ({"input_ids": [1, 2], "labels": [1, 2]}, "tokenised already"),
-    "translations": ({"translation": {"en": "a", "de": "b"}}, "{prompt: translation.en, completion: translation.de}"),
-    "choices": ({"question": "q", "choices": ["a", "b"], "answer": 1}, "its choices and the answer's words"),
-    "a label beside a text": (
-        {"text": "t", "label": "l"},
-        "columns {prompt: text, completion: label} to learn the label, or columns {text: text} to learn the text",
-    ),
-    "a model's answer beside the right one": (
-        {"user_input": "q", "response": "b", "reference": "a"},
-        "columns {prompt: user_input, completion: reference}",
-    ),
-    "unknown names": (
-        {"headline": "h", "abstract": "s"},
-        "name yours, such as columns {prompt: headline, completion: abstract}",
-    ),
-    "names that say a little": (
-        {"id": "x", "my_output": "o", "my_input": "i"},
-        "columns {prompt: my_input, completion: my_output}",
-    ),
-    "names with spaces": (
-        {"Tweet text": "t", "text_label": "l"},
-        'columns {prompt: "Tweet text", completion: text_label}',
-    ),
-    "one text": ({"id": "x", "body": "b"}, "columns {text: body}"),
-    "a nested answer": (
-        {"prompt": "q", "extra": {"answer": "a"}},
-        "columns {prompt: prompt, completion: extra.answer}",
-    ),
-    "no names at all": (
-        {"What is a tide?": 1, "It is the rise and fall of the sea's surface, twice a day at most coasts": 2},
-        "first line",
-    ),
-    "an image beside its text": (
-        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "images": ["a.png"]},
-        "columns {messages: messages}",
-    ),
-    "questions alone": ({"turns": ["Who?", "Where?"]}, "do not say who speaks"),
-    "two answers to three questions": ({"input": ["a", "b", "c"], "output": ["d", "e"]}, "2 answers to 3 questions"),
-    "columns in place of rows": ({"question": ["a", "b"], "answer": ["c", "d"]}, "must be a string, is a list"),
-    "several answers": ({"question": "q", "answer": ["a", "b"]}, "columns {completion: answer.0}"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_taken_as_it_is_is_refused_with_advice(tmp_path, name):
-    row, advice = REFUSED[name]
-    with pytest.raises(DatasetError) as error:
-        read(tmp_path, row)
-    assert error.value.reason == "MALFORMED_ROW"
-    assert advice in error.value.problem
-
-
-OFFERED = re.compile(r"columns \{([^}]*)\}")
-WITH_OFFER = [name for name, (_, advice) in REFUSED.items() if OFFERED.search(advice)]
-
-
-@pytest.mark.parametrize("name", WITH_OFFER)
-def test_a_mapping_that_is_offered_works(tmp_path, name):
-    row, advice = REFUSED[name]
-    for offer in OFFERED.findall(advice):
-        columns = Columns(**{part: path.strip('"') for part, path in (pair.split(": ") for pair in offer.split(", "))})
-        rows, _ = read(tmp_path, row, columns=columns)
-        assert len(rows) == 1
 
 
 def test_how_rows_were_read_is_said(tmp_path):
@@ -286,70 +216,3 @@ def test_a_mapping_that_leaves_the_answer_open_is_refused(tmp_path):
         read(tmp_path, {"title": "t", "summary": "s"}, columns=Columns(prompt="title"))
     assert error.value.reason == "COLUMNS_INCOMPLETE"
     assert "columns.completion" in error.value.remedy
-
-
-USER, ANSWER = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}
-BAD = {
-    "unknown role": ({"conversations": [USER, {"from": "asistant", "value": "a"}]}, "conversations[1].from"),
-    "empty answer": ({"conversations": [USER, {"from": "gpt", "value": " "}]}, "conversations[1].value"),
-    "null answer": ({"conversations": [USER, {"from": "gpt", "value": None}]}, "conversations[1].value"),
-    "no answer": ({"conversations": [USER]}, "conversations"),
-    "no turns": ({"conversations": []}, "conversations"),
-    "a number": ({"instruction": "i", "output": 3}, "output"),
-    "a missing answer": ({"instruction": "i", "output": None}, "output"),
-    "half a surrogate pair": ({"text": "a \ud800"}, "text"),
-    "an image": (
-        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, {"role": "assistant", "content": "a"}]},
-        "messages[0].content[0]",
-    ),
-    "a call without a name": (
-        {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"function": {}}]}]},
-        "messages[0].tool_calls[0]",
-    ),
-    "half a character in a call": (
-        {
-            "messages": [
-                {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": "\ud800"}}}]}
-            ]
-        },
-        "messages[0].tool_calls[0].function.arguments",
-    ),
-    "half a character in a function": (
-        {"messages": [{"role": "assistant", "content": "a"}], "tools": [{"name": "\udc00"}]},
-        "tools",
-    ),
-    "another layout": ({"text": "t"}, ""),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_row_behind_good_ones_is_named_with_its_field(tmp_path, name):
-    row, field = BAD[name]
-    good = (
-        {"conversations": [USER, ANSWER]}
-        if "conversations" in row or name == "another layout"
-        else (
-            {"instruction": "i", "output": "o"}
-            if "instruction" in row
-            else {"text": "t"}
-            if "text" in row
-            else {"messages": [{"role": "assistant", "content": "a"}]}
-        )
-    )
-    with pytest.raises(DatasetError) as error:
-        read(tmp_path, good, good, row)
-    assert (error.value.row, error.value.field) == (3, field)
-    assert error.value.reason == ("MIXED_FORMATS" if name == "another layout" else "MALFORMED_ROW")
-    rows, found = read(tmp_path, good, row, good, skip_bad_rows=True)
-    assert [r.number for r in rows] == [1, 3]
-    assert (found.skipped, found.faults[0].number, found.faults[0].field) == (1, 2, field)
-
-
-def test_parts_that_are_nested_without_end_are_a_bad_row(tmp_path):
-    part = '{"toolResult": {"content": [' * 270 + '{"text": "a"}' + "]}}" * 270
-    file = tmp_path / "rows.jsonl"
-    answer = '{"role": "assistant", "content": "a"}'
-    file.write_text(f'{{"messages": [{{"role": "user", "content": [{part}]}}, {answer}]}}\n', encoding="utf-8")
-    found = RowFile(file, Reading(skip_bad_rows=True))
-    faults = [entry for entry in found.entries() if not isinstance(entry, Row)]
-    assert [fault.problem for fault in faults] == ["is nested too deeply"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny random models of real classes, in float32, and a byte tokenizer whose padding token is its end token.
 
-The harness beside this file is importable as `worker_harness`, the rows of public formats as `public_rows`: test
-folders are no packages.
+The harness beside this file is importable as `worker_harness`, the rows and files of public formats as `public_rows`
+and `public_files`: test folders are no packages.
 """
 
 import importlib.util
@@ -14,7 +14,11 @@ from typing import Any
 
 import pytest
 
-for _name, _file in (("worker_harness", "harness.py"), ("public_rows", "public_rows.py")):
+for _name, _file in (
+    ("worker_harness", "harness.py"),
+    ("public_rows", "public_rows.py"),
+    ("public_files", "public_files.py"),
+):
     if _name not in sys.modules:
         _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(_file))
         assert _spec is not None

@@ -13,7 +13,7 @@ import pytest
 from finetree_worker.formats import Format, RowSource, rows_of
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenization import render
-from public_rows import CASES
+from public_files import CASES
 
 TEMPLATE = (
     "{% for tool in tools or [] %}({{ tool['function']['name'] }}){% endfor %}"
