@@ -49,10 +49,18 @@ class Confidence:
     reasons: tuple[str, ...]
 
 
-def of(run: Run) -> Confidence:
-    """Confidence in the estimate of a run, with what was learned from observed runs of its device."""
-    memory, time = run.correction.memory.observations, run.correction.step_time.observations
-    return _of(case_of(run), memory >= OBSERVED_ENOUGH, time >= OBSERVED_ENOUGH)
+def of(run: Run, *, told: bool = True) -> Confidence:
+    """Confidence in the estimate of a run, with what was learned from observed runs of its device.
+
+    Without `told` the reasons are left out.
+    """
+    learned = run.correction.memory.observations, run.correction.step_time.observations
+    of_memory = _weights(MEMORY, learned[0] >= OBSERVED_ENOUGH)
+    of_time = _weights(TIME, learned[1] >= OBSERVED_ENOUGH)
+    case = case_of(run)
+    memory, time = _nearest(case, of_memory), _nearest(case, of_time)
+    reasons = _reasons(case, memory, time, of_memory, of_time) if told else ()
+    return Confidence(level(memory.distance), level(time.distance), memory.distance, time.distance, reasons)
 
 
 def memory_distance(run: Run) -> float:
@@ -78,16 +86,11 @@ def level(distance: float) -> Level:
     return Level.MEDIUM if distance <= MIDDLE else Level.LOW
 
 
-@lru_cache(maxsize=4096)
-def _of(case: Case, memory_learned: bool, time_learned: bool) -> Confidence:  # noqa: FBT001  # keys of the cache
-    """`learned`: enough runs were observed on the device."""
-    of_memory, of_time = _weights(MEMORY, memory_learned), _weights(TIME, time_learned)
-    memory, time = _nearest(case, of_memory), _nearest(case, of_time)
+def _reasons(case: Case, memory: Near, time: Near, of_memory: Weights, of_time: Weights) -> tuple[str, ...]:
     others = memory.row.case.setting, time.row.case.setting
     memory_why, time_why = _setting_lines(case.setting, *others, of_memory, of_time)
     memory_sizes, time_sizes = _size_reasons(case, memory, of_memory), _size_reasons(case, time, of_time)
-    reasons = (*memory_why, *memory_sizes, *time_why, *(line for line in time_sizes if line not in memory_sizes))
-    return Confidence(level(memory.distance), level(time.distance), memory.distance, time.distance, reasons)
+    return (*memory_why, *memory_sizes, *time_why, *(line for line in time_sizes if line not in memory_sizes))
 
 
 _nearest = lru_cache(maxsize=8192)(nearest)

@@ -33,15 +33,24 @@ class Estimate:
     notes: tuple[str, ...]
 
 
-def estimate(run: Run) -> Estimate:
-    """Memory, fit, time and cost of a run; the same run gives the same answer. Raises BeyondLimitError."""
-    known = confidence.of(run)
-    peaks, fits = _fit(run, known.memory_distance)
+Fitted = tuple[memory.Memory, fit.Fit]
+"""Memory of a run and whether it fits."""
+
+
+def estimate(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Estimate:
+    """Memory, fit, time and cost of a run; the same run gives the same answer. Raises BeyondLimitError.
+
+    `fitted` is what `fit_of` says of the run, where that is known. Without `told` what is for people is left out: notes
+    and the reasons of the confidence.
+    """
+    known = confidence.of(run, told=told)
+    peaks, fits = fitted or _fit(run, known.memory_distance)
     _guard("memory in bytes", peaks.device.high, peaks.host.high)
     times = durations.estimate(run)
     if times is not None:
         times = widen_times(times, confidence.time_spread(known.time_distance))
-        times = correct_times(times, run.correction, narrow=run.rows is not None and run.rows.mean_known)
+        if run.correction.step_time.observations:
+            times = correct_times(times, run.correction, narrow=run.rows is not None and run.rows.mean_known)
         _guard("time in seconds", times.total.high)
         _guard("tokens", times.processed_tokens, times.tokens_per_second.high)
     price = cost.estimate(run, times.total) if times is not None else None
@@ -56,16 +65,16 @@ def estimate(run: Run) -> Estimate:
         total_parameters=count(run.shape).total,
         optimizer_steps=run.steps,
         confidence=known,
-        notes=tuple(_notes(run, peaks)),
+        notes=tuple(_notes(run, peaks)) if told else (),
     )
 
 
-def fit_of(run: Run) -> tuple[memory.Memory, fit.Fit]:
+def fit_of(run: Run) -> Fitted:
     """Memory of a run and whether it fits: the part of `estimate` that searches repeat."""
     return _fit(run, confidence.memory_distance(run))
 
 
-def _fit(run: Run, distance: float) -> tuple[memory.Memory, fit.Fit]:
+def _fit(run: Run, distance: float) -> Fitted:
     peaks = widen_memory(memory.estimate(run), confidence.memory_spread(distance))
     peaks = correct_memory(peaks, run.correction)
     return peaks, fit.judge(peaks.device, run.device.usable_bytes)

@@ -2,8 +2,11 @@
 """A run, and what to change where it does not fit: the first of them that does."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.validation import validate
 
 from finetree_estimator import engine
@@ -20,35 +23,77 @@ def choose(
 ) -> tuple[pb.EstimateRunRequest, Reading, Estimate, int]:
     """The request that is answered, understood and estimated, and how many of the fallbacks it has taken over.
 
-    Raises what `read` raises, for the run and for each fallback that is tried, and BeyondLimitError.
+    Of runs that are tried only the peak is computed. Raises what `read` raises, for the run and for each fallback that
+    is tried, and BeyondLimitError for the run that is answered.
     """
+    told = request.view != pb.ESTIMATE_VIEW_SUMMARY
     reading = read(request, knowledge)
-    estimate = engine.estimate(reading.run)
-    if not request.fallbacks or estimate.fit.verdict is Verdict.FITS:
-        return request, reading, estimate, 0
-    tried: dict[Verdict, tuple[pb.EstimateRunRequest, Reading, int]] = {}
-    tried[estimate.fit.verdict] = (request, reading, 0)
-    for taken, changed in enumerate(_changed(request), start=1):
-        reading = read(changed, knowledge)
-        _, fit = engine.fit_of(reading.run)
-        # Of runs that do not fit the last is the smallest; of others the least changed one is wanted.
-        if fit.verdict is Verdict.DOES_NOT_FIT or fit.verdict not in tried:
-            tried[fit.verdict] = changed, reading, taken
-        if fit.verdict is Verdict.FITS:
-            break
+    if not request.fallbacks:
+        return request, reading, engine.estimate(reading.run, told=told), 0
+    found = engine.fit_of(reading.run)
+    tried: dict[Verdict, tuple[Reading, engine.Fitted, int]] = {found[1].verdict: (reading, found, 0)}
+    if found[1].verdict is not Verdict.FITS:
+        for taken, spec in enumerate(_changed(request), start=1):
+            reading = read(request, knowledge, changed=spec)
+            found = engine.fit_of(reading.run)
+            verdict = found[1].verdict
+            # Of runs that do not fit the last is the smallest; of others the least changed one is wanted.
+            if verdict is Verdict.DOES_NOT_FIT or verdict not in tried:
+                tried[verdict] = reading, found, taken
+            if verdict is Verdict.FITS:
+                break
     best = next((verdict for verdict in _PREFERRED if verdict in tried), Verdict.DOES_NOT_FIT)
-    chosen, reading, taken = tried[best]
-    return chosen, reading, engine.estimate(reading.run) if taken else estimate, taken
+    reading, found, taken = tried[best]
+    chosen = _with_spec(request, reading.given) if taken else request
+    return chosen, reading, engine.estimate(reading.run, found, told=told), taken
 
 
-def _changed(request: pb.EstimateRunRequest) -> Iterator[pb.EstimateRunRequest]:
-    """The request with its first fallback, with its first two, and so on."""
-    last = request
+def _changed(request: pb.EstimateRunRequest) -> Iterator[rs.RunSpec]:
+    """The request's spec with its first fallback, with its first two, and so on."""
+    last = request.spec
     for number, fallback in enumerate(request.fallbacks):
-        changed = pb.EstimateRunRequest()
+        changed = rs.RunSpec()
         changed.CopyFrom(last)
-        changed.ClearField("fallbacks")
-        changed.spec.MergeFrom(fallback)
-        validate(changed, path=f"fallbacks[{number}]")
+        changed.MergeFrom(fallback)
+        if not _sound(_touched(changed, fallback)):
+            validate(_with_spec(request, changed), path=f"fallbacks[{number}]")
         yield changed
         last = changed
+
+
+def _with_spec(request: pb.EstimateRunRequest, spec: rs.RunSpec) -> pb.EstimateRunRequest:
+    """The request with another spec, and no fallbacks any more."""
+    changed = pb.EstimateRunRequest()
+    changed.CopyFrom(request)
+    changed.ClearField("fallbacks")
+    changed.spec.CopyFrom(spec)
+    return changed
+
+
+def _touched(changed: rs.RunSpec, fallback: rs.RunSpec) -> bytes:
+    """What of a spec a fallback was merged into, as a spec of its own.
+
+    Each rule of the contract is about a single field, so that the rest, which keeps them, needs no second look. A spec
+    must have a model; any will do.
+    """
+    probe = rs.RunSpec(model=_ANY_MODEL)
+    for field, _ in fallback.ListFields():
+        value = getattr(changed, field.name)
+        if field.message_type is None:
+            setattr(probe, field.name, value)
+        else:
+            getattr(probe, field.name).CopyFrom(value)
+    return probe.SerializeToString()
+
+
+_ANY_MODEL = rs.ModelSource(name="any")
+
+
+@lru_cache(maxsize=1024)
+def _sound(spec: bytes) -> bool:
+    """Whether a spec keeps the contract's rules: the same few changes are tried in request after request."""
+    try:
+        validate(rs.RunSpec.FromString(spec))
+    except InvalidArgument:
+        return False
+    return True

@@ -60,10 +60,8 @@ def _micro_batch(run: Run, *, batch_is_open: bool) -> int:
 
 def lengthened(reading: Reading, length: int) -> Run:
     """The run with another sequence length: other rows are cut."""
-    spec = rs.RunSpec()
-    spec.CopyFrom(reading.spec)
-    spec.training.sequence_length = length
-    return replace(reading.run, sequence_length=length, rows=training_rows(spec, reading.profile))
+    rows = training_rows(reading.chosen, reading.profile, length)
+    return replace(reading.run, sequence_length=length, rows=rows)
 
 
 def _fits(run: Run) -> bool:

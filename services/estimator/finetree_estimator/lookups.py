@@ -2,6 +2,7 @@
 """What a spec names: its model's shape, its device, its price."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
@@ -18,7 +19,7 @@ from finetree_estimator.modelconfig import Described
 from finetree_estimator.models import model as catalogue_model
 from finetree_estimator.names import UnknownNameError
 from finetree_estimator.prices import PriceBook, Quote
-from finetree_estimator.run import Device, Owned, Rented
+from finetree_estimator.run import Device, Rented
 from finetree_estimator.shapes import Shape
 
 
@@ -46,14 +47,9 @@ def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
         raise NotFound("MODEL_NOT_FOUND", text, metadata={"model": name}) from error
 
 
-def read_device(hardware: rs.Hardware, *, fp32: bool) -> Device:
-    """What the run trains on. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED)."""
-    kind = hardware.WhichOneof("device")
-    if kind == "cpu":
-        return devices.processor(hardware.cpu, fp32=fp32)
-    if kind == "unknown_accelerator":
-        return devices.by_memory_class(hardware.unknown_accelerator.marketed_memory_gb)
-    entry = read_accelerator(hardware.accelerator)
+def read_device(name: str, *, fp32: bool) -> Device:
+    """A named accelerator. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED)."""
+    entry = read_accelerator(name)
     if entry.unsupported:
         path = "spec.hardware.accelerator"
         text = f"{entry.display_name}: {entry.unsupported}; ListAccelerators says which are"
@@ -99,19 +95,14 @@ def model_family(model: rs.ModelSource) -> str:
         return ""
 
 
-def read_payment(spec: rs.RunSpec, book: PriceBook) -> Owned | Rented | None:
-    """How the hardware of a resolved spec is paid; None where no price is known. Raises NotFound (PRICE_NOT_FOUND).
+@lru_cache(maxsize=4096)
+def read_rent(price_id: str, name: str, devices: int, book: PriceBook) -> Rented | None:
+    """How rented hardware is paid; None where no price is known. Raises NotFound (PRICE_NOT_FOUND).
 
     A named accelerator without terms is taken as rented at the lowest price of the book for so many devices.
     """
-    if spec.ownership.WhichOneof("kind") == "owned":
-        owned = spec.ownership.owned
-        return Owned(owned.tariff_per_kwh, owned.currency_code.upper() or "USD", owned.watts)
-    name = spec.hardware.accelerator
     named = accelerator(name).name if name else ""
-    price_id = spec.ownership.rented.price_id
-    count = max(1, spec.hardware.count)
-    quote = _quote(price_id, named, book) if price_id else book.cheapest(named, count)
+    quote = _quote(price_id, named, book) if price_id else book.cheapest(named, devices)
     return quote.terms() if quote is not None else None
 
 

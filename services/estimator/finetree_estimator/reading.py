@@ -2,16 +2,18 @@
 """From a request to the run that the formulas see: defaults filled in, names looked up, contradictions refused."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import InvalidArgument, invalid_field
-from finetree_runtime.plan import combination_problem, optimizer_steps, resolved_spec, sequence_problem, spec_profile
+from finetree_runtime.plan import LONGEST_KEPT, named_spec, resolved_settings, sequence_problem, spec_profile
 
 from finetree_estimator import rows
 from finetree_estimator.accelerators import AcceleratorEntry
+from finetree_estimator.choices import Choices, choices
 from finetree_estimator.factors import UNCORRECTED, Correction
-from finetree_estimator.lookups import Knowledge, read_correction, read_device, read_model, read_payment
+from finetree_estimator.lookups import Knowledge, read_correction, read_device, read_model, read_rent
 from finetree_estimator.methods import (
     Bottleneck,
     Full,
@@ -24,22 +26,9 @@ from finetree_estimator.methods import (
     target_linears,
 )
 from finetree_estimator.programs import FINETREE, LITGPT, LLM_FOUNDRY, TORCHTUNE, TRANSFORMERS, UNSLOTH
-from finetree_estimator.run import EvaluationPlan, Rows, Run
+from finetree_estimator.run import Rows, Run
 from finetree_estimator.shapes import Shape
 
-OPTIMIZERS = {
-    rs.OPTIMIZER_ADAMW: "adamw",
-    rs.OPTIMIZER_ADAMW_8BIT: "adamw-8bit",
-    rs.OPTIMIZER_PAGED_ADAMW_8BIT: "paged-adamw-8bit",
-    rs.OPTIMIZER_ADAFACTOR: "adafactor",
-    rs.OPTIMIZER_SGD: "sgd",
-}
-LOSSES = {
-    rs.LOSS_KERNEL_FULL_LOGITS: "full-logits",
-    rs.LOSS_KERNEL_CHUNKED: "chunked",
-    rs.LOSS_KERNEL_FUSED: "fused",
-    rs.LOSS_KERNEL_COMPLETION_ONLY: "completion-only",
-}
 PRESET_NAMES = {
     rs.TARGET_PRESET_ALL_LINEAR: "all-linear",
     rs.TARGET_PRESET_ATTENTION: "attention",
@@ -55,76 +44,90 @@ PROGRAM_NAMES = {
     pb.TRAINING_PROGRAM_UNSLOTH: UNSLOTH,
     pb.TRAINING_PROGRAM_LLM_FOUNDRY: LLM_FOUNDRY,
 }
-SHARDINGS = {
-    rs.SHARDING_UNSPECIFIED: "replicated",
-    rs.SHARDING_REPLICATED: "replicated",
-    rs.SHARDING_OPTIMIZER: "optimizer",
-    rs.SHARDING_GRADIENTS: "gradients",
-    rs.SHARDING_FULL: "full",
-}
 _ADAPTER_PLACES = {rs.ADAPTER_PLACEMENT_HOULSBY: 2}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reading:
     """A request understood."""
 
     run: Run
-    spec: rs.RunSpec
-    """The resolved spec."""
     profile: rs.DatasetProfile | None
     """What is known of the data."""
+    chosen: Choices
+    """What the spec chooses."""
+    given: rs.RunSpec
+    """The spec before defaults were filled in; not to be changed."""
+    _settings: bytes
+    _spec: rs.RunSpec | None = None
+
+    @property
+    def spec(self) -> rs.RunSpec:
+        """The resolved spec, made when it is asked for: most runs that are tried out are not told of."""
+        if self._spec is None:
+            self._spec = named_spec(self._settings, self.given)
+        return self._spec
 
 
-def read(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Reading:
-    """Understand a request. Raises InvalidArgument and NotFound with the reasons that the rpc documents."""
-    _require(request.spec)
-    profile = request.dataset_profile if request.HasField("dataset_profile") else spec_profile(request.spec)
-    model = read_model(request.spec.model, knowledge)
+def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.RunSpec | None = None) -> Reading:
+    """Understand a request. Raises InvalidArgument and NotFound with the reasons that the rpc documents.
+
+    `changed` is a spec to take in place of the request's own.
+    """
+    given = request.spec if changed is None else changed
+    _require(given)
+    profile = request.dataset_profile if request.HasField("dataset_profile") else spec_profile(given)
+    model = read_model(given.model, knowledge)
     shape = model.shape
-    spec = resolved_spec(request.spec, profile=profile, positions=shape.max_positions)
-    problem = combination_problem(spec) or sequence_problem(spec, shape.max_positions)
+    settings = resolved_settings(given, profile=profile, positions=shape.max_positions)
+    chosen = choices(settings)
+    problem = chosen.problem or sequence_problem(chosen.spec, shape.max_positions)
     if problem is not None:
         path = f"spec.{problem.field_path}"
         raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
-    method = read_method(spec, shape)
-    training = spec.training
-    data = training_rows(spec, profile)
-    steps = optimizer_steps(spec, data.count) if data is not None else 0
-    weight, compute, master = _sizes(request, spec, full=isinstance(method, Full))
-    checkpointing = spec.gradient_checkpointing
+    method = _method(settings, shape) if len(settings) <= LONGEST_KEPT else read_method(chosen.spec, shape)
+    data = training_rows(chosen, profile, chosen.sequence_length)
+    steps = chosen.steps(data.count) if data is not None else 0
+    program = PROGRAM_NAMES[request.program]
+    weight, compute, master = chosen.number_sizes(program)
+    accelerator = given.hardware.accelerator
     run = Run(
         shape=shape,
         method=method,
-        device=read_device(spec.hardware, fp32=spec.precision == rs.PRECISION_FP32),
-        devices=max(1, spec.hardware.count),
-        micro_batch=training.micro_batch_size,
-        batch=training.effective_batch_size,
-        sequence_length=training.sequence_length,
-        packing=training.packing == rs.PACKING_ON,
+        device=chosen.device or read_device(accelerator, fp32=chosen.fp32),
+        devices=chosen.devices,
+        micro_batch=chosen.micro_batch,
+        batch=chosen.batch,
+        sequence_length=chosen.sequence_length,
+        packing=chosen.packing,
         rows=data,
         steps=steps,
         weight_bytes=weight,
         compute_bytes=compute,
         master_bytes=master,
-        optimizer=OPTIMIZERS[spec.optimizer],
-        checkpointing=checkpointing in (rs.GRADIENT_CHECKPOINTING_FULL, rs.GRADIENT_CHECKPOINTING_OFFLOADED),
-        offloaded=checkpointing == rs.GRADIENT_CHECKPOINTING_OFFLOADED,
-        eager_attention=spec.attention == rs.ATTENTION_KERNEL_EAGER,
-        loss=LOSSES[spec.loss_kernel],
-        evaluation=_evaluation(request, spec, profile, steps),
-        checkpoints=max(0, steps - 1) // spec.checkpoints.every_steps,
-        payment=read_payment(spec, knowledge.prices),
-        correction=correction_of(request, spec, knowledge),
-        program=PROGRAM_NAMES[request.program],
-        sharding=SHARDINGS[spec.hardware.sharding],
-        nodes=max(1, spec.hardware.nodes),
-        optimizer_in_backward=spec.optimizer_in_backward,
+        optimizer=chosen.optimizer,
+        checkpointing=chosen.checkpointing,
+        offloaded=chosen.offloaded,
+        eager_attention=chosen.eager_attention,
+        loss=chosen.loss,
+        evaluation=chosen.evaluation(_held_out(request, chosen, profile), steps),
+        checkpoints=max(0, steps - 1) // chosen.checkpoint_every,
+        payment=chosen.owned or read_rent(chosen.price_id, accelerator, chosen.devices, knowledge.prices),
+        correction=correction_of(request, given, knowledge),
+        program=program,
+        sharding=chosen.sharding,
+        nodes=chosen.nodes,
+        optimizer_in_backward=chosen.in_backward,
         runs_per_month=request.runs_per_month,
         carbon_kg_per_kwh=request.carbon_kg_per_kwh,
         notes=model.notes,
     )
-    return Reading(run, spec, profile)
+    return Reading(run, profile, chosen, given, settings)
+
+
+@lru_cache(maxsize=4096)
+def _method(settings: bytes, shape: Shape) -> Method:
+    return read_method(choices(settings).spec, shape)
 
 
 def read_method(spec: rs.RunSpec, shape: Shape) -> Method:
@@ -153,7 +156,7 @@ def read_method(spec: rs.RunSpec, shape: Shape) -> Method:
 def moved(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, entry: AcceleratorEntry) -> Run:
     """The run of a request on as many accelerators of another kind, without terms of payment."""
     spec = rs.RunSpec(model=reading.spec.model, hardware=rs.Hardware(accelerator=entry.name))
-    device = read_device(spec.hardware, fp32=reading.spec.precision == rs.PRECISION_FP32)
+    device = read_device(entry.name, fp32=reading.chosen.fp32)
     return replace(reading.run, device=device, correction=correction_of(request, spec, knowledge), payment=None)
 
 
@@ -194,51 +197,23 @@ def _preset(given: rs.Lora, shape: Shape, path: str) -> tuple[str, ...]:
     return targets
 
 
-def training_rows(spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> Rows | None:
-    """Rows that a resolved spec trains on, cut at its sequence length; None where their number is unknown."""
+def training_rows(chosen: Choices, profile: rs.DatasetProfile | None, sequence_length: int) -> Rows | None:
+    """Rows that a run trains on, cut at a sequence length; None where their number is unknown."""
     if profile is None or profile.examples == 0:
         return None
-    held_out = spec.evaluation.split_fraction if not spec.evaluation.HasField("dataset") else 0.0
-    return _rows(spec, profile, 1.0 - held_out)
+    return _rows(chosen, profile, sequence_length, 1.0 - chosen.looks.split_fraction)
 
 
-def _rows(spec: rs.RunSpec, profile: rs.DatasetProfile, share: float) -> Rows:
-    learns_all = spec.training.loss_tokens == rs.LOSS_TOKENS_ALL
-    length = spec.training.sequence_length
-    return rows.from_profile(profile, sequence_length=length, learns_all=learns_all, share=share)
+def _rows(chosen: Choices, profile: rs.DatasetProfile, sequence_length: int, share: float = 1.0) -> Rows:
+    return rows.from_profile(profile, sequence_length=sequence_length, learns_all=chosen.learns_all, share=share)
 
 
-def _evaluation(
-    request: pb.EstimateRunRequest, spec: rs.RunSpec, profile: rs.DatasetProfile | None, steps: int
-) -> EvaluationPlan:
-    wanted = spec.evaluation
-    held_out: Rows | None = None
+def _held_out(request: pb.EstimateRunRequest, chosen: Choices, profile: rs.DatasetProfile | None) -> Rows | None:
+    """Rows that are looked at without being trained on; None where there are none, or nothing is known of them."""
     if request.HasField("evaluation_profile"):
-        held_out = _rows(spec, request.evaluation_profile, 1.0)
-    elif wanted.dataset.WhichOneof("source") == "profile":
-        held_out = _rows(spec, wanted.dataset.profile, 1.0)
-    elif wanted.split_fraction > 0 and profile is not None and not wanted.HasField("dataset"):
-        held_out = _rows(spec, profile, wanted.split_fraction)
-    during = (steps - 1) // wanted.every_steps if wanted.every_steps and steps else 0
-    return EvaluationPlan(
-        rows=held_out,
-        generate=rs.METRIC_EXACT_MATCH in wanted.metrics,
-        max_new_tokens=wanted.max_new_tokens,
-        before=1 if wanted.before_training else 0,
-        during=during,
-        after=1 if wanted.metrics else 0,
-        generate_during=wanted.best_by == rs.METRIC_EXACT_MATCH,
-    )
-
-
-def _sizes(request: pb.EstimateRunRequest, spec: rs.RunSpec, *, full: bool) -> tuple[int, int, int]:
-    """Bytes of base weights, activations, and trained weights with their gradients and moments."""
-    program = PROGRAM_NAMES[request.program]
-    if spec.precision == rs.PRECISION_FP32:
-        return 4, 4, 4
-    if full and spec.precision == rs.PRECISION_BF16:
-        sharded = spec.hardware.sharding == rs.SHARDING_FULL and spec.hardware.count > 1
-        return (4, 2, 4) if sharded and program.sharded_master else (2, 2, 2)
-    # Adapters are float32 whatever the base is (PEFT's autocast_adapter_dtype, and the worker's rule).
-    frozen_mixed = not full and spec.precision != rs.PRECISION_BF16
-    return program.mixed_base_bytes if frozen_mixed else 2, 2, 4
+        return _rows(chosen, request.evaluation_profile, chosen.sequence_length)
+    if chosen.looks.profile is not None:
+        return _rows(chosen, chosen.looks.profile, chosen.sequence_length)
+    if chosen.looks.split_fraction > 0 and profile is not None:
+        return _rows(chosen, profile, chosen.sequence_length, chosen.looks.split_fraction)
+    return None

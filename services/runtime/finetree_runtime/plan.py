@@ -21,6 +21,9 @@ from google.protobuf.message import Message
 
 from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH, Default, defaults_for, suggested_sequence_length
 
+LONGEST_KEPT = 4096
+"""Bytes of settings up to which what follows from them is kept: a few hundred are usual, long texts come once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -60,33 +63,48 @@ def resolve_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, 
 
 def resolved_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> rs.RunSpec:
     """The spec of `resolve_spec` alone: most of its time goes into saying where each value comes from."""
+    return named_spec(resolved_settings(spec, profile=profile, positions=positions), spec)
+
+
+def resolved_settings(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> bytes:
+    """A resolved spec without the names in it (model, dataset, accelerator), as bytes of the wire.
+
+    Specs that differ in nothing else have the same ones, so that what follows from settings can be kept by them.
+    """
     settings = rs.RunSpec()
     settings.CopyFrom(spec)
     # No default reads these names, and they are what differs from request to request.
     settings.ClearField("model")
     settings.ClearField("dataset")
-    named = settings.hardware.WhichOneof("device") == "accelerator"
-    if named:
+    if settings.hardware.WhichOneof("device") == "accelerator":
         settings.hardware.accelerator = ""
     length = 0 if settings.training.sequence_length else _suggested(spec, profile)
     limit = positions if 0 < positions < (length or UNKNOWN_SEQUENCE_LENGTH) else 0
-    resolved = rs.RunSpec.FromString(_resolved(settings.SerializeToString(), length, limit))
+    raw = settings.SerializeToString()
+    return _resolved(raw, length, limit) if len(raw) <= LONGEST_KEPT else _filled(raw, length, limit)
+
+
+def named_spec(settings: bytes, spec: rs.RunSpec) -> rs.RunSpec:
+    """The resolved spec of `resolved_settings`, with the names that `spec` has."""
+    resolved = rs.RunSpec.FromString(settings)
     if spec.HasField("model"):
         resolved.model.CopyFrom(spec.model)
     if spec.HasField("dataset"):
         resolved.dataset.CopyFrom(spec.dataset)
-    if named:
+    if spec.hardware.WhichOneof("device") == "accelerator":
         resolved.hardware.accelerator = spec.hardware.accelerator
     return resolved
 
 
-@lru_cache(maxsize=4096)
-def _resolved(settings: bytes, suggested_length: int, positions: int) -> bytes:
+def _filled(settings: bytes, suggested_length: int, positions: int) -> bytes:
     """Settings with every default in its place, both as bytes of the wire."""
     resolved = rs.RunSpec.FromString(settings)
     for _ in _fill_in(resolved, suggested_length, positions):
         pass
     return resolved.SerializeToString()
+
+
+_resolved = lru_cache(maxsize=4096)(_filled)
 
 
 def _suggested(spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> int:
