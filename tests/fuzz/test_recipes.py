@@ -6,6 +6,7 @@ and the trainer's planner (what ValidateJob answers with) takes the recipe on a 
 """
 
 import asyncio
+import contextlib
 import json
 import random
 from collections import Counter
@@ -74,6 +75,14 @@ class Known:
             found[method, answer.fallbacks_taken] = priced(answer)
             revision, parameters = answer.revision, answer.total_parameters
         return Evidence(found, revision, parameters or None)
+
+    async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
+        found = {}
+        for method, request in rows.items():
+            validate(request)
+            with contextlib.suppress(DomainError):
+                found[method] = self.servicer.estimate(request)
+        return found
 
     async def estimate(self, spec: rs.RunSpec, profile: Any, evaluation: Any) -> est.Estimate:
         request = est.EstimateRunRequest(spec=spec, dataset_profile=profile, evaluation_profile=evaluation)

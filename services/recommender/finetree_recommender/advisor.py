@@ -13,7 +13,7 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound, invalid_field
 from finetree_runtime.plan import plan_digest
 
-from finetree_recommender import cautions, confidence, counterfactuals, fit, recipe, wishes
+from finetree_recommender import cautions, confidence, counterfactuals, fit, recipe, renting, wishes
 from finetree_recommender import others as other_packs
 from finetree_recommender.assess import Assessment, assess
 from finetree_recommender.counterfactuals import Counterfactual, Gap
@@ -51,6 +51,14 @@ class Estimator(Protocol):
 
     async def price(self, rows: dict[Method, est.EstimateRunRequest]) -> Evidence:
         """Estimates of all methods' recipes, each adapted until it fits, in one call.
+
+        Raises:
+            EstimatorUnavailableError: It did not answer.
+        """
+        ...
+
+    async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
+        """Estimates as they come, in one call; a row that is refused is left out.
 
         Raises:
             EstimatorUnavailableError: It did not answer.
@@ -112,7 +120,20 @@ class Advisor:
         inputs, evidence, missing = await self._ask(request, pack)
         if evidence is None:
             _check_estimator_pins(request.pinned)
-        return conclude(pack, inputs, evidence, missing, self._builtin())
+        rented = await self._offers(pack, inputs, evidence)
+        return conclude(pack, inputs, evidence, missing, self._builtin(), rented=rented)
+
+    async def _offers(self, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> tuple[renting.Offer, ...]:
+        """What could be rented, where that helps; none where the estimator does not answer."""
+        if not renting.wanted(inputs, evidence):
+            return ()
+        request, catalogue = inputs.request, inputs.catalogue
+        rows = renting.questions(pack, request, catalogue, _parameters(inputs, evidence))
+        try:
+            found = await self._estimator.estimates(rows)
+        except EstimatorUnavailableError:
+            return ()
+        return renting.offers(pack, request, catalogue, found)
 
     def _builtin(self) -> tuple[Pack, ...]:
         """The packs that a reply is compared with: those that come with the service."""
@@ -169,11 +190,18 @@ class Advisor:
 
 
 def conclude(
-    pack: Pack, inputs: Inputs, evidence: Evidence | None, missing: str, others: Iterable[Pack] = ()
+    pack: Pack,
+    inputs: Inputs,
+    evidence: Evidence | None,
+    missing: str,
+    others: Iterable[Pack] = (),
+    *,
+    rented: tuple[renting.Offer, ...] = (),
 ) -> Recommendation:
     """Everything after the estimator's answer: pure.
 
-    `missing` is the code of why there is no evidence, `others` are packs to compare with.
+    `missing` is the code of why there is no evidence, `others` are packs to compare with, `rented` is what could be
+    rented.
     """
     situation = Situation.of(pack, inputs, evidence)
     decision = situation.decide()
@@ -202,7 +230,9 @@ def conclude(
             *fit.steps(pack, evidence, decision.settled, applied, overruled),
         ),
         methods=assess(situation, decision),
-        cautions=cautions.collect(situation, decision, missing=missing, parameters=parameters, rank=_rank(built)),
+        cautions=cautions.collect(
+            situation, decision, missing=missing, parameters=parameters, rank=_rank(built), rented=rented
+        ),
         counterfactuals=neighbours.flips,
         gaps=neighbours.gaps,
         confidence=confidence.judge(situation, decision, neighbours, parameters, unmet),

@@ -43,7 +43,7 @@ def assess(situation: Situation, decision: Decision) -> tuple[Assessment, ...]:
     priced = {method: found for method, found in bests.items() if found is not None}
     order = sorted(Method, key=lambda method: (method is not decision.method, pack.stars_rank(method)))
     cases = [
-        Case(pack, situation.inputs, decision, method, priced.get(method), situation.broken.get(method, ()))
+        Case(pack, situation.inputs, decision, method, priced.get(method), situation.broken.get(method, ()), evidence)
         for method in order
     ]
     # The playbook's figures are those of 7B models: beside estimates of this model they would mislead.

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 
-from finetree_recommender import fit, wishes
+from finetree_recommender import fit, renting, wishes
 from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.gate import memory_words
 from finetree_recommender.inputs import Inputs
@@ -30,22 +30,32 @@ MISSING_EVIDENCE = {
 
 
 def collect(
-    situation: Situation, decision: Decision, *, missing: str, parameters: int | None, rank: int | None
+    situation: Situation,
+    decision: Decision,
+    *,
+    missing: str,
+    parameters: int | None,
+    rank: int | None,
+    rented: tuple[renting.Offer, ...] = (),
 ) -> tuple[Caution, ...]:
-    """All cautions, the gravest first; `missing` is the code of why there is no evidence, `rank` the adapter's."""
+    """All cautions, the gravest first.
+
+    `missing` is the code of why there is no evidence, `rank` the adapter's, `rented` what could be rented.
+    """
     pack, inputs, evidence = situation.pack, situation.inputs, situation.evidence
     return (
         *_evidence(inputs, evidence, missing, decision),
+        *renting.advice(pack, decision.method or decision.choice.method, rented),
         *_smaller(situation, decision, parameters),
         *wishes.unmet(situation, decision),
         *inputs.cautions,
         *wishes.contradictions(situation, decision),
         *wishes.unchecked(situation, decision),
-        *_advice(pack, inputs, decision.method),
+        *_advice(situation, decision.method),
         *wishes.device_notes(situation),
         *wishes.serving_notes(situation, decision, rank),
         *_capacity(situation, decision.method),
-        *_renting(situation, decision),
+        *(() if rented else _renting(situation, decision)),
         *_unknown(inputs, parameters),
     )
 
@@ -68,9 +78,9 @@ def _evidence(inputs: Inputs, evidence: Evidence | None, missing: str, decision:
         yield Caution("MEMORY_TIGHT", "the upper end of the memory estimate does not fit", "fit.fits")
 
 
-def _advice(pack: Pack, inputs: Inputs, method: Method | None) -> Iterator[Caution]:
+def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:
     if method is not None:
-        for rule in warnings(pack, inputs.answers, method):
+        for rule in warnings(situation.pack, situation.answers, method, situation.evidence):
             yield Caution(caution_code(rule), rule.message, rule.id, rule.redirect)
 
 

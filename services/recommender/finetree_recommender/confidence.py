@@ -58,7 +58,8 @@ def judge(
 
 def _points(situation: Situation, decision: Decision, unmet: int) -> list[tuple[Number, int, str]]:
     weights = situation.pack.rules.confidence
-    warned = warnings(situation.pack, situation.answers, decision.method) if decision.method is not None else ()
+    method = decision.method
+    warned = warnings(situation.pack, situation.answers, method, situation.evidence) if method is not None else ()
     unpriced = situation.evidence is None or decision.settled.state is FitState.UNKNOWN
     return [
         (weights.unknown_question, decision.choice.ballot.unanswered, "questions without an answer"),

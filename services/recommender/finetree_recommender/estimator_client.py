@@ -87,6 +87,12 @@ class EstimatorClient:
         parameters = estimates[0].total_parameters if estimates else 0
         return Evidence(found, revision, parameters or None)
 
+    async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
+        """Estimates as they come; a row that is refused is left out."""
+        requests = {str(method): row for method, row in rows.items()}
+        answers = await self._bounded(self._client.estimate_batch(requests, timeout=self._seconds))
+        return {Method(key): answer for key, answer in answers.items() if isinstance(answer, est.Estimate)}
+
     def _notice(self, revision: ev.Revision) -> None:
         """Forget the catalogue when it is no longer the estimator's."""
         current = revision.catalogue.sha256

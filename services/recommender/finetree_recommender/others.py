@@ -43,7 +43,7 @@ class Opinion:
         evidence = self.situation.evidence
         priced = fit.best(evidence, method).priced if evidence is not None else None
         breaches = self.situation.broken.get(method, ())
-        found = list(reasons(Case(self.pack, self.situation.inputs, self.decision, method, priced, breaches)))
+        found = list(reasons(Case(self.pack, self.situation.inputs, self.decision, method, priced, breaches, evidence)))
         return next((reason for reason in found if reason.code not in _BARE), found[0]).message
 
 

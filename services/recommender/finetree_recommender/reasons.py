@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from finetree_recommender import fit
 from finetree_recommender.answers import CPU, Answers, matches
-from finetree_recommender.estimates import FitState, Priced
+from finetree_recommender.estimates import Evidence, FitState, Priced
 from finetree_recommender.figures import falls_short, prior_of
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
@@ -40,6 +40,7 @@ class Case:
     priced: Priced | None
     breaches: tuple[Breach, ...] = ()
     """What it would break of what was demanded."""
+    evidence: Evidence | None = None
 
     @property
     def feasible(self) -> bool:
@@ -59,10 +60,20 @@ class Case:
         return Standing.REJECTED if state is FitState.UNKNOWN else Standing.FITS_AGAINST_RULE
 
 
-def warnings(pack: Pack, answers: Answers, method: Method) -> tuple[CautionRule, ...]:
-    """The pack's cautions that apply to a method; the hard ones are the hardware gate's."""
+def warnings(pack: Pack, answers: Answers, method: Method, evidence: Evidence | None) -> tuple[CautionRule, ...]:
+    """The pack's cautions that apply to a method; the hard ones are the hardware gate's.
+
+    That a GPU has room for another method is not said where the estimate shows that it has not.
+    """
     soft = (rule for rule in pack.rules.cautions if rule.method is method and not rule.hard)
-    return tuple(rule for rule in soft if matches(rule.when, answers))
+    found = (rule for rule in soft if matches(rule.when, answers))
+    return tuple(rule for rule in found if "memory" not in rule.when or not _refuted(rule, evidence))
+
+
+def _refuted(rule: CautionRule, evidence: Evidence | None) -> bool:
+    if evidence is None or rule.redirect is None:
+        return False
+    return fit.best(evidence, rule.redirect).state is FitState.DOES_NOT_FIT
 
 
 def caution_code(rule: CautionRule) -> str:
@@ -95,7 +106,7 @@ def reasons(case: Case) -> Iterator[Reason]:
         if case.standing is Standing.FITS_AGAINST_RULE:
             yield Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", "fit.fits")
     yield from shortfall(case.pack, case.inputs.answers, case.method)
-    for rule in warnings(case.pack, case.inputs.answers, case.method):
+    for rule in warnings(case.pack, case.inputs.answers, case.method, case.evidence):
         pointer = f"; consider {rule.redirect}" if rule.redirect is not None else ""
         yield Reason(caution_code(rule), f"{rule.message}{pointer}", rule.id)
     yield from _bits(case)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from finetree_recommender import fit
 from finetree_recommender.answers import Answers
 from finetree_recommender.demands import Demands, all_breaches, burdens
-from finetree_recommender.estimates import Evidence
-from finetree_recommender.fit import Broken, Ground
+from finetree_recommender.estimates import Evidence, FitState
+from finetree_recommender.fit import Broken, Ground, States
 from finetree_recommender.inputs import Inputs
+from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import Decision, Verdict, asked, decide, verdict
 
@@ -64,5 +65,25 @@ class Situation:
         return verdict(self.pack, answers if answers is not None else self.asked, ground)
 
     def elsewhere(self, answers: Answers) -> Verdict:
-        """The verdict of the rules on other hardware, of which no estimate is at hand."""
-        return verdict(self.pack, answers, self.away)
+        """The verdict of the rules on other hardware, of which no estimate is at hand but for what is too large."""
+        states = self._too_large(answers.memory)
+        return verdict(self.pack, answers, self.away._replace(states=states) if states is not None else self.away)
+
+    def _too_large(self, memory: str) -> States | None:
+        """Which methods need more, at their smallest, than a GPU of a memory class has; None where none does.
+
+        A method that fits here may be made smaller still, and is left to the rules, as is what was not estimated.
+        """
+        item = next((item for item in self.pack.rules.gate.classes if item.key == memory), None)
+        if self.evidence is None or self.inputs.marketed_gb is None or item is None:
+            return None
+        bests = [fit.best(self.evidence, method) for method in Method]
+        room = item.low * fit.GIB
+        large = [
+            best.priced is not None
+            and best.state is FitState.DOES_NOT_FIT
+            and best.priced.device_bytes.expected > room > 0
+            for best in bests
+        ]
+        states = tuple(FitState.DOES_NOT_FIT if each else FitState.UNKNOWN for each in large)
+        return states if any(large) else None

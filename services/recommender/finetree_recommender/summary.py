@@ -13,6 +13,7 @@ from finetree_recommender.estimates import Priced
 from finetree_recommender.fit import GIB
 from finetree_recommender.methods import Method
 from finetree_recommender.reasons import LEAF_WORDS
+from finetree_recommender.renting import RENT
 
 UPGRADE_WORDS = "upgrade GPU first"
 """What the playbook says below 8 GB (L268)."""
@@ -53,7 +54,7 @@ def headline(answer: Recommendation) -> str:
 
 def paragraph(answer: Recommendation) -> str:
     """The whole answer for people: method and why, what it takes, what to beware of, and what would change it."""
-    parts = (_verdict, _figures, _caution, _changes, _others, _sharpening, _sure)
+    parts = (_verdict, _figures, _renting, _caution, _changes, _others, _sharpening, _sure)
     return " ".join(text for text in (part(answer) for part in parts) if text)
 
 
@@ -151,9 +152,16 @@ def _priced(answer: Recommendation, priced: Priced) -> str:
     return f"{text}."
 
 
+def _renting(answer: Recommendation) -> str:
+    """What to rent first."""
+    found = next((item for item in answer.cautions if item.code == RENT), None)
+    return f"To rent: {found.message}." if found is not None else ""
+
+
 def _caution(answer: Recommendation) -> str:
-    graver = [item for item in answer.cautions if item.code not in (*MISSING_EVIDENCE, *_REMARKS)]
-    found = next(iter([*graver, *answer.cautions]), None)
+    told = [item for item in answer.cautions if item.code != RENT]
+    graver = [item for item in told if item.code not in (*MISSING_EVIDENCE, *_REMARKS)]
+    found = next(iter([*graver, *told]), None)
     return f"Beware: {found.message}." if found is not None and found.code not in MISSING_EVIDENCE else ""
 
 

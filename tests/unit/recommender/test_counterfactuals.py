@@ -4,10 +4,13 @@
 from typing import Any
 
 import pytest
+from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender.advisor import conclude
 from finetree_recommender.counterfactuals import Counterfactual
+from finetree_recommender.estimates import Evidence, FitState, Priced
 from finetree_recommender.methods import Method
 
+GIB = 2**30
 ALL_FIT = {"full": "FITS", "lora": "FITS", "qlora": "FITS", "prefix": "FITS", "adapter": "FITS"}
 STEPS = {"GB": 0.01, "USD a month": 0.01, "USD a run": 0.01}
 QUESTIONS = {
@@ -133,3 +136,27 @@ def test_robustness_is_the_share_of_neighbours_that_keep_the_verdict(ask):
     assert not firm.abstained
     assert 0 <= loose.score < firm.score <= 1
     assert "points" in firm.definition
+
+
+def too_large(needs, has):
+    """Evidence that nothing fits into `has` GiB; `needs` are GiB by method."""
+    rows = {}
+    for method, gib in needs.items():
+        peak = ev.Interval(low=gib * GIB, expected=gib * GIB, high=gib * GIB)
+        rows[method, 0] = Priced(FitState.DOES_NOT_FIT, peak, int(has * GIB), None, None, "USD", 100)
+    return Evidence(rows, ev.Revision(), None)
+
+
+def test_no_class_of_gpus_is_named_for_a_method_that_the_estimate_shows_to_need_more(pack, read):
+    """70B: LoRA and full fine-tuning need more than 80 GiB at their smallest, QLoRA more than 24."""
+    needs = {Method.QLORA: 42, Method.LORA: 140, Method.ADAPTER: 140, Method.PREFIX: 180, Method.FULL: 410}
+    answer = conclude(pack, read(parameters=70_000_000_000, hardware=gpu(24)), too_large(needs, 23.5), "")
+    told = {(flip.to_value, flip.method) for flip in answer.counterfactuals if flip.field_path == "hardware"}
+    assert told == {("a GPU of 80 GB or more (by the rules, not priced)", Method.QLORA)}
+
+
+def test_what_is_too_large_here_is_not_too_large_for_a_gpu_that_has_the_room(pack, read):
+    answer = conclude(pack, read(hardware=gpu(8)), too_large(dict.fromkeys(Method, 18), 7.6), "")
+    told = {flip.method: flip.to_value for flip in answer.counterfactuals if flip.field_path == "hardware"}
+    assert told[Method.LORA] == "a GPU of 24 GB (by the rules, not priced)"
+    assert Method.QLORA not in told

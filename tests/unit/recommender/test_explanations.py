@@ -52,6 +52,15 @@ def test_all_five_methods_are_listed_with_the_reason_of_each(answer):
     assert outvoted.message == "2 < 5 votes"
 
 
+def test_room_for_a_16_bit_base_is_not_claimed_where_the_estimate_shows_that_it_does_not_fit(pack, read, evidence):
+    tight = conclude(pack, read(**ALL_ANSWERED), evidence(qlora="FITS"), "")
+    assert tight.decision.method is Method.QLORA
+    assert "CAUTION_QLORA_MEMORY" not in codes(tight, Method.QLORA)
+    assert "CAUTION_QLORA_MEMORY" not in [caution.code for caution in tight.cautions]
+    without = conclude(pack, read(**ALL_ANSWERED), None, cautions.ESTIMATOR_UNAVAILABLE)
+    assert "CAUTION_QLORA_MEMORY" in codes(without, Method.QLORA)
+
+
 def test_votes_are_told_by_question(answer):
     by_method = {item.method: dict(item.votes) for item in answer.methods}
     assert by_method[Method.LORA] == dict.fromkeys(["q1_memory", "q2_budget", "q3_quality", "q4_time", "q5_tasks"], 1)
