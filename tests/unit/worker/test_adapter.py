@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from finetree_worker import models
-from finetree_worker.errors import ModelError
+from finetree_worker.errors import ModelError, PlanError
 from finetree_worker.methods import adapter
 from finetree_worker.plan import TrainPlan
 from finetree_worker.prepare import base_facts
@@ -69,3 +69,15 @@ def test_an_adapter_for_another_base_is_refused(plan: TrainPlan, tiny: Callable[
     with pytest.raises(ModelError) as refused:
         adapter.load(load(plan, CPU), plan.artifact)
     assert refused.value.reason == "ADAPTER_UNREADABLE"
+
+
+def test_a_model_without_blocks_to_follow_is_refused(plan: TrainPlan) -> None:
+    """OPT's layers have the products of their MLP, and no module around them."""
+    from transformers import AutoModelForCausalLM, OPTConfig
+
+    build: Any = AutoModelForCausalLM.from_config
+    model = build(OPTConfig(hidden_size=16, num_hidden_layers=2, ffn_dim=16, num_attention_heads=2, vocab_size=272))
+    with pytest.raises(PlanError) as refused:
+        adapt(replace(plan, method=METHODS["pfeiffer"]), model, CPU)
+    assert (refused.value.reason, refused.value.field) == ("ADAPTER_NOT_SUPPORTED", "adapter")
+    assert adapt(plan, model, CPU)[1].trainable, "the refusal advises lora"

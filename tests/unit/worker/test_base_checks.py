@@ -136,3 +136,24 @@ def test_tokens_without_an_embedding_and_sequences_without_positions_are_refused
     with pytest.raises(ModelError) as mismatch:
         base_checks.check_fit(base, config, tokenizer, 8)
     assert mismatch.value.reason == "VOCABULARY_MISMATCH"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda base: (base / "tokenizer.json").write_text("{"), "TOKENIZER_UNREADABLE"),
+        (lambda base: _forget_end(base / "tokenizer_config.json"), "TOKENIZER_UNSUPPORTED"),
+    ],
+    ids=["damaged", "no end"],
+)
+def test_a_tokenizer_that_cannot_end_an_answer_or_cannot_be_read_is_refused(base, spoil, reason):
+    spoil(base)
+    with pytest.raises(ModelError) as error:
+        models.load_tokenizer(base)
+    assert (error.value.reason, error.value.field) == (reason, "model")
+    assert str(base) not in error.value.message
+
+
+def _forget_end(file) -> None:
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in settings.items() if name != "eos_token"}))

@@ -2,6 +2,7 @@
 """Early stopping, and the evaluation whose weights count."""
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,3 +160,21 @@ def test_a_best_answer_is_not_looked_for_where_nothing_is_asked(
     with pytest.raises(DataError) as refused:
         run(replace(asked, evaluation=replace(asked.evaluation, dataset=text)))
     assert (refused.value.reason, refused.value.field) == ("NO_QUESTIONS", "evaluation.best_by")
+
+
+def test_a_best_checkpoint_that_is_gone_is_told_and_the_last_weights_count(plan: TrainPlan) -> None:
+    plan = replace(plan, evaluation=EvaluationPlan(every_steps=1, early_stopping_patience=2))
+    recorder = Recorder()
+    loop = loop_of(plan, recorder)
+    values = scripted((3.0, 2.0, 2.5, 2.5))
+
+    def evaluate(step: int) -> float | None:
+        if step == 4:
+            (folder,) = plan.checkpoints_dir.glob("step-*2")
+            shutil.rmtree(folder)
+        return values(step)
+
+    loop.run(evaluate)
+    assert [alert.reason for alert in recorder.of(events.Alert)] == ["BEST_CHECKPOINT_MISSING"]
+    assert not recorder.of(events.BestRestored)
+    assert loop.position.step == 4

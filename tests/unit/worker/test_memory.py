@@ -17,7 +17,7 @@ from finetree_worker.packing import Example
 from finetree_worker.plan import CheckpointPlan, OptimizerName, TrainPlan
 from finetree_worker.telemetry import is_out_of_memory
 from finetree_worker.train import train
-from worker_harness import Recorder, difference, elsewhere, run, tuned, weights
+from worker_harness import METHODS, Recorder, difference, elsewhere, run, tuned, weights
 
 CPU_FULL = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory:"
 
@@ -74,6 +74,30 @@ def test_a_run_that_cannot_fit_is_refused_with_numbers_before_its_first_step(
     assert [report.fits for report in recorder.of(events.PreflightReport)] == [False]
     assert not recorder.of(events.StepMetrics)
     assert not plan.artifact.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "checkpointing", "advice"),
+    [
+        ("lora", False, "turn gradient checkpointing on, use qlora, or use a smaller model."),
+        ("lora", True, "use qlora, or use a smaller model."),
+        ("nf4", False, "turn gradient checkpointing on, or use a smaller model."),
+        ("prefix", False, "use qlora, or use a smaller model."),
+    ],
+)
+def test_a_run_that_cannot_fit_is_advised_nothing_that_it_does_or_may_not_do(
+    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, kind: str, checkpointing: bool, advice: str
+) -> None:
+    def refusing(_: Any, batch: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError(str(batch.tokens))
+
+    monkeypatch.setattr(gradients, "target_loss", refusing)
+    asked = replace(tuned(plan, gradient_checkpointing=checkpointing), method=METHODS[kind])
+    with pytest.raises(MemoryExhaustedError) as caught:
+        run(asked)
+    remedy = caught.value.remedy
+    assert remedy.startswith("Lower sequence_length below ")
+    assert remedy.partition(", ")[2] == advice
 
 
 def test_an_optimizer_whose_state_does_not_fit_is_found_before_the_first_step(

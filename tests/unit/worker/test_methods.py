@@ -3,6 +3,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from finetree_worker import events, loading, models
-from finetree_worker.errors import Cancelled
-from finetree_worker.plan import Method, OptimizerName, TrainPlan
+from finetree_worker.errors import Cancelled, PlanError
+from finetree_worker.plan import FullMethod, Method, OptimizerName, TrainPlan
 from finetree_worker.train import adapt, load
 from torch import nn
 from worker_harness import METHODS, loop_of, pausing, run, scripted, tuned, weights
@@ -158,13 +159,16 @@ def test_plain_peft_loads_the_adapter_with_our_logits(plan: TrainPlan, kind: str
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
 @pytest.mark.parametrize(("kind", "mapped"), [("nf4", False), ("int8", False), ("lora", True)])
-def test_a_quantised_base_does_not_keep_its_file_in_memory(plan: TrainPlan, kind: str, mapped: bool) -> None:
+def test_a_quantised_base_does_not_keep_its_file_in_memory(
+    plan: TrainPlan, tmp_path: Path, kind: str, mapped: bool
+) -> None:
     """One tensor that is a view of the file would keep all of the unpacked weights beside the packed ones."""
-    model = load(replace(plan, method=METHODS[kind]), CPU)
+    # Its own copy: models of other tests may not have been collected yet.
+    own = Path(shutil.copytree(plan.base.folder, tmp_path / "base"))
+    model = load(replace(plan, base=replace(plan.base, folder=own), method=METHODS[kind]), CPU)
 
     assert all(parameter.is_cpu for parameter in model.parameters())
-    file = str(plan.base.folder / "model.safetensors")
-    assert (file in Path("/proc/self/maps").read_text()) is mapped
+    assert (str(own / "model.safetensors") in Path("/proc/self/maps").read_text()) is mapped
 
 
 @pytest.mark.parametrize(("dtype", "way"), [(torch.float32, "mmap"), (torch.bfloat16, "pread")])
@@ -226,3 +230,10 @@ def test_bitsandbytes_advice_to_fetch_kernels_is_not_shown(caplog: pytest.LogCap
         root.handlers, level = before
         root.setLevel(level)
         logging.captureWarnings(capture=False)
+
+
+def test_as_many_frozen_layers_as_there_are_leave_nothing_to_train(plan: TrainPlan) -> None:
+    with pytest.raises(PlanError) as refused:
+        adapt(replace(plan, method=FullMethod(frozen_layers=2)), load(plan, CPU), CPU)
+    assert (refused.value.reason, refused.value.field) == ("NOTHING_TO_TRAIN", "full.frozen_layers")
+    assert "at most 1 layers" in refused.value.remedy

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prefixes: what a document sees of them, how they start, what is answered behind them."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -98,3 +99,42 @@ def test_a_prefix_longer_than_the_attention_window_is_refused(plan: TrainPlan, t
     with pytest.raises(PlanError) as refused:
         adapt(replace(plan, method=PrefixMethod(24)), tiny("mistral", sliding_window=24), CPU)
     assert (refused.value.reason, refused.value.field) == ("PREFIX_TOO_LONG", "prefix.virtual_tokens")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "remedy"),
+    [(24, "Lower sequence_length to 8, or use fewer virtual tokens."), (32, "Use fewer virtual tokens.")],
+)
+def test_a_prefix_and_a_row_longer_than_the_models_positions_are_refused(
+    plan: TrainPlan, tokens: int, remedy: str
+) -> None:
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    build: Any = AutoModelForCausalLM.from_config
+    model = build(GPT2Config(n_positions=32, n_embd=16, n_layer=1, n_head=2, vocab_size=272))
+    with pytest.raises(PlanError) as refused:
+        adapt(replace(plan, method=PrefixMethod(tokens)), model, CPU)
+    assert (refused.value.reason, refused.value.remedy) == ("PREFIX_TOO_LONG", remedy)
+
+
+def test_a_text_without_tokens_starts_no_prefix(tokenizer: Any) -> None:
+    from tokenizers import normalizers
+
+    stripping = copy.deepcopy(tokenizer)
+    stripping.backend_tokenizer.normalizer = normalizers.Strip()
+    with pytest.raises(PlanError) as refused:
+        methods.prefix.init_tokens(PrefixMethod(6, init_text="  "), stripping)
+    assert (refused.value.reason, refused.value.field) == ("INVALID_PREFIX_TEXT", "prefix.init_text")
+
+
+def test_a_model_whose_keys_and_values_differ_in_size_takes_no_prefix(plan: TrainPlan) -> None:
+    """DeepSeek's heads: 12 numbers of a key, 8 of a value."""
+    from transformers import AutoModelForCausalLM, DeepseekV3Config
+
+    heads = {"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "q_lora_rank": 16, "kv_lora_rank": 8}
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "first_k_dense_replace": 2}
+    config = DeepseekV3Config(vocab_size=272, num_attention_heads=4, num_key_value_heads=4, **shape, **heads)
+    build: Any = AutoModelForCausalLM.from_config
+    with pytest.raises(PlanError) as refused:
+        adapt(replace(plan, method=PrefixMethod(6)), build(config), CPU)
+    assert (refused.value.reason, refused.value.field) == ("PREFIX_NOT_SUPPORTED", "prefix")

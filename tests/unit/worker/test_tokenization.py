@@ -178,3 +178,23 @@ def test_a_system_message_without_a_template_stands_before_the_prompt(tokenizer:
     example = _tokenize(row, Format.INSTRUCTION, plain)
     assert plain.decode(example.tokens.tolist()) == "Be brief.\n\nask: answer<|im_end|>"
     assert _learned(example, plain) == " answer<|im_end|>"
+
+
+def test_a_chat_for_a_model_without_a_template_is_refused(tokenizer: Any) -> None:
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    with pytest.raises(DataError) as refused:
+        _tokenize(TWO_TURNS, Format.CHAT, plain)
+    assert (refused.value.reason, refused.value.field) == ("NO_CHAT_TEMPLATE", "dataset")
+
+
+def test_a_template_that_hides_where_an_answer_begins_is_refused_with_row_and_turn(tokenizer: Any) -> None:
+    """It turns the conversation round. What the refusal advises helps: all of it can be learned, or plain text."""
+    backwards = copy.deepcopy(tokenizer)
+    backwards.chat_template = "{% for m in messages | reverse %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    with pytest.raises(DataError) as refused:
+        _tokenize(replace(TWO_TURNS, number=7), Format.CHAT, backwards)
+    assert (refused.value.reason, refused.value.field) == ("UNSUPPORTED_TEMPLATE", "dataset[7].messages[1]")
+    whole = _tokenize(TWO_TURNS, Format.CHAT, backwards, LossOn.ALL)
+    assert _learned(whole, backwards).startswith("assistant: four\nuser: three\n")
+    assert _learned(_tokenize(Row(1, text="one two"), Format.TEXT, backwards), backwards) == "one two<|im_end|>"

@@ -15,7 +15,7 @@ from finetree_worker.events import BatchSizeChanged, Reporter
 from finetree_worker.loss import target_loss
 from finetree_worker.loss_scale import LossScale
 from finetree_worker.packing import Example, MicroBatch, collate, pack
-from finetree_worker.plan import FullMethod, Precision, TrainPlan
+from finetree_worker.plan import FullMethod, Precision, PrefixMethod, QloraMethod, TrainPlan
 from finetree_worker.randomness import DropoutMasks
 from finetree_worker.steering import Steering
 from finetree_worker.telemetry import free_cache, is_out_of_memory
@@ -80,6 +80,18 @@ class Gradients:
             # Only here, past the except block, has the traceback let go of the tensors that it held.
             free_cache(self._subject.device)
 
+    @property
+    def advice(self) -> str:
+        """What else than shorter rows takes less memory: the end of a remedy's list. Nothing that the plan does."""
+        method, checkpointed = self._plan.method, self._plan.optimization.gradient_checkpointing
+        helps = []
+        # Checkpointing would drop the cache that a prefix is in.
+        if not checkpointed and not isinstance(method, PrefixMethod):
+            helps.append("turn gradient checkpointing on")
+        if not isinstance(method, QloraMethod):
+            helps.append("use qlora")
+        return ", ".join([*helps, "or use a smaller model"])
+
     def forget(self) -> None:
         """Drop all gradients."""
         for parameter in self._subject.trainable.values():
@@ -119,7 +131,7 @@ class Gradients:
                 "OUT_OF_MEMORY",
                 f"The device's memory does not hold one row of {longest} tokens.",
                 field="training.sequence_length",
-                remedy="Lower sequence_length, turn gradient checkpointing on, or use QLoRA or a smaller model.",
+                remedy=f"Lower sequence_length, {self.advice}.",
             ) from error
         before = self.limit
         if self.packing:

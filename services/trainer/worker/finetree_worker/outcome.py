@@ -66,7 +66,7 @@ def _recognise(error: BaseException) -> TaskError:
         return _OutOfMemoryError(
             "OUT_OF_MEMORY",
             "The memory ran out.",
-            remedy="Lower training.micro_batch_size or training.sequence_length, or use gradient checkpointing.",
+            remedy="Lower training.micro_batch_size or training.sequence_length, or use a smaller model.",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageError("DISK_FULL", "The disk is full.", remedy="Free space on the disk of the trainer's data.")

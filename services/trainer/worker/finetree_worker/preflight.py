@@ -36,7 +36,7 @@ def check(
         if not isinstance(error, MemoryExhaustedError) and not is_out_of_memory(error):
             raise
         _report(reporter, rows, subject, fits=False)
-        raise _refused(rows, subject.device) from error
+        raise _refused(rows, subject.device, gradients.advice) from error
     finally:
         gradients.forget()
         if not resumed:
@@ -102,7 +102,7 @@ def _report(reporter: Reporter, rows: Sequence[Example], subject: Subject, *, fi
     )
 
 
-def _refused(rows: Sequence[Example], device: torch.device) -> MemoryExhaustedError:
+def _refused(rows: Sequence[Example], device: torch.device, advice: str) -> MemoryExhaustedError:
     peak, free = (amount / 1e9 for amount in (peak_memory_bytes(device), free_memory_bytes(device)))
     longest = max(map(len, rows))
     return MemoryExhaustedError(
@@ -110,5 +110,5 @@ def _refused(rows: Sequence[Example], device: torch.device) -> MemoryExhaustedEr
         f"Not even one row of {longest} tokens can be trained in this device's memory: at most {peak:.2f} GB were in "
         f"use before it ran out, and {free:.2f} GB are free without that row.",
         field="training.sequence_length",
-        remedy=f"Lower sequence_length below {longest}, turn gradient checkpointing on, or use QLoRA or another model.",
+        remedy=f"Lower sequence_length below {longest}, {advice}.",
     )

@@ -117,6 +117,9 @@ def _whole_if_all(rendered: Rendered, loss_on: LossOn) -> Rendered:
 def _render_chat(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Rendered:
     text = template(tokenizer, row.messages, row.number, tools=row.tools)
     _require_tools(row, text)
+    if loss_on is LossOn.ALL:
+        # Where answers stand in it does not matter then, and not every template shows it.
+        return Rendered(row.number, text, ())
     turns = [i for i, message in enumerate(row.messages) if message.role == "assistant" and message.learned]
     if loss_on is LossOn.LAST_COMPLETION:
         turns = turns[-1:]
@@ -139,7 +142,7 @@ def _span(row: Row, turn: int, text: str, tokenizer: PreTrainedTokenizerBase) ->
         "UNSUPPORTED_TEMPLATE",
         f"Row {row.number}: the model's chat template does not show where the answer in messages[{turn}] begins.",
         field=f"dataset[{row.number}].messages[{turn}]",
-        remedy='Set loss_tokens to LOSS_TOKENS_ALL, or give rows of "prompt" and "completion" with one answer.',
+        remedy='Set loss_tokens to LOSS_TOKENS_ALL, or give rows of "text", which no template touches.',
         row=row.number,
     )
 

@@ -82,12 +82,13 @@ def _check_length(model: PreTrainedModel, tokens: int, sequence_length: int) -> 
     learned = getattr(config, "rope_parameters", None) is None
     positions = getattr(config, "max_position_embeddings", None)
     if learned and positions is not None and tokens + sequence_length > positions:
+        shorter = f"Lower sequence_length to {positions - tokens}, or use" if tokens < positions else "Use"
         raise PlanError(
             "PREFIX_TOO_LONG",
             f"{tokens} virtual tokens and {sequence_length} tokens of a row are more than the model's {positions} "
             "positions.",
             field="prefix.virtual_tokens",
-            remedy=f"Lower sequence_length to {max(1, positions - tokens)}, or use fewer virtual tokens.",
+            remedy=f"{shorter} fewer virtual tokens.",
         )
 
 
