@@ -253,21 +253,15 @@ def _rank(built: Recipe | None) -> int | None:
 def _questions(pack: Pack, inputs: Inputs) -> dict[Method, est.EstimateRunRequest]:
     """Every method's recipe, with its adaptations to be tried where it does not fit."""
     request = inputs.request
-    asked = est.EstimateRunRequest(view=est.ESTIMATE_VIEW_SUMMARY)
+    beside = est.EstimateRunRequest(view=est.ESTIMATE_VIEW_SUMMARY)
     if inputs.profile is not None:
-        asked.dataset_profile.CopyFrom(inputs.profile)
+        beside.dataset_profile.CopyFrom(inputs.profile)
     if request.HasField("evaluation_profile"):
-        asked.evaluation_profile.CopyFrom(request.evaluation_profile)
+        beside.evaluation_profile.CopyFrom(request.evaluation_profile)
     if request.HasField("pinned"):
-        asked.pinned.CopyFrom(request.pinned)
-        asked.pinned.ClearField("pack")
-    rows: dict[Method, est.EstimateRunRequest] = {}
-    for method in Method:
-        row = rows[method] = est.EstimateRunRequest()
-        row.CopyFrom(asked)
-        row.spec.CopyFrom(recipe.plain(pack, inputs, method, _parameters(inputs, None)))
-        row.fallbacks.extend(recipe.changes(pack, inputs, method))
-    return rows
+        beside.pinned.CopyFrom(request.pinned)
+        beside.pinned.ClearField("pack")
+    return recipe.questions(pack, inputs, _parameters(inputs, None), beside)
 
 
 def _parameters(inputs: Inputs, evidence: Evidence | None) -> int | None:

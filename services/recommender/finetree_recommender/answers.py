@@ -12,11 +12,11 @@ UNKNOWN = "unknown"
 CPU = "cpu"
 
 
-def _words(enum: Any, prefix: str) -> tuple[str, ...]:
-    return tuple(name.removeprefix(prefix) for name, number in enum.items() if number)
+def _words(enum: Any, prefix: str) -> dict[int, str]:
+    return {number: name.removeprefix(prefix) if number else UNKNOWN for name, number in enum.items()}
 
 
-ENUM_WORDS: dict[str, tuple[str, ...]] = {
+WORD_OF: dict[str, dict[int, str]] = {
     "quality": _words(rec.QualityNeed, "QUALITY_NEED_"),
     "time": _words(rec.TimeNeed, "TIME_NEED_"),
     "tasks": _words(rec.TaskVariety, "TASK_VARIETY_"),
@@ -25,11 +25,17 @@ ENUM_WORDS: dict[str, tuple[str, ...]] = {
     "behavior_change": _words(rec.BehaviorChange, "BEHAVIOR_CHANGE_"),
     "experience": _words(rec.Experience, "EXPERIENCE_"),
 }
-"""Answers that are enums of the contract, by input, in the contract's order and without their prefixes."""
+"""Answers that are enums of the contract, by input and number, without their prefixes."""
+PRIORITY_OF = _words(rec.Priority, "PRIORITY_")
+"""What can matter, by number."""
+SERVING_OF = _words(rec.ServingTarget, "SERVING_TARGET_")
+"""What can serve the result, by number."""
 
-PRIORITY_WORDS = _words(rec.Priority, "PRIORITY_")
+ENUM_WORDS = {name: tuple(words.values())[1:] for name, words in WORD_OF.items()}
+"""Answers that are enums of the contract, by input, in the contract's order."""
+PRIORITY_WORDS = tuple(PRIORITY_OF.values())[1:]
 """What can matter."""
-SERVING_WORDS = _words(rec.ServingTarget, "SERVING_TARGET_")
+SERVING_WORDS = tuple(SERVING_OF.values())[1:]
 """What can serve the result."""
 
 

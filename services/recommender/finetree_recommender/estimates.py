@@ -87,9 +87,12 @@ class Model:
     longest: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Catalogue:
-    """Accelerators and models by lower-case name (models also by hub id, accelerators by every alias)."""
+    """Accelerators and models by lower-case name (models also by hub id, accelerators by every alias).
+
+    Compared and hashed by identity, as a key of what is kept for it.
+    """
 
     accelerators: Mapping[str, Accelerator] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)

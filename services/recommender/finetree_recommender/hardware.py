@@ -3,8 +3,10 @@
 
 import difflib
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
@@ -35,6 +37,13 @@ class Device:
 
 def read_device(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
     """Understand a request's hardware with the estimator's catalogue (empty when that cannot be asked)."""
+    return _read(hardware.SerializeToString(deterministic=True), pack, catalogue)
+
+
+@lru_cache(maxsize=4096)
+def _read(raw: bytes, pack: Pack, catalogue: Catalogue) -> Device:
+    """Kept by the message's bytes: few kinds of hardware are asked about, and each is looked for in the catalogue."""
+    hardware = rs.Hardware.FromString(raw)
     kind = hardware.WhichOneof("device")
     if kind == "accelerator":
         found = _named(hardware, pack, catalogue)
@@ -56,8 +65,13 @@ def canonical(name: str) -> str:
 def memory_class(pack: Pack, gb: float) -> MemoryClass:
     """The playbook's class of a memory size in GB; up to five percent short of a class still counts."""
     tolerated = gb * (1 + pack.rules.gate.tolerance.value)
-    classes = pack.rules.gate.classes
-    return next((item for item in reversed(classes) if tolerated >= item.low), classes[0])
+    return pack.rules.gate.classes[max(0, bisect_right(_lows(pack), tolerated) - 1)]
+
+
+@lru_cache(maxsize=64)
+def _lows(pack: Pack) -> tuple[float, ...]:
+    """Where the classes begin; a loaded pack's follow each other without a gap."""
+    return tuple(item.low for item in pack.rules.gate.classes)
 
 
 def _named(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:

@@ -3,13 +3,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.plan import spec_profile
 
-from finetree_recommender.answers import CPU, ENUM_WORDS, UNKNOWN, Answers
+from finetree_recommender.answers import CPU, PRIORITY_OF, SERVING_OF, UNKNOWN, WORD_OF, Answers
 from finetree_recommender.demands import Demands
 from finetree_recommender.estimates import Catalogue, Model
 from finetree_recommender.hardware import Device, memory_class, read_device
@@ -18,30 +16,19 @@ from finetree_recommender.pack import Pack
 from finetree_recommender.trace import Caution
 from finetree_recommender.wish_rules import Bracket
 
-_ENUMS: dict[str, Any] = {
-    "quality": rec.QualityNeed,
-    "time": rec.TimeNeed,
-    "tasks": rec.TaskVariety,
-    "use_case": rec.UseCase,
-    "task_kind": rec.TaskKind,
-    "behavior_change": rec.BehaviorChange,
-    "experience": rec.Experience,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """A request, read."""
 
     request: rec.RecommendRequest
+    pack: Pack
+    """What it was read with."""
     answers: Answers
     demands: Demands
     device: Device
     model: Model | None
     profile: rs.DatasetProfile | None
-    listing: tuple[Listed, ...]
-    cautions: tuple[Caution, ...]
-    """What is odd about the inputs themselves."""
     evidence_profile: bool = False
     """Whether the recipe takes published numbers before the playbook's."""
     catalogue: Catalogue = field(default_factory=Catalogue, repr=False)
@@ -49,7 +36,18 @@ class Inputs:
 
     def reread(self, pack: Pack) -> "Inputs":
         """The same request, read with another pack's classes."""
-        return normalize(self.request, pack, self.catalogue)
+        return _read(self.request, pack, self.catalogue, self.model, self.profile)
+
+    @property
+    def listing(self) -> tuple[Listed, ...]:
+        """Every input as it was understood, in words."""
+        evidence = self.evidence_profile
+        return tuple(listing(self.request, self.answers, self.device, self.model, self.profile, evidence=evidence))
+
+    @property
+    def cautions(self) -> tuple[Caution, ...]:
+        """What is odd about the inputs themselves."""
+        return (*self.device.cautions, *_contradictions(self.request, self.pack))
 
     @property
     def hardware(self) -> rs.Hardware:
@@ -96,22 +94,29 @@ def wants_evidence(request: rec.RecommendRequest, pack: Pack) -> bool:
 
 def normalize(request: rec.RecommendRequest, pack: Pack, catalogue: Catalogue) -> Inputs:
     """Read a request with a pack's classes and the estimator's catalogue (empty when that cannot be asked)."""
-    device = read_device(request.hardware, pack, catalogue)
-    answers = _answers(request, pack, device)
     profile = request.dataset_profile if request.HasField("dataset_profile") else None
-    profile = profile or spec_profile(rs.RunSpec(dataset=request.dataset))
-    model = _model(request.model, catalogue)
+    if profile is None and request.dataset.WhichOneof("source") == "profile":
+        profile = request.dataset.profile
+    return _read(request, pack, catalogue, _model(request.model, catalogue), profile)
+
+
+def _read(
+    request: rec.RecommendRequest,
+    pack: Pack,
+    catalogue: Catalogue,
+    model: Model | None,
+    profile: rs.DatasetProfile | None,
+) -> Inputs:
+    device = read_device(request.hardware, pack, catalogue)
     demands = Demands(
         deadline_seconds=_seconds(request),
         run_usd=_run_budget(request),
-        serving=tuple(rec.ServingTarget.Name(item).removeprefix("SERVING_TARGET_") for item in request.serving),
+        serving=tuple(SERVING_OF[item] for item in request.serving),
         capability=device.entry.capability if device.entry is not None else None,
         examples=profile.examples if profile is not None else None,
     )
-    evidence = wants_evidence(request, pack)
-    listed = tuple(listing(request, answers, device, model, profile, evidence=evidence))
-    cautions = (*device.cautions, *_contradictions(request, pack))
-    return Inputs(request, answers, demands, device, model, profile, listed, cautions, evidence, catalogue)
+    answers, evidence = _answers(request, pack, device), wants_evidence(request, pack)
+    return Inputs(request, pack, answers, demands, device, model, profile, evidence, catalogue)
 
 
 def month_budget(request: rec.RecommendRequest) -> float | None:
@@ -147,7 +152,7 @@ def _answers(request: rec.RecommendRequest, pack: Pack, device: Device) -> Answe
         implied = next((item.implies for item in brackets if number is not None and item.holds(number)), "")
         if words[name] == UNKNOWN and implied:
             words[name] = implied
-    priorities = tuple(rec.Priority.Name(item).removeprefix("PRIORITY_") for item in request.priorities)
+    priorities = tuple(PRIORITY_OF[item] for item in request.priorities)
     memory = _memory(request.hardware, device.gate_gb, pack)
     return Answers(
         memory=memory, budget=bracket_key(rules.budget, month_budget(request)), priorities=priorities, **words
@@ -166,9 +171,8 @@ def _memory(hardware: rs.Hardware, gb: float | None, pack: Pack) -> str:
 
 
 def _enum_words(request: rec.RecommendRequest) -> Iterator[tuple[str, str]]:
-    for name in ENUM_WORDS:
-        number = getattr(request, name)
-        yield name, ENUM_WORDS[name][_ENUMS[name].values().index(number) - 1] if number else UNKNOWN
+    for name, words in WORD_OF.items():
+        yield name, words[getattr(request, name)]
 
 
 def _model(source: rs.ModelSource, catalogue: Catalogue) -> Model | None:

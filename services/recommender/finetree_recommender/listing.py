@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_recommender.answers import ENUM_WORDS, UNKNOWN, Answers
+from finetree_recommender.answers import ENUM_WORDS, PRIORITY_OF, SERVING_OF, UNKNOWN, Answers
 from finetree_recommender.estimates import Model
 from finetree_recommender.hardware import Device
 
@@ -56,8 +56,8 @@ def _values(
     for name in ENUM_WORDS:
         yield name, _answer_words(request, answers, name)
     yield "task_count", str(request.task_count) if request.task_count else None
-    yield "serving", ", ".join(_word(rec.ServingTarget, item) for item in request.serving) or None
-    yield "priorities", ", ".join(_word(rec.Priority, item) for item in request.priorities) or None
+    yield "serving", ", ".join(SERVING_OF[item].lower() for item in request.serving) or None
+    yield "priorities", ", ".join(PRIORITY_OF[item].lower() for item in request.priorities) or None
     yield "can_rent", str(request.can_rent).lower() if request.HasField("can_rent") else None
     yield "dataset_profile.examples", f"{profile.examples} examples" if profile is not None else None
 
@@ -67,10 +67,6 @@ def _answer_words(request: rec.RecommendRequest, answers: Answers, name: str) ->
     if answer == UNKNOWN:
         return None
     return answer.lower() if getattr(request, name) else f"{answer.lower()}, from {_NUMBERED[name]}"
-
-
-def _word(enum: type[rec.Priority] | type[rec.ServingTarget], number: int) -> str:
-    return str(enum.Name(number)).removeprefix("PRIORITY_").removeprefix("SERVING_TARGET_").lower()  # type: ignore[arg-type]  # a number of that enum
 
 
 def _model_words(source: rs.ModelSource, model: Model | None) -> str:

@@ -3,18 +3,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
+from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.defaults import suggested_sequence_length
 from finetree_runtime.plan import resolve_spec
 
-from finetree_recommender.drafting import SEQUENCE, Draft, Rule, case_of, draft, limits, sequence_length, setting
+from finetree_recommender.drafting import SEQUENCE, Case, Draft, case_of, draft, sequence_length
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.recipe_rules import Adaptation, Computed, Value
+from finetree_recommender.tables import Rule, limits, setting
+from finetree_recommender.wire import delimited, key
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,42 +29,59 @@ class Recipe:
 
 def adaptations(pack: Pack, inputs: Inputs, method: Method) -> tuple[Adaptation, ...]:
     """Ways to shrink a method's recipe on this device, in the pack's order."""
-    return _adaptations(pack, method, _length(pack, inputs), on_cpu=inputs.on_cpu)
+    return _adaptations(pack, method, _length(pack, case_of(pack, inputs, method, None)), on_cpu=inputs.on_cpu)
 
 
-def plain(pack: Pack, inputs: Inputs, method: Method, parameters: int | None) -> rs.RunSpec:
-    """The recipe of a method without adaptations; what no rule sets is left open.
+def questions(
+    pack: Pack, inputs: Inputs, parameters: int | None, beside: est.EstimateRunRequest
+) -> dict[Method, est.EstimateRunRequest]:
+    """What to ask the estimator for each method: its recipe without adaptations, and what each of those would set.
 
-    `parameters` of the base model choose the learning rate; None takes the rows for an unknown size.
+    What no rule sets is left open. `parameters` of the base model choose the learning rate; None takes the rows for an
+    unknown size. `beside` is what is asked with every recipe.
     """
-    raw = _skeleton(inputs, method) + _joined(draft(pack, case_of(inputs, method, parameters)))
-    return rs.RunSpec.FromString(raw)
+    case = case_of(pack, inputs, Method.FULL, parameters)
+    named, length, others = _named(inputs), _length(pack, case), beside.SerializeToString()
+    found = {}
+    for method in Method:
+        spec = named + _marker(method) + draft(pack, case.by(method)).raw
+        raw = delimited(_SPEC, spec) + _fallbacks(pack, method, length, on_cpu=inputs.on_cpu) + others
+        found[method] = est.EstimateRunRequest.FromString(raw)
+    return found
 
 
 def changes(pack: Pack, inputs: Inputs, method: Method) -> tuple[rs.RunSpec, ...]:
-    """What each adaptation sets. Whoever takes one copies it."""
-    return _changes(pack, method, _length(pack, inputs), on_cpu=inputs.on_cpu)
+    """What each adaptation sets."""
+    return tuple(rs.RunSpec.FromString(_setting_of(rule)) for rule in adaptations(pack, inputs, method))
 
 
 def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None, adapted: int = 0) -> Recipe:
     """The recipe of a method, with its first `adapted` adaptations applied, complete and with its sources."""
-    choices = draft(pack, case_of(inputs, method, parameters))
-    sources = {path: _source(pack, path, choice.rule) for path, choice in choices.items()}
-    raw = _skeleton(inputs, method) + _joined(choices)
-    for rule in adaptations(pack, inputs, method)[:adapted]:
-        for path, value in _settings(rule).items():
-            raw += setting(path, value)[0]
+    choices, applied = (
+        draft(pack, case_of(pack, inputs, method, parameters)),
+        adaptations(pack, inputs, method)[:adapted],
+    )
+    raw = _named(inputs) + _marker(method) + choices.raw + b"".join(map(_setting_of, applied))
+    resolved = resolve_spec(rs.RunSpec.FromString(raw), profile=inputs.profile)
+    sources = _sources(pack, choices, method, tuple(rule.id for rule in applied))
+    return Recipe(resolved.spec, tuple(sources.get(item.field_path, item) for item in resolved.sources))
+
+
+@lru_cache(maxsize=4096)
+def _sources(pack: Pack, choices: Draft, method: Method, applied: tuple[str, ...]) -> Mapping[str, ev.SettingSource]:
+    """Where each value comes from, by its path; `applied` are the ids of the adaptations."""
+    sources = {path: _source(pack, path, choice.rule) for path, choice in choices.choices.items()}
+    for rule in (rule for rule in pack.rules.adaptations if rule.id in applied):
+        for path in _settings(rule):
             sources[path] = _source(pack, path, Computed(rule.id, f"to make it fit: {rule.message}", rule.source))
     # The source of an empty method message, as `full: {}` is.
     reason = "the recommended method"
     sources[method.field] = ev.SettingSource(field_path=method.field, rule_id="verdict", reason=reason)
-    resolved = resolve_spec(rs.RunSpec.FromString(raw), profile=inputs.profile)
-    return Recipe(resolved.spec, tuple(sources.get(item.field_path, item) for item in resolved.sources))
+    return sources
 
 
-def _length(pack: Pack, inputs: Inputs) -> int:
-    longest = inputs.model.longest if inputs.model is not None else 0
-    return sequence_length(pack, suggested_sequence_length(inputs.profile), longest)[0]
+def _length(pack: Pack, case: Case) -> int:
+    return sequence_length(pack, case.suggested_length, case.longest)[0]
 
 
 @lru_cache(maxsize=1024)
@@ -74,10 +93,15 @@ def _adaptations(pack: Pack, method: Method, length: int, *, on_cpu: bool) -> tu
 
 
 @lru_cache(maxsize=1024)
-def _changes(pack: Pack, method: Method, length: int, *, on_cpu: bool) -> tuple[rs.RunSpec, ...]:
+def _fallbacks(pack: Pack, method: Method, length: int, *, on_cpu: bool) -> bytes:
+    """The adaptations as the fallbacks of a question, as bytes of the wire."""
     rules = _adaptations(pack, method, length, on_cpu=on_cpu)
-    raws = (b"".join(setting(path, value)[0] for path, value in _settings(rule).items()) for rule in rules)
-    return tuple(map(rs.RunSpec.FromString, raws))
+    return b"".join(delimited(_FALLBACK, _setting_of(rule)) for rule in rules)
+
+
+def _setting_of(rule: Adaptation) -> bytes:
+    """What an adaptation sets, as a RunSpec in bytes of the wire."""
+    return b"".join(setting(path, value)[0] for path, value in _settings(rule).items())
 
 
 def _settings(rule: Adaptation) -> Mapping[str, Value]:
@@ -92,12 +116,8 @@ def _source(pack: Pack, path: str, rule: Rule) -> ev.SettingSource:
     return source
 
 
-def _joined(choices: Draft) -> bytes:
-    return b"".join(choice.raw for choice in choices.values())
-
-
-def _skeleton(inputs: Inputs, method: Method) -> bytes:
-    """What the request itself says of the run, as bytes of the wire."""
+def _named(inputs: Inputs) -> bytes:
+    """What the request itself says of the run, as a RunSpec in bytes of the wire."""
     request = inputs.request
     spec = rs.RunSpec()
     for name in ("model", "dataset", "ownership", "evaluation"):
@@ -107,5 +127,15 @@ def _skeleton(inputs: Inputs, method: Method) -> bytes:
         spec.hardware.CopyFrom(inputs.hardware)
     if not request.HasField("dataset") and inputs.profile is not None:
         spec.dataset.profile.CopyFrom(inputs.profile)
+    return spec.SerializeToString()
+
+
+@cache
+def _marker(method: Method) -> bytes:
+    """A RunSpec of a method with nothing said of it, as bytes of the wire."""
+    spec = rs.RunSpec()
     getattr(spec, method.field).SetInParent()
     return spec.SerializeToString()
+
+
+_SPEC, _FALLBACK = key(est.EstimateRunRequest, "spec"), key(est.EstimateRunRequest, "fallbacks")

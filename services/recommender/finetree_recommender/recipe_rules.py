@@ -81,7 +81,7 @@ class BatchStart:
         """Whether it applies to every task."""
         return not self.task_kinds and self.below is None
 
-    def applies(self, method: Method, task_kind: str, examples: int | None) -> bool:
+    def applies(self, method: Method, task_kind: str, examples: float | None) -> bool:
         """Whether it is about this method, task and number of rows; an unknown number is below nothing."""
         few = self.below is None or (examples is not None and examples < self.below)
         return method in self.methods and few and (not self.task_kinds or task_kind in self.task_kinds)

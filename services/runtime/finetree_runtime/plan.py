@@ -8,10 +8,10 @@ on which settings exclude each other. That agreement lives here and nowhere else
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
@@ -21,8 +21,12 @@ from google.protobuf.message import Message
 
 from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH, Default, defaults_for, suggested_sequence_length
 
+NAMES: tuple[Literal["model"], Literal["dataset"]] = ("model", "dataset")
+"""Fields of a RunSpec, its first, that say what is trained and not how."""
 LONGEST_KEPT = 4096
 """Bytes of settings up to which what follows from them is kept: a few hundred are usual, long texts come once."""
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Resolved:
     spec: rs.RunSpec
     """A copy; the request's own message is never changed."""
     sources: tuple[ev.SettingSource, ...]
-    """One entry for every value that was set or filled in, in field order."""
+    """One entry for every value that was set or filled in, in field order; kept, so whoever takes one copies it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +58,11 @@ def resolve_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, 
     tokens, 0 when unknown) limits it. A spec without a method stays without one: choosing it is the recommender's work,
     refusing it the caller's.
     """
-    resolved = rs.RunSpec()
-    resolved.CopyFrom(spec)
-    filled = {default.field_path: default for default in _fill_in(resolved, _suggested(spec, profile), positions)}
-    sources = tuple(_source(path, filled.get(path)) for path in set_paths(resolved))
-    return Resolved(resolved, sources)
+    bare = _bare(spec, profile, positions)
+    resolved = named_spec(_kept_or_made(_resolved, bare), spec)
+    parts = ((name, getattr(spec, name)) for name in NAMES if spec.HasField(name))
+    named = (path for name, part in parts for path in set_paths(part, f"{name}.") or [name])
+    return Resolved(resolved, (*map(_given, named), *_kept_or_made(_sources, bare)))
 
 
 def resolved_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> rs.RunSpec:
@@ -71,17 +75,36 @@ def resolved_settings(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = N
 
     Specs that differ in nothing else have the same ones, so that what follows from settings can be kept by them.
     """
+    return _kept_or_made(_resolved, _bare(spec, profile, positions))
+
+
+class _Bare(NamedTuple):
+    """What of a spec its defaults read."""
+
+    settings: bytes
+    """The spec without the names in it, as bytes of the wire."""
+    length: int
+    """Suggested length of sequences in tokens; 0 where none is asked for."""
+    positions: int
+    """Those of the model, where they limit the length; else 0."""
+
+
+def _bare(spec: rs.RunSpec, profile: rs.DatasetProfile | None, positions: int) -> _Bare:
     settings = rs.RunSpec()
     settings.CopyFrom(spec)
     # No default reads these names, and they are what differs from request to request.
-    settings.ClearField("model")
-    settings.ClearField("dataset")
+    for name in NAMES:
+        settings.ClearField(name)
     if settings.hardware.WhichOneof("device") == "accelerator":
         settings.hardware.accelerator = ""
     length = 0 if settings.training.sequence_length else _suggested(spec, profile)
     limit = positions if 0 < positions < (length or UNKNOWN_SEQUENCE_LENGTH) else 0
-    raw = settings.SerializeToString()
-    return _resolved(raw, length, limit) if len(raw) <= LONGEST_KEPT else _filled(raw, length, limit)
+    return _Bare(settings.SerializeToString(), length, limit)
+
+
+def _kept_or_made(function: Callable[[_Bare], _Made], bare: _Bare) -> _Made:
+    """What a function makes of settings; `function` keeps what it made, except of long ones."""
+    return function(bare) if len(bare.settings) <= LONGEST_KEPT else function.__wrapped__(bare)  # type: ignore[attr-defined]  # of lru_cache
 
 
 def named_spec(settings: bytes, spec: rs.RunSpec) -> rs.RunSpec:
@@ -96,15 +119,21 @@ def named_spec(settings: bytes, spec: rs.RunSpec) -> rs.RunSpec:
     return resolved
 
 
-def _filled(settings: bytes, suggested_length: int, positions: int) -> bytes:
-    """Settings with every default in its place, both as bytes of the wire."""
-    resolved = rs.RunSpec.FromString(settings)
-    for _ in _fill_in(resolved, suggested_length, positions):
+@lru_cache(maxsize=4096)
+def _resolved(bare: _Bare) -> bytes:
+    """Settings with every default in its place, as bytes of the wire."""
+    resolved = rs.RunSpec.FromString(bare.settings)
+    for _ in _fill_in(resolved, bare.length, bare.positions):
         pass
     return resolved.SerializeToString()
 
 
-_resolved = lru_cache(maxsize=4096)(_filled)
+@lru_cache(maxsize=4096)
+def _sources(bare: _Bare) -> tuple[ev.SettingSource, ...]:
+    """Where each value of settings with every default comes from, in field order."""
+    resolved = rs.RunSpec.FromString(bare.settings)
+    filled = {default.field_path: default for default in _fill_in(resolved, bare.length, bare.positions)}
+    return tuple(_source(filled[path]) if path in filled else _given(path) for path in set_paths(resolved))
 
 
 def _suggested(spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> int:
@@ -288,12 +317,18 @@ def _place(path: str) -> _Place:
     return _Place(tuple(parents), name, field.is_repeated, group, field.has_presence, field.default_value)
 
 
-def _source(path: str, default: Default | None) -> ev.SettingSource:
-    if default is None:
-        return ev.SettingSource(field_path=path, rule_id="request", reason="given in the request")
+def _source(default: Default) -> ev.SettingSource:
     return ev.SettingSource(
-        field_path=path, rule_id=default.rule_id, reason=default.reason, provenance=default.provenance()
+        field_path=default.field_path,
+        rule_id=default.rule_id,
+        reason=default.reason,
+        provenance=default.provenance(),
     )
+
+
+@lru_cache(maxsize=1024)
+def _given(path: str) -> ev.SettingSource:
+    return ev.SettingSource(field_path=path, rule_id="request", reason="given in the request")
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, str]:

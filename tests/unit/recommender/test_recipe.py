@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+import random
 from typing import Any
 
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_recommender import recipe
+from finetree_recommender.drafting import case_of, draft
 from finetree_recommender.methods import Method
+from finetree_recommender.pack import load_builtin
 from finetree_runtime.plan import combination_problem, optimizer_steps, resolve_spec, set_paths
 
 CPU = {"cpu": {"cores": 2, "memory_bytes": 16 * 2**30}}
@@ -238,3 +241,15 @@ def test_the_dataset_of_the_request_is_carried_over(pack, read):
     assert spec_of(pack, inputs).dataset.path == "train.jsonl"
     assert spec_of(pack, read(dataset_profile=profile(100))).dataset.profile.examples == 100
     assert read(dataset={"profile": profile(77)}).examples == 77
+
+
+@pytest.mark.parametrize("name", list(load_builtin()))
+def test_numbers_that_the_rules_do_not_tell_apart_share_a_recipe_and_no_others_do(name, read):
+    """What is read with the range's lowest number is what is read with the number itself."""
+    known, draw = load_builtin()[name], random.Random(f"recipes of {name}")
+    for _ in range(400):
+        parameters, rows = int(10 ** draw.uniform(7, 12)), int(10 ** draw.uniform(0, 7))
+        inputs = read(parameters, dataset_profile={"examples": rows}, task_kind=draw.randint(0, 6))
+        case = case_of(known, inputs, draw.choice(list(Method)), parameters)
+        exact = case._replace(reading=case.reading._replace(parameters=parameters, examples=rows))
+        assert draft(known, case).choices == draft(known, exact).choices, (parameters, rows)
