@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree check` as a pipeline runs it: real processes, no server, exit codes, and the served answer to the byte."""
+"""`finetree check` as a pipeline runs it: exit codes, streams, no server, and the served answer to the byte."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -41,6 +42,18 @@ def finetree(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.fixture
+def here(capsys):
+    """`here(*words)`: what `finetree` gives, in this process; the estimator's program is one of its own."""
+
+    def run(*words: str) -> SimpleNamespace:
+        code = entry.run(list(words))
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return run
+
+
 def test_a_plan_within_its_limits_is_0(folder):
     done = finetree("check", "small.yaml", "--max-cost-usd", "50", "--max-hours", "8", "--accelerator", "rtx-4090")
     assert (done.returncode, done.stderr) == (0, "")
@@ -57,11 +70,11 @@ def test_a_plan_beyond_a_limit_is_3_and_says_which_by_how_much_and_what_would_pa
     assert "error: the plan breaks policy.must_fit [CHECK_FAILED]" in done.stderr
 
 
-def test_an_undecided_plan_is_3_only_when_asked_for(folder):
-    document = json.loads(finetree("check", "small.yaml", "--max-hours", "1000", "--json").stdout)
+def test_an_undecided_plan_is_3_only_when_asked_for(folder, here):
+    document = json.loads(here("check", "small.yaml", "--max-hours", "1000", "--json").stdout)
     hours = document["checks"][0]["measured"]["expected"] / 3600
     words = ("check", "small.yaml", "--max-hours", str(hours), "--json")
-    lenient, strict = finetree(*words), finetree(*words, "--fail-on", "undecided")
+    lenient, strict = here(*words), here(*words, "--fail-on", "undecided")
     assert (lenient.returncode, strict.returncode) == (0, 3)
     assert [json.loads(done.stdout)["verdict"] for done in (lenient, strict)] == ["CHECK_VERDICT_UNDECIDED"] * 2
     assert [json.loads(done.stdout)["passed"] for done in (lenient, strict)] == [True, False]
@@ -81,11 +94,11 @@ def test_an_undecided_plan_is_3_only_when_asked_for(folder):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
-def test_bad_input_is_2_with_its_reason_and_place(folder, words, reason, told):
+def test_bad_input_is_2_with_its_reason_and_place(folder, here, words, reason, told):
     (folder / "broken.yaml").write_text("model: {name: a}\ncolour: red\n", encoding="utf-8")
     (folder / "absurd.yaml").write_text(SMALL.replace("lora: {}", "lora: {rank: 100000}"), encoding="utf-8")
     (folder / "euro.yaml").write_text("max_cost: 1\ncurrency_code: EUR\n", encoding="utf-8")
-    done = finetree("check", *words, "--output", "json")
+    done = here("check", *words, "--output", "json")
     assert done.returncode == 2, done.stderr
     assert json.loads(done.stdout)["error"]["reason"] == reason
     assert told in done.stderr
@@ -121,12 +134,12 @@ def test_a_module_of_the_folder_is_never_run_in_place_of_a_library(folder):
     assert done.returncode == 0, done.stderr
 
 
-def test_prices_of_ones_own(folder):
+def test_prices_of_ones_own(folder, here):
     head = "price_id,accelerator,provider,hourly_price,currency,date,source"
     (folder / "mine.csv").write_text(f"{head}\nmine,rtx-4090,me,100000,USD,2026-11-01,contract\n", encoding="utf-8")
     words = ("check", "small.yaml", "--max-cost-usd", "10", "--json")
-    assert finetree(*words).returncode == 0
-    done = finetree(*words, "--price-book", "mine.csv")
+    assert here(*words).returncode == 0
+    done = here(*words, "--price-book", "mine.csv")
     assert done.returncode == 3
     assert json.loads(done.stdout)["estimate"]["cost"]["price_id"] == "mine"
 

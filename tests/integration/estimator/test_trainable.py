@@ -2,6 +2,7 @@
 """Trainable parameters against PEFT's own count, and target modules against the worker's, for every architecture."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -24,6 +25,7 @@ from finetree_worker.errors import PlanError
 from finetree_worker.methods import full
 from finetree_worker.models import linear_names
 from finetree_worker.plan import FullMethod, LoraMethod, Targets
+from transformers import PreTrainedModel
 
 # peft asks the model through a name that transformers 5.24 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -54,6 +56,12 @@ def small(family: str) -> Shape:
     return modelconfig.parse({"model_type": family} | TINY | MIXTURES_OF_NO_ENTRY.get(family, {})).shape
 
 
+@pytest.fixture(scope="module")
+def untouched(build) -> Callable[[str], PreTrainedModel]:
+    """The small model of a family, built once for all tests that only look at it."""
+    return cache(lambda family: build(small(family)))
+
+
 FAMILIES = sorted(LAYOUTS)
 MIXTURES = [family for family in FAMILIES if small(family).experts]
 CASES = [(family, preset) for family in FAMILIES for preset in PRESET_ROLES if preset_targets(small(family), preset)]
@@ -67,8 +75,8 @@ def with_lora(model, **settings: object) -> peft.PeftModel:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_architecture_is_counted_as_transformers_builds_it(family, build):
-    assert count(small(family)).total == build(small(family)).num_parameters()
+def test_every_architecture_is_counted_as_transformers_builds_it(family, untouched):
+    assert count(small(family)).total == untouched(family).num_parameters()
 
 
 def test_layouts_and_traits_are_of_the_same_families():
@@ -132,15 +140,15 @@ def test_full_fine_tuning_trains_what_the_worker_leaves_unfrozen(family, frozen,
 
 @pytest.mark.parametrize("preset", list(PRESET_ROLES))
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt2"])
-def test_presets_name_the_modules_that_the_worker_adapts(family, preset, build):
+def test_presets_name_the_modules_that_the_worker_adapts(family, preset, untouched):
     shape = small(family)
     method = LoraMethod(rank=8, targets=Targets(preset))
     targets = preset_targets(shape, preset)
     if not targets:
         with pytest.raises(PlanError, match="no layer for the targets"):
-            linear_names(build(shape), method)
+            linear_names(untouched(family), method)
         return
 
-    names = linear_names(build(shape), method)
+    names = linear_names(untouched(family), method)
     ours = sorted(part.name for _, part, layers in adapted(shape, targets) for _ in range(layers))
     assert sorted(re.sub(r"^.*?\.\d+\.", "", name) for name in names) == ours
