@@ -8,7 +8,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 
 from finetree_estimator import evidence, playbook
 from finetree_estimator.confidence import Confidence, Level
-from finetree_estimator.encoding import delimited, interval_bytes, key, provenance_message
+from finetree_estimator.encoding import Place, delimited, key, provenance_message
 from finetree_estimator.engine import Estimate
 from finetree_estimator.evidence import Near
 from finetree_estimator.intervals import Source
@@ -21,7 +21,7 @@ _DOUBLE = struct.Struct("<d")
 _VALUE = pb.PlaybookFigure(value=1.0).SerializeToString()[: -_DOUBLE.size]
 _INTERPOLATED = pb.PlaybookFigure(interpolated=True).SerializeToString()
 _EXTRAPOLATED = pb.PlaybookFigure(extrapolated=True).SerializeToString()
-_COMPUTED, _NOTE = key(pb.PlaybookFigure, "computed"), key(pb.PlaybookFigure, "note")
+_COMPUTED, _NOTE = Place(key(pb.PlaybookFigure, "computed")), key(pb.PlaybookFigure, "note")
 _LEVELS = {level: pb.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{level.name}") for level in Level}
 
 
@@ -47,7 +47,7 @@ def _playbook(compared: Compared) -> bytes:
     if figure.extrapolated:
         body += _EXTRAPOLATED
     if compared.computed is not None:
-        body += delimited(_COMPUTED, interval_bytes(compared.computed))
+        body += _COMPUTED.bytes_of(compared.computed)
     return body + delimited(_NOTE, compared.note.encode()) if compared.note else body
 
 

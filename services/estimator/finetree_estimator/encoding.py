@@ -15,6 +15,8 @@ from finetree_estimator.intervals import Interval, Source
 
 MOST_SOURCES = 32
 """Sources of an interval, as the contract limits them."""
+MOST_FRAMES = 1024
+"""Tuples of sources whose bytes a place keeps; there is one for each device."""
 _LONGEST = 256
 """Characters of a source's name and place, as the contract limits them."""
 _DELIMITED = 2
@@ -36,7 +38,39 @@ def delimited(before: bytes, body: bytes) -> bytes:
 def interval_bytes(interval: Interval) -> bytes:
     """An interval with its sources, as the body of a message."""
     low, expected, high, sources, coverage = interval
-    return _NUMBERS.pack(*_LOW, low, *_EXPECTED, expected, *_HIGH, high, *_COVERAGE, coverage) + _sources(sources)
+    return _packed(_LOW, low, _EXPECTED, expected, _HIGH, high, _COVERAGE, coverage) + _sources(sources)
+
+
+class Place:
+    """A field that holds an interval, and what goes before it on the wire: intervals are most of an answer.
+
+    What surrounds the four numbers, lengths and all, depends on the interval's sources alone, and intervals of a kind
+    mostly share one tuple of them; so it is kept by the tuple's identity, which costs less than its hash.
+    """
+
+    def __init__(self, field: bytes, *, inside: bytes = b"", after: bytes = b"") -> None:
+        """`field` is the field's `key`; where `inside` is one, the field is of a message there, behind `after`."""
+        self._field, self._inside, self._after = field, inside, after
+        self._frames: dict[int, tuple[tuple[Source, ...], bytes, bytes]] = {}
+
+    def bytes_of(self, interval: Interval) -> bytes:
+        """The field with an interval."""
+        low, expected, high, sources, coverage = interval
+        frame = self._frames.get(id(sources))
+        # The frame keeps its tuple alive, so that no other one can have the same identity.
+        _, before, behind = frame if frame is not None else self._frame(sources)
+        return before + _packed(_LOW, low, _EXPECTED, expected, _HIGH, high, _COVERAGE, coverage) + behind
+
+    def _frame(self, sources: tuple[Source, ...]) -> tuple[tuple[Source, ...], bytes, bytes]:
+        behind = _sources(sources)
+        size = _NUMBERS.size + len(behind)
+        before = self._field + _varint(size)
+        if self._inside:
+            before = self._inside + _varint(len(self._after) + len(before) + size) + self._after + before
+        if len(self._frames) >= MOST_FRAMES:
+            self._frames.clear()
+        found = self._frames[id(sources)] = sources, before, behind
+        return found
 
 
 @lru_cache(maxsize=4096)
@@ -64,9 +98,10 @@ def _varint(number: int) -> bytes:
     return bytes(groups)
 
 
-def _double(name: str) -> bytes:
-    return _varint(ev.Interval.DESCRIPTOR.fields_by_name[name].number << 3 | _FIXED64)
+def _double(name: str) -> int:
+    return ev.Interval.DESCRIPTOR.fields_by_name[name].number << 3 | _FIXED64
 
 
 _NUMBERS = struct.Struct("<BdBdBdBd")
+_packed = _NUMBERS.pack
 _LOW, _EXPECTED, _HIGH, _COVERAGE = map(_double, ("low", "expected", "high", "coverage"))

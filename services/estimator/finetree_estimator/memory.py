@@ -12,10 +12,11 @@ from functools import lru_cache
 
 from finetree_estimator import constants as c
 from finetree_estimator import cpu_memory
+from finetree_estimator.activations import Layer, layer_of
 from finetree_estimator.holdings import Held, held
 from finetree_estimator.intervals import COVERAGE, Interval, Source, around, made, total
 from finetree_estimator.methods import name_of
-from finetree_estimator.moments import Moment, peak_moment, peak_tokens
+from finetree_estimator.moments import Moment, moment_of, peak_tokens
 from finetree_estimator.run import Recipe, Run
 
 
@@ -56,8 +57,8 @@ class Memory:
 def estimate(run: Run) -> Memory:
     """Peaks of one device of a run, and of the host."""
     recipe, tokens = run.recipe, peak_tokens(run)
-    holds = held(recipe)
-    moment = peak_moment(run, recipe, tokens)
+    holds, layer, spreads = _fixed(recipe)
+    moment = moment_of(run, holds, layer, tokens)
     runtime = _runtime(run, holds, tokens)
     fragments = _fragmentation(run, moment, holds, tokens)
     sizes = (
@@ -74,7 +75,7 @@ def estimate(run: Run) -> Memory:
     components = tuple(
         [
             (kind, made((size * down, size, size * up, sources, COVERAGE)))
-            for (kind, down, up, sources), size in zip(_spreads(recipe), sizes, strict=True)
+            for (kind, down, up, sources), size in zip(spreads, sizes, strict=True)
             if size > 0
         ]
     )
@@ -107,8 +108,16 @@ def _fragmentation(run: Run, moment: Moment, holds: Held, tokens: float) -> floa
     return stored * moment.activations + c.FRAGMENTATION * (moment.transient + moment.gradients)
 
 
+_Spreads = tuple[tuple[Component, float, float, tuple[Source, ...]], ...]
+
+
 @lru_cache(maxsize=4096)
-def _spreads(recipe: Recipe) -> tuple[tuple[Component, float, float, tuple[Source, ...]], ...]:
+def _fixed(recipe: Recipe) -> tuple[Held, Layer, _Spreads]:
+    """All that a recipe decides, in one look-up."""
+    return held(recipe), layer_of(recipe), _spreads(recipe)
+
+
+def _spreads(recipe: Recipe) -> _Spreads:
     """How far the ends of each component are, as factors. Counted parts are exact; kernels and allocators are not."""
     shared = c.DEVICES_SPREAD if recipe.devices > 1 else 0.0
     counted = c.METHOD_SPREAD[name_of(recipe.method)] + shared

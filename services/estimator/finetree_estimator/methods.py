@@ -5,7 +5,7 @@ Counts are those of PEFT for the same settings (reference: Llama-3.2-3B rank 32 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from finetree_estimator.layouts import ATTENTION_ROLES, LAYOUTS, LLAMA, Role, ends_with, layout, roles_of
@@ -52,6 +52,14 @@ class LoraAdapters:
     targets: tuple[str, ...]
     dropout: float = 0.0
     weight_decomposed: bool = False
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        # Methods are keys of caches at every turn, as shapes are.
+        object.__setattr__(self, "_hash", hash((self.rank, self.targets, self.dropout, self.weight_decomposed)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,13 @@ class QuantizedLora:
     """Whether the constants of 4-bit blocks are quantised too."""
     grouped: bool = False
     """Whether the 4-bit weights are integers in groups of 128, as GPTQ stores them."""
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.lora, self.bits, self.double, self.grouped)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +111,7 @@ def name_of(method: Method) -> str:
     return _NAMES[type(method)]
 
 
+@lru_cache(maxsize=1024)
 def preset_targets(shape: Shape, preset: str, *, experts: bool = False) -> tuple[str, ...]:
     """Module names of a preset in this model, in forward order; the stacked experts' only where asked for.
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from finetree_estimator import constants as c
 from finetree_estimator import cpu_memory
 from finetree_estimator.activations import Layer, layer_of, saved_by, saved_per_layer
-from finetree_estimator.holdings import held
-from finetree_estimator.run import Recipe, Run
+from finetree_estimator.holdings import Held, held
+from finetree_estimator.run import Run
 
 
 class Moment(NamedTuple):
@@ -24,14 +24,14 @@ class Moment(NamedTuple):
         return self.gradients + self.activations + self.transient
 
 
-def peak_moment(run: Run, recipe: Recipe | None = None, tokens: float | None = None) -> Moment:
-    """The moment of a step at which most is alive: at the loss, while a layer is differentiated, or at the update.
+def peak_moment(run: Run) -> Moment:
+    """The moment of a step at which most is alive: at the loss, while a layer is differentiated, or at the update."""
+    recipe = run.recipe
+    return moment_of(run, held(recipe), layer_of(recipe), peak_tokens(run))
 
-    `recipe` and `tokens` (`peak_tokens`) are the run's own, for callers that have them.
-    """
-    recipe = recipe or run.recipe
-    tokens = peak_tokens(run) if tokens is None else tokens
-    holds, layer = held(recipe), layer_of(recipe)
+
+def moment_of(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
+    """The same where it is known what the run holds, what its layers keep, and its `peak_tokens`."""
     gradients = holds.gradients
     if run.device.is_cpu:
         peak = cpu_memory.peak(run, tokens, gradients)
@@ -41,13 +41,12 @@ def peak_moment(run: Run, recipe: Recipe | None = None, tokens: float | None = N
     saved = saved_by(layer, run)
     kept = _kept(run, layer, saved) * tokens + layer.experts
     differentiated = _differentiated(run, layer, saved) * tokens + layer.one_layer
-    return max(
-        Moment(before, kept, loss_peak(run, tokens)),
-        Moment(before, kept, differentiated),
-        Moment(gradients, 0.0, differentiated),
-        Moment(gradients, 0.0, holds.update_copies),
-        key=sum,
-    )
+    at_loss = loss_peak(run, tokens)
+    # The totals first: of four moments three would be made for nothing.
+    while_kept = max(before + kept + at_loss, before + kept + differentiated)
+    if while_kept >= max(gradients + differentiated, gradients + holds.update_copies):
+        return Moment(before, kept, at_loss if before + kept + at_loss == while_kept else differentiated)
+    return Moment(gradients, 0.0, max(differentiated, holds.update_copies))
 
 
 def peak_tokens(run: Run) -> float:

@@ -9,14 +9,13 @@ sizes on straight lines in log-log, and where a computed interval leaves one out
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetree_estimator.engine import Estimate
-from finetree_estimator.intervals import Interval, Kind, Source
+from finetree_estimator.intervals import Interval, Kind, Source, made
 from finetree_estimator.methods import QuantizedLora, name_of
 from finetree_estimator.names import GIB, raw
 from finetree_estimator.run import Run
@@ -36,6 +35,9 @@ DOLLARS = "USD"
 class FigureKind(Enum):
     """What a figure is about, with its unit; the names are those of the contract's PlaybookFigureKind."""
 
+    # Enum's own hashes the name, in Python; members are single, so their identity will do.
+    __hash__ = object.__hash__
+
     TIME_HOURS = "hours"
     COST_USD = "USD"
     CHART_TIME_HOURS = "hours by the chart"
@@ -43,8 +45,7 @@ class FigureKind(Enum):
     GPU_MEMORY_GB = "GB"
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
+class Figure(NamedTuple):
     """A figure of the playbook in the unit of its kind."""
 
     kind: FigureKind
@@ -61,8 +62,7 @@ class Figure:
     """Whether the playbook gives it as a lower bound."""
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
+class Compared(NamedTuple):
     """A figure, the computed one of the same unit where there is one, and where the two disagree."""
 
     figure: Figure
@@ -88,7 +88,7 @@ def figures(method: str, bits: int, examples: int, usable_bytes: int) -> tuple[F
     Without a number of examples the tables by dataset size have nothing to say, and of bottleneck adapters the chart
     has nothing.
     """
-    by_size = (_hours(method, examples), _cost(method, examples)) if examples > 0 else ()
+    by_size = (_hours(method).at(examples), _cost(method).at(examples)) if examples > 0 else ()
     return (*by_size, *_whatever_size(method, bits, usable_bytes))
 
 
@@ -97,14 +97,27 @@ def between(sizes: list[int], values: list[float], size: int) -> tuple[float, bo
 
     A figure of the table comes back as it stands.
     """
-    for known, value in zip(sizes, values, strict=True):
-        if size == known:
-            return float(value), False
-    points = list(zip(sizes, values, strict=True))
-    segments = list(pairwise(points))
-    (x0, y0), (x1, y1) = next((pair for pair in segments if size < pair[1][0]), segments[-1])
-    slope = math.log(y1 / y0) / math.log(x1 / x0)
-    return float(y0 * (size / x0) ** slope), not sizes[0] < size < sizes[-1]
+    return _at(_segments(tuple(sizes), tuple(values)), size)
+
+
+_Segments = tuple[tuple[int, int, float, float, float], ...]
+
+
+@lru_cache(maxsize=64)
+def _segments(sizes: tuple[int, ...], values: tuple[float, ...]) -> _Segments:
+    """Ends in size, values there, and slope of each straight line."""
+    points = zip(sizes, values, strict=True)
+    return tuple((x0, x1, y0, y1, math.log(y1 / y0) / math.log(x1 / x0)) for (x0, y0), (x1, y1) in pairwise(points))
+
+
+def _at(segments: _Segments, size: int) -> tuple[float, bool]:
+    for x0, x1, y0, y1, slope in segments:
+        if size in (x0, x1):
+            return float(y0 if size == x0 else y1), False
+        if size < x1:
+            return float(y0 * (size / x0) ** slope), size < x0
+    x0, _, y0, _, slope = segments[-1]
+    return float(y0 * (size / x0) ** slope), True
 
 
 @cache
@@ -118,35 +131,37 @@ def _source(locator: str) -> Source:
     return Source(Kind.PLAYBOOK, _tables()["source"], locator)
 
 
-@lru_cache(maxsize=4096)
-def _hours(method: str, examples: int) -> Figure:
+class _Curve(NamedTuple):
+    """A row of a table by dataset size: what its figures have in common, the sizes that it has, and its lines."""
+
+    figure: Figure
+    sizes: frozenset[int]
+    segments: _Segments
+
+    def at(self, examples: int) -> Figure:
+        """The figure at a size."""
+        kind, _, stated_for, source, gpu, hourly, *_ = self.figure
+        value, beyond = _at(self.segments, examples)
+        return Figure(kind, value, stated_for, source, gpu, hourly, not beyond and examples not in self.sizes, beyond)
+
+
+@cache
+def _hours(method: str) -> _Curve:
     table = _tables()["hours"]
-    value, beyond = between(table["examples"], table[method], examples)
-    return Figure(
-        FigureKind.TIME_HOURS,
-        value,
-        f"{BASE}, appropriate hardware",
-        _source(table["locator"]),
-        interpolated=not beyond and examples not in table["examples"],
-        extrapolated=beyond,
-    )
+    sizes = tuple(table["examples"])
+    figure = Figure(FigureKind.TIME_HOURS, 0.0, f"{BASE}, appropriate hardware", _source(table["locator"]))
+    return _Curve(figure, frozenset(sizes), _segments(sizes, tuple(table[method])))
 
 
-@lru_cache(maxsize=4096)
-def _cost(method: str, examples: int) -> Figure:
+@cache
+def _cost(method: str) -> _Curve:
     table = _tables()["cost"]
-    row = table[method]
-    value, beyond = between(table["examples"], row["usd"], examples)
-    return Figure(
-        FigureKind.COST_USD,
-        value,
-        f"{BASE}, {row['gpu']} at ${row['usd_per_hour']:.2f} an hour",
-        _source(table["locator"]),
-        gpu=row["gpu"],
-        hourly=row["usd_per_hour"],
-        interpolated=not beyond and examples not in table["examples"],
-        extrapolated=beyond,
+    row, sizes = table[method], tuple(table["examples"])
+    stated_for = f"{BASE}, {row['gpu']} at ${row['usd_per_hour']:.2f} an hour"
+    figure = Figure(
+        FigureKind.COST_USD, 0.0, stated_for, _source(table["locator"]), gpu=row["gpu"], hourly=row["usd_per_hour"]
     )
+    return _Curve(figure, frozenset(sizes), _segments(sizes, tuple(row["usd"])))
 
 
 @lru_cache(maxsize=1024)
@@ -195,8 +210,8 @@ _AMOUNT = (Source(Kind.COMPUTED, "estimate", "cost"),)
 
 
 def _in_unit(interval: Interval, factor: float, sources: tuple[Source, ...]) -> Interval:
-    low, expected, high = interval.low * factor, interval.expected * factor, interval.high * factor
-    return Interval(low, expected, high, sources, interval.coverage)
+    low, expected, high, _, coverage = interval
+    return made((low * factor, expected * factor, high * factor, sources, coverage))
 
 
 def _agrees(figure: Figure, computed: Interval) -> bool:
@@ -208,29 +223,39 @@ def _note(run: Run, estimate: Estimate, figure: Figure, computed: Interval) -> s
     above = figure.value > computed.high
     factor = figure.value / computed.expected if above and computed.expected else computed.expected / figure.value
     by = "far" if computed.expected == 0 else f"{factor:,.0f} times" if factor >= 10 else f"{factor:.1f} times"
-    differences = "; ".join([*_differences(run, estimate, figure), _unsaid(figure, above=above)])
-    return f"{by} {'above' if above else 'below'} the computed: {differences}"
-
-
-def _differences(run: Run, estimate: Estimate, figure: Figure) -> Iterator[str]:
-    """Where the run is not what the playbook speaks of."""
-    parameters = estimate.total_parameters
-    if not LIKE_BASE[0] <= parameters <= LIKE_BASE[1]:
-        there = BASE if figure.stated_for.startswith(BASE) else f"probably {BASE}"
-        yield f"{there} there, {parameters / 1e9:.3g}B here"
-    if figure.gpu and not all(word in run.device.name for word in figure.gpu.split()):
-        yield f"{figure.gpu} there, {run.device.name} here"
-    if run.devices > 1:
-        yield f"one GPU there, {run.devices} here"
     hourly = estimate.cost.hourly if estimate.cost is not None else 0.0
-    if figure.hourly and hourly and not SAME_PRICE[0] <= figure.hourly / hourly <= SAME_PRICE[1]:
-        yield f"${figure.hourly:.2f} an hour there, ${hourly:.2f} here"
-    if figure.extrapolated:
+    stated = (figure.kind, figure.stated_for, figure.gpu, figure.hourly, figure.extrapolated)
+    return by + _differences(stated, estimate.total_parameters, run.device.name, run.devices, hourly, above=above)
+
+
+_Stated = tuple[FigureKind, str, str, float, bool]
+"""Kind, what it is stated for, GPU, hourly price and whether it is extrapolated: what of a figure explains a gap."""
+
+
+@lru_cache(maxsize=4096)
+def _differences(stated: _Stated, parameters: int, device: str, devices: int, hourly: float, *, above: bool) -> str:
+    """How a note goes on: where the run is not what the playbook speaks of, and what is not known of that."""
+    differences = "; ".join([*_unlike(stated, parameters, device, devices, hourly), _unsaid(stated[0], above=above)])
+    return f" {'above' if above else 'below'} the computed: {differences}"
+
+
+def _unlike(stated: _Stated, parameters: int, device: str, devices: int, hourly: float) -> Iterator[str]:
+    _, stated_for, gpu, there_hourly, extrapolated = stated
+    if not LIKE_BASE[0] <= parameters <= LIKE_BASE[1]:
+        there = BASE if stated_for.startswith(BASE) else f"probably {BASE}"
+        yield f"{there} there, {parameters / 1e9:.3g}B here"
+    if gpu and not all(word in device for word in gpu.split()):
+        yield f"{gpu} there, {device} here"
+    if devices > 1:
+        yield f"one GPU there, {devices} here"
+    if there_hourly and hourly and not SAME_PRICE[0] <= there_hourly / hourly <= SAME_PRICE[1]:
+        yield f"${there_hourly:.2f} an hour there, ${hourly:.2f} here"
+    if extrapolated:
         yield "beyond the table there"
 
 
-def _unsaid(figure: Figure, *, above: bool) -> str:
+def _unsaid(kind: FigureKind, *, above: bool) -> str:
     """What the playbook leaves open."""
-    if figure.kind is FigureKind.GPU_MEMORY_GB:
+    if kind is FigureKind.GPU_MEMORY_GB:
         return "the size of a card there, a peak here" if above else "rows and batch are not stated there"
     return "row lengths and epochs are not stated there"

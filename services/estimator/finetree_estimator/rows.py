@@ -14,18 +14,19 @@ def from_profile(profile: rs.DatasetProfile, *, sequence_length: int, learns_all
     A bucket's rows are taken to lie in its middle; the total of tokens, where given, corrects that. Without buckets
     all rows have the mean length, without a total the sequence length.
     """
-    count = max(1, round(profile.examples * share))
-    target = 1.0 if learns_all or profile.target_fraction == 0 else profile.target_fraction
-    buckets = list(_buckets(profile))
-    rows = sum(number for _, _, number in buckets)
+    examples, total_tokens, fraction = profile.examples, profile.total_tokens, profile.target_fraction
+    count = max(1, round(examples * share))
+    target = 1.0 if learns_all or fraction == 0 else fraction
+    buckets = list(_buckets(profile)) if profile.token_lengths else []
+    rows = sum([number for _, _, number in buckets])
     if rows == 0:
-        mean = profile.total_tokens / profile.examples if profile.total_tokens else float(sequence_length)
+        mean = total_tokens / examples if total_tokens else float(sequence_length)
         mean = min(max(mean, 1.0), float(sequence_length))
         # The longest row is unknown: memory is that of rows at the limit.
-        mean_known = profile.total_tokens > 0
-        return Rows(count, mean, mean * mean, sequence_length, target, longest_known=False, mean_known=mean_known)
+        known = total_tokens > 0
+        return Rows(count, mean, mean * mean, sequence_length, target, longest_known=False, mean_known=known)
     middle = sum(length * number for length, _, number in buckets) / rows
-    scale = profile.total_tokens / profile.examples / middle if profile.total_tokens else 1.0
+    scale = total_tokens / examples / middle if total_tokens else 1.0
     lengths = [(min(length * scale, float(upper), float(sequence_length)), number) for length, upper, number in buckets]
     longest = min(max(upper for _, upper, number in buckets if number), sequence_length)
     mean = sum(length * number for length, number in lengths) / rows

@@ -167,7 +167,8 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         return answer
 
     def _estimate(self, request: pb.EstimateRunRequest) -> bytes:
-        _check_pins(request.pinned, self._revision)
+        if request.HasField("pinned"):
+            _check_pins(request.pinned, self._revision)
         try:
             request, reading, estimate, taken = fallbacks.choose(request, self._knowledge)
         except engine.BeyondLimitError as error:

@@ -133,12 +133,12 @@ class Parameters:
     norms: int
     lm_head: int
     extra: int = 0
+    total: int = field(init=False)
+    """All of them."""
 
-    @property
-    def total(self) -> int:
-        """All of them."""
+    def __post_init__(self) -> None:
         layers = self.attention + self.mlp + self.router + self.norms + self.extra
-        return self.embeddings + layers + self.lm_head
+        object.__setattr__(self, "total", self.embeddings + layers + self.lm_head)
 
 
 @lru_cache(maxsize=1024)

@@ -10,7 +10,7 @@ from google.rpc import status_pb2
 
 from finetree_estimator.cost import Cost
 from finetree_estimator.durations import Phase, Times
-from finetree_estimator.encoding import delimited, interval_bytes, key
+from finetree_estimator.encoding import Place, delimited, interval_bytes, key
 from finetree_estimator.engine import Estimate
 from finetree_estimator.fit import Fit, Verdict
 from finetree_estimator.intervals import Interval
@@ -21,27 +21,30 @@ from finetree_estimator.revision import Part
 from finetree_estimator.run import Device, Term
 from finetree_estimator.smallest import Option
 
-_COMPONENTS = {
-    kind: pb.MemoryComponent(
-        kind=pb.MemoryComponentKind.Value(f"MEMORY_COMPONENT_KIND_{kind.name}"), label=kind.value
-    ).SerializeToString()
-    for kind in Component
-}
-"""A component's message up to its interval; so for phases."""
-_PHASES = {
-    phase: pb.TimePhase(kind=pb.TimePhaseKind.Value(f"TIME_PHASE_KIND_{phase.name}")).SerializeToString()
-    for phase in Phase
-}
-_COMPONENT, _COMPONENT_BYTES = key(pb.MemoryEstimate, "components"), key(pb.MemoryComponent, "bytes")
-_PEAKS = [key(pb.MemoryEstimate, f"{name}_bytes") for name in ("allocated", "reserved", "device")]
-_DEVICE_PEAK, _HOST_PEAK = _PEAKS[-1], key(pb.MemoryEstimate, "host_bytes")
-_PHASE, _PHASE_SECONDS = key(pb.TimeEstimate, "phases"), key(pb.TimePhase, "seconds")
-_WHOLES = [key(pb.TimeEstimate, name) for name in ("total_seconds", "tokens_per_second", "step_seconds")]
+
+def _component(kind: Component) -> Place:
+    value = pb.MemoryComponentKind.Value(f"MEMORY_COMPONENT_KIND_{kind.name}")
+    after = pb.MemoryComponent(kind=value, label=kind.value).SerializeToString()
+    return Place(key(pb.MemoryComponent, "bytes"), inside=key(pb.MemoryEstimate, "components"), after=after)
+
+
+def _phase(phase: Phase) -> Place:
+    after = pb.TimePhase(kind=pb.TimePhaseKind.Value(f"TIME_PHASE_KIND_{phase.name}")).SerializeToString()
+    return Place(key(pb.TimePhase, "seconds"), inside=key(pb.TimeEstimate, "phases"), after=after)
+
+
+_COMPONENTS, _PHASES = {kind: _component(kind) for kind in Component}, {phase: _phase(phase) for phase in Phase}
+_ALLOCATED, _RESERVED, _DEVICE, _HOST = (
+    Place(key(pb.MemoryEstimate, f"{name}_bytes")) for name in ("allocated", "reserved", "device", "host")
+)
+_TOTAL, _RATE, _STEP = (
+    Place(key(pb.TimeEstimate, name)) for name in ("total_seconds", "tokens_per_second", "step_seconds")
+)
 _SPEC, _MEMORY, _FIT, _TIME, _COST, _REVISION, _DIGEST = (
     key(pb.Estimate, name) for name in ("resolved_spec", "memory", "fit", "time", "cost", "revision", "plan_digest")
 )
 _AMOUNT, _ENERGY, _MONTHLY, _CARBON = (
-    key(pb.CostEstimate, name) for name in ("amount", "energy_kwh", "monthly_amount", "carbon_kg")
+    Place(key(pb.CostEstimate, name)) for name in ("amount", "energy_kwh", "monthly_amount", "carbon_kg")
 )
 _RUN_ESTIMATE, _RESULT = key(pb.EstimateRunResponse, "estimate"), key(pb.BatchEstimateRunsResponse, "results")
 _RESULT_KEY, _RESULT_ESTIMATE, _RESULT_ERROR = (
@@ -93,21 +96,21 @@ def estimate_bytes(estimate: Estimate, device: Device, beside: Belongings) -> by
 
 def summary_bytes(estimate: Estimate, device: Device, revision: bytes, fallbacks_taken: int) -> bytes:
     """The totals of an estimate alone, as the bytes of its message."""
-    usable = pb.MemoryEstimate(usable_device_bytes=device.usable_bytes).SerializeToString()
+    usable = _usable(device.usable_bytes)
     numbers = pb.Estimate(
         trainable_parameters=estimate.trainable_parameters,
         total_parameters=estimate.total_parameters,
         optimizer_steps=estimate.optimizer_steps,
     )
     parts = [
-        delimited(_MEMORY, delimited(_DEVICE_PEAK, interval_bytes(estimate.memory.device)) + usable),
+        delimited(_MEMORY, _DEVICE.bytes_of(estimate.memory.device) + usable),
         delimited(_FIT, _fit(estimate.fit).SerializeToString()),
     ]
     if estimate.times is not None:
-        parts.append(delimited(_TIME, delimited(_WHOLES[0], interval_bytes(estimate.times.total))))
+        parts.append(delimited(_TIME, _TOTAL.bytes_of(estimate.times.total)))
     if estimate.cost is not None and estimate.cost.amount is not None:
         currency = pb.CostEstimate(currency_code=estimate.cost.currency).SerializeToString()
-        parts.append(delimited(_COST, delimited(_AMOUNT, interval_bytes(estimate.cost.amount)) + currency))
+        parts.append(delimited(_COST, _AMOUNT.bytes_of(estimate.cost.amount) + currency))
     parts += [numbers.SerializeToString(), delimited(_REVISION, revision)]
     parts.append(pb.Estimate(fallbacks_taken=fallbacks_taken).SerializeToString())
     return b"".join(parts)
@@ -171,15 +174,20 @@ def hardware_message(option: Option) -> pb.HardwareOption:
 
 
 def _memory(memory: Memory, usable_bytes: int) -> bytes:
-    parts = [
-        delimited(_COMPONENT, _COMPONENTS[component] + delimited(_COMPONENT_BYTES, interval_bytes(interval)))
-        for component, interval in memory.components
-    ]
-    for field, peak in zip(_PEAKS, (memory.allocated, memory.reserved, memory.device), strict=True):
-        parts.append(delimited(field, interval_bytes(peak)))
-    parts.append(pb.MemoryEstimate(usable_device_bytes=usable_bytes).SerializeToString())
-    parts.append(delimited(_HOST_PEAK, interval_bytes(memory.host)))
+    parts = [_COMPONENTS[component].bytes_of(interval) for component, interval in memory.components]
+    parts += (
+        _ALLOCATED.bytes_of(memory.allocated),
+        _RESERVED.bytes_of(memory.reserved),
+        _DEVICE.bytes_of(memory.device),
+        _usable(usable_bytes),
+        _HOST.bytes_of(memory.host),
+    )
     return b"".join(parts)
+
+
+@lru_cache(maxsize=1024)
+def _usable(usable_bytes: int) -> bytes:
+    return pb.MemoryEstimate(usable_device_bytes=usable_bytes).SerializeToString()
 
 
 def _fit(fit: Fit) -> pb.Fit:
@@ -188,12 +196,8 @@ def _fit(fit: Fit) -> pb.Fit:
 
 
 def _times(times: Times) -> bytes:
-    parts = [
-        delimited(_PHASE, _PHASES[phase] + delimited(_PHASE_SECONDS, interval_bytes(seconds)))
-        for phase, seconds in times.phases
-    ]
-    for field, whole in zip(_WHOLES, (times.total, times.tokens_per_second, times.step), strict=True):
-        parts.append(delimited(field, interval_bytes(whole)))
+    parts = [_PHASES[phase].bytes_of(seconds) for phase, seconds in times.phases]
+    parts += (_TOTAL.bytes_of(times.total), _RATE.bytes_of(times.tokens_per_second), _STEP.bytes_of(times.step))
     return b"".join(parts)
 
 
@@ -201,13 +205,12 @@ def _cost(cost: Cost) -> bytes:
     before, after = _price(
         cost.price_id, (cost.currency, cost.provider, cost.price_date, cost.region), cost.hourly, cost.term
     )
-    parts = [before]
-    if cost.amount is not None:
-        parts.insert(0, delimited(_AMOUNT, interval_bytes(cost.amount)))
-    for field, interval in ((_ENERGY, cost.energy_kwh), (_MONTHLY, cost.monthly), (_CARBON, cost.carbon_kg)):
+    parts = [_AMOUNT.bytes_of(cost.amount) if cost.amount is not None else b"", before]
+    for place, interval in ((_ENERGY, cost.energy_kwh), (_MONTHLY, cost.monthly), (_CARBON, cost.carbon_kg)):
         if interval is not None:
-            parts.append(delimited(field, interval_bytes(interval)))
-    return b"".join([*parts, after])
+            parts.append(place.bytes_of(interval))
+    parts.append(after)
+    return b"".join(parts)
 
 
 @lru_cache(maxsize=4096)

@@ -217,12 +217,16 @@ def plan_digest(spec: rs.RunSpec, profile: rs.DatasetProfile | None, revision: e
     by hand and the same plan from a recommendation have the same digest. What was learned from observed runs is left
     out too: it changes with every run that ends, and no approval would outlive the next one.
     """
-    hashed = hashlib.sha256()
-    for part, message in (("spec", spec), ("profile", profile)):
-        hashed.update(f"{part}{_text(message) if message is not None else ''};".encode())
-    for name in ("engine", "catalogue", "price_book"):
-        hashed.update(f"{name}{_text(getattr(revision, name))};".encode())
-    return f"sha256:{hashed.hexdigest()}"
+    of_profile = _text(profile) if profile is not None else ""
+    text = f"spec{_text(spec)};profile{of_profile};{_revision_text(revision.SerializeToString())}"
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+@lru_cache(maxsize=16)
+def _revision_text(raw: bytes) -> str:
+    """What a digest covers of a revision; a service has one for days."""
+    revision = ev.Revision.FromString(raw)
+    return "".join(f"{name}{_text(getattr(revision, name))};" for name in ("engine", "catalogue", "price_book"))
 
 
 def _text(message: Message) -> str:
