@@ -181,9 +181,9 @@ def test_a_figure_inside_the_computed_interval_carries_no_note(make_run):
     found = compared(run)[FigureKind.GPU_MEMORY_GB]
 
     value = (found.computed.low + found.computed.high) / 2
-    assert playbook._agrees(replace(found.figure, value=value), found.computed)
-    assert not playbook._agrees(replace(found.figure, value=found.computed.high * 1.01), found.computed)
-    assert not playbook._agrees(replace(found.figure, value=found.computed.low * 0.99), found.computed)
+    assert playbook._agrees(found.figure._replace(value=value), found.computed)
+    assert not playbook._agrees(found.figure._replace(value=found.computed.high * 1.01), found.computed)
+    assert not playbook._agrees(found.figure._replace(value=found.computed.low * 0.99), found.computed)
 
 
 def test_several_gpus_and_a_size_beyond_the_table_are_named_as_differences(make_run):

@@ -297,3 +297,24 @@ def test_a_broken_config_json_is_refused(tmp_path, content, complaint):
 
     with pytest.raises(InvalidArgument, match=complaint):
         run(knowledge=Knowledge(prices.packaged(), tmp_path), model={"path": "."})
+
+
+def test_equal_settings_are_read_once_and_names_apart():
+    first, second = (
+        read(request(model={"name": name}, hardware={"accelerator": card}), KNOWLEDGE)
+        for name, card in (("llama-3.1-8b", "rtx-4090"), ("qwen2.5-0.5b", "a100-80gb"))
+    )
+
+    assert first.chosen is second.chosen
+    assert (first.spec.model.name, second.spec.model.name) == ("llama-3.1-8b", "qwen2.5-0.5b")
+    assert (first.spec.hardware.accelerator, second.spec.hardware.accelerator) == ("rtx-4090", "a100-80gb")
+    assert first.run.device != second.run.device
+
+
+def test_long_settings_are_read_but_not_kept():
+    text = "word " * 2000
+    first, second = (read(request(prefix={"init_text": text}), KNOWLEDGE) for _ in range(2))
+
+    assert first.chosen is not second.chosen
+    assert first.run == second.run
+    assert first.spec.prefix.init_text == text
