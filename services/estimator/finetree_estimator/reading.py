@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime.digest import settings_digest
 from finetree_runtime.errors import InvalidArgument, invalid_field
 from finetree_runtime.plan import LONGEST_KEPT, named_spec, resolved_settings, sequence_problem, spec_profile
 
@@ -60,6 +62,10 @@ class Reading:
     """The spec before defaults were filled in; not to be changed."""
     _settings: bytes
     _spec: rs.RunSpec | None = None
+
+    def digest(self, revision: ev.Revision) -> str:
+        """Hash of the plan: the resolved spec, what is known of the data, and the revision."""
+        return settings_digest(self._settings, self.given, self.profile, revision)
 
     @property
     def spec(self) -> rs.RunSpec:

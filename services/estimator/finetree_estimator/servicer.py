@@ -15,7 +15,6 @@ from finetree_runtime.errors import DomainError, FailedPrecondition, invalid_fie
 from finetree_runtime.handlers import in_bytes
 from finetree_runtime.identity import distribution_version
 from finetree_runtime.paging import PageTokens, page_size
-from finetree_runtime.plan import plan_digest
 
 from finetree_estimator import (
     comparison,
@@ -179,7 +178,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         beside = writing.Belongings(
             spec=reading.spec.SerializeToString(deterministic=True),
             revision=revision,
-            plan_digest=plan_digest(reading.spec, reading.profile, self._revision),
+            plan_digest=reading.digest(self._revision),
             fallbacks_taken=taken,
             compared=comparison.fields(request, reading, estimate),
         )

@@ -10,8 +10,8 @@ from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime.digest import plan_digest
 from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound, invalid_field
-from finetree_runtime.plan import plan_digest
 
 from finetree_recommender import cautions, confidence, counterfactuals, fit, recipe, renting, wishes
 from finetree_recommender import others as other_packs

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan is: the suite's defaults, what may be combined, and the digest of what was approved.
+"""What a plan is: the suite's defaults, and what may be combined.
 
 The recommender, the estimator and the trainer never import each other, yet must agree on what an unset field means and
 on which settings exclude each other. That agreement lives here and nowhere else.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -15,8 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from google.protobuf import json_format, message_factory
-from google.protobuf.descriptor import Descriptor
+from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH, Default, defaults_for, suggested_sequence_length
@@ -208,47 +206,6 @@ def sequence_problem(spec: rs.RunSpec, positions: int) -> Problem | None:
         return None
     text = f"{length} tokens are more than the {positions} positions of the model; lower it to {positions} or less"
     return Problem("SEQUENCE_TOO_LONG", "training.sequence_length", text)
-
-
-def plan_digest(spec: rs.RunSpec, profile: rs.DatasetProfile | None, revision: ev.Revision) -> str:
-    """Hash of a resolved spec, its dataset profile and the revisions: "sha256:" and 64 hex digits.
-
-    The rule pack is left out: it decides which plan is proposed, not what the plan is, so a plan that a person wrote
-    by hand and the same plan from a recommendation have the same digest. What was learned from observed runs is left
-    out too: it changes with every run that ends, and no approval would outlive the next one.
-    """
-    of_profile = _text(profile) if profile is not None else ""
-    text = f"spec{_text(spec)};profile{of_profile};{_revision_text(revision.SerializeToString())}"
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-@lru_cache(maxsize=16)
-def _revision_text(raw: bytes) -> str:
-    """What a digest covers of a revision; a service has one for days."""
-    revision = ev.Revision.FromString(raw)
-    return "".join(f"{name}{_text(getattr(revision, name))};" for name in ("engine", "catalogue", "price_book"))
-
-
-def _text(message: Message) -> str:
-    """What is set in a message, by field number: the same text whatever process, version or library writes it.
-
-    The contract's numbers never change their meaning. Protobuf's own bytes promise less, and its JSON takes longer.
-    """
-    parts = []
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            parts.append(f"{field.number}={list(value) if field.is_repeated else value!r}")
-        elif field.is_repeated:
-            parts.append(f"{field.number}=[{','.join(map(_text, value))}]")
-        else:
-            parts.append(f"{field.number}={_kept_text(value.DESCRIPTOR, value.SerializeToString(deterministic=True))}")
-    return f"{{{','.join(parts)}}}"
-
-
-@lru_cache(maxsize=4096)
-def _kept_text(kind: Descriptor, raw: bytes) -> str:
-    """The text of a part of a message: specs that are asked about in turn share most of their parts."""
-    return _text(message_factory.GetMessageClass(kind).FromString(raw))
 
 
 def canonical(message: Message) -> dict[str, Any]:

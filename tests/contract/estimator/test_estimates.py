@@ -4,7 +4,7 @@ import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_estimator.__main__ import FULL_NAME
-from finetree_runtime.plan import plan_digest
+from finetree_runtime.digest import plan_digest
 
 CPU = {"cpu": {"cores": 2, "memory_bytes": 16 << 30, "bf16_flops_per_second": 2e12, "fp32_flops_per_second": 3e11}}
 

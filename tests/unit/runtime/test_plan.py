@@ -6,6 +6,7 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime import plan
 from finetree_runtime.defaults import cpu_precision, suggested_sequence_length
+from finetree_runtime.digest import plan_digest, settings_digest
 
 
 def lora_spec(**training: float) -> rs.RunSpec:
@@ -140,18 +141,44 @@ def test_sequence_length_keeps_99_percent_whole() -> None:
 def test_digest_changes_with_spec_profile_and_revision_but_not_with_the_pack() -> None:
     spec, profile = plan.resolve_spec(lora_spec()).spec, rs.DatasetProfile(examples=5)
     revision = ev.Revision(engine=ev.RevisionComponent(id="engine-1", sha256="aa"))
-    digest = plan.plan_digest(spec, profile, revision)
-    assert digest == plan.plan_digest(spec, profile, revision)
+    digest = plan_digest(spec, profile, revision)
+    assert digest == plan_digest(spec, profile, revision)
     other = lora_spec(seed=1)
-    assert plan.plan_digest(plan.resolve_spec(other).spec, profile, revision) != digest
-    assert plan.plan_digest(spec, rs.DatasetProfile(examples=6), revision) != digest
-    assert plan.plan_digest(spec, profile, ev.Revision()) != digest
+    assert plan_digest(plan.resolve_spec(other).spec, profile, revision) != digest
+    assert plan_digest(spec, rs.DatasetProfile(examples=6), revision) != digest
+    assert plan_digest(spec, profile, ev.Revision()) != digest
     with_pack = ev.Revision(engine=revision.engine, pack=ev.RevisionComponent(id="playbook-1"))
-    assert plan.plan_digest(spec, profile, with_pack) == digest
+    assert plan_digest(spec, profile, with_pack) == digest
     learned = ev.Revision()
     learned.CopyFrom(revision)
     learned.calibration.id = "calibration-1"
-    assert plan.plan_digest(spec, profile, learned) == digest
+    assert plan_digest(spec, profile, learned) == digest
+
+
+HARDWARE = [
+    rs.Hardware(accelerator="rtx-4090", count=2),
+    rs.Hardware(accelerator='it\'s "quoted"'),
+    rs.Hardware(cpu=rs.CpuDevice(cores=4)),
+    rs.Hardware(),
+    None,
+]
+
+
+@pytest.mark.parametrize("hardware", HARDWARE, ids=["named", "quoted", "cpu", "empty", "none"])
+@pytest.mark.parametrize("dataset", [rs.DatasetSource(name="alpaca"), None], ids=["dataset", "no dataset"])
+@pytest.mark.parametrize("name", ["word", "word " * 2000], ids=["short", "long"])
+def test_the_digest_of_settings_and_names_is_that_of_the_whole_spec(
+    hardware: rs.Hardware | None, dataset: rs.DatasetSource | None, name: str
+) -> None:
+    spec = rs.RunSpec(model=rs.ModelSource(name="a"), hardware=hardware, dataset=dataset, precision=rs.PRECISION_BF16)
+    spec.prefix.init_text = name
+    spec.checkpoints.keep = 3
+    profile, revision = rs.DatasetProfile(examples=5), ev.Revision(engine=ev.RevisionComponent(id="engine-1"))
+    settings = plan.resolved_settings(spec)
+
+    expected = plan_digest(plan.named_spec(settings, spec), profile, revision)
+    for _ in range(2):  # made, and kept
+        assert settings_digest(settings, spec, profile, revision) == expected
 
 
 def test_difference_names_the_fields() -> None:
