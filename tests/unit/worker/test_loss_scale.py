@@ -21,7 +21,7 @@ FP16 = Precision.FP16_MIXED
 
 @pytest.mark.parametrize("name", ["full", "lora", "nf4", "int8", "prefix", "pfeiffer"])
 def test_every_method_learns_in_float16(plan: TrainPlan, name: str) -> None:
-    recorder = run(replace(tuned(plan, precision=FP16, epochs=8.0), method=METHODS[name]))
+    recorder = run(replace(tuned(plan, precision=FP16, epochs=6.0), method=METHODS[name]))
     steps = recorder.of(events.StepMetrics)
     assert recorder.outcome.trained.final_loss < steps[0].loss
     assert not recorder.of(events.Alert)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A PREPARE task's reports, counted with the model's tokenizer."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,3 +117,11 @@ def test_a_bad_row_is_named(task, write_rows, chat_rows):
 def test_it_stops_when_told(task, signal):
     with pytest.raises(Cancelled):
         prepared(task, Control(signal))
+
+
+def test_garbage_is_looked_for_again_once_the_libraries_are_imported(monkeypatch):
+    from finetree_worker import library_log, training
+
+    monkeypatch.setattr(library_log, "adopt_library_loggers", lambda: None)  # the loggers stay those of the tests
+    training.TrainingCore().warm_up()
+    assert gc.isenabled()

@@ -131,7 +131,7 @@ def test_evaluation_before_and_after_with_samples(plan: TrainPlan, write_rows: C
 @pytest.mark.parametrize("precision", [Precision.BF16, Precision.BF16_MIXED])
 @pytest.mark.parametrize("method", [LoraMethod(rank=4), FullMethod()])
 def test_half_precision_learns_too(plan: TrainPlan, method: Any, precision: Precision) -> None:
-    recorder = run(replace(tuned(plan, precision=precision, epochs=8.0), method=method))
+    recorder = run(replace(tuned(plan, precision=precision, epochs=4.0), method=method))
     assert recorder.outcome.trained.final_loss is not None
     assert recorder.outcome.trained.final_loss < recorder.of(events.StepMetrics)[0].loss
     stored = weights(plan.artifact)
