@@ -33,9 +33,11 @@ def table(filename: str) -> Iterable[dict[str, str]]:
 
 
 def nearest_names(name: str, *groups: Iterable[str]) -> tuple[str, ...]:
-    """At most three names similar to `name`, best first; where none is similar, none."""
-    names = {candidate.lower(): candidate for group in groups for candidate in group}
-    return tuple(names[hit] for hit in difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5))
+    """At most three names similar to `name`, best first: those that it begins; where none is similar, none."""
+    names, key = {candidate.lower(): candidate for group in groups for candidate in group}, name.lower()
+    longer = sorted((hit for hit in names if key and hit.startswith(key)), key=lambda hit: (len(hit), hit))
+    similar = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
+    return tuple(names[hit] for hit in [*dict.fromkeys([*longer, *similar])][:3])
 
 
 def split(text: str) -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 
 from collections.abc import Iterator
 
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
 from finetree_recommender import fit, renting, wishes
 from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.gate import memory_words
@@ -47,6 +49,7 @@ def collect(
         *_evidence(inputs, evidence, missing, decision),
         *renting.advice(pack, decision.method or decision.choice.method, rented),
         *_smaller(situation, decision, parameters),
+        *_sharding(situation, decision),
         *wishes.unmet(situation, decision),
         *inputs.cautions,
         *wishes.contradictions(situation, decision),
@@ -76,6 +79,20 @@ def _evidence(inputs: Inputs, evidence: Evidence | None, missing: str, decision:
         yield Caution("METHOD_NOT_ESTIMATED", text, "fit.not_estimated")
     elif decision.settled.state is FitState.TIGHT:
         yield Caution("MEMORY_TIGHT", "the upper end of the memory estimate does not fit", "fit.fits")
+
+
+def _sharding(situation: Situation, decision: Decision) -> Iterator[Caution]:
+    """Where several GPUs hold a copy each, and a preferred method does not fit into one of them."""
+    hardware = situation.inputs.request.hardware
+    if hardware.count < 2 or hardware.sharding == rs.SHARDING_FULL or situation.evidence is None:
+        return
+    small = decision.method in (Method.QLORA, None)
+    unfit = fit.best(situation.evidence, Method.LORA).state is FitState.DOES_NOT_FIT
+    method = next(iter((*decision.settled.rejected, *([Method.LORA] if small and unfit else []))), None)
+    if method is not None:
+        text = f"each of the {hardware.count} devices holds the whole model here: {method} may fit where it is sharded "
+        text += "among them (hardware.sharding), which is estimated, but not yet trained by this suite"
+        yield Caution("NOT_SHARDED", text, "fit.does_not_fit", method)
 
 
 def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:

@@ -124,7 +124,8 @@ def _bits(case: Case) -> Iterator[Reason]:
 def _won(case: Case) -> Reason:
     decision, choice = case.decision, case.decision.choice
     if choice.method in decision.settled.passed:
-        return Reason("KEEPS_WISHES", f"{choice.method} comes first by the rules and breaks a wish", decision.rule_id)
+        broken = decision.settled.passed[choice.method][0].message
+        return Reason("KEEPS_WISHES", f"{choice.method} comes first by the rules, but {broken}", decision.rule_id)
     if decision.overruled_rule_id:
         if decision.settled.state is FitState.UNKNOWN:
             return Reason("OTHERS_DO_NOT_FIT", "what the rules prefer does not fit", decision.rule_id)

@@ -106,6 +106,12 @@ def test_a_model_is_found_by_name_hub_id_and_hub_name_in_any_case(asked, found):
     assert models.model(asked).name == found
 
 
+def test_names_that_begin_with_what_was_asked_for_come_before_similar_ones():
+    with pytest.raises(UnknownNameError) as caught:
+        models.model("mistral-7b")
+    assert caught.value.nearest[:2] == ("mistral-7b-v0.1", "mistral-7b-v0.3")
+
+
 def test_an_unknown_name_comes_back_with_the_nearest():
     with pytest.raises(UnknownNameError) as caught:
         models.model("lama-3.2-3b")

@@ -59,6 +59,7 @@ def test_a_method_over_the_deadline_gives_way_to_the_next_that_keeps_it(ask):
     assert late.decision.overruled_rule_id == "votes.plurality"
     assert reason_codes(late, Method.LORA)[0] == "OVER_DEADLINE"
     assert reason_codes(late, Method.PREFIX)[0] == "KEEPS_WISHES"
+    assert late.methods[0].reasons[0].message.startswith("LORA comes first by the rules, but takes 4.0 h")
     passed = [step for step in late.trace if step.stage == "demands"]
     assert [step.rule_id for step in passed] == ["demand.deadline", "demand.deadline", "demand.deadline"]
     assert "takes 4.0 h" in passed[0].outcome

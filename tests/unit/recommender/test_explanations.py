@@ -5,14 +5,17 @@ import os
 import subprocess
 import sys
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender import cautions
 from finetree_recommender.advisor import conclude
 from finetree_recommender.confidence import Level
+from finetree_recommender.estimates import Evidence
 from finetree_recommender.figures import pack_cost, pack_seconds
 from finetree_recommender.methods import TRAINABLE_HERE, Method
+from finetree_recommender.pack import Pack, load_builtin
 from finetree_recommender.reasons import Standing
 from finetree_recommender.replies import recommendation
 from finetree_trainer.capabilities import METHODS
@@ -59,6 +62,19 @@ def test_room_for_a_16_bit_base_is_not_claimed_where_the_estimate_shows_that_it_
     assert "CAUTION_QLORA_MEMORY" not in [caution.code for caution in tight.cautions]
     without = conclude(pack, read(**ALL_ANSWERED), None, cautions.ESTIMATOR_UNAVAILABLE)
     assert "CAUTION_QLORA_MEMORY" in codes(without, Method.QLORA)
+
+
+def test_several_gpus_that_hold_a_copy_each_are_told_what_sharding_might_do(pack, read, evidence):
+    def sharding(found: Evidence, policy: Pack = pack, **hardware: Any) -> list[Method | None]:
+        answer = conclude(policy, read(hardware=GPU24 | hardware).reread(policy), found, "")
+        return [caution.redirect for caution in answer.cautions if caution.code == "NOT_SHARDED"]
+
+    small = evidence(qlora="FITS")
+    assert sharding(small, count=8) == [Method.LORA]
+    assert sharding(small, load_builtin()["evidence-1"], count=8) == [Method.LORA]
+    assert not sharding(small)
+    assert not sharding(small, count=8, sharding="SHARDING_FULL")
+    assert not sharding(evidence(lora="FITS"), count=8)
 
 
 def test_votes_are_told_by_question(answer):
