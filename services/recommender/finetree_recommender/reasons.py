@@ -123,7 +123,7 @@ def _bits(case: Case) -> Iterator[Reason]:
 
 def _won(case: Case) -> Reason:
     decision, choice = case.decision, case.decision.choice
-    if choice.method in decision.settled.passed:
+    if choice.method is not None and choice.method in decision.settled.passed:
         broken = decision.settled.passed[choice.method][0].message
         return Reason("KEEPS_WISHES", f"{choice.method} comes first by the rules, but {broken}", decision.rule_id)
     if decision.overruled_rule_id:
