@@ -115,6 +115,34 @@ def test_no_more_than_a_chunk_of_logits_exists(small):
     assert more == once + 2 * 49_152 * 576  # the head's gradient is there when the second chunk is differentiated
 
 
+def test_copies_in_16_bits_of_float32_weights_live_until_their_layer_is_differentiated(small):
+    """At the loss all of them are there; when all gradients are, none is left."""
+    mixed = replace(small, weight_bytes=2, master_bytes=4)
+    count, embedding = 134_515_008, 49_152 * 576
+    at_the_loss = parts(mixed)
+    at_the_end = parts(replace(mixed, rows=replace(EQUAL, mean=16.0, mean_square=256.0, longest=16)))
+
+    assert Component.BASE_WEIGHTS not in at_the_loss
+    assert at_the_loss[Component.TRAINABLE_WEIGHTS] == at_the_end[Component.GRADIENTS] == 4 * count
+    assert at_the_loss[Component.ACTIVATIONS] > 2 * count
+    assert Component.ACTIVATIONS not in at_the_end
+    assert at_the_end[Component.TRANSIENT_PEAK] == 2 * 4 * embedding
+
+
+def test_held_out_rows_are_scored_first_and_answered_afterwards(small):
+    """The larger of the two counts: logits of the targets, or caches with the tensors of one layer."""
+    lora = LoraAdapters(8, PRESETS["all-linear"], 0.1)
+    tiny = replace(small, method=lora, micro_batch=1, batch=1, sequence_length=32, rows=Rows(40, 32.0, 1024.0, 32, 0.2))
+    answered = EvaluationPlan(Rows(400, 256.0, 65_536.0, 256, 0.01), generate=True, max_new_tokens=8, after=1)
+    scored = replace(answered, rows=replace(answered.rows, target_fraction=1.0))
+    cached, layer = 40 * 264 * 30 * 2 * 2 * 192, 40 * 256 * 2 * (3 * 1536 + 2 * 576)
+
+    found = parts(replace(tiny, evaluation=answered))
+    assert (found[Component.ACTIVATIONS], found[Component.TRANSIENT_PEAK]) == (cached, layer)
+    found = parts(replace(tiny, evaluation=scored))
+    assert (found[Component.ACTIVATIONS], found[Component.TRANSIENT_PEAK]) == (4096 * 2 * 576, 8 * 49_152 * 1024)
+
+
 def test_an_evaluation_can_need_more_than_a_step(small):
     lora = LoraAdapters(8, PRESETS["all-linear"], 0.1)
     tiny = replace(small, method=lora, micro_batch=1, batch=1, sequence_length=32, rows=Rows(40, 32.0, 1024.0, 32, 0.2))
