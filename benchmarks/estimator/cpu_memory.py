@@ -74,6 +74,9 @@ class Recorder:
         if kind == "PhaseProgress":
             now = process_bytes("VmRSS") if event.fraction == 0.0 else process_bytes("VmHWM")
             self.found.setdefault("highest" if event.fraction else "resident", {})[event.phase.value] = now
+            if event.phase.value == "load_model":
+                # Its last act is to map the model's files for their headers, which counts as if they were read.
+                self.found["training_ns"] = time.time_ns()
         elif kind == "StepMetrics":
             self.found.setdefault("steps", []).append(process_bytes("VmHWM"))
 
@@ -85,7 +88,7 @@ class Recorder:
 
 
 def count_weights(found: dict[str, Any]) -> None:
-    """Note the size of the weights, and when they are there, as the model is loaded.
+    """Note the size of the weights when they are there.
 
     What loading itself allocates is left out: it maps the file, and converts in threads that the profiler does not see.
     """
@@ -98,7 +101,6 @@ def count_weights(found: dict[str, Any]) -> None:
         storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
         # A file's tensors may be views of one mapping of all of it.
         found["weights"] = min(sum(storages.values()), sum(p.nbytes for p in model.parameters()))
-        found["training_ns"] = time.time_ns()
         return model
 
     models.load_model = counted  # type: ignore[assignment]  # with any arguments
