@@ -18,10 +18,11 @@ BYTES_OF_GB = 1e9
 """Bytes of a marketed GB."""
 
 
+@lru_cache(maxsize=1024)
 def quality(pack: Pack, method: Method, task_kind: str = UNKNOWN) -> ev.Interval:
     """Quality in percent of full fine-tuning, of this kind of task where the pack tells them apart.
 
-    Neither the playbook nor the published comparisons state a coverage, so it is 0.
+    Neither the playbook nor the published comparisons state a coverage, so it is 0. Whoever takes it copies it.
     """
     prior = prior_of(pack, method, task_kind)
     figure = prior if prior is not None else pack.card(method).quality_percent
@@ -30,6 +31,7 @@ def quality(pack: Pack, method: Method, task_kind: str = UNKNOWN) -> ev.Interval
     return interval
 
 
+@lru_cache(maxsize=1024)
 def prior_of(pack: Pack, method: Method, task_kind: str) -> QualityPrior | None:
     """The pack's prior of a method for a kind of task, else for a task of unknown kind; None where it has neither."""
     ours = [prior for prior in pack.rules.priors if prior.method is method]
@@ -37,6 +39,7 @@ def prior_of(pack: Pack, method: Method, task_kind: str) -> QualityPrior | None:
     return next(named, next((prior for prior in ours if not prior.task_kinds), None))
 
 
+@lru_cache(maxsize=4096)
 def falls_short(pack: Pack, method: Method, quality_need: str, task_kind: str) -> QualityFloor | None:
     """The floor of a quality need that a method is not expected to reach; None where it is, or no prior is known."""
     prior = prior_of(pack, method, task_kind)
@@ -71,6 +74,7 @@ def pack_cost_expected(pack: Pack, method: Method, examples: int | None) -> floa
     return None if hours is None else hours * pack.rules.times.usd_per_hour[method]
 
 
+@lru_cache(maxsize=256)
 def pack_bytes(pack: Pack, method: Method) -> ev.Interval:
     """The memory class that the playbook asks for, in bytes: what its own rules go by, not a peak."""
     minimum = pack.card(method).minimum_gpu_gb

@@ -135,6 +135,8 @@ def taken(pack: Pack, ground: Ground, order: tuple[Method, ...], *, proof_needed
         # What is beyond the gate comes last in the order.
         return None if proof_needed else min(order, key=ground.weight, default=None)
     first = order[0] if order else None
+    if first is not None and ground.state(first) in RUNS and ground.burden(first) == UNBURDENED:
+        return first  # as it mostly is
     unknown = [method for method in _with_fallbacks(pack, order) if ground.state(method) is FitState.UNKNOWN]
     if first is not None and not proof_needed and first in unknown and ground.burden(first) == UNBURDENED:
         return first

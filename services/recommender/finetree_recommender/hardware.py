@@ -62,6 +62,7 @@ def canonical(name: str) -> str:
     return re.sub(r"(\d)-gb\b", r"\1gb", "-".join(words))
 
 
+@lru_cache(maxsize=4096)
 def memory_class(pack: Pack, gb: float) -> MemoryClass:
     """The playbook's class of a memory size in GB; up to five percent short of a class still counts."""
     tolerated = gb * (1 + pack.rules.gate.tolerance.value)

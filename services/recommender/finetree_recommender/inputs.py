@@ -161,7 +161,13 @@ def _answers(request: rec.RecommendRequest, pack: Pack, device: Device) -> Answe
 
 def bracket_key(brackets: tuple[Bracket, ...], number: float | None) -> str:
     """The answer that a number is; unknown without one."""
-    return UNKNOWN if number is None else next(item.key for item in brackets if item.holds(number))
+    if number is None:
+        return UNKNOWN
+    # A loaded pack's brackets follow each other without a gap, so that the upper end alone tells.
+    for item in brackets:
+        if number < item.high or (item.through and number == item.high):
+            return item.key
+    return brackets[-1].key
 
 
 def _memory(hardware: rs.Hardware, gb: float | None, pack: Pack) -> str:

@@ -43,8 +43,10 @@ class Opinion:
         evidence = self.situation.evidence
         priced = fit.best(evidence, method).priced if evidence is not None else None
         breaches = self.situation.broken.get(method, ())
-        found = list(reasons(Case(self.pack, self.situation.inputs, self.decision, method, priced, breaches, evidence)))
-        return next((reason for reason in found if reason.code not in _BARE), found[0]).message
+        found = reasons(Case(self.pack, self.situation.inputs, self.decision, method, priced, breaches, evidence))
+        first = next(found)
+        told = first if first.code not in _BARE else next((each for each in found if each.code not in _BARE), first)
+        return told.message
 
 
 def verdicts(packs: Iterable[Pack], situation: Situation, decision: Decision) -> tuple[OtherVerdict, ...]:

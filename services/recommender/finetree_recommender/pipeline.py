@@ -131,9 +131,12 @@ def verdict(pack: Pack, answers: Answers, ground: Ground) -> Verdict:
 
 def _tried(choice: Choice, ground: Ground) -> tuple[Method, ...]:
     """What the fit stage tries; without figures a method beyond the gate has nothing to speak for it."""
-    if ground.states is not None:
-        return choice.order
-    return tuple(method for method in choice.order if method in choice.passage.feasible)
+    return choice.order if ground.states is not None else _within(choice.order, choice.passage.feasible)
+
+
+@lru_cache(maxsize=4096)
+def _within(order: tuple[Method, ...], feasible: tuple[Method, ...]) -> tuple[Method, ...]:
+    return tuple(method for method in order if method in feasible)
 
 
 def _ruling(choice: Choice, method: Method | None, ground: Ground) -> tuple[str, str]:

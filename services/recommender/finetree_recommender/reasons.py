@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why each method stands where it stands, with the numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from finetree_recommender import fit
 from finetree_recommender.answers import CPU, Answers, matches
@@ -65,9 +66,14 @@ def warnings(pack: Pack, answers: Answers, method: Method, evidence: Evidence | 
 
     That a GPU has room for another method is not said where the estimate shows that it has not.
     """
-    soft = (rule for rule in pack.rules.cautions if rule.method is method and not rule.hard)
-    found = (rule for rule in soft if matches(rule.when, answers))
+    found = (rule for rule in _soft(pack)[method] if matches(rule.when, answers))
     return tuple(rule for rule in found if "memory" not in rule.when or not _refuted(rule, evidence))
+
+
+@lru_cache(maxsize=64)
+def _soft(pack: Pack) -> Mapping[Method, tuple[CautionRule, ...]]:
+    rules = pack.rules.cautions
+    return {method: tuple(rule for rule in rules if rule.method is method and not rule.hard) for method in Method}
 
 
 def _refuted(rule: CautionRule, evidence: Evidence | None) -> bool:

@@ -29,6 +29,8 @@ class Situation:
     """The answers that some rule reads: where the others differ, the verdict does not."""
     away: Ground
     """The same on other hardware, of which no estimate is at hand."""
+    misfits: tuple[float, ...] = ()
+    """Bytes that each method needs, in the order of `Method`, where it does not fit this hardware; 0 for the others."""
 
     @classmethod
     def of(cls, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> "Situation":
@@ -40,8 +42,8 @@ class Situation:
             # This hardware's hours and prices say nothing of another's; the pack's own are those of any.
             elsewhere = elsewhere._replace(deadline_seconds=None, run_usd=None)
         away = Ground(None, burdens(pack, elsewhere, None))
-        ground = fit.ground(evidence, broken)
-        return cls(pack, inputs, evidence, broken, ground, asked(pack, inputs.answers), away)
+        ground, misfits = fit.ground(evidence, broken), _misfits(inputs, evidence)
+        return cls(pack, inputs, evidence, broken, ground, asked(pack, inputs.answers), away, misfits)
 
     @property
     def answers(self) -> Answers:
@@ -66,24 +68,29 @@ class Situation:
 
     def elsewhere(self, answers: Answers) -> Verdict:
         """The verdict of the rules on other hardware, of which no estimate is at hand but for what is too large."""
-        states = self._too_large(answers.memory)
+        states = self._too_large(answers.memory) if any(self.misfits) else None
         return verdict(self.pack, answers, self.away._replace(states=states) if states is not None else self.away)
 
     def _too_large(self, memory: str) -> States | None:
-        """Which methods need more, at their smallest, than a GPU of a memory class has; None where none does.
-
-        A method that fits here may be made smaller still, and is left to the rules, as is what was not estimated.
-        """
+        """Which methods need more, at their smallest, than a GPU of a memory class has; None where none does."""
         item = next((item for item in self.pack.rules.gate.classes if item.key == memory), None)
-        if self.evidence is None or self.inputs.marketed_gb is None or item is None:
+        if item is None:
             return None
-        bests = [fit.best(self.evidence, method) for method in Method]
         room = item.low * fit.GIB
-        large = [
-            best.priced is not None
-            and best.state is FitState.DOES_NOT_FIT
-            and best.priced.device_bytes.expected > room > 0
-            for best in bests
-        ]
+        large = [needs > room > 0 for needs in self.misfits]
         states = tuple(FitState.DOES_NOT_FIT if each else FitState.UNKNOWN for each in large)
         return states if any(large) else None
+
+
+def _misfits(inputs: Inputs, evidence: Evidence | None) -> tuple[float, ...]:
+    """What each method that does not fit needs at its smallest.
+
+    A method that fits here may be made smaller still, and is left to the rules, as is what was not estimated.
+    """
+    if evidence is None or inputs.marketed_gb is None:
+        return ()
+    bests = (fit.best(evidence, method) for method in Method)
+    return tuple(
+        best.priced.device_bytes.expected if best.priced is not None and best.state is FitState.DOES_NOT_FIT else 0.0
+        for best in bests
+    )

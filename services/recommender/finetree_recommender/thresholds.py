@@ -7,6 +7,7 @@ Between two change points no rule and no check has another outcome, so it is eno
 import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from finetree_recommender.answers import UNKNOWN, Answers
 from finetree_recommender.demands import all_seconds, all_usd, duration, seconds_of, usd_of
@@ -14,6 +15,7 @@ from finetree_recommender.gate import memory_words
 from finetree_recommender.hardware import memory_class
 from finetree_recommender.inputs import bracket_key
 from finetree_recommender.methods import Method
+from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import Verdict
 from finetree_recommender.situation import Situation
 from finetree_recommender.wish_rules import Bracket
@@ -52,7 +54,7 @@ def search(number: Number, method: Method | None) -> Iterator[Change]:
     known = {number.sides(number.now)}
     for up in (True, False):
         seen = {method}
-        for value in _grid(number, up=up):
+        for value in _grid(number.points, number.now, number.step, up=up):
             sides = number.sides(value)
             if sides in known:
                 continue
@@ -63,17 +65,17 @@ def search(number: Number, method: Method | None) -> Iterator[Change]:
                 yield Change(value, found)
 
 
-def _grid(number: Number, *, up: bool) -> list[float]:
+@lru_cache(maxsize=4096)
+def _grid(points: tuple[float, ...], now: float, step: float, *, up: bool) -> tuple[float, ...]:
     """Where the outcome can change in one direction: of each point the first value at or past it, and the next."""
-    step, now = number.step, number.now
     digits, sign = (2 if step < 1 else 0), (1 if up else -1)
     values: set[float] = set()
-    for point in number.points:
+    for point in points:
         if math.isfinite(point) and (point - now) * sign > -2 * step:
             place = round(point / step, 6)
             first = math.ceil(place) if up else math.floor(place)
             values.update(round(index * step, digits) for index in (first, first + sign) if index > 0)
-    return sorted((value for value in values if (value - now) * sign > 0), reverse=not up)
+    return tuple(sorted((value for value in values if (value - now) * sign > 0), reverse=not up))
 
 
 def measured(situation: Situation) -> frozenset[str]:
@@ -120,8 +122,12 @@ def _memory(situation: Situation) -> Iterator[Number]:
     def words(gb: float) -> str:
         return f"{gb:g} GB" if gb == now else f"{memory_words(pack, memory_class(pack, gb).key)} {NOT_PRICED}"
 
-    points = tuple(item.low / (1 + pack.rules.gate.tolerance.value) for item in pack.rules.gate.classes)
-    yield Number("hardware", "GB", now, 0.01, points, words, lambda gb: memory_class(pack, gb).key, verdict)
+    yield Number("hardware", "GB", now, 0.01, _class_ends(pack), words, lambda gb: memory_class(pack, gb).key, verdict)
+
+
+@lru_cache(maxsize=64)
+def _class_ends(pack: Pack) -> tuple[float, ...]:
+    return tuple(item.low / (1 + pack.rules.gate.tolerance.value) for item in pack.rules.gate.classes)
 
 
 def _month_budget(situation: Situation) -> Iterator[Number]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -141,6 +142,8 @@ async def _until_signal(service: Service) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, number, stop)
     async with serving(service) as address:
+        # What a start loaded stays: the collector need not go through all of it again under the calls.
+        gc.freeze()
         _announce(service, address)
         await stop.wait()
         logging.get_logger().info("draining", service=service.name)
