@@ -136,9 +136,16 @@ def test_a_model_that_does_not_fit_is_no_unreadable_model(
         raise error
 
     monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", refusing)
-    with pytest.raises(MemoryExhaustedError, match="GB are free") as refused:
-        models.load_model(base_folder, torch.float32, CPU)
-    assert (refused.value.reason, refused.value.field) == ("OUT_OF_MEMORY_LOADING", "model")
+    four_bit = qlora.quantization(QloraMethod(LoraMethod()), torch.bfloat16)
+    for dtype, quantization, advice in (
+        (torch.float32, None, "Use qlora, bfloat16 weights, a smaller model,"),
+        (torch.bfloat16, None, "Use qlora, a smaller model,"),
+        (torch.bfloat16, four_bit, "Use a smaller model,"),
+    ):
+        with pytest.raises(MemoryExhaustedError, match="GB are free") as refused:
+            models.load_model(base_folder, dtype, CPU, quantization)
+        assert (refused.value.reason, refused.value.field) == ("OUT_OF_MEMORY_LOADING", "model")
+        assert refused.value.remedy.startswith(advice)
 
 
 class Driver:

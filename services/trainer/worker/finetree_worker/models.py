@@ -78,7 +78,7 @@ def load_model(
             nn.Module.to(loaded, device)
     except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise _too_large(folder, device) from error
+            raise _too_large(folder, device, dtype, quantised=quantization is not None) from error
         raise ModelError(
             "MODEL_UNREADABLE",
             f"The model {folder.name!r} cannot be loaded: {type(error).__name__}.",
@@ -138,15 +138,17 @@ def _unmapped() -> Iterator[None]:
         untyped.safe_open = mapped
 
 
-def _too_large(folder: Path, device: torch.device) -> MemoryExhaustedError:
+def _too_large(folder: Path, device: torch.device, dtype: torch.dtype, *, quantised: bool) -> MemoryExhaustedError:
     stored = sum(file.stat().st_size for file in base_checks.weight_files(folder))
     free_cache(device)
+    # Nothing that is done already.
+    smaller = "" if quantised else "qlora, bfloat16 weights, " if dtype is torch.float32 else "qlora, "
     return MemoryExhaustedError(
         "OUT_OF_MEMORY_LOADING",
         f"The model {folder.name!r} does not fit in this device's memory: its files hold {stored / 1e9:.2f} GB, and "
         f"{free_memory_bytes(device) / 1e9:.2f} GB are free.",
         field="model",
-        remedy="Use qlora, bfloat16 weights, a smaller model, or a device with more memory.",
+        remedy=f"Use {smaller}a smaller model, or a device with more memory.",
     )
 
 
