@@ -10,7 +10,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator import cpu_memory, memory
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.memory import Component
-from finetree_estimator.methods import PRESETS, Full, LoraAdapters
+from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, trainable_parameters
 from finetree_estimator.models import model
 from finetree_estimator.prices import packaged
 from finetree_estimator.reading import read
@@ -103,6 +103,18 @@ def test_projections_that_read_the_same_tensor_share_its_dropped_copy(small):
 
     # The output projection's input with its mask, and the narrow outputs of two more adapters.
     assert adapted["attention"] - adapted["query-value"] == 2 * 2 * 576 + 2 * 2 * 8
+
+
+@pytest.mark.parametrize(("places", "first"), [(1, False), (2, True)], ids=["after the MLP", "after attention too"])
+def test_below_the_first_bottleneck_nothing_is_kept(small, places, first):
+    """Of a single layer only what stands behind its first bottleneck is kept: that one's input, or the MLP as well."""
+    bottleneck = replace(small, method=Bottleneck(64, places), master_bytes=4)
+    tokens, copies = 4 * 256, 2 * trainable_parameters(bottleneck.method, replace(small.shape, layers=1))
+    alone = parts(replace(bottleneck, shape=replace(small.shape, layers=1)))[Component.ACTIVATIONS]
+
+    inputs, last_norm = places * 2 * (576 + 64), 4 * 576
+    mlp = 4 * 576 + 3 * 2 * 1536 if first else 0
+    assert alone == tokens * (inputs + last_norm + mlp) + copies
 
 
 def test_no_more_than_a_chunk_of_logits_exists(small):
