@@ -14,6 +14,8 @@ from typing import NamedTuple
 FAR = 1.0
 """Distance from which on a case counts as far, however much farther it is."""
 
+_LOG_10 = math.log(10.0)
+
 CPU = "cpu"
 """Accelerator and architecture of a processor."""
 
@@ -182,7 +184,7 @@ def sizes(one: Case, other: Case, weights: Weights) -> dict[str, float]:
 def size_terms(one: Case, other: Case, weights: Weights) -> tuple[float, float]:
     """What parameters and tokens add."""
     tokens = abs(tokens_of(one, weights) - tokens_of(other, weights))
-    return per_log(weights.parameters) * abs(one.parameters - other.parameters), per_log(weights.tokens) * tokens
+    return weights.parameters / _LOG_10 * abs(one.parameters - other.parameters), weights.tokens / _LOG_10 * tokens
 
 
 def tokens_of(case: Case, weights: Weights) -> float:
@@ -192,7 +194,7 @@ def tokens_of(case: Case, weights: Weights) -> float:
 
 def per_log(weight: float) -> float:
     """A weight for each factor of ten as one for each unit of the natural logarithm."""
-    return weight / math.log(10.0)
+    return weight / _LOG_10
 
 
 def _method(one: Setting, other: Setting, weights: Weights) -> float:

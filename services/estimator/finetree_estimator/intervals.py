@@ -2,9 +2,9 @@
 """Predicted numbers: a range, how often the truth should be inside, and what the number rests on."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -52,9 +52,8 @@ class Interval(NamedTuple):
         return made((low * factor, expected * factor, high * factor, merged, coverage))
 
 
-def made(fields: tuple[float, float, float, tuple[Source, ...], float]) -> Interval:
-    """The interval with these fields, in half the time that its own constructor takes."""
-    return tuple.__new__(Interval, fields)
+made: Callable[[tuple[float, float, float, tuple[Source, ...], float]], Interval] = partial(tuple.__new__, Interval)
+"""The interval with these fields, in a third of the time that its own constructor takes, which is written in Python."""
 
 
 def around(expected: float, *, below: float, above: float, sources: tuple[Source, ...] = ()) -> Interval:

@@ -12,7 +12,16 @@ def widen_memory(peaks: Memory, factor: float) -> Memory:
     """Peaks whose ends are `factor` times as far from the expected value, but never uselessly far."""
     host = _peak(peaks.host, factor) if peaks.host == peaks.device else peaks.host
     return Memory(
-        tuple([(kind, _spread(interval, factor)) for kind, interval in peaks.components]),
+        # Written out, since there are nine of them in every answer.
+        tuple(
+            [
+                (
+                    kind,
+                    made((max(0.0, mid - factor * (mid - low)), mid, mid + factor * (high - mid), sources, coverage)),
+                )
+                for kind, (low, mid, high, sources, coverage) in peaks.components
+            ]
+        ),
         _peak(peaks.allocated, factor),
         _peak(peaks.reserved, factor),
         _peak(peaks.device, factor),
@@ -35,12 +44,6 @@ def widen_times(times: Times, factor: float) -> Times:
         _power(times.tokens_per_second, factor),
         times.processed_tokens,
     )
-
-
-def _spread(interval: Interval, factor: float) -> Interval:
-    low, expected, high, sources, coverage = interval
-    low, high = expected - factor * (expected - low), expected + factor * (high - expected)
-    return made((max(0.0, low), expected, high, sources, coverage))
 
 
 def _peak(interval: Interval, factor: float) -> Interval:
