@@ -70,7 +70,7 @@ def _evidence(inputs: Inputs, evidence: Evidence | None, missing: str, decision:
         text = "whether anything trains here is unknown: say how much memory there is (hardware.cpu.memory_bytes)"
         yield Caution("FIT_UNKNOWN", text, "fit.nothing_fits")
     elif decision.method is None:
-        text = "no recipe was shown to fit this hardware: take more memory or a smaller model"
+        text = f"no recipe was shown to fit this hardware{_nearest(evidence)}: take more memory or a smaller model"
         if inputs.profile is None:
             text += ", or say how long the rows are (dataset_profile.token_lengths); short rows take less"
         yield Caution("NOTHING_FITS", text, "fit.nothing_fits")
@@ -93,6 +93,13 @@ def _sharding(situation: Situation, decision: Decision) -> Iterator[Caution]:
         text = f"each of the {hardware.count} devices holds the whole model here: {method} may fit where it is sharded "
         text += "among them (hardware.sharding), which is estimated, but not yet trained by this suite"
         yield Caution("NOT_SHARDED", text, "fit.does_not_fit", method)
+
+
+def _nearest(evidence: Evidence) -> str:
+    """Which method lacks least, and how much; nothing where none has an estimate."""
+    priced = [(found, method) for method in Method if (found := fit.best(evidence, method).priced) is not None]
+    lacks = sorted((item.device_bytes.expected - item.usable_bytes, method) for item, method in priced)
+    return f" ({lacks[0][1]} comes nearest and lacks {lacks[0][0] / fit.GIB:.1f} GiB)" if lacks else ""
 
 
 def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:

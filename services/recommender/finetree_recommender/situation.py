@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that a verdict depends on, so that it can be asked for again with one thing changed."""
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from finetree_recommender import fit
 from finetree_recommender.answers import Answers
@@ -12,6 +14,24 @@ from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import Decision, Verdict, asked, decide, verdict
+
+USABLE = 0.9
+"""Share of a GPU's marketed GB that GPUs offer in GiB at least: a T4 of 16 GB offers 14.56 GiB."""
+
+
+class Bound(NamedTuple):
+    """What an estimate on one GPU says of a method on others; marketed GB."""
+
+    needs: float = 0.0
+    """A GPU of less does not hold it."""
+    enough: float = math.inf
+    """A GPU of this and more holds it."""
+
+    def state(self, gb: float) -> FitState:
+        """Whether the method fits a GPU of so much memory."""
+        if gb < self.needs:
+            return FitState.DOES_NOT_FIT
+        return FitState.FITS if gb >= self.enough else FitState.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +49,8 @@ class Situation:
     """The answers that some rule reads: where the others differ, the verdict does not."""
     away: Ground
     """The same on other hardware, of which no estimate is at hand."""
-    misfits: tuple[float, ...] = ()
-    """Bytes that each method needs, in the order of `Method`, where it does not fit this hardware; 0 for the others."""
+    bounds: tuple[Bound, ...] = ()
+    """What is carried over of each method to other GPUs; empty where nothing is."""
 
     @classmethod
     def of(cls, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> "Situation":
@@ -42,8 +62,8 @@ class Situation:
             # This hardware's hours and prices say nothing of another's; the pack's own are those of any.
             elsewhere = elsewhere._replace(deadline_seconds=None, run_usd=None)
         away = Ground(None, burdens(pack, elsewhere, None))
-        ground, misfits = fit.ground(evidence, broken), _misfits(inputs, evidence)
-        return cls(pack, inputs, evidence, broken, ground, asked(pack, inputs.answers), away, misfits)
+        ground, bounds = fit.ground(evidence, broken), _bounds(inputs, evidence)
+        return cls(pack, inputs, evidence, broken, ground, asked(pack, inputs.answers), away, bounds)
 
     @property
     def answers(self) -> Answers:
@@ -67,30 +87,35 @@ class Situation:
         return verdict(self.pack, answers if answers is not None else self.asked, ground)
 
     def elsewhere(self, answers: Answers) -> Verdict:
-        """The verdict of the rules on other hardware, of which no estimate is at hand but for what is too large."""
-        states = self._too_large(answers.memory) if any(self.misfits) else None
+        """The verdict of the rules on other hardware, of which estimates say no more than what is carried over."""
+        states = self._carried(answers.memory) if self.bounds else None
         return verdict(self.pack, answers, self.away._replace(states=states) if states is not None else self.away)
 
-    def _too_large(self, memory: str) -> States | None:
-        """Which methods need more, at their smallest, than a GPU of a memory class has; None where none does."""
+    def _carried(self, memory: str) -> States | None:
+        """What this GPU's estimates say of a GPU of another class; None where they say nothing."""
         item = next((item for item in self.pack.rules.gate.classes if item.key == memory), None)
-        if item is None:
+        if item is None or not item.low:
             return None
-        room = item.low * fit.GIB
-        large = [needs > room > 0 for needs in self.misfits]
-        states = tuple(FitState.DOES_NOT_FIT if each else FitState.UNKNOWN for each in large)
-        return states if any(large) else None
+        states = tuple(bound.state(item.low) for bound in self.bounds)
+        return states if any(state is not FitState.UNKNOWN for state in states) else None
 
 
-def _misfits(inputs: Inputs, evidence: Evidence | None) -> tuple[float, ...]:
-    """What each method that does not fit needs at its smallest.
+def _bounds(inputs: Inputs, evidence: Evidence | None) -> tuple[Bound, ...]:
+    """What is carried over of each method, in the order of `Method`; nothing where this hardware is no GPU.
 
-    A method that fits here may be made smaller still, and is left to the rules, as is what was not estimated.
+    What fits here fits where there is more memory, or as much as its recipe takes; what needs more at its smallest than
+    a GPU has does not fit there. A method that fits here may be made smaller still, and is left to the rules below.
     """
-    if evidence is None or inputs.marketed_gb is None:
+    now = inputs.marketed_gb
+    if evidence is None or now is None:
         return ()
-    bests = (fit.best(evidence, method) for method in Method)
-    return tuple(
-        best.priced.device_bytes.expected if best.priced is not None and best.state is FitState.DOES_NOT_FIT else 0.0
-        for best in bests
-    )
+    return tuple(_bound(fit.best(evidence, method), now) for method in Method)
+
+
+def _bound(best: fit.Best, now: float) -> Bound:
+    if best.priced is None or best.state is FitState.UNKNOWN:
+        return Bound()
+    peak = best.priced.device_bytes
+    if best.state is FitState.DOES_NOT_FIT:
+        return Bound(needs=peak.expected / fit.GIB)
+    return Bound(enough=min(now, peak.high / fit.GIB / USABLE))

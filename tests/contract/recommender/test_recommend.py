@@ -54,6 +54,21 @@ async def test_a_small_model_trains_on_a_cpu_although_the_playbook_says_upgrade(
     assert reply.estimate.optimizer_steps >= 100
 
 
+async def test_where_nothing_at_hand_trains_the_model_an_offer_is_named_that_does(client):
+    asked = on_gpu(24, model="llama-3.1-70b", dataset_profile={"examples": 5000})
+    reply = await client.recommend(asked | {"can_rent": True})
+    assert reply.verdict.method == rec.METHOD_UNSPECIFIED
+    offers = [caution for caution in reply.cautions if caution.code == "RENT"]
+    assert offers[0].redirect == rec.METHOD_LORA
+    assert offers[0].message in reply.summary
+    accelerator = offers[0].message.split(" on a rented ")[1].split(" ")[0]
+    again = await client.recommend(asked | {"hardware": {"accelerator": accelerator}})
+    assert again.verdict.method == rec.METHOD_LORA
+    assert again.estimate.fits
+    owned = await client.recommend(asked | {"can_rent": False})
+    assert "RENT" not in [caution.code for caution in owned.cautions]
+
+
 async def test_the_recipe_is_the_plan_that_the_estimator_prices(client):
     reply = await client.recommend(SMALL)
     estimate = await client.estimate(reply.spec, dataset_profile=SMALL["dataset_profile"])

@@ -9,6 +9,7 @@ from finetree_recommender.advisor import conclude
 from finetree_recommender.counterfactuals import Counterfactual
 from finetree_recommender.estimates import Evidence, FitState, Priced
 from finetree_recommender.methods import Method
+from finetree_recommender.pack import load_builtin
 
 GIB = 2**30
 ALL_FIT = {"full": "FITS", "lora": "FITS", "qlora": "FITS", "prefix": "FITS", "adapter": "FITS"}
@@ -160,3 +161,11 @@ def test_what_is_too_large_here_is_not_too_large_for_a_gpu_that_has_the_room(pac
     told = {flip.method: flip.to_value for flip in answer.counterfactuals if flip.field_path == "hardware"}
     assert told[Method.LORA] == "a GPU of 24 GB (by the rules, not priced)"
     assert Method.QLORA not in told
+
+
+def test_what_fits_here_is_not_doubted_where_there_is_more_memory(read, evidence):
+    """evidence-1's classes are those of 7B models: of a small one on 12 GB they would say QLoRA from 16 GB on."""
+    policy = load_builtin()["evidence-1"]
+    answer = conclude(policy, read(hardware=gpu(12)).reread(policy), evidence(**ALL_FIT), "")
+    assert answer.decision.method is Method.LORA
+    assert not [flip for flip in answer.counterfactuals if flip.field_path == "hardware" and flip.method]

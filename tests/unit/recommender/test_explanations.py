@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender import cautions
 from finetree_recommender.advisor import conclude
 from finetree_recommender.confidence import Level
-from finetree_recommender.estimates import Evidence
+from finetree_recommender.estimates import Evidence, FitState, Priced
 from finetree_recommender.figures import pack_cost, pack_seconds
 from finetree_recommender.methods import TRAINABLE_HERE, Method
 from finetree_recommender.pack import Pack, load_builtin
@@ -62,6 +63,19 @@ def test_room_for_a_16_bit_base_is_not_claimed_where_the_estimate_shows_that_it_
     assert "CAUTION_QLORA_MEMORY" not in [caution.code for caution in tight.cautions]
     without = conclude(pack, read(**ALL_ANSWERED), None, cautions.ESTIMATOR_UNAVAILABLE)
     assert "CAUTION_QLORA_MEMORY" in codes(without, Method.QLORA)
+
+
+def test_where_nothing_fits_the_method_that_lacks_least_is_named(pack, read):
+    rows = {}
+    needs = {Method.LORA: 18.7, Method.QLORA: 8.3, Method.FULL: 47.7, Method.PREFIX: 27.4, Method.ADAPTER: 18.5}
+    for method, gib in needs.items():
+        peak = ev.Interval(low=gib * 2**30, expected=gib * 2**30, high=gib * 2**30)
+        usable = int(7.6 * 2**30)
+        rows[method, 0] = Priced(FitState.DOES_NOT_FIT, peak, usable, None, None, "USD", 100)
+    evidence_1 = load_builtin()["evidence-1"]
+    answer = conclude(evidence_1, read(hardware=GPU8).reread(evidence_1), Evidence(rows, ev.Revision(), None), "")
+    (message,) = [caution.message for caution in answer.cautions if caution.code == "NOTHING_FITS"]
+    assert "fit this hardware (QLORA comes nearest and lacks 0.7 GiB): take more memory or a smaller model" in message
 
 
 def test_several_gpus_that_hold_a_copy_each_are_told_what_sharding_might_do(pack, read, evidence):
