@@ -59,6 +59,8 @@ class Choices:
     """The spec without names, for what is read from it more rarely; not to be changed."""
     problem: Problem | None
     """What cannot go together."""
+    method: bytes
+    """A spec with the method and nothing else, as bytes of the wire: far fewer differ than settings do."""
     full: bool
     """Whether all weights are trained."""
     fp32: bool
@@ -132,6 +134,7 @@ def _choices(settings: bytes) -> Choices:
     return Choices(
         spec=spec,
         problem=combination_problem(spec),
+        method=_method(spec),
         full=spec.WhichOneof("method") == "full",
         fp32=spec.precision == rs.PRECISION_FP32,
         bf16=spec.precision == rs.PRECISION_BF16,
@@ -160,6 +163,15 @@ def _choices(settings: bytes) -> Choices:
 
 
 _kept = lru_cache(maxsize=4096)(_choices)
+
+
+def _method(spec: rs.RunSpec) -> bytes:
+    """The spec without all that is not its method."""
+    alone = rs.RunSpec()
+    kind = spec.WhichOneof("method")
+    if kind is not None:
+        getattr(alone, kind).CopyFrom(getattr(spec, kind))
+    return alone.SerializeToString()
 
 
 def _unnamed(hardware: rs.Hardware, *, fp32: bool) -> Device | None:

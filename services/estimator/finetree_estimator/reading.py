@@ -91,7 +91,7 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.Ru
     if problem is not None:
         path = f"spec.{problem.field_path}"
         raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
-    method = _method(settings, shape) if len(settings) <= LONGEST_KEPT else read_method(chosen.spec, shape)
+    method = _method(chosen.method, shape) if len(settings) <= LONGEST_KEPT else read_method(chosen.spec, shape)
     data = training_rows(chosen, profile, chosen.sequence_length)
     steps = chosen.steps(data.count) if data is not None else 0
     program = PROGRAM_NAMES[request.program]
@@ -132,8 +132,8 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.Ru
 
 
 @lru_cache(maxsize=4096)
-def _method(settings: bytes, shape: Shape) -> Method:
-    return read_method(choices(settings).spec, shape)
+def _method(alone: bytes, shape: Shape) -> Method:
+    return read_method(rs.RunSpec.FromString(alone), shape)
 
 
 def read_method(spec: rs.RunSpec, shape: Shape) -> Method:
