@@ -8,7 +8,7 @@ coincide, so the largest counts and not their sum.
 
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from finetree_estimator import constants as c
 from finetree_estimator import cpu_memory
@@ -114,28 +114,34 @@ _Spreads = tuple[tuple[Component, float, float, tuple[Source, ...]], ...]
 @lru_cache(maxsize=4096)
 def _fixed(recipe: Recipe) -> tuple[Held, Layer, _Spreads]:
     """All that a recipe decides, in one look-up."""
-    return held(recipe), layer_of(recipe), _spreads(recipe)
+    tensors = cpu_memory.tensors_spread(recipe) if recipe.on_cpu else None
+    return held(recipe), layer_of(recipe), _spreads(name_of(recipe.method), recipe.devices > 1, tensors)
 
 
-def _spreads(recipe: Recipe) -> _Spreads:
-    """How far the ends of each component are, as factors. Counted parts are exact; kernels and allocators are not."""
-    shared = c.DEVICES_SPREAD if recipe.devices > 1 else 0.0
-    counted = c.METHOD_SPREAD[name_of(recipe.method)] + shared
-    formulas, fit = (c.MEMORY_FORMULAS,), (c.CPU_CONSTANTS if recipe.on_cpu else c.MEMORY_FIT,)
+@cache
+def _spreads(method: str, several: bool, on_cpu: tuple[float, float] | None) -> _Spreads:  # noqa: FBT001  # a key
+    """How far the ends of each component are, as factors. Counted parts are exact; kernels and allocators are not.
+
+    `on_cpu` are the half-widths of what is counted tensor by tensor there; None on a GPU.
+    """
+    shared = c.DEVICES_SPREAD if several else 0.0
+    counted = c.METHOD_SPREAD[method] + shared
+    fit = (c.MEMORY_FIT if on_cpu is None else c.CPU_CONSTANTS,)
     found = []
     for kind in Component:
         if kind in COUNTED:
-            found.append((kind, 1 - counted, 1 + counted, formulas))
+            found.append((kind, 1 - counted, 1 + counted, _COUNTED_FROM))
         else:
-            below, above = _cpu_spread(recipe, kind) if recipe.on_cpu else c.GPU_SPREAD
+            below, above = c.GPU_SPREAD if on_cpu is None else _CPU_SPREADS.get(kind, on_cpu)
             found.append((kind, 1 - (below + shared), 1 + (above + shared), fit))
     return tuple(found)
 
 
-def _cpu_spread(recipe: Recipe, kind: Component) -> tuple[float, float]:
-    if kind is Component.RUNTIME:
-        return cpu_memory.RUNTIME_SPREAD
-    return cpu_memory.HOLES_SPREAD if kind is Component.FRAGMENTATION else cpu_memory.tensors_spread(recipe)
+_CPU_SPREADS = {
+    Component.RUNTIME: cpu_memory.RUNTIME_SPREAD,
+    Component.FRAGMENTATION: cpu_memory.HOLES_SPREAD,
+}
+_COUNTED_FROM = (c.MEMORY_FORMULAS,)
 
 
 def _host(run: Run, device: Interval, holds: Held, tokens: float) -> Interval:
@@ -146,6 +152,3 @@ def _host(run: Run, device: Interval, holds: Held, tokens: float) -> Interval:
     inputs = run.compute_bytes * run.shape.hidden * run.shape.layers * tokens if run.offloaded else 0.0
     expected = (c.HOST_RUNTIME + shard + inputs + holds.paged_states) * run.devices
     return around(expected, below=0.4, above=0.6, sources=_COUNTED_FROM)
-
-
-_COUNTED_FROM = (c.MEMORY_FORMULAS,)

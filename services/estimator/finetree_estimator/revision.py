@@ -16,35 +16,45 @@ ENGINE_ID = "engine-1"
 ENGINE_DATE = "2026-11-25"
 """Day of the last such change."""
 FORMULAS = (
+    "accelerators",
     "activations",
     "calibration",
+    "choices",
     "confidence",
     "constants",
     "correction",
     "cost",
+    "cpu_memory",
+    "devices",
     "distance",
     "durations",
     "engine",
     "evidence",
     "factors",
+    "fallbacks",
     "fit",
     "holdings",
     "intervals",
+    "layouts",
+    "lookups",
     "memory",
     "methods",
+    "models",
     "moments",
+    "names",
     "playbook",
+    "prices",
     "programs",
+    "reading",
+    "rows",
     "run",
     "shapes",
     "sharing",
+    "widening",
 )
 """Modules that decide the numbers; the engine's hash covers them."""
-CATALOGUE = ("models.csv", "accelerators.csv", "evidence.csv", "playbook.json")
+CATALOGUE = ("models.csv", "accelerators.csv", "links.csv", "rate_classes.csv", "evidence.csv", "playbook.json")
 """Data files that decide what is answered beside the price book; the catalogue's hash covers them."""
-
-CATALOGUE = ("models.csv", "accelerators.csv", "links.csv", "rate_classes.csv")
-"""Data files that the catalogue's hash covers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 import hashlib
 import subprocess
 import sys
+from importlib import resources
 
 from finetree_estimator import names, prices, revision
 from finetree_estimator.calibration import EMPTY
@@ -31,3 +32,22 @@ def test_the_formulas_import_no_grpc_and_no_proto():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
 
     assert found.stdout.strip() == "[]"
+
+
+def test_the_engine_s_hash_covers_every_module_that_the_engine_is_made_of():
+    code = (
+        "import finetree_estimator.engine, sys;"
+        "print(*(name.partition('.')[2] for name in sys.modules if name.startswith('finetree_estimator.')))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    modules = {name for name in found.stdout.split() if not name.startswith("data")}
+
+    assert {"cpu_memory", "widening"} < modules
+    assert modules - set(revision.FORMULAS) == set()
+
+
+def test_the_catalogue_s_hash_covers_every_data_file_but_the_prices():
+    files = {file.name for file in resources.files("finetree_estimator.data").iterdir() if file.is_file()}
+    data = {name for name in files if name.endswith((".csv", ".json"))}
+
+    assert data - set(revision.CATALOGUE) == {"prices.csv"}
