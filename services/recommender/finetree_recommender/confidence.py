@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from finetree_recommender.basic_rules import Number
 from finetree_recommender.counterfactuals import Neighbourhood
@@ -89,6 +90,7 @@ def _fit_unknown(decision: Decision) -> bool:
     return decision.method is None and decision.settled.state is FitState.UNKNOWN
 
 
+@lru_cache(maxsize=64)
 def _definition(pack: Pack) -> str:
     weights = pack.rules.confidence
     counted = (

@@ -2,7 +2,7 @@
 """Every input as it was understood, in words; what was not given is "unknown"."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
@@ -15,8 +15,7 @@ _NUMBERED = {"time": "deadline", "tasks": "task_count"}
 """Questions that a number answers where they have no answer of their own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """An input as it was understood."""
 
     field_path: str

@@ -2,9 +2,9 @@
 """Why each method stands where it stands, with the numbers."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from finetree_recommender import fit
 from finetree_recommender.answers import CPU, Answers, matches
@@ -30,8 +30,7 @@ class Standing(StrEnum):
     FITS_AGAINST_RULE = "FITS_AGAINST_RULE"
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """One method in one decision; `priced` is its best recipe's estimate, None where there is none."""
 
     pack: Pack

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Domain values as messages of the contract; nothing is decided here."""
 
+from functools import cache, lru_cache
+
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 
 from finetree_recommender.advisor import Recommendation
@@ -9,17 +11,16 @@ from finetree_recommender.counterfactuals import Gap
 from finetree_recommender.estimates import FitState, Priced
 from finetree_recommender.methods import Method
 from finetree_recommender.others import OtherVerdict
+from finetree_recommender.reasons import Standing
 from finetree_recommender.summary import headline, paragraph
-from finetree_recommender.trace import Caution, Step
+from finetree_recommender.trace import Caution, Reason, Step
 
 
 def recommendation(answer: Recommendation) -> rec.RecommendResponse:
     """The reply of Recommend."""
     reply = rec.RecommendResponse(
         verdict=_verdict(answer),
-        inputs=[
-            rec.NormalizedInput(field_path=i.field_path, value=i.value, known=i.known) for i in answer.inputs.listing
-        ],
+        inputs=[_input(*item) for item in answer.inputs.listing],
         trace=[_step(step) for step in answer.trace],
         methods=[_assessment(item) for item in answer.methods],
         cautions=[_caution(item) for item in answer.cautions],
@@ -67,6 +68,7 @@ def _unknown_input(gap: Gap) -> rec.UnknownInput:
     )
 
 
+@cache
 def number(method: Method | None) -> rec.Method.ValueType:
     """A method of the contract; unspecified for none."""
     return rec.Method.Value(f"METHOD_{method}") if method is not None else rec.METHOD_UNSPECIFIED
@@ -87,6 +89,12 @@ def _verdict(answer: Recommendation) -> rec.Verdict:
     )
 
 
+@lru_cache(maxsize=8192)
+def _input(path: str, value: str, known: bool) -> rec.NormalizedInput:  # noqa: FBT001  # a field of an input
+    """An input as it was understood; most come again, and whoever takes one copies it."""
+    return rec.NormalizedInput(field_path=path, value=value, known=known)
+
+
 def _step(step: Step) -> rec.TraceStep:
     return rec.TraceStep(
         stage=step.stage,
@@ -101,8 +109,8 @@ def _step(step: Step) -> rec.TraceStep:
 def _assessment(item: Assessment) -> rec.MethodAssessment:
     return rec.MethodAssessment(
         method=number(item.method),
-        verdict=rec.MethodVerdict.Value(f"METHOD_VERDICT_{item.standing}"),
-        reasons=[rec.MethodReason(code=r.code, message=r.message, rule_id=r.rule_id) for r in item.reasons],
+        verdict=_standing(item.standing),
+        reasons=[_reason(reason) for reason in item.reasons],
         votes=item.votes,
         badges=item.badges,
         quality_percent=item.quality_percent,
@@ -112,6 +120,16 @@ def _assessment(item: Assessment) -> rec.MethodAssessment:
         on_pareto_frontier=item.on_frontier,
         dominated_by=number(item.dominated_by),
     )
+
+
+@lru_cache(maxsize=8192)
+def _reason(reason: Reason) -> rec.MethodReason:
+    return rec.MethodReason(code=reason.code, message=reason.message, rule_id=reason.rule_id)
+
+
+@cache
+def _standing(standing: Standing) -> rec.MethodVerdict.ValueType:
+    return rec.MethodVerdict.Value(f"METHOD_VERDICT_{standing}")
 
 
 def _other(answer: Recommendation, other: OtherVerdict) -> rec.OtherPackVerdict:
@@ -126,6 +144,7 @@ def _other(answer: Recommendation, other: OtherVerdict) -> rec.OtherPackVerdict:
     )
 
 
+@lru_cache(maxsize=4096)
 def _caution(item: Caution) -> rec.Caution:
     return rec.Caution(code=item.code, message=item.message, rule_id=item.rule_id, redirect=number(item.redirect))
 

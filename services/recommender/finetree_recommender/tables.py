@@ -5,7 +5,6 @@ Values are kept as bytes of the wire, which joined are a RunSpec.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -35,8 +34,7 @@ class Reading(NamedTuple):
     examples: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """A value and why."""
 
     raw: bytes

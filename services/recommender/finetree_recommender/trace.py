@@ -2,14 +2,14 @@
 """The ordered record of what was decided, by which rule, from which inputs."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 
 from finetree_recommender.methods import Method
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One step of a decision."""
 
     stage: str
@@ -21,8 +21,7 @@ class Step:
     overruled_rule_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Caution:
+class Caution(NamedTuple):
     """Something to beware of."""
 
     code: str
@@ -41,8 +40,7 @@ class Breach:
     hard: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(NamedTuple):
     """Why a method stands where it stands."""
 
     code: str
