@@ -28,6 +28,7 @@ from typing import Any
 from cpu_memory_cases import CASES, SIZES, SMOLLM2, Case, write_case
 
 TARGET = 0.10
+VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
 
 
 # --------------------------------------------------------------------------------------------- the measured process
@@ -226,7 +227,7 @@ def machine() -> dict[str, Any]:
         "cpu": next(line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
         "cores": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}",
-        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "peft", "safetensors")},
+        "versions": {name: metadata.version(name) for name in VERSIONS},
     }
 
 
