@@ -167,7 +167,7 @@ def _entries(found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             "method": item["method"],
             "variant": item["variant"],
             "learning_rate": training["learning_rate"],
-            "effective_batch_size": training["effective_batch_size"],
+            "effective_batch_size": int(training["effective_batch_size"]),
             "epochs": training["epochs"],
             "precision": item["spec"]["precision"],
             "settings": item["spec"][item["method"]],

@@ -98,6 +98,19 @@ def test_at_135m_the_rates_are_those_that_were_measured(method):
     assert sources["training.learning_rate"].provenance.source == "benchmarks/results/worker/methods.json"
 
 
+def test_the_rates_that_were_trained_as_recommended_are_those_recommended_today():
+    document = json.loads(METHODS_BENCHMARK.parents[1].joinpath("recommender/recipe_rates.json").read_text("utf-8"))
+    cases = {(case["method"], case["variant"]): case for case in document["cases"]}
+    pairs = [name for name, variant in cases if variant == "after" and (name, "before") in cases]
+    assert {"lora", "full"} <= set(pairs)
+    for name in pairs:
+        case, before = cases[name, "after"], cases[name, "before"]
+        spec, _ = recipe(Method(name.upper()), 134_515_008, document["rows"], hardware={"cpu": {"cores": 2}})
+        assert spec.training.learning_rate == pytest.approx(case["learning_rate"])
+        assert spec.training.effective_batch_size == case["effective_batch_size"]
+        assert case["held_out_loss"] < before["held_out_loss"]
+
+
 def test_rates_fall_as_models_grow():
     sizes = (135e6, 360e6, 494e6, 1.1e9, 3e9, 7e9, 13e9, 32e9, 70e9)
     for method in Method:
