@@ -109,9 +109,16 @@ def _settings(rule: Adaptation) -> Mapping[str, Value]:
 
 
 def _source(pack: Pack, path: str, rule: Rule) -> ev.SettingSource:
-    source = ev.SettingSource(field_path=path, rule_id=rule.id, reason=rule.reason)
-    source.provenance.CopyFrom(pack.provenance(rule.source))
-    if ends := tuple(limits(rule)):
+    return _told(pack, path, (rule.id, rule.reason, rule.source), tuple(limits(rule)))
+
+
+@lru_cache(maxsize=8192)
+def _told(pack: Pack, path: str, rule: tuple[str, str, str], ends: tuple[float, ...]) -> ev.SettingSource:
+    """The source of a setting, by its rule's id, reason and source; recipes share most of theirs."""
+    rule_id, reason, reference = rule
+    source = ev.SettingSource(field_path=path, rule_id=rule_id, reason=reason)
+    source.provenance.CopyFrom(pack.provenance(reference))
+    if ends:
         source.min, source.max = ends
     return source
 
