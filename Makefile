@@ -61,7 +61,7 @@ run: setup  ## start a demonstration of the whole suite on this machine
 test: test-unit test-integration test-robustness  ## every tier of the test suite
 
 test-unit: setup  ## unit and contract tests (budget 90 s on two cores)
-	@$(call tier,unit + contract,2,tests/unit tests/contract)
+	@$(call tier,unit + contract,3,tests/unit tests/contract)
 
 test-integration: setup  ## real servers and workers on loopback (budget 4 min)
 	@$(call tier,integration,0,tests/integration)
@@ -69,7 +69,8 @@ test-integration: setup  ## real servers and workers on loopback (budget 4 min)
 test-robustness: setup  ## kill, fill, cut and fuzz (budget 4 min)
 	@$(call tier,robustness + fuzz,2,tests/robustness tests/fuzz)
 
-# $(call tier,NAME,PROCESSES,FOLDERS): run one tier and print the time it took.
+# $(call tier,NAME,PROCESSES,FOLDERS): run one tier and print the time it took. Three processes share two cores where
+# tests often wait for a server or a program; only the first imports the training libraries (tests/conftest.py).
 define tier
 	folders="$(wildcard $(3))"
 	if [ -z "$$folders" ]; then echo "$(1): no folder among $(3)" >&2; exit 1; fi

@@ -52,13 +52,14 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where processes share the files, long ones come first: they compute, or wait for programs, or have many tests."""
+    """Where processes share the files, long ones come first: they compute, are slow, wait for programs, or are many."""
     if hasattr(config, "workerinput"):
         tests = Counter(item.location[0] for item in items)
+        slow = {item.location[0] for item in items if item.get_closest_marker("slow")}
 
-        def place(item: pytest.Item) -> tuple[bool, bool, int, str]:
+        def place(item: pytest.Item) -> tuple[bool, bool, bool, int, str]:
             file = item.location[0]
-            return not computes(file), file.startswith("tests/unit/"), -tests[file], file
+            return not computes(file), file not in slow, file.startswith("tests/unit/"), -tests[file], file
 
         items.sort(key=place)
 
