@@ -146,13 +146,15 @@ def test_the_nearest_shared_option_wins(monkeypatch, capsys):
     ],
     ids=" ".join,
 )
-def test_bad_input_is_2_and_one_object_with_json(words, capsys):
+def test_bad_input_is_2_and_one_object_with_json(words, capsys, monkeypatch):
     assert entry.run(words) == ExitCode.USAGE
     plain = capsys.readouterr()
     assert plain.out == ""
     assert plain.err
     assert "Traceback" not in plain.err
     if words:
+        # Where an address is given, no program is started ahead of the request.
+        monkeypatch.setenv("FINETREE_RECOMMENDER_ADDRESS", "127.0.0.1:1")
         assert entry.run([*words, "--json"]) == ExitCode.USAGE
         error = json.loads(capsys.readouterr().out)["error"]
         assert error["exit_code"] == 2
