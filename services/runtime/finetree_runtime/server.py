@@ -44,6 +44,10 @@ Hook = Callable[[], Awaitable[None]]
 
 STOP_SECONDS = 5.0
 """Time that `on_stop` gets after the last call; then the process ends whatever still runs."""
+COLLECT_EVERY = (20_000, 20, 20)
+"""Objects that come to be before the collector looks at the youngest, and how often it does before it looks at older
+ones. Calls leave few circles, and a look at everything that is kept holds up whoever calls just then: with Python's own
+(700, 10, 10) it took 60 ms every few hundred recommendations, a tenth of their time."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -144,6 +148,7 @@ async def _until_signal(service: Service) -> None:
     async with serving(service) as address:
         # What a start loaded stays: the collector need not go through all of it again under the calls.
         gc.freeze()
+        gc.set_threshold(*COLLECT_EVERY)
         _announce(service, address)
         await stop.wait()
         logging.get_logger().info("draining", service=service.name)
