@@ -40,7 +40,7 @@ from finetree_trainer.resolve import Planner
 
 pytestmark = [pytest.mark.timeout(120)]
 
-INPUTS = 520
+INPUTS = 1000
 """For each pack: models and cards come in turns, each of them several times, no two together twice."""
 COMMIT = "0" * 40
 GB = 10**9
