@@ -12,8 +12,8 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-COUNTRIES = 6
-"""18 held-out questions: enough to see that everything works; accuracy is measured on 60 by `make run`."""
+COUNTRIES = 3
+"""6 held-out questions: enough to see that everything works; accuracy is measured on 60 by `make run`."""
 LOAD = """
 import gc, json, sys
 gc.disable()  # imports make no garbage, and looking for some takes a fifth of their time
@@ -80,7 +80,7 @@ def test_exactly_what_was_recommended_was_trained(demo):
     facts = demo.facts
     assert facts["spec"] == facts["recommended_spec"]
     assert facts["method"] in facts["spec"]
-    assert facts["actual"]["optimizer_steps"] == facts["estimate"]["optimizer_steps"] >= 100
+    assert facts["actual"]["optimizer_steps"] == facts["estimate"]["optimizer_steps"] >= 50
 
 
 def test_the_events_have_no_gap_and_end_with_terminal(demo):
