@@ -246,6 +246,16 @@ async def test_capacity_shows_devices_slots_and_the_measured_rate(tmp_path):
         assert (await talk.job(job.name)).spec.hardware.cpu.bf16_flops_per_second == 2.5e12
 
 
+async def test_nobody_waits_for_a_rate_that_nobody_measures(tmp_path):
+    from google.protobuf.duration_pb2 import Duration
+
+    async with trainer(tmp_path, prewarm=False) as talk:
+        request = trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=30))
+        capacity = await talk.stub.GetCapacity(request, timeout=10)
+        assert capacity.host_bf16_flops_per_second == 0
+        assert capacity.devices
+
+
 async def test_the_measured_rate_is_kept_over_a_restart(tmp_path):
     from google.protobuf.duration_pb2 import Duration
 

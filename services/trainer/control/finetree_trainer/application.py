@@ -71,7 +71,7 @@ class Application:
         self._store = _open_store(settings.data_dir)
         self._log = log = EventLog(self._store)
         found = devices.discover(settings.cpu_slots, settings.cpu_threads)
-        self._host = Host(self._store, found)
+        self._host = Host(self._store, found, measured_while_idle=settings.prewarm)
         await self._host.load()
         models = Models(settings.data_dir, settings.model_roots)
         limits = Limits(settings.max_upload_bytes, settings.max_project_bytes, settings.disk_reserve_bytes)

@@ -18,8 +18,10 @@ _KEY = "host_profile"
 class Host:
     """The host's profile and capacity."""
 
-    def __init__(self, store: Store, devices: list[Device]) -> None:
+    def __init__(self, store: Store, devices: list[Device], *, measured_while_idle: bool = True) -> None:
+        """`measured_while_idle`: a worker is kept waiting, which measures the rates; without one nobody does."""
         self.devices = devices
+        self._measured_while_idle = measured_while_idle
         self.profile = worker_pb2.HostProfile()
         self._store = store
         self._measured = asyncio.Event()
@@ -59,8 +61,8 @@ class Host:
         return self.profile.bf16_flops_per_second, self.profile.fp32_flops_per_second
 
     async def wait(self, seconds: float) -> None:
-        """Wait until the rates are measured, so many seconds at most."""
-        if seconds > 0:
+        """Wait until the rates are measured, so many seconds at most; not at all where nobody measures them."""
+        if seconds > 0 and self._measured_while_idle:
             try:
                 await asyncio.wait_for(self._measured.wait(), seconds)
             except TimeoutError:

@@ -919,7 +919,9 @@ class GetCapacityRequest(_message.Message):
     WAIT_FOR_RATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def wait_for_rate(self) -> _duration_pb2.Duration:
-        """Longest time to wait for the measured matrix rate of a host that has none yet; at most 30 seconds."""
+        """Longest time to wait for the measured matrix rate of a host that has none yet; at most 30 seconds. A server that
+        keeps no worker waiting measures none, and answers at once.
+        """
 
     def __init__(
         self,
