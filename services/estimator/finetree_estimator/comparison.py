@@ -5,10 +5,11 @@ import struct
 from functools import lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_runtime.wire import delimited, key
 
 from finetree_estimator import evidence, playbook
 from finetree_estimator.confidence import Confidence, Level
-from finetree_estimator.encoding import Place, delimited, key, provenance_message
+from finetree_estimator.encoding import Place, provenance_message
 from finetree_estimator.engine import Estimate
 from finetree_estimator.evidence import Near
 from finetree_estimator.intervals import Source

@@ -8,10 +8,9 @@ memory events (benchmarks/estimator/cpu_memory.py). Measured are only the interp
 between what the C library has handed out.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
-from finetree_estimator.holdings import is_mixed
+from finetree_estimator.holdings import Moment, is_mixed
 from finetree_estimator.layouts import Role
 from finetree_estimator.methods import Bottleneck, Full, LoraAdapters, Method, Prefix, QuantizedLora, target_linears
 from finetree_estimator.methods import trainable_parameters as count_trainable
@@ -66,21 +65,7 @@ GROUP_SPREAD = 1.25
 of its longest (the worker's attention), 0.8 in the mean."""
 
 
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """Bytes at one moment, besides weights and optimizer states."""
-
-    gradients: float
-    activations: float
-    transient: float
-
-    @property
-    def total(self) -> float:
-        """All of them."""
-        return self.gradients + self.activations + self.transient
-
-
-def peak(run: Run, tokens: float, gradients: float) -> Peak:
+def peak(run: Run, tokens: float, gradients: float) -> Moment:
     """The fullest moment of a step, or of an evaluation. `tokens` are a micro-batch's, `gradients` all, in bytes."""
     again = _micro_batches(run, tokens) > 1
     moments = (
@@ -142,7 +127,7 @@ def document_length(rows: Rows | None, limit: int) -> tuple[float, float]:
     return min(rows.attention_span * padding, float(rows.longest)), padding
 
 
-def _at_the_loss(run: Run, tokens: float, gradients: float) -> Peak:
+def _at_the_loss(run: Run, tokens: float, gradients: float) -> Moment:
     """All activations are there; gradients only if an earlier micro-batch of the step has left some."""
     full = isinstance(run.method, Full)
     frozen = run.method.frozen_layers if isinstance(run.method, Full) else 0
@@ -154,44 +139,44 @@ def _at_the_loss(run: Run, tokens: float, gradients: float) -> Peak:
     loss, chunks = _loss(run, tokens)
     # The head's gradient comes with the first chunk, before the other chunks and the layers.
     head = run.compute_bytes * run.shape.vocab * run.shape.hidden if full else 0
-    return Peak(gradients, activations, max(loss + (head if chunks > 1 else 0), head + tokens * layer))
+    return Moment(gradients, activations, max(loss + (head if chunks > 1 else 0), head + tokens * layer))
 
 
-def _after_backward(run: Run, tokens: float, gradients: float, *, again: bool) -> Peak:
+def _after_backward(run: Run, tokens: float, gradients: float, *, again: bool) -> Moment:
     """All gradients are there; a tied embedding's two are being added, before they join an earlier micro-batch's."""
     method, embedding = run.method, 0
     if isinstance(method, Full) and not method.frozen_layers and run.shape.tied:
         embedding = (3 if again else 2) * run.master_bytes * run.shape.vocab * run.shape.hidden
-    return Peak(gradients, 0.0, max(float(embedding), tokens * _layer_transient(run)))
+    return Moment(gradients, 0.0, max(float(embedding), tokens * _layer_transient(run)))
 
 
-def _in_evaluation(run: Run) -> Peak:
+def _in_evaluation(run: Run) -> Moment:
     """Held-out rows without gradients: their loss, and afterwards their answers."""
     plan = run.evaluation
     if plan.rows is None or not plan.before + plan.during + plan.after:
-        return Peak(0.0, 0.0, 0.0)
+        return Moment(0.0, 0.0, 0.0)
     scored, answered = _scoring(run, plan.rows), _answering(run, plan.rows) if plan.generate else None
     return scored if answered is None or scored.total > answered.total else answered
 
 
-def _scoring(run: Run, rows: Rows) -> Peak:
+def _scoring(run: Run, rows: Rows) -> Moment:
     """The last states with the logits of one chunk, or what a layer needs by itself."""
     tokens = min(rows.tokens, float(EVALUATION_TOKENS))
     targets = min(tokens * rows.target_fraction, float(CHUNK_TARGETS))
     logits = LOGITS_EVALUATION * run.shape.vocab * targets
     # Without autocast: float32 weights compute in float32.
     size = _stream_bytes(run)
-    return Peak(0.0, tokens * size * run.shape.hidden, max(logits, tokens * _layer_transient(run, size)))
+    return Moment(0.0, tokens * size * run.shape.hidden, max(logits, tokens * _layer_transient(run, size)))
 
 
-def _answering(run: Run, rows: Rows) -> Peak:
+def _answering(run: Run, rows: Rows) -> Moment:
     """The caches of a batch of questions, with a layer's tensors for all of its tokens or the logits of the next."""
     shape, size = run.shape, _stream_bytes(run)
     before = run.method.virtual_tokens if isinstance(run.method, Prefix) else 0
     length, batch = rows.longest + before, min(rows.count, GENERATION_BATCH)
     cached = 2 * size * shape.kv_width * shape.layers * (length + run.evaluation.max_new_tokens)
     logits = (size + FLOAT) * shape.vocab
-    return Peak(0.0, float(batch * cached), batch * max(float(logits), length * _layer_transient(run, size)))
+    return Moment(0.0, float(batch * cached), batch * max(float(logits), length * _layer_transient(run, size)))
 
 
 def _micro_batches(run: Run, tokens: float) -> float:

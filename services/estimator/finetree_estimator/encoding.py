@@ -6,10 +6,10 @@ packed, it is one call of `struct` and its sources' bytes, which are kept. What 
 """
 
 import struct
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from finetree_api.types.v1 import evidence_pb2 as ev
-from google.protobuf.message import Message
+from finetree_runtime.wire import delimited, key, varint
 
 from finetree_estimator.intervals import Interval, Source
 
@@ -19,20 +19,8 @@ MOST_FRAMES = 1024
 """Tuples of sources whose bytes a place keeps; there is one for each device."""
 _LONGEST = 256
 """Characters of a source's name and place, as the contract limits them."""
-_DELIMITED = 2
-"""Wire type of strings and messages (protobuf encoding, "Message Structure")."""
 _FIXED64 = 1
 """Wire type of doubles."""
-
-
-def key(message: type[Message], name: str) -> bytes:
-    """What stands on the wire before a field that holds a message or a string."""
-    return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | _DELIMITED)
-
-
-def delimited(before: bytes, body: bytes) -> bytes:
-    """A field that holds a message or a string; `before` is its `key`."""
-    return before + _varint(len(body)) + body
 
 
 def interval_bytes(interval: Interval) -> bytes:
@@ -64,9 +52,9 @@ class Place:
     def _frame(self, sources: tuple[Source, ...]) -> tuple[tuple[Source, ...], bytes, bytes]:
         behind = _sources(sources)
         size = _NUMBERS.size + len(behind)
-        before = self._field + _varint(size)
+        before = self._field + varint(size)
         if self._inside:
-            before = self._inside + _varint(len(self._after) + len(before) + size) + self._after + before
+            before = self._inside + varint(len(self._after) + len(before) + size) + self._after + before
         if len(self._frames) >= MOST_FRAMES:
             self._frames.clear()
         found = self._frames[id(sources)] = sources, before, behind
@@ -85,17 +73,6 @@ def _sources(sources: tuple[Source, ...]) -> bytes:
     field = key(ev.Interval, "provenance")
     found = (provenance_message(source).SerializeToString() for source in sources[:MOST_SOURCES])
     return b"".join(delimited(field, body) for body in found)
-
-
-@cache
-def _varint(number: int) -> bytes:
-    """A number in groups of seven bits, the lowest first; all but the last have the top bit set."""
-    groups = bytearray()
-    while number > 0x7F:
-        groups.append(number & 0x7F | 0x80)
-        number >>= 7
-    groups.append(number)
-    return bytes(groups)
 
 
 def _double(name: str) -> int:

@@ -36,6 +36,19 @@ class Held(NamedTuple):
     """Optimizer states that the host has room for; 0 where they stay on the device."""
 
 
+class Moment(NamedTuple):
+    """What is alive beside weights and optimizer states at one moment of a step, bytes."""
+
+    gradients: float
+    activations: float
+    transient: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.gradients + self.activations + self.transient
+
+
 @lru_cache(maxsize=4096)
 def held(recipe: Recipe) -> Held:
     """What one device of a run holds."""

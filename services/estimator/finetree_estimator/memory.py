@@ -13,10 +13,10 @@ from functools import cache, lru_cache
 from finetree_estimator import constants as c
 from finetree_estimator import cpu_memory
 from finetree_estimator.activations import Layer, layer_of
-from finetree_estimator.holdings import Held, held
+from finetree_estimator.holdings import Held, Moment, held
 from finetree_estimator.intervals import COVERAGE, Interval, Source, around, made, total
 from finetree_estimator.methods import name_of
-from finetree_estimator.moments import Moment, moment_of, peak_tokens
+from finetree_estimator.moments import moment_of, peak_tokens
 from finetree_estimator.run import Recipe, Run
 
 

@@ -2,26 +2,12 @@
 """The fullest moment of a step: what is alive then beside weights and optimizer states."""
 
 import math
-from typing import NamedTuple
 
 from finetree_estimator import constants as c
 from finetree_estimator import cpu_memory
 from finetree_estimator.activations import Layer, layer_of, saved_by, saved_per_layer
-from finetree_estimator.holdings import Held, held
+from finetree_estimator.holdings import Held, Moment, held
 from finetree_estimator.run import Run
-
-
-class Moment(NamedTuple):
-    """What is alive beside weights and optimizer states at one moment of a step, bytes."""
-
-    gradients: float
-    activations: float
-    transient: float
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.gradients + self.activations + self.transient
 
 
 def peak_moment(run: Run) -> Moment:

@@ -6,11 +6,12 @@ from functools import lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_runtime.wire import delimited, key
 from google.rpc import status_pb2
 
 from finetree_estimator.cost import Cost
 from finetree_estimator.durations import Phase, Times
-from finetree_estimator.encoding import Place, delimited, interval_bytes, key
+from finetree_estimator.encoding import Place, interval_bytes
 from finetree_estimator.engine import Estimate
 from finetree_estimator.fit import Fit, Verdict
 from finetree_estimator.intervals import Interval

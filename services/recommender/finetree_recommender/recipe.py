@@ -9,6 +9,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.plan import resolve_spec
+from finetree_runtime.wire import delimited, key
 
 from finetree_recommender.drafting import SEQUENCE, Case, Draft, case_of, draft, sequence_length
 from finetree_recommender.inputs import Inputs
@@ -16,7 +17,6 @@ from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.recipe_rules import Adaptation, Computed, Value
 from finetree_recommender.tables import Rule, limits, setting
-from finetree_recommender.wire import delimited, key
 
 
 @dataclass(frozen=True, slots=True)

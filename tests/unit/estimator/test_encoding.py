@@ -4,9 +4,10 @@
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator import encoding
-from finetree_estimator.encoding import Place, interval_bytes, key
+from finetree_estimator.encoding import Place, interval_bytes
 from finetree_estimator.intervals import Interval, Kind, Source
 from finetree_estimator.writing import interval_message
+from finetree_runtime.wire import key
 
 SOURCE = Source(Kind.PUBLISHED, "a paper", "table 3", "2026-07")
 MANY = tuple(Source(Kind.MEASURED, f"source {number}", "x" * 300) for number in range(40))

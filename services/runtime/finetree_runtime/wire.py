@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of messages as bytes of the wire: those that recur are kept, and joined they are a message.
 
-A reply has some two hundred small messages. Made one by one, each costs several calls into protobuf, and is copied on
-its way into the reply; nearly all of them are of a pack, and the same in the next reply.
+An answer has dozens of small messages. Made one by one, each costs several calls into protobuf, and is copied on its
+way into the answer; most of them are the same in the next one.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 
 from google.protobuf.message import Message
 
@@ -24,7 +24,7 @@ def delimited(before: bytes, body: bytes) -> bytes:
     return before + varint(len(body)) + body
 
 
-@cache
+@lru_cache(maxsize=8192)
 def varint(number: int) -> bytes:
     """A number in groups of seven bits, the lowest first; all but the last have the top bit set."""
     groups = bytearray()
