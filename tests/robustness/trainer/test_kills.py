@@ -196,6 +196,25 @@ async def test_a_prewarmed_worker_takes_the_job_and_does_not_outlive_the_service
     await all_gone(tmp_path)
 
 
+async def test_a_worker_whose_outcome_was_shown_but_not_yet_noted_does_not_outlive_the_service(tmp_path, monkeypatch):
+    from finetree_trainer import machine
+    from finetree_trainer.log import EventLog
+
+    change, never = EventLog.change, asyncio.Event()
+
+    async def held(*arguments, **options):
+        """Watchers see an outcome as soon as it is stored; whoever stored it goes on later, here never."""
+        stored = await change(*arguments, **options)
+        if stored.row.state in machine.TERMINAL:
+            await never.wait()
+        return stored
+
+    monkeypatch.setattr(EventLog, "change", held)
+    async with trainer(tmp_path, {"steps": 2, "linger": True}) as talk:
+        assert_whole(await talk.events((await talk.train()).name))
+    await all_gone(tmp_path)
+
+
 async def test_a_dead_prewarmed_worker_harms_no_job(tmp_path):
     async with trainer(tmp_path, {"profile": 1e12, "steps": 2}, prewarm=True) as talk:
         from google.protobuf.duration_pb2 import Duration

@@ -207,7 +207,7 @@ class Supervisor:
     async def stop(self) -> None:
         """The service ends: workers that wait or are done are dismissed, working ones work on."""
         self._stopping = True
-        needless = [worker for worker in self._workers.values() if not worker.job or worker.done]
+        needless = [worker for worker in list(self._workers.values()) if await self._is_needless(worker)]
         shutdown = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN)
         for worker in needless:
             worker.send(worker_pb2.AttachResponse(command=shutdown))
@@ -217,6 +217,19 @@ class Supervisor:
                 worker.session.close()
         for task in self._background:
             task.cancel()
+
+    async def _is_needless(self, worker: Worker) -> bool:
+        """Whether nothing of a worker is needed any more.
+
+        The log is asked: an outcome is in it, and shown to watchers, before `take` gets round to noting it here.
+        """
+        if not worker.job or worker.done:
+            return True
+        try:
+            return (await self._log.row(worker.job)).state in machine.TERMINAL
+        except DomainError as error:
+            get_logger().error("worker_left_to_itself", job=worker.job, exc_info=error)
+            return False
 
     async def _see_out(self, worker: Worker) -> None:
         """Wait for a worker's death, whatever brings it, and draw the conclusions."""
