@@ -202,7 +202,7 @@ async def test_a_worker_whose_outcome_was_shown_but_not_yet_noted_does_not_outli
 
     change, never = EventLog.change, asyncio.Event()
 
-    async def held(*arguments, **options):
+    async def held(*arguments: object, **options: object) -> object:
         """Watchers see an outcome as soon as it is stored; whoever stored it goes on later, here never."""
         stored = await change(*arguments, **options)
         if stored.row.state in machine.TERMINAL:
