@@ -2,9 +2,11 @@
 """Which methods another one beats, over quality, memory, time and cost, with intervals in place of points.
 
 Two figures of which each expected value lies inside the other's interval are equal: neither source can tell them
-apart. A method dominates another when it is worse in nothing, better in something, and its gains outweigh its losses,
-each in units of what the intervals of that figure leave open on average. The last condition only weighs figures that
-count as equal; it keeps three methods from dominating each other in a circle, so that the frontier is never empty.
+apart. A quality that is lower in the middle and higher at neither end is worse all the same: what leaves qualities
+open, the task and its data, is the same for all methods, so that their intervals move together. A method dominates
+another when it is worse in nothing, better in something, and its gains outweigh its losses, each in units of what the
+intervals of that figure leave open on average. The last condition only weighs figures that count as equal; it keeps
+three methods from dominating each other in a circle, so that the frontier is never empty.
 """
 
 import math
@@ -38,6 +40,8 @@ class _Dimension:
     sign: int
     values: Mapping[Method, ev.Interval]
     noise: float
+    together: bool
+    """Whether what leaves the figures open is the same for all methods."""
 
     def gain(self, one: Method, other: Method) -> float:
         """How much better one method is than another, in units of the noise; negative where it is worse."""
@@ -47,6 +51,10 @@ class _Dimension:
     def apart(self, one: Method, other: Method) -> bool:
         """Whether the figures of two methods can be told apart."""
         return not equal(self.values[one], self.values[other])
+
+    def lower(self, one: Method, other: Method) -> bool:
+        """Whether one method is below another whatever it is that leaves both open."""
+        return self.together and below(self.values[one], self.values[other])
 
 
 def dominators(figures: Mapping[Method, Figures], order: Sequence[Method]) -> dict[Method, Method]:
@@ -66,25 +74,31 @@ def equal(one: ev.Interval, other: ev.Interval) -> bool:
     return other.low <= one.expected <= other.high and one.low <= other.expected <= one.high
 
 
+def below(one: ev.Interval, other: ev.Interval) -> bool:
+    """Whether one figure is less in the middle than another, and more at no end."""
+    return one.low <= other.low and one.expected < other.expected and one.high <= other.high
+
+
 def _dominates(dimensions: Sequence[_Dimension], one: Method, other: Method) -> bool:
     told_apart = [each.gain(one, other) for each in dimensions if each.apart(one, other)]
     balance = sum(each.gain(one, other) for each in dimensions)
-    return bool(told_apart) and min(told_apart) > 0 and balance > _ROUNDING
+    lower = any(each.lower(one, other) for each in dimensions)
+    return bool(told_apart) and min(told_apart) > 0 and not lower and balance > _ROUNDING
 
 
 def _dimensions(figures: Mapping[Method, Figures]) -> list[_Dimension]:
     """Figures that every method has: comparing some by more than others would let them dominate in a circle."""
-    columns: list[tuple[int, dict[Method, ev.Interval | None]]] = [
-        (1, {method: item.quality_percent for method, item in figures.items()}),
-        (-1, {method: item.device_bytes for method, item in figures.items()}),
-        (-1, {method: item.total_seconds for method, item in figures.items()}),
-        (-1, {method: item.cost for method, item in figures.items()}),
+    columns: list[tuple[int, bool, dict[Method, ev.Interval | None]]] = [
+        (1, True, {method: item.quality_percent for method, item in figures.items()}),
+        (-1, False, {method: item.device_bytes for method, item in figures.items()}),
+        (-1, False, {method: item.total_seconds for method, item in figures.items()}),
+        (-1, False, {method: item.cost for method, item in figures.items()}),
     ]
     found = []
-    for sign, column in columns:
+    for sign, together, column in columns:
         values = {method: value for method, value in column.items() if value is not None and value.expected > 0}
         if values and len(values) == len(figures):
-            found.append(_Dimension(sign, values, _noise(values.values())))
+            found.append(_Dimension(sign, values, _noise(values.values()), together))
     return found
 
 

@@ -51,6 +51,22 @@ def test_of_two_dominators_the_first_in_the_order_is_named():
 
 
 @pytest.mark.parametrize(
+    ("qlora", "beaten"),
+    [
+        ((93, 98, 102), False),  # as LoRA less a little, whatever the task is: cheaper, and not as good
+        ((62, 93, 105), False),
+        ((96, 99, 102), True),
+        ((93, 99.5, 104), True),  # better or worse, by the task
+    ],
+)
+def test_a_quality_that_is_lower_at_every_end_is_worse_on_any_task(qlora, beaten):
+    low, expected, high = qlora
+    lora = Figures(ev.Interval(low=96, expected=99, high=105 if expected == 93 else 102), around(20), around(100))
+    lean = Figures(ev.Interval(low=low, expected=expected, high=high), around(10), around(104))
+    assert dominators({LORA: lora, QLORA: lean}, ORDER) == ({LORA: QLORA} if beaten else {})
+
+
+@pytest.mark.parametrize(
     ("one", "other", "same"),
     [((9, 10, 11), (10, 10.5, 12), True), ((9, 10, 11), (10.4, 10.5, 12), False), ((5, 5, 5), (5, 5, 5), True)],
 )
