@@ -248,3 +248,23 @@ async def test_draining_gives_up_when_the_lease_is_over(service, serve, join, un
     began = time.monotonic()
     assert not await worker.drain()
     assert time.monotonic() - began < 5
+
+
+async def test_draining_waits_for_a_segment_that_the_link_has_not_got_round_to(
+    service, serve, join, until, monkeypatch
+):
+    service.task = TASK
+    await serve()
+    worker = join()
+    await until(lambda: service.hellos, "attached")
+    later = []
+    monkeypatch.setattr(worker.link, "_in_loop", later.append)
+    worker.bind()
+    monkeypatch.undo()
+    worker.write(1)
+    drained = asyncio.create_task(worker.drain())
+    done, _ = await asyncio.wait({drained}, timeout=0.3)
+    assert not done
+    worker.link._in_loop(later[0])
+    assert await drained
+    assert len(service.stored) == 1

@@ -56,7 +56,7 @@ class Link:
         self._timing = timing or Timing()
         self._window: Window | None = None
         self._profile: worker_pb2.HostProfile | None = None
-        self._has_task = self._finishing = self._closed = False
+        self._has_task = self._bound = self._finishing = self._closed = False
         self._acknowledged = 0
         self._contact = time.monotonic()
         self._news = asyncio.Event()
@@ -70,6 +70,7 @@ class Link:
 
     def bind(self, segment: Segment) -> None:
         """Send the events of this segment from now on."""
+        self._bound = True
         self._in_loop(lambda: self._adopt(segment))
 
     def wake(self) -> None:
@@ -209,10 +210,14 @@ class Link:
         await call.done_writing()
 
     def _events(self) -> worker_pb2.AttachRequest | None:
-        if self._finishing and (self._window is None or self._window.settled):
+        if self._finishing and self._all_stored():
             self._settled.set()
         batch = self._window.next_batch() if self._window is not None else None
         return None if batch is None else worker_pb2.AttachRequest(events=batch)
+
+    def _all_stored(self) -> bool:
+        # A task may be over before this thread has got round to adopting its segment: then nothing is stored yet.
+        return not self._bound if self._window is None else self._window.settled
 
     def _may_gather(self) -> bool:
         return not self._finishing and self._window is not None and 0 < self._window.unsent_bytes < BATCH_BYTES
