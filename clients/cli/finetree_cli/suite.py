@@ -109,6 +109,9 @@ class Suite:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+        for child in self.children.values():
+            if child.process.stdin is not None:
+                child.process.stdin.close()
         if self._run_dir is not None:
             self._run_dir.cleanup()
             self._run_dir = None
@@ -137,7 +140,7 @@ class Suite:
         self.children[name] = Child(name, process, log, ready)
 
     def _flags(self, name: str, ready: Path) -> list[str]:
-        flags = ["--address", f"127.0.0.1:{self.ports.get(name, 0)}", "--ready-file", str(ready)]
+        flags = ["--address", f"127.0.0.1:{self.ports.get(name, 0)}", "--ready-file", str(ready), "--stop-with-stdin"]
         if name == "trainer":
             flags += ["--data-dir", str(self.data_dir / "trainer")]
         if name == "estimator":
@@ -172,11 +175,14 @@ def running(data_dir: Path, ports: Mapping[str, int] = ANY_PORTS) -> Iterator[Su
 
 
 def _spawn(command: list[str], environment: dict[str, str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    """Start a service in a session of its own, so that Ctrl-C reaches us alone and we stop it in order."""
+    """Start a service in a session of its own, so that Ctrl-C reaches us alone and we stop it in order.
+
+    Its standard input is a pipe that only this process holds open: should we be killed, the service stops by itself.
+    """
     return subprocess.Popen(
         command,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
         start_new_session=True,

@@ -6,8 +6,8 @@
     service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, Servicer(...), ESTIMATOR)
     sys.exit(run(service))
 
-SIGTERM or SIGINT: readiness off, `service.draining` set, no new calls, running calls get `drain_time`, `on_stop`,
-exit 0. A second signal ends the process at once.
+SIGTERM or SIGINT, and with `stop_with_stdin` the end of standard input: readiness off, `service.draining` set, no new
+calls, running calls get `drain_time`, `on_stop`, exit 0. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -145,6 +145,8 @@ async def _until_signal(service: Service) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, number, stop)
+    if service.settings.stop_with_stdin:
+        threading.Thread(target=_await_end_of_stdin, args=(loop, stop), name="stdin", daemon=True).start()
     async with serving(service) as address:
         # What a start loaded stays: the collector need not go through all of it again under the calls.
         gc.freeze()
@@ -160,6 +162,15 @@ def _on_signal(number: signal.Signals, stop: asyncio.Event) -> None:
     if stop.is_set():
         os._exit(128 + number)
     stop.set()
+
+
+def _await_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Read until the other end is closed, which the system does for a starter that was killed."""
+    with contextlib.suppress(OSError):  # no standard input at all: as good as ended
+        while os.read(0, 4096):
+            pass
+    with contextlib.suppress(RuntimeError):  # the service has stopped meanwhile
+        loop.call_soon_threadsafe(stop.set)
 
 
 def _end_at_last(seconds: float) -> None:

@@ -79,6 +79,9 @@ class ServiceSettings:
     tls_key: Path | None = setting(None, "PEM private key of the certificate.")
     tls_client_ca: Path | None = setting(None, "PEM certificates that clients must be signed by (mutual TLS).")
     ready_file: Path | None = setting(None, "Write the ready line (JSON with the bound address) here, not to stdout.")
+    stop_with_stdin: bool = setting(
+        default=False, text="Stop as after SIGTERM when standard input ends: whoever started the service is gone."
+    )
     metrics_address: str = setting("", "HOST:PORT of the Prometheus page, plain HTTP; empty: no metrics.")
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least important log line to write.")
     drain_time: Duration = setting(10.0, "Longest time that running calls get after SIGTERM.")

@@ -33,12 +33,14 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Running:
     """The test service as a process; killed at the end of the block if it has not ended by itself."""
 
-    def __init__(self, *flags: str) -> None:
-        self._flags = flags
+    def __init__(self, *flags: str, stdin: int = subprocess.DEVNULL) -> None:
+        self._flags, self._stdin = flags, stdin
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-W", "error", str(PROGRAM), *self._flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=self._stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,6 +96,15 @@ def test_a_stream_that_does_not_listen_is_cut_off_after_the_drain_time(program):
             with pytest.raises(grpc.RpcError):
                 next(watch)
         code, logged = running.end()
+    assert code == 0
+    assert '"stopped"' in logged
+
+
+def test_the_end_of_standard_input_stops_a_service_that_was_told_so():
+    with Running("--stop-with-stdin", stdin=subprocess.PIPE) as running:
+        running.ready()
+        running.process.stdin.write("what comes is ignored")
+        code, logged = running.end()  # which closes it
     assert code == 0
     assert '"stopped"' in logged
 

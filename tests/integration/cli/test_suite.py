@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from finetree_cli.errors import NotAvailable
 from finetree_cli.suite import Suite
@@ -69,6 +70,13 @@ def test_up_serves_until_a_signal_and_leaves_nothing(up, number):
     assert up.process.returncode == 0, said
     assert "Traceback" not in said
     assert not [name for name, pid in up.pids.items() if alive(pid)]
+
+
+def test_services_stop_by_themselves_when_the_program_that_started_them_is_killed(up):
+    services = [psutil.Process(pid) for pid in up.pids.values()]
+    up.end(signal.SIGKILL)
+    _, running = psutil.wait_procs(services, timeout=20)
+    assert not running
 
 
 def test_a_service_that_ends_ends_the_suite_and_is_named(up):
