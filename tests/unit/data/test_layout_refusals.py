@@ -38,6 +38,33 @@ REFUSED = {
         {"user_input": "q", "response": "b", "reference": "a"},
         "columns {prompt: user_input, completion: reference}",
     ),
+    "a model's answer beside the gold one": (
+        {"prompt": "q", "response": "b", "gold": "a", "result": False},
+        "columns {prompt: prompt, completion: gold} to learn the right one",
+    ),
+    "a generated answer beside the truth": (
+        {"question": "q", "answer": "b", "contexts": ["c"], "ground_truth": "a"},
+        "or columns {prompt: question, completion: answer} to learn the other",
+    ),
+    "a choice a column": ({"input": "q", "A": "a", "B": "b", "C": "c", "output": "B"}, "its choices and the answer"),
+    "numbered choices": (
+        {"sentence": "s", "option1": "a", "option2": "b", "option3": "c", "answer": "1"},
+        "its choices and the answer",
+    ),
+    "two texts and their label": (
+        {"premise": "p", "hypothesis": "h", "label": 2},
+        "columns {prompt: premise, input: hypothesis, completion: label}",
+    ),
+    "a label that is a number": (
+        {"label": 3, "text": "t"},
+        "columns {prompt: text, completion: label} to learn the label",
+    ),
+    "intents beside a text": ({"text": "t", "intents": ["i", "j"]}, "columns {text: text}"),
+    "an image's path": (
+        {"question": "q", "answer": "a", "image_path": "a.png"},
+        "{prompt: question, completion: answer}",
+    ),
+    "talks as columns": ({"id": ["1", "2"], "dialogue": ["a", "b"], "summary": ["c", "d"]}, "an object for each row"),
     "unknown names": (
         {"headline": "h", "abstract": "s"},
         "name yours, such as columns {prompt: headline, completion: abstract}",
@@ -65,7 +92,7 @@ REFUSED = {
     ),
     "questions alone": ({"turns": ["Who?", "Where?"]}, "do not say who speaks"),
     "two answers to three questions": ({"input": ["a", "b", "c"], "output": ["d", "e"]}, "2 answers to 3 questions"),
-    "columns in place of rows": ({"question": ["a", "b"], "answer": ["c", "d"]}, "must be a string, is a list"),
+    "columns in place of rows": ({"question": ["a", "b"], "answer": ["c", "d"]}, "write an object for each row"),
     "several answers": ({"question": "q", "answer": ["a", "b"]}, "columns {completion: answer.0}"),
 }
 
@@ -99,7 +126,7 @@ BAD = {
     "null answer": ({"conversations": [USER, {"from": "gpt", "value": None}]}, "conversations[1].value"),
     "no answer": ({"conversations": [USER]}, "conversations"),
     "no turns": ({"conversations": []}, "conversations"),
-    "a number": ({"instruction": "i", "output": 3}, "output"),
+    "a truth value": ({"instruction": "i", "output": True}, "output"),
     "a missing answer": ({"instruction": "i", "output": None}, "output"),
     "half a surrogate pair": ({"text": "a \ud800"}, "text"),
     "an image": (

@@ -97,6 +97,57 @@ PUBLIC = {
         Layout.PROMPT_COMPLETION,
         [("user", "q"), ("assistant", "a")],
     ),
+    "DialogStudio, where the assistant begins and the user ends": (
+        {
+            "original dialog id": "x",
+            "log": [
+                {"turn id": 1, "user utterance": "", "system response": "Hello?"},
+                {"turn id": 2, "user utterance": "q", "system response": "a"},
+                {"turn id": 3, "user utterance": "Bye.", "system response": ""},
+            ],
+            "prompt": ["Be brief."],
+        },
+        Layout.CHAT,
+        [("assistant", "Hello?"), ("user", "q"), ("assistant", "a"), ("user", "Bye.")],
+    ),
+    "a history of queries and responses": (
+        {"query": "r", "response": "b", "history": [{"query": "q", "response": "a"}]},
+        Layout.PROMPT_COMPLETION,
+        [("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")],
+    ),
+    "Fireworks' preference pairs": (
+        {
+            "chosen": {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+            "rejected": {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}]},
+        },
+        Layout.CHAT,
+        [("user", "q"), ("assistant", "a")],
+    ),
+    "OpenDialKG, as JSON text": (
+        {"Messages": json.dumps([{"sender": "user", "message": "q"}, {"sender": "assistant", "message": "a"}])},
+        Layout.CHAT,
+        [("user", "q"), ("assistant", "a")],
+    ),
+    "AMC, whose answers are numbers": (
+        {"problem": "p", "answer": 27.0},
+        Layout.PROMPT_COMPLETION,
+        [("user", "p"), ("assistant", "27.0")],
+    ),
+    "Spider": (
+        {"db_id": "d", "question": "How many?", "query": "SELECT count(*)", "sql": {"from": {}}},
+        Layout.PROMPT_COMPLETION,
+        [("user", "How many?"), ("assistant", "SELECT count(*)")],
+    ),
+    "CONCODE": (
+        {"code": "int f ( ) {}", "nl": "does f"},
+        Layout.PROMPT_COMPLETION,
+        [("user", "does f"), ("assistant", "int f ( ) {}")],
+    ),
+    "a question about a passage": (
+        {"question": "q", "passage": "p", "answer": "a"},
+        Layout.PROMPT_COMPLETION,
+        [("user", "q\n\np"), ("assistant", "a")],
+    ),
     "names in capitals": (
         {"Question": "q", "Answer": "a"},
         Layout.PROMPT_COMPLETION,
@@ -112,6 +163,22 @@ def test_a_public_layout_is_found_by_its_columns(tmp_path, name):
     assert found.layout is layout
     assert turns(rows[0]) == conversation
     assert bool(rows[0].text) == (layout is Layout.TEXT)
+
+
+def test_a_row_that_is_a_list_of_instructions_is_a_talk(tmp_path):
+    talk = [{"instruction": "i", "input": "about", "output": "a"}, {"instruction": "r", "input": "", "output": "b"}]
+    rows, found = read(tmp_path, talk, talk[1:])  # Lawyer LLaMA's
+    assert found.layout is Layout.CHAT
+    assert turns(rows[0]) == [("user", "i\n\nabout"), ("assistant", "a"), ("user", "r"), ("assistant", "b")]
+
+
+def test_a_row_that_is_a_list_of_texts_has_numbered_columns(tmp_path):
+    cells = ["where is my card?", "card_arrival"]
+    with pytest.raises(DatasetError) as error:
+        read(tmp_path, cells, cells)
+    assert 'columns {prompt: "0", completion: "1"}' in error.value.problem
+    rows, _ = read(tmp_path, cells, cells, columns=Columns(prompt="0", completion="1"))
+    assert turns(rows[1]) == [("user", "where is my card?"), ("assistant", "card_arrival")]
 
 
 def test_tool_calls_their_results_and_the_tools_are_kept(tmp_path):

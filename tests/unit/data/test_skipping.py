@@ -65,7 +65,7 @@ def test_an_empty_row_is_refused_where_the_user_wants_that(tmp_path):
 
 def test_a_wrong_row_of_a_thousand_refuses_the_file_all_the_same(tmp_path):
     with pytest.raises(DatasetError) as error:
-        read(tmp_path, *answered(998), {"question": "q", "answer": 5})
+        read(tmp_path, *answered(998), {"question": "q", "answer": {"a": 5}})
     assert (error.value.row, error.value.field) == (999, "answer")
 
 

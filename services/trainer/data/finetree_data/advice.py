@@ -3,28 +3,70 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from finetree_data.faults import RowError
-from finetree_data.mapping import by_lower, listed, lookup
-from finetree_data.names import CONVERSATIONS, LABELS, QUESTIONS
+from finetree_data.mapping import by_lower, first, listed, lookup
+from finetree_data.names import CHOICE, CONVERSATIONS, EXAMINED, LABELS, QUESTIONS, RIGHT
+
+_KEYS = ("answerkey", "answer_key", "correct_answer", "cop", "<ans>")
+"""Names of which choice is the right one (ARC; MedMCQA; CPM-Bee)."""
+_COMPARED = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b"), ("text_a", "text_b"))
+"""Names of two texts that a label is about (SNLI; GLUE)."""
+
+
+def has_choices(names: Collection[str]) -> bool:
+    """Whether columns hold choices: all of them, or one each."""
+    return bool({"choices", "options"} & set(names)) or sum(bool(CHOICE.fullmatch(name)) for name in names) > 2
+
+
+def are_columns(value: dict[str, Any]) -> bool:
+    """Whether a row is a table's columns: each is a list of as many texts."""
+    sizes = {len(item) if isinstance(item, list) and _are_texts(item) else 0 for item in value.values()}
+    # Chinese-Vicuna's are a talk's questions and answers.
+    return len(value) > 1 and len(sizes) == 1 and sizes.pop() > 1 and set(value) != {"input", "output"}
+
+
+def _are_texts(items: list[Any]) -> bool:
+    return all(isinstance(item, str) for item in items)
 
 
 def told(value: dict[str, Any]) -> str:
     """What to say of a known kind of file that cannot be taken as it is; "" for others."""
-    names = set(by_lower(value))
+    by = by_lower(value)
+    names = set(by)
     if "input_ids" in names:
         return "it is tokenised already; give the text it was made of"
     if "role" in names and names & {"text", "content"} and not names & set(CONVERSATIONS):
         return "each row is one message; join the messages of a conversation, or of a branch, into one row"
-    if {"question", "response_j", "response_k"} <= names:  # Stack Exchange's pairs
+    if are_columns(value):
+        return "each is a list of as many texts, as columns of a table are; write an object for each row"
+    return _mapped(value, by) or _chosen(names)
+
+
+def _mapped(value: dict[str, Any], by: dict[str, str]) -> str:
+    """What to say where it is the user's choice what is learned; the columns by their names in small letters."""
+    if {"question", "response_j", "response_k"} <= set(by):  # Stack Exchange's pairs
         return "to learn the better answers, map columns {prompt: question, completion: response_j}"
     languages = value.get("translation")
     if isinstance(languages, dict) and len(languages) == 2:  # OPUS, WMT
         one, other = languages
         return f"for this direction, map columns {{prompt: translation.{one}, completion: translation.{other}}}"
-    if names & {"choices", "options"} and names & {"answer", "gold", "answerkey"}:
+    label = first(by, (*LABELS, "gold_label"))
+    for one, other in _COMPARED if label else ():
+        if {one, other} <= set(by):
+            parts = f"prompt: {by[one]}, input: {by[other]}, completion: {label}"
+            return f"to learn the label of the two texts, map columns {{{parts}}}"
+    asked, examined, right = first(by, QUESTIONS), first(by, EXAMINED), first(by, (*RIGHT, "reference"))
+    if asked and examined and right:
+        one, other = (f"columns {{prompt: {_quoted(asked)}, completion: {_quoted(it)}}}" for it in (right, examined))
+        return f"it has two answers; map {one} to learn the right one, or {other} to learn the other"
+    return ""
+
+
+def _chosen(names: set[str]) -> str:
+    if has_choices(names) and names & {*LABELS, *_KEYS}:
         return "the answer is the place of a choice; write a row with the question, its choices and the answer's words"
     return ""
 
@@ -69,9 +111,17 @@ def _texts(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, item in value.items():
         if isinstance(item, dict) and "." not in key:
             yield from ((f"{key}.{name}", name.lower()) for name, inner in item.items() if isinstance(inner, str))
-        # Of a table's columns only the names may be known.
-        elif item is None or (isinstance(item, str) and item.strip()) or (key == "prompt" and isinstance(item, list)):
+        elif _may_be_text(key, item):
             yield key, key.lower()
+
+
+def _may_be_text(key: str, item: Any) -> bool:
+    if isinstance(item, int | float):
+        return key.lower() in LABELS  # a class by its number
+    # Of a table's columns only the names may be known.
+    return (
+        item is None or (isinstance(item, str) and bool(item.strip())) or (key == "prompt" and isinstance(item, list))
+    )
 
 
 def _likeliest(texts: dict[str, str], wanted: tuple[str, ...]) -> str:

@@ -3,16 +3,18 @@
 
 from typing import Any
 
-from finetree_data.advice import told
+from finetree_data.advice import are_columns, has_choices, told
 from finetree_data.mapping import Mapping, by_lower, first
 from finetree_data.names import (
     ANSWERS,
     CHOSEN,
     CONTEXTS,
     CONVERSATIONS,
+    EXAMINED,
     LABELS,
     PAIRS,
     QUESTIONS,
+    RIGHT,
     SYSTEMS,
     TOOLS,
     VERDICTS,
@@ -30,7 +32,8 @@ def guess(value: dict[str, Any]) -> Mapping | None:
     if layout is None:
         return None
     parts = usual(value, layout) | beside(value)
-    notes = [CHOSEN_NOTE] * ("chosen" in parts or parts.get("completion", parts.get("turns", "")).lower() in CHOSEN)
+    learned = parts.get("completion", parts.get("turns", "")).lower().partition(".")[0]
+    notes = [CHOSEN_NOTE] * ("chosen" in parts or learned in CHOSEN)
     verdict = first(by_lower(value), VERDICTS)
     if layout is not Layout.TEXT and isinstance(value.get(verdict), bool):
         parts, notes = parts | {"verdict": verdict}, [*notes, VERDICT_NOTE]
@@ -41,6 +44,8 @@ def guess(value: dict[str, Any]) -> Mapping | None:
 
 def layout_of(value: dict[str, Any]) -> Layout | None:
     """The layout by usual names; None where they tell none."""
+    if are_columns(value):
+        return None
     names = by_lower(value)
     turns = _turns(value)
     if turns:
@@ -65,6 +70,8 @@ def _turns(value: dict[str, Any]) -> str:
     if _is_strings(value.get("data")):  # UltraChat
         return "data"
     alone = first(names, CHOSEN)
+    if alone and isinstance(value[alone], dict) and "messages" in value[alone]:  # Fireworks' preference pairs
+        return f"{alone}.messages"
     if alone and not first(names, QUESTIONS) and not isinstance(value[alone], dict):
         # A whole conversation: as turns, or as a transcript that names who speaks.
         whole = not isinstance(value[alone], str) or value[alone].lstrip().startswith("Human:")
@@ -90,11 +97,13 @@ def _pair(value: dict[str, Any]) -> tuple[str, str]:
 
 def _is_meant(answered: str, names: dict[str, str]) -> bool:
     """Whether this answer is the one to learn."""
-    if answered.lower() == "answer":
-        # A letter, or the place of a choice: without the choices it means nothing.
-        return not {"choices", "options"} & set(names)
+    answered = answered.lower()
+    # A letter, or the place of a choice: without the choices it means nothing.
+    if has_choices(names) and (answered == "answer" or not {"choices", "options"} & set(names)):
+        return False
     # A model's answer under examination, beside the right one.
-    return answered.lower() != "response" or "reference" not in names
+    right = {*RIGHT, "reference"} if answered == "response" else set(RIGHT)
+    return answered not in EXAMINED or not right & set(names)
 
 
 def _is_squad(answers: Any) -> bool:
@@ -121,14 +130,14 @@ def usual(value: dict[str, Any], layout: Layout) -> dict[str, str]:
     if layout in (Layout.CHAT, Layout.SHAREGPT):
         turns = _turns(value) or "messages"
         chosen = first(names, CHOSEN)
-        return {"turns": turns} | ({"chosen": chosen} if chosen and chosen != turns else {})
+        return {"turns": turns} | ({"chosen": chosen} if chosen and chosen != turns.partition(".")[0] else {})
     if layout is Layout.TEXT:
         return {"text": names.get("text", "text")}
     asked, answered = _pair(value)
     asked = asked or first(names, QUESTIONS) or ("instruction" if layout is Layout.INSTRUCTION else "prompt")
     parts = {"prompt": asked, "completion": answered or first(names, ANSWERS) or "completion"}
     # "context" beside a question is what the question is about; "input" is, beside an instruction.
-    contexts = CONTEXTS if layout is Layout.INSTRUCTION else ("context",)
+    contexts = CONTEXTS if layout is Layout.INSTRUCTION else CONTEXTS[1:]
     context = first(names, contexts) or contexts[0]
     return parts | ({"context": context} if context not in parts.values() else {})
 

@@ -67,9 +67,11 @@ def _missing(_: str) -> None:
 
 
 def as_object(value: Any) -> dict[str, Any]:
-    """The value, if it is an object; a list of messages is a chat's. Raises RowError."""
-    if isinstance(value, list) and are_messages(value):
+    """The value, if it is an object; a list of turns is a chat's, one of cells has columns 0, 1, …. Raises RowError."""
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
         return {"messages": value}
+    if isinstance(value, list) and value and not any(isinstance(cell, list | dict) for cell in value):
+        return {str(place): cell for place, cell in enumerate(value)}
     if not isinstance(value, dict):
         hint = '; a text is written as {"text": …}' if isinstance(value, str) else ""
         raise RowError("", f"must be a JSON object, is {kind(value)}{hint}")

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an object to a row, by the mapping of its columns."""
 
+import json
+import math
 from typing import Any
 
 from finetree_data.calls import tools_of
 from finetree_data.detection import guess
 from finetree_data.faults import EmptyError, MarkedError, MixedError, RowError
 from finetree_data.mapping import Mapping, has, listed, lookup, optional
-from finetree_data.messages import conversation, transcript, turns_of
+from finetree_data.messages import SPEAKERS, conversation, transcript, turns_of
 from finetree_data.parts import said
 from finetree_data.reading import Layout
 from finetree_data.rows import Message, Row
 from finetree_data.values import sound
 
-MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+MEDIA = frozenset(
+    f"{kind}{more}"
+    for kind in ("image", "video", "audio", "img")
+    for more in ("", "s", "_path", "_paths", "_url", "_file")
+)
 """Columns of what is no text. A row that has any is refused, since its text was written to go with it."""
 
 
@@ -44,8 +50,10 @@ def _refuse_other(value: dict[str, Any], mapping: Mapping) -> None:
 
 
 def _refuse_media(value: dict[str, Any], mapping: Mapping) -> None:
-    for name in MEDIA:
-        if value.get(name):
+    if MEDIA.isdisjoint(value):
+        return
+    for name, medium in value.items():
+        if name in MEDIA and medium:
             named = {"turns": "messages", "context": "input"}
             said_so = ", ".join(
                 f"{named.get(part, part)}: {path}" for part, path in mapping.parts.items() if has(value, path)
@@ -76,9 +84,12 @@ def _chat(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
 
 def _answer(value: Any, path: str) -> tuple[Message, ...]:
     """An answer: its words, one message, or messages."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and any(isinstance(value.get(name), str) for name in SPEAKERS):
         value = [value]
-    if isinstance(value, list) and not _are_texts(value):
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # A table's cell with a number is a text, so is a number; NaN stands for nothing, as in a JSON file.
+        value = None if math.isnan(value) else json.dumps(value)
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
         return conversation(value, path)
     return (Message("assistant", sound(value, path)),)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from finetree_data.calls import calls_in, calls_of
 from finetree_data.faults import EmptyError, RowError, kind
-from finetree_data.mapping import listed
+from finetree_data.mapping import by_lower, first, listed
+from finetree_data.names import ANSWERS, PAIRS, QUESTIONS
 from finetree_data.parts import THOUGHT, Said, said
 from finetree_data.rows import Message
 from finetree_data.values import nested, sound, text_of
@@ -25,8 +26,8 @@ ALIASES = {
 """What datasets call the roles: ShareGPT's human and gpt, OpenAssistant's prompter, Gemini's model, Cohere's chatbot,
 OpenAI's former function, LLaMA-Factory's observation and function_call ("call": an assistant's turn that is a call)."""
 
-SPEAKERS = ("role", "from", "speaker")
-"""Names of who speaks (OpenAI, ShareGPT; Cohere's examples)."""
+SPEAKERS = ("role", "from", "speaker", "sender")
+"""Names of who speaks (OpenAI, ShareGPT; Cohere's examples; OpenDialKG)."""
 TEXTS = ("content", "value", "parts", "text", "message")
 """Names of what is said (OpenAI, ShareGPT, Gemini, YandexGPT, Cohere)."""
 _UNLEARNED = ("weight", "loss_weight", "loss", "train", "trainable")
@@ -51,12 +52,15 @@ def turns_of(turns: Any, place: str) -> tuple[Message, ...]:
     if isinstance(turns, str):
         turns = nested(turns, place)
     if not isinstance(turns, list) or not turns:
-        raise RowError(place, f"must be a list of messages, is {kind(turns)}")
+        raise (EmptyError if turns in (None, []) else RowError)(place, f"must be a list of messages, is {kind(turns)}")
     if all(isinstance(turn, str) for turn in turns):
         return _alternating(turns, place)
     messages: list[Message] = []
+    last = len(turns) - 1
     for index, turn in enumerate(turns):
-        messages.extend(_turn(turn, f"{place}[{index}]"))
+        # Where turns are pairs, the assistant may have begun a talk, and the user may have had the last word.
+        silent = "" if not last else "user" if index == 0 else "assistant" if index == last else ""
+        messages.extend(_turn(turn, f"{place}[{index}]", silent))
     return tuple(messages)
 
 
@@ -85,9 +89,9 @@ def _alternating(turns: list[str], place: str) -> tuple[Message, ...]:
     return tuple(Message(roles[i % 2], sound(turn, f"{place}[{i}]")) for i, turn in enumerate(turns))
 
 
-def _turn(turn: Any, place: str) -> tuple[Message, ...]:
+def _turn(turn: Any, place: str, silent: str) -> tuple[Message, ...]:
     if isinstance(turn, list) and len(turn) == 2:  # a pair, as in "history" of ChatGLM and ms-swift
-        return _pair(dict(zip(("user", "assistant"), turn, strict=True)), place)
+        return _pair(dict(zip(("user", "assistant"), turn, strict=True)), place, silent)
     if not isinstance(turn, dict):
         raise RowError(place, f"must be an object, is {kind(turn)}")
     # Columns of a table exist in every turn, null where a turn has none.
@@ -95,17 +99,32 @@ def _turn(turn: Any, place: str) -> tuple[Message, ...]:
     if speaker is not None:
         return _message(turn, place, speaker)
     given = {key: value for key, value in turn.items() if value is not None}
-    if "input" in given and "output" in given:  # Capybara's, XTuner's
-        return _pair({"system": given.get("system"), "user": given["input"], "assistant": given["output"]}, place)
+    asked, answered = _asked(given)
+    if answered:  # Capybara's, XTuner's, ms-swift's
+        question, about = given[asked], given.get("input") if asked.lower() == "instruction" else None
+        if about and isinstance(about, str) and isinstance(question, str):  # Lawyer LLaMA's
+            question = f"{question}\n\n{about}"
+        texts = {"system": given.get("system"), "user": question, "assistant": given[answered]}
+        return _pair(texts, place, silent)
     by_role = {ALIASES[key.lower()]: value for key, value in given.items() if key.lower() in ALIASES}
     if {"user", "assistant"} <= set(by_role) <= {"system", "user", "assistant"}:  # Firefly's, ms-swift's
-        return _pair(by_role, place)
+        return _pair(by_role, place, silent)
     raise RowError(f"{place}.role", f"is missing; what the turn has: {listed(given)}")
 
 
-def _pair(texts: dict[str, Any], place: str) -> tuple[Message, ...]:
-    """A question and its answer in one turn; what stands before them where there is a system message."""
-    roles = [role for role in ("system", "user", "assistant") if role != "system" or texts.get("system")]
+def _asked(turn: dict[str, Any]) -> tuple[str, str]:
+    """Where a turn that is a question with its answer has them; empty names for other turns."""
+    names = by_lower(turn)
+    asked, answered = first(names, QUESTIONS), first(names, ANSWERS)
+    if asked and answered:
+        return asked, answered
+    return next(((names[one], names[other]) for one, other in PAIRS if one in names and other in names), ("", ""))
+
+
+def _pair(texts: dict[str, Any], place: str, silent: str) -> tuple[Message, ...]:
+    """A question and its answer in one turn, one of which may be empty where the role is `silent`; a system message."""
+    may_lack = ("system", silent)
+    roles = [role for role in ("system", "user", "assistant") if role not in may_lack or texts.get(role)]
     return tuple(Message(role, sound(texts[role], f"{place}.{role}")) for role in roles)
 
 

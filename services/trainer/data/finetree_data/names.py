@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What public datasets call their columns; all in small letters, as they are compared."""
 
-CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "contents")
-"""Usual names of a list of turns (OpenAI, ShareGPT, Capybara, DailyDialog, Gemini)."""
+import re
+
+CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "contents", "log")
+"""Usual names of a list of turns (OpenAI, ShareGPT, Capybara, DailyDialog, Gemini, DialogStudio)."""
 
 QUESTIONS = ("instruction", "prompt", "question", "query", "problem", "input")
 """Usual names of what is asked (Alpaca, Dolly; TRL; GSM8K, OpenOrca; MetaMath; MATH), the surest first."""
@@ -37,6 +39,10 @@ PAIRS = (
     ("human", "bot"),
     ("user", "assistant"),
     ("user", "bot"),
+    ("user utterance", "system response"),  # DialogStudio
+    ("question", "query"),  # Spider, whose query is SQL
+    ("question", "sql"),
+    ("nl", "code"),  # CONCODE
 )
 """Names of what is asked and answered that mean that only together."""
 
@@ -45,15 +51,25 @@ CHOSEN = ("chosen", "chosen_messages", "chosen_response", "preferred_output")
 
 LABELS = (
     *("ground_truth", "reference", "gold", "label_text", "text_label", "label", "labels", "intent", "sentiment"),
-    *("emotion", "class", "category", "topic", "summary", "highlights", "target", "targets", "completions", *ANSWERS),
+    *("emotion", "class", "category", "topic", "summary", "highlights", "target", "targets", "completions"),
+    *("intents", "entities", "slots", *ANSWERS),
 )
 """Columns that may be what a text beside them asks for: then it is no plain text, or it is. The user has to say."""
 
-CONTEXTS = ("input", "context")
-"""Usual names of what an instruction is about (Alpaca; Dolly)."""
+CONTEXTS = ("input", "context", "passage")
+"""Usual names of what an instruction is about (Alpaca; Dolly; MS MARCO); beside a question, all but the first."""
 SYSTEMS = ("system", "system_prompt", "systeminstruction", "system_instruction")
 """Usual names of a system message (LLaMA-Factory; OpenOrca; Gemini)."""
 TOOLS = ("tools", "functions", "toolconfig")
 """Usual names of the functions that may be called (OpenAI, Anthropic, Gemini; OpenAI's former; Bedrock)."""
-VERDICTS = ("label", "kto_tag")
-"""Usual names of whether an answer is a good one, true or false (TRL's KTO; LLaMA-Factory)."""
+VERDICTS = ("label", "kto_tag", "is_correct", "correct")
+"""Usual names of whether an answer is a good one, true or false (TRL's KTO; LLaMA-Factory; sampled solutions)."""
+
+EXAMINED = ("response", "answer", "output", "generation")
+"""Names of an answer that may be a model's under examination, if the right one stands beside it."""
+RIGHT = ("gold", "ground_truth", "ground_truths")
+"""Names of the right answer beside one under examination (Abel; Ragas). A "reference" is one beside a response alone:
+beside an answer it may be where that comes from."""
+
+CHOICE = re.compile(r"(?:option|choice)[ _]?[a-f1-6]|op[a-f]|[a-f]")
+"""Names of columns that hold one choice each (MMLU and C-Eval: A to D; MedMCQA: opa to opd)."""
