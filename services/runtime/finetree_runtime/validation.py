@@ -3,7 +3,8 @@
 
 The stubs carry no rules, so that clients need no validation library. The rules come with the contract as a descriptor
 set (finetree_api/rules.binpb) and live in a descriptor pool of their own: a message is parsed a second time, with the
-class that has the rules. Measured: 17 µs for a request of 300 bytes and 35 rules.
+class that has the rules. Measured: 17 µs for a request of 300 bytes and 35 rules in a loop, thrice that between other
+work. Hence soundness.py, which first says of most messages that they are valid.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from finetree_runtime.errors import InvalidArgument, Violation
+from finetree_runtime.soundness import Soundness
 
 _Message = TypeVar("_Message", bound=Message)
 
@@ -57,6 +59,8 @@ def validate(message: Message, *, path: str = "", raw: bytes | None = None) -> N
     name = message.DESCRIPTOR.full_name
     if not name.startswith(PACKAGE):
         return
+    if _soundness().certain(message):
+        return
     body = raw if raw is not None else message.SerializeToString()
     found = _validator().collect_violations(_class(name).FromString(body))
     if found:
@@ -66,7 +70,20 @@ def validate(message: Message, *, path: str = "", raw: bytes | None = None) -> N
 def warm(messages: Iterable[str]) -> None:
     """Validate an empty message of each full name: the first one of a type compiles its rules, which takes ms."""
     for name in messages:
-        _validator().collect_violations(_class(name)())
+        _violated(name, b"")
+        _soundness().prepare(name)
+
+
+def _violated(name: str, raw: bytes) -> list[str]:
+    """Of a message's rules that are broken, the field or oneof that each is about; "" for one about the whole."""
+    found = _validator().collect_violations(_class(name).FromString(raw))
+    paths = (item.proto.field for item in found)
+    return [str(path.elements[0].field_name) if path is not None and path.elements else "" for path in paths]
+
+
+@functools.cache
+def _soundness() -> Soundness:
+    return Soundness(_pool(), _violated)
 
 
 def _invalid(violations: list[Violation]) -> InvalidArgument:
