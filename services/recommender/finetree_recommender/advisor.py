@@ -231,7 +231,7 @@ def conclude(
         ),
         methods=assess(situation, decision),
         cautions=cautions.collect(
-            situation, decision, missing=missing, parameters=parameters, rank=_rank(built), rented=rented
+            situation, decision, missing=missing, parameters=parameters, built=built, rented=rented
         ),
         counterfactuals=neighbours.flips,
         gaps=neighbours.gaps,
@@ -240,14 +240,6 @@ def conclude(
         plan_digest=plan_digest(built.spec, inputs.profile, revision) if built is not None else "",
         others=other_packs.verdicts(others, situation, decision),
     )
-
-
-def _rank(built: Recipe | None) -> int | None:
-    """Rank of the recipe's adapter; None where it has none."""
-    if built is None or built.spec.WhichOneof("method") not in ("lora", "qlora"):
-        return None
-    lora = built.spec.lora if built.spec.HasField("lora") else built.spec.qlora.lora
-    return lora.rank or None
 
 
 def _questions(pack: Pack, inputs: Inputs) -> dict[Method, est.EstimateRunRequest]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_recommender import fit, renting, wishes
+from finetree_recommender import fit, recipe_cautions, renting, wishes
 from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.gate import memory_words
 from finetree_recommender.inputs import Inputs
@@ -13,6 +13,7 @@ from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import Decision
 from finetree_recommender.reasons import caution_code, warnings
+from finetree_recommender.recipe import Recipe
 from finetree_recommender.situation import Situation
 from finetree_recommender.thresholds import NOT_PRICED
 from finetree_recommender.trace import Caution
@@ -21,6 +22,9 @@ ESTIMATOR_UNAVAILABLE = "ESTIMATOR_UNAVAILABLE"
 MODEL_NOT_PRICED = "MODEL_NOT_PRICED"
 HARDWARE_UNKNOWN = "HARDWARE_UNKNOWN"
 MODEL_UNKNOWN = "MODEL_UNKNOWN"
+
+SMALLER = 0.8
+"""Size of a smaller model, at most: names round, and what is called 7B has 6.7 to 7.6 billion parameters."""
 
 MISSING_EVIDENCE = {
     ESTIMATOR_UNAVAILABLE: "the estimator did not answer: memory and time rest on the pack's words; ask again later",
@@ -37,7 +41,7 @@ def collect(
     *,
     missing: str,
     parameters: int | None,
-    rank: int | None,
+    built: Recipe | None,
     rented: tuple[renting.Offer, ...] = (),
 ) -> tuple[Caution, ...]:
     """All cautions, the gravest first.
@@ -50,17 +54,29 @@ def collect(
         *renting.advice(pack, decision.method or decision.choice.method, rented),
         *_smaller(situation, decision, parameters),
         *_sharding(situation, decision),
+        *recipe_cautions.cut_rows(situation, built),
         *wishes.unmet(situation, decision),
         *inputs.cautions,
         *wishes.contradictions(situation, decision),
         *wishes.unchecked(situation, decision),
         *_advice(situation, decision.method),
+        *recipe_cautions.few_rows(situation),
+        *recipe_cautions.rounding(situation, built),
+        *recipe_cautions.doubtful_rate(situation, decision.method, parameters),
         *wishes.device_notes(situation),
-        *wishes.serving_notes(situation, decision, rank),
+        *wishes.serving_notes(situation, decision, _rank(built)),
         *_capacity(situation, decision.method),
         *(() if rented else _renting(situation, decision)),
         *_unknown(inputs, parameters),
     )
+
+
+def _rank(built: Recipe | None) -> int | None:
+    """Rank of the recipe's adapter; None where it has none."""
+    if built is None or built.spec.WhichOneof("method") not in ("lora", "qlora"):
+        return None
+    lora = built.spec.lora if built.spec.HasField("lora") else built.spec.qlora.lora
+    return lora.rank or None
 
 
 def _evidence(inputs: Inputs, evidence: Evidence | None, missing: str, decision: Decision) -> Iterator[Caution]:
@@ -82,23 +98,40 @@ def _evidence(inputs: Inputs, evidence: Evidence | None, missing: str, decision:
 
 
 def _sharding(situation: Situation, decision: Decision) -> Iterator[Caution]:
-    """Where several GPUs hold a copy each, and a preferred method does not fit into one of them."""
+    """Where several GPUs hold a copy each, and a method that is wished for fits none; and what is not trained yet."""
     hardware = situation.inputs.request.hardware
-    if hardware.count < 2 or hardware.sharding == rs.SHARDING_FULL or situation.evidence is None:
-        return
-    small = decision.method in (Method.QLORA, None)
-    unfit = fit.best(situation.evidence, Method.LORA).state is FitState.DOES_NOT_FIT
-    method = next(iter((*decision.settled.rejected, *([Method.LORA] if small and unfit else []))), None)
-    if method is not None:
-        text = f"each of the {hardware.count} devices holds the whole model here: {method} may fit where it is sharded "
-        text += "among them (hardware.sharding), which is estimated, but not yet trained by this suite"
-        yield Caution("NOT_SHARDED", text, "fit.does_not_fit", method)
+    if decision.method is not None and (hardware.sharding == rs.SHARDING_FULL or hardware.nodes > 1):
+        text = "a model sharded among devices, or trained on several nodes, is estimated, but not yet trained by this "
+        yield Caution("NOT_TRAINED_HERE", f"{text}suite: the trainer refuses the recipe as it is", "fit.sharded")
+    elif hardware.count > 1 and (found := _shardable(situation, decision, hardware.count)):
+        text = f"each of the {hardware.count} devices holds the whole model here: {' and '.join(found)} may fit where "
+        text += "it is sharded among them (hardware.sharding), which is estimated, but not yet trained by this suite"
+        yield Caution("NOT_SHARDED", text, "fit.does_not_fit", found[0])
+
+
+def _shardable(situation: Situation, decision: Decision, count: int) -> tuple[Method, ...]:
+    """What the rules prefer, or the quality asked for needs, and one device cannot hold, but all together might."""
+    evidence = situation.evidence
+    if evidence is None:
+        return ()
+    wished = list(decision.settled.rejected) if decision.method is not None else []
+    wished += [Method.LORA] if decision.method is Method.QLORA else []
+    wished += [Method.FULL] if situation.answers.quality in ("MAXIMUM", "CRITICAL") else []
+    wished += [Method.LORA, Method.QLORA] if decision.method is None else []
+    best = {method: fit.best(evidence, method) for method in dict.fromkeys(wished)}
+    return tuple(
+        method
+        for method, found in best.items()
+        if found.state is FitState.DOES_NOT_FIT
+        and (found.priced is None or found.priced.device_bytes.expected <= count * found.priced.usable_bytes)
+    )
 
 
 def _nearest(evidence: Evidence) -> str:
     """Which method lacks least, and how much; nothing where none has an estimate."""
     priced = [(found, method) for method in Method if (found := fit.best(evidence, method).priced) is not None]
-    lacks = sorted((item.device_bytes.expected - item.usable_bytes, method) for item, method in priced)
+    wanting = ((item.device_bytes.expected - item.usable_bytes, method) for item, method in priced)
+    lacks = sorted((lack, method) for lack, method in wanting if lack > 0)
     return f" ({lacks[0][1]} comes nearest and lacks {lacks[0][0] / fit.GIB:.1f} GiB)" if lacks else ""
 
 
@@ -132,12 +165,13 @@ def _grade(pack: Pack, method: Method | None) -> float:
 
 def _smaller(situation: Situation, decision: Decision, parameters: int | None) -> Iterator[Caution]:
     """The largest model below the asked one that was published to train in this memory, where nothing fits."""
-    gb = situation.inputs.marketed_gb
+    hardware, gb = situation.inputs.request.hardware, situation.inputs.marketed_gb
     if decision.method is not None or gb is None:
         return
-    fitting = [
-        item for item in situation.pack.rules.footprints if item.gb <= gb and item.parameters < (parameters or 7e9)
-    ]
+    if hardware.sharding == rs.SHARDING_FULL:
+        gb /= max(1, hardware.count)  # what was published was trained on one GPU
+    most = SMALLER * (parameters or 7e9)
+    fitting = [item for item in situation.pack.rules.footprints if item.gb <= gb and item.parameters <= most]
     if fitting:
         best = max(fitting, key=lambda item: item.parameters)
         text = f"a smaller model may train here: {best.parameters / 1e9:g}B is stated to train by {best.method}"

@@ -128,7 +128,10 @@ def duration(seconds: float) -> str:
     """A time for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    days = seconds / 86400
+    return f"{seconds / 3600:.1f} h" if days < 10 else f"{days:.0f} days" if days < 1000 else f"{days / 365:,.0f} years"
 
 
 def _capability(pack: Pack, demands: Demands, method: Method) -> Iterator[Breach]:

@@ -235,4 +235,10 @@ class Rules:
     footprints: tuple[Footprint, ...] = ()
     capacity: Cited | None = None
     """Whether to warn where an adapter holds less than the data teach."""
+    few_examples: Number | None = None
+    """Rows of data below which to warn."""
+    rate_doubt: Number | None = None
+    """How many times apart published learning rates must be to be told as uncertain."""
+    bf16_rounding: Number | None = None
+    """Learning rate below which full fine-tuning of bfloat16 weights loses updates to rounding."""
     quality_floors: tuple[QualityFloor, ...] = ()

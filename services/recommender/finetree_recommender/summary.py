@@ -159,7 +159,7 @@ def _renting(answer: Recommendation) -> str:
 
 
 def _caution(answer: Recommendation) -> str:
-    told = [item for item in answer.cautions if item.code != RENT]
+    told = [item for item in answer.cautions if item.code not in (RENT, "SERVING_NOTE")]
     graver = [item for item in told if item.code not in (*MISSING_EVIDENCE, *_REMARKS)]
     found = next(iter([*graver, *told]), None)
     return f"Beware: {found.message}." if found is not None and found.code not in MISSING_EVIDENCE else ""
@@ -215,13 +215,13 @@ def _sure(answer: Recommendation) -> str:
 def _duration(interval: ev.Interval) -> str:
     unit, scale = next(
         (name, size)
-        for name, size in (("seconds", 1), ("minutes", 60), ("hours", 3600), ("days", 86400))
+        for name, size in (("seconds", 1), ("minutes", 60), ("hours", 3600), ("days", 86400), ("years", 365 * 86400))
         if interval.expected < _UP_TO[name]
     )
     return f"{_scaled(interval, scale)} {unit}"
 
 
-_UP_TO = {"seconds": 90.0, "minutes": 5400.0, "hours": 2 * 86400.0, "days": float("inf")}
+_UP_TO = {"seconds": 90.0, "minutes": 5400.0, "hours": 2 * 86400.0, "days": 1000 * 86400.0, "years": float("inf")}
 """Seconds up to which a time is told in each unit."""
 
 

@@ -23,6 +23,9 @@ from finetree_recommender.wish_rules import Bracket
 NOT_PRICED = "(by the rules, not priced)"
 """What is said of hardware for which no estimate was made."""
 
+LONGEST_DEADLINE = 31536000
+"""Seconds of the longest deadline that a request can name: the contract's limit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Number:
@@ -180,8 +183,13 @@ def _deadline(situation: Situation) -> Iterator[Number]:
     times = all_seconds(pack, situation.evidence, examples)
     limits = tuple(seconds for seconds in times if seconds is not None)
     brackets = pack.rules.deadlines if implied else ()
-    points = (*_ends(brackets), *limits)
-    yield Number("deadline", "seconds", now, 1, points, duration, _sides(brackets, limits), verdict)
+    points = tuple(point for point in (*_ends(brackets), *limits) if point < LONGEST_DEADLINE)
+
+    def words(seconds: float) -> str:
+        told = duration(seconds)
+        return told if seconds == now or told != duration(now) else f"{seconds:,.0f} s"
+
+    yield Number("deadline", "seconds", now, 1, points, words, _sides(brackets, limits), verdict)
 
 
 def _task_count(situation: Situation) -> Iterator[Number]:

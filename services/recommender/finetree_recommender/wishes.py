@@ -111,7 +111,8 @@ def serving_notes(situation: Situation, decision: Decision, rank: int | None) ->
         rules = (r for r in situation.pack.rules.serving if r.target == target and decision.method in r.methods)
         for rule in rules:
             if rule.served:
-                yield Caution("SERVING_NOTE", f"{target.lower()}: {rule.note}", rule.id)
+                name = target.lower().replace("_", ".")
+                yield Caution("SERVING_NOTE", f"{name}: {rule.note}", rule.id)
 
 
 def _quality(situation: Situation, method: Method) -> Iterator[Caution]:

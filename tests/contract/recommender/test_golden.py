@@ -125,16 +125,23 @@ async def test_prefix_tuning_is_taken_at_8_gb_where_it_fits(client):
     assert (method(reply), overruled(reply)) == ("PREFIX", [])
 
 
-@pytest.mark.parametrize(("hardware", "rule"), [(gpu(4), "gate.below_8"), (cpu(4), "gate.cpu")])
-async def test_a_small_model_trains_where_the_playbook_says_upgrade(client, hardware, rule):
-    reply = await ask(client, MODEL_135M, hardware)
-    assert (method(reply), overruled(reply)) == ("LORA", [rule])
+@pytest.mark.parametrize(
+    ("model", "hardware", "rule", "verdict"),
+    [
+        (MODEL_135M, gpu(4), "gate.below_8", "LORA"),
+        (MODEL_135M, cpu(4), "gate.cpu", "LORA"),
+        (MODEL_7B, cpu(8), "gate.cpu", "QLORA"),
+    ],
+)
+async def test_what_trains_is_told_where_the_playbook_says_upgrade(client, model, hardware, rule, verdict):
+    reply = await ask(client, model, hardware)
+    assert (method(reply), overruled(reply)) == (verdict, [rule])
     assert reply.verdict.upgrade_advised
     assert "upgrade" in reply.verdict.headline
-    assert assessment(reply, "LORA").device_bytes.expected <= reply.estimate.usable_device_bytes
+    assert assessment(reply, verdict).device_bytes.expected <= reply.estimate.usable_device_bytes
 
 
-@pytest.mark.parametrize("hardware", [gpu(4), cpu(8)])
+@pytest.mark.parametrize("hardware", [gpu(4), cpu(4)])
 async def test_a_7b_model_does_not_and_the_answer_says_what_is_lacking(client, hardware):
     reply = await ask(client, MODEL_7B, hardware)
     assert method(reply) == "UNSPECIFIED"

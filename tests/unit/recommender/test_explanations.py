@@ -79,16 +79,71 @@ def test_where_nothing_fits_the_method_that_lacks_least_is_named(pack, read):
 
 
 def test_several_gpus_that_hold_a_copy_each_are_told_what_sharding_might_do(pack, read, evidence):
-    def sharding(found: Evidence, policy: Pack = pack, **hardware: Any) -> list[Method | None]:
-        answer = conclude(policy, read(hardware=GPU24 | hardware).reread(policy), found, "")
-        return [caution.redirect for caution in answer.cautions if caution.code == "NOT_SHARDED"]
+    def sharding(
+        found: Evidence, policy: Pack = pack, fields: dict[str, Any] | None = None, **hardware: Any
+    ) -> list[Method | None]:
+        answer = conclude(policy, read(hardware=GPU24 | hardware, **(fields or {})).reread(policy), found, "")
+        return [c.redirect for c in answer.cautions if c.code in ("NOT_SHARDED", "NOT_TRAINED_HERE")]
 
     small = evidence(qlora="FITS")
     assert sharding(small, count=8) == [Method.LORA]
     assert sharding(small, load_builtin()["evidence-1"], count=8) == [Method.LORA]
     assert not sharding(small)
-    assert not sharding(small, count=8, sharding="SHARDING_FULL")
+    assert sharding(small, count=8, sharding="SHARDING_FULL") == [None]
+    best = {"quality": "QUALITY_NEED_MAXIMUM"}
+    assert sharding(small, load_builtin()["evidence-1"], best, count=8) == [Method.LORA]
+    assert sharding(evidence(lora="FITS"), load_builtin()["evidence-1"], best, count=8) == [Method.FULL]
+    assert not sharding(evidence(), count=1)
     assert not sharding(evidence(lora="FITS"), count=8)
+
+
+def rows(*counts: int, bounds: tuple[int, ...] = ()) -> dict[str, Any]:
+    """A profile of so many rows, of at most so many tokens each where that is known."""
+    lengths = [{"upper_bound": bound, "count": count} for bound, count in zip(bounds, counts, strict=False)]
+    return {"dataset_profile": {"examples": sum(counts), "token_lengths": lengths}}
+
+
+ON_24, FULL = {"hardware": GPU24}, {"full": "FITS"}
+LONG, LONGER = rows(400, 100, bounds=(3000, 8192)), rows(9, bounds=(9000,))
+CUT = {"qlora": "DOES_NOT_FIT DOES_NOT_FIT DOES_NOT_FIT FITS"}
+BEST = ON_24 | rows(20_000) | {"quality": "QUALITY_NEED_MAXIMUM"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "words"),
+    [
+        # The first cut of rows of up to 8192 tokens is at 4096. What fits is the plain recipe, or an adapted one.
+        (
+            ("evidence-1", 8e9, ON_24 | LONG, CUT),
+            "ROWS_CUT",
+            "4,096 tokens, to make it fit: up to 100 of 500 are longer",
+        ),
+        (("evidence-1", 8e9, ON_24 | rows(500), CUT), "ROWS_CUT", "lose their end; say how long they are"),
+        (
+            ("playbook-1", 8e9, LONGER, {}),
+            "ROWS_CUT",
+            "8,192 tokens, which is the model's longest sequence: up to 9 of 9",
+        ),
+        (("playbook-1", 8e9, ON_24 | LONG, {"lora": "FITS"}), "ROWS_CUT", None),
+        (("playbook-1", 8e9, rows(40), {}), "FEW_EXAMPLES", "40 rows of data are few"),
+        (("evidence-1", 8e9, rows(100), {}), "FEW_EXAMPLES", None),
+        (("evidence-1", 5e8, BEST, FULL), "LEARNING_RATE_UNCERTAIN", "from 2e-05 to 0.001, 50 times apart"),
+        (("evidence-1", 8e9, BEST, FULL), "LEARNING_RATE_UNCERTAIN", None),
+        (("playbook-1", 8e9, BEST, FULL), "BF16_ROUNDING", "at a rate of 2e-05 many updates are lost"),
+        (("playbook-1", 8e9, BEST, {"lora": "FITS"}), "BF16_ROUNDING", None),
+    ],
+)
+def test_what_could_go_wrong_in_a_recipe_is_told(read, evidence, asked, code, words):
+    policy, parameters, fields, fits = asked
+    pack, found = load_builtin()[policy], None
+    if "hardware" in fields:
+        variants = {method: len(fits.get(method.field, "").split()) or 1 for method in Method}
+        found = Evidence(evidence(variants, **fits).rows, ev.Revision(), int(parameters))
+    inputs = read(parameters=int(parameters), **fields).reread(pack)
+    told = conclude(pack, inputs, found, "" if found else cautions.HARDWARE_UNKNOWN)
+    messages = [caution.message for caution in told.cautions if caution.code == code]
+    assert len(messages) == (words is not None)
+    assert all(words in message for message in messages)
 
 
 def test_votes_are_told_by_question(answer):

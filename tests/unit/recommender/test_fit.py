@@ -74,9 +74,17 @@ def test_full_is_taken_on_a_cpu_only_for_maximum_quality(pack, evidence):
     assert decide(pack, answers, evidence(CPU_VARIANTS, lora="FITS")).method is Method.LORA
 
 
+@pytest.mark.parametrize(("memory", "fits"), [("cpu", "qlora"), ("cpu", "adapter"), ("below_8", "prefix")])
+def test_whatever_trains_is_told_where_the_playbook_says_upgrade(pack, evidence, memory, fits):
+    for quality in ("unknown", "MAXIMUM"):
+        decision = decide(pack, Answers(memory=memory, quality=quality), evidence(CPU_VARIANTS, **{fits: "FITS"}))
+        assert decision.method is Method(fits.upper())
+        assert decision.upgrade_advised
+
+
 @pytest.mark.parametrize("lora", ["DOES_NOT_FIT", "UNKNOWN", None])
 def test_upgrade_stands_unless_the_estimator_shows_a_fit(pack, evidence, lora):
-    decision = decide(pack, Answers(memory="cpu"), evidence(CPU_VARIANTS, lora=lora, qlora="FITS"))
+    decision = decide(pack, Answers(memory="cpu"), evidence(CPU_VARIANTS, lora=lora))
     assert decision.method is None
     assert decision.upgrade_advised
     assert decision.rule_id == "fit.nothing_fits"

@@ -171,7 +171,10 @@ def test_adaptations_add_up(pack, read):
     assert small.optimizer == rs.OPTIMIZER_ADAMW_8BIT
 
 
-@pytest.mark.parametrize(("bound", "cuts"), [(300, []), (700, [512]), (1024, [512]), (3000, [1024, 512])])
+@pytest.mark.parametrize(
+    ("bound", "cuts"),
+    [(300, []), (700, [512]), (1024, [512]), (3000, [2048, 1024, 512]), (8192, [4096, 2048, 1024, 512])],
+)
 def test_rows_are_cut_last_and_only_where_they_are_longer(pack, read, bound, cuts):
     inputs = read(hardware=GPU24, dataset_profile=profile(500, (bound, 500)))
     count = len(recipe.adaptations(pack, inputs, Method.QLORA))

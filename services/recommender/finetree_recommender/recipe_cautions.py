@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to beware of in the recipe itself: rows that are cut, too little data, rates that nobody agrees on, rounding."""
+
+from collections.abc import Iterator
+
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime.defaults import suggested_sequence_length
+
+from finetree_recommender.methods import Method
+from finetree_recommender.recipe import Recipe
+from finetree_recommender.recipe_rules import Row
+from finetree_recommender.situation import Situation
+from finetree_recommender.tables import tables_of
+from finetree_recommender.trace import Caution
+
+_RATE = "training.learning_rate"
+_SWEPT = (Method.FULL, Method.LORA, Method.QLORA)
+"""Methods whose rates many have published."""
+
+
+def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
+    """Rows that lose their end, to fit the memory or the model's longest sequence; how many, where that is known."""
+    if built is None:
+        return
+    rule_id = next((item.rule_id for item in built.sources if item.field_path == "training.sequence_length"), "")
+    profile, length = situation.inputs.profile, built.spec.training.sequence_length
+    suggested = suggested_sequence_length(profile)
+    cut_to_fit = any(rule.id == rule_id for rule in situation.pack.rules.adaptations)
+    if profile is None or not (cut_to_fit or length < suggested):
+        return
+    longer = sum(bucket.count for bucket in profile.token_lengths if bucket.upper_bound > length)
+    if profile.token_lengths and not longer:
+        return
+    why = "to make it fit" if cut_to_fit else "which is the model's longest sequence"
+    text = f"rows are cut at {length:,} tokens, {why}: "
+    if longer:
+        text += f"up to {longer:,} of {profile.examples:,} are longer and lose their end; split them"
+    else:
+        text += "longer ones lose their end; say how long they are (dataset_profile.token_lengths)"
+    yield Caution("ROWS_CUT", f"{text}, or take more memory" if cut_to_fit else text, rule_id)
+
+
+def few_rows(situation: Situation) -> Iterator[Caution]:
+    """Less data than guides ask for."""
+    rule, examples = situation.pack.rules.few_examples, situation.inputs.examples
+    if rule is not None and examples is not None and examples < rule.value:
+        text = f"{examples} rows of data are few: guides ask for {rule.value:g} at least and recommend 500 to 1,000; "
+        text += "try a few of them in the prompt first, and keep some back to evaluate on"
+        yield Caution("FEW_EXAMPLES", text, rule.id)
+
+
+def doubtful_rate(situation: Situation, method: Method | None, parameters: int | None) -> Iterator[Caution]:
+    """A learning rate of which published recipes disagree by much."""
+    rule = situation.pack.rules.rate_doubt
+    row = _rate_row(situation, method, parameters) if method in _SWEPT else None
+    if rule is None or row is None or len(row.range) != 2 or row.range[1] < rule.value * row.range[0]:
+        return
+    low, high = row.range
+    text = f"published learning rates for this size go from {low:g} to {high:g}, {high / low:.0f} times apart: "
+    yield Caution("LEARNING_RATE_UNCERTAIN", f"{text}try three of them before you trust one", row.id)
+
+
+def _rate_row(situation: Situation, method: Method | None, parameters: int | None) -> Row | None:
+    """The row that sets the rate by the size of the model, before factors for few rows and the like."""
+    if method is None or parameters is None:
+        return None
+    profile = "EVIDENCE" if situation.inputs.evidence_profile else "PLAYBOOK"
+    tables = (table for table in tables_of(situation.pack, method, profile)[0] if table.knob == _RATE)
+    table = next((table for table in tables if not table.factor and table.input == "parameters"), None)
+    rows = table.rows if table is not None else ()
+    return next((row for row in rows if row.below is not None and parameters < row.below), None)
+
+
+def rounding(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
+    """All weights in bfloat16 and a rate so low that rounding takes its updates away."""
+    rule = situation.pack.rules.bf16_rounding
+    if rule is None or built is None or built.spec.WhichOneof("method") != "full":
+        return
+    spec = built.spec
+    # Sharded training keeps float32 copies whatever is asked for.
+    if spec.precision != rs.PRECISION_BF16 or spec.hardware.sharding == rs.SHARDING_FULL:
+        return
+    rate = spec.training.learning_rate
+    if rate < rule.value:
+        text = f"at a rate of {rate:g} many updates are lost in rounding to bfloat16 weights: where memory allows take "
+        text += "float32 ones (mixed precision, 8 to 10 bytes a parameter more), else a higher rate"
+        yield Caution("BF16_ROUNDING", text, rule.id)
