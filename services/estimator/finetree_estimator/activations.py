@@ -38,16 +38,22 @@ class Layer(NamedTuple):
 def layer_of(recipe: Recipe) -> Layer:
     """What a decoder layer of a run keeps and needs."""
     stream = stream_bytes(recipe)
-    wide = 3 * recipe.shape.intermediate * max(1, recipe.shape.active_experts)
     return Layer(
         _norms(recipe),
         _attention(recipe),
         _mlp(recipe),
         _trained_inputs(recipe),
-        float(stream * (wide + 4 * recipe.shape.hidden)),
+        stream * (3 * recipe.shape.intermediate * _experts_at_once(recipe) + 4 * recipe.shape.hidden),
         stream,
         *_adapted_expert_bytes(recipe),
     )
+
+
+def _experts_at_once(recipe: Recipe) -> float:
+    """MLPs that a token is in while they are differentiated: where experts come in turn, only its share of one."""
+    s = recipe.shape
+    active = float(max(1, s.active_experts))
+    return active / s.experts if s.experts and recipe.program.experts_in_turn else active
 
 
 def saved_per_layer(run: Run) -> float:
@@ -63,10 +69,9 @@ def saved_by(layer: Layer, run: Run) -> float:
 
 def stream_bytes(run: Recipe) -> int:
     """Bytes per number of the residual stream: float32 where the program raises a quantised base."""
-    if isinstance(run.method, QuantizedLora) and run.program.raises_quantized_base:
+    if run.raised:
         return 4
-    whole = run.sharding != "full" or run.devices == 1
-    if whole and run.program.mixed_base_bytes > run.compute_bytes and _stored_bytes(run) > run.compute_bytes:
+    if not run.sharded and run.program.mixed_base_bytes > run.compute_bytes and _stored_bytes(run) > run.compute_bytes:
         # Embeddings in float32 make the stream float32; products are cast down. Shards are cast as they are gathered.
         return _stored_bytes(run)
     return run.compute_bytes

@@ -96,7 +96,7 @@ def _whole_gradients(recipe: Recipe) -> float:
 
     Those of embeddings, head and one layer, and those that wait for a slow network.
     """
-    if recipe.sharding != "full" or recipe.devices == 1 or not isinstance(recipe.method, Full):
+    if not recipe.sharded or not isinstance(recipe.method, Full):
         return 0.0
     counted = count(recipe.shape)
     outside = counted.embeddings + counted.lm_head
@@ -112,10 +112,14 @@ def _update_copies(recipe: Recipe, trainable: int, spread: int) -> float:
 
 def _gathered(recipe: Recipe) -> float:
     """Bytes of weights that are whole for a while although they are sharded: some layers, embeddings and head."""
-    if recipe.sharding != "full" or recipe.devices == 1:
+    if not recipe.sharded:
         return 0.0
     counted = count(recipe.shape)
     outside = counted.embeddings + counted.lm_head
+    if isinstance(recipe.method, QuantizedLora):
+        # Shards of packed weights travel packed, and each product unpacks its own.
+        plain = outside * recipe.weight_bytes
+        return c.GATHERED_LAYERS * (_base_weights(recipe) - plain) / recipe.shape.layers + plain
     layer = (counted.total - outside) / recipe.shape.layers
     if recipe.program.keeps_frozen_whole and not isinstance(recipe.method, Full):
         return float(recipe.compute_bytes * counted.total)
@@ -123,7 +127,8 @@ def _gathered(recipe: Recipe) -> float:
 
 
 def _setup(recipe: Recipe) -> float:
-    if recipe.sharding != "full" or recipe.devices == 1 or not recipe.program.sharded_master:
+    # A quantised base is loaded packed and never raised when it is sharded.
+    if not recipe.sharded or not recipe.program.sharded_master or isinstance(recipe.method, QuantizedLora):
         return 0.0
     counted = count(recipe.shape)
     outside = counted.embeddings + counted.lm_head
@@ -142,7 +147,7 @@ def _base_weights(recipe: Recipe) -> float:
     if not isinstance(recipe.method, QuantizedLora):
         return float(counted.total * recipe.weight_bytes) + _cast_weights(recipe, counted.total)
     packed = _packed(recipe)
-    outside = c.RAISED_BYTES if recipe.program.raises_quantized_base else recipe.weight_bytes
+    outside = c.RAISED_BYTES if recipe.raised else recipe.weight_bytes
     return packed * packed_bytes(recipe.method) + (counted.total - packed) * outside
 
 

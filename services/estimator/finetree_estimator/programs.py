@@ -46,6 +46,8 @@ class Program:
     """Whether sharded layers without gradients stay whole from the forward pass to the end of the backward pass."""
     packs_experts: bool = True
     """Whether the experts of a mixture are packed with the linear layers of a quantised base."""
+    experts_in_turn: bool = False
+    """Whether the experts of a mixture are computed one after another, each with the tokens that chose it."""
     own_classes: bool = False
     """Whether models are the program's own classes rather than transformers', with native kernels for all families."""
     expands_kv: bool = False
@@ -68,12 +70,13 @@ TRANSFORMERS = Program(
     raises_quantized_base=True,
     mixed_base_bytes=4,
     sharded_master=True,
+    experts_in_turn=True,
     layer_overhead=0.52e-3,
     gather_overhead=4.7e-3,
 )
 """transformers and PEFT: adapters are float32 and cast their inputs (autocast_adapter_dtype); a quantised base is
 prepared by prepare_model_for_kbit_training; accelerate raises sharded trainable weights to float32 (its FSDP guide).
-Experts are packed as in the runs that were published, made before version 5 stacked them."""
+Experts are packed, and come in turn, as in the runs that were published, made before version 5 stacked them."""
 LITGPT = Program(
     "litgpt",
     rms_norm_bytes=2,

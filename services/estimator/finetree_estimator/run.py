@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from finetree_estimator.factors import UNCORRECTED, Correction
 from finetree_estimator.intervals import Source
-from finetree_estimator.methods import Method
+from finetree_estimator.methods import Method, QuantizedLora
 from finetree_estimator.programs import FINETREE, Program
 from finetree_estimator.shapes import Shape
 
@@ -135,6 +135,22 @@ class Recipe(NamedTuple):
     one_micro_batch: bool
     """Whether a device's share of the batch is a single micro-batch."""
     on_cpu: bool
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights themselves are spread over devices."""
+        return self.sharding == "full" and self.devices > 1
+
+    @property
+    def raised(self) -> bool:
+        """Whether what is not packed of a quantised base, and with it the residual stream, is float32.
+
+        prepare_model_for_kbit_training (PEFT) leaves a GPTQ model as it is, and TRL and the FSDP examples do not call
+        it for a sharded one: a shard is one flat tensor, so that all of a unit's weights have one type.
+        """
+        if not isinstance(self.method, QuantizedLora) or not self.program.raises_quantized_base:
+            return False
+        return not self.method.grouped and not self.sharded
 
 
 @dataclass(frozen=True, slots=True)
