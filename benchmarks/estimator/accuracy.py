@@ -127,7 +127,8 @@ def table(found: list[Scored]) -> dict[str, dict[str, float]]:
     return {name: summary(members) for name, members in sorted(groups.items())}
 
 
-def _print(title: str, found: dict[str, dict[str, float]]) -> None:
+def print_table(title: str, found: dict[str, dict[str, float]]) -> None:
+    """Print summaries, a line each: shares in percent, and the mean of the upper end over the expected value."""
     print(f"\n{title}")
     print(f"{'':52}{'rows':>5}{'mean':>8}{'median':>8}{'bias':>8}{'worst':>8}{'above':>7}{'inside':>8}{'high/exp':>9}")
     for name, row in found.items():
@@ -152,17 +153,18 @@ def main() -> None:
             continue
         found = list(scores(measured_rows(path), servicer))
         results[title] = table(found)
-        _print(title, results[title])
+        print_table(title, results[title])
         if options.rows:
             for one in sorted(found, key=lambda one: (one.kind, one.group, abs(one.error))):
-                print(f"{one.error:+8.1%} {one.kind} {one.group}: {one.label}  {_shown(one)}")
+                print(f"{one.error:+8.1%} {one.kind} {one.group}: {one.label}  {shown(one)}")
     if options.json:
         body = {"constants": "fitted on `fit` only", **results}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
-def _shown(one: Scored) -> str:
+def shown(one: Scored) -> str:
+    """The numbers of a scored row, memory in GiB."""
     scale = 2**30 if one.kind == "memory" else 1
     numbers = {key: round(value / scale, 2) for key, value in asdict(one).items() if isinstance(value, float | int)}
     return ", ".join(f"{key} {value}" for key, value in numbers.items())

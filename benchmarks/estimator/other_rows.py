@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published runs of sources that no constant was fitted on (other_rows.csv), each as what EstimateRun is asked.
+
+A row holds a run's whole recipe and the peaks and the speed that its source published. `locator` is the file of the
+source; `packing` is on where every row has the whole length; peaks are one device's, in GiB; the speed is of all.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
+TABLE = Path(__file__).with_name("other_rows.csv")
+GIB = 2**30
+QUANTITIES = ("allocated", "reserved", "device")
+"""What a published peak may be: live tensors, what the allocator holds, what the driver shows."""
+
+_PROGRAMS = {
+    "transformers": pb.TRAINING_PROGRAM_TRANSFORMERS,
+    "torchtune": pb.TRAINING_PROGRAM_TORCHTUNE,
+    "unsloth": pb.TRAINING_PROGRAM_UNSLOTH,
+}
+_QUANTIZATIONS = {
+    "nf4": rs.QUANTIZATION_NF4,
+    "nf4-dq": rs.QUANTIZATION_NF4,
+    "int8": rs.QUANTIZATION_INT8,
+    "gptq": rs.QUANTIZATION_GPTQ_INT4,
+}
+_OPTIMIZERS = {
+    "adamw": rs.OPTIMIZER_ADAMW,
+    "adamw-8bit": rs.OPTIMIZER_ADAMW_8BIT,
+    "paged-adamw-8bit": rs.OPTIMIZER_PAGED_ADAMW_8BIT,
+}
+_PRECISIONS = {"bf16": rs.PRECISION_BF16, "bf16-mixed": rs.PRECISION_BF16_MIXED}
+_LOSSES = {
+    "full-logits": rs.LOSS_KERNEL_FULL_LOGITS,
+    "chunked": rs.LOSS_KERNEL_CHUNKED,
+    "fused": rs.LOSS_KERNEL_FUSED,
+}
+_ATTENTION = {
+    "sdpa": rs.ATTENTION_KERNEL_SDPA,
+    "flash": rs.ATTENTION_KERNEL_FLASH,
+    "eager": rs.ATTENTION_KERNEL_EAGER,
+}
+_CHECKPOINTING = {
+    "off": rs.GRADIENT_CHECKPOINTING_OFF,
+    "full": rs.GRADIENT_CHECKPOINTING_FULL,
+    "offloaded": rs.GRADIENT_CHECKPOINTING_OFFLOADED,
+}
+_SHARDING = {
+    "": rs.SHARDING_UNSPECIFIED,
+    "replicated": rs.SHARDING_REPLICATED,
+    "gradients": rs.SHARDING_GRADIENTS,
+    "full": rs.SHARDING_FULL,
+}
+
+
+def _qwen(hidden: int, layers: int, heads: int, intermediate: int, vocab: int) -> rs.ModelShape:
+    """Qwen 1, whose one projection makes queries, keys and values with a bias (its config.json and modeling file)."""
+    return rs.ModelShape(
+        hidden_size=hidden,
+        layers=layers,
+        attention_heads=heads,
+        intermediate_size=intermediate,
+        vocab_size=vocab,
+        gated_mlp=True,
+        attention_bias=True,
+    )
+
+
+SHAPES = {
+    "qwen-1.8b": _qwen(2048, 24, 16, 5504, 151936),
+    "qwen-7b": _qwen(4096, 32, 32, 11008, 151936),
+    "qwen-14b": _qwen(5120, 40, 40, 13696, 152064),
+    "qwen-72b": _qwen(8192, 80, 64, 24576, 152064),
+    "baichuan2-7b": rs.ModelShape(
+        hidden_size=4096,
+        layers=32,
+        attention_heads=32,
+        intermediate_size=11008,
+        vocab_size=125696,
+        gated_mlp=True,
+    ),
+    "powerlm-3b": rs.ModelShape(
+        hidden_size=2304,
+        layers=40,
+        attention_heads=36,
+        intermediate_size=9216,
+        vocab_size=49152,
+        tied_embeddings=True,
+        gated_mlp=True,
+        family="granite",
+    ),
+    "santacoder": rs.ModelShape(
+        hidden_size=2048,
+        layers=24,
+        attention_heads=16,
+        kv_heads=1,
+        intermediate_size=8192,
+        vocab_size=49280,
+        tied_embeddings=True,
+        attention_bias=True,
+        attention_output_bias=True,
+        mlp_bias=True,
+        norm_bias=True,
+        learned_positions=2048,
+        family="gpt_bigcode",
+    ),
+    "mimo-7b": rs.ModelShape(
+        hidden_size=4096,
+        layers=36,
+        attention_heads=32,
+        kv_heads=8,
+        head_dim=128,
+        intermediate_size=11008,
+        vocab_size=151680,
+        gated_mlp=True,
+        attention_bias=True,
+        family="qwen2",
+    ),
+}
+"""Models that the catalogue does not have, by their config.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherRow:
+    """A published run: what is asked, and what was measured."""
+
+    source: str
+    label: str
+    group: str
+    """Method and number format of the base, devices."""
+    request: pb.EstimateRunRequest
+    accelerator: str
+    peaks: dict[str, float]
+    """Bytes of one device by quantity."""
+    tokens_per_second: float | None
+    note: str
+
+
+def other_rows(path: Path = TABLE) -> list[OtherRow]:
+    """All rows of the table, in its order. Raises KeyError (an unknown word or column) and ValueError (no number)."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [_row(row) for row in csv.DictReader(file)]
+
+
+def _row(row: dict[str, str]) -> OtherRow:
+    devices = int(row["devices"])
+    base = "" if row["quant"] == "none" else f" {row['quant']}"
+    sharding = f", {row['sharding']} over {devices}" if devices > 1 else ""
+    label = (
+        f"{row['model']} {row['method']}{base} {row['micro_batch']}x{row['sequence_length']} "
+        f"checkpointing {row['checkpointing']} {row['loss']} {row['accelerator']}{sharding}"
+    )
+    return OtherRow(
+        source=row["source"].split("@")[0],
+        label=label,
+        group=f"{row['method']}{base} · {'1 device' if devices == 1 else 'several devices'}",
+        request=_request(row),
+        accelerator=row["accelerator"],
+        peaks={name: float(row[f"{name}_gib"]) * GIB for name in QUANTITIES if row[f"{name}_gib"]},
+        tokens_per_second=float(row["tokens_per_second"]) if row["tokens_per_second"] else None,
+        note=row["note"],
+    )
+
+
+def _request(row: dict[str, str]) -> pb.EstimateRunRequest:
+    shape = SHAPES.get(row["model"])
+    spec = rs.RunSpec(
+        model=rs.ModelSource(name=row["model"]) if shape is None else rs.ModelSource(shape=shape),
+        training=_training(row),
+        precision=_PRECISIONS[row["precision"]],
+        optimizer=_OPTIMIZERS[row["optimizer"]],
+        optimizer_in_backward=row["in_backward"] == "true",
+        attention=_ATTENTION[row["attention"]],
+        gradient_checkpointing=_CHECKPOINTING[row["checkpointing"]],
+        loss_kernel=_LOSSES[row["loss"]],
+        hardware=rs.Hardware(
+            accelerator=row["accelerator"], count=int(row["devices"]), sharding=_SHARDING[row["sharding"]]
+        ),
+    )
+    _set_method(spec, row)
+    found = pb.EstimateRunRequest(spec=spec, program=_PROGRAMS[row["program"]])
+    length = int(row["sequence_length"])
+    examples = 100 * spec.training.effective_batch_size
+    found.dataset_profile.examples = examples
+    if row["packing"] == "on":
+        found.dataset_profile.token_lengths.add(upper_bound=length, count=examples)
+        found.dataset_profile.total_tokens = examples * length
+        found.dataset_profile.exact = True
+    return found
+
+
+def _training(row: dict[str, str]) -> rs.Training:
+    micro_batch = int(row["micro_batch"])
+    return rs.Training(
+        epochs=1.0,
+        effective_batch_size=micro_batch * int(row["accumulation"]) * int(row["devices"]),
+        micro_batch_size=micro_batch,
+        sequence_length=int(row["sequence_length"]),
+        packing=rs.PACKING_OFF,
+        loss_tokens=rs.LOSS_TOKENS_ALL,
+    )
+
+
+def _set_method(spec: rs.RunSpec, row: dict[str, str]) -> None:
+    if row["method"] == "full":
+        spec.full.SetInParent()
+        return
+    lora = rs.Lora(rank=int(row["rank"]), dropout=float(row["dropout"]), target_modules=row["targets"].split(";"))
+    if row["method"] == "lora":
+        spec.lora.CopyFrom(lora)
+        return
+    spec.qlora.lora.CopyFrom(lora)
+    spec.qlora.quantization = _QUANTIZATIONS[row["quant"]]
+    spec.qlora.double_quantization = row["quant"] == "nf4-dq"
