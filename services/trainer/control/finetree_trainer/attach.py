@@ -13,6 +13,7 @@ from typing import Any
 from finetree_api.trainer.v1 import worker_pb2, worker_pb2_grpc
 from finetree_runtime.errors import DomainError, NotFound
 from finetree_runtime.logging import get_logger
+from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode, aio
 
 from finetree_trainer.ingest import EventGapError
@@ -20,7 +21,7 @@ from finetree_trainer.log import EventLog, FencedError
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts
 from finetree_trainer.store.database import private_folder
-from finetree_trainer.supervisor import Supervisor, duration
+from finetree_trainer.supervisor import Supervisor
 from finetree_trainer.workers import Session, Worker, token_hash
 
 PROTOCOL_VERSION = 1
@@ -79,8 +80,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 
     async def _welcome(self, hello: worker_pb2.Hello) -> tuple[Worker | None, worker_pb2.Welcome]:
         welcome = worker_pb2.Welcome(
-            heartbeat_interval=duration(self._settings.worker_heartbeat),
-            orphan_grace=duration(self._settings.orphan_grace),
+            heartbeat_interval=_duration(self._settings.worker_heartbeat),
+            orphan_grace=_duration(self._settings.orphan_grace),
         )
         if hello.task_kind == worker_pb2.TASK_KIND_IDLE:
             worker = self._supervisor.idle_worker(hello.token)
@@ -161,3 +162,9 @@ async def serve(servicer: WorkerServicer, path: Path) -> aio.Server:
     await server.start()
     await asyncio.to_thread(path.chmod, 0o600)
     return server
+
+
+def _duration(seconds: float) -> Duration:
+    value = Duration()
+    value.FromNanoseconds(int(seconds * 1e9))
+    return value

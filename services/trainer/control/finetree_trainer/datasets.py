@@ -2,38 +2,26 @@
 """Datasets: uploaded in pieces, checked row by row, kept once for each content."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import run_spec_pb2
-from finetree_data.contract import to_reading
-from finetree_data.reading import Reading
-from finetree_runtime.errors import (
-    DomainError,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    OutOfRange,
-    ResourceExhausted,
-)
+from finetree_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection
 
-from finetree_trainer import machine, rows
-from finetree_trainer.disk import Upload, in_thread, move_durably, require_space, to_its_end
+from finetree_trainer import machine
+from finetree_trainer.disk import require_space
 from finetree_trainer.draft import timestamp
 from finetree_trainer.log import Clock
 from finetree_trainer.requests import body_hash
-from finetree_trainer.store import datasets, jobs, schema
+from finetree_trainer.store import datasets, jobs
 from finetree_trainer.store.database import Store, private_folder
 from finetree_trainer.store.datasets import DatasetRow
-
-SYNC_BYTES = 8 * 1024 * 1024
-"""Bytes between two commits of an upload: what a cut sends again at most."""
+from finetree_trainer.uploads import Uploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +39,7 @@ class Datasets:
     def __init__(self, store: Store, clock: Clock, data_dir: Path, limits: Limits) -> None:
         self._store, self._clock, self._limits = store, clock, limits
         self._contents = private_folder(data_dir / "datasets")
-        self._uploads = private_folder(data_dir / "uploads")
+        self._uploads = Uploads(store, clock, private_folder(data_dir / "uploads"), self.content)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
     def content(self, sha256: str) -> Path:
@@ -86,7 +74,7 @@ class Datasets:
             used = datasets.bytes_of_project(connection, project) + fresh.size_bytes
             if used > limits.project:
                 raise _too_large("size_bytes", used, limits.project, "the datasets of a project")
-            require_space(self._uploads, fresh.size_bytes + limits.reserve)
+            require_space(self._uploads.folder, fresh.size_bytes + limits.reserve)
             datasets.create(connection, fresh)
             return fresh
 
@@ -101,10 +89,7 @@ class Datasets:
             row = await self._row(uid)
             if row.ready:
                 raise FailedPrecondition("DATASET_READY", "The dataset is complete; nothing is left to write.")
-            row.committed_bytes = await self._receive(row, pieces)
-            if row.committed_bytes == row.size_bytes:
-                row = await self._finish(row)
-            return to_message(row)
+            return to_message(await self._uploads.take(row, pieces))
 
     async def get(self, uid: str) -> dataset_pb2.Dataset:
         """A dataset. Raises NotFound DATASET_NOT_FOUND."""
@@ -154,7 +139,7 @@ class Datasets:
 
         async with self._alone(uid):
             sha256, unused = await self._store.write(work)
-            await asyncio.to_thread((self._uploads / f"{uid}.part").unlink, missing_ok=True)
+            await asyncio.to_thread(self._uploads.part(uid).unlink, missing_ok=True)
             if unused:
                 await asyncio.to_thread(self.content(sha256).unlink, missing_ok=True)
 
@@ -205,78 +190,6 @@ class Datasets:
             record=record.SerializeToString(),
         )
 
-    async def _receive(self, row: DatasetRow, pieces: AsyncIterator[tuple[int, bytes]]) -> int:
-        upload = self._open(row)
-        if upload is None:
-            return row.size_bytes
-        try:
-            async for offset, data in pieces:
-                _check_place(row, upload.position, offset, len(data))
-                await in_thread(upload.write, data)
-                if upload.position - upload.synced >= SYNC_BYTES:
-                    await self._commit(row.uid, upload)
-        except BaseException:
-            # What came is kept, as far as the disk takes it. The first error is the one to tell.
-            with suppress(OSError, DomainError):
-                await to_its_end(self._close(row.uid, upload))
-            raise
-        # Also the way of a client that is gone: its pieces end, and the cancellation follows.
-        await to_its_end(self._close(row.uid, upload))
-        return upload.synced
-
-    def _open(self, row: DatasetRow) -> Upload | None:
-        """The upload's file; None where a crash came between its last rename and the note of it."""
-        part = self._uploads / f"{row.uid}.part"
-        if row.committed_bytes == row.size_bytes and not part.exists() and self.content(row.sha256).exists():
-            return None
-        return Upload(part, row.committed_bytes)
-
-    async def _close(self, uid: str, upload: Upload) -> None:
-        try:
-            await self._commit(uid, upload)
-        finally:
-            await asyncio.to_thread(upload.close)
-
-    async def _commit(self, uid: str, upload: Upload) -> None:
-        committed = await in_thread(upload.sync)
-        now = self._clock()
-        await self._store.write(lambda connection: datasets.commit_bytes(connection, uid, committed, now=now))
-
-    async def _finish(self, row: DatasetRow) -> DatasetRow:
-        part, content = self._uploads / f"{row.uid}.part", self.content(row.sha256)
-        file = part if part.exists() else content
-        record = dataset_pb2.Dataset.FromString(row.record)
-        try:
-            reading = to_reading(creators_reading(record), name=record.display_name[:100])
-            checked = await asyncio.to_thread(_verify, file, row.sha256, reading)
-        except InvalidArgument as error:
-            await self._reject(row, forget=error.reason != "HASH_MISMATCH")
-            raise
-        if file is part:
-            await asyncio.to_thread(move_durably, part, content)
-        record.row_schema, record.format, record.packing = checked.schema, checked.format, checked.packing
-        record.profile.CopyFrom(checked.profile)
-        row.record, row.ready, row.update_time = record.SerializeToString(), True, self._clock()
-        await self._store.write(
-            lambda connection: datasets.make_ready(connection, row.uid, row.record, now=row.update_time)
-        )
-        return row
-
-    async def _reject(self, row: DatasetRow, *, forget: bool) -> None:
-        """Take back what cannot be used: a file with a wrong hash is sent again, one with wrong rows never was."""
-        now = self._clock()
-
-        def work(connection: Connection) -> None:
-            if forget:
-                datasets.remove(connection, row.uid)
-                ids = schema.request_ids.c
-                connection.execute(delete(schema.request_ids).where(ids.resource == row.uid))
-            else:
-                datasets.commit_bytes(connection, row.uid, 0, now=now)
-
-        await self._store.write(work)
-        await asyncio.to_thread((self._uploads / f"{row.uid}.part").unlink, missing_ok=True)
-
 
 def to_message(row: DatasetRow) -> dataset_pb2.Dataset:
     """A row as the contract shows it."""
@@ -286,11 +199,6 @@ def to_message(row: DatasetRow) -> dataset_pb2.Dataset:
     message.update_time.CopyFrom(timestamp(row.update_time))
     message.etag = f"{row.update_time:x}"
     return message
-
-
-def creators_reading(record: dataset_pb2.Dataset) -> run_spec_pb2.DatasetReading:
-    """How the dataset's creator said that it is read."""
-    return record.reading
 
 
 def _stated(request: dataset_pb2.CreateDatasetRequest) -> run_spec_pb2.DatasetReading | None:
@@ -306,29 +214,6 @@ _UNTOLD = {
     dataset_pb2.DATASET_FORMAT_TSV: run_spec_pb2.FILE_FORMAT_TSV,
     dataset_pb2.DATASET_FORMAT_TEXT: run_spec_pb2.FILE_FORMAT_TEXT,
 }
-
-
-def _verify(file: Path, sha256: str, reading: Reading) -> rows.Checked:
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != sha256:
-        text = "does not match the uploaded bytes; upload them again from offset 0"
-        raise InvalidArgument(
-            "HASH_MISMATCH", f"sha256 {text}.", metadata={"sha256": found}, violations=[("sha256", text)]
-        )
-    return rows.check(file, reading)
-
-
-def _check_place(row: DatasetRow, position: int, offset: int, length: int) -> None:
-    if offset != position:
-        raise OutOfRange(
-            "OFFSET_MISMATCH",
-            f"offset: the next byte is {position}, not {offset}; go on from committed_bytes.",
-            metadata={"committed_bytes": str(position)},
-        )
-    if position + length > row.size_bytes:
-        text = f"goes beyond the {row.size_bytes} bytes that CreateDataset stated"
-        raise InvalidArgument("SIZE_MISMATCH", f"data: {text}.", violations=[("data", text, "SIZE_MISMATCH")])
 
 
 def _still_there(row: DatasetRow | None) -> DatasetRow:

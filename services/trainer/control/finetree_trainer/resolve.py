@@ -19,7 +19,7 @@ from finetree_runtime.plan import combination_problem, difference, resolve_spec,
 from google.protobuf import json_format
 
 from finetree_trainer import capabilities, devices, estimates, models, roots, rows
-from finetree_trainer.datasets import Datasets, creators_reading
+from finetree_trainer.datasets import Datasets
 from finetree_trainer.devices import Device
 from finetree_trainer.store.datasets import DatasetRow
 
@@ -174,7 +174,7 @@ class Planner:
     async def _uploaded(self, row: DatasetRow, source: run_spec_pb2.DatasetSource, path: str) -> Data:
         """An uploaded dataset, read as the job says, else as its creator said: the spec gets which."""
         record = dataset_pb2.Dataset.FromString(row.record)
-        file, own = self._datasets.content(row.sha256), creators_reading(record)
+        file, own = self._datasets.content(row.sha256), record.reading
         if not source.HasField("reading"):
             if own.ByteSize():
                 source.reading.CopyFrom(own)

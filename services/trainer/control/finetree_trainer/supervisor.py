@@ -3,23 +3,21 @@
 
 import asyncio
 import os
-import shutil
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from pathlib import Path
 
 from finetree_api.trainer.v1 import job_pb2, worker_pb2
 from finetree_runtime.errors import DomainError
 from finetree_runtime.ids import uuid7
 from finetree_runtime.logging import get_logger
-from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import Connection
 
 from finetree_trainer import ingest, machine, segments
 from finetree_trainer.draft import Draft
+from finetree_trainer.endings import cancel_command, dismiss, expect_exit, remove_folder, sweep_folders
 from finetree_trainer.log import EventLog, FencedError
-from finetree_trainer.processes import OUTPUT, Liveness, Process, liveness, worker_environment
+from finetree_trainer.processes import Liveness, Process, liveness, worker_environment
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts
 from finetree_trainer.store.database import private_folder
@@ -29,8 +27,6 @@ from finetree_trainer.workers import Session, Worker, new_token, token_hash
 TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
 INTERRUPTIONS = 16
 """How often a job goes on after its worker was stopped with a checkpoint by no fault of its own."""
-DISMISS_SECONDS = 0.5
-"""Time that a needless worker gets for each way of ending it; all of them fit into the runtime's time to stop."""
 REPLAY_EVENTS = 500
 """Events of a dead worker's segment that are logged in one transaction."""
 
@@ -66,7 +62,7 @@ class Supervisor:
                 self._spawn(self._bury(worker, "it ended while the trainer was down"))
             else:
                 self._spawn(self._wait_out(worker, row.last_heartbeat or row.started))
-        self._spawn(asyncio.to_thread(_sweep_worker_folders, self._folder, {row.worker for row in rows}))
+        self._spawn(asyncio.to_thread(sweep_folders, self._folder, {row.worker for row in rows}))
         return rows
 
     async def start(self, uid: str, slot: str, device: str, threads: int) -> bool:
@@ -170,7 +166,7 @@ class Supervisor:
             # It may have been given between the Welcome and now; a worker that has it takes it once.
             session.send(worker_pb2.AttachResponse(task=worker.task))
         if worker.ending is not None and worker.job:
-            session.send(_cancel_command(save=worker.save_on_cancel, seconds=self._settings.cancel_grace))
+            session.send(cancel_command(save=worker.save_on_cancel, seconds=self._settings.cancel_grace))
 
     async def take(self, uid: str, attempt: int, batch: worker_pb2.WorkerEventBatch) -> int:
         """Log a worker's events; the number of the newest one that is in the log. Raises FencedError, EventGapError."""
@@ -184,7 +180,7 @@ class Supervisor:
             if worker is not None:
                 worker.done = True
                 if worker.ending is None:
-                    worker.ending = self._spawn(self._expect_exit(worker, self._settings.exit_grace))
+                    worker.ending = self._spawn(expect_exit(worker, self._settings.exit_grace))
         return change.result
 
     # --------------------------------------------------------------------------------------------------- end
@@ -201,8 +197,8 @@ class Supervisor:
             # From "save, then stop" to "stop now".
             worker.ending.cancel()
         worker.save_on_cancel = save
-        worker.send(_cancel_command(save=save, seconds=grace))
-        worker.ending = self._spawn(self._expect_exit(worker, grace))
+        worker.send(cancel_command(save=save, seconds=grace))
+        worker.ending = self._spawn(expect_exit(worker, grace))
 
     async def stop(self) -> None:
         """The service ends: workers that wait or are done are dismissed, working ones work on."""
@@ -211,7 +207,7 @@ class Supervisor:
         shutdown = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN)
         for worker in needless:
             worker.send(worker_pb2.AttachResponse(command=shutdown))
-        await asyncio.gather(*(_dismiss(worker) for worker in needless))
+        await asyncio.gather(*(dismiss(worker) for worker in needless))
         for worker in self._workers.values():
             if worker.session is not None:
                 worker.session.close()
@@ -256,7 +252,7 @@ class Supervisor:
         elif not self._stopping:
             get_logger().warning("idle_worker_ended", worker=worker.id, how=how)
         keep_in = self._tasks.work_dir(worker.job, worker.attempt) if worker.job else None
-        await asyncio.to_thread(_remove_worker_folder, self._folder / worker.id, keep_in)
+        await asyncio.to_thread(remove_folder, self._folder / worker.id, keep_in)
 
     async def _close_attempt(self, worker: Worker, how: str) -> None:
         uid, attempt = worker.job, worker.attempt
@@ -276,17 +272,6 @@ class Supervisor:
 
         await self._log.change(uid, decide)
 
-    async def _expect_exit(self, worker: Worker, grace: float) -> None:
-        """Give a worker its grace, then SIGTERM, then SIGKILL to all of its group."""
-        process = worker.process
-        if process is None:
-            return
-        for action in (process.terminate, process.kill):
-            with suppress(TimeoutError):
-                await asyncio.wait_for(process.dead.wait(), grace)
-                return
-            action()
-
     async def _require_attach(self, worker: Worker) -> None:
         """A worker that never attaches is of no use: end it, so that another attempt can follow."""
         with suppress(TimeoutError):
@@ -304,44 +289,3 @@ class Supervisor:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             get_logger().error("supervisor_task_failed", exc_info=task.exception())
-
-
-async def _dismiss(worker: Worker) -> None:
-    """End a worker that nobody needs: with a word, with SIGTERM, with SIGKILL."""
-    process = worker.process
-    if process is None:
-        return
-    for action in (process.terminate, process.kill, lambda: None):
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.dead.wait(), DISMISS_SECONDS)
-            return
-        action()
-
-
-def _cancel_command(*, save: bool, seconds: float) -> worker_pb2.AttachResponse:
-    command = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_CANCEL, save_checkpoint=save)
-    command.deadline.GetCurrentTime()
-    command.deadline.FromNanoseconds(command.deadline.ToNanoseconds() + int(seconds * 1e9))
-    return worker_pb2.AttachResponse(command=command)
-
-
-def duration(seconds: float) -> Duration:
-    """Seconds as a protobuf Duration."""
-    value = Duration()
-    value.FromNanoseconds(int(seconds * 1e9))
-    return value
-
-
-def _remove_worker_folder(folder: Path, keep_in: Path | None) -> None:
-    """Remove a worker's folder; its output goes to `keep_in`, for whoever looks into a failure."""
-    if keep_in is not None:
-        with suppress(OSError):
-            (folder / OUTPUT).replace(keep_in / OUTPUT)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sweep_worker_folders(parent: Path, known: set[str]) -> None:
-    """Remove what waiting workers of an earlier run left, once they are dead; they end as soon as they ask for work."""
-    for folder in parent.iterdir():
-        if folder.name not in known and liveness(folder) is not Liveness.ALIVE:
-            shutil.rmtree(folder, ignore_errors=True)
