@@ -100,10 +100,11 @@ def _evidence(inputs: Inputs, evidence: Evidence | None, missing: str, decision:
 def _sharding(situation: Situation, decision: Decision) -> Iterator[Caution]:
     """Where several GPUs hold a copy each, and a method that is wished for fits none; and what is not trained yet."""
     hardware = situation.inputs.request.hardware
-    if decision.method is not None and (hardware.sharding == rs.SHARDING_FULL or hardware.nodes > 1):
+    sharded = hardware.sharding == rs.SHARDING_FULL
+    if decision.method is not None and (sharded or hardware.nodes > 1):
         text = "a model sharded among devices, or trained on several nodes, is estimated, but not yet trained by this "
         yield Caution("NOT_TRAINED_HERE", f"{text}suite: the trainer refuses the recipe as it is", "fit.sharded")
-    elif hardware.count > 1 and (found := _shardable(situation, decision, hardware.count)):
+    elif hardware.count > 1 and not sharded and (found := _shardable(situation, decision, hardware.count)):
         text = f"each of the {hardware.count} devices holds the whole model here: {' and '.join(found)} may fit where "
         text += "it is sharded among them (hardware.sharding), which is estimated, but not yet trained by this suite"
         yield Caution("NOT_SHARDED", text, "fit.does_not_fit", found[0])

@@ -68,7 +68,7 @@ def case_of(pack: Pack, inputs: Inputs, method: Method, parameters: int | None) 
         method=method,
         answers=inputs.answers.without(_unread(pack)),
         profile="EVIDENCE" if inputs.evidence_profile else "PLAYBOOK",
-        device=_device(inputs),
+        device=device_of(inputs),
         parameters=None if parameters is None else _standing_for(_marks(pack, "parameters"), parameters),
         examples=None if examples is None else _standing_for(_marks(pack, "examples"), examples),
     )
@@ -164,7 +164,8 @@ def _run(pack: Pack, case: Case, batch: int | None, steps: float | None) -> dict
     return Tables(pack, case.reading, {**start.choices, **chosen}).apply(late, steps)
 
 
-def _device(inputs: Inputs) -> str:
+def device_of(inputs: Inputs) -> str:
+    """What computes, and in which precision: the recipe input `device`."""
     if inputs.on_cpu:
         precision: object = cpu_precision(inputs.request.hardware.cpu)
         return "cpu_fp32" if precision == rs.PRECISION_FP32 else "cpu_bf16"

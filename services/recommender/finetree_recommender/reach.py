@@ -122,7 +122,8 @@ def _tables(tables: Sequence[Table], method: Method, profile: str, words: Words)
                 raise PackError(f"rule {row.id}: rows before it take {', '.join(row.equals)}")
             if row.at_least is not None and row.below is not None and row.at_least >= row.below:
                 raise PackError(f"rule {row.id}: nothing lies from {row.at_least:g} to below {row.below:g}")
-            before.update(row.equals)
+            if not table.parameters_from:  # else smaller models go past it
+                before.update(row.equals)
         if table.total:
             always[table.knob] = table.rows[0].id
 

@@ -11,7 +11,8 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.plan import resolve_spec
 from finetree_runtime.wire import delimited, key
 
-from finetree_recommender.drafting import SEQUENCE, Case, Draft, case_of, draft, sequence_length
+from finetree_recommender.answers import UNKNOWN
+from finetree_recommender.drafting import SEQUENCE, Case, Draft, case_of, device_of, draft, sequence_length
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
@@ -29,7 +30,7 @@ class Recipe:
 
 def adaptations(pack: Pack, inputs: Inputs, method: Method) -> tuple[Adaptation, ...]:
     """Ways to shrink a method's recipe on this device, in the pack's order."""
-    return _adaptations(pack, method, _length(pack, case_of(pack, inputs, method, None)), on_cpu=inputs.on_cpu)
+    return _adaptations(pack, method, _length(pack, case_of(pack, inputs, method, None)), device_of(inputs))
 
 
 def questions(
@@ -42,10 +43,11 @@ def questions(
     """
     case = case_of(pack, inputs, Method.FULL, parameters)
     named, length, others = _named(inputs), _length(pack, case), beside.SerializeToString()
+    device = device_of(inputs)
     found = {}
     for method in Method:
         spec = named + _marker(method) + draft(pack, case.by(method)).raw
-        raw = delimited(_SPEC, spec) + _fallbacks(pack, method, length, on_cpu=inputs.on_cpu) + others
+        raw = delimited(_SPEC, spec) + _fallbacks(pack, method, length, device) + others
         found[method] = est.EstimateRunRequest.FromString(raw)
     return found
 
@@ -85,17 +87,18 @@ def _length(pack: Pack, case: Case) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _adaptations(pack: Pack, method: Method, length: int, *, on_cpu: bool) -> tuple[Adaptation, ...]:
+def _adaptations(pack: Pack, method: Method, length: int, device: str) -> tuple[Adaptation, ...]:
     """`length` is that of the recipe's sequences, which a cut at more tokens would not shorten."""
-    device = "cpu" if on_cpu else "gpu"
-    rules = (rule for rule in pack.rules.adaptations if method in rule.methods and device in rule.devices)
+    # A GPU of which nothing is known computes in bfloat16, as its recipe does.
+    kinds = {device.partition("_")[0], device} if device != UNKNOWN else {"gpu", "gpu_bf16"}
+    rules = (rule for rule in pack.rules.adaptations if method in rule.methods and not kinds.isdisjoint(rule.devices))
     return tuple(rule for rule in rules if rule.set or 0 < rule.cut_rows_at < length)
 
 
 @lru_cache(maxsize=1024)
-def _fallbacks(pack: Pack, method: Method, length: int, *, on_cpu: bool) -> bytes:
+def _fallbacks(pack: Pack, method: Method, length: int, device: str) -> bytes:
     """The adaptations as the fallbacks of a question, as bytes of the wire."""
-    rules = _adaptations(pack, method, length, on_cpu=on_cpu)
+    rules = _adaptations(pack, method, length, device)
     return b"".join(delimited(_FALLBACK, _setting_of(rule)) for rule in rules)
 
 

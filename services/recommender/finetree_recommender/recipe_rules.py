@@ -16,6 +16,7 @@ class Adaptation:
 
     id: str
     devices: tuple[str, ...]
+    """Of "gpu" and "cpu", or answers of the recipe input `device`, such as "gpu_bf16"."""
     methods: tuple[Method, ...]
     message: str
     source: str

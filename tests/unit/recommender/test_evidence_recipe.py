@@ -7,12 +7,12 @@ import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_recommender.estimates import Catalogue, Model
+from finetree_recommender.estimates import Accelerator, Catalogue, Model
 from finetree_recommender.fields import value_of
 from finetree_recommender.inputs import normalize
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import load_builtin
-from finetree_recommender.recipe import build
+from finetree_recommender.recipe import adaptations, build
 from google.protobuf import json_format
 
 GPU = {"unknown_accelerator": {"marketed_memory_gb": 24}}
@@ -52,6 +52,10 @@ def recipe(
         (Method.FULL, {"examples": 999}, "training.learning_rate", 1e-5),
         (Method.FULL, {"parameters": 13_000_000_000}, "training.learning_rate", 1e-5),
         (Method.FULL, {}, "training.effective_batch_size", 32),
+        (Method.FULL, {}, "precision", rs.PRECISION_BF16_MIXED),
+        (Method.FULL, {"parameters": 135_000_000}, "precision", rs.PRECISION_BF16),
+        (Method.FULL, {"hardware": {"cpu": {"cores": 2}}}, "precision", rs.PRECISION_BF16),
+        (Method.LORA, {}, "precision", rs.PRECISION_BF16),
         (Method.LORA, {}, "training.effective_batch_size", 16),
         (Method.LORA, {"examples": 200_000}, "training.epochs", 1),
         (Method.LORA, {"examples": 5000}, "training.epochs", 3),
@@ -142,6 +146,28 @@ def test_full_fine_tuning_on_few_rows_is_halved_from_half_a_billion_parameters_o
     for parameters, share in ((134_515_008, 1), (494_032_768, 0.5), (7_000_000_000, 0.5)):
         few, many = (recipe(Method.FULL, parameters, rows)[0].training.learning_rate for rows in (999, 1000))
         assert few == pytest.approx(many * share)
+
+
+def test_float32_weights_are_given_up_last_and_never_on_a_gpu_without_bfloat16():
+    for native, last in ((True, rs.PRECISION_BF16), (False, rs.PRECISION_FP16_MIXED)):
+        card = Accelerator(32, native, "card", "Card", 8.0 if native else 7.0)
+        catalogue = Catalogue(accelerators={"card": card}, models={"m": Model(8_000_000_000, 8192)})
+        request = rec.RecommendRequest(model={"name": "m"}, hardware={"accelerator": "card"})
+        inputs = normalize(request, EVIDENCE, catalogue)
+        rules = adaptations(EVIDENCE, inputs, Method.FULL)
+        specs = [build(EVIDENCE, inputs, Method.FULL, parameters=8_000_000_000, adapted=n).spec for n in range(5)]
+        assert specs[3].optimizer == rs.OPTIMIZER_ADAMW_8BIT
+        assert specs[3].precision == specs[0].precision == (rs.PRECISION_BF16_MIXED if native else last)
+        assert specs[-1].precision == last
+        assert len(rules) == (4 if native else 3)
+
+
+def test_the_share_of_updates_that_rounding_takes_is_the_measured_one():
+    document = json.loads(METHODS_BENCHMARK.parents[1].joinpath("recommender/rounding.json").read_text("utf-8"))
+    lost = {row["learning_rate"]: row["unmoved_by_the_rate"] for row in document["rates"]}
+    _, sources = recipe(Method.FULL)
+    assert f"({100 * lost[2e-5]:.0f} percent of SmolLM2-135M's weights at 2e-5)" in sources["precision"].reason
+    assert min(lost[rate] for rate in lost if rate <= EVIDENCE.rules.bf16_rounding.value) > 0.8
 
 
 def test_no_variant_of_lora_is_taken_unasked():

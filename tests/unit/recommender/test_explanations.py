@@ -93,7 +93,7 @@ def test_several_gpus_that_hold_a_copy_each_are_told_what_sharding_might_do(pack
     best = {"quality": "QUALITY_NEED_MAXIMUM"}
     assert sharding(small, load_builtin()["evidence-1"], best, count=8) == [Method.LORA]
     assert sharding(evidence(lora="FITS"), load_builtin()["evidence-1"], best, count=8) == [Method.FULL]
-    assert not sharding(evidence(), count=1)
+    assert not sharding(evidence(), count=8, sharding="SHARDING_FULL")
     assert not sharding(evidence(lora="FITS"), count=8)
 
 
