@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The estimate of a run: one pure function, the same in a server, in a batch and in a one-shot program."""
 
+from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from finetree_estimator import confidence, cost, durations, fit, memory
@@ -10,6 +12,8 @@ from finetree_estimator.run import Run
 from finetree_estimator.shapes import count
 from finetree_estimator.widening import widen_memory, widen_times
 
+MOST_PEAKS = 1024
+"""Peaks that are kept, the ones asked for last: some five megabytes."""
 LIMIT = 2.0**53
 """Largest number of an answer (bytes, tokens, seconds, currency units): beyond it JSON readers lose digits."""
 
@@ -75,9 +79,26 @@ def fit_of(run: Run) -> Fitted:
 
 
 def _fit(run: Run, distance: float) -> Fitted:
-    peaks = widen_memory(memory.estimate(run), confidence.memory_spread(distance))
+    spread = confidence.memory_spread(distance)
+    peaks = widen_memory(memory.estimate(run), spread) if run.device.is_cpu else _kept_peaks(run, spread)
     peaks = correct_memory(peaks, run.correction)
     return peaks, fit.judge(peaks.device, run.device.usable_bytes)
+
+
+_PEAKS: OrderedDict[Hashable, memory.Memory] = OrderedDict()
+
+
+def _kept_peaks(run: Run, spread: float) -> memory.Memory:
+    """Peaks on GPUs: who compares GPUs, prices or sizes of the data asks for the same ones again."""
+    key = memory.decided_by(run), spread
+    peaks = _PEAKS.get(key)
+    if peaks is not None:
+        _PEAKS.move_to_end(key)
+        return peaks
+    peaks = _PEAKS[key] = widen_memory(memory.estimate(run), spread)
+    if len(_PEAKS) > MOST_PEAKS:
+        _PEAKS.popitem(last=False)
+    return peaks
 
 
 def _guard(what: str, *values: float) -> None:

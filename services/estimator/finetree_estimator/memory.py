@@ -6,7 +6,8 @@ activations and logits at the loss, activations and gradients of a layer, or all
 coincide, so the largest counts and not their sum.
 """
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache, lru_cache
 
@@ -52,6 +53,16 @@ class Memory:
     reserved: Interval
     device: Interval
     host: Interval
+    written: list[bytes] = field(default_factory=list, init=False, compare=False, repr=False)
+    """What of it stands on the wire, for who writes it more than once."""
+
+
+def decided_by(run: Run) -> Hashable:
+    """All that `estimate` depends on, for a run on GPUs: runs that share it have the same peaks, whatever the GPU."""
+    shares = run.rows.target_fraction if run.rows is not None and run.loss == "completion-only" else 1.0
+    scores = run.sequence_length if run.eager_attention else 0
+    more = run.batch > run.micro_batch * run.devices
+    return run.recipe, peak_tokens(run), more, run.loss, shares, scores, run.offloaded
 
 
 def estimate(run: Run) -> Memory:

@@ -175,15 +175,13 @@ def hardware_message(option: Option) -> pb.HardwareOption:
 
 
 def _memory(memory: Memory, usable_bytes: int) -> bytes:
-    parts = [_COMPONENTS[component].bytes_of(interval) for component, interval in memory.components]
-    parts += (
-        _ALLOCATED.bytes_of(memory.allocated),
-        _RESERVED.bytes_of(memory.reserved),
-        _DEVICE.bytes_of(memory.device),
-        _usable(usable_bytes),
-        _HOST.bytes_of(memory.host),
-    )
-    return b"".join(parts)
+    if not memory.written:
+        peaks = [_COMPONENTS[component].bytes_of(interval) for component, interval in memory.components]
+        peaks += _ALLOCATED.bytes_of(memory.allocated), _RESERVED.bytes_of(memory.reserved)
+        peaks.append(_DEVICE.bytes_of(memory.device))
+        memory.written.extend((b"".join(peaks), _HOST.bytes_of(memory.host)))
+    before, host = memory.written
+    return before + _usable(usable_bytes) + host
 
 
 @lru_cache(maxsize=1024)

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-from dataclasses import replace
+from collections import OrderedDict
+from dataclasses import fields, replace
+from itertools import product
 
 import pytest
-from finetree_estimator import activations, memory, moments
+from finetree_estimator import activations, engine, memory, moments
+from finetree_estimator.factors import Correction, Factor
+from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.memory import Component
 from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
 from finetree_estimator.models import model
 from finetree_estimator.programs import FINETREE, TRANSFORMERS
-from finetree_estimator.run import Rows
+from finetree_estimator.run import Device, EvaluationPlan, Owned, Rows, Run
 from finetree_estimator.shapes import count, routed_weights
 
 GIB = 1024**3
@@ -262,3 +266,69 @@ def test_adapters_of_experts_keep_a_second_copy_of_the_experts(make_run):
     again = [replace(run, checkpointing=True) for run in (one, both)]
     more = moments.peak_moment(again[1]).total - moments.peak_moment(again[0]).total
     assert 2 * experts / shape.layers < more < 3 * experts / shape.layers
+
+
+OTHERWISE = {
+    "shape": model("qwen2.5-7b").shape,
+    "method": Prefix(20),
+    "device": Device(
+        "another GPU", False, 24 * GIB, 80e12, 0.5, 0.5, 1e12, 300.0, sources=(Source(Kind.MEASURED, "x"),)
+    ),
+    "devices": 2,
+    "micro_batch": 2,
+    "batch": 32,
+    "sequence_length": 384,
+    "packing": True,
+    "rows": Rows(77, 150.0, 30_000.0, 300, 0.9, longest_known=False),
+    "steps": 5,
+    "weight_bytes": 4,
+    "compute_bytes": 4,
+    "master_bytes": 2,
+    "optimizer": "sgd",
+    "checkpointing": True,
+    "offloaded": True,
+    "eager_attention": True,
+    "loss": "full-logits",
+    "evaluation": EvaluationPlan(Rows(9, 9.0, 81.0, 9, 1.0), generate=True, max_new_tokens=9, before=1),
+    "checkpoints": 3,
+    "payment": Owned(0.3, "EUR"),
+    "notes": ("guessed",),
+    "runs_per_month": 4.0,
+    "carbon_kg_per_kwh": 0.2,
+    "correction": Correction("test GPU", "2026-01-01", memory=Factor(1.2, 0.5, 0.1, 5)),
+    "program": TRANSFORMERS,
+    "sharding": "full",
+    "nodes": 2,
+    "optimizer_in_backward": True,
+}
+"""Another value of each field of a run."""
+
+
+def test_runs_of_the_same_key_have_the_same_peaks(make_run):
+    """What the engine's keeping of peaks rests on, one field at a time, whatever the others that matter are."""
+    assert {field.name for field in fields(Run)} == OTHERWISE.keys()
+    same = set()
+    for several, packing, loss, eager, before in product(
+        (1, 4), (False, True), ("completion-only", "chunked", "fused"), (False, True), (64, 4)
+    ):
+        usual = {"devices": several, "packing": packing, "loss": loss, "eager_attention": eager, "batch": before}
+        run = make_run(sharding="full" if several > 1 else "replicated", **usual)
+        for name, value in OTHERWISE.items():
+            other = replace(run, **{name: value})
+            if memory.decided_by(other) == memory.decided_by(run):
+                same.add(name)
+                assert memory.estimate(other) == memory.estimate(run), name
+
+    assert {"device", "evaluation", "payment", "steps", "rows", "correction"} <= same
+
+
+def test_peaks_are_kept_for_as_many_runs_as_was_said(make_run, monkeypatch):
+    monkeypatch.setattr(engine, "_PEAKS", OrderedDict())
+    run = make_run(loss="fused")
+    first = engine.fit_of(run)[0]
+
+    assert engine.fit_of(replace(run, device=OTHERWISE["device"], steps=7))[0] is first
+    for size in range(1, engine.MOST_PEAKS + 2):
+        engine.fit_of(replace(run, micro_batch=size))
+    assert len(engine._PEAKS) == engine.MOST_PEAKS
+    assert engine.fit_of(run)[0] == first
