@@ -30,8 +30,13 @@ def fields(request: pb.EstimateRunRequest, reading: Reading, estimate: Estimate)
     """Confidence and the playbook's figures, as fields of an Estimate."""
     examples = reading.profile.examples if reading.profile is not None else 0
     figures = playbook.compare(reading.run, estimate, examples=examples, runs_per_month=request.runs_per_month)
-    confidence = delimited(_CONFIDENCE, confidence_message(estimate.confidence).SerializeToString())
-    return confidence + b"".join([delimited(_PLAYBOOK, _playbook(figure)) for figure in figures])
+    return _confidence(estimate.confidence) + b"".join([delimited(_PLAYBOOK, _playbook(figure)) for figure in figures])
+
+
+def _confidence(found: Confidence) -> bytes:
+    if not found.written:
+        found.written.append(delimited(_CONFIDENCE, confidence_message(found).SerializeToString()))
+    return found.written[0]
 
 
 def nearest(reading: Reading) -> list[pb.EvidenceRow]:

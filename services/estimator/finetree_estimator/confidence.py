@@ -7,7 +7,7 @@ by how much. The own observed runs of a device count as near: they were made wit
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache, lru_cache
 
@@ -47,6 +47,8 @@ class Confidence:
     memory_distance: float
     time_distance: float
     reasons: tuple[str, ...]
+    written: list[bytes] = field(default_factory=list, init=False, compare=False, repr=False)
+    """What of it stands on the wire, for who writes it more than once."""
 
 
 def of(run: Run, *, told: bool = True) -> Confidence:
@@ -57,8 +59,12 @@ def of(run: Run, *, told: bool = True) -> Confidence:
     learned = run.correction.memory.observations, run.correction.step_time.observations
     of_memory = _weights(MEMORY, learned[0] >= OBSERVED_ENOUGH)
     of_time = _weights(TIME, learned[1] >= OBSERVED_ENOUGH)
-    case = case_of(run)
-    memory, time = _nearest(case, of_memory), _nearest(case, of_time)
+    return _of(case_of(run), of_memory, of_time, told)
+
+
+@lru_cache(maxsize=4096)
+def _of(case: Case, of_memory: Weights, of_time: Weights, told: bool) -> Confidence:  # noqa: FBT001  # a key of the cache
+    memory, time = _nearest(case, of_memory), nearest(case, of_time)
     reasons = _reasons(case, memory, time, of_memory, of_time) if told else ()
     return Confidence(level(memory.distance), level(time.distance), memory.distance, time.distance, reasons)
 
@@ -93,7 +99,7 @@ def _reasons(case: Case, memory: Near, time: Near, of_memory: Weights, of_time: 
     return (*memory_why, *memory_sizes, *time_why, *(line for line in time_sizes if line not in memory_sizes))
 
 
-_nearest = lru_cache(maxsize=8192)(nearest)
+_nearest = lru_cache(maxsize=4096)(nearest)
 
 
 @cache

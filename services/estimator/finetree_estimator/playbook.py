@@ -8,9 +8,9 @@ sizes on straight lines in log-log, and where a computed interval leaves one out
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -62,12 +62,21 @@ class Figure(NamedTuple):
     """Whether the playbook gives it as a lower bound."""
 
 
+# As `intervals.made`: the constructors of these tuples are written in Python, and each answer has ten.
+_figure: Callable[[tuple[FigureKind, float, str, Source, str, float, bool, bool, bool]], Figure] = partial(
+    tuple.__new__, Figure
+)
+
+
 class Compared(NamedTuple):
     """A figure, the computed one of the same unit where there is one, and where the two disagree."""
 
     figure: Figure
     computed: Interval | None
     note: str
+
+
+_compared: Callable[[tuple[Figure, Interval | None, str]], Compared] = partial(tuple.__new__, Compared)
 
 
 def compare(run: Run, estimate: Estimate, *, examples: int, runs_per_month: float = 0.0) -> tuple[Compared, ...]:
@@ -78,7 +87,7 @@ def compare(run: Run, estimate: Estimate, *, examples: int, runs_per_month: floa
     for figure in figures(name_of(run.method), bits, examples, run.device.usable_bytes):
         interval = computed.get(figure.kind)
         note = "" if interval is None or _agrees(figure, interval) else _note(run, estimate, figure, interval)
-        found.append(Compared(figure, interval, note))
+        found.append(_compared((figure, interval, note)))
     return tuple(found)
 
 
@@ -142,7 +151,8 @@ class _Curve(NamedTuple):
         """The figure at a size."""
         kind, _, stated_for, source, gpu, hourly, *_ = self.figure
         value, beyond = _at(self.segments, examples)
-        return Figure(kind, value, stated_for, source, gpu, hourly, not beyond and examples not in self.sizes, beyond)
+        known = beyond or examples in self.sizes
+        return _figure((kind, value, stated_for, source, gpu, hourly, not known, beyond, False))
 
 
 @cache
@@ -224,34 +234,43 @@ def _note(run: Run, estimate: Estimate, figure: Figure, computed: Interval) -> s
     factor = figure.value / computed.expected if above and computed.expected else computed.expected / figure.value
     by = "far" if computed.expected == 0 else f"{factor:,.0f} times" if factor >= 10 else f"{factor:.1f} times"
     hourly = estimate.cost.hourly if estimate.cost is not None else 0.0
-    stated = (figure.kind, figure.stated_for, figure.gpu, figure.hourly, figure.extrapolated)
-    return by + _differences(stated, estimate.total_parameters, run.device.name, run.devices, hourly, above=above)
+    differences = (
+        *_unlike(figure, estimate.total_parameters, run.device.name, run.devices, hourly),
+        _unsaid(figure.kind, above=above),
+    )
+    return f"{by} {'above' if above else 'below'} the computed: {'; '.join(differences)}"
 
 
-_Stated = tuple[FigureKind, str, str, float, bool]
-"""Kind, what it is stated for, GPU, hourly price and whether it is extrapolated: what of a figure explains a gap."""
-
-
-@lru_cache(maxsize=4096)
-def _differences(stated: _Stated, parameters: int, device: str, devices: int, hourly: float, *, above: bool) -> str:
-    """How a note goes on: where the run is not what the playbook speaks of, and what is not known of that."""
-    differences = "; ".join([*_unlike(stated, parameters, device, devices, hourly), _unsaid(stated[0], above=above)])
-    return f" {'above' if above else 'below'} the computed: {differences}"
-
-
-def _unlike(stated: _Stated, parameters: int, device: str, devices: int, hourly: float) -> Iterator[str]:
-    _, stated_for, gpu, there_hourly, extrapolated = stated
+def _unlike(figure: Figure, parameters: int, device: str, devices: int, hourly: float) -> Iterator[str]:
+    """Where the run is not what the playbook speaks of. What names and prices say of each other is said again."""
     if not LIKE_BASE[0] <= parameters <= LIKE_BASE[1]:
-        there = BASE if stated_for.startswith(BASE) else f"probably {BASE}"
-        yield f"{there} there, {parameters / 1e9:.3g}B here"
-    if gpu and not all(word in device for word in gpu.split()):
-        yield f"{gpu} there, {device} here"
+        yield _other_size(figure.stated_for, parameters)
+    if figure.gpu and (other := _other_gpu(figure.gpu, device)):
+        yield other
     if devices > 1:
         yield f"one GPU there, {devices} here"
-    if there_hourly and hourly and not SAME_PRICE[0] <= there_hourly / hourly <= SAME_PRICE[1]:
-        yield f"${there_hourly:.2f} an hour there, ${hourly:.2f} here"
-    if extrapolated:
+    if figure.hourly and hourly and (other := _other_price(figure.hourly, hourly)):
+        yield other
+    if figure.extrapolated:
         yield "beyond the table there"
+
+
+@lru_cache(maxsize=1024)
+def _other_size(stated_for: str, parameters: int) -> str:
+    there = BASE if stated_for.startswith(BASE) else f"probably {BASE}"
+    return f"{there} there, {parameters / 1e9:.3g}B here"
+
+
+@lru_cache(maxsize=1024)
+def _other_gpu(gpu: str, device: str) -> str:
+    """Empty where the device is the GPU."""
+    return "" if all(word in device for word in gpu.split()) else f"{gpu} there, {device} here"
+
+
+@lru_cache(maxsize=1024)
+def _other_price(there: float, here: float) -> str:
+    """Empty where they are near."""
+    return "" if SAME_PRICE[0] <= there / here <= SAME_PRICE[1] else f"${there:.2f} an hour there, ${here:.2f} here"
 
 
 def _unsaid(kind: FigureKind, *, above: bool) -> str:
