@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ANN202, ASYNC110 - a file that grows sets no event; inner generators are typed by what they yield
 import asyncio
+import gzip
 import hashlib
 import json
 
@@ -268,8 +269,14 @@ FILES = {
     ),
     "bad rows": (MIXED_CSV, {"columns": COLUMNS}, "MALFORMED_ROW", "rows[2].Antwort"),
     "broken JSON": (b'[{"text": "a"},', {}, "MALFORMED_FILE", "rows[2]"),
-    "UTF-16": ('{"text": "a"}'.encode("utf-16"), {}, "NOT_UTF8", "rows"),
+    "UTF-32": ('{"text": "a"}'.encode("utf-32"), {}, "NOT_UTF8", "rows"),
+    "NUL bytes": (b'{"text": "a"}\n\x00\x00', {}, "NOT_UTF8", "rows"),
+    "cut gzip": (gzip.compress(b'{"text": "a"}\n' * 99)[:-9], {}, "DATASET_UNREADABLE", "rows"),
     "cut Parquet": (b"PAR1 cut off", {}, "DATASET_UNREADABLE", "rows"),
+    "Parquet with a wrong footer": (b"PAR1" + b"x" * 40 + b"\xff\xff\xff\x7fPAR1", {}, "DATASET_UNREADABLE", "rows"),
+    "nesting": (b'{"text": ' + b"[" * 99_999, {}, "MALFORMED_ROW", "rows[1]"),
+    "a number without end": (b'{"prompt": "a", "completion": ' + b"9" * 9999 + b"}", {}, "MALFORMED_ROW", "rows[1]"),
+    "10,000 columns twice": (b",".join(b"c%d" % (i % 9999) for i in range(10_000)), {}, "MALFORMED_FILE", "rows"),
     "a pickle": (b"\x80\x04\x95.", {}, "UNSUPPORTED_FILE", "rows"),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from finetree_data import content, jsons
+from finetree_data import content, jsons, wide
 from finetree_data.faults import DatasetError
 from finetree_data.reader import RowFile
 from finetree_data.reading import Columns, FileFormat, Reading
@@ -55,6 +55,23 @@ def test_the_same_rows_come_out_however_they_are_written_and_packed(tmp_path, na
     assert (found.file_format, found.packing) == (file_format, packing)
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress], ids=["", "gzip", "zstd"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_is_read_by_its_mark_a_piece_at_a_time(tmp_path, monkeypatch, encoding, pack):
+    monkeypatch.setattr(wide, "_PIECE", 7)
+    text = "\ufeffprompt\tcompletion\r\n" + "".join(f"Größe {i}?\t{i} € 😀\r\n" for i in range(50))
+    rows, found = rows_of(tmp_path, pack(text.encode(encoding)), "table.tsv")
+    assert [row.messages[1].content for row in rows] == [f"{i} € 😀" for i in range(50)]
+    assert found.file_format is FileFormat.TSV
+
+
+def test_a_table_of_known_columns_is_no_plain_text_whatever_it_is_called(tmp_path):
+    rows, found = rows_of(tmp_path, CSV.replace(",", "\t").encode("utf-16"), "Unicode Text.txt")  # as Excel saves it
+    assert (len(rows), found.file_format) == (5, FileFormat.TSV)
+    rows, found = rows_of(tmp_path, "Hello, world\nprompt,completion\n", "prose.txt")
+    assert (len(rows), found.file_format) == (2, FileFormat.TEXT)
+
+
 def test_rows_of_plain_text_are_its_lines(tmp_path):
     rows, _ = rows_of(tmp_path, "Call me Ishmael.\n\nSome years ago, never mind.\n", "book.txt")
     assert [(row.number, row.text) for row in rows] == [(1, "Call me Ishmael."), (3, "Some years ago, never mind.")]
@@ -85,7 +102,27 @@ BROKEN = {
     "latin-1 table": (b"prompt,completion\na,caf\xe9\n", "MALFORMED_ROW", 1, "0xe9"),
     "latin-1 lines": (b'{"text": "a"}\n{"text": "caf\xe9"}\n', "MALFORMED_ROW", 2, "Latin-1"),
     "a name twice": ("prompt,prompt\na,b\n", "MALFORMED_FILE", 0, "twice"),
-    "UTF-16": ('{"text": "a"}\n'.encode("utf-16"), "NOT_UTF8", 0, "UTF-16"),
+    "UTF-16 that is cut off": ('{"text": "a"}\n'.encode("utf-16")[:-1], "NOT_UTF8", 0, "broken near byte"),
+    "UTF-16 with half a character": ('"'.encode("utf-16") + b"\x00\xd8a\x00", "NOT_UTF8", 0, "broken near byte 4"),
+    "UTF-32": ('{"text": "a"}\n'.encode("utf-32"), "NOT_UTF8", 0, "UTF-32"),
+    "NUL bytes": (b'{"text": "a"}\n\x00\x00\x00\n', "NOT_UTF8", 0, "no text"),
+    "a NUL byte far behind": (
+        b"prompt,completion\n" + b"a,b\n" * 20_000 + b"a\x00,b\n",
+        "MALFORMED_ROW",
+        20_001,
+        "NUL",
+    ),
+    "Latin-1 behind a mark": (b'\xef\xbb\xbf\xff{"text": "a"}\n', "MALFORMED_ROW", 1, "not UTF-8"),
+    "line ends of old Macs": ("prompt,completion\ra,b\r", "MALFORMED_FILE", 1, "end in CR alone"),
+    "a quotation mark that opens": (
+        'prompt,completion\n"a,b\n' + "c,d\n" * 9,
+        "MALFORMED_ROW",
+        1,
+        "lines 2 to 11: is a quot",
+    ),
+    "Python's list": ("[{'text': 'a'}]", "MALFORMED_FILE", 1, "looks like Python"),
+    "a number beyond all": ('{"prompt": "a", "completion": 1e999}', "MALFORMED_ROW", 1, "is null"),
+    "an Arrow stream": (b"\xff\xff\xff\xff\x10\x00\x00\x00", "UNSUPPORTED_FILE", 0, "Arrow stream"),
     "UTF-16 without a mark": ('{"text": "a"}\n'.encode("utf-16-le"), "NOT_UTF8", 0, "UTF-16"),
     "latin-1 document": (b'[{"text": "a"},\n{"text": "caf' + b'\xe9"}]', "NOT_UTF8", 0, "0xe9"),
     "array that ends early": ('[{"text": "a"},\n', "MALFORMED_FILE", 2, "the file ends"),

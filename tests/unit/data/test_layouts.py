@@ -167,9 +167,12 @@ def test_a_public_layout_is_found_by_its_columns(tmp_path, name):
 
 def test_a_row_that_is_a_list_of_instructions_is_a_talk(tmp_path):
     talk = [{"instruction": "i", "input": "about", "output": "a"}, {"instruction": "r", "input": "", "output": "b"}]
-    rows, found = read(tmp_path, talk, talk[1:])  # Lawyer LLaMA's
+    rows, found = read(tmp_path, [talk, talk[1:]])  # Lawyer LLaMA's
     assert found.layout is Layout.CHAT
     assert turns(rows[0]) == [("user", "i\n\nabout"), ("assistant", "a"), ("user", "r"), ("assistant", "b")]
+    with pytest.raises(DatasetError) as error:
+        read(tmp_path, talk, talk)  # a list a line may as well be a batch of rows
+    assert "must be a JSON object, is a list" in error.value.problem
 
 
 def test_a_row_that_is_a_list_of_texts_has_numbered_columns(tmp_path):

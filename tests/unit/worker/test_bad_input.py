@@ -77,7 +77,7 @@ CASES: dict[str, tuple[Callable[[TrainPlan, Path], TrainPlan], str, str]] = {
         "MALFORMED_ROW",
         "dataset[2].prompt",
     ),
-    "UTF-16": (file_of(lambda: GOOD.decode().encode("utf-16")), "NOT_UTF8", "dataset"),
+    "UTF-32": (file_of(lambda: GOOD.decode().encode("utf-32")), "NOT_UTF8", "dataset"),
     "a line of 50 MB": (file_of(lambda: GOOD + LONG), "MALFORMED_ROW", "dataset[2]"),
     "nothing": (file_of(lambda: b"\n \n"), "EMPTY_DATASET", "dataset"),
     "empty rows": (file_of(lambda: GOOD + b"{}\n"), "MALFORMED_ROW", "dataset[2]"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bytes of a file: unpacked as they are read, within bounds, and looked at for what they are written in."""
 
+import codecs
 import gzip
 import io
 import os
@@ -14,6 +15,7 @@ import zstandard
 
 from finetree_data.faults import DatasetError
 from finetree_data.frames import is_whole
+from finetree_data.wide import Narrowed, is_wide
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
 """Longest row. A longer line is a file without line breaks, not a row."""
@@ -43,16 +45,12 @@ _OTHER_FILES = {
     b"\xfd7zXZ": "packed with xz; pack it with gzip or zstd instead",
     b"%PDF": "a PDF; extract its text first",
     b"SQLite format 3": "an SQLite database; export a table as CSV",
-    b"ARROW1": "an Arrow file; write it as Parquet",
+    b"ARROW1": "an Arrow file; write it as Parquet, as `to_parquet` of a data set does",
+    b"\xff\xff\xff\xff": "an Arrow stream; write it as Parquet, as `to_parquet` of a data set does",
     b"\x80\x04\x95": "a Python pickle, which is never read; write JSONL or Parquet",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
 }
-_WIDE = {
-    b"\xff\xfe\x00\x00": "UTF-32",
-    b"\x00\x00\xfe\xff": "UTF-32",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}
+_UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 class Content:
@@ -100,16 +98,22 @@ def opened(path: Path) -> Iterator[Content]:
         size = os.fstat(raw.fileno()).st_size
         if magic[:2] == GZIP:
             unpacked = _Unpacked(cast("BinaryIO", gzip.GzipFile(fileobj=raw)), size, "gzip")
-            yield Content(io.BufferedReader(unpacked, BUFFER_BYTES), "gzip", raw, size)
+            yield _content(io.BufferedReader(unpacked, BUFFER_BYTES), "gzip", raw, size)
         elif magic == ZSTD:
             if not is_whole(raw):
                 raise damaged("zstd", 0)
             # Frames may ask for a window of gigabytes; 128 MiB is what `zstd --ultra` writes without --long.
             unpacker = zstandard.ZstdDecompressor(max_window_size=128 * 1024 * 1024)
             stream = unpacker.stream_reader(raw, read_across_frames=True, closefd=False)
-            yield Content(io.BufferedReader(_Unpacked(stream, size, "zstd"), BUFFER_BYTES), "zstd", raw, size)
+            yield _content(io.BufferedReader(_Unpacked(stream, size, "zstd"), BUFFER_BYTES), "zstd", raw, size)
         else:
-            yield Content(raw, "", raw, size)
+            yield _content(raw, "", raw, size)
+
+
+def _content(stream: io.BufferedReader, packing: str, raw: io.BufferedReader, size: int) -> Content:
+    if is_wide(stream.peek(4)[:4]):
+        stream = io.BufferedReader(Narrowed(stream), BUFFER_BYTES)
+    return Content(stream, packing, raw, size)
 
 
 class _Unpacked(io.RawIOBase):
@@ -149,12 +153,13 @@ def require_text(head: bytes) -> None:
     for magic, what in _OTHER_FILES.items():
         if head.startswith(magic):
             raise DatasetError("UNSUPPORTED_FILE", f"The file is {what.partition(';')[0]}.", remedy=_advice(what))
-    for mark, name in _WIDE.items():
-        if head.startswith(mark):
-            raise _not_utf8(f"The file is {name} by its byte order mark")
+    if head.startswith(_UTF32):
+        raise _not_utf8("The file is UTF-32 by its byte order mark")
     if b"\x00" in head:
-        zeros = head.count(b"\x00")
-        what = "looks like UTF-16 without a byte order mark" if zeros * 3 > len(head) else "holds NUL bytes"
+        # Of UTF-16, the letters of Latin text have a zero byte each, always at the same side.
+        zeros = sorted((head[::2].count(0), head[1::2].count(0)))
+        is_wide_text = zeros[0] * 20 < zeros[1] and zeros[1] * 5 > len(head)
+        what = "looks like UTF-16 without a byte order mark" if is_wide_text else "holds NUL bytes, so it is no text"
         raise _not_utf8(f"The file {what}")
 
 
@@ -164,7 +169,8 @@ def _advice(what: str) -> str:
 
 
 def _not_utf8(what: str) -> DatasetError:
-    return DatasetError("NOT_UTF8", f"{what}; UTF-8 is read.", remedy="Save it as UTF-8, for example with iconv.")
+    text = f"{what}; UTF-8 is read, and UTF-16 with a byte order mark."
+    return DatasetError("NOT_UTF8", text, remedy="Save it as UTF-8, for example with iconv.")
 
 
 def decode(data: bytes, *, first: bool = False) -> str:

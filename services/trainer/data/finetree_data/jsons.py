@@ -19,6 +19,9 @@ _ROOTS = ("data", "dataset")
 _TASKS = ("instruction", "Definition")
 """Keys of an object that is a row, or a task, whatever list it has."""
 
+PYTHON = "; it looks like Python: write it with json.dumps"
+"""What to say of Python's way to write an object."""
+
 _CHUNK = 1 << 16
 _SPACE = " \t\r\n"
 
@@ -52,7 +55,7 @@ def parse(line: bytes, *, first: bool = False) -> Any:
         return json.loads(decode(line, first=first), parse_constant=_missing)
     except json.JSONDecodeError as error:
         hint = "; if this is a table or plain text, say so in reading.file_format" if first and not error.pos else ""
-        hint = "; it looks like Python: write it with json.dumps" if error.doc.lstrip().startswith("{'") else hint
+        hint = PYTHON if error.doc.lstrip().startswith("{'") else hint
         raise RowError("", f"is not JSON at column {error.colno}: {error.msg}{hint}") from None
     except RecursionError:
         raise RowError("", "is JSON that is nested too deeply") from None
@@ -66,9 +69,13 @@ def _missing(_: str) -> None:
     """NaN and Infinity, which are no JSON, stand for nothing: pandas writes NaN where a cell is empty."""
 
 
-def as_object(value: Any) -> dict[str, Any]:
-    """The value, if it is an object; a list of turns is a chat's, one of cells has columns 0, 1, …. Raises RowError."""
-    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+def as_object(value: Any, *, inside: bool = False) -> dict[str, Any]:
+    """The value, if it is an object; a list of messages is a chat's, one of cells has columns 0, 1, ….
+
+    `inside` an array, any list of objects is a talk's turns; on a line of its own it may be a batch of rows. Raises
+    RowError.
+    """
+    if isinstance(value, list) and (are_messages(value) or (inside and _are_objects(value))):
         return {"messages": value}
     if isinstance(value, list) and value and not any(isinstance(cell, list | dict) for cell in value):
         return {str(place): cell for place, cell in enumerate(value)}
@@ -78,11 +85,13 @@ def as_object(value: Any) -> dict[str, Any]:
     return value
 
 
+def _are_objects(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, dict) for value in values)
+
+
 def are_messages(values: list[Any]) -> bool:
     """Whether these are the messages of one conversation."""
-    return bool(values) and all(
-        isinstance(turn, dict) and isinstance(turn.get("role", turn.get("from")), str) for turn in values
-    )
+    return _are_objects(values) and all(isinstance(turn.get("role", turn.get("from")), str) for turn in values)
 
 
 def is_list_of_rows(value: dict[str, Any]) -> bool:
@@ -137,7 +146,7 @@ def _array(text: "_Text", number: int) -> Iterator[Record]:
         number += 1
         value = text.value(number)
         try:
-            yield number, as_object(value)
+            yield number, as_object(value, inside=True)
         except RowError as fault:
             yield number, fault
         if text.peek() == "]":
@@ -250,7 +259,8 @@ class _Text:
             raise self.broken("it is nested too deeply", number) from None
         except json.JSONDecodeError as error:
             if self._ended:
-                raise self.broken(error.msg, number) from None
+                hint = PYTHON if self._window.startswith("{'", self._at) else ""
+                raise self.broken(error.msg + hint, number) from None
             return None, 0
         except ValueError as error:
             raise self.broken("a number has too many digits", number) from error

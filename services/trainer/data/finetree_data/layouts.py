@@ -87,8 +87,8 @@ def _answer(value: Any, path: str) -> tuple[Message, ...]:
     if isinstance(value, dict) and any(isinstance(value.get(name), str) for name in SPEAKERS):
         value = [value]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        # A table's cell with a number is a text, so is a number; NaN stands for nothing, as in a JSON file.
-        value = None if math.isnan(value) else json.dumps(value)
+        # A table's cell with a number is a text, so is a number; NaN and Infinity stand for nothing, as in a JSON file.
+        value = json.dumps(value) if math.isfinite(value) else None
     if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
         return conversation(value, path)
     return (Message("assistant", sound(value, path)),)

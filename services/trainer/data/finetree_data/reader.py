@@ -10,6 +10,7 @@ from typing import Any
 from finetree_data import jsons, tables
 from finetree_data.columns import mapping_for
 from finetree_data.content import HEAD_BYTES, PARQUET, Content, opened, require_text
+from finetree_data.detection import layout_of
 from finetree_data.faults import DatasetError, RowError
 from finetree_data.jsons import Record
 from finetree_data.layouts import to_row
@@ -162,6 +163,8 @@ def detect(head: bytes, suffixes: Iterable[str] = ()) -> FileFormat:
         return FileFormat.PARQUET
     named = next((_BY_SUFFIX[s.lower()] for s in reversed(list(suffixes)) if s.lower() in _BY_SUFFIX), None)
     text = head.decode("utf-8-sig", "replace").lstrip()
+    if named is FileFormat.TEXT and _has_known_header(text):
+        return _detect_table(text)
     if named is not None and not (named is FileFormat.TEXT and _begins_with_object(text)):
         return named
     if text[:1] in ("[", "{"):
@@ -179,6 +182,16 @@ def _begins_with_object(text: str) -> bool:
         return isinstance(jsons.parse(text.partition("\n")[0].encode("utf-8", "replace")), dict)
     except RowError:
         return False
+
+
+def _has_known_header(text: str) -> bool:
+    """Whether the first line is the names of known columns: such a table is no plain text, whatever it is called.
+
+    Excel calls a table so that it saves as "Unicode Text".
+    """
+    delimiter = tables.delimiter_of(text)
+    names = [name.strip() for name in text.partition("\n")[0].split(delimiter)] if delimiter else []
+    return len(names) > 1 and layout_of(dict.fromkeys(names)) not in (None, Layout.TEXT)
 
 
 def _detect_json(text: str, *, whole: bool) -> FileFormat:
@@ -207,7 +220,11 @@ def _detect_table(text: str) -> FileFormat:
     header = text.partition("\n")[0].strip()
     delimiter = tables.delimiter_of(text)
     names = [name.strip().strip('"') for name in header.split(delimiter)] if delimiter else [header]
-    is_header = all(name.isidentifier() or (name and len(name) <= 40 and name.count(" ") <= 2) for name in names)
+    is_header = all(name.isidentifier() or _may_be_name(name) for name in names)
     if not delimiter or not is_header or header.endswith((".", "!", "?")):
         return FileFormat.JSONL
     return FileFormat.TSV if delimiter == "\t" else FileFormat.CSV
+
+
+def _may_be_name(name: str) -> bool:
+    return bool(name) and len(name) <= 40 and name.count(" ") <= 2 and not set(name) & set("{}[]\ufffd")

@@ -3,6 +3,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ def text_lines(stream: Content) -> Iterator[Record]:
     for number, line in lines(stream):
         if len(line) > MAX_ROW_BYTES:
             yield number, RowError("text", f"is a line of more than {MAX_ROW_BYTES} bytes")
+            continue
+        if b"\x00" in line:
+            yield number, RowError("text", "holds a NUL byte, which is in no text")
             continue
         try:
             yield number, {"text": decode(line, first=number == 1).rstrip("\r\n")}
@@ -54,18 +58,22 @@ def table(stream: Content, delimiter: str) -> Iterator[Record]:
     number = 0
     try:
         header = _header(next(reader, []))
+        begin = reader.line_num + 1
         for cells in reader:
+            lines_of_row, begin = (begin, reader.line_num), reader.line_num + 1
             if not any(cell.strip() for cell in cells):
                 continue
             number += 1
-            yield number, _record(header, cells, reader.line_num)
+            yield number, _record(header, cells, lines_of_row)
     except csv.Error as error:
         what = str(error)
-        unended = "field larger" in what
-        text = f"a cell is longer than {MAX_ROW_BYTES} characters: a quotation mark is not closed" if unended else what
+        if "field larger" in what:
+            what = f"a cell is longer than {MAX_ROW_BYTES} characters: a quotation mark is not closed"
+        elif "new-line character" in what:
+            what = "its lines end in CR alone; LF or CRLF is read"
         raise DatasetError(
             "MALFORMED_FILE",
-            f"The table cannot be read in the lines up to {reader.line_num}: {text}.",
+            f"The table cannot be read in the lines up to {reader.line_num}: {what}.",
             remedy='Put cells with line breaks, quotes or delimiters in quotes, and write " in them as "".',
             row=number + 1,
         ) from None
@@ -82,17 +90,21 @@ def _text(stream: Content) -> Iterator[str]:
 
 def _header(cells: list[str]) -> list[str]:
     names = [name.strip() for name in cells]
-    twice = next((name for name in names if name and names.count(name) > 1), "")
+    twice = next((name for name, count in Counter(names).items() if name and count > 1), "")
     if twice or not any(names):
         what = f"names the column {twice[:40]!r} twice" if twice else "names no columns"
         raise DatasetError("MALFORMED_FILE", f"The table's first line {what}.", remedy="Give each column a name.")
     return names
 
 
-def _record(header: list[str], cells: list[str], line: int) -> dict[str, Any] | RowError:
+def _record(header: list[str], cells: list[str], at: tuple[int, int]) -> dict[str, Any] | RowError:
+    first, line = at
     if len(cells) != len(header):
-        return RowError("", f"has {len(cells)} cells, the header has {len(header)} (line {line})")
+        where = f"line {line}" if first == line else f"lines {first} to {line}: is a quotation mark not closed?"
+        return RowError("", f"has {len(cells)} cells, the header has {len(header)} ({where})")
     for name, cell in zip(header, cells, strict=True):
+        if "\x00" in cell:
+            return RowError(name, f"holds a NUL byte, which is in no text (line {line})")
         if not cell.isascii():
             byte = next((char for char in cell if "\udc80" <= char <= "\udcff"), "")
             if byte:

@@ -38,7 +38,7 @@ from finetree_worker.tokens import (
 )
 from finetree_worker.tool_text import NOTE, knows_tools, uses_tools
 
-VERSION = 3
+VERSION = 4
 """Grows when the same input would give other tokens, marks or columns: what an earlier version kept is not used."""
 SILENCE_SECONDS = 3600.0
 """An unfinished entry that nobody has written to for so long belongs to a task that was killed."""
