@@ -203,6 +203,8 @@ def conclude(
     `missing` is the code of why there is no evidence, `others` are packs to compare with, `rented` is what could be
     rented.
     """
+    if rented and evidence is None:
+        inputs = inputs.on_offer()
     situation = Situation.of(pack, inputs, evidence)
     decision = situation.decide()
     neighbours = counterfactuals.explore(situation, decision)
@@ -229,7 +231,7 @@ def conclude(
             *decision.choice.steps,
             *fit.steps(pack, evidence, decision.settled, applied, overruled),
         ),
-        methods=assess(situation, decision),
+        methods=assess(situation, decision, rented),
         cautions=cautions.collect(
             situation, decision, missing=missing, parameters=parameters, built=built, rented=rented
         ),

@@ -8,11 +8,12 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 
 from finetree_recommender import fit, pareto
 from finetree_recommender.estimates import Evidence, FitState
-from finetree_recommender.figures import pack_bytes, pack_cost, pack_seconds, quality
+from finetree_recommender.figures import SECONDS, pack_bytes, pack_cost, pack_seconds, quality
 from finetree_recommender.methods import Method
 from finetree_recommender.pareto import Figures
 from finetree_recommender.pipeline import Decision
 from finetree_recommender.reasons import Case, Standing, reasons
+from finetree_recommender.renting import Offer
 from finetree_recommender.situation import Situation
 from finetree_recommender.trace import Reason
 
@@ -36,8 +37,11 @@ class Assessment:
     """What the device offers; None where there is no estimate."""
 
 
-def assess(situation: Situation, decision: Decision) -> tuple[Assessment, ...]:
-    """Assess all five methods, the verdict first, then in the order of stars."""
+def assess(situation: Situation, decision: Decision, rented: tuple[Offer, ...] = ()) -> tuple[Assessment, ...]:
+    """Assess all five methods, the verdict first, then in the order of stars.
+
+    Where there are offers to rent and no estimates, they tell time and cost: they are of this model.
+    """
     pack, evidence = situation.pack, situation.evidence
     bests = {method: fit.best(evidence, method).priced for method in Method} if evidence is not None else {}
     priced = {method: found for method, found in bests.items() if found is not None}
@@ -47,8 +51,11 @@ def assess(situation: Situation, decision: Decision) -> tuple[Assessment, ...]:
         for method in order
     ]
     # The playbook's figures are those of 7B models: beside estimates of this model they would mislead.
-    figures = {case.method: _figures(case, quote_pack=evidence is None) for case in cases}
-    running = {case.method: figures[case.method] for case in cases if _runs(case, evidence)}
+    figures = {case.method: _figures(case, quote_pack=evidence is None and not rented) for case in cases}
+    if evidence is None:
+        figures |= {offer.method: _offered(figures[offer.method], offer) for offer in rented}
+    offered = {offer.method for offer in rented} if evidence is None and rented else set(Method)
+    running = {m: figures[m] for m in (case.method for case in cases if _runs(case, evidence)) if m in offered}
     rivals = pareto.dominators(running, pack.rules.stars_order.methods)
     return tuple(_assess(case, figures[case.method], running, rivals.get(case.method)) for case in cases)
 
@@ -71,6 +78,14 @@ def _figures(case: Case, *, quote_pack: bool) -> Figures:
     examples = case.inputs.examples
     seconds, cost = pack_seconds(pack, method, examples), pack_cost(pack, method, examples)
     return Figures(grade, pack_bytes(pack, method), seconds, cost)
+
+
+def _offered(figures: Figures, offer: Offer) -> Figures:
+    """Time and cost of a run on what could be rented, in USD."""
+    hours = offer.hours
+    scaled = [SECONDS * end for end in (hours.low, hours.expected, hours.high)] if hours is not None else None
+    time = ev.Interval(low=scaled[0], expected=scaled[1], high=scaled[2]) if scaled is not None else None
+    return Figures(figures.quality_percent, None, time, offer.amount if offer.currency == "USD" else None)
 
 
 def _assess(case: Case, figures: Figures, running: Collection[Method], rival: Method | None) -> Assessment:

@@ -51,10 +51,11 @@ def collect(
     pack, inputs, evidence = situation.pack, situation.inputs, situation.evidence
     return (
         *_evidence(inputs, evidence, missing, decision),
-        *renting.advice(pack, decision.method or decision.choice.method, rented),
+        *renting.advice(pack, decision.method or decision.choice.method, _usable(situation, rented), inputs.limits),
         *_smaller(situation, decision, parameters),
         *_sharding(situation, decision),
         *recipe_cautions.cut_rows(situation, built),
+        *recipe_cautions.experts(situation, decision.method),
         *wishes.unmet(situation, decision),
         *inputs.cautions,
         *wishes.contradictions(situation, decision),
@@ -69,6 +70,12 @@ def collect(
         *(() if rented else _renting(situation, decision)),
         *_unknown(inputs, parameters),
     )
+
+
+def _usable(situation: Situation, rented: tuple[renting.Offer, ...]) -> tuple[renting.Offer, ...]:
+    """Offers for methods whose result can be served where it will be."""
+    broken = situation.broken
+    return tuple(offer for offer in rented if not any(breach.hard for breach in broken.get(offer.method, ())))
 
 
 def _rank(built: Recipe | None) -> int | None:

@@ -85,6 +85,8 @@ class Model:
 
     parameters: int
     longest: int
+    experts: int = 0
+    """Experts of a layer; 0 where it has none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

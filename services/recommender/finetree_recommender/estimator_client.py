@@ -108,7 +108,7 @@ class EstimatorClient:
             accelerators |= dict.fromkeys(map(canonical, (card.display_name, *card.aliases)), _accelerator(card))
         models: dict[str, Model] = {}
         async for item in self._client.list_models(page_size=PAGE_SIZE, timeout=self._seconds):
-            model = Model(item.parameters, item.shape.max_position_embeddings)
+            model = Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts)
             models[item.name.casefold()] = model
             models[item.hub_id.casefold()] = model
         # A card's own name comes before what others are called as well.

@@ -2,7 +2,7 @@
 """Reading a request: what is known, what it means in the playbook's classes, and what stays unknown."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
@@ -34,9 +34,22 @@ class Inputs:
     catalogue: Catalogue = field(default_factory=Catalogue, repr=False)
     """What it was read with."""
 
+    offered: bool = False
+    """Whether offers to rent are held against the limits of a run, in place of the pack's own hours and prices."""
+
     def reread(self, pack: Pack) -> "Inputs":
         """The same request, read with another pack's classes."""
-        return _read(self.request, pack, self.catalogue, self.model, self.profile)
+        found = _read(self.request, pack, self.catalogue, self.model, self.profile)
+        return found.on_offer() if self.offered else found
+
+    def on_offer(self) -> "Inputs":
+        """The same, where offers to rent tell what this model takes, in place of the hours of 7B models."""
+        return replace(self, demands=self.demands._replace(deadline_seconds=None, run_usd=None), offered=True)
+
+    @property
+    def limits(self) -> Demands:
+        """Longest time and largest cost of a run, whatever they are held against."""
+        return Demands(deadline_seconds=_seconds(self.request), run_usd=_run_budget(self.request))
 
     @property
     def listing(self) -> tuple[Listed, ...]:
@@ -185,7 +198,7 @@ def _model(source: rs.ModelSource, catalogue: Catalogue) -> Model | None:
     kind = source.WhichOneof("source")
     if kind == "shape":
         # Parameters of a shape are the estimator's to count.
-        return Model(0, source.shape.max_position_embeddings)
+        return Model(0, source.shape.max_position_embeddings, source.shape.experts)
     name = source.hub.id if kind == "hub" else source.name
     return catalogue.models.get(name.casefold())
 

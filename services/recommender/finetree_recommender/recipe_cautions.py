@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to beware of in the recipe itself: rows that are cut, too little data, rates that nobody agrees on, rounding."""
+"""What to beware of in the recipe itself: rows that are cut, too little data, doubtful rates, rounding, experts."""
 
 from collections.abc import Iterator
 
@@ -85,3 +85,20 @@ def rounding(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
         text = f"at a rate of {rate:g} many updates are lost in rounding to bfloat16 weights: where memory allows take "
         text += "float32 ones (mixed precision, 8 to 10 bytes a parameter more), else a higher rate"
         yield Caution("BF16_ROUNDING", text, rule.id)
+
+
+def experts(situation: Situation, method: Method | None) -> Iterator[Caution]:
+    """What becomes of the experts of a model that has some: in 16 bits under a 4-bit base, and not adapted."""
+    rule, model = situation.pack.rules.experts, situation.inputs.model
+    if rule is None or model is None or model.experts < 2:
+        return
+    if method in (None, Method.QLORA):
+        text = (
+            f"the {model.experts} experts of each layer stay in 16 bits here also under a 4-bit base, since they are "
+        )
+        text += "stacked and no linear layers; tools that quantise them train in a fraction (127 to 23 GiB in one run)"
+        yield Caution("EXPERTS_NOT_QUANTISED", text, rule.id)
+    if method in (Method.LORA, Method.QLORA):
+        text = f"the {model.experts} experts of each layer are most of this model and are not adapted by the recipe"
+        more = "; lora.include_experts adapts them, with lora.dropout 0 and more memory"
+        yield Caution("EXPERTS_NOT_ADAPTED", text + (more if method is Method.LORA else ""), rule.id)

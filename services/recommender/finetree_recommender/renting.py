@@ -10,7 +10,9 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
 from finetree_recommender import recipe
+from finetree_recommender.demands import Demands, duration
 from finetree_recommender.estimates import Catalogue, Evidence, FitState, Priced
+from finetree_recommender.figures import SECONDS
 from finetree_recommender.inputs import Inputs, normalize
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
@@ -23,6 +25,7 @@ ANY_GPU_GB = 80.0
 MOST_TOLD = 3
 CHEAPER = 0.9
 """Share of another offer's cost up to which an offer counts as cheaper."""
+NO_LIMITS = Demands()
 _RULE = "rent.offer"
 _FITTING = (FitState.FITS, FitState.TIGHT)
 
@@ -45,10 +48,10 @@ class Offer:
 
 
 def wanted(inputs: Inputs, evidence: Evidence | None) -> bool:
-    """Whether offers would help: hardware can be rented, and none at hand was shown to train the named model."""
+    """Whether offers would help: hardware can be rented, and no GPU at hand was shown to train the named model."""
     if not inputs.request.can_rent or not inputs.model_known:
         return False
-    if not inputs.hardware_known:
+    if not inputs.hardware_known or inputs.on_cpu:
         return True
     rows = evidence.rows.values() if evidence is not None else ()
     return evidence is not None and not any(isinstance(row, Priced) and row.fit in _FITTING for row in rows)
@@ -82,19 +85,37 @@ def offers(
     )
 
 
-def advice(pack: Pack, preferred: Method | None, found: tuple[Offer, ...]) -> Iterator[Caution]:
+def advice(
+    pack: Pack, preferred: Method | None, found: tuple[Offer, ...], limits: Demands = NO_LIMITS
+) -> Iterator[Caution]:
     """The offer for the method that the rules prefer, then those that promise more quality, or cost less.
 
-    Where the rules prefer none, or there is no offer for it, the method of the highest quality comes first.
+    Where the rules prefer none, or there is no offer for it, the method of the highest quality comes first; what keeps
+    to the `limits` of a run comes before what does not.
     """
-    order = sorted(found, key=lambda offer: (offer.method is not preferred, -_grade(pack, offer.method), _cost(offer)))
+
+    def rank(offer: Offer) -> tuple[bool, bool, float, float]:
+        return bool(_over(offer, limits)), offer.method is not preferred, -_grade(pack, offer.method), _cost(offer)
+
+    order = sorted(found, key=rank)
     told: list[Offer] = []
     for offer in order:
         better = all(_grade(pack, offer.method) > _grade(pack, item.method) for item in told)
         if not told or better or all(_cost(offer) <= CHEAPER * _cost(item) for item in told):
             told.append(offer)
     for offer in told[:MOST_TOLD]:
-        yield Caution(RENT, _words(offer), _RULE, offer.method)
+        yield Caution(RENT, _words(offer, limits), _RULE, offer.method)
+
+
+def _over(offer: Offer, limits: Demands) -> str:
+    """Which limits of a run an offer goes over, for people; empty where it keeps to them."""
+    parts = []
+    most, longest = limits.run_usd, limits.deadline_seconds
+    if most is not None and offer.amount is not None and offer.currency == "USD" and offer.amount.expected > most:
+        parts.append(f"over the budget of {most:.2f} USD")
+    if longest is not None and offer.hours is not None and offer.hours.expected * SECONDS > longest:
+        parts.append(f"past the deadline of {duration(longest)}")
+    return " and ".join(parts)
 
 
 def _elsewhere(pack: Pack, request: rec.RecommendRequest, catalogue: Catalogue) -> Inputs:
@@ -145,11 +166,13 @@ def _cost(offer: Offer) -> float:
     return offer.amount.expected if offer.amount is not None else offer.hourly
 
 
-def _words(offer: Offer) -> str:
+def _words(offer: Offer, limits: Demands) -> str:
     price = f"{offer.hourly:.2f} {offer.currency} an hour on demand"
     text = f"{offer.method} fits on a rented {offer.accelerator} ({offer.provider}, {price})"
     if offer.hours is not None and offer.amount is not None:
         text += f": about {offer.hours.expected:.1f} hours and {offer.amount.expected:.2f} {offer.currency} a run"
+    if over := _over(offer, limits):
+        text += f", {over}"
     if offer.savings:
         text += f", made small ({', '.join(offer.savings)})"
     return f"{text}; ask again with that accelerator"

@@ -235,6 +235,8 @@ class Rules:
     footprints: tuple[Footprint, ...] = ()
     capacity: Cited | None = None
     """Whether to warn where an adapter holds less than the data teach."""
+    experts: Cited | None = None
+    """Whether to say what becomes of a model's experts."""
     few_examples: Number | None = None
     """Rows of data below which to warn."""
     rate_doubt: Number | None = None

@@ -137,21 +137,24 @@ def _month_budget(situation: Situation) -> Iterator[Number]:
     request = situation.inputs.request
     if not request.HasField("budget_usd_month"):
         return
-    runs = max(1, request.runs_per_month)
+    runs, offered = max(1, request.runs_per_month), situation.inputs.offered
 
     def verdict(usd: float) -> Verdict:
+        if offered:
+            return situation.verdict(_with_budget(situation, usd))
         given = [request.budget_usd_run] if request.HasField("budget_usd_run") else []
         demands = situation.demands._replace(run_usd=min([*given, usd / runs]))
         return situation.verdict(_with_budget(situation, usd), demands)
 
-    budget, limits = situation.pack.rules.budget, tuple(cost * runs for cost in _costs(situation))
+    budget, costs = situation.pack.rules.budget, () if offered else _costs(situation)
+    limits = tuple(cost * runs for cost in costs)
     points, now = (*_ends(budget), *limits), request.budget_usd_month
     yield Number("budget_usd_month", "USD a month", now, 0.01, points, _usd, _sides(budget, limits), verdict)
 
 
 def _run_budget(situation: Situation) -> Iterator[Number]:
     request = situation.inputs.request
-    if not request.HasField("budget_usd_run"):
+    if not request.HasField("budget_usd_run") or situation.inputs.offered:
         return
     runs, month = request.runs_per_month, request.HasField("budget_usd_month")
 

@@ -13,8 +13,9 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender import cautions
 from finetree_recommender.advisor import conclude
 from finetree_recommender.confidence import Level
-from finetree_recommender.estimates import Evidence, FitState, Priced
+from finetree_recommender.estimates import Catalogue, Evidence, FitState, Model, Priced
 from finetree_recommender.figures import pack_cost, pack_seconds
+from finetree_recommender.inputs import normalize
 from finetree_recommender.methods import TRAINABLE_HERE, Method
 from finetree_recommender.pack import Pack, load_builtin
 from finetree_recommender.reasons import Standing
@@ -144,6 +145,25 @@ def test_what_could_go_wrong_in_a_recipe_is_told(read, evidence, asked, code, wo
     messages = [caution.message for caution in told.cautions if caution.code == code]
     assert len(messages) == (words is not None)
     assert all(words in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("fits", "told"),
+    [
+        ({"lora": "FITS"}, ["EXPERTS_NOT_ADAPTED"]),
+        ({"qlora": "FITS"}, ["EXPERTS_NOT_QUANTISED", "EXPERTS_NOT_ADAPTED"]),
+        ({}, ["EXPERTS_NOT_QUANTISED"]),
+        ({"full": "FITS"}, []),
+    ],
+)
+def test_what_becomes_of_a_models_experts_is_told(pack, evidence, fits, told):
+    request = rec.RecommendRequest(model={"name": "moe"}, hardware=GPU24)
+    inputs = normalize(request, pack, Catalogue(models={"moe": Model(46_700_000_000, 32768, 8)}))
+    answer = conclude(pack, inputs, evidence(**fits), "")
+    assert [caution.code for caution in answer.cautions if caution.code.startswith("EXPERTS_")] == told
+    plain = normalize(request, pack, Catalogue(models={"moe": Model(46_700_000_000, 32768)}))
+    codes = {caution.code for caution in conclude(pack, plain, evidence(**fits), "").cautions}
+    assert not codes & {"EXPERTS_NOT_ADAPTED", "EXPERTS_NOT_QUANTISED"}
 
 
 def test_votes_are_told_by_question(answer):

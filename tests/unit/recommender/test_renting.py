@@ -48,6 +48,7 @@ def found(**costs: float):
         ({"hardware": SMALL_GPU}, "DOES_NOT_FIT", True),
         ({"hardware": SMALL_GPU}, "TIGHT", False),
         ({"hardware": SMALL_GPU, "can_rent": False}, "DOES_NOT_FIT", False),
+        ({"hardware": {"cpu": {"cores": 8}}}, "FITS", True),
         ({}, None, True),
         ({"model": None}, None, False),
     ],
@@ -92,6 +93,36 @@ def test_offers_that_may_be_taken_away_and_gpus_without_bfloat16_are_passed_over
 def test_the_rules_method_comes_first_then_what_is_better_or_clearly_cheaper(pack, costs, preferred, told):
     rented = renting.offers(pack, request(), CATALOGUE, found(**costs))
     assert [caution.redirect for caution in renting.advice(pack, preferred, rented)] == told
+
+
+@pytest.mark.parametrize(
+    ("limits", "told", "words"),
+    [
+        ({"budget_usd_run": 30}, [Method.LORA, Method.FULL], ["", "over the budget of 30.00 USD"]),
+        ({"budget_usd_run": 15}, [Method.QLORA, Method.LORA, Method.FULL], ["", "over the budget of 15.00 USD"]),
+        ({"deadline": "10800s"}, [Method.QLORA, Method.LORA, Method.FULL], ["", "past the deadline of 3.0 h"]),
+        ({"budget_usd_run": 15, "deadline": "3600s"}, [Method.LORA], ["15.00 USD and past the deadline of 60 min"]),
+    ],
+)
+def test_offers_are_held_against_the_limits_of_a_run(pack, limits, told, words):
+    asked = request(**limits)
+    costs = {"lora": 20, "full": 40} | ({"qlora": 10} if Method.QLORA in told else {})
+    rented = renting.offers(pack, asked, CATALOGUE, found(**costs))
+    answer = conclude(pack, normalize(asked, pack, CATALOGUE), None, cautions.HARDWARE_UNKNOWN, rented=rented)
+    advice = [caution for caution in answer.cautions if caution.code == "RENT"]
+    assert [caution.redirect for caution in advice][: len(told)] == told
+    for caution, expected in zip(advice, words, strict=False):
+        assert expected in caution.message
+        assert expected or "over the" not in caution.message
+    # The playbook's hours of 7B models say nothing beside prices of this model.
+    assert answer.decision.method is Method.LORA
+    by_method = {item.method: item for item in answer.methods}
+    assert by_method[Method.LORA].cost_usd.expected == 20
+    assert by_method[Method.LORA].total_seconds.expected == 5 * 3600
+    assert (by_method[Method.PREFIX].cost_usd, by_method[Method.PREFIX].dominated_by) == (None, None)
+    assert not by_method[Method.PREFIX].on_frontier
+    assert not [flip for flip in answer.counterfactuals if flip.field_path in ("budget_usd_run", "deadline")]
+    assert not {"OVER_BUDGET", "OVER_DEADLINE"} & {r.code for item in answer.methods for r in item.reasons}
 
 
 def test_the_answer_names_what_to_rent_before_it_warns(pack, evidence):
