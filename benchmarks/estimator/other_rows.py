@@ -19,6 +19,7 @@ QUANTITIES = ("allocated", "reserved", "device")
 
 _PROGRAMS = {
     "transformers": pb.TRAINING_PROGRAM_TRANSFORMERS,
+    "litgpt": pb.TRAINING_PROGRAM_LITGPT,
     "torchtune": pb.TRAINING_PROGRAM_TORCHTUNE,
     "unsloth": pb.TRAINING_PROGRAM_UNSLOTH,
 }

@@ -143,13 +143,21 @@ def _trained_inputs(run: Recipe) -> float:
 
 
 def _quantized_inputs(run: Recipe) -> float:
-    """Inputs that the products with a quantised base keep although it is frozen."""
+    """Inputs that the products with a quantised base keep although it is frozen.
+
+    They are attributes of the graph's nodes (bitsandbytes' ctx.tensors), which the backward pass does not free: where a
+    loop holds a loss until the next one is there, those of the micro-batch before are alive as well. Attention's output
+    counts there only, since the softmax keeps that of the present one.
+    """
     if not isinstance(run.method, QuantizedLora):
         return 0.0
     # bitsandbytes' 8-bit product keeps its input in every version (MatMul8bitLt's saved tensors).
     if run.method.bits == 4 and not run.program.keeps_quantized_inputs:
         return 0.0
-    return float(run.compute_bytes * (2 * run.shape.hidden + run.shape.intermediate * max(1, run.shape.active_experts)))
+    s = run.shape
+    kept = min(2, s.norms_per_layer) * s.hidden + s.intermediate * max(1, s.active_experts)
+    before = kept + s.q_width if run.program.keeps_last_loss else 0
+    return float(run.compute_bytes * (kept + before))
 
 
 _SAME_INPUT = {

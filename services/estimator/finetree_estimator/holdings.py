@@ -4,13 +4,14 @@
 All of it follows from a run's recipe, so it is counted once for each. Shards count as what one device has of them.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
 from finetree_estimator import constants as c
 from finetree_estimator.methods import Full, QuantizedLora, trainable_parameters
 from finetree_estimator.run import Recipe, Run
-from finetree_estimator.shapes import count, linear_weights, routed_weights
+from finetree_estimator.shapes import Shape, count, linear_weights, routed_weights
 
 
 class Held(NamedTuple):
@@ -52,7 +53,7 @@ class Moment(NamedTuple):
 @lru_cache(maxsize=4096)
 def held(recipe: Recipe) -> Held:
     """What one device of a run holds."""
-    trainable = trainable_parameters(recipe.method, recipe.shape)
+    trainable = trainable_parameters(recipe.method, _shape(recipe))
     spread = recipe.devices if recipe.sharding != "replicated" else 1
     whole = recipe.devices if recipe.sharding == "full" else 1
     return Held(
@@ -65,7 +66,7 @@ def held(recipe: Recipe) -> Held:
         update_copies=_update_copies(recipe, trainable, spread),
         collectives=_collectives(recipe),
         setup=_setup(recipe),
-        whole_weights=count(recipe.shape).total * float(recipe.weight_bytes),
+        whole_weights=count(_shape(recipe)).total * float(recipe.weight_bytes),
         paged_states=c.EIGHT_BIT_STATE * trainable if recipe.optimizer == "paged-adamw-8bit" else 0.0,
     )
 
@@ -77,6 +78,14 @@ def packed_bytes(method: QuantizedLora) -> float:
     return c.NF4_BYTES if method.bits == 4 else c.INT8_BYTES
 
 
+@lru_cache(maxsize=4096)
+def _shape(recipe: Recipe) -> Shape:
+    """The model as the program holds it: some have no tied embeddings."""
+    if recipe.program.unties_head and recipe.shape.tied:
+        return replace(recipe.shape, tied=False)
+    return recipe.shape
+
+
 def is_mixed(run: Recipe | Run) -> bool:
     """Whether a fully trained model has float32 weights that autocast copies to 16 bits for each product."""
     return isinstance(run.method, Full) and run.compute_bytes < run.master_bytes
@@ -84,7 +93,7 @@ def is_mixed(run: Recipe | Run) -> bool:
 
 def _gradients(recipe: Recipe, trainable: int) -> float:
     if recipe.in_backward and recipe.one_micro_batch:
-        trainable = min(trainable, trainable // recipe.shape.layers + count(recipe.shape).embeddings)
+        trainable = min(trainable, trainable // recipe.shape.layers + count(_shape(recipe)).embeddings)
     spread = recipe.devices if recipe.sharding in ("gradients", "full") else 1
     # Replicas reduce copies of their gradients (DDP's buckets).
     copies = 2 if recipe.devices > 1 and recipe.sharding in ("replicated", "optimizer") else 1
@@ -98,7 +107,7 @@ def _whole_gradients(recipe: Recipe) -> float:
     """
     if not recipe.sharded or not isinstance(recipe.method, Full):
         return 0.0
-    counted = count(recipe.shape)
+    counted = count(_shape(recipe))
     outside = counted.embeddings + counted.lm_head
     waiting = c.WAITING_GRADIENTS * counted.total * recipe.compute_bytes if recipe.nodes > 1 else 0.0
     return recipe.master_bytes * (outside + (counted.total - outside) / recipe.shape.layers) + waiting
@@ -114,7 +123,7 @@ def _gathered(recipe: Recipe) -> float:
     """Bytes of weights that are whole for a while although they are sharded: some layers, embeddings and head."""
     if not recipe.sharded:
         return 0.0
-    counted = count(recipe.shape)
+    counted = count(_shape(recipe))
     outside = counted.embeddings + counted.lm_head
     if isinstance(recipe.method, QuantizedLora):
         # Shards of packed weights travel packed, and each product unpacks its own.
@@ -130,7 +139,7 @@ def _setup(recipe: Recipe) -> float:
     # A quantised base is loaded packed and never raised when it is sharded.
     if not recipe.sharded or not recipe.program.sharded_master or isinstance(recipe.method, QuantizedLora):
         return 0.0
-    counted = count(recipe.shape)
+    counted = count(_shape(recipe))
     outside = counted.embeddings + counted.lm_head
     return 4.0 * (c.SETUP_COPIES * outside + counted.total / recipe.devices)
 
@@ -140,7 +149,7 @@ def _collectives(recipe: Recipe) -> float:
 
 
 def _base_weights(recipe: Recipe) -> float:
-    counted = count(recipe.shape)
+    counted = count(_shape(recipe))
     if recipe.on_cpu and is_mixed(recipe):
         # What is not trained of the worker's float32 weights. Its 16-bit copies come and go with each micro-batch.
         return float((counted.total - trainable_parameters(recipe.method, recipe.shape)) * recipe.master_bytes)
@@ -155,7 +164,7 @@ def _packed(recipe: Recipe) -> int:
     """Weights of a quantised base that are packed."""
     packed = linear_weights(recipe.shape)
     if recipe.program.quantizes_head:
-        packed += count(recipe.shape).lm_head
+        packed += count(_shape(recipe)).lm_head
     return packed if recipe.program.packs_experts else packed - routed_weights(recipe.shape)
 
 
@@ -202,6 +211,7 @@ def _quantization(recipe: Recipe) -> float:
     constants = 0.0 if recipe.method.grouped else c.INT8_CONSTANTS
     if recipe.method.bits == 4 and not recipe.method.grouped:
         constants = c.NF4_DOUBLE_CONSTANTS if recipe.method.double else c.NF4_CONSTANTS
-    # One weight matrix at a time is unpacked to the compute type.
-    workspace = recipe.compute_bytes * recipe.shape.hidden * recipe.shape.intermediate
-    return _packed(recipe) * constants + workspace
+    # One weight matrix at a time is unpacked to the compute type: the largest is an MLP's, or the head.
+    shape = recipe.shape
+    widest = max(shape.intermediate, shape.vocab if recipe.program.quantizes_head else 0)
+    return _packed(recipe) * constants + recipe.compute_bytes * shape.hidden * widest

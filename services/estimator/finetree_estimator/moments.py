@@ -65,16 +65,21 @@ def layer_peak(run: Run) -> float:
     return _differentiated(run, layer_of(run.recipe), saved_per_layer(run))
 
 
+_CAPPED_LOGITS = frozenset({"gemma2"})
+"""Families whose logits pass a tanh, which keeps its output beside them (final_logit_softcapping)."""
+
+
 def loss_peak(run: Run, tokens: float) -> float:
     """Bytes of logits and their derivatives at the loss, for a micro-batch of so many tokens."""
     targets = tokens
-    per_logit = c.LOGITS_BYTES[min(4, max(2, run.compute_bytes))]
+    capped = run.compute_bytes if run.shape.family in _CAPPED_LOGITS else 0
+    per_logit = c.LOGITS_BYTES[min(4, max(2, run.compute_bytes))] + capped
     if run.loss == "completion-only":
         targets *= run.rows.target_fraction if run.rows is not None else 1.0
     if run.loss in ("completion-only", "chunked"):
         if run.program.keeps_chunked_logits:
             return (
-                c.CHUNKED_LOGITS_BYTES * targets + per_logit * min(targets, run.program.loss_chunk)
+                (c.CHUNKED_LOGITS_BYTES + capped) * targets + per_logit * min(targets, run.program.loss_chunk)
             ) * run.shape.vocab
         targets = min(targets, float(run.program.loss_chunk))
     full = per_logit * run.shape.vocab * targets

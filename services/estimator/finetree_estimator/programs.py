@@ -24,6 +24,8 @@ class Program:
     """Whether everything beside the packed weights of a quantised base, and with it the residual stream, is float32."""
     quantizes_head: bool = False
     """Whether the output head is packed too."""
+    unties_head: bool = False
+    """Whether the output head is a matrix of its own in models whose embeddings are tied."""
     keeps_fused_projection: bool = False
     """Whether the joint buffer of queries, keys and values stays alive beside its parts."""
     keeps_chunked_logits: bool = False
@@ -38,6 +40,8 @@ class Program:
     """Targets whose logits a chunked loss computes at once."""
     keeps_quantized_inputs: bool = False
     """Whether a 4-bit layer keeps its input, as bitsandbytes did until 2024 (MatMul4Bit's saved tensors)."""
+    keeps_last_loss: bool = False
+    """Whether a micro-batch's loss, and with it its graph, lives until the next one's is computed."""
     mixed_base_bytes: int = 2
     """Of a frozen base's weights in mixed precision: 4 where the program casts them for each product."""
     sharded_master: bool = False
@@ -79,19 +83,22 @@ prepared by prepare_model_for_kbit_training; accelerate raises sharded trainable
 Experts are packed, and come in turn, as in the runs that were published, made before version 5 stacked them."""
 LITGPT = Program(
     "litgpt",
-    rms_norm_bytes=2,
+    rms_norm_bytes=4,
     adapter_bytes=2,
     quantizes_head=True,
+    unties_head=True,
     keeps_fused_projection=True,
     keeps_chunked_logits=True,
     loss_chunk=128,
     keeps_quantized_inputs=True,
+    keeps_last_loss=True,
     mixed_base_bytes=4,
     keeps_frozen_whole=True,
     own_classes=True,
 )
 """LitGPT in "bf16-true": adapters too are 16-bit; one projection makes queries, keys and values, whose values are a
-view of it; bitsandbytes replaces every linear layer, the head included; the head's chunks are kept for the loss."""
+view of it; bitsandbytes replaces every linear layer, the head included, which is never tied (its model.py); the head's
+chunks are kept for the loss. Norms compute in float32 since 2023-10-24: its resource tables are four days older."""
 TORCHTUNE = Program(
     "torchtune",
     rms_norm_bytes=4,

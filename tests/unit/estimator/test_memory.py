@@ -12,7 +12,7 @@ from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, 
 from finetree_estimator.models import model
 from finetree_estimator.programs import FINETREE, TRANSFORMERS
 from finetree_estimator.run import Device, EvaluationPlan, Owned, Rows, Run
-from finetree_estimator.shapes import count, routed_weights
+from finetree_estimator.shapes import routed_weights
 
 GIB = 1024**3
 LORA = LoraAdapters(8, PRESETS["all-linear"], 0.1)
@@ -100,55 +100,6 @@ def test_experts_stay_in_16_bits_where_nothing_packs_them(make_run):
 
     assert stacked > 2 * experts
     assert packed < 0.6 * experts + 4 * 2e9
-
-
-@pytest.mark.parametrize(
-    ("changes", "outside"),
-    [
-        ({"method": QuantizedLora(LORA)}, 4),
-        ({"method": QuantizedLora(LORA, grouped=True)}, 2),
-        ({"method": QuantizedLora(LORA), "devices": 2, "sharding": "full"}, 2),
-    ],
-    ids=["nf4", "gptq", "sharded"],
-)
-def test_what_is_not_packed_is_raised_where_peft_prepares_the_model(make_run, changes, outside):
-    """prepare_model_for_kbit_training leaves GPTQ alone, and a shard has one type for all of a unit's weights."""
-    run = make_run(program=TRANSFORMERS, checkpointing=True, **changes)
-
-    assert activations.stream_bytes(run.recipe) == outside
-    assert moments.activation_bytes(run) == outside * 28 * 3072
-
-
-def test_a_sharded_quantised_base_is_gathered_packed(make_run):
-    """Mixtral's QLoRA takes 19.7 GiB allocated on each of two A100 with 2 x 4,096 tokens (fms-acceleration's refs)."""
-    shape = model("mixtral-8x7b").shape
-    attention = ("q_proj", "k_proj", "v_proj", "o_proj")
-    run = make_run(
-        shape=shape,
-        method=QuantizedLora(LoraAdapters(16, attention, 0.1), double=True),
-        program=TRANSFORMERS,
-        checkpointing=True,
-        loss="full-logits",
-        micro_batch=2,
-        batch=4,
-        sequence_length=4096,
-        rows=Rows(100, 4096, 4096**2, 4096, 1.0),
-        devices=2,
-        sharding="full",
-    )
-    half = 0.52 * (count(shape).total - 2 * 32000 * 4096) / 2
-    held = parts(run)[Component.BASE_WEIGHTS]
-
-    assert half < held < half * (1 + 2 * 2 / 32) + 3 * 2 * 32000 * 4096
-    assert memory.estimate(run).allocated.expected / GIB == pytest.approx(19.7, rel=0.05)
-
-
-def test_experts_in_turn_are_differentiated_with_the_tokens_that_chose_them(make_run):
-    run = make_run(shape=model("mixtral-8x7b").shape, method=LoraAdapters(8, ("q_proj",)))
-    layers = [activations.layer_of(replace(run, program=program).recipe) for program in (FINETREE, TRANSFORMERS)]
-    together, in_turn = (layer.gradients / 2 - 4 * 4096 for layer in layers)
-
-    assert (together, in_turn) == (3 * 14336 * 2, 3 * 14336 * 2 / 8)
 
 
 def test_double_quantisation_leaves_an_eighth_of_a_bit(make_run):

@@ -27,7 +27,7 @@ def found():
 
 def test_every_row_is_a_sound_request_with_something_measured():
     assert len(ROWS) >= 200
-    assert len({row.source for row in ROWS}) >= 9
+    assert len({row.source for row in ROWS}) >= 10
     for row in ROWS:
         validate(row.request)
         assert row.peaks or row.tokens_per_second
@@ -40,6 +40,8 @@ def test_every_row_is_a_sound_request_with_something_measured():
         (FMS, ("gptq · 1 device",), "allocated", 0.05),
         (FMS, ("nf4-dq · 1 device",), "allocated", 0.06),
         (FMS, ("qlora", "mixtral"), "allocated", 0.06),
+        ("github:Lightning-AI/litgpt", ("lora · 1 device",), "allocated", 0.04),
+        ("github:Lightning-AI/litgpt", ("qlora",), "allocated", 0.07),
         ("github:huggingface/peft", (), "device", 0.10),
         ("github:pytorch/ao", (), "allocated", 0.05),
         ("github:QwenLM/Qwen", ("lora · 1 device",), "device", 0.08),

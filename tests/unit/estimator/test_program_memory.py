@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What training programs hold differently: raised bases, shards, experts, heads, and what a loop keeps."""
+
+from dataclasses import replace
+
+import pytest
+from finetree_estimator import activations, memory, moments
+from finetree_estimator.memory import Component
+from finetree_estimator.methods import PRESETS, LoraAdapters, QuantizedLora
+from finetree_estimator.models import model
+from finetree_estimator.programs import FINETREE, LITGPT, TRANSFORMERS
+from finetree_estimator.run import Rows
+from finetree_estimator.shapes import count
+
+GIB = 1024**3
+LORA = LoraAdapters(8, PRESETS["all-linear"], 0.1)
+
+
+def parts(run):
+    return {kind: interval.expected for kind, interval in memory.estimate(run).components}
+
+
+@pytest.mark.parametrize(
+    ("changes", "outside"),
+    [
+        ({"method": QuantizedLora(LORA)}, 4),
+        ({"method": QuantizedLora(LORA, grouped=True)}, 2),
+        ({"method": QuantizedLora(LORA), "devices": 2, "sharding": "full"}, 2),
+    ],
+    ids=["nf4", "gptq", "sharded"],
+)
+def test_what_is_not_packed_is_raised_where_peft_prepares_the_model(make_run, changes, outside):
+    """prepare_model_for_kbit_training leaves GPTQ alone, and a shard has one type for all of a unit's weights."""
+    run = make_run(program=TRANSFORMERS, checkpointing=True, **changes)
+
+    assert activations.stream_bytes(run.recipe) == outside
+    assert moments.activation_bytes(run) == outside * 28 * 3072
+
+
+def test_a_sharded_quantised_base_is_gathered_packed(make_run):
+    """Mixtral's QLoRA takes 19.7 GiB allocated on each of two A100 with 2 x 4,096 tokens (fms-acceleration's refs)."""
+    shape = model("mixtral-8x7b").shape
+    attention = ("q_proj", "k_proj", "v_proj", "o_proj")
+    run = make_run(
+        shape=shape,
+        method=QuantizedLora(LoraAdapters(16, attention, 0.1), double=True),
+        program=TRANSFORMERS,
+        checkpointing=True,
+        loss="full-logits",
+        micro_batch=2,
+        batch=4,
+        sequence_length=4096,
+        rows=Rows(100, 4096, 4096**2, 4096, 1.0),
+        devices=2,
+        sharding="full",
+    )
+    half = 0.52 * (count(shape).total - 2 * 32000 * 4096) / 2
+    held = parts(run)[Component.BASE_WEIGHTS]
+
+    assert half < held < half * (1 + 2 * 2 / 32) + 3 * 2 * 32000 * 4096
+    assert memory.estimate(run).allocated.expected / GIB == pytest.approx(19.7, rel=0.05)
+
+
+def test_experts_in_turn_are_differentiated_with_the_tokens_that_chose_them(make_run):
+    run = make_run(shape=model("mixtral-8x7b").shape, method=LoraAdapters(8, ("q_proj",)))
+    layers = [activations.layer_of(replace(run, program=program).recipe) for program in (FINETREE, TRANSFORMERS)]
+    together, in_turn = (layer.gradients / 2 - 4 * 4096 for layer in layers)
+
+    assert (together, in_turn) == (3 * 14336 * 2, 3 * 14336 * 2 / 8)
+
+
+def test_litgpt_has_a_head_of_its_own_and_unpacks_it_whole(make_run):
+    """Its Llama-3.2-3B has 3.61 billion weights, since its embeddings are not tied (model.py)."""
+    plain, packed = (parts(make_run(method=method, program=LITGPT)) for method in (LORA, QuantizedLora(LORA)))
+    head = 128256 * 3072
+
+    assert plain[Component.BASE_WEIGHTS] == 2 * (3_212_749_824 + head)
+    assert packed[Component.QUANTIZATION] == pytest.approx(2 * head + 0.0159 * (2_818_572_288 + head), rel=1e-2)
+
+
+def test_a_kept_loss_keeps_the_quantised_products_inputs_of_the_micro_batch_before(make_run):
+    """bitsandbytes has them as attributes, which no backward pass frees: query, MLP and its last layer, twice each."""
+    run = make_run(method=QuantizedLora(LORA), program=LITGPT)
+    plain = make_run(method=LORA, program=LITGPT)
+    kept = 2 * (2 * (2 * 3072 + 8192) + 3072)
+
+    assert activations.saved_per_layer(run) - activations.saved_per_layer(plain) == kept
+
+
+def test_capped_logits_keep_what_the_tanh_gave(make_run):
+    shapes = [model(name).shape for name in ("gemma-2b", "gemma-2-2b")]
+    plain, capped = (make_run(shape=shape, program=TRANSFORMERS, loss="full-logits") for shape in shapes)
+
+    assert (moments.loss_peak(plain, 1), moments.loss_peak(capped, 1)) == (14 * 256000, 16 * 256000)
