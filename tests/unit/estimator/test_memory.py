@@ -10,7 +10,7 @@ from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.memory import Component
 from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
 from finetree_estimator.models import model
-from finetree_estimator.programs import FINETREE, TRANSFORMERS
+from finetree_estimator.programs import TRANSFORMERS
 from finetree_estimator.run import Device, EvaluationPlan, Owned, Rows, Run
 from finetree_estimator.shapes import routed_weights
 
@@ -77,29 +77,6 @@ def test_paged_states_are_the_hosts(make_run):
 
     assert paged.device == plain.device
     assert paged.host.expected - plain.host.expected == pytest.approx(2.05 * 3_212_749_824)
-
-
-def test_a_quantised_base_keeps_embeddings_in_float32(make_run):
-    """Qwen2.5-7B loads at 7.2 GiB, of which 4.06 GiB are float32 embeddings (reference, 3.1)."""
-    run = make_run(shape=model("qwen2.5-7b").shape, method=QuantizedLora(LORA, double=False), program=TRANSFORMERS)
-    found = parts(run)
-    workspace = 2 * 3584 * 18944
-
-    assert (found[Component.BASE_WEIGHTS] + found[Component.QUANTIZATION] - workspace) / GIB == pytest.approx(
-        7.5, abs=0.4
-    )
-
-
-def test_experts_stay_in_16_bits_where_nothing_packs_them(make_run):
-    """transformers 5 stacks them into parameters; bitsandbytes packs linear layers."""
-    mixture = {"shape": model("mixtral-8x7b").shape, "method": QuantizedLora(LoraAdapters(8, ("self_attn.q_proj",)))}
-    stacked, packed = (
-        parts(make_run(**mixture, program=program))[Component.BASE_WEIGHTS] for program in (FINETREE, TRANSFORMERS)
-    )
-    experts = 32 * 8 * 3 * 4096 * 14336
-
-    assert stacked > 2 * experts
-    assert packed < 0.6 * experts + 4 * 2e9
 
 
 def test_double_quantisation_leaves_an_eighth_of_a_bit(make_run):

@@ -20,6 +20,29 @@ def parts(run):
     return {kind: interval.expected for kind, interval in memory.estimate(run).components}
 
 
+def test_a_quantised_base_keeps_embeddings_in_float32(make_run):
+    """Qwen2.5-7B loads at 7.2 GiB, of which 4.06 GiB are float32 embeddings (reference, 3.1)."""
+    run = make_run(shape=model("qwen2.5-7b").shape, method=QuantizedLora(LORA, double=False), program=TRANSFORMERS)
+    found = parts(run)
+    workspace = 2 * 3584 * 18944
+
+    assert (found[Component.BASE_WEIGHTS] + found[Component.QUANTIZATION] - workspace) / GIB == pytest.approx(
+        7.5, abs=0.4
+    )
+
+
+def test_experts_stay_in_16_bits_where_nothing_packs_them(make_run):
+    """transformers 5 stacks them into parameters; bitsandbytes packs linear layers."""
+    mixture = {"shape": model("mixtral-8x7b").shape, "method": QuantizedLora(LoraAdapters(8, ("self_attn.q_proj",)))}
+    stacked, packed = (
+        parts(make_run(**mixture, program=program))[Component.BASE_WEIGHTS] for program in (FINETREE, TRANSFORMERS)
+    )
+    experts = 32 * 8 * 3 * 4096 * 14336
+
+    assert stacked > 2 * experts
+    assert packed < 0.6 * experts + 4 * 2e9
+
+
 @pytest.mark.parametrize(
     ("changes", "outside"),
     [
