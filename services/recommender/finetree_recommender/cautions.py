@@ -91,6 +91,7 @@ def _evidence(inputs: Inputs, evidence: Evidence | None, missing: str, decision:
         yield Caution(missing, MISSING_EVIDENCE[missing], "fit.no_estimate")
     elif decision.method is None and decision.settled.state is FitState.UNKNOWN:
         text = "whether anything trains here is unknown: say how much memory there is (hardware.cpu.memory_bytes)"
+        text += _smallest(evidence)
         yield Caution("FIT_UNKNOWN", text, "fit.nothing_fits")
     elif decision.method is None:
         text = f"no recipe was shown to fit this hardware{_nearest(evidence)}: take more memory or a smaller model"
@@ -141,6 +142,13 @@ def _nearest(evidence: Evidence) -> str:
     wanting = ((item.device_bytes.expected - item.usable_bytes, method) for item, method in priced)
     lacks = sorted((lack, method) for lack, method in wanting if lack > 0)
     return f" ({lacks[0][1]} comes nearest and lacks {lacks[0][0] / fit.GIB:.1f} GiB)" if lacks else ""
+
+
+def _smallest(evidence: Evidence) -> str:
+    """What the usual methods take of memory, in words; nothing without estimates."""
+    usual = ((method, fit.best(evidence, method).priced) for method in (Method.LORA, Method.QLORA, Method.FULL))
+    takes = [f"{m} takes {p.device_bytes.expected / fit.GIB:.1f} GiB" for m, p in usual if p is not None]
+    return f"; made small {', '.join(takes)}" if takes else ""
 
 
 def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:

@@ -38,16 +38,23 @@ def questions(
 ) -> dict[Method, est.EstimateRunRequest]:
     """What to ask the estimator for each method: its recipe without adaptations, and what each of those would set.
 
+    Of a CPU whose memory is not known the recipe with all of them is asked: what a method takes at its smallest.
+
     What no rule sets is left open. `parameters` of the base model choose the learning rate; None takes the rows for an
     unknown size. `beside` is what is asked with every recipe.
     """
     case = case_of(pack, inputs, Method.FULL, parameters)
     named, length, others = _named(inputs), _length(pack, case), beside.SerializeToString()
-    device = device_of(inputs)
-    found = {}
+    device, found = device_of(inputs), {}
+    # Where nobody knows what there is to fit into, what a method takes at its smallest tells most.
+    unlimited = inputs.on_cpu and not inputs.request.hardware.cpu.memory_bytes
     for method in Method:
-        spec = named + _marker(method) + draft(pack, case.by(method)).raw
-        raw = delimited(_SPEC, spec) + _fallbacks(pack, method, length, device) + others
+        spec, adapted = named + _marker(method) + draft(pack, case.by(method)).raw, b""
+        if unlimited:
+            spec += b"".join(map(_setting_of, _adaptations(pack, method, length, device)))
+        else:
+            adapted = _fallbacks(pack, method, length, device)
+        raw = delimited(_SPEC, spec) + adapted + others
         found[method] = est.EstimateRunRequest.FromString(raw)
     return found
 

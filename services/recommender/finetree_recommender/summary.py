@@ -44,6 +44,8 @@ _MATTERS = 0.5
 def headline(answer: Recommendation) -> str:
     """The verdict in one line."""
     method = answer.decision.method
+    if method is None and _unknown(answer):
+        return "Say how much memory there is: it decides what trains here"
     if method is None:
         return "Upgrade the hardware: nothing was shown to train here"
     title = answer.pack.card(method).title
@@ -60,6 +62,8 @@ def paragraph(answer: Recommendation) -> str:
 
 def _verdict(answer: Recommendation) -> str:
     method = answer.decision.method
+    if method is None and _unknown(answer):
+        return f"What trains on {_device(answer)} is decided by its memory, which is not known."
     if method is None:
         return f"{_words(answer)}: nothing was shown to train on {_device(answer)}."
     title = answer.pack.card(method).title
@@ -67,6 +71,11 @@ def _verdict(answer: Recommendation) -> str:
         shown = "by the estimate it trains this model all the same"
         return f'For {_device(answer)} the playbook says "{UPGRADE_WORDS}"; use {title}: {shown}.'
     return f"Use {title}: {_why(answer)}."
+
+
+def _unknown(answer: Recommendation) -> bool:
+    """Whether nothing is known of what fits, rather than that nothing does."""
+    return any(item.code == "FIT_UNKNOWN" for item in answer.cautions)
 
 
 def _words(answer: Recommendation) -> str:

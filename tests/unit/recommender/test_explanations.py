@@ -20,6 +20,7 @@ from finetree_recommender.methods import TRAINABLE_HERE, Method
 from finetree_recommender.pack import Pack, load_builtin
 from finetree_recommender.reasons import Standing
 from finetree_recommender.replies import recommendation
+from finetree_recommender.summary import headline, paragraph
 from finetree_trainer.capabilities import METHODS
 
 GPU8 = {"unknown_accelerator": {"marketed_memory_gb": 8}}
@@ -227,8 +228,12 @@ def test_what_is_unknown_is_cautioned(pack, read, evidence):
     assert nothing.cautions[0].code == "NOTHING_FITS"
     assert nothing.recipe is None
     assert nothing.plan_digest == ""
-    silent = conclude(pack, read(hardware={"cpu": {}}), evidence(lora="UNKNOWN"), "")
+    found = evidence(lora="UNKNOWN", qlora=None, full=None)
+    silent = conclude(pack, read(hardware={"cpu": {}}), found, "")
     assert silent.cautions[0].code == "FIT_UNKNOWN"
+    assert silent.cautions[0].message.endswith("(hardware.cpu.memory_bytes); made small LORA takes 10.0 GiB")
+    assert headline(silent) == "Say how much memory there is: it decides what trains here"
+    assert paragraph(silent).startswith("What trains on a machine without a GPU is decided by its memory, which is not")
 
 
 def test_renting_is_offered_where_it_would_change_the_method(pack, read, evidence):
@@ -280,6 +285,7 @@ from finetree_recommender.estimates import Catalogue
 from finetree_recommender.inputs import normalize
 from finetree_recommender.pack import load_builtin
 from finetree_recommender.replies import recommendation
+from finetree_recommender.summary import headline, paragraph
 from finetree_trainer.capabilities import METHODS
 request = rec.RecommendRequest(quality=rec.QUALITY_NEED_CRITICAL, budget_usd_month=300)
 request.model.name = "m"
