@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
@@ -10,7 +11,6 @@ from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.validation import validate
 
 from finetree_estimator import engine
-from finetree_estimator.engine import Estimate
 from finetree_estimator.fit import Verdict
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.reading import Reading, read
@@ -18,18 +18,29 @@ from finetree_estimator.reading import Reading, read
 _PREFERRED = (Verdict.FITS, Verdict.TIGHT, Verdict.UNSPECIFIED)
 
 
-def choose(
-    request: pb.EstimateRunRequest, knowledge: Knowledge
-) -> tuple[pb.EstimateRunRequest, Reading, Estimate, int]:
-    """The request that is answered, understood and estimated, and how many of the fallbacks it has taken over.
+class Chosen(NamedTuple):
+    """The request that is answered, understood, and how many of the fallbacks it has taken over."""
+
+    request: pb.EstimateRunRequest
+    reading: Reading
+    fitted: engine.Fitted | None
+    """Its peak, where that was computed to choose it."""
+    taken: int
+
+    def making(self) -> engine.Making:
+        """The estimate of the run, to be made."""
+        return engine.Making(self.reading.run, self.fitted, told=self.request.view != pb.ESTIMATE_VIEW_SUMMARY)
+
+
+def choose(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Chosen:
+    """The run that is answered: the request's own, or the first fallback that fits.
 
     Of runs that are tried only the peak is computed. Raises what `read` raises, for the run and for each fallback that
-    is tried, and BeyondLimitError for the run that is answered.
+    is tried.
     """
-    told = request.view != pb.ESTIMATE_VIEW_SUMMARY
     reading = read(request, knowledge)
     if not request.fallbacks:
-        return request, reading, engine.estimate(reading.run, told=told), 0
+        return Chosen(request, reading, None, 0)
     found = engine.fit_of(reading.run)
     tried: dict[Verdict, tuple[Reading, engine.Fitted, int]] = {found[1].verdict: (reading, found, 0)}
     if found[1].verdict is not Verdict.FITS:
@@ -45,7 +56,7 @@ def choose(
     best = next((verdict for verdict in _PREFERRED if verdict in tried), Verdict.DOES_NOT_FIT)
     reading, found, taken = tried[best]
     chosen = _with_spec(request, reading.given) if taken else request
-    return chosen, reading, engine.estimate(reading.run, found, told=told), taken
+    return Chosen(chosen, reading, found, taken)
 
 
 def _changed(request: pb.EstimateRunRequest) -> Iterator[rs.RunSpec]:

@@ -4,37 +4,30 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime import validation
-from finetree_runtime.errors import DomainError, FailedPrecondition, invalid_field, to_status
+from finetree_runtime.errors import FailedPrecondition, invalid_field, to_status
 from finetree_runtime.handlers import in_bytes
 from finetree_runtime.identity import distribution_version
 from finetree_runtime.paging import PageTokens, page_size
 
 from finetree_estimator import (
-    comparison,
-    engine,
-    fallbacks,
+    answering,
     gate,
-    largest,
     listing,
-    offers,
-    remedies,
     revision,
-    smallest,
     telling,
     writing,
 )
 from finetree_estimator.accelerators import accelerators
+from finetree_estimator.answering import Question
 from finetree_estimator.answers import Answers, key_of
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.models import ModelEntry, models
-from finetree_estimator.reading import Reading, moved
 
 if TYPE_CHECKING:
     from finetree_estimator.learning import Learner
@@ -44,8 +37,8 @@ FEATURES = ("cpu", "shape", "price-book", "batch", "remedies", "check", "what-fi
 """Features that a client may look for in GetServerInfo."""
 MAX_BATCH_ROWS = 1000
 """Rows of a batch, as the contract limits them."""
-ROWS_AT_A_TIME = 20
-"""Rows of a batch between two moments at which other calls get their turn (a row takes about 0.3 ms)."""
+ROWS_AT_A_TIME = 32
+"""Rows of a batch that are answered abreast, before other calls get their turn (a row takes some 0.2 ms)."""
 
 Entry = TypeVar("Entry")
 
@@ -85,10 +78,9 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         rows = validation.read(pb.BatchEstimateRunsRequest, request).rows
         _check_keys([row.key for row in rows])
         results = []
-        for number, row in enumerate(rows):
-            if number % ROWS_AT_A_TIME == 0:
-                await asyncio.sleep(0)
-            results.append(self._row(number, row))
+        for first in range(0, len(rows), ROWS_AT_A_TIME):
+            await asyncio.sleep(0)
+            results += self._rows(first, rows[first : first + ROWS_AT_A_TIME])
         return b"".join(results)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
@@ -161,42 +153,17 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def _answer(self, key: bytes, request: pb.EstimateRunRequest) -> bytes:
         """The answer to a validated request that is not kept yet; it is kept from then on."""
-        answer = self._estimate(request)
-        self._answers.keep(key, answer)
-        return answer
+        question = Question(request)
+        answering.answer([question], self._knowledge, self._revision)
+        if question.error is not None:
+            raise question.error
+        return self._kept(key, question)
 
-    def _estimate(self, request: pb.EstimateRunRequest) -> bytes:
-        if request.HasField("pinned"):
-            _check_pins(request.pinned, self._revision)
-        try:
-            request, reading, estimate, taken = fallbacks.choose(request, self._knowledge)
-        except engine.BeyondLimitError as error:
-            raise invalid_field("spec", f"needs more than 9e15 in {error}; its settings are absurd") from error
-        device, revision = reading.run.device, self._revision.SerializeToString(deterministic=True)
-        if request.view == pb.ESTIMATE_VIEW_SUMMARY:
-            return writing.summary_bytes(estimate, device, revision, taken)
-        beside = writing.Belongings(
-            spec=reading.spec.SerializeToString(deterministic=True),
-            revision=revision,
-            plan_digest=reading.digest(self._revision),
-            fallbacks_taken=taken,
-            compared=comparison.fields(request, reading, estimate),
-        )
-        answer = writing.estimate_bytes(estimate, device, beside)
-        if request.view != pb.ESTIMATE_VIEW_FULL:
-            return answer
-        return self._full(request, reading, estimate, pb.Estimate.FromString(answer))
-
-    def _full(
-        self, request: pb.EstimateRunRequest, reading: Reading, estimate: engine.Estimate, message: pb.Estimate
-    ) -> bytes:
-        """The answer with what the FULL view has beyond the BASIC one."""
-        message.nearest_evidence.extend(comparison.nearest(reading))
-        self._search(request, reading, message)
-        move = partial(moved, request, reading, self._knowledge)
-        found = offers.search(reading.run, estimate, self._knowledge.prices, move)
-        message.offers.extend(map(listing.offer_message, found))
-        return message.SerializeToString(deterministic=True)
+    def _kept(self, key: bytes, question: Question) -> bytes:
+        """The answer to a question, kept from now on."""
+        assert question.answer is not None  # noqa: S101  # it has one or an error
+        self._answers.keep(key, question.answer)
+        return question.answer
 
     def check(self, request: pb.CheckPlanRequest) -> pb.CheckPlanResponse:
         """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
@@ -219,27 +186,25 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         self._answers.forget()
         self._revision.calibration.CopyFrom(telling.part_message(self._knowledge.calibration.part))
 
-    def _search(self, request: pb.EstimateRunRequest, reading: Reading, message: pb.Estimate) -> None:
-        """Fill in what would fit."""
-        knowledge = self._knowledge
-        message.remedies.extend(map(writing.remedy_message, remedies.search(request, reading, knowledge)))
-        if (found := largest.search(request.spec, reading)) is not None:
-            message.largest.CopyFrom(writing.largest_message(found))
-        options = smallest.search(request, reading, knowledge)
-        message.smallest_hardware.extend(map(writing.hardware_message, options))
+    def _rows(self, first: int, rows: Sequence[pb.BatchEstimateRow]) -> list[bytes]:
+        """Results of rows that begin with this number, as the response has them; what is not known is asked abreast."""
+        self._relearn()
+        keys = [key_of(row.request) for row in rows]
+        known = [self._answers.find(key) for key in keys]
+        asked = {at: Question(row.request) for at, row in enumerate(rows) if known[at] is None}
+        # What was answered before was valid then.
+        answering.validate((question, f"rows[{first + at}].request", keys[at]) for at, question in asked.items())
+        answering.answer(list(asked.values()), self._knowledge, self._revision)
+        return [
+            writing.batch_result(row.key, answer) if answer is not None else self._new(row.key, key, asked[at])
+            for at, (row, key, answer) in enumerate(zip(rows, keys, known, strict=True))
+        ]
 
-    def _row(self, number: int, row: pb.BatchEstimateRow) -> bytes:
-        """A row's result, as the response has it."""
-        key = key_of(row.request)
-        try:
-            self._relearn()
-            answer = self._answers.find(key)
-            if answer is None:  # what was answered before was valid then
-                validation.validate(row.request, path=f"rows[{number}].request", raw=key)
-                answer = self._answer(key, row.request)
-        except DomainError as error:
-            return writing.batch_error(row.key, to_status(error))
-        return writing.batch_result(row.key, answer)
+    def _new(self, row_key: str, key: bytes, question: Question) -> bytes:
+        """The result of a row that was not known."""
+        if question.error is not None:
+            return writing.batch_error(row_key, to_status(question.error))
+        return writing.batch_result(row_key, self._kept(key, question))
 
     def _page(
         self,
@@ -269,12 +234,3 @@ def _check_keys(keys: list[str]) -> None:
         if key in seen:
             raise invalid_field(f"rows[{number}].key", f"{key!r} is the key of an earlier row; keys must differ")
         seen.add(key)
-
-
-def _check_pins(pinned: ev.Revision, present: ev.Revision) -> None:
-    """Refuse a pinned revision that this program does not have; the rule pack is the recommender's and passes."""
-    for name in ("engine", "catalogue", "price_book", "calibration"):
-        wanted, have = getattr(pinned, name), getattr(present, name)
-        if (wanted.id and wanted.id != have.id) or (wanted.sha256 and wanted.sha256 != have.sha256):
-            text = f"{name} {wanted.id or wanted.sha256} is not to be had; this server has {have.id or 'none'}"
-            raise FailedPrecondition("REVISION_UNAVAILABLE", f"pinned.{name}: {text}", metadata={"component": name})

@@ -63,13 +63,12 @@ class Belongings:
     revision: bytes
     plan_digest: str
     fallbacks_taken: int
-    compared: bytes
-    """Fields of the Estimate from `comparison.fields`."""
 
 
-def estimate_bytes(estimate: Estimate, device: Device, beside: Belongings) -> bytes:
+def estimate_bytes(estimate: Estimate, device: Device, beside: Belongings, compared: bytes) -> bytes:
     """An estimate as the bytes of its message, fields in the order of their numbers, as protobuf writes them.
 
+    `compared` are the fields from `comparison.fields`.
     A message would be built, copied and read once more on its way to the wire, which takes longer than the formulas.
     """
     times, cost = estimate.times, estimate.cost
@@ -89,7 +88,7 @@ def estimate_bytes(estimate: Estimate, device: Device, beside: Belongings) -> by
         numbers.SerializeToString(),
         delimited(_REVISION, beside.revision),
         delimited(_DIGEST, beside.plan_digest.encode()),
-        beside.compared,
+        compared,
         pb.Estimate(fallbacks_taken=beside.fallbacks_taken).SerializeToString() if beside.fallbacks_taken else b"",
     ]
     return b"".join(parts)

@@ -42,30 +42,37 @@ def merged(request, taken):
     return same
 
 
+def estimate_of(chosen):
+    making = chosen.making()
+    return engine.estimate(making.run, making.fitted, told=making.told)
+
+
 @pytest.mark.parametrize("changes", [(CHECKPOINTED,), (CHECKPOINTED, SHORT), (CHECKPOINTED, SHORT, QUANTIZED)])
 def test_the_chosen_run_is_the_one_that_the_changed_request_asks_for(changes):
     request = asked(*changes)
-    chosen, reading, estimate, taken = fallbacks.choose(request, KNOWLEDGE)
+    found = fallbacks.choose(request, KNOWLEDGE)
+    chosen, reading, _, taken = found
     same = read(merged(request, taken), KNOWLEDGE)
 
     assert taken > 0
     assert chosen == merged(request, taken)
     assert (reading.run, reading.spec) == (same.run, same.spec)
-    assert estimate == engine.estimate(same.run)
+    assert estimate_of(found) == engine.estimate(same.run)
 
 
 def test_only_the_chosen_run_is_estimated_as_a_whole(monkeypatch):
     whole, real = [], engine.durations.estimate
     monkeypatch.setattr(engine.durations, "estimate", lambda run: whole.append(run) or real(run))
-    _, reading, _, taken = fallbacks.choose(asked(CHECKPOINTED, SHORT, QUANTIZED), KNOWLEDGE)
+    found = fallbacks.choose(asked(CHECKPOINTED, SHORT, QUANTIZED), KNOWLEDGE)
+    estimate_of(found)
 
-    assert taken > 0
-    assert whole == [reading.run]
+    assert found.taken > 0
+    assert whole == [found.reading.run]
 
 
 def test_a_summary_has_the_same_numbers_and_no_words():
-    told = fallbacks.choose(asked(CHECKPOINTED, SHORT), KNOWLEDGE)[2]
-    brief = fallbacks.choose(asked(CHECKPOINTED, SHORT, view="ESTIMATE_VIEW_SUMMARY"), KNOWLEDGE)[2]
+    told = estimate_of(fallbacks.choose(asked(CHECKPOINTED, SHORT), KNOWLEDGE))
+    brief = estimate_of(fallbacks.choose(asked(CHECKPOINTED, SHORT, view="ESTIMATE_VIEW_SUMMARY"), KNOWLEDGE))
 
     assert (brief.memory, brief.fit, brief.times, brief.cost) == (told.memory, told.fit, told.times, told.cost)
     assert told.confidence.reasons
