@@ -11,7 +11,7 @@ import torch
 from finetree_worker import data
 from finetree_worker.errors import DataError
 from finetree_worker.formats import Row
-from finetree_worker.tokens import content_key
+from finetree_worker.tokens import row_keys
 from worker_harness import data_plan, tokenised
 
 
@@ -58,7 +58,7 @@ def test_duplicates_are_counted_and_share_their_fate(write_rows: Callable[..., P
 
 
 def _held(texts: list[str], fraction: float, seed: int) -> set[str]:
-    contents = torch.tensor([content_key(Row(i, text=text)) for i, text in enumerate(texts)])
+    contents = torch.tensor([row_keys(Row(i, text=text))[0] for i, text in enumerate(texts)])
     is_held = data.split(contents, fraction, seed)
     return {text for text, held in zip(texts, is_held.tolist(), strict=True) if held}
 

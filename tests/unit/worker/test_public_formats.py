@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from finetree_worker.formats import Format, RowSource, rows_of
 from finetree_worker.plan import LossOn
-from finetree_worker.tokenization import render
+from finetree_worker.rendering import render
+from finetree_worker.templates import ChatTemplate
 from public_files import CASES
 
 TEMPLATE = (
@@ -34,10 +35,11 @@ def shown(tokenizer: Any) -> Callable[[Path], tuple[Format | None, list[str]]]:
     """Reads a file and renders its rows."""
     plain = copy.deepcopy(tokenizer)
     plain.chat_template = TEMPLATE
+    template = ChatTemplate(plain)
 
     def show(path: Path) -> tuple[Format | None, list[str]]:
         file = RowSource(path).open()
-        rendered = [render(row, file.layout or Format.TEXT, plain, LossOn.COMPLETIONS) for row in rows_of(file)]
+        rendered = [render(row, file.layout or Format.TEXT, template, LossOn.COMPLETIONS) for row in rows_of(file)]
         return file.layout, [marked(row.text, row.spans) for row in rendered]
 
     return show

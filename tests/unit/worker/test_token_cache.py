@@ -31,7 +31,7 @@ def _refuse_to_tokenize(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("something was tokenised")
 
-    monkeypatch.setattr(token_cache, "tokenize", refuse)
+    monkeypatch.setattr(token_cache.RowTokenizer, "block", refuse)
 
 
 def test_the_second_task_on_the_same_data_tokenises_nothing(

@@ -20,9 +20,10 @@ from finetree_worker.loss import target_score
 from finetree_worker.methods import prefix
 from finetree_worker.models import quiet_peft
 from finetree_worker.packing import Example, collate, pack
+from finetree_worker.rendering import for_template
 from finetree_worker.telemetry import free_cache, is_out_of_memory
-from finetree_worker.tokenization import leading_bos, template
-from finetree_worker.tool_text import for_template
+from finetree_worker.templates import ChatTemplate, Conversation
+from finetree_worker.tokenization import leading_bos
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -109,11 +110,12 @@ def perplexity(mean_loss: float) -> float | None:
 
 def prompt_tokens(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What the model reads before it answers: all turns but the last, as training shows them."""
-    if tokenizer.chat_template is None:
-        text = "\n\n".join(message.content for message in row.messages[:-1])
+    template = ChatTemplate(tokenizer)
+    if template.exists:
+        asked = for_template(row, template)
+        text = Conversation(asked, template).text(len(asked.messages) - 1, prompt=True)
     else:
-        asked = for_template(row, tokenizer)
-        text = template(tokenizer, asked.messages[:-1], row.number, prompt=True, tools=asked.tools)
+        text = "\n\n".join(message.content for message in row.messages[:-1])
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     bos = leading_bos(tokenizer)
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
-from itertools import islice
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -24,19 +23,11 @@ from transformers import PreTrainedTokenizerBase
 from finetree_worker.errors import StorageError
 from finetree_worker.events import BadRow
 from finetree_worker.files import MANIFEST, atomic_folder, read_manifest, size, storage_errors
-from finetree_worker.formats import Row, RowFile, RowSource, found_format, rows_of
+from finetree_worker.formats import RowFile, RowSource, found_format, rows_of
 from finetree_worker.plan import LossOn
-from finetree_worker.tokenization import BATCH_ROWS, ending_ids, leading_bos, tokenize
-from finetree_worker.tokens import (
-    LEARNS_TO_END,
-    ODD_BEGINNING,
-    Found,
-    TokenizedRow,
-    TokenTable,
-    open_table,
-    write_table,
-)
-from finetree_worker.tool_text import NOTE, knows_tools, uses_tools
+from finetree_worker.tokenization import RowTokenizer, TokenBlock, blocks
+from finetree_worker.tokens import Found, TokenTable, open_table, write_table
+from finetree_worker.tool_text import NOTE, uses_tools
 
 VERSION = 4
 """Grows when the same input would give other tokens, marks or columns: what an earlier version kept is not used."""
@@ -186,39 +177,24 @@ def _write(
     on_fraction: Callable[[float], None],
 ) -> None:
     file = source.open()
-    bos, endings = leading_bos(tokenizer), ending_ids(tokenizer)
+    maker = RowTokenizer(tokenizer, loss_on)
     notes: list[str] = []
 
-    def batches() -> Iterator[list[TokenizedRow]]:
-        for batch in _batches(rows_of(file, source.place)):
-            if not notes and any(map(uses_tools, batch)) and not knows_tools(tokenizer):
+    def made() -> Iterator[TokenBlock]:
+        for rows in blocks(rows_of(file, source.place)):
+            if not notes and any(map(uses_tools, rows)) and not maker.template.knows_tools:
                 notes.append(NOTE)
-            examples = tokenize(batch, found_format(file), tokenizer, loss_on, lambda _: None)
-            yield [
-                TokenizedRow(row, example, _marks(example.tokens.tolist(), example.is_target.tolist(), bos, endings))
-                for row, example in zip(batch, examples, strict=True)
-            ]
+            yield maker.block(rows, found_format(file))
             on_fraction(file.fraction)
 
-    write_table(folder, batches(), lambda: _found(file, *notes))
+    write_table(folder, made(), maker, lambda: _found(file, *notes))
     on_fraction(1.0)
-
-
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while batch := list(islice(rows, BATCH_ROWS)):
-        yield batch
 
 
 def _found(file: RowFile, *notes: str) -> Found:
     packed = f"+{file.packing}" if file.packing else ""
     faults = tuple(BadRow(f.number, f.field, f.problem, f.reason) for f in file.faults)
     return Found(found_format(file), f"{file.file_format}{packed}", file.skipped, faults, (*file.notes, *notes))
-
-
-def _marks(tokens: list[int], learned: list[bool], bos: int | None, endings: set[int]) -> int:
-    odd = bos is not None and (tokens[:1] != [bos] or tokens.count(bos) != 1)
-    last = next((token for token, mine in zip(reversed(tokens), reversed(learned), strict=True) if mine), None)
-    return ODD_BEGINNING * odd + LEARNS_TO_END * (last in endings)
 
 
 def _last_use(entry: Path) -> float | None:

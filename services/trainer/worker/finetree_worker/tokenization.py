@@ -1,30 +1,97 @@
 # SPDX-License-Identifier: Apache-2.0
 """From rows to tokens, with a mark on every token that is learned."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from finetree_worker.errors import DataError
-from finetree_worker.formats import CONVERSATIONS, Format, Message, Row
+from finetree_worker.encoding import Encoded, Encoder
+from finetree_worker.formats import Format, Row
 from finetree_worker.packing import Example
 from finetree_worker.plan import LossOn
-from finetree_worker.tool_text import TEMPLATE_FAULTS, for_template
+from finetree_worker.rendering import Rendered, render
+from finetree_worker.templates import ChatTemplate
 
-BATCH_ROWS = 512
-"""Rows that the tokenizer gets at once; between two batches a task looks whether it was cancelled."""
+BLOCK_ROWS, BLOCK_CHARACTERS = 512, 1 << 20
+"""Rows, or characters of them, that are tokenised at once: the tokenizer needs some hundred bytes for each token.
+
+Between two blocks a task looks whether it was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """A row as the text that the model reads, and the spans of it (characters, half open) that it learns."""
+class TokenBlock:
+    """Some rows as tokens, one row after another.
 
-    row: int
-    text: str
-    spans: tuple[tuple[int, int], ...]
+    tokens int32 and learned bool are (tokens,); lengths int64 (rows,): tokens of each row.
+    """
+
+    rows: Sequence[Row]
+    tokens: NDArray[np.int32]
+    learned: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+
+
+class RowTokenizer:
+    """Makes tokens of rows; the tokenizer may not be changed while it is used.
+
+    Chat and prompt/completion rows go through the tokenizer's chat template; without a template, a prompt and its
+    completion are joined as they are. Every completion ends in the template's end-of-turn token or, where it has
+    none, in the end-of-sequence token, and that token is learned, whatever the padding token is. A tokenizer that
+    begins texts with a BOS token gives each row exactly one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> None:
+        self.bos = leading_bos(tokenizer)
+        self.endings = np.array(sorted(ending_ids(tokenizer) - {None}), np.int64)
+        self.template = ChatTemplate(tokenizer)
+        self._encoder = Encoder(tokenizer)
+        self._loss_on, self._eos = loss_on, tokenizer.eos_token_id
+
+    def block(self, rows: Sequence[Row], shape: Format) -> TokenBlock:
+        """The rows, of which there is at least one, whole. Raises DataError."""
+        rendered = [render(row, shape, self.template, self._loss_on) for row in rows]
+        texts = [each.text for each in rendered]
+        encoded = self._encoder.encode(texts)
+        learned = learned_tokens(rendered, encoded)
+        return self._with_ends(rows, rendered, encoded, learned)
+
+    def _with_ends(
+        self, rows: Sequence[Row], rendered: Sequence[Rendered], encoded: Encoded, learned: NDArray[np.bool_]
+    ) -> TokenBlock:
+        """The block with a BOS token before, and an EOS token behind, the rows that lack one."""
+        tokens, lengths = encoded.ids, encoded.lengths
+        ends = lengths.cumsum()
+        starts, filled = ends - lengths, lengths > 0
+        open_ended = np.fromiter(map(_ends_in_answer, rendered), np.bool_, len(rendered)) & filled
+        open_ended[filled] &= ~np.isin(tokens[ends[filled] - 1], self.endings)
+        open_ended &= ~self.learns_to_end(tokens, learned, lengths)
+        headless = np.zeros_like(filled)
+        if self.bos is not None:
+            headless = ~filled
+            headless[filled] = tokens[starts[filled]] != self.bos
+        which = np.stack((headless, open_ended), 1)
+        if which.any():
+            places, ending = np.stack((starts, ends), 1)[which], np.nonzero(which)[1] == 1
+            added = [self._eos if ends_row else self.bos for ends_row in ending]
+            tokens = np.insert(tokens, places, np.array(added, np.int32))
+            learned = np.insert(learned, places, ending)
+        return TokenBlock(rows, tokens, learned, lengths + headless + open_ended)
+
+    def learns_to_end(
+        self, tokens: NDArray[np.int32], learned: NDArray[np.bool_], lengths: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Whether the last learned token of a row ends a turn or a sequence, bool (rows,)."""
+        where = learned.nonzero()[0]
+        ends = lengths.cumsum()
+        before = np.searchsorted(where, ends)  # learned tokens up to the end of each row
+        has = before > np.searchsorted(where, ends - lengths)
+        found = np.zeros(len(lengths), np.bool_)
+        found[has] = np.isin(tokens[where[before[has] - 1]], self.endings)
+        return found
 
 
 def tokenize(
@@ -34,47 +101,77 @@ def tokenize(
     loss_on: LossOn,
     on_rows: Callable[[int], None],
 ) -> list[Example]:
-    """Tokenise all rows, whole. `on_rows(n)` is called after each batch with the number of rows done so far.
-
-    Chat and prompt/completion rows go through the tokenizer's chat template; without a template, a prompt and its
-    completion are joined as they are. Every completion ends in the template's end-of-turn token or, where it has
-    none, in the end-of-sequence token, and that token is learned, whatever the padding token is. A tokenizer that
-    begins texts with a BOS token gives each row exactly one.
-    """
+    """Tokenise all rows, whole. `on_rows(n)` is called after each block with the number of rows done so far."""
+    maker = RowTokenizer(tokenizer, loss_on)
     examples: list[Example] = []
-    for start in range(0, len(rows), BATCH_ROWS):
-        batch = [render(row, shape, tokenizer, loss_on) for row in rows[start : start + BATCH_ROWS]]
-        encoded = tokenizer([r.text for r in batch], add_special_tokens=False, return_offsets_mapping=True)
-        for rendered, tokens, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            examples.append(_example(rendered, tokens, offsets, tokenizer))
-        on_rows(min(start + BATCH_ROWS, len(rows)))
+    for some in blocks(rows):
+        examples += _examples(maker.block(some, shape))
+        on_rows(len(examples))
     return examples
 
 
-def _example(
-    rendered: Rendered, tokens: list[int], offsets: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
-) -> Example:
-    ids = torch.tensor(tokens, dtype=torch.int32)
-    ends = torch.tensor([end for _, end in offsets], dtype=torch.int64)
-    starts = torch.tensor([start for start, _ in offsets], dtype=torch.int64)
-    learned = torch.zeros(len(tokens), dtype=torch.bool)
-    for first, last in rendered.spans:
-        # A token that straddles the beginning of a span carries the span's first characters: it is learned.
-        learned |= (ends > first) & (starts < last) & (ends > starts)
-    ends_row = bool(rendered.spans) and rendered.spans[-1][1] == len(rendered.text.rstrip())
-    if ends_row and tokens and tokens[-1] not in ending_ids(tokenizer) and not _ends_turn(tokens, learned, tokenizer):
-        ids = torch.cat([ids, torch.tensor([tokenizer.eos_token_id], dtype=torch.int32)])
-        learned = torch.cat([learned, torch.tensor([True])])
-    bos = leading_bos(tokenizer)
-    if bos is not None and (not tokens or tokens[0] != bos):
-        ids = torch.cat([torch.tensor([bos], dtype=torch.int32), ids])
-        learned = torch.cat([torch.tensor([False]), learned])
-    return Example(rendered.row, ids, learned)
+def _examples(block: TokenBlock) -> Iterator[Example]:
+    tokens, learned = torch.from_numpy(block.tokens), torch.from_numpy(block.learned)
+    ends = block.lengths.cumsum().tolist()
+    for row, start, end in zip(block.rows, [0, *ends], ends, strict=False):
+        yield Example(row.number, tokens[start:end], learned[start:end])
 
 
-def _ends_turn(tokens: list[int], learned: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> bool:
-    last = int(learned.nonzero()[-1]) if learned.any() else -1
-    return last >= 0 and tokens[last] in ending_ids(tokenizer)
+def blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """The rows in blocks that end with the row that reaches BLOCK_ROWS or BLOCK_CHARACTERS."""
+    block: list[Row] = []
+    size = 0
+    for row in rows:
+        block.append(row)
+        size += _characters(row)
+        if len(block) == BLOCK_ROWS or size >= BLOCK_CHARACTERS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _characters(row: Row) -> int:
+    """About how long a row is as text."""
+    size = len(row.text) + sum(len(message.content) for message in row.messages)
+    if row.tools:
+        size += len(str(row.tools))
+    return size + sum(len(str(message.tool_calls)) for message in row.messages if message.tool_calls)
+
+
+def learned_tokens(rendered: Sequence[Rendered], encoded: Encoded) -> NDArray[np.bool_]:
+    """Whether each token has a character of a learned span.
+
+    A token that straddles the beginning of a span carries the span's first characters: it is learned.
+    """
+    starts, ends = encoded.starts, encoded.ends
+    learned = np.zeros(len(starts), np.bool_)
+    in_order = bool((starts[1:] >= starts[:-1]).all() and (ends[1:] >= ends[:-1]).all())
+    spans = _spans(rendered)
+    if in_order:
+        lows = np.searchsorted(ends, spans[:, 0], side="right").tolist()
+        highs = np.searchsorted(starts, spans[:, 1], side="left").tolist()
+        for low, high in zip(lows, highs, strict=True):
+            learned[low:high] = True
+    else:
+        for first, last in spans.tolist():
+            learned |= (ends > first) & (starts < last)
+    return learned & (ends > starts)
+
+
+def _spans(rendered: Sequence[Rendered]) -> NDArray[np.int64]:
+    """All learned spans, counted from the beginning of the first text, int64 (spans, 2)."""
+    base = 0
+    spans = []
+    for each in rendered:
+        spans += [(base + first, base + last) for first, last in each.spans]
+        base += len(each.text)
+    return np.array(spans, np.int64).reshape(-1, 2)
+
+
+def _ends_in_answer(rendered: Rendered) -> bool:
+    """Whether the last thing that is learned is the last of the text but white space."""
+    return bool(rendered.spans) and rendered.spans[-1][1] == len(rendered.text.rstrip())
 
 
 def ending_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -87,113 +184,3 @@ def leading_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The BOS token that the tokenizer itself puts before a text; None where it puts none."""
     ids: list[int] = tokenizer("a", add_special_tokens=True)["input_ids"]
     return ids[0] if ids and ids[0] == tokenizer.bos_token_id else None
-
-
-def render(row: Row, shape: Format, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Rendered:
-    """The text of a row and what is learned of it."""
-    if shape is Format.TEXT:
-        return Rendered(row.number, row.text, ((0, len(row.text)),))
-    if tokenizer.chat_template is None:
-        if shape in CONVERSATIONS or row.tools:
-            raise DataError(
-                "NO_CHAT_TEMPLATE",
-                "The dataset is a chat, but the model has no chat template.",
-                field="dataset",
-                remedy="Train an instruct model, or use rows of prompt and completion, or of text.",
-            )
-        *asked, answer = (message.content for message in row.messages)
-        prompt, completion = "\n\n".join(asked), answer
-        text = prompt + completion
-        return _whole_if_all(Rendered(row.number, text, ((len(prompt), len(text)),)), loss_on)
-    return _whole_if_all(_render_chat(for_template(row, tokenizer), tokenizer, loss_on), loss_on)
-
-
-def _whole_if_all(rendered: Rendered, loss_on: LossOn) -> Rendered:
-    if loss_on is not LossOn.ALL:
-        return rendered
-    return Rendered(rendered.row, rendered.text, ((0, len(rendered.text.rstrip())),))
-
-
-def _render_chat(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Rendered:
-    text = template(tokenizer, row.messages, row.number, tools=row.tools)
-    _require_tools(row, text)
-    if loss_on is LossOn.ALL:
-        # Where answers stand in it does not matter then, and not every template shows it.
-        return Rendered(row.number, text, ())
-    turns = [i for i, message in enumerate(row.messages) if message.role == "assistant" and message.learned]
-    if loss_on is LossOn.LAST_COMPLETION:
-        turns = turns[-1:]
-    spans = tuple(_span(row, i, text, tokenizer) for i in turns)
-    return Rendered(row.number, text, spans)
-
-
-def _span(row: Row, turn: int, text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Where assistant turn `turn` stands in `text`: from behind its header to its end-of-turn token, inclusive."""
-    before = template(tokenizer, row.messages[:turn], row.number, prompt=True, tools=row.tools) if turn else ""
-    through = template(tokenizer, row.messages[: turn + 1], row.number, tools=row.tools)
-    if text.startswith(before) and text.startswith(through) and through.startswith(before):
-        return len(before), len(through.rstrip())
-    # Templates that rewrite earlier turns once later ones follow (Qwen 3 drops their thoughts): the header still
-    # stands, and the turn ends at the next end-of-sequence token.
-    end = text.find(str(tokenizer.eos_token), len(before))
-    if text.startswith(before) and end >= 0:
-        return len(before), end + len(str(tokenizer.eos_token))
-    raise DataError(
-        "UNSUPPORTED_TEMPLATE",
-        f"Row {row.number}: the model's chat template does not show where the answer in messages[{turn}] begins.",
-        field=f"dataset[{row.number}].messages[{turn}]",
-        remedy='Set loss_tokens to LOSS_TOKENS_ALL, or give rows of "text", which no template touches.',
-        row=row.number,
-    )
-
-
-def _require_tools(row: Row, text: str) -> None:
-    """Refuse a row whose functions or calls the template leaves out: half of it would be learned, unnoticed."""
-    called = [call["function"]["name"] for message in row.messages for call in message.tool_calls]
-    offered = [str(tool["function"].get("name", "")) for tool in row.tools if isinstance(tool.get("function"), dict)]
-    lost = next((name for name in called + offered if name and name not in text), "")
-    if lost:
-        raise DataError(
-            "TOOLS_NOT_RENDERED",
-            f"Row {row.number}: the model's chat template leaves the function {lost[:60]!r} out.",
-            field=f"dataset[{row.number}]." + ("tools" if lost in offered else "messages"),
-            remedy="Use a model whose chat template knows tools, or write the calls into the messages' content.",
-            row=row.number,
-        )
-
-
-def template(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    row: int,
-    *,
-    prompt: bool = False,
-    tools: Sequence[dict[str, Any]] = (),
-) -> str:
-    """Messages through the chat template; with `prompt`, up to where the assistant begins to answer."""
-    turns = [_turn(message) for message in messages]
-    try:
-        text = tokenizer.apply_chat_template(
-            turns, tools=list(tools) or None, tokenize=False, add_generation_prompt=prompt
-        )
-    except TEMPLATE_FAULTS as error:
-        raise DataError(
-            "TEMPLATE_REFUSED_ROW",
-            f"Row {row}: the model's chat template refuses these messages: {str(error)[:200] or type(error).__name__}",
-            field=f"dataset[{row}].messages",
-            remedy="Many templates want user and assistant in turns, and a system message only at the beginning.",
-            row=row,
-        ) from error
-    return str(text)
-
-
-def _turn(message: Message) -> dict[str, Any]:
-    """A message as chat templates know it."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        turn["tool_calls"] = list(message.tool_calls)
-    if message.tool_call_id:
-        turn["tool_call_id"] = message.tool_call_id
-    if message.name:
-        turn["name"] = message.name
-    return turn

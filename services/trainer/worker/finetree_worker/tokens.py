@@ -3,20 +3,22 @@
 
 import json
 import shutil
-from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, overload
+from typing import IO, Any, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
 from finetree_worker.events import BadRow
-from finetree_worker.formats import Format, Row
+from finetree_worker.formats import Format, Message, Row
 from finetree_worker.packing import Example
+from finetree_worker.tokenization import RowTokenizer, TokenBlock
 
 FILE = "tokens.safetensors"
 """Name of the file that holds a table."""
@@ -24,18 +26,9 @@ ODD_BEGINNING, LEARNS_TO_END = 1, 2
 """Bits of the column `marks`: the row does not begin with exactly one BOS where the model wants one; its last learned
 token ends a turn or a sequence."""
 _WIDE = ("ends", "rows", "contents", "prompts", "targets", "firsts")
-_TYPES = dict.fromkeys(_WIDE, ("I64", "q", 8)) | {"tokens": ("I32", "i", 4), "learned": ("BOOL", "B", 1)}
-_TYPES |= {"marks": ("U8", "B", 1)}
+_TYPES: dict[str, tuple[str, np.dtype[Any]]] = dict.fromkeys(_WIDE, ("I64", np.dtype("<i8")))
+_TYPES |= {"tokens": ("I32", np.dtype("<i4")), "learned": ("BOOL", np.dtype(bool)), "marks": ("U8", np.dtype("u1"))}
 # Wide columns first: each then begins at a multiple of its width, as a mapping wants it.
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedRow:
-    """One row, whole: its tokens and the bits of `marks`."""
-
-    row: Row
-    example: Example
-    marks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +139,27 @@ class Split:
         return whole + sum(self.table.example(int(i), self.limit).targets for i in self.index[cut])
 
 
-def content_key(row: Row) -> int:
-    """64 bits that stand for what a row says, wherever it stands.
+def row_keys(row: Row) -> tuple[int, int]:
+    """64 bits that stand for what a row says, wherever it stands; the same for what stands before its last answer.
 
-    That any two of ten million different rows share theirs has a probability of 3e-6 (n^2 / 2^65, the birthday bound).
+    The second is 0 where there is no question and answer. That any two of ten million different rows share theirs has
+    a probability of 3e-6 (n^2 / 2^65, the birthday bound).
     """
-    return _hash(repr(replace(row, number=0)))
+    # As repr() of the row with number 0 has it, which takes three times as long: splits hang on these keys.
+    said = [_said(message) for message in row.messages]
+    content = f"Row(number=0, messages={_tuple(said)}, text={row.text!r}, tools={row.tools!r})"
+    last = next((i for i in reversed(range(len(said))) if row.messages[i].role == "assistant"), 0)
+    return _hash(content), (_hash(_tuple(said[:last])) or 1) if last else 0
 
 
-def prompt_key(row: Row) -> int:
-    """The same for what stands before the last answer; 0 where there is no question and answer."""
-    answers = [i for i, message in enumerate(row.messages) if message.role == "assistant"]
-    return (_hash(repr(row.messages[: answers[-1]])) or 1) if answers and answers[-1] else 0
+def _said(message: Message) -> str:
+    words = f"role={message.role!r}, content={message.content!r}, tool_calls={message.tool_calls!r}"
+    rest = f"tool_call_id={message.tool_call_id!r}, name={message.name!r}, learned={message.learned!r}"
+    return f"Message({words}, {rest})"
+
+
+def _tuple(items: list[str]) -> str:
+    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
 
 
 def _hash(text: str) -> int:
@@ -165,15 +167,18 @@ def _hash(text: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def write_table(folder: Path, batches: Iterable[Sequence[TokenizedRow]], found: Callable[[], Found]) -> None:
-    """Write the table of `batches` into `folder`; holds one batch in memory at a time. `found` is asked at the end."""
+def write_table(folder: Path, blocks: Iterable[TokenBlock], maker: RowTokenizer, found: Callable[[], Found]) -> None:
+    """Write the table of `blocks`, made by `maker`, into `folder`; holds one of them at a time.
+
+    `found` is asked at the end.
+    """
     parts = {name: folder / f"{name}.part" for name in _TYPES}
     counts = dict.fromkeys(_TYPES, 0)
     streams = {name: path.open("wb") for name, path in parts.items()}
     try:
-        for batch in batches:
-            for name, values in _columns(batch, counts["tokens"]).items():
-                values.tofile(streams[name])
+        for block in blocks:
+            for name, values in _columns(block, maker, counts["tokens"]).items():
+                streams[name].write(np.ascontiguousarray(values, _TYPES[name][1]).data)
                 counts[name] += len(values)
     finally:
         for stream in streams.values():
@@ -185,30 +190,52 @@ def write_table(folder: Path, batches: Iterable[Sequence[TokenizedRow]], found: 
             path.unlink()
 
 
-def _columns(batch: Sequence[TokenizedRow], end: int) -> "dict[str, array[int]]":
-    columns = {name: array(code) for name, (_, code, _) in _TYPES.items()}
-    for item in batch:
-        example = item.example
-        end += len(example)
-        found = example.is_target[1:].nonzero()
-        columns["ends"].append(end)
-        columns["rows"].append(example.row)
-        columns["contents"].append(content_key(item.row))
-        columns["prompts"].append(prompt_key(item.row))
-        columns["targets"].append(len(found))
-        columns["firsts"].append(int(found[0]) + 1 if len(found) else 0)
-        columns["tokens"].frombytes(example.tokens.numpy().tobytes())
-        columns["learned"].frombytes(example.is_target.numpy().tobytes())
-        columns["marks"].append(item.marks)
-    return columns
+def _columns(block: TokenBlock, maker: RowTokenizer, before: int) -> dict[str, NDArray[Any]]:
+    """The columns of a block that has `before` tokens before it."""
+    ends = block.lengths.cumsum()
+    starts = ends - block.lengths
+    keys = np.array([row_keys(row) for row in block.rows], np.int64)
+    learnable = block.learned.copy()
+    learnable[starts[block.lengths > 0]] = False  # nothing stands before the first token that could predict it
+    where = learnable.nonzero()[0]
+    first, past = np.searchsorted(where, starts), np.searchsorted(where, ends)
+    has = past > first
+    firsts = np.zeros_like(starts)
+    firsts[has] = where[first[has]] - starts[has]
+    odd = _odd_beginnings(block, maker.bos, starts, ends)
+    to_end = maker.learns_to_end(block.tokens, block.learned, block.lengths)
+    return {
+        "ends": ends + before,
+        "rows": np.fromiter((row.number for row in block.rows), np.int64, len(block.rows)),
+        "contents": keys[:, 0],
+        "prompts": keys[:, 1],
+        "targets": past - first,
+        "firsts": firsts,
+        "tokens": block.tokens,
+        "learned": block.learned,
+        "marks": ODD_BEGINNING * odd + LEARNS_TO_END * to_end,
+    }
+
+
+def _odd_beginnings(
+    block: TokenBlock, bos: int | None, starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether a row does not begin with exactly one BOS token, where there should be one, bool (rows,)."""
+    if bos is None:
+        return np.zeros(len(starts), np.bool_)
+    where = (block.tokens == bos).nonzero()[0]
+    first, past = np.searchsorted(where, starts), np.searchsorted(where, ends)
+    odd: NDArray[np.bool_] = past - first != 1
+    odd[~odd] = where[first[~odd]] != starts[~odd]
+    return odd
 
 
 def _header(found: Found, counts: dict[str, int]) -> bytes:
     # The layout of safetensors: length of the header, the header as JSON, then the tensors without a gap.
     header: dict[str, object] = {"__metadata__": {"found": json.dumps(asdict(found))}}
     start = 0
-    for name, (kind, _, width) in _TYPES.items():
-        end = start + counts[name] * width
+    for name, (kind, of) in _TYPES.items():
+        end = start + counts[name] * of.itemsize
         header[name] = {"dtype": kind, "shape": [counts[name]], "data_offsets": [start, end]}
         start = end
     text = json.dumps(header).encode()

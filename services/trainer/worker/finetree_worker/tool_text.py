@@ -33,11 +33,6 @@ TEMPLATE_FAULTS = (
 _PROBE = "probe_of_finetree"
 
 
-def for_template(row: Row, tokenizer: PreTrainedTokenizerBase) -> Row:
-    """The row, with its functions written out where the tokenizer's chat template would leave them out."""
-    return row if not uses_tools(row) or knows_tools(tokenizer) else written_out(row)
-
-
 def uses_tools(row: Row) -> bool:
     """Whether functions are offered, called or answered in the row."""
     return bool(row.tools) or any(message.tool_calls or message.role == "tool" for message in row.messages)
