@@ -104,6 +104,8 @@ def _why(answer: Recommendation) -> str:
         return f"it is what the rules recommend for {_device(answer)}"
     if reason.code == "TREE_LEAF" and reason.message != LEAF_WORDS:
         return reason.message
+    if reason.code == "MULTI_TASK" and answer.decision.method is not Method.ADAPTER:
+        return "many different tasks over one model take one small file each by it"
     sentences = {
         "MOST_VOTES": "your answers speak for it more than for any other method that this hardware can run",
         "TREE_LEAF": "it is the usual choice where nothing speaks for another method",

@@ -142,6 +142,14 @@ def test_a_range_holds_the_published_rates_of_its_size(method, parameters, publi
     assert all(source.min <= rate <= source.max for rate in published)
 
 
+@pytest.mark.parametrize(
+    ("examples", "published"), [(500, (8, 16, 32)), (9_209, (64, 8)), (50_000, (8, 256)), (200_000, (16, 64))]
+)
+def test_a_range_holds_the_published_ranks_for_so_many_rows(examples, published):
+    source = recipe(Method.LORA, examples=examples)[1]["lora.rank"]
+    assert all(source.min <= rank <= source.max for rank in published)
+
+
 def test_full_fine_tuning_on_few_rows_is_halved_from_half_a_billion_parameters_on():
     for parameters, share in ((134_515_008, 1), (494_032_768, 0.5), (7_000_000_000, 0.5)):
         few, many = (recipe(Method.FULL, parameters, rows)[0].training.learning_rate for rows in (999, 1000))

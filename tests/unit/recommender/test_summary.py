@@ -47,6 +47,19 @@ def test_where_nothing_trains_the_words_hold(pack, read, evidence):
     )
 
 
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("playbook-1", "Use Adapter layers: it is made for many different tasks over one model."),
+        ("evidence-1", "Use LoRA: many different tasks over one model take one small file each by it."),
+    ],
+)
+def test_many_tasks_are_told_as_what_the_method_does_with_them(read, evidence, policy, words):
+    found = evidence(lora="FITS", adapter="FITS")
+    many = {"hardware": GPU24, "tasks": "TASK_VARIETY_MANY_DIFFERENT"}
+    assert paragraph(told(load_builtin()[policy], read, found, **many)).startswith(words)
+
+
 def test_a_method_that_gave_way_to_memory_is_named(pack, read, evidence):
     words = paragraph(told(pack, read, evidence(qlora="FITS"), hardware=GPU24, **ROWS))
     assert words.startswith("Use QLoRA: the rules prefer LoRA, which does not fit into the memory, and this one does.")
