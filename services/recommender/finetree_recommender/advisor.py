@@ -10,7 +10,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.digest import plan_digest
+from finetree_runtime.digest import settings_digest
 from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound, invalid_field
 
 from finetree_recommender import cautions, confidence, counterfactuals, fit, recipe, renting, wishes
@@ -239,9 +239,13 @@ def conclude(
         gaps=neighbours.gaps,
         confidence=confidence.judge(situation, decision, neighbours, parameters, unmet),
         revision=revision,
-        plan_digest=plan_digest(built.spec, inputs.profile, revision) if built is not None else "",
+        plan_digest=_digest(built, inputs, revision) if built is not None else "",
         others=other_packs.verdicts(others, situation, decision),
     )
+
+
+def _digest(built: Recipe, inputs: Inputs, revision: ev.Revision) -> str:
+    return settings_digest(built.settings, built.spec, inputs.profile, revision)
 
 
 def _questions(pack: Pack, inputs: Inputs) -> dict[Method, est.EstimateRunRequest]:

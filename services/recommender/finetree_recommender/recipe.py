@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as est
+from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.plan import resolve_spec
+from finetree_runtime import plan
 from finetree_runtime.wire import delimited, key
 
 from finetree_recommender.answers import UNKNOWN
@@ -25,7 +26,15 @@ class Recipe:
     """A complete RunSpec and where each value comes from."""
 
     spec: rs.RunSpec
-    sources: tuple[ev.SettingSource, ...]
+    settings: bytes
+    """The spec without its names, as `plan.resolved_settings` has it."""
+    told: bytes
+    """The sources as `setting_sources` of a reply, as bytes of the wire: most of them come again and again."""
+
+    @property
+    def sources(self) -> tuple[ev.SettingSource, ...]:
+        """Where each value comes from, in field order."""
+        return tuple(rec.RecommendResponse.FromString(self.told).setting_sources)
 
 
 def adaptations(pack: Pack, inputs: Inputs, method: Method) -> tuple[Adaptation, ...]:
@@ -66,17 +75,32 @@ def changes(pack: Pack, inputs: Inputs, method: Method) -> tuple[rs.RunSpec, ...
 
 def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None, adapted: int = 0) -> Recipe:
     """The recipe of a method, with its first `adapted` adaptations applied, complete and with its sources."""
-    choices, applied = (
-        draft(pack, case_of(pack, inputs, method, parameters)),
-        adaptations(pack, inputs, method)[:adapted],
-    )
-    raw = _named(inputs) + _marker(method) + choices.raw + b"".join(map(_setting_of, applied))
-    resolved = resolve_spec(rs.RunSpec.FromString(raw), profile=inputs.profile)
-    sources = _sources(pack, choices, method, tuple(rule.id for rule in applied))
-    return Recipe(resolved.spec, tuple(sources.get(item.field_path, item) for item in resolved.sources))
+    choices = draft(pack, case_of(pack, inputs, method, parameters))
+    applied = adaptations(pack, inputs, method)[:adapted]
+    given = _named(inputs) + _marker(method) + choices.raw + b"".join(map(_setting_of, applied))
+    spec = rs.RunSpec.FromString(given)
+    bare = plan.bare_of(spec, profile=inputs.profile)
+    settings = plan.settings_of(bare)
+    ids = tuple(rule.id for rule in applied)
+    kept = _told_settings if len(bare.settings) <= plan.LONGEST_KEPT else _told_settings.__wrapped__
+    told = b"".join(map(_told_name, plan.named_paths(spec))) + kept(pack, choices, method, ids, bare)
+    return Recipe(plan.named_spec(settings, spec), settings, told)
 
 
 @lru_cache(maxsize=4096)
+def _told_settings(pack: Pack, choices: Draft, method: Method, applied: tuple[str, ...], bare: plan.Bare) -> bytes:
+    """The sources of settings as a reply has them; `applied` are the ids of the adaptations."""
+    sources = _sources(pack, choices, method, applied)
+    ours = (sources.get(item.field_path, item) for item in plan.sources_of(bare))
+    return rec.RecommendResponse(setting_sources=ours).SerializeToString()
+
+
+@lru_cache(maxsize=1024)
+def _told_name(path: str) -> bytes:
+    """The source of a name that the request gave, as a reply has it."""
+    return rec.RecommendResponse(setting_sources=[plan.given(path)]).SerializeToString()
+
+
 def _sources(pack: Pack, choices: Draft, method: Method, applied: tuple[str, ...]) -> Mapping[str, ev.SettingSource]:
     """Where each value comes from, by its path; `applied` are the ids of the adaptations."""
     sources = {path: _source(pack, path, choice.rule) for path, choice in choices.choices.items()}

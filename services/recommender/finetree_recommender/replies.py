@@ -1,71 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Domain values as messages of the contract; nothing is decided here."""
+"""Domain values as messages of the contract; nothing is decided here.
+
+A reply has some two hundred messages, most of which are in the next reply too. They are kept as bytes of the wire, and
+a reply is joined of them, in the order of the fields, as protobuf writes them.
+"""
 
 from functools import cache, lru_cache
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_runtime.wire import delimited, key
 
 from finetree_recommender.advisor import Recommendation
 from finetree_recommender.assess import Assessment
-from finetree_recommender.counterfactuals import Gap
+from finetree_recommender.counterfactuals import Counterfactual, Gap
 from finetree_recommender.estimates import FitState, Priced
+from finetree_recommender.listing import Listed
 from finetree_recommender.methods import Method
 from finetree_recommender.others import OtherVerdict
 from finetree_recommender.reasons import Standing
 from finetree_recommender.summary import headline, paragraph
 from finetree_recommender.trace import Caution, Reason, Step
 
+KEPT = 8192
+"""Parts of each kind that are kept; one has some hundred bytes."""
+
 
 def recommendation(answer: Recommendation) -> rec.RecommendResponse:
     """The reply of Recommend."""
-    reply = rec.RecommendResponse(
-        verdict=_verdict(answer),
-        inputs=[_input(*item) for item in answer.inputs.listing],
-        trace=[_step(step) for step in answer.trace],
-        methods=[_assessment(item) for item in answer.methods],
-        cautions=[_caution(item) for item in answer.cautions],
-        counterfactuals=[
-            rec.Counterfactual(
-                field_path=flip.field_path,
-                from_value=flip.from_value,
-                to_value=flip.to_value,
-                resulting_method=number(flip.method),
-                threshold=flip.threshold,
-                unit=flip.unit,
-                rule_id=flip.rule_id,
-            )
-            for flip in answer.counterfactuals
-        ],
-        confidence=rec.Confidence(
-            level=rec.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{answer.confidence.level}"),
-            factors=answer.confidence.factors,
-            score=answer.confidence.score,
-            definition=answer.confidence.definition,
-            robustness=answer.confidence.robustness,
-            abstained=answer.confidence.abstained,
-        ),
-        other_packs=[_other(answer, item) for item in answer.others],
-        sharpen=[_unknown_input(gap) for gap in answer.gaps],
-        revision=answer.revision,
-        plan_digest=answer.plan_digest,
-        summary=paragraph(answer),
-    )
-    if answer.recipe is not None:
-        reply.spec.CopyFrom(answer.recipe.spec)
-        reply.setting_sources.extend(answer.recipe.sources)
+    return rec.RecommendResponse.FromString(recommendation_bytes(answer))
+
+
+def recommendation_bytes(answer: Recommendation) -> bytes:
+    """The reply of Recommend, as bytes of the wire."""
+    built, decision = answer.recipe, answer.decision
+    parts = [_verdict(decision.method, headline(answer), decision.rule_id, upgrade=decision.upgrade_advised)]
+    if built is not None:
+        parts += (delimited(_SPEC, built.spec.SerializeToString()), built.told)
+    parts += map(_input, answer.inputs.listing)
+    parts += map(_step, answer.trace)
+    parts += map(_assessment, answer.methods)
+    parts += map(_caution, answer.cautions)
+    parts += map(_counterfactual, answer.counterfactuals)
+    parts.append(_confidence(answer))
+    parts += [_other(other, decision.rule_id) for other in answer.others]
+    parts.append(delimited(_REVISION, answer.revision.SerializeToString()))
+    if answer.plan_digest:
+        parts.append(delimited(_DIGEST, answer.plan_digest.encode()))
     if answer.priced is not None:
-        reply.estimate.CopyFrom(_estimate(answer.priced))
-    return reply
-
-
-def _unknown_input(gap: Gap) -> rec.UnknownInput:
-    names = " or ".join(gap.methods) or "no method at all"
-    return rec.UnknownInput(
-        field_path=gap.field_path,
-        changing_share=gap.share,
-        methods=[number(method) for method in gap.methods],
-        message=f"{gap.field_path}: {gap.share:.0%} of its answers would change the verdict, to {names}",
-    )
+        parts.append(_estimate(answer.priced))
+    parts.append(delimited(_SUMMARY, paragraph(answer).encode()))
+    parts += map(_unknown_input, answer.gaps)
+    return b"".join(parts)
 
 
 @cache
@@ -79,78 +65,126 @@ def method_of(value: rec.Method.ValueType) -> Method:
     return Method(rec.Method.Name(value).removeprefix("METHOD_"))
 
 
-def _verdict(answer: Recommendation) -> rec.Verdict:
-    decision = answer.decision
-    return rec.Verdict(
-        method=number(decision.method),
-        upgrade_advised=decision.upgrade_advised,
-        headline=headline(answer),
-        rule_id=decision.rule_id,
+@lru_cache(maxsize=KEPT)
+def _verdict(method: Method | None, line: str, rule_id: str, *, upgrade: bool) -> bytes:
+    verdict = rec.Verdict(method=number(method), upgrade_advised=upgrade, headline=line, rule_id=rule_id)
+    return rec.RecommendResponse(verdict=verdict).SerializeToString()
+
+
+@lru_cache(maxsize=KEPT)
+def _input(item: Listed) -> bytes:
+    message = rec.NormalizedInput(field_path=item.field_path, value=item.value, known=item.known)
+    return rec.RecommendResponse(inputs=[message]).SerializeToString()
+
+
+def _step(step: Step) -> bytes:
+    words = (step.stage, step.rule_id, step.outcome, step.overruled_rule_id)
+    return _step_of(words, step.inputs_read, step.provenance.SerializeToString())
+
+
+@lru_cache(maxsize=KEPT)
+def _step_of(words: tuple[str, str, str, str], read: tuple[str, ...], provenance: bytes) -> bytes:
+    """A step by what it holds; its provenance in bytes, for messages are no keys."""
+    stage, rule_id, outcome, overruled = words
+    message = rec.TraceStep(
+        stage=stage,
+        rule_id=rule_id,
+        inputs_read=read,
+        outcome=outcome,
+        provenance=ev.Provenance.FromString(provenance),
+        overruled_rule_id=overruled,
     )
+    return rec.RecommendResponse(trace=[message]).SerializeToString()
 
 
-@lru_cache(maxsize=8192)
-def _input(path: str, value: str, known: bool) -> rec.NormalizedInput:  # noqa: FBT001  # a field of an input
-    """An input as it was understood; most come again, and whoever takes one copies it."""
-    return rec.NormalizedInput(field_path=path, value=value, known=known)
-
-
-def _step(step: Step) -> rec.TraceStep:
-    return rec.TraceStep(
-        stage=step.stage,
-        rule_id=step.rule_id,
-        inputs_read=step.inputs_read,
-        outcome=step.outcome,
-        provenance=step.provenance,
-        overruled_rule_id=step.overruled_rule_id,
-    )
-
-
-def _assessment(item: Assessment) -> rec.MethodAssessment:
-    return rec.MethodAssessment(
-        method=number(item.method),
-        verdict=_standing(item.standing),
-        reasons=[_reason(reason) for reason in item.reasons],
-        votes=item.votes,
-        badges=item.badges,
-        quality_percent=item.quality_percent,
-        device_bytes=item.device_bytes,
-        total_seconds=item.total_seconds,
-        cost_usd=item.cost_usd,
-        on_pareto_frontier=item.on_frontier,
-        dominated_by=number(item.dominated_by),
-    )
-
-
-@lru_cache(maxsize=8192)
-def _reason(reason: Reason) -> rec.MethodReason:
-    return rec.MethodReason(code=reason.code, message=reason.message, rule_id=reason.rule_id)
+def _assessment(item: Assessment) -> bytes:
+    parts = [_standing(item.method, item.standing), *map(_reason, item.reasons), _votes(tuple(item.votes.items()))]
+    parts += (_badges(item.badges), delimited(_QUALITY, item.quality_percent.SerializeToString()))
+    for before, interval in ((_BYTES, item.device_bytes), (_SECONDS, item.total_seconds), (_COST, item.cost_usd)):
+        if interval is not None:
+            parts.append(delimited(before, interval.SerializeToString()))
+    parts.append(_place(item.dominated_by, on_frontier=item.on_frontier))
+    return delimited(_METHODS, b"".join(parts))
 
 
 @cache
-def _standing(standing: Standing) -> rec.MethodVerdict.ValueType:
-    return rec.MethodVerdict.Value(f"METHOD_VERDICT_{standing}")
+def _standing(method: Method, standing: Standing) -> bytes:
+    verdict = rec.MethodVerdict.Value(f"METHOD_VERDICT_{standing}")
+    return rec.MethodAssessment(method=number(method), verdict=verdict).SerializeToString()
 
 
-def _other(answer: Recommendation, other: OtherVerdict) -> rec.OtherPackVerdict:
-    return rec.OtherPackVerdict(
+@lru_cache(maxsize=KEPT)
+def _reason(reason: Reason) -> bytes:
+    message = rec.MethodReason(code=reason.code, message=reason.message, rule_id=reason.rule_id)
+    return rec.MethodAssessment(reasons=[message]).SerializeToString()
+
+
+@lru_cache(maxsize=KEPT)
+def _votes(votes: tuple[tuple[str, int], ...]) -> bytes:
+    return rec.MethodAssessment(votes=dict(votes)).SerializeToString(deterministic=True)
+
+
+@lru_cache(maxsize=KEPT)
+def _badges(badges: tuple[str, ...]) -> bytes:
+    return rec.MethodAssessment(badges=badges).SerializeToString()
+
+
+@cache
+def _place(rival: Method | None, *, on_frontier: bool) -> bytes:
+    place = rec.MethodAssessment(on_pareto_frontier=on_frontier, dominated_by=number(rival))
+    return place.SerializeToString()
+
+
+@lru_cache(maxsize=KEPT)
+def _caution(item: Caution) -> bytes:
+    redirect = number(item.redirect)
+    message = rec.Caution(code=item.code, message=item.message, rule_id=item.rule_id, redirect=redirect)
+    return rec.RecommendResponse(cautions=[message]).SerializeToString()
+
+
+@lru_cache(maxsize=KEPT)
+def _counterfactual(flip: Counterfactual) -> bytes:
+    message = rec.Counterfactual(
+        field_path=flip.field_path,
+        from_value=flip.from_value,
+        to_value=flip.to_value,
+        resulting_method=number(flip.method),
+        threshold=flip.threshold,
+        unit=flip.unit,
+        rule_id=flip.rule_id,
+    )
+    return rec.RecommendResponse(counterfactuals=[message]).SerializeToString()
+
+
+def _confidence(answer: Recommendation) -> bytes:
+    found = answer.confidence
+    message = rec.Confidence(
+        level=rec.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.level}"),
+        factors=found.factors,
+        score=found.score,
+        definition=found.definition,
+        robustness=found.robustness,
+        abstained=found.abstained,
+    )
+    return delimited(_CONFIDENCE, message.SerializeToString())
+
+
+@lru_cache(maxsize=KEPT)
+def _other(other: OtherVerdict, rule_id: str) -> bytes:
+    message = rec.OtherPackVerdict(
         policy=other.pack.rules.id,
         method=number(other.method),
         reason=other.reason,
         agrees=other.agrees,
         sha256=other.pack.sha256,
-        rule_id=answer.decision.rule_id,
+        rule_id=rule_id,
         other_rule_id=other.rule_id,
     )
+    return rec.RecommendResponse(other_packs=[message]).SerializeToString()
 
 
-@lru_cache(maxsize=4096)
-def _caution(item: Caution) -> rec.Caution:
-    return rec.Caution(code=item.code, message=item.message, rule_id=item.rule_id, redirect=number(item.redirect))
-
-
-def _estimate(priced: Priced) -> rec.RecipeEstimate:
-    return rec.RecipeEstimate(
+def _estimate(priced: Priced) -> bytes:
+    message = rec.RecipeEstimate(
         device_bytes=priced.device_bytes,
         usable_device_bytes=priced.usable_bytes,
         total_seconds=priced.total_seconds,
@@ -159,3 +193,25 @@ def _estimate(priced: Priced) -> rec.RecipeEstimate:
         fits=priced.fit is FitState.FITS,
         optimizer_steps=priced.optimizer_steps,
     )
+    return delimited(_ESTIMATE, message.SerializeToString())
+
+
+@lru_cache(maxsize=KEPT)
+def _unknown_input(gap: Gap) -> bytes:
+    names = " or ".join(gap.methods) or "no method at all"
+    message = rec.UnknownInput(
+        field_path=gap.field_path,
+        changing_share=gap.share,
+        methods=[number(method) for method in gap.methods],
+        message=f"{gap.field_path}: {gap.share:.0%} of its answers would change the verdict, to {names}",
+    )
+    return rec.RecommendResponse(sharpen=[message]).SerializeToString()
+
+
+_SPEC, _CONFIDENCE, _REVISION, _DIGEST, _ESTIMATE, _SUMMARY, _METHODS = (
+    key(rec.RecommendResponse, name)
+    for name in ("spec", "confidence", "revision", "plan_digest", "estimate", "summary", "methods")
+)
+_QUALITY, _BYTES, _SECONDS, _COST = (
+    key(rec.MethodAssessment, name) for name in ("quality_percent", "device_bytes", "total_seconds", "cost_usd")
+)

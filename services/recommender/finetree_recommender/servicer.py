@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rpcs: messages to domain values and back."""
 
+from typing import Any
+
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.recommender.v1 import recommender_pb2_grpc
 from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_runtime import validation
+from finetree_runtime.handlers import in_bytes
 from finetree_runtime.identity import distribution_version
 from grpc import aio
 
@@ -24,13 +28,11 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         self._advisor = advisor
         self._library = library
 
-    async def Recommend(  # the contract's name
-        self,
-        request: rec.RecommendRequest,
-        context: aio.ServicerContext[rec.RecommendRequest, rec.RecommendResponse],  # gRPC's signature
-    ) -> rec.RecommendResponse:
+    @in_bytes
+    async def Recommend(self, request: bytes, context: Any) -> bytes:  # type: ignore[override]  # bytes for messages
         """Recommend a method and a recipe."""
-        return replies.recommendation(await self._advisor.recommend(request))
+        question = validation.read(rec.RecommendRequest, request)
+        return replies.recommendation_bytes(await self._advisor.recommend(question))
 
     async def RenderDecisionTree(
         self,

@@ -56,11 +56,9 @@ def resolve_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, 
     tokens, 0 when unknown) limits it. A spec without a method stays without one: choosing it is the recommender's work,
     refusing it the caller's.
     """
-    bare = _bare(spec, profile, positions)
-    resolved = named_spec(_kept_or_made(_resolved, bare), spec)
-    parts = ((name, getattr(spec, name)) for name in NAMES if spec.HasField(name))
-    named = (path for name, part in parts for path in set_paths(part, f"{name}.") or [name])
-    return Resolved(resolved, (*map(_given, named), *_kept_or_made(_sources, bare)))
+    bare = bare_of(spec, profile=profile, positions=positions)
+    resolved = named_spec(settings_of(bare), spec)
+    return Resolved(resolved, (*map(given, named_paths(spec)), *sources_of(bare)))
 
 
 def resolved_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> rs.RunSpec:
@@ -73,11 +71,11 @@ def resolved_settings(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = N
 
     Specs that differ in nothing else have the same ones, so that what follows from settings can be kept by them.
     """
-    return _kept_or_made(_resolved, _bare(spec, profile, positions))
+    return settings_of(bare_of(spec, profile=profile, positions=positions))
 
 
-class _Bare(NamedTuple):
-    """What of a spec its defaults read."""
+class Bare(NamedTuple):
+    """What of a spec its defaults read: specs of which it is the same have the same settings, from the same sources."""
 
     settings: bytes
     """The spec without the names in it, as bytes of the wire."""
@@ -87,7 +85,8 @@ class _Bare(NamedTuple):
     """Those of the model, where they limit the length; else 0."""
 
 
-def _bare(spec: rs.RunSpec, profile: rs.DatasetProfile | None, positions: int) -> _Bare:
+def bare_of(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> Bare:
+    """What the defaults of a spec read; arguments as those of `resolve_spec`."""
     settings = rs.RunSpec()
     settings.CopyFrom(spec)
     # No default reads these names, and they are what differs from request to request.
@@ -97,10 +96,26 @@ def _bare(spec: rs.RunSpec, profile: rs.DatasetProfile | None, positions: int) -
         settings.hardware.accelerator = ""
     length = 0 if settings.training.sequence_length else _suggested(spec, profile)
     limit = positions if 0 < positions < (length or UNKNOWN_SEQUENCE_LENGTH) else 0
-    return _Bare(settings.SerializeToString(), length, limit)
+    return Bare(settings.SerializeToString(), length, limit)
 
 
-def _kept_or_made(function: Callable[[_Bare], _Made], bare: _Bare) -> _Made:
+def settings_of(bare: Bare) -> bytes:
+    """The `resolved_settings` of a spec."""
+    return _kept_or_made(_resolved, bare)
+
+
+def sources_of(bare: Bare) -> tuple[ev.SettingSource, ...]:
+    """Where each value of those settings comes from, in field order; kept, so whoever takes one copies it."""
+    return _kept_or_made(_sources, bare)
+
+
+def named_paths(spec: rs.RunSpec) -> list[str]:
+    """Paths of what a spec sets of its names, which are the first in it."""
+    parts = ((name, getattr(spec, name)) for name in NAMES if spec.HasField(name))
+    return [path for name, part in parts for path in set_paths(part, f"{name}.") or [name]]
+
+
+def _kept_or_made(function: Callable[[Bare], _Made], bare: Bare) -> _Made:
     """What a function makes of settings; `function` keeps what it made, except of long ones."""
     return function(bare) if len(bare.settings) <= LONGEST_KEPT else function.__wrapped__(bare)  # type: ignore[attr-defined]  # of lru_cache
 
@@ -118,7 +133,7 @@ def named_spec(settings: bytes, spec: rs.RunSpec) -> rs.RunSpec:
 
 
 @lru_cache(maxsize=4096)
-def _resolved(bare: _Bare) -> bytes:
+def _resolved(bare: Bare) -> bytes:
     """Settings with every default in its place, as bytes of the wire."""
     resolved = rs.RunSpec.FromString(bare.settings)
     for _ in _fill_in(resolved, bare.length, bare.positions):
@@ -127,11 +142,11 @@ def _resolved(bare: _Bare) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _sources(bare: _Bare) -> tuple[ev.SettingSource, ...]:
+def _sources(bare: Bare) -> tuple[ev.SettingSource, ...]:
     """Where each value of settings with every default comes from, in field order."""
     resolved = rs.RunSpec.FromString(bare.settings)
     filled = {default.field_path: default for default in _fill_in(resolved, bare.length, bare.positions)}
-    return tuple(_source(filled[path]) if path in filled else _given(path) for path in set_paths(resolved))
+    return tuple(_source(filled[path]) if path in filled else given(path) for path in set_paths(resolved))
 
 
 def _suggested(spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> int:
@@ -288,7 +303,8 @@ def _source(default: Default) -> ev.SettingSource:
 
 
 @lru_cache(maxsize=1024)
-def _given(path: str) -> ev.SettingSource:
+def given(path: str) -> ev.SettingSource:
+    """The source of a value that was given; kept, so whoever takes one copies it."""
     return ev.SettingSource(field_path=path, rule_id="request", reason="given in the request")
 
 
