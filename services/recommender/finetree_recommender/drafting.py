@@ -5,7 +5,7 @@ A recommendation prices the recipes of all methods, so this is asked five times 
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -43,29 +43,62 @@ class Case(NamedTuple):
         return self._replace(reading=self.reading._replace(method=method))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Draft:
-    """A recipe; compared and hashed by identity, as a key of what is kept for it."""
+class Part(NamedTuple):
+    """Some of a recipe's fields."""
 
     choices: Mapping[str, Choice]
     """By RunSpec path, in the order in which they were made."""
     raw: bytes
     """All of them as a RunSpec, as bytes of the wire."""
+    rules: tuple[str, ...]
+    """Ids of what chose them."""
 
 
-class _Start(NamedTuple):
-    """What early tables chose."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """What early tables chose; compared and hashed by identity, as a key of what is kept for it."""
 
-    choices: Mapping[str, Choice]
+    reading: Reading
+    part: Part
     epochs: float
     batch: BatchStart
 
 
+class Draft(NamedTuple):
+    """A recipe: what early tables chose, lengths and batches, and what tables chose that read the number of steps."""
+
+    start: Start
+    sizes: Part
+    late: Part
+
+    @property
+    def choices(self) -> Mapping[str, Choice]:
+        """By RunSpec path; what was chosen later stands."""
+        return {**self.start.part.choices, **self.sizes.choices, **self.late.choices}
+
+    @property
+    def raw(self) -> bytes:
+        """All of them as a RunSpec, as bytes of the wire: of a field that is there twice, the later value counts."""
+        return self.start.part.raw + self.sizes.raw + self.late.raw
+
+    @property
+    def rules(self) -> tuple[Hashable, ...]:
+        """Drafts of which this is the same have the same rules behind their fields, whatever the values."""
+        return self.start.part.rules, self.sizes.rules, self.late.rules
+
+
 def case_of(pack: Pack, inputs: Inputs, method: Method, parameters: int | None) -> Case:
     """What the rules read of a request; `parameters` are those of the base model."""
+    known: Case | None = inputs.kept.get((pack, parameters))
+    if known is None:
+        known = inputs.kept[pack, parameters] = _case(pack, inputs, parameters)
+    return known if known.reading.method is method else known.by(method)
+
+
+def _case(pack: Pack, inputs: Inputs, parameters: int | None) -> Case:
     examples = inputs.examples
     reading = Reading(
-        method=method,
+        method=Method.FULL,
         answers=inputs.answers.without(_unread(pack)),
         profile="EVIDENCE" if inputs.evidence_profile else "PLAYBOOK",
         device=device_of(inputs),
@@ -86,31 +119,79 @@ def draft(pack: Pack, case: Case) -> Draft:
     """The recipe that a pack's rules choose.
 
     The number of rows differs from request to request, but rules read no more of it than the range that it lies in, and
-    the batch and the optimizer steps that come of it: recipes are kept by those.
+    the batch and the optimizer steps that come of it: the parts of recipes are kept by those.
     """
-    if case.rows is None:
-        return _draft(pack, case, None, None)
-    start = _early(pack, case.reading)
-    batch, least = start.batch.value, pack.rules.batch.minimum_steps.value
-    while (steps := steps_of(case.rows, batch=batch, epochs=start.epochs)) < least and batch > 1:
-        batch //= 2
-    return _draft(pack, case._replace(rows=None), batch, _standing_for(_marks(pack, "steps"), steps))
+    batch = steps = None
+    start = _starts(pack, case.reading._replace(method=Method.FULL))[case.reading.method]
+    if case.rows is not None:
+        batch, least = start.batch.value, pack.rules.batch.minimum_steps.value
+        while (taken := steps_of(case.rows, batch=batch, epochs=start.epochs)) < least and batch > 1:
+            batch //= 2
+        steps = _standing_for(_marks(pack, "steps"), taken)
+    tokens, rule = sequence_length(pack, case.suggested_length, case.longest)
+    sizes = _sizes(pack, start, choice(SEQUENCE, tokens, rule), batch, devices=0 if case.on_cpu else case.devices)
+    return Draft(start, sizes, _late(pack, start, steps, sizes if _entangled(pack) else None))
 
 
-@lru_cache(maxsize=8192)
-def _draft(pack: Pack, case: Case, batch: int | None, steps: float | None) -> Draft:
-    """`batch` and `steps` are what comes of the number of rows; None where that is unknown."""
-    choices = _run(pack, case, batch, steps)
-    return Draft(choices, b"".join(choice.raw for choice in choices.values()))
+@lru_cache(maxsize=2048)
+def _starts(pack: Pack, reading: Reading) -> Mapping[Method, Start]:
+    """What is chosen before the lengths and the number of steps are read, by method: all of them are asked for.
+
+    The method of the reading is not read.
+    """
+    return {method: _start(pack, reading._replace(method=method)) for method in Method}
 
 
-@lru_cache(maxsize=8192)
-def _early(pack: Pack, reading: Reading) -> _Start:
-    """What is chosen before the lengths and the number of steps are read."""
+def _start(pack: Pack, reading: Reading) -> Start:
     choices = Tables(pack, reading, {}).apply(tables_of(pack, reading.method, reading.profile)[0])
     kind = reading.answers.get("task_kind")
     batch = next(rule for rule in pack.rules.batch.start if rule.applies(reading.method, kind, reading.examples))
-    return _Start(choices, choices[EPOCHS].value if EPOCHS in choices else 0.0, batch)
+    return Start(reading, _part(choices), choices[EPOCHS].value if EPOCHS in choices else 0.0, batch)
+
+
+def _sizes(pack: Pack, start: Start, length: Choice, batch: int | None, *, devices: int) -> Part:
+    """Lengths and batches; `batch` is what comes of the number of rows (None: unknown), no `devices` mean a CPU."""
+    rules = pack.rules.batch
+    size = start.batch.value if batch is None else batch
+    share = max(1, size // max(1, devices))
+    effective = choice(BATCH, size, start.batch if size == start.batch.value else rules.minimum_steps)
+    if not devices:
+        micro = choice(MICRO_BATCH, share, rules.micro_cpu)
+    else:
+        rows = max(1, rules.micro_tokens.value // length.value)
+        micro = choice(MICRO_BATCH, min(share, 1 << (rows.bit_length() - 1)), rules.micro_tokens)
+    return _part({SEQUENCE: length, BATCH: effective, MICRO_BATCH: micro})
+
+
+def _late(pack: Pack, start: Start, steps: float | None, sizes: Part | None) -> Part:
+    """What tables choose that read the number of steps; `sizes` where they read or set those too."""
+    if sizes is None:
+        return _late_alone(pack, start, steps)
+    return _applied(pack, start, steps, {**start.part.choices, **sizes.choices})
+
+
+@lru_cache(maxsize=8192)
+def _late_alone(pack: Pack, start: Start, steps: float | None) -> Part:
+    return _applied(pack, start, steps, start.part.choices)
+
+
+def _applied(pack: Pack, start: Start, steps: float | None, before: Mapping[str, Choice]) -> Part:
+    reading = start.reading
+    after = Tables(pack, reading, before).apply(tables_of(pack, reading.method, reading.profile)[1], steps)
+    return _part({path: item for path, item in after.items() if before.get(path) is not item})
+
+
+def _part(choices: Mapping[str, Choice]) -> Part:
+    raw = b"".join([choice.raw for choice in choices.values()])
+    return Part(choices, raw, tuple([choice.rule.id for choice in choices.values()]))
+
+
+@lru_cache(maxsize=64)
+def _entangled(pack: Pack) -> bool:
+    """Whether tables that read the number of steps read or set lengths or batches too."""
+    late = [table for table in pack.rules.recipe if table.input == "steps"]
+    named = {table.knob for table in late} | {row.times for table in late for row in table.rows}
+    return not named.isdisjoint((SEQUENCE, BATCH, MICRO_BATCH))
 
 
 @lru_cache(maxsize=256)
@@ -145,23 +226,6 @@ def sequence_length(pack: Pack, suggested: int, longest: int) -> tuple[int, Comp
     rules = pack.rules.sequence
     value, rule = (suggested, rules.p99) if suggested else (UNKNOWN_SEQUENCE_LENGTH, rules.unknown)
     return (longest, rules.model) if 0 < longest < value else (value, rule)
-
-
-def _run(pack: Pack, case: Case, batch: int | None, steps: float | None) -> dict[str, Choice]:
-    """All rules in their order: tables, lengths and batches, and the tables that read the number of steps."""
-    start, rules, chosen = _early(pack, case.reading), pack.rules.batch, {}
-    length, rule = sequence_length(pack, case.suggested_length, case.longest)
-    chosen[SEQUENCE] = choice(SEQUENCE, length, rule)
-    size = start.batch.value if batch is None else batch
-    chosen[BATCH] = choice(BATCH, size, start.batch if size == start.batch.value else rules.minimum_steps)
-    share = max(1, size // case.devices)
-    if case.on_cpu:
-        chosen[MICRO_BATCH] = choice(MICRO_BATCH, share, rules.micro_cpu)
-    else:
-        rows = max(1, rules.micro_tokens.value // length)
-        chosen[MICRO_BATCH] = choice(MICRO_BATCH, min(share, 1 << (rows.bit_length() - 1)), rules.micro_tokens)
-    late = tables_of(pack, case.reading.method, case.reading.profile)[1]
-    return Tables(pack, case.reading, {**start.choices, **chosen}).apply(late, steps)
 
 
 def device_of(inputs: Inputs) -> str:

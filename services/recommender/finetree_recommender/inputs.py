@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading a request: what is known, what it means in the playbook's classes, and what stays unknown."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
@@ -33,7 +34,8 @@ class Inputs:
     """Whether the recipe takes published numbers before the playbook's."""
     catalogue: Catalogue = field(default_factory=Catalogue, repr=False)
     """What it was read with."""
-
+    kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was found out of the request, so that it is found out once."""
     offered: bool = False
     """Whether offers to rent are held against the limits of a run, in place of the pack's own hours and prices."""
 

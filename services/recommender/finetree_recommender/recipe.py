@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recipes: a draft of the pack's rules as a RunSpec, what makes it smaller, and the source behind each value."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as est
@@ -82,15 +82,26 @@ def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None,
     bare = plan.bare_of(spec, profile=inputs.profile)
     settings = plan.settings_of(bare)
     ids = tuple(rule.id for rule in applied)
+    names = b"".join(map(_told_name, plan.named_paths(spec)))
+    # Settings of thousands of bytes come once.
     kept = _told_settings if len(bare.settings) <= plan.LONGEST_KEPT else _told_settings.__wrapped__
-    told = b"".join(map(_told_name, plan.named_paths(spec))) + kept(pack, choices, method, ids, bare)
-    return Recipe(plan.named_spec(settings, spec), settings, told)
+    return Recipe(
+        plan.named_spec(settings, spec), settings, names + kept(pack, _Ruled(choices.rules, choices), method, ids, bare)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruled:
+    """A draft as a key: sources say which rules chose, and not what."""
+
+    rules: tuple[Hashable, ...]
+    draft: Draft = field(compare=False)
 
 
 @lru_cache(maxsize=4096)
-def _told_settings(pack: Pack, choices: Draft, method: Method, applied: tuple[str, ...], bare: plan.Bare) -> bytes:
+def _told_settings(pack: Pack, ruled: _Ruled, method: Method, applied: tuple[str, ...], bare: plan.Bare) -> bytes:
     """The sources of settings as a reply has them; `applied` are the ids of the adaptations."""
-    sources = _sources(pack, choices, method, applied)
+    sources = _sources(pack, ruled.draft, method, applied)
     ours = (sources.get(item.field_path, item) for item in plan.sources_of(bare))
     return rec.RecommendResponse(setting_sources=ours).SerializeToString()
 
@@ -159,6 +170,13 @@ def _told(pack: Pack, path: str, rule: tuple[str, str, str], ends: tuple[float, 
 
 def _named(inputs: Inputs) -> bytes:
     """What the request itself says of the run, as a RunSpec in bytes of the wire."""
+    found: bytes | None = inputs.kept.get("named")
+    if found is None:
+        found = inputs.kept["named"] = _named_spec(inputs).SerializeToString()
+    return found
+
+
+def _named_spec(inputs: Inputs) -> rs.RunSpec:
     request = inputs.request
     spec = rs.RunSpec()
     for name in ("model", "dataset", "ownership", "evaluation"):
@@ -168,7 +186,7 @@ def _named(inputs: Inputs) -> bytes:
         spec.hardware.CopyFrom(inputs.hardware)
     if not request.HasField("dataset") and inputs.profile is not None:
         spec.dataset.profile.CopyFrom(inputs.profile)
-    return spec.SerializeToString()
+    return spec
 
 
 @cache
