@@ -11,7 +11,7 @@ from finetree_recommender.answers import UNKNOWN, vocabulary
 from finetree_recommender.gate import memory_words
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import Decision, Verdict
+from finetree_recommender.pipeline import Decision, Verdict, alike
 from finetree_recommender.situation import Situation
 
 FIELDS = {
@@ -31,8 +31,7 @@ _PLACES = {path: place for place, path in enumerate(FIELDS.values())}
 _SUFFIX = f" {thresholds.NOT_PRICED}"
 
 
-@dataclass(frozen=True, slots=True)
-class Counterfactual:
+class Counterfactual(NamedTuple):
     """A change of one input and the method that it leads to; None when nothing would train."""
 
     field_path: str
@@ -44,8 +43,7 @@ class Counterfactual:
     unit: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(NamedTuple):
     """An unknown input whose answer could change the verdict."""
 
     field_path: str
@@ -98,11 +96,17 @@ def explore(situation: Situation, decision: Decision) -> Neighbourhood:
 
 def _trials(situation: Situation) -> Iterator[_Trial]:
     """Other answers of each input, nearest first."""
-    answers = situation.asked
+    pack, gist, present = situation.pack, situation.gist, situation.verdict()
     for name in FIELDS:
-        ask = situation.elsewhere if name == "memory" else situation.verdict
-        for value, near in _others(situation.pack, name, situation.answers.get(name)):
-            yield _Trial(name, value, near, ask(answers.changed(name, value)))
+        now = gist.get(name)
+        known: dict[str, Verdict] = {} if name == "memory" else {now: present}
+        for value, near in _others(pack, name, situation.answers.get(name)):
+            word = alike(pack, gist, name, value)
+            found = known.get(word)
+            if found is None:
+                ask = situation.elsewhere if name == "memory" else situation.verdict
+                found = known[word] = ask(gist.changed(name, word))
+            yield _Trial(name, value, near, found)
 
 
 @lru_cache(maxsize=1024)

@@ -48,10 +48,12 @@ def breaches(pack: Pack, demands: Demands, evidence: Evidence | None, method: Me
     )
 
 
-def all_breaches(pack: Pack, demands: Demands, evidence: Evidence | None) -> fit.Broken:
-    """What each method would break, in words."""
-    found = zip(Method, burdens(pack, demands, evidence), strict=True)
-    return {m: breaches(pack, demands, evidence, m) if burden is not UNBURDENED else () for m, burden in found}
+def all_breaches(
+    pack: Pack, demands: Demands, evidence: Evidence | None, found: tuple[Burden, ...] | None = None
+) -> fit.Broken:
+    """What each method would break, in words; `found` are the `burdens`, where they are at hand."""
+    known = zip(Method, found if found is not None else burdens(pack, demands, evidence), strict=True)
+    return {m: breaches(pack, demands, evidence, m) if burden is not UNBURDENED else () for m, burden in known}
 
 
 def burdens(pack: Pack, demands: Demands, evidence: Evidence | None) -> tuple[Burden, ...]:

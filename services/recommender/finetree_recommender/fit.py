@@ -146,11 +146,26 @@ def taken(pack: Pack, ground: Ground, order: tuple[Method, ...], *, proof_needed
     return None if proof_needed or not unknown else unknown[0]
 
 
-def settle(
-    pack: Pack, evidence: Evidence | None, order: tuple[Method, ...], broken: Broken, *, proof_needed: bool
+@lru_cache(maxsize=4096)
+def sound(ground: Ground) -> frozenset[Method]:
+    """The methods that break nothing and, where there are estimates, fit: the first of an order that is one is taken.
+
+    Without estimates only where no proof is needed.
+    """
+    light = (method for method in Method if ground.burden(method) == UNBURDENED)
+    return frozenset(method for method in light if ground.states is None or ground.state(method) in RUNS)
+
+
+def settlement(
+    pack: Pack,
+    evidence: Evidence | None,
+    order: tuple[Method, ...],
+    broken: Broken,
+    method: Method | None,
+    *,
+    proof_needed: bool,
 ) -> Settlement:
     """The method that is `taken`, and what was rejected and passed over before it."""
-    method = taken(pack, ground(evidence, broken), order, proof_needed=proof_needed)
     if evidence is None:
         before = order[: order.index(method)] if method is not None else ()
         return Settlement(method, 0, FitState.UNKNOWN, (), {m: broken.get(m, ()) for m in before})

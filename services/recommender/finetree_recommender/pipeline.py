@@ -7,14 +7,14 @@ therefore find first, and make the words of the trace when those are read. `deci
 of a decision, `verdict` no more than the method and the rule.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from finetree_recommender import fit, gate, ties, tree, votes
-from finetree_recommender.answers import NAMES, Answers, matches
+from finetree_recommender.answers import NAMES, UNKNOWN, Answers, matches, vocabulary
 from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.fit import Ground
 from finetree_recommender.gate import Passage
@@ -105,11 +105,22 @@ class Decision:
         return self.choice.passage.upgrade or self.method is None
 
 
-def decide(pack: Pack, answers: Answers, evidence: Evidence | None, broken: fit.Broken = NOTHING_BROKEN) -> Decision:
-    """Run all stages; without evidence the rules alone decide. `broken` is what each method would break."""
-    ground = fit.ground(evidence, broken)
+def decide(
+    pack: Pack,
+    answers: Answers,
+    evidence: Evidence | None,
+    broken: fit.Broken = NOTHING_BROKEN,
+    ground: Ground | None = None,
+) -> Decision:
+    """Run all stages; without evidence the rules alone decide. `broken` is what each method would break.
+
+    `ground` is that of the evidence and of what would be broken, where it is at hand.
+    """
+    ground = ground if ground is not None else fit.ground(evidence, broken)
     choice = choose(pack, answers, evidence)
-    settled = fit.settle(pack, evidence, _tried(choice, ground), broken, proof_needed=choice.passage.upgrade)
+    order = _tried(choice, ground)
+    method = fit.taken(pack, ground, order, proof_needed=choice.passage.upgrade)
+    settled = fit.settlement(pack, evidence, order, broken, method, proof_needed=choice.passage.upgrade)
     return Decision(choice, settled, *_ruling(choice, settled.method, ground))
 
 
@@ -118,15 +129,61 @@ def asked(pack: Pack, answers: Answers) -> Answers:
     return answers.without(_unread(pack))
 
 
-@lru_cache(maxsize=65536)
+def gist(pack: Pack, answers: Answers) -> Answers:
+    """Answers that lead to the same verdicts, whatever is broken and fits: those that no rule tells apart are one."""
+    alike = _alike(pack, memory_known=answers.memory != UNKNOWN)
+    return answers._replace(**{name: words[getattr(answers, name)] for name, words in alike.items()})  # type: ignore[arg-type]  # priorities are no answer
+
+
+def alike(pack: Pack, answers: Answers, name: str, value: str) -> str:
+    """The first answer of an input that the rules do not tell apart from `value`, where the others are `answers`."""
+    words = _alike(pack, memory_known=answers.memory != UNKNOWN).get(name)
+    return words[value] if words is not None else value
+
+
+@lru_cache(maxsize=128)
+def _alike(pack: Pack, *, memory_known: bool) -> Mapping[str, Mapping[str, str]]:
+    """For each input but the memory, the first answer that is the same to every rule, by answer."""
+    rules, words = pack.rules, vocabulary(pack.rules)
+    whens = [rules.override.when, rules.override.unless, *(rule.when for rule in rules.upgrade)]
+    whens += [node.when for node in rules.tree.nodes]
+    if not memory_known:  # the only case in which these are read
+        whens += [rule.when for rule in (rules.default_leaf, *rules.use_cases)]
+
+    def read(name: str, value: str) -> tuple[object, ...]:
+        """What the rules read of an answer."""
+        options = (item for question in rules.questions if question.input == name for item in question.options)
+        votes = tuple((item.id, item.votes) for item in options if item.value == value and item.votes)
+        ties = tuple(rule.id for rule in rules.tie_breaks if rule.input == name and rule.value == value)
+        return votes, ties, tuple(value in when[name] for when in whens if name in when)
+
+    return {
+        name: {
+            value: next(first for first in (UNKNOWN, *words[name]) if read(name, first) == read(name, value))
+            for value in (UNKNOWN, *words[name])
+        }
+        for name in NAMES
+        if name != "memory"
+    }
+
+
 def verdict(pack: Pack, answers: Answers, ground: Ground) -> Verdict:
     """The method and the rule of `decide`, where the ground is that of its evidence and of what would be broken.
 
-    It is kept, and best asked with the answers that are `asked` for: what no rule reads would only fill the place.
+    Best asked with the `gist` of answers: what no rule tells apart would only fill the place of what is kept.
     """
     choice = _choose(pack, answers, ground.states if pack.rules.gate.physics is not None else None)
-    method = fit.taken(pack, ground, _tried(choice, ground), proof_needed=choice.passage.upgrade)
+    order = _tried(choice, ground)
+    proof_needed = choice.passage.upgrade
+    # As it mostly is, what comes first does.
+    if order and order[0] in fit.sound(ground) and not (proof_needed and ground.states is None):
+        method: Method | None = order[0]
+    else:
+        method = _taken(pack, ground, order, proof_needed=proof_needed)
     return Verdict(method, _ruling(choice, method, ground)[0])
+
+
+_taken = lru_cache(maxsize=16384)(fit.taken)
 
 
 def _tried(choice: Choice, ground: Ground) -> tuple[Method, ...]:

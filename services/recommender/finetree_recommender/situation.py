@@ -13,7 +13,7 @@ from finetree_recommender.fit import Broken, Ground, States
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import Decision, Verdict, asked, decide, verdict
+from finetree_recommender.pipeline import Decision, Verdict, decide, gist, verdict
 
 USABLE = 0.9
 """Share of a GPU's marketed GB that GPUs offer in GiB at least: a T4 of 16 GB offers 14.56 GiB."""
@@ -45,25 +45,24 @@ class Situation:
     """What each method would break."""
     ground: Ground
     """What verdicts read of the figures."""
-    asked: Answers
-    """The answers that some rule reads: where the others differ, the verdict does not."""
+    gist: Answers
+    """Answers that lead to the same verdicts as those that were given."""
     away: Ground
     """The same on other hardware, of which no estimate is at hand."""
-    bounds: tuple[Bound, ...] = ()
-    """What is carried over of each method to other GPUs; empty where nothing is."""
 
     @classmethod
     def of(cls, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> "Situation":
         """The situation of a request."""
         demands = inputs.demands
-        broken = all_breaches(pack, demands, evidence)
+        found = burdens(pack, demands, evidence)
+        broken = all_breaches(pack, demands, evidence, found)
         elsewhere = demands._replace(capability=None)
         if evidence is not None:
             # This hardware's hours and prices say nothing of another's; the pack's own are those of any.
             elsewhere = elsewhere._replace(deadline_seconds=None, run_usd=None)
         away = Ground(None, burdens(pack, elsewhere, None))
-        ground, bounds = fit.ground(evidence, broken), _bounds(inputs, evidence)
-        return cls(pack, inputs, evidence, broken, ground, asked(pack, inputs.answers), away, bounds)
+        ground = Ground(fit.states(evidence) if evidence is not None else None, found)
+        return cls(pack, inputs, evidence, broken, ground, gist(pack, inputs.answers), away)
 
     @property
     def answers(self) -> Answers:
@@ -75,16 +74,26 @@ class Situation:
         """What the run must keep to."""
         return self.inputs.demands
 
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """What is carried over of each method to other GPUs; empty where nothing is."""
+        if self.evidence is None:
+            return ()
+        found: tuple[Bound, ...] | None = self.evidence.kept.get("bounds")
+        if found is None:
+            found = self.evidence.kept["bounds"] = _bounds(self.inputs, self.evidence)
+        return found
+
     def decide(self) -> Decision:
         """The decision, with everything that led to it."""
-        return decide(self.pack, self.answers, self.evidence, self.broken)
+        return decide(self.pack, self.answers, self.evidence, self.broken, self.ground)
 
     def verdict(self, answers: Answers | None = None, demands: Demands | None = None) -> Verdict:
-        """The verdict, with other answers than `asked`, or other demands, on the same hardware."""
+        """The verdict, with other answers than the `gist`, or other demands, on the same hardware."""
         ground = self.ground
         if demands is not None:
             ground = ground._replace(burdens=burdens(self.pack, demands, self.evidence))
-        return verdict(self.pack, answers if answers is not None else self.asked, ground)
+        return verdict(self.pack, answers if answers is not None else self.gist, ground)
 
     def elsewhere(self, answers: Answers) -> Verdict:
         """The verdict of the rules on other hardware, of which estimates say no more than what is carried over."""

@@ -120,7 +120,7 @@ def _memory(situation: Situation) -> Iterator[Number]:
         key = memory_class(pack, gb).key
         if key == situation.answers.memory:
             return situation.verdict()
-        return situation.elsewhere(situation.asked.changed("memory", key))
+        return situation.elsewhere(situation.gist.changed("memory", key))
 
     def words(gb: float) -> str:
         return f"{gb:g} GB" if gb == now else f"{memory_words(pack, memory_class(pack, gb).key)} {NOT_PRICED}"
@@ -160,7 +160,7 @@ def _run_budget(situation: Situation) -> Iterator[Number]:
 
     def verdict(usd: float) -> Verdict:
         limits = [usd, *([request.budget_usd_month / max(1, runs)] if month else [])]
-        answers = _with_budget(situation, usd * runs) if runs and not month else situation.asked
+        answers = _with_budget(situation, usd * runs) if runs and not month else situation.gist
         return situation.verdict(answers, situation.demands._replace(run_usd=min(limits)))
 
     brackets = situation.pack.rules.budget if runs and not month else ()
@@ -176,7 +176,7 @@ def _deadline(situation: Situation) -> Iterator[Number]:
     implied = not situation.inputs.request.time
 
     def verdict(seconds: float) -> Verdict:
-        answers = situation.asked
+        answers = situation.gist
         if implied:
             word = next(item.implies for item in pack.rules.deadlines if item.holds(seconds))
             answers = answers.changed("time", word or UNKNOWN)
@@ -202,7 +202,7 @@ def _task_count(situation: Situation) -> Iterator[Number]:
 
     def verdict(count: float) -> Verdict:
         found = next(item for item in pack.rules.task_counts if item.holds(count))
-        counted = situation.asked.changed("task_count", found.key)
+        counted = situation.gist.changed("task_count", found.key)
         return situation.verdict(counted.changed("tasks", found.implies or UNKNOWN))
 
     counts, now = pack.rules.task_counts, request.task_count
@@ -255,7 +255,7 @@ def _sides(brackets: tuple[Bracket, ...], limits: tuple[float, ...], factor: flo
 
 
 def _with_budget(situation: Situation, usd: float) -> Answers:
-    return situation.asked.changed("budget", bracket_key(situation.pack.rules.budget, usd))
+    return situation.gist.changed("budget", bracket_key(situation.pack.rules.budget, usd))
 
 
 def _costs(situation: Situation) -> Iterator[float]:

@@ -11,7 +11,7 @@ from finetree_recommender.demands import Demands, all_breaches, burdens
 from finetree_recommender.estimates import FitState
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import load_builtin
-from finetree_recommender.pipeline import asked, decide, verdict
+from finetree_recommender.pipeline import asked, decide, gist, verdict
 
 PACKS = list(load_builtin())
 STATES = (*FitState, None)
@@ -47,7 +47,8 @@ def test_all_answers_of_the_five_questions(any_pack):
     for row in product(*((*words[name], UNKNOWN) for name in ("memory", "budget", "quality", "time", "tasks"))):
         answers = Answers(*row)
         whole = decide(any_pack, answers, None)
-        assert verdict(any_pack, answers, nothing) == (whole.method, whole.rule_id), answers
+        for read in (answers, gist(any_pack, answers)):
+            assert verdict(any_pack, read, nothing) == (whole.method, whole.rule_id), answers
 
 
 def test_any_answers_demands_and_estimates(any_pack, evidence):
@@ -60,7 +61,7 @@ def test_any_answers_demands_and_estimates(any_pack, evidence):
         whole = decide(any_pack, answers, found, broken)
         ground = fit.ground(found, broken)
         assert ground.burdens == burdens(any_pack, demands, found)
-        for read in (answers, asked(any_pack, answers)):
+        for read in (answers, asked(any_pack, answers), gist(any_pack, answers)):
             assert verdict(any_pack, read, ground) == (whole.method, whole.rule_id), (answers, demands)
         verdicts.add(whole.method)
     assert verdicts == {*Method, None}
