@@ -84,6 +84,15 @@ SHAPES = {
         vocab_size=125696,
         gated_mlp=True,
     ),
+    "deepseek-coder-1.3b": rs.ModelShape(
+        hidden_size=2048,
+        layers=24,
+        attention_heads=16,
+        intermediate_size=5504,
+        vocab_size=32256,
+        gated_mlp=True,
+        family="llama",
+    ),
     "powerlm-3b": rs.ModelShape(
         hidden_size=2304,
         layers=40,

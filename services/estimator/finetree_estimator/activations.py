@@ -100,7 +100,7 @@ def _norms(run: Recipe) -> float:
 
 def _attention(run: Recipe) -> int:
     """Queries, keys, values, output and the softmax's normaliser; scores, where they are kept, come on top."""
-    s, size = run.shape, run.compute_bytes
+    s, size = run.shape, run.activation_bytes
     kv = 2 * (s.q_width if run.program.expands_kv else s.kv_width)
     fused = size * (2 * s.q_width + kv) + c.NORMALIZER_BYTES * s.heads
     if run.program.keeps_fused_projection:
@@ -112,7 +112,7 @@ def _attention(run: Recipe) -> int:
 def _score_bytes(run: Run) -> float:
     """Bytes per token and head of attention scores that are kept; fused kernels keep none."""
     if run.eager_attention:
-        return float((4 + run.compute_bytes) * run.sequence_length)
+        return float((4 + run.recipe.activation_bytes) * run.sequence_length)
     span = run.rows.attention_span if run.rows is not None else float(run.sequence_length)
     return c.SHORT_ROW_SCORES_BYTES * span if run.device.is_cpu and span <= c.SHORT_ROW_TOKENS else 0.0
 

@@ -38,9 +38,13 @@ NORMALIZER_BYTES = 4
 """Per token and head: the softmax's normaliser that a fused attention kernel keeps, in float32."""
 DROPOUT_MASK_BYTES = 1
 """Per number of an adapter's input: the mask, a boolean (torch's native dropout)."""
-LOGITS_BYTES = {2: 14.0, 4: 12.0}
-"""Per logit at the loss peak, by bytes of the compute type: the logits, a float32 copy of 16-bit ones, log-softmax and
-float32 gradient (2 + 4 + 4 + 4; 4 + 4 + 4). A traced step of transformers' Llama gives 14.0."""
+LOGITS_BYTES = {2: 14.0, 4: 16.0}
+"""Per logit at the loss peak, by the logits' bytes: the logits, which the model's output holds, log-softmax, and the
+float32 gradients of its output and its input (2 + 4 + 4 + 4; 4 + 4 + 4 + 4). A traced step of transformers' Llama gives
+14.0 in 16 bits; published peaks over lengths of two sources with float32 logits rise by 16.0 and 16.3."""
+SCORE_GRADIENT_BYTES = 8
+"""Per attention score while a plain softmax is differentiated, beside what is kept: float32 gradients of its output and
+its input."""
 CHUNKED_LOGITS_BYTES = 4.0
 """Per logit where a chunked loss keeps the chunks all the same: 16-bit logits and log-softmax (LitGPT, torchtune)."""
 CHUNK_TOKENS = 1024

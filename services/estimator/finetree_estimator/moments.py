@@ -72,8 +72,9 @@ _CAPPED_LOGITS = frozenset({"gemma2"})
 def loss_peak(run: Run, tokens: float) -> float:
     """Bytes of logits and their derivatives at the loss, for a micro-batch of so many tokens."""
     targets = tokens
-    capped = run.compute_bytes if run.shape.family in _CAPPED_LOGITS else 0
-    per_logit = c.LOGITS_BYTES[min(4, max(2, run.compute_bytes))] + capped
+    size = run.recipe.activation_bytes
+    capped = size if run.shape.family in _CAPPED_LOGITS else 0
+    per_logit = c.LOGITS_BYTES[min(4, max(2, size))] + capped
     if run.loss == "completion-only":
         targets *= run.rows.target_fraction if run.rows is not None else 1.0
     if run.loss in ("completion-only", "chunked"):
@@ -94,4 +95,6 @@ def _kept(run: Run, layer: Layer, saved: float) -> float:
 
 
 def _differentiated(run: Run, layer: Layer, saved: float) -> float:
-    return layer.gradients + (saved if run.checkpointing else 0.0)
+    # Scores are differentiated when the MLP's part is done and freed.
+    scores = c.SCORE_GRADIENT_BYTES * run.shape.heads * run.sequence_length if run.eager_attention else 0.0
+    return max(layer.gradients, scores - layer.mlp) + (saved if run.checkpointing else 0.0)

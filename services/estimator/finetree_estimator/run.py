@@ -152,6 +152,12 @@ class Recipe(NamedTuple):
             return False
         return not self.method.grouped and not self.sharded
 
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes per number of what layers and head give: float32 after a raised base that no autocast takes down."""
+        autocast = self.weight_bytes > self.compute_bytes
+        return 4 if self.raised and not autocast else self.compute_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

@@ -27,7 +27,7 @@ def found():
 
 def test_every_row_is_a_sound_request_with_something_measured():
     assert len(ROWS) >= 200
-    assert len({row.source for row in ROWS}) >= 10
+    assert len({row.source for row in ROWS}) >= 11
     for row in ROWS:
         validate(row.request)
         assert row.peaks or row.tokens_per_second
@@ -42,6 +42,8 @@ def test_every_row_is_a_sound_request_with_something_measured():
         (FMS, ("qlora", "mixtral"), "allocated", 0.06),
         ("github:Lightning-AI/litgpt", ("lora · 1 device",), "allocated", 0.04),
         ("github:Lightning-AI/litgpt", ("qlora",), "allocated", 0.07),
+        ("github:Anassbzdd/fitcheck", (), "allocated", 0.04),
+        ("github:DaoyuanLi2816/can-i-finetune-this", (), "allocated", 0.03),
         ("github:huggingface/peft", (), "device", 0.10),
         ("github:pytorch/ao", (), "allocated", 0.05),
         ("github:QwenLM/Qwen", ("lora · 1 device",), "device", 0.08),
