@@ -10,7 +10,7 @@ from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.memory import Component
 from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
 from finetree_estimator.models import model
-from finetree_estimator.programs import TRANSFORMERS
+from finetree_estimator.programs import FINETREE, LITGPT, TRANSFORMERS
 from finetree_estimator.run import Device, EvaluationPlan, Owned, Rows, Run
 from finetree_estimator.shapes import routed_weights
 
@@ -236,10 +236,11 @@ def test_runs_of_the_same_key_have_the_same_peaks(make_run):
     """What the engine's keeping of peaks rests on, one field at a time, whatever the others that matter are."""
     assert {field.name for field in fields(Run)} == OTHERWISE.keys()
     same = set()
-    for several, packing, loss, eager, before in product(
-        (1, 4), (False, True), ("completion-only", "chunked", "fused"), (False, True), (64, 4)
+    for several, packing, loss, eager, before, program in product(
+        (1, 4), (False, True), ("completion-only", "chunked", "fused"), (False, True), (64, 4), (FINETREE, LITGPT)
     ):
         usual = {"devices": several, "packing": packing, "loss": loss, "eager_attention": eager, "batch": before}
+        usual["program"] = program
         run = make_run(sharding="full" if several > 1 else "replicated", **usual)
         for name, value in OTHERWISE.items():
             other = replace(run, **{name: value})
