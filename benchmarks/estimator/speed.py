@@ -73,6 +73,20 @@ def _request(draw: random.Random, names: list[str], cards: list[str], number: in
     return json_format.ParseDict(document, pb.EstimateRunRequest())
 
 
+def sweep(number: int) -> list[pb.EstimateRunRequest]:
+    """The methods on twenty accelerators for one model and dataset, as a comparison asks; `number` tells data apart."""
+    cards = [entry.name for entry in accelerators.supported()][: BATCH // len(METHODS)]
+    training = {"micro_batch_size": 1, "effective_batch_size": 16, "sequence_length": 512}
+    profile = {"examples": 5000 + number, "total_tokens": 200 * (5000 + number), "target_fraction": 0.4}
+    specs = [
+        {"model": {"name": "llama-3.1-8b"}, method: {}, "training": training, "hardware": {"accelerator": card}}
+        for method in METHODS
+        for card in cards
+    ]
+    documents = ({"spec": spec, "dataset_profile": profile, "view": "ESTIMATE_VIEW_BASIC"} for spec in specs)
+    return [json_format.ParseDict(document, pb.EstimateRunRequest()) for document in documents]
+
+
 @contextmanager
 def server(*command: str) -> Iterator[tuple[str, psutil.Process]]:
     """A server process and its address; ended at the end."""
@@ -136,7 +150,8 @@ async def measure(address: str, process: psutil.Process, *, whole: bool) -> dict
             round(await throughput(stub.EstimateRun, requests(REQUESTS, seed))) for seed in (3, 4, 5)
         ]
         if whole:
-            found["batch_of_100"] = await _batches(stub, process)
+            found["batch_of_100"] = await _batches(stub, process, [requests(BATCH, 100 + each) for each in range(10)])
+            found["sweep_of_100"] = await _batches(stub, process, [sweep(each) for each in range(10)])
             full = requests(100, 9, "ESTIMATE_VIEW_FULL")
             found["full_view"] = await one_by_one(stub.EstimateRun, full, process)
         again = requests(REQUESTS, 7)
@@ -147,8 +162,8 @@ async def measure(address: str, process: psutil.Process, *, whole: bool) -> dict
     return found
 
 
-async def _batches(stub: Any, process: psutil.Process) -> dict[str, Any]:
-    batches = [_batch(requests(BATCH, 100 + number)) for number in range(10)]
+async def _batches(stub: Any, process: psutil.Process, asked: list[list[pb.EstimateRunRequest]]) -> dict[str, Any]:
+    batches = list(map(_batch, asked))
     uncached = await one_by_one(stub.BatchEstimateRuns, batches, process)
     return {"uncached": uncached, "cached": await one_by_one(stub.BatchEstimateRuns, batches, process)}
 
