@@ -21,8 +21,15 @@ def unmet(situation: Situation, decision: Decision) -> Iterator[Caution]:
         return
     for breach in situation.broken.get(method, ()):
         text = f"{method} {breach.message}; no method here keeps every wish{_nearest(situation, breach.code)}"
+        if breach.code == OVER_BUDGET and _rented_by_default(situation):
+            text += "; that is at the price of renting: say so where the hardware is your own (ownership)"
         yield Caution(breach.code, text, breach.rule_id)
     yield from _quality(situation, method)
+
+
+def _rented_by_default(situation: Situation) -> bool:
+    """Whether a cost is that of rented hardware because nobody said whose it is."""
+    return situation.evidence is not None and not situation.inputs.request.HasField("ownership")
 
 
 def _nearest(situation: Situation, code: str) -> str:
@@ -37,7 +44,7 @@ def _nearest(situation: Situation, code: str) -> str:
     if not found:
         return ""
     value, nearest = min(found)
-    return f"; {words}, {nearest}, takes {duration(value) if code == OVER_DEADLINE else f'{value:.2f} USD'}"
+    return f"; {words}, {nearest}, {f'takes {duration(value)}' if code == OVER_DEADLINE else f'costs {value:.2f} USD'}"
 
 
 def contradictions(situation: Situation, decision: Decision) -> Iterator[Caution]:

@@ -82,7 +82,12 @@ def test_contradictory_wishes_get_the_rules_answer_and_what_gives(ask):
     assert "the deadline is 10 min" in by_code["OVER_DEADLINE"]
     assert "the quickest, PREFIX, takes 3.0 h" in by_code["OVER_DEADLINE"]
     assert "the budget is 4.50 USD" in by_code["OVER_BUDGET"]
-    assert "the cheapest, QLORA, takes 5.00 USD" in by_code["OVER_BUDGET"]
+    assert "the cheapest, QLORA, costs 5.00 USD" in by_code["OVER_BUDGET"]
+    assert by_code["OVER_BUDGET"].endswith(
+        "; that is at the price of renting: say so where the hardware is your own (ownership)"
+    )
+    owned = ask(figures(), hardware=gpu(80), ownership={"owned": {"tariff_per_kwh": 0.3}}, **fields)
+    assert not [item for item in owned.cautions if "price of renting" in item.message]
     assert "no method has all of what was asked for" in by_code["CONTRADICTORY_WISHES"]
     assert answer.confidence.level == "LOW"
     assert any("wishes that are not met" in factor for factor in answer.confidence.factors)
