@@ -146,8 +146,8 @@ _COLUMN = re.compile(r'(\w+): (?:"((?:[^"\\]|\\.)*)"|([^,"]+))(?:, |$)')
 
 
 def column_flags(message: str) -> str:
-    """The mappings that a message about rows offers, as flags; "" where it offers none."""
-    offers = []
+    """What a message about rows offers, as flags: mappings, or to say the format; "" where it offers neither."""
+    offers = ["--file-format csv", "--file-format text"] if "reading.file_format" in message else []
     for mapping in _MAPPING.findall(message):
         named = [
             (part, json.loads(f'"{quoted}"') if quoted else plain) for part, quoted, plain in _COLUMN.findall(mapping)

@@ -5,8 +5,10 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from finetree import Client
 from finetree.testing import Script, Suite
 from finetree_api.trainer.v1 import dataset_pb2, event_pb2
+from finetree_api.types.v1 import run_spec_pb2
 from finetree_cli import __main__ as entry
 
 ROWS = b'{"prompt": "a", "completion": "b"}\n'
@@ -90,6 +92,15 @@ def test_json_is_one_object(suite, file, capsys):
         "numbers": [4, 9],
         "failed": False,
     }
+
+
+def test_how_a_file_is_read_is_the_job_s(suite, file, capsys):
+    words = ("--file-format", "jsonl", "--column", "prompt=prompt", "--skip-bad-rows")
+    _, out, _ = run(capsys, "data", "check", file, "--model", "small", *words, "--json")
+    with Client(suite.address) as client:
+        reading = client.get_job(json.loads(out)["job"]).spec.dataset.reading
+    assert (reading.file_format, reading.columns.prompt) == (run_spec_pb2.FILE_FORMAT_JSONL, "prompt")
+    assert reading.bad_rows == run_spec_pb2.BAD_ROWS_SKIP
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def test_a_way_out_that_the_service_names_is_not_said_twice():
             "columns {prompt: text, completion: label} to learn the label, or columns {text: text} to learn the text",
             "--column prompt=text --column completion=label, or --column text=text",
         ),
+        ("say so in reading.file_format", "--file-format csv, or --file-format text"),
     ],
 )
 def test_a_mapping_that_a_message_about_rows_offers_is_given_as_flags(offer, flags):

@@ -138,6 +138,7 @@ BROKEN = {
     "blank lines": ("\n\n  \n", "EMPTY_DATASET", 0, "no rows"),
     "a header alone": ("prompt,completion\n", "EMPTY_DATASET", 0, "no rows"),
     "a zip": (b"PK\x03\x04rest", "UNSUPPORTED_FILE", 0, "zip archive"),
+    "a tar": (b"a".ljust(257, b"\x00") + b"ustar\x00", "UNSUPPORTED_FILE", 0, "tar archive"),
     "a pickle": (b"\x80\x04\x95rest", "UNSUPPORTED_FILE", 0, "pickle"),
     "a Git LFS pointer": ("version https://git-lfs.github.com/spec/v1\n", "UNSUPPORTED_FILE", 0, "Git LFS"),
     "cut gzip": (gzip.compress(JSONL.encode())[:-12], "DATASET_UNREADABLE", 0, "damaged or cut off"),

@@ -59,6 +59,10 @@ REFUSED = {
         {"label": 3, "text": "t"},
         "columns {prompt: text, completion: label} to learn the label",
     ),
+    "a text beside a prompt": (
+        {"id": 1, "prompt": "p", "text": "t", "model": "m"},
+        "columns {prompt: prompt, completion: text} to learn the text, or columns {text: text} to learn the text",
+    ),
     "intents beside a text": ({"text": "t", "intents": ["i", "j"]}, "columns {text: text}"),
     "an image's path": (
         {"question": "q", "answer": "a", "image_path": "a.png"},

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 FINDINGS = ("skipped", "truncated", "no-target", "duplicates", "leak", "prompt-leak")
+FILE_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "text")
 LEARNED = ("completions", "last-completion", "all")
 
 
@@ -56,6 +57,9 @@ def data() -> None:
     metavar="PART=NAME",
     help="The file's name for a part of a row, such as prompt=question or completion=answers.text.0.",
 )
+@click.option(
+    "--file-format", type=click.Choice(FILE_FORMATS), help="What FILE is written in. [default: its content tells]"
+)
 @click.option("--skip-bad-rows", is_flag=True, help="Leave wrong rows out, and name them, rather than refuse the file.")
 @click.option("--on-server", is_flag=True, help="Files are paths under the trainer's data roots: nothing is uploaded.")
 @pass_settings
@@ -70,6 +74,7 @@ def check(
     learn: str,
     thresholds: tuple[tuple[str, float], ...],
     columns: tuple[tuple[str, str], ...],
+    file_format: str | None,
     skip_bad_rows: bool,
     on_server: bool,
 ) -> None:
@@ -91,6 +96,8 @@ def check(
     if any(name in ("leak", "prompt-leak") for name, _ in thresholds) and held_out is None:
         raise BadInput("--fail-on leak needs held-out rows", remedy="give them with --eval FILE")
     _read_as(spec.dataset.reading, columns, skip_bad_rows=skip_bad_rows)
+    if file_format is not None:
+        spec.dataset.reading.file_format = run_spec_pb2.FileFormat.Value(f"FILE_FORMAT_{file_format.upper()}")
     if held_out is not None:
         spec.evaluation.dataset.reading.CopyFrom(spec.dataset.reading)
     with settings.client() as client:

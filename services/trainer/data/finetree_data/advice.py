@@ -93,13 +93,15 @@ def _example(value: dict[str, Any]) -> str:
     if not asked and answered:
         asked = max(rest, key=lambda path: len(str(lookup(value, path))), default="")
     asked = asked or next(iter(rest), "")
-    answered = answered or next((path for path in rest if path != asked), "")
+    # A text beside a question may be its answer, or all there is to learn.
+    beside = next((path for path in rest if texts[path] == "text" and path != asked), "")
+    answered = answered or beside or next((path for path in rest if path != asked), "")
     if asked and answered:
         pair = f"columns {{prompt: {_quoted(asked)}, completion: {_quoted(answered)}}}"
-        plain = texts[asked] == "text"
-        return (
-            f"{pair} to learn the {answered}, or columns {{text: {_quoted(asked)}}} to learn the text" * plain or pair
-        )
+        plain = asked if texts[asked] == "text" else beside
+        if plain:
+            return f"{pair} to learn the {answered}, or columns {{text: {_quoted(plain)}}} to learn the text"
+        return pair
     return f"columns {{text: {_quoted(asked)}}}" if asked else "columns {prompt: …, completion: …}"
 
 

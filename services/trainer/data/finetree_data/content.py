@@ -153,6 +153,8 @@ def require_text(head: bytes) -> None:
     for magic, what in _OTHER_FILES.items():
         if head.startswith(magic):
             raise DatasetError("UNSUPPORTED_FILE", f"The file is {what.partition(';')[0]}.", remedy=_advice(what))
+    if head[257:262] == b"ustar":
+        raise DatasetError("UNSUPPORTED_FILE", "The file is a tar archive.", remedy="Unpack it.")
     if head.startswith(_UTF32):
         raise _not_utf8("The file is UTF-32 by its byte order mark")
     if b"\x00" in head:

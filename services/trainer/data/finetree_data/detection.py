@@ -53,7 +53,7 @@ def layout_of(value: dict[str, Any]) -> Layout | None:
     asked, answered = _pair(value)
     if answered:
         return Layout.INSTRUCTION if asked.lower() == "instruction" else Layout.PROMPT_COMPLETION
-    if "text" in names and not set(LABELS) & set(names) and not told(value):
+    if "text" in names and not {*LABELS, *QUESTIONS} & set(names) and not told(value):
         return Layout.TEXT
     return None
 
