@@ -60,7 +60,7 @@ REFUSED = {
         "columns {prompt: text, completion: label} to learn the label",
     ),
     "a text beside a prompt": (
-        {"id": 1, "prompt": "p", "text": "t", "model": "m"},
+        {"id": 1, "prompt": "p", "prompt_class": "c", "text": "t", "model": "m"},
         "columns {prompt: prompt, completion: text} to learn the text, or columns {text: text} to learn the text",
     ),
     "intents beside a text": ({"text": "t", "intents": ["i", "j"]}, "columns {text: text}"),
@@ -80,6 +80,10 @@ REFUSED = {
     "names with spaces": (
         {"Tweet text": "t", "text_label": "l"},
         'columns {prompt: "Tweet text", completion: text_label}',
+    ),
+    "unknown names in a row of a data set server": (
+        {"row_idx": 0, "row": {"headline": "h", "abstract": "s"}, "truncated_cells": []},
+        "columns {prompt: headline, completion: abstract}",
     ),
     "one text": ({"id": "x", "body": "b"}, "columns {text: body}"),
     "a nested answer": (

@@ -95,7 +95,9 @@ def _example(value: dict[str, Any]) -> str:
     asked = asked or next(iter(rest), "")
     # A text beside a question may be its answer, or all there is to learn.
     beside = next((path for path in rest if texts[path] == "text" and path != asked), "")
-    answered = answered or beside or next((path for path in rest if path != asked), "")
+    if beside and texts.get(answered) not in LABELS:
+        answered = beside
+    answered = answered or next((path for path in rest if path != asked), "")
     if asked and answered:
         pair = f"columns {{prompt: {_quoted(asked)}, completion: {_quoted(answered)}}}"
         plain = asked if texts[asked] == "text" else beside

@@ -66,7 +66,7 @@ def _parts(value: dict[str, Any], layout: Layout, named: dict[str, str]) -> Mapp
     parts |= kept
     if parts.get("context") in (parts.get("prompt"), parts.get("completion")):
         parts.pop("context", None)
-    missing = next((part for part in sorted(mine) if not _present(value, parts[part])), "")
+    missing = next((part for part in sorted(mine) if not present(value, parts[part])), "")
     if missing and named:
         raise DatasetError(
             "COLUMNS_INCOMPLETE",
@@ -78,7 +78,7 @@ def _parts(value: dict[str, Any], layout: Layout, named: dict[str, str]) -> Mapp
 
 
 def _require_column(value: dict[str, Any], part: str, path: str) -> None:
-    if _present(value, path):
+    if present(value, path):
         return
     near = difflib.get_close_matches(path, list(value), n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -90,6 +90,6 @@ def _require_column(value: dict[str, Any], part: str, path: str) -> None:
     )
 
 
-def _present(value: dict[str, Any], path: str) -> bool:
+def present(value: dict[str, Any], path: str) -> bool:
     """Whether the column is there; what is nested in it may be missing in a row."""
     return path in value or path.partition(".")[0] in value

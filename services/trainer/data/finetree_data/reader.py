@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetree_data import jsons, tables
-from finetree_data.columns import mapping_for
+from finetree_data.columns import mapping_for, present
 from finetree_data.content import HEAD_BYTES, PARQUET, Content, opened, require_text
 from finetree_data.detection import layout_of
 from finetree_data.faults import DatasetError, RowError
@@ -98,7 +98,8 @@ class RowFile:
         """The plain rows of a record. Raises RowError."""
         if isinstance(record, RowError):
             raise record
-        if self._mapping is None and not self.reading.columns.given() and self.reading.layout is None:
+        named = self.reading.columns.given().values()
+        if self._mapping is None and self.reading.layout is None and not any(present(record, path) for path in named):
             self._nesting = nesting_of(record)
         return (record,) if self._nesting is None else self._nesting.rows(record)
 
