@@ -7,7 +7,7 @@ import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator import prices
 from finetree_estimator.lookups import Knowledge
-from finetree_estimator.servicer import ROWS_AT_A_TIME, EstimatorServicer
+from finetree_estimator.servicer import ROWS_AT_A_TIME, EstimatorServicer, _abreast
 from finetree_runtime.errors import DomainError, to_status
 from google.protobuf import json_format
 
@@ -85,3 +85,21 @@ def test_each_row_of_a_batch_is_answered_as_it_is_alone(known):
         else:
             assert status_without_place(result.error, number) == expected
     assert sum(result.HasField("error") for result in results) >= len(ODD) - 2
+
+
+@pytest.mark.parametrize(
+    ("views", "expected"),
+    [
+        ("", []),
+        ("b", [(0, 1)]),
+        ("f", [(0, 1)]),
+        ("bbfffb", [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6)]),
+        ("b" * (2 * ROWS_AT_A_TIME), [(0, ROWS_AT_A_TIME), (ROWS_AT_A_TIME, 2 * ROWS_AT_A_TIME)]),
+        ("b" * ROWS_AT_A_TIME + "f", [(0, ROWS_AT_A_TIME), (ROWS_AT_A_TIME, ROWS_AT_A_TIME + 1)]),
+    ],
+)
+def test_other_calls_wait_for_a_few_rows_or_for_one_that_is_searched_for(views, expected):
+    view = {"b": pb.ESTIMATE_VIEW_BASIC, "f": pb.ESTIMATE_VIEW_FULL}
+    rows = [pb.BatchEstimateRow(request=pb.EstimateRunRequest(view=view[each])) for each in views]
+
+    assert list(_abreast(rows)) == expected
