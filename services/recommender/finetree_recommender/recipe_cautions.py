@@ -2,11 +2,14 @@
 """What to beware of in the recipe itself: rows that are cut, too little data, doubtful rates, rounding, experts."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.defaults import suggested_sequence_length
 
+from finetree_recommender.drafting import SEQUENCE, sequence_length
 from finetree_recommender.methods import Method
+from finetree_recommender.pack import Pack
 from finetree_recommender.recipe import Recipe
 from finetree_recommender.recipe_rules import Row
 from finetree_recommender.situation import Situation
@@ -20,23 +23,23 @@ _SWEPT = (Method.FULL, Method.LORA, Method.QLORA)
 
 def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
     """Rows that lose their end, to fit the memory or the model's longest sequence; how many, where that is known."""
-    if built is None:
+    profile = situation.inputs.profile
+    if built is None or profile is None:
         return
-    rule_id = next((item.rule_id for item in built.sources if item.field_path == "training.sequence_length"), "")
-    profile, length = situation.inputs.profile, built.spec.training.sequence_length
-    suggested = suggested_sequence_length(profile)
-    cut_to_fit = any(rule.id == rule_id for rule in situation.pack.rules.adaptations)
-    if profile is None or not (cut_to_fit or length < suggested):
+    length, suggested = built.spec.training.sequence_length, suggested_sequence_length(profile)
+    model = situation.inputs.model
+    uncut, _ = sequence_length(situation.pack, suggested, model.longest if model is not None else 0)
+    cut_to_fit = length < uncut
+    if not (cut_to_fit or length < suggested):
         return
     longer = sum(bucket.count for bucket in profile.token_lengths if bucket.upper_bound > length)
-    if profile.token_lengths and not longer:
-        return
     why = "to make it fit" if cut_to_fit else "which is the model's longest sequence"
     text = f"rows are cut at {length:,} tokens, {why}: "
     if longer:
         text += f"up to {longer:,} of {profile.examples:,} are longer and lose their end; split them"
     else:
         text += "longer ones lose their end; say how long they are (dataset_profile.token_lengths)"
+    rule_id = next(item.rule_id for item in built.sources if item.field_path == SEQUENCE)
     yield Caution("ROWS_CUT", f"{text}, or take more memory" if cut_to_fit else text, rule_id)
 
 
@@ -51,21 +54,24 @@ def few_rows(situation: Situation) -> Iterator[Caution]:
 
 def doubtful_rate(situation: Situation, method: Method | None, parameters: int | None) -> Iterator[Caution]:
     """A learning rate of which published recipes disagree by much."""
-    rule = situation.pack.rules.rate_doubt
-    row = _rate_row(situation, method, parameters) if method in _SWEPT else None
+    if method in _SWEPT and parameters is not None:
+        profile = "EVIDENCE" if situation.inputs.evidence_profile else "PLAYBOOK"
+        yield from _doubts(situation.pack, method, profile, parameters)
+
+
+@lru_cache(maxsize=1024)
+def _doubts(pack: Pack, method: Method, profile: str, parameters: int) -> tuple[Caution, ...]:
+    rule, row = pack.rules.rate_doubt, _rate_row(pack, method, profile, parameters)
     if rule is None or row is None or len(row.range) != 2 or row.range[1] < rule.value * row.range[0]:
-        return
+        return ()
     low, high = row.range
     text = f"published learning rates for this size go from {low:g} to {high:g}, {high / low:.0f} times apart: "
-    yield Caution("LEARNING_RATE_UNCERTAIN", f"{text}try three of them before you trust one", row.id)
+    return (Caution("LEARNING_RATE_UNCERTAIN", f"{text}try three of them before you trust one", row.id),)
 
 
-def _rate_row(situation: Situation, method: Method | None, parameters: int | None) -> Row | None:
+def _rate_row(pack: Pack, method: Method, profile: str, parameters: int) -> Row | None:
     """The row that sets the rate by the size of the model, before factors for few rows and the like."""
-    if method is None or parameters is None:
-        return None
-    profile = "EVIDENCE" if situation.inputs.evidence_profile else "PLAYBOOK"
-    tables = (table for table in tables_of(situation.pack, method, profile)[0] if table.knob == _RATE)
+    tables = (table for table in tables_of(pack, method, profile)[0] if table.knob == _RATE)
     table = next((table for table in tables if not table.factor and table.input == "parameters"), None)
     rows = table.rows if table is not None else ()
     return next((row for row in rows if row.below is not None and parameters < row.below), None)
