@@ -148,6 +148,23 @@ PUBLIC = {
         Layout.PROMPT_COMPLETION,
         [("user", "q\n\np"), ("assistant", "a")],
     ),
+    "glaiveai/glaive-function-calling-v2": (
+        {
+            "system": "SYSTEM: You have functions.",
+            "chat": "USER: q\n\n\nASSISTANT: <functioncall> {} <|endoftext|>\n\n\n"
+            "FUNCTION RESPONSE: {}\n\n\nASSISTANT: a <|endoftext|>\n\n\n",
+        },
+        Layout.CHAT,
+        [
+            ("system", "You have functions."),
+            *(("user", "q"), ("assistant", "<functioncall> {}"), ("tool", "{}"), ("assistant", "a")),
+        ],
+    ),
+    "PaLM": (
+        {"messages": [{"author": "user", "content": "q"}, {"author": "bot", "content": "a"}]},
+        Layout.CHAT,
+        [("user", "q"), ("assistant", "a")],
+    ),
     "names in capitals": (
         {"Question": "q", "Answer": "a"},
         Layout.PROMPT_COMPLETION,
@@ -224,6 +241,13 @@ def test_function_calls_in_the_way_of_llama_factory_are_the_same_calls(tmp_path)
     row = read(tmp_path, sharegpt)[0][0]
     assert [message.role for message in row.messages] == ["system", "user", "assistant", "tool", "assistant"]
     assert row.messages[2].tool_calls == (CALL,)
+    assert row.tools == ({"type": "function", "function": TOOL},)
+
+
+def test_answers_that_are_calls_are_the_same_calls(tmp_path):
+    answers = json.dumps([{"name": "get_weather", "arguments": {"city": "Oslo"}}])
+    row = read(tmp_path, {"id": 1, "query": "Weather in Oslo?", "answers": answers, "tools": json.dumps([TOOL])})[0][0]
+    assert row.messages == (Message("user", "Weather in Oslo?"), Message("assistant", "", tool_calls=(CALL,)))  # xLAM's
     assert row.tools == ({"type": "function", "function": TOOL},)
 
 

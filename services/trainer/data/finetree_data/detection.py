@@ -65,7 +65,7 @@ def _turns(value: dict[str, Any]) -> str:
     found = first(names, CONVERSATIONS)
     # Some names are those of a talk that is one text, too: SAMSum's "dialogue".
     certain = found.lower() in CONVERSATIONS[:2]
-    if found and (certain or value[found] is None or isinstance(value[found], list) or _is_json(value[found])):
+    if found and (certain or value[found] is None or isinstance(value[found], list) or _is_talk(value[found])):
         return found
     if _is_strings(value.get("data")):  # UltraChat
         return "data"
@@ -90,6 +90,8 @@ def _pair(value: dict[str, Any]) -> tuple[str, str]:
     pair = next(found, None)
     if pair is not None:
         return names[pair[0]], names[pair[1]]
+    if {"query", "answers", "tools"} <= set(names):  # xLAM, whose answers are calls
+        return names["query"], names["answers"]
     answers = value.get(names.get("answers", ""))
     is_squad = {"question", "context", "answers"} <= set(names) and (answers is None or _is_squad(answers))
     return (names["question"], "answers.text.0") if is_squad else ("", "")
@@ -114,8 +116,9 @@ def _is_strings(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1 and all(isinstance(item, str) for item in value)
 
 
-def _is_json(value: Any) -> bool:
-    return isinstance(value, str) and value.lstrip().startswith("[")
+def _is_talk(value: Any) -> bool:
+    """Whether a text is turns: as JSON, or as Glaive marks them."""
+    return isinstance(value, str) and value.lstrip().startswith(("[", "USER:"))
 
 
 def _speaks_sharegpt(turns: Any) -> bool:

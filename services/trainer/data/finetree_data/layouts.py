@@ -5,7 +5,7 @@ import json
 import math
 from typing import Any
 
-from finetree_data.calls import tools_of
+from finetree_data.calls import calls_in, tools_of
 from finetree_data.detection import guess
 from finetree_data.faults import EmptyError, MarkedError, MixedError, RowError
 from finetree_data.mapping import Mapping, has, listed, lookup, optional
@@ -83,7 +83,9 @@ def _chat(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
 
 
 def _answer(value: Any, path: str) -> tuple[Message, ...]:
-    """An answer: its words, one message, or messages."""
+    """An answer: its words, one message, or messages; or xLAM's, calls as JSON text."""
+    if path.lower() == "answers" and isinstance(value, str) and value.lstrip().startswith("[{"):
+        return (Message("assistant", "", tool_calls=calls_in(value, path)),)
     if isinstance(value, dict) and any(isinstance(value.get(name), str) for name in SPEAKERS):
         value = [value]
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -142,7 +144,7 @@ def _words(value: dict[str, Any], mapping: Mapping, part: str) -> str:
     path = mapping.parts.get(part, "")
     found = optional(value, path)
     text = "" if found is None else sound(found, path, may_be_empty=True)
-    return text if text.strip() else ""
+    return text.removeprefix("SYSTEM: ") if text.strip() else ""  # Glaive's begin so
 
 
 def _tools(value: dict[str, Any], mapping: Mapping) -> tuple[dict[str, Any], ...]:

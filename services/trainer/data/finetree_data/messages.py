@@ -26,8 +26,8 @@ ALIASES = {
 """What datasets call the roles: ShareGPT's human and gpt, OpenAssistant's prompter, Gemini's model, Cohere's chatbot,
 OpenAI's former function, LLaMA-Factory's observation and function_call ("call": an assistant's turn that is a call)."""
 
-SPEAKERS = ("role", "from", "speaker", "sender")
-"""Names of who speaks (OpenAI, ShareGPT; Cohere's examples; OpenDialKG)."""
+SPEAKERS = ("role", "from", "speaker", "sender", "author")
+"""Names of who speaks (OpenAI, ShareGPT; Cohere's examples; OpenDialKG; PaLM)."""
 TEXTS = ("content", "value", "parts", "text", "message")
 """Names of what is said (OpenAI, ShareGPT, Gemini, YandexGPT, Cohere)."""
 _UNLEARNED = ("weight", "loss_weight", "loss", "train", "trainable")
@@ -35,8 +35,14 @@ _UNLEARNED = ("weight", "loss_weight", "loss", "train", "trainable")
 _TRANSCRIPTS = (
     re.compile(r"(?:^|\n\n)(Human|Assistant): ?"),
     re.compile(r"\[\|(Human|AI)\|\]"),
+    re.compile(r"(?:^|\n)(USER|ASSISTANT|FUNCTION RESPONSE): ?"),
 )
-"""Marks of speakers in conversations written as one text: HH-RLHF's, Baize's."""
+"""Marks of speakers in conversations written as one text: HH-RLHF's, Baize's, Glaive's."""
+_MARKED = {
+    **dict.fromkeys(("Human", "USER"), "user"),
+    **dict.fromkeys(("Assistant", "AI", "ASSISTANT"), "assistant"),
+    "FUNCTION RESPONSE": "tool",
+}
 
 
 def conversation(turns: Any, place: str) -> tuple[Message, ...]:
@@ -68,10 +74,10 @@ def transcript(text: str, place: str) -> tuple[Message, ...]:
     """Turns of a conversation that is one text with marks of who speaks; none where it has no such marks."""
     for marks in _TRANSCRIPTS:
         pieces = marks.split(text)
-        roles = pieces[1::2]
-        if "Human" in roles and len(set(roles)) > 1:
-            said_by = zip(roles, pieces[2::2], strict=True)
-            turns = [("user" if role == "Human" else "assistant", words.strip()) for role, words in said_by]
+        roles = [_MARKED[mark] for mark in pieces[1::2]]
+        if "user" in roles and len(set(roles)) > 1:
+            texts = (words.replace("<|endoftext|>", "").strip() for words in pieces[2::2])  # Glaive's answers end so
+            turns = list(zip(roles, texts, strict=True))
             # Baize's transcripts end in the mark of a question that nobody asked.
             while turns and not turns[-1][1]:
                 turns.pop()

@@ -3,8 +3,8 @@
 
 import re
 
-CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "contents", "log")
-"""Usual names of a list of turns (OpenAI, ShareGPT, Capybara, DailyDialog, Gemini, DialogStudio)."""
+CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "contents", "log", "chat")
+"""Usual names of a list of turns (OpenAI, ShareGPT, Capybara, DailyDialog, Gemini, DialogStudio, Glaive)."""
 
 QUESTIONS = ("instruction", "prompt", "question", "query", "problem", "input")
 """Usual names of what is asked (Alpaca, Dolly; TRL; GSM8K, OpenOrca; MetaMath; MATH), the surest first."""
