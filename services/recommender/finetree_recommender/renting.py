@@ -95,7 +95,10 @@ def advice(
     """
 
     def rank(offer: Offer) -> tuple[bool, bool, float, float]:
-        return bool(_over(offer, limits)), offer.method is not preferred, -_grade(pack, offer.method), _cost(offer)
+        over = bool(_over(offer, limits))
+        # Of what goes over a limit, what goes over least says most.
+        quality = 0.0 if over else -_grade(pack, offer.method)
+        return over, offer.method is not preferred, quality, _cost(offer)
 
     order = sorted(found, key=rank)
     told: list[Offer] = []

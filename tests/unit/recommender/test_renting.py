@@ -10,6 +10,7 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_recommender import cautions, renting
 from finetree_recommender.advisor import conclude
+from finetree_recommender.demands import Demands
 from finetree_recommender.estimates import Accelerator, Catalogue, Model
 from finetree_recommender.inputs import normalize
 from finetree_recommender.methods import Method
@@ -123,6 +124,12 @@ def test_offers_are_held_against_the_limits_of_a_run(pack, limits, told, words):
     assert not by_method[Method.PREFIX].on_frontier
     assert not [flip for flip in answer.counterfactuals if flip.field_path in ("budget_usd_run", "deadline")]
     assert not {"OVER_BUDGET", "OVER_DEADLINE"} & {r.code for item in answer.methods for r in item.reasons}
+
+
+def test_where_nothing_keeps_to_the_limits_the_cheapest_comes_first(pack):
+    rented = renting.offers(pack, request(), CATALOGUE, found(lora=20, qlora=10, full=40))
+    told = [caution.redirect for caution in renting.advice(pack, None, rented, Demands(run_usd=1))]
+    assert told == [Method.QLORA, Method.LORA, Method.FULL]
 
 
 def test_the_answer_names_what_to_rent_before_it_warns(pack, evidence):
