@@ -63,7 +63,7 @@ class Answers(NamedTuple):
     def changed(self, name: str, answer: str) -> "Answers":
         """The same with another answer; in pieces, for dozens are made for each recommendation."""
         place = _PLACES[name]
-        return Answers._make((*self[:place], answer, *self[place + 1 :]))
+        return tuple.__new__(Answers, (*self[:place], answer, *self[place + 1 :]))
 
     def without(self, names: tuple[str, ...]) -> "Answers":
         """The same, but for the answers under these names, which become unknown."""

@@ -4,7 +4,7 @@
 import difflib
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -67,6 +67,12 @@ def memory_class(pack: Pack, gb: float) -> MemoryClass:
     """The playbook's class of a memory size in GB; up to five percent short of a class still counts."""
     tolerated = gb * (1 + pack.rules.gate.tolerance.value)
     return pack.rules.gate.classes[max(0, bisect_right(_lows(pack), tolerated) - 1)]
+
+
+@lru_cache(maxsize=64)
+def memory_classes(pack: Pack) -> Mapping[str, MemoryClass]:
+    """The playbook's classes by what they are called in answers."""
+    return {item.key: item for item in pack.rules.gate.classes}
 
 
 @lru_cache(maxsize=64)

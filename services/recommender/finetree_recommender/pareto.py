@@ -12,6 +12,7 @@ three methods from dominating each other in a circle, so that the frontier is ne
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 
@@ -33,12 +34,19 @@ class Figures:
     cost: ev.Interval | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Dimension:
+class _Span(NamedTuple):
+    """An interval's numbers: they are compared dozens of times, and a message takes its time to tell each."""
+
+    low: float
+    expected: float
+    high: float
+
+
+class _Dimension(NamedTuple):
     """A figure that all methods have; `sign` is 1 where more is better and -1 where less is."""
 
     sign: int
-    values: Mapping[Method, ev.Interval]
+    values: Mapping[Method, _Span]
     noise: float
     together: bool
     """Whether what leaves the figures open is the same for all methods."""
@@ -69,21 +77,23 @@ def dominators(figures: Mapping[Method, Figures], order: Sequence[Method]) -> di
     return found
 
 
-def equal(one: ev.Interval, other: ev.Interval) -> bool:
+def equal(one: ev.Interval | _Span, other: ev.Interval | _Span) -> bool:
     """Whether each expected value lies inside the other's interval."""
     return other.low <= one.expected <= other.high and one.low <= other.expected <= one.high
 
 
-def below(one: ev.Interval, other: ev.Interval) -> bool:
+def below(one: ev.Interval | _Span, other: ev.Interval | _Span) -> bool:
     """Whether one figure is less in the middle than another, and more at no end."""
     return one.low <= other.low and one.expected < other.expected and one.high <= other.high
 
 
 def _dominates(dimensions: Sequence[_Dimension], one: Method, other: Method) -> bool:
-    told_apart = [each.gain(one, other) for each in dimensions if each.apart(one, other)]
-    balance = sum(each.gain(one, other) for each in dimensions)
-    lower = any(each.lower(one, other) for each in dimensions)
-    return bool(told_apart) and min(told_apart) > 0 and not lower and balance > _ROUNDING
+    apart = [each for each in dimensions if each.apart(one, other)]
+    if not apart or min(each.gain(one, other) for each in apart) <= 0:
+        return False
+    if any(each.lower(one, other) for each in dimensions):
+        return False
+    return sum(each.gain(one, other) for each in dimensions) > _ROUNDING
 
 
 def _dimensions(figures: Mapping[Method, Figures]) -> list[_Dimension]:
@@ -96,13 +106,16 @@ def _dimensions(figures: Mapping[Method, Figures]) -> list[_Dimension]:
     ]
     found = []
     for sign, together, column in columns:
-        values = {method: value for method, value in column.items() if value is not None and value.expected > 0}
-        if values and len(values) == len(figures):
+        known = {method: value for method, value in column.items() if value is not None}
+        if not known or len(known) < len(figures):
+            continue
+        values = {method: _Span(value.low, value.expected, value.high) for method, value in known.items()}
+        if all(value.expected > 0 for value in values.values()):
             found.append(_Dimension(sign, values, _noise(values.values()), together))
     return found
 
 
-def _noise(values: Iterable[ev.Interval]) -> float:
+def _noise(values: Iterable[_Span]) -> float:
     """Average relative half-width of intervals."""
     widths = [max((item.high - item.low) / (2 * item.expected), _LEAST_NOISE) for item in values]
     return sum(widths) / len(widths)

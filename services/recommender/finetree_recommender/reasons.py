@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why each method stands where it stands, with the numbers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 from finetree_recommender import fit
@@ -65,14 +66,48 @@ def warnings(pack: Pack, answers: Answers, method: Method, evidence: Evidence | 
 
     That a GPU has room for another method is not said where the estimate shows that it has not.
     """
-    found = (rule for rule in _soft(pack)[method] if matches(rule.when, answers))
-    return tuple(rule for rule in found if "memory" not in rule.when or not _refuted(rule, evidence))
+    return tuple([rule for rule, _ in _warned(pack, answers, method, evidence)])
+
+
+def _warned(
+    pack: Pack, answers: Answers, method: Method, evidence: Evidence | None
+) -> list[tuple[CautionRule, Reason]]:
+    """The `warnings`, each with its words."""
+    found = _matching(pack, method, _reads(pack)[method](answers))
+    return [each for each in found if "memory" not in each[0].when or not _refuted(each[0], evidence)]
 
 
 @lru_cache(maxsize=64)
 def _soft(pack: Pack) -> Mapping[Method, tuple[CautionRule, ...]]:
     rules = pack.rules.cautions
     return {method: tuple(rule for rule in rules if rule.method is method and not rule.hard) for method in Method}
+
+
+@lru_cache(maxsize=64)
+def _named(pack: Pack) -> Mapping[Method, tuple[str, ...]]:
+    """The inputs that a method's cautions read; the memory twice, so that there are at least two."""
+    return {
+        method: ("memory", "memory", *dict.fromkeys(name for rule in rules for name in rule.when))
+        for method, rules in _soft(pack).items()
+    }
+
+
+@lru_cache(maxsize=64)
+def _reads(pack: Pack) -> Mapping[Method, Callable[[Answers], tuple[str, ...]]]:
+    """Takes out of answers what a method's cautions read: there are few of it, and many answers."""
+    return {method: itemgetter(*map(Answers._fields.index, names)) for method, names in _named(pack).items()}
+
+
+@lru_cache(maxsize=16384)
+def _matching(pack: Pack, method: Method, read: tuple[str, ...]) -> tuple[tuple[CautionRule, Reason], ...]:
+    """The cautions that apply where this was read, each with its words."""
+    answers = Answers(**dict(zip(_named(pack)[method], read, strict=True)))  # type: ignore[arg-type]  # priorities are no answer
+    return tuple((rule, _advised(rule)) for rule in _soft(pack)[method] if matches(rule.when, answers))
+
+
+def _advised(rule: CautionRule) -> Reason:
+    pointer = f"; consider {rule.redirect}" if rule.redirect is not None else ""
+    return Reason(caution_code(rule), f"{rule.message}{pointer}", rule.id)
 
 
 def _refuted(rule: CautionRule, evidence: Evidence | None) -> bool:
@@ -86,34 +121,39 @@ def caution_code(rule: CautionRule) -> str:
     return f"CAUTION_{rule.id.removeprefix('dont.').replace('.', '_').upper()}"
 
 
-def shortfall(pack: Pack, answers: Answers, method: Method) -> Iterator[Reason]:
-    """What a method lacks of the quality that is asked for, where the pack has priors."""
-    floor = falls_short(pack, method, answers.quality, answers.task_kind)
-    prior = prior_of(pack, method, answers.task_kind)
+def shortfall(pack: Pack, answers: Answers, method: Method) -> tuple[Reason, ...]:
+    """What a method lacks of the quality that is asked for, where the pack has priors; one reason, or none."""
+    return _shortfall(pack, method, answers.quality, answers.task_kind)
+
+
+@lru_cache(maxsize=4096)
+def _shortfall(pack: Pack, method: Method, need: str, task_kind: str) -> tuple[Reason, ...]:
+    floor = falls_short(pack, method, need, task_kind)
+    prior = prior_of(pack, method, task_kind)
     if floor is None or prior is None:
-        return
-    kind = "a task of unknown kind" if not prior.task_kinds else answers.task_kind.lower()
+        return ()
+    kind = "a task of unknown kind" if not prior.task_kinds else task_kind.lower()
     asked = "at the lower end" if floor.by == "low" else "expected"
     text = f"{prior.low:g} to {prior.high:g} percent of full fine-tuning for {kind} ({prior.expected:g} expected), "
-    text += f"{answers.quality.lower()} quality asks for {floor.percent:g} {asked}"
-    yield Reason("BELOW_QUALITY_NEED", text, prior.id)
+    text += f"{need.lower()} quality asks for {floor.percent:g} {asked}"
+    return (Reason("BELOW_QUALITY_NEED", text, prior.id),)
 
 
 def reasons(case: Case) -> Iterator[Reason]:
     """Reasons of a method, most important first."""
-    if case.standing is Standing.RECOMMENDED:
+    standing = case.standing
+    if standing is Standing.RECOMMENDED:
         yield _won(case)
     else:
         if case.priced is not None and case.priced.fit is FitState.DOES_NOT_FIT:
             yield Reason("DOES_NOT_FIT", fit.shortage(case.method, case.priced), "fit.does_not_fit")
         yield from (Reason(breach.code, breach.message, breach.rule_id) for breach in case.breaches)
         yield from _lost(case)
-        if case.standing is Standing.FITS_AGAINST_RULE:
+        if standing is Standing.FITS_AGAINST_RULE:
             yield Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", "fit.fits")
     yield from shortfall(case.pack, case.inputs.answers, case.method)
-    for rule in warnings(case.pack, case.inputs.answers, case.method, case.evidence):
-        pointer = f"; consider {rule.redirect}" if rule.redirect is not None else ""
-        yield Reason(caution_code(rule), f"{rule.message}{pointer}", rule.id)
+    for _, reason in _warned(case.pack, case.inputs.answers, case.method, case.evidence):
+        yield reason
     yield from _bits(case)
 
 

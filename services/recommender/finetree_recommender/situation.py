@@ -10,6 +10,7 @@ from finetree_recommender.answers import Answers
 from finetree_recommender.demands import Demands, all_breaches, burdens
 from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.fit import Broken, Ground, States
+from finetree_recommender.hardware import memory_classes
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
@@ -102,11 +103,13 @@ class Situation:
 
     def _carried(self, memory: str) -> States | None:
         """What this GPU's estimates say of a GPU of another class; None where they say nothing."""
-        item = next((item for item in self.pack.rules.gate.classes if item.key == memory), None)
+        item = memory_classes(self.pack).get(memory)
         if item is None or not item.low:
             return None
-        states = tuple(bound.state(item.low) for bound in self.bounds)
-        return states if any(state is not FitState.UNKNOWN for state in states) else None
+        low, bounds = item.low, self.bounds
+        if all(bound.needs <= low < bound.enough for bound in bounds):
+            return None
+        return tuple([bound.state(low) for bound in bounds])
 
 
 def _bounds(inputs: Inputs, evidence: Evidence | None) -> tuple[Bound, ...]:
