@@ -121,16 +121,31 @@ def draft(pack: Pack, case: Case) -> Draft:
     The number of rows differs from request to request, but rules read no more of it than the range that it lies in, and
     the batch and the optimizer steps that come of it: the parts of recipes are kept by those.
     """
+    return _draft(pack, case, _starts_of(pack, case)[case.reading.method])
+
+
+def drafts(pack: Pack, case: Case) -> dict[Method, Draft]:
+    """The recipes of all methods."""
+    return {method: _draft(pack, case, start) for method, start in _starts_of(pack, case).items()}
+
+
+def _draft(pack: Pack, case: Case, start: Start) -> Draft:
+    """The recipe that begins so; of the reading of the case nothing is read."""
     batch = steps = None
-    start = _starts(pack, case.reading._replace(method=Method.FULL))[case.reading.method]
     if case.rows is not None:
         batch, least = start.batch.value, pack.rules.batch.minimum_steps.value
         while (taken := steps_of(case.rows, batch=batch, epochs=start.epochs)) < least and batch > 1:
             batch //= 2
         steps = _standing_for(_marks(pack, "steps"), taken)
     tokens, rule = sequence_length(pack, case.suggested_length, case.longest)
-    sizes = _sizes(pack, start, choice(SEQUENCE, tokens, rule), batch, devices=0 if case.on_cpu else case.devices)
+    devices = 0 if case.on_cpu else case.devices
+    sizes = _sizes(pack, (start.batch.id, rule.id), tokens, batch, devices)
     return Draft(start, sizes, _late(pack, start, steps, sizes if _entangled(pack) else None))
+
+
+def _starts_of(pack: Pack, case: Case) -> Mapping[Method, Start]:
+    reading = case.reading
+    return _starts(pack, reading if reading.method is Method.FULL else reading._replace(method=Method.FULL))
 
 
 @lru_cache(maxsize=2048)
@@ -149,18 +164,26 @@ def _start(pack: Pack, reading: Reading) -> Start:
     return Start(reading, _part(choices), choices[EPOCHS].value if EPOCHS in choices else 0.0, batch)
 
 
-def _sizes(pack: Pack, start: Start, length: Choice, batch: int | None, *, devices: int) -> Part:
-    """Lengths and batches; `batch` is what comes of the number of rows (None: unknown), no `devices` mean a CPU."""
-    rules = pack.rules.batch
-    size = start.batch.value if batch is None else batch
+@lru_cache(maxsize=8192)
+def _sizes(pack: Pack, rule_ids: tuple[str, str], tokens: int, batch: int | None, devices: int) -> Part:
+    """Lengths and batches, by the ids of the rules of the batch and of the length.
+
+    `batch` is what comes of the number of rows (None: unknown), no `devices` mean a CPU.
+    """
+    rules, lengths = pack.rules.batch, pack.rules.sequence
+    start = next(rule for rule in rules.start if rule.id == rule_ids[0])
+    length = next(rule for rule in (lengths.p99, lengths.model, lengths.unknown) if rule.id == rule_ids[1])
+    size = start.value if batch is None else batch
     share = max(1, size // max(1, devices))
-    effective = choice(BATCH, size, start.batch if size == start.batch.value else rules.minimum_steps)
-    if not devices:
-        micro = choice(MICRO_BATCH, share, rules.micro_cpu)
-    else:
-        rows = max(1, rules.micro_tokens.value // length.value)
-        micro = choice(MICRO_BATCH, min(share, 1 << (rows.bit_length() - 1)), rules.micro_tokens)
-    return _part({SEQUENCE: length, BATCH: effective, MICRO_BATCH: micro})
+    rows = max(1, rules.micro_tokens.value // tokens)
+    micro = min(share, 1 << (rows.bit_length() - 1)) if devices else share
+    return _part(
+        {
+            SEQUENCE: choice(SEQUENCE, tokens, length),
+            BATCH: choice(BATCH, size, start if size == start.value else rules.minimum_steps),
+            MICRO_BATCH: choice(MICRO_BATCH, micro, rules.micro_tokens if devices else rules.micro_cpu),
+        }
+    )
 
 
 def _late(pack: Pack, start: Start, steps: float | None, sizes: Part | None) -> Part:
@@ -170,7 +193,7 @@ def _late(pack: Pack, start: Start, steps: float | None, sizes: Part | None) -> 
     return _applied(pack, start, steps, {**start.part.choices, **sizes.choices})
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=16384)
 def _late_alone(pack: Pack, start: Start, steps: float | None) -> Part:
     return _applied(pack, start, steps, start.part.choices)
 

@@ -10,10 +10,11 @@ from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime import plan
+from finetree_runtime.defaults import suggested_sequence_length
 from finetree_runtime.wire import delimited, key
 
 from finetree_recommender.answers import UNKNOWN
-from finetree_recommender.drafting import SEQUENCE, Case, Draft, case_of, device_of, draft, sequence_length
+from finetree_recommender.drafting import SEQUENCE, Draft, case_of, device_of, draft, drafts, sequence_length
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
@@ -39,7 +40,7 @@ class Recipe:
 
 def adaptations(pack: Pack, inputs: Inputs, method: Method) -> tuple[Adaptation, ...]:
     """Ways to shrink a method's recipe on this device, in the pack's order."""
-    return _adaptations(pack, method, _length(pack, case_of(pack, inputs, method, None)), device_of(inputs))
+    return _adaptations(pack, method, _length(pack, inputs), device_of(inputs))
 
 
 def questions(
@@ -53,12 +54,12 @@ def questions(
     unknown size. `beside` is what is asked with every recipe.
     """
     case = case_of(pack, inputs, Method.FULL, parameters)
-    named, length, others = _named(inputs), _length(pack, case), beside.SerializeToString()
+    named, length, others = _named(inputs), _length(pack, inputs), beside.SerializeToString()
     device, found = device_of(inputs), {}
     # Where nobody knows what there is to fit into, what a method takes at its smallest tells most.
     unlimited = inputs.on_cpu and not inputs.request.hardware.cpu.memory_bytes
-    for method in Method:
-        spec, adapted = named + _marker(method) + draft(pack, case.by(method)).raw, b""
+    for method, drawn in drafts(pack, case).items():
+        spec, adapted = named + _marker(method) + drawn.raw, b""
         if unlimited:
             spec += b"".join(map(_setting_of, _adaptations(pack, method, length, device)))
         else:
@@ -124,8 +125,10 @@ def _sources(pack: Pack, choices: Draft, method: Method, applied: tuple[str, ...
     return sources
 
 
-def _length(pack: Pack, case: Case) -> int:
-    return sequence_length(pack, case.suggested_length, case.longest)[0]
+def _length(pack: Pack, inputs: Inputs) -> int:
+    """Tokens of a sequence of every recipe."""
+    longest = inputs.model.longest if inputs.model is not None else 0
+    return sequence_length(pack, suggested_sequence_length(inputs.profile), longest)[0]
 
 
 @lru_cache(maxsize=1024)
