@@ -2,7 +2,7 @@
 """All five methods beside each other: how each fared, why, and its figures."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 
@@ -18,8 +18,7 @@ from finetree_recommender.situation import Situation
 from finetree_recommender.trace import Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Assessment:
+class Assessment(NamedTuple):
     """How a method fared; bytes, seconds and USD as intervals, None where there is no figure."""
 
     method: Method

@@ -96,7 +96,8 @@ def explore(situation: Situation, decision: Decision) -> Neighbourhood:
 
 def _trials(situation: Situation) -> Iterator[_Trial]:
     """Other answers of each input, nearest first."""
-    pack, gist, present = situation.pack, situation.gist, situation.verdict()
+    pack, gist, judge = situation.pack, situation.gist, situation.judge()
+    present = judge(gist)
     for name in FIELDS:
         now = gist.get(name)
         known: dict[str, Verdict] = {} if name == "memory" else {now: present}
@@ -104,7 +105,7 @@ def _trials(situation: Situation) -> Iterator[_Trial]:
             word = alike(pack, gist, name, value)
             found = known.get(word)
             if found is None:
-                ask = situation.elsewhere if name == "memory" else situation.verdict
+                ask = situation.elsewhere if name == "memory" else judge
                 found = known[word] = ask(gist.changed(name, word))
             yield _Trial(name, value, near, found)
 

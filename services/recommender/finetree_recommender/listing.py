@@ -2,6 +2,8 @@
 """Every input as it was understood, in words; what was not given is "unknown"."""
 
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import starmap
 from typing import NamedTuple
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
@@ -13,6 +15,8 @@ from finetree_recommender.hardware import Device
 
 _NUMBERED = {"time": "deadline", "tasks": "task_count"}
 """Questions that a number answers where they have no answer of their own."""
+_FIRST = Answers._fields.index(next(iter(ENUM_WORDS)))
+"""Place of the first of the answers that are enums of the contract; the others follow it."""
 
 
 class Listed(NamedTuple):
@@ -33,27 +37,27 @@ def listing(
     evidence: bool,
 ) -> Iterator[Listed]:
     """All inputs, each once; `evidence` is whether the recipe takes published numbers first."""
-    for path, value in _values(request, answers, device, model, profile):
-        yield Listed(path, value or UNKNOWN, value is not None)
+    yield from starmap(_listed, _numbers(request, device, model))
+    yield from _answered(answers[_FIRST : _FIRST + len(ENUM_WORDS)], (bool(request.time), bool(request.tasks)))
+    yield from starmap(_listed, _others(request, profile))
     # Never unknown: the pack says it where the request does not.
     yield Listed("profile", "evidence" if evidence else "playbook", known=True)
 
 
-def _values(
-    request: rec.RecommendRequest,
-    answers: Answers,
-    device: Device,
-    model: Model | None,
-    profile: rs.DatasetProfile | None,
-) -> Iterator[tuple[str, str | None]]:
+def _listed(path: str, value: str | None) -> Listed:
+    return Listed(path, value or UNKNOWN, value is not None)
+
+
+def _numbers(request: rec.RecommendRequest, device: Device, model: Model | None) -> Iterator[tuple[str, str | None]]:
     yield "model", _model_words(request.model, model) if request.HasField("model") else None
     yield "hardware", _hardware_words(device)
     for name in ("budget_usd_month", "budget_usd_run"):
         yield name, f"{getattr(request, name):g} USD" if request.HasField(name) else None
     yield "runs_per_month", str(request.runs_per_month) if request.runs_per_month else None
     yield "deadline", f"{request.deadline.ToNanoseconds() / 1e9:g} s" if request.HasField("deadline") else None
-    for name in ENUM_WORDS:
-        yield name, _answer_words(request, answers, name)
+
+
+def _others(request: rec.RecommendRequest, profile: rs.DatasetProfile | None) -> Iterator[tuple[str, str | None]]:
     yield "task_count", str(request.task_count) if request.task_count else None
     yield "serving", ", ".join(SERVING_OF[item].lower() for item in request.serving) or None
     yield "priorities", ", ".join(PRIORITY_OF[item].lower() for item in request.priorities) or None
@@ -61,11 +65,20 @@ def _values(
     yield "dataset_profile.examples", f"{profile.examples} examples" if profile is not None else None
 
 
-def _answer_words(request: rec.RecommendRequest, answers: Answers, name: str) -> str | None:
-    answer = answers.get(name)
+@lru_cache(maxsize=8192)
+def _answered(answers: tuple[str, ...], given: tuple[bool, bool]) -> tuple[Listed, ...]:
+    """The answers to questions, in the contract's order; `given` is whether the time and the tasks are answers."""
+    told = dict(zip(_NUMBERED, given, strict=True))
+    return tuple(
+        _listed(name, _answer_words(name, answer, given=told.get(name, True)))
+        for name, answer in zip(ENUM_WORDS, answers, strict=True)
+    )
+
+
+def _answer_words(name: str, answer: str, *, given: bool) -> str | None:
     if answer == UNKNOWN:
         return None
-    return answer.lower() if getattr(request, name) else f"{answer.lower()}, from {_NUMBERED[name]}"
+    return answer.lower() if given else f"{answer.lower()}, from {_NUMBERED[name]}"
 
 
 def _model_words(source: rs.ModelSource, model: Model | None) -> str:

@@ -172,15 +172,27 @@ def verdict(pack: Pack, answers: Answers, ground: Ground) -> Verdict:
 
     Best asked with the `gist` of answers: what no rule tells apart would only fill the place of what is kept.
     """
-    choice = _choose(pack, answers, ground.states if pack.rules.gate.physics is not None else None)
-    order = _tried(choice, ground)
-    proof_needed = choice.passage.upgrade
-    # As it mostly is, what comes first does.
-    if order and order[0] in fit.sound(ground) and not (proof_needed and ground.states is None):
-        method: Method | None = order[0]
-    else:
-        method = _taken(pack, ground, order, proof_needed=proof_needed)
-    return Verdict(method, _ruling(choice, method, ground)[0])
+    return judge(pack, ground)(answers)
+
+
+def judge(pack: Pack, ground: Ground) -> Callable[[Answers], Verdict]:
+    """What gives the `verdict` on a ground; a recommendation asks for dozens on one."""
+    sound, unpriced = fit.sound(ground), ground.states is None
+    states = ground.states if pack.rules.gate.physics is not None else None
+
+    def verdict_on(answers: Answers) -> Verdict:
+        choice = _choose(pack, answers, states)
+        order, proof_needed = _tried(choice, ground), choice.passage.upgrade
+        # As it mostly is, what comes first does.
+        if order and order[0] in sound and not (proof_needed and unpriced):
+            method: Method | None = order[0]
+            if method is choice.method:
+                return Verdict(method, choice.rule_id)
+        else:
+            method = _taken(pack, ground, order, proof_needed=proof_needed)
+        return Verdict(method, _ruling(choice, method, ground)[0])
+
+    return verdict_on
 
 
 _taken = lru_cache(maxsize=16384)(fit.taken)

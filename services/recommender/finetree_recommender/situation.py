@@ -2,6 +2,7 @@
 """Everything that a verdict depends on, so that it can be asked for again with one thing changed."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from finetree_recommender.hardware import memory_classes
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import Decision, Verdict, decide, gist, verdict
+from finetree_recommender.pipeline import Decision, Verdict, decide, gist, judge, verdict
 
 USABLE = 0.9
 """Share of a GPU's marketed GB that GPUs offer in GiB at least: a T4 of 16 GB offers 14.56 GiB."""
@@ -95,6 +96,10 @@ class Situation:
         if demands is not None:
             ground = ground._replace(burdens=burdens(self.pack, demands, self.evidence))
         return verdict(self.pack, answers if answers is not None else self.gist, ground)
+
+    def judge(self) -> Callable[[Answers], Verdict]:
+        """What gives `verdict` with other answers: for who asks often."""
+        return judge(self.pack, self.ground)
 
     def elsewhere(self, answers: Answers) -> Verdict:
         """The verdict of the rules on other hardware, of which estimates say no more than what is carried over."""
