@@ -165,7 +165,7 @@ def _renting(situation: Situation, decision: Decision) -> Iterator[Caution]:
     best, found = _grade(pack, decision.method), None
     for item in pack.rules.gate.classes:
         if item.low > (gb or 0):
-            rented = situation.elsewhere(situation.gist.changed("memory", item.key))
+            rented = situation.elsewhere(item.key)
             if rented.method is not None and _grade(pack, rented.method) > best:
                 best, found = _grade(pack, rented.method), (item, rented.method)
     if found is not None:

@@ -105,8 +105,9 @@ def _trials(situation: Situation) -> Iterator[_Trial]:
             word = alike(pack, gist, name, value)
             found = known.get(word)
             if found is None:
-                ask = situation.elsewhere if name == "memory" else judge
-                found = known[word] = ask(gist.changed(name, word))
+                there = name == "memory"
+                found = situation.elsewhere(word) if there else judge(gist.changed(name, word))
+                known[word] = found
             yield _Trial(name, value, near, found)
 
 

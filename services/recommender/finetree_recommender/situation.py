@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from finetree_recommender import fit
@@ -51,6 +51,8 @@ class Situation:
     """Answers that lead to the same verdicts as those that were given."""
     away: Ground
     """The same on other hardware, of which no estimate is at hand."""
+    kept: dict[str, Verdict] = field(default_factory=dict, repr=False, compare=False)
+    """Verdicts on other hardware, by its memory class."""
 
     @classmethod
     def of(cls, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> "Situation":
@@ -101,10 +103,14 @@ class Situation:
         """What gives `verdict` with other answers: for who asks often."""
         return judge(self.pack, self.ground)
 
-    def elsewhere(self, answers: Answers) -> Verdict:
+    def elsewhere(self, memory: str) -> Verdict:
         """The verdict of the rules on other hardware, of which estimates say no more than what is carried over."""
-        states = self._carried(answers.memory) if self.bounds else None
-        return verdict(self.pack, answers, self.away._replace(states=states) if states is not None else self.away)
+        found = self.kept.get(memory)
+        if found is None:
+            states = self._carried(memory) if self.bounds else None
+            away = self.away._replace(states=states) if states is not None else self.away
+            found = self.kept[memory] = verdict(self.pack, self.gist.changed("memory", memory), away)
+        return found
 
     def _carried(self, memory: str) -> States | None:
         """What this GPU's estimates say of a GPU of another class; None where they say nothing."""

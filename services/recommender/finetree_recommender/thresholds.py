@@ -120,7 +120,7 @@ def _memory(situation: Situation) -> Iterator[Number]:
         key = memory_class(pack, gb).key
         if key == situation.answers.memory:
             return situation.verdict()
-        return situation.elsewhere(situation.gist.changed("memory", key))
+        return situation.elsewhere(key)
 
     def words(gb: float) -> str:
         return f"{gb:g} GB" if gb == now else f"{memory_words(pack, memory_class(pack, gb).key)} {NOT_PRICED}"

@@ -19,7 +19,7 @@ from finetree_recommender.inputs import normalize
 from finetree_recommender.methods import TRAINABLE_HERE, Method
 from finetree_recommender.pack import Pack, load_builtin
 from finetree_recommender.reasons import Standing
-from finetree_recommender.replies import recommendation
+from finetree_recommender.replies import recommendation, recommendation_bytes
 from finetree_recommender.summary import headline, paragraph
 from finetree_trainer.capabilities import METHODS
 
@@ -56,6 +56,19 @@ def test_all_five_methods_are_listed_with_the_reason_of_each(answer):
     assert codes(answer, Method.FULL)[:2] == ["DOES_NOT_FIT", "GPU_TOO_SMALL"]
     outvoted = next(item for item in answer.methods if item.method is Method.QLORA).reasons[0]
     assert outvoted.message == "2 < 5 votes"
+
+
+def test_a_reply_is_written_as_protobuf_would_write_it_however_often_its_parts_are_asked_for(answer, pack, read):
+    nothing_known = conclude(pack, read(), None, cautions.HARDWARE_UNKNOWN)
+    for each in (answer, nothing_known, answer):
+        raw = recommendation_bytes(each)
+        reply = rec.RecommendResponse.FromString(raw)
+        assert raw == reply.SerializeToString(deterministic=True)
+        assert [step.rule_id for step in reply.trace] == [step.rule_id for step in each.trace]
+        assert [dict(item.votes) for item in reply.methods] == [dict(item.votes) for item in each.methods]
+        assert tuple(reply.setting_sources) == each.recipe.sources
+        assert reply.spec == each.recipe.spec
+        assert [flip.to_value for flip in reply.counterfactuals] == [flip.to_value for flip in each.counterfactuals]
 
 
 def test_room_for_a_16_bit_base_is_not_claimed_where_the_estimate_shows_that_it_does_not_fit(pack, read, evidence):
@@ -284,7 +297,7 @@ from finetree_recommender.cautions import ESTIMATOR_UNAVAILABLE
 from finetree_recommender.estimates import Catalogue
 from finetree_recommender.inputs import normalize
 from finetree_recommender.pack import load_builtin
-from finetree_recommender.replies import recommendation
+from finetree_recommender.replies import recommendation, recommendation_bytes
 from finetree_recommender.summary import headline, paragraph
 from finetree_trainer.capabilities import METHODS
 request = rec.RecommendRequest(quality=rec.QUALITY_NEED_CRITICAL, budget_usd_month=300)
