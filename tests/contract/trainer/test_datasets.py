@@ -218,6 +218,25 @@ async def test_prompt_and_text_rows_are_known(tmp_path):
         assert text.profile.target_fraction == 1
 
 
+CALLED_TEXT = {
+    b'{"prompt": "a", "completion": "b"}\n': (dataset_pb2.DATASET_FORMAT_JSONL, run_spec_pb2.FILE_FORMAT_UNSPECIFIED),
+    "prompt\tcompletion\r\na\tb\r\n".encode("utf-16"): (
+        dataset_pb2.DATASET_FORMAT_TSV,
+        run_spec_pb2.FILE_FORMAT_UNSPECIFIED,
+    ),
+    b"Once upon a time.\n": (dataset_pb2.DATASET_FORMAT_TEXT, run_spec_pb2.FILE_FORMAT_TEXT),
+}
+
+
+async def test_an_upload_that_is_called_text_is_what_its_content_says(tmp_path):
+    async with trainer(tmp_path) as talk:
+        for content, (found, read_as) in CALLED_TEXT.items():
+            called = dataset_pb2.DATASET_FORMAT_TEXT
+            created = await talk.create_dataset(content, request_id=str(found), format=called)
+            done = await talk.write(created.name, [(0, content)])
+            assert (done.format, done.reading.file_format) == (found, read_as)
+
+
 @pytest.mark.parametrize(("kind", "exact"), [(job_pb2.JOB_KIND_PREPARE, True), (job_pb2.JOB_KIND_TRAIN, False)])
 async def test_what_a_prepare_job_counts_becomes_the_profile(tmp_path, kind, exact):
     async with trainer(tmp_path, {"report": 4321}) as talk:

@@ -101,6 +101,12 @@ REFUSED = {
     "questions alone": ({"turns": ["Who?", "Where?"]}, "do not say who speaks"),
     "two answers to three questions": ({"input": ["a", "b", "c"], "output": ["d", "e"]}, "2 answers to 3 questions"),
     "columns in place of rows": ({"question": ["a", "b"], "answer": ["c", "d"]}, "write an object for each row"),
+    "an answer with its names": (
+        {"question": "q", "answer": {"aliases": ["a"], "type": "t", "value": "v"}},
+        "columns {completion: answer.value}",
+    ),
+    "a question with its names": ({"question": {"text": "q"}, "answer": "a"}, "columns {prompt: question.text}"),
+    "a corpus of code": ({"content": "print(1)", "lang": "py"}, "or columns {text: content} to learn the text"),
     "several answers": ({"question": "q", "answer": ["a", "b"]}, "columns {completion: answer.0}"),
 }
 

@@ -212,7 +212,6 @@ def _stated(request: dataset_pb2.CreateDatasetRequest) -> run_spec_pb2.DatasetRe
 _UNTOLD = {
     dataset_pb2.DATASET_FORMAT_CSV: run_spec_pb2.FILE_FORMAT_CSV,
     dataset_pb2.DATASET_FORMAT_TSV: run_spec_pb2.FILE_FORMAT_TSV,
-    dataset_pb2.DATASET_FORMAT_TEXT: run_spec_pb2.FILE_FORMAT_TEXT,
 }
 
 

@@ -5,11 +5,13 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from finetree_api.trainer.v1 import dataset_pb2
+from finetree_api.types.v1 import run_spec_pb2
 from finetree_data.contract import to_reading
-from finetree_data.reading import Reading
+from finetree_data.reading import FileFormat, Reading
 from finetree_runtime.errors import DomainError, InvalidArgument, OutOfRange
 from sqlalchemy import Connection, delete
 
@@ -88,8 +90,7 @@ class Uploads:
         file = part if part.exists() else content
         record = dataset_pb2.Dataset.FromString(row.record)
         try:
-            reading = to_reading(record.reading, name=record.display_name[:100])
-            checked = await asyncio.to_thread(_verify, file, row.sha256, reading)
+            checked = await asyncio.to_thread(_verify, file, row.sha256, _reading_of(record))
         except InvalidArgument as error:
             await self._reject(row, forget=error.reason != "HASH_MISMATCH")
             raise
@@ -97,6 +98,8 @@ class Uploads:
             await asyncio.to_thread(move_durably, part, content)
         record.row_schema, record.format, record.packing = checked.schema, checked.format, checked.packing
         record.profile.CopyFrom(checked.profile)
+        if checked.format == dataset_pb2.DATASET_FORMAT_TEXT:
+            record.reading.file_format = run_spec_pb2.FILE_FORMAT_TEXT  # which the content alone does not tell
         row.record, row.ready, row.update_time = record.SerializeToString(), True, self._clock()
         await self._store.write(
             lambda connection: datasets.make_ready(connection, row.uid, row.record, now=row.update_time)
@@ -117,6 +120,12 @@ class Uploads:
 
         await self._store.write(work)
         await asyncio.to_thread(self.part(row.uid).unlink, missing_ok=True)
+
+
+def _reading_of(record: dataset_pb2.Dataset) -> Reading:
+    """How the file is read; that it is called plain text counts less than lines of JSON or a table in it."""
+    named = FileFormat.TEXT if record.format == dataset_pb2.DATASET_FORMAT_TEXT else None
+    return replace(to_reading(record.reading, name=record.display_name[:100]), named=named)
 
 
 def _verify(file: Path, sha256: str, reading: Reading) -> rows.Checked:

@@ -87,7 +87,7 @@ def unknown(value: dict[str, Any]) -> RowError:
 def _example(value: dict[str, Any]) -> str:
     """A mapping of the row's own texts, the likeliest ones."""
     texts = {path: name for path, name in _texts(value) if not _NAMES_ITS_ROW.search(name)}
-    asked = _likeliest(texts, (*QUESTIONS, "user", "text", "document", "content"))
+    asked = _likeliest(texts, (*QUESTIONS, "user", *_PLAIN))
     answered = _likeliest({path: name for path, name in texts.items() if path != asked}, LABELS)
     rest = [path for path in texts if path not in (asked, answered)]
     if not asked and answered:
@@ -100,12 +100,15 @@ def _example(value: dict[str, Any]) -> str:
     answered = answered or next((path for path in rest if path != asked), "")
     if asked and answered:
         pair = f"columns {{prompt: {_quoted(asked)}, completion: {_quoted(answered)}}}"
-        plain = asked if texts[asked] == "text" else beside
+        plain = asked if texts[asked] in _PLAIN else beside
         if plain:
             return f"{pair} to learn the {answered}, or columns {{text: {_quoted(plain)}}} to learn the text"
         return pair
     return f"columns {{text: {_quoted(asked)}}}" if asked else "columns {prompt: …, completion: …}"
 
+
+_PLAIN = ("text", "document", "content", "body")
+"""Names of what may be plain text, whatever stands beside it."""
 
 _NAMES_ITS_ROW = re.compile(r"(?:^|_|\W)(?:id|uid|uuid|idx|index|url|hash|date|time|source|path)$")
 

@@ -120,7 +120,7 @@ class RowFile:
     def _records(self) -> Iterator[Record]:
         with opened(self.path) as content:
             self.content, self.packing, head = content, content.packing, content.head()
-            self.file_format = self.reading.file_format or detect(head, self.path.suffixes)
+            self.file_format = self.reading.file_format or detect(head, self.path.suffixes, self.reading.named)
             if self.file_format is FileFormat.PARQUET:
                 yield from self._parquet(head)
                 return
@@ -158,11 +158,11 @@ _BY_SUFFIX = {
 }
 
 
-def detect(head: bytes, suffixes: Iterable[str] = ()) -> FileFormat:
+def detect(head: bytes, suffixes: Iterable[str] = (), named: FileFormat | None = None) -> FileFormat:
     """What a file is written in, by its first bytes; but the name of tables and plain text counts first."""
     if head.startswith(PARQUET):
         return FileFormat.PARQUET
-    named = next((_BY_SUFFIX[s.lower()] for s in reversed(list(suffixes)) if s.lower() in _BY_SUFFIX), None)
+    named = named or next((_BY_SUFFIX[s.lower()] for s in reversed(list(suffixes)) if s.lower() in _BY_SUFFIX), None)
     text = head.decode("utf-8-sig", "replace").lstrip()
     if named is FileFormat.TEXT and _has_known_header(text):
         return _detect_table(text)

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from finetree_data.faults import EmptyError, RowError, kind
+from finetree_data.names import QUESTIONS
 
 
 def text_of(value: dict[str, Any], name: str, prefix: str = "", *, may_be_empty: bool = False) -> str:
@@ -28,8 +29,13 @@ def sound(text: Any, place: str, *, may_be_empty: bool = False) -> str:
 
 
 def _way_out(value: Any, place: str) -> str:
+    part = "prompt" if place.lower() in QUESTIONS else "completion"
+    if isinstance(value, dict) and place.isidentifier():
+        texts = [name for name, text in value.items() if isinstance(text, str) and name.isidentifier()]
+        path = next((name for name in ("text", "value", "content") if name in texts), next(iter(texts), ""))
+        return f"; to learn a text in it, map columns {{{part}: {place}.{path}}}" if path else ""
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value) and place.isidentifier():
-        return f" of {len(value)}; to learn the first one, map columns {{completion: {place}.0}}"
+        return f" of {len(value)}; to learn the first one, map columns {{{part}: {place}.0}}"
     return ""
 
 
