@@ -17,7 +17,7 @@ from finetree_recommender import cautions, confidence, counterfactuals, fit, rec
 from finetree_recommender import others as other_packs
 from finetree_recommender.assess import Assessment, assess
 from finetree_recommender.counterfactuals import Counterfactual, Gap
-from finetree_recommender.estimates import Catalogue, Evidence, Priced, Refused
+from finetree_recommender.estimates import NO_CATALOGUE, Catalogue, Evidence, Priced, Refused
 from finetree_recommender.inputs import Inputs, normalize
 from finetree_recommender.methods import Method
 from finetree_recommender.others import OtherVerdict
@@ -143,7 +143,7 @@ class Advisor:
         try:
             inputs, evidence = await self._price(request, pack)
         except EstimatorUnavailableError:
-            return normalize(request, pack, Catalogue()), None, cautions.ESTIMATOR_UNAVAILABLE
+            return normalize(request, pack, NO_CATALOGUE), None, cautions.ESTIMATOR_UNAVAILABLE
         if evidence is None:
             return inputs, None, cautions.HARDWARE_UNKNOWN if inputs.model_known else cautions.MODEL_UNKNOWN
         if not any(isinstance(row, Priced) for row in evidence.rows.values()):

@@ -86,7 +86,7 @@ def _over(figures: Figures, limit: float) -> tuple[bool, ...]:
 def all_seconds(pack: Pack, evidence: Evidence | None, examples: int | None) -> Figures:
     """Expected time of a run of each method: the estimator's, and without an estimator the pack's own."""
     if evidence is None:
-        return tuple(pack_seconds_expected(pack, method, examples) for method in Method)
+        return _pack_seconds(pack, examples)
     found: Figures | None = evidence.kept.get("seconds")
     if found is None:
         found = evidence.kept["seconds"] = tuple(_seconds(fit.best(evidence, method).priced) for method in Method)
@@ -96,11 +96,23 @@ def all_seconds(pack: Pack, evidence: Evidence | None, examples: int | None) -> 
 def all_usd(pack: Pack, evidence: Evidence | None, examples: int | None) -> Figures:
     """Expected cost of a run of each method in USD: the estimator's, and without an estimator the pack's own."""
     if evidence is None:
-        return tuple(pack_cost_expected(pack, method, examples) for method in Method)
+        return _pack_usd(pack, examples)
     found: Figures | None = evidence.kept.get("usd")
     if found is None:
         found = evidence.kept["usd"] = tuple(_usd(fit.best(evidence, method).priced) for method in Method)
     return found
+
+
+@lru_cache(maxsize=1024)
+def _pack_seconds(pack: Pack, examples: int | None) -> Figures:
+    """The pack's own times; a recommendation asks for them again and again."""
+    return tuple(pack_seconds_expected(pack, method, examples) for method in Method)
+
+
+@lru_cache(maxsize=1024)
+def _pack_usd(pack: Pack, examples: int | None) -> Figures:
+    """The pack's own costs."""
+    return tuple(pack_cost_expected(pack, method, examples) for method in Method)
 
 
 def seconds_of(pack: Pack, evidence: Evidence | None, method: Method, examples: int | None) -> float | None:

@@ -102,3 +102,7 @@ class Catalogue:
     def entries(self) -> Iterator[Accelerator]:
         """The accelerators, each once, whatever names it goes by."""
         return iter({item.name: item for item in self.accelerators.values()}.values())
+
+
+NO_CATALOGUE = Catalogue()
+"""That of an estimator that does not answer: one for all, for what is kept for a catalogue goes by its identity."""

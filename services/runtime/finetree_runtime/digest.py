@@ -45,7 +45,10 @@ def settings_digest(settings: bytes, spec: rs.RunSpec, profile: rs.DatasetProfil
 
 
 def _digest(of_spec: str, profile: rs.DatasetProfile | None, revision: ev.Revision) -> str:
-    of_profile = _text(profile) if profile is not None else ""
+    # It is kept, for most specs have the profile in them too.
+    of_profile = (
+        "" if profile is None else _kept_text(profile.DESCRIPTOR, profile.SerializeToString(deterministic=True))
+    )
     text = f"spec{of_spec};profile{of_profile};{_revision_text(revision.SerializeToString())}"
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
