@@ -89,6 +89,7 @@ BY_PIECES: dict[str, Callable[[], Any]] = {
     "Llama 3": lambda: _tokenizer([_split(LLAMA)], BYTES),
     "Qwen": lambda: _tokenizer([_split(QWEN)], BYTES, (_added("<tool_call>"),), normalizer=_nfc()),
     "gpt-oss": lambda: _tokenizer([_split(O200K)], BYTES),
+    "an added word with a mark": lambda: _tokenizer([], WORDS, (_added("a_x"), _added("e)", normalized=True))),
     "an added word": lambda: _tokenizer([], WORDS, (_added("the", normalized=True), _added("a<"))),
 }
 WHOLE: dict[str, Callable[[], Any]] = {
@@ -107,14 +108,10 @@ def _texts() -> list[str]:
     chat = (
         "<|im_start|>user\nWhat  is it?\n\nSay a the.\nA /b\n/c<|im_end|>\n<|im_start|>assistant\nthe a\n<|im_end|>\n"
     )
-    return [
-        "",
-        chat,
-        "a<|im_end|> a",
-        *("".join(chance.choices(PARTS, k=chance.randrange(1, 30))) for _ in range(400)),
-        "",
-        chat,
-    ]
+    ascii_ = [*(part for part in PARTS if part.isascii()), "(", "_x", "'", "'ll(", "42'"]
+    plain = ["".join(chance.choices(ascii_, k=chance.randrange(1, 30))) for _ in range(300)]
+    mixed = ["".join(chance.choices(PARTS, k=chance.randrange(1, 30))) for _ in range(400)]
+    return ["", chat, "a<|im_end|> a", "(the_x) e)", *plain, *mixed, "", chat]
 
 
 @pytest.mark.parametrize("name", [*BY_PIECES, *WHOLE])
@@ -125,7 +122,7 @@ def test_pieces_give_the_tokens_of_the_whole_at_their_places(name: str) -> None:
         return
     assert leading_bos(tokenizer) is None
     encoder, texts = Encoder(tokenizer), _texts()
-    for some in (texts[:200], texts[200:], texts[:50]):  # with nothing known, and with much
+    for some in (texts[:400], texts[400:], texts[:50]):  # with nothing known, and with much
         found = encoder.encode(some)
         expected = tokenizer(some, add_special_tokens=False, return_offsets_mapping=True)
         assert found.lengths.tolist() == [len(ids) for ids in expected["input_ids"]]

@@ -52,7 +52,9 @@ def parse(line: bytes, *, first: bool = False) -> Any:
     if len(line) > MAX_ROW_BYTES:
         raise RowError("", f"is longer than {MAX_ROW_BYTES} bytes; write one JSON object a line")
     try:
-        return json.loads(decode(line, first=first), parse_constant=_missing)
+        text = decode(line, first=first)
+        # `loads` would make a decoder for each line; what it says of a byte order mark is kept.
+        return json.loads(text) if text.startswith("\ufeff") else _DECODER.decode(text)
     except json.JSONDecodeError as error:
         hint = "; if this is a table or plain text, say so in reading.file_format" if first and not error.pos else ""
         hint = PYTHON if error.doc.lstrip().startswith("{'") else hint
@@ -67,6 +69,9 @@ def parse(line: bytes, *, first: bool = False) -> Any:
 
 def _missing(_: str) -> None:
     """NaN and Infinity, which are no JSON, stand for nothing: pandas writes NaN where a cell is empty."""
+
+
+_DECODER = json.JSONDecoder(parse_constant=_missing)
 
 
 def as_object(value: Any, *, inside: bool = False) -> dict[str, Any]:

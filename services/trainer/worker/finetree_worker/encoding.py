@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from finetree_worker.pieces import Splitter, lines, splitter, words
+from finetree_worker.pieces import Splitter, lines, short_words, splitter, words
 
 KEPT_PIECES, KEPT_TOKENS = 1 << 16, 1 << 18
 """Different pieces, and tokens of them, that are remembered at most before all are forgotten: some 20 MB."""
@@ -105,9 +105,12 @@ class _Pieces:
 
     def _number(self, text: str, numbers: list[int]) -> None:
         """Append the numbers of the text's pieces."""
-        for place, part in enumerate(self._split(text)):
+        fine = self._split.fine and text.isascii()
+        for place, part in enumerate(self._split.at_tokens(text)):
             if place % 2:
                 numbers.append(self._plain[part])
+            elif fine:
+                numbers += map(self._plain.__getitem__, short_words(part))
             elif part:
                 first, *rest = words(part)
                 line, more = lines(first)

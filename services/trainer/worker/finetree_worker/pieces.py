@@ -3,13 +3,17 @@
 
 Byte-level BPE cuts a text into words first, by a regular expression, and merges bytes only within a word. In GPT-2's
 expression and in those of `PATTERNS` a match has white space only at its beginning or its end, and looks at nothing
-before it. So one ends before a single space between two other characters, and one behind a single line break between
-two of which the second is a letter or a digit; the next begins there in either case.
+before it. So one ends, and the next begins,
+
+* before a single space between two other characters;
+* behind a single line break between two others, of which the second is a letter or a digit;
+* behind a letter or a digit of ASCII that another character of ASCII follows, but an apostrophe ("don't").
 """
 
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
@@ -28,22 +32,45 @@ PATTERNS = frozenset(
 )
 """As tokenizer.json writes them: Llama 3's and SmolLM 3's; Qwen 2's to 3's; gpt-oss's and Phi 4 mini's."""
 
-Splitter = Callable[[str], list[str]]
-"""Splits a text at its special tokens: text, token, text, token, …, text."""
+
+@dataclass(frozen=True, slots=True)
+class Splitter:
+    """How the texts of a tokenizer are cut.
+
+    `at_tokens` gives text, special token, text, token, …, text. `fine` says that ASCII may be cut behind each word.
+    """
+
+    at_tokens: Callable[[str], list[str]]
+    fine: bool
 
 
 def splitter(tokenizer: PreTrainedTokenizerBase) -> Splitter | None:
-    """How texts are split at special tokens; None for a tokenizer that may treat a piece otherwise than in its text."""
+    """How texts are cut; None for a tokenizer that may treat a piece otherwise than in its text."""
     backend: Tokenizer = tokenizer.backend_tokenizer
     added = list(backend.get_added_tokens_decoder().values())
     if tokenizer.split_special_tokens or not (_is_by_words(backend) and all(map(_is_solid, added))):
         return None
-    sought = [token.content for token in added if not token.normalized and token.content[0] + token.content[-1] == "<>"]
+    contents = {token.content for token in added}
+    sought = {token.content for token in added if not token.normalized and token.content[0] + token.content[-1] == "<>"}
     # No token may overlap one that is sought: what is found first, and longest, is the same then.
-    if not sought or any("<" in token.content[1:] or ">" in token.content[:-1] for token in added):
-        return lambda text: [text]
+    if any("<" in content[1:] or ">" in content[:-1] for content in contents):
+        sought = set()
+    fine = not any(re.search("[A-Za-z0-9][^A-Za-z0-9]", content) for content in contents - sought)
+    if not sought:
+        return Splitter(lambda text: [text], fine)
     longest_first = sorted(sought, key=len, reverse=True)
-    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")").split
+    return Splitter(re.compile("(" + "|".join(map(re.escape, longest_first)) + ")").split, fine)
+
+
+def short_words(text: str) -> list[str]:
+    """The pieces of a text of ASCII, cut behind words."""
+    return _SHORT_WORDS(text)
+
+
+_SHORT_WORDS = re.compile(
+    r"[^A-Za-z0-9]+(?:[A-Za-z0-9]+(?:'[^A-Za-z0-9]*[A-Za-z0-9]*)*)?"
+    r"|[A-Za-z0-9]+(?:'[^A-Za-z0-9]*[A-Za-z0-9]*)*"
+).findall
 
 
 def words(text: str) -> list[str]:
