@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the peak memory of reading and tokenising a file grows with its rows.
 
-    python benchmarks/worker/data_memory.py [--rows 5000 20000 80000] [--output data_memory.json]
+    python benchmarks/worker/data_memory.py [--rows 2000 24000 72000 144000] [--output data_memory.json]
 
 For each way of writing the same chats (JSONL, a JSON array, gzip, Parquet) and each number of rows, a process of its
 own reads and tokenises the file as a training task does, and reports its peak resident memory (ru_maxrss). The slope is
@@ -120,7 +120,7 @@ def slope(points: list[tuple[int, int]]) -> float:
 def main() -> None:
     """Measure every file in a process of its own and write the results."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, nargs="+", default=[5000, 20_000, 80_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[2000, 24_000, 72_000, 144_000])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -128,12 +128,19 @@ def main() -> None:
         print(json.dumps(measure(options.measure)))
         return
     results = [_series(written, options.rows) for written in WRITTEN]
-    document = {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}
+    document = {"machine": _cpu(), "python": platform.python_version()}
     text = json.dumps(document | {"files": results}, indent=2) + "\n"
     print(text, end="")
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text, encoding="utf-8")
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def _series(written: str, counts: list[int]) -> dict[str, Any]:
