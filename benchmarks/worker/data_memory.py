@@ -4,7 +4,7 @@
     python benchmarks/worker/data_memory.py [--rows 2000 24000 72000 144000] [--output data_memory.json]
 
 For each way of writing the same chats (JSONL, a JSON array, gzip, Parquet) and each number of rows, a process of its
-own reads and tokenises the file as a training task does, and reports its peak resident memory (ru_maxrss). The slope is
+own reads and tokenises the file as a training task does, and reports its peak resident memory (VmHWM). The slope is
 that between the two largest files; it falls with the rows while the heap settles, so it is an upper bound for larger
 ones. Memory is counted, not time: the figures hold on a busy machine too.
 """
@@ -13,7 +13,6 @@ import argparse
 import gzip
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -108,7 +107,9 @@ def measure(path: Path) -> dict[str, int]:
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """VmHWM of this process; ru_maxrss would begin with the peak of the process that wrote the file."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def slope(points: list[tuple[int, int]]) -> float:
