@@ -6,7 +6,7 @@ for all but the first: thirty requests abreast take a third less time than one a
 answered does not depend on the others.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,20 +20,16 @@ from finetree_estimator.fallbacks import Chosen
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.reading import moved
 
+Answering = Generator[None, None, bytes]
+"""The making of an Estimate's bytes; between two steps of it other questions take theirs."""
+
 
 @dataclass(slots=True)
 class Question:
-    """A request on its way to its answer, or to the error that refuses it."""
+    """A request, and its answer (an Estimate) or the error that refuses it."""
 
     request: pb.EstimateRunRequest
-    chosen: Chosen | None = None
-    making: engine.Making | None = None
-    estimate: engine.Estimate | None = None
-    compared: bytes = b""
-    """Confidence and the playbook's figures, as fields of an Estimate."""
-    beside: writing.Belongings | None = None
     answer: bytes | None = None
-    """An Estimate."""
     error: DomainError | None = None
 
 
@@ -45,9 +41,6 @@ class Present:
     revision: ev.Revision
     written: bytes
     """The revision on the wire."""
-
-
-Step = Callable[[Question, Present], None]
 
 
 def validate(questions: Iterable[tuple[Question, str, bytes]]) -> None:
@@ -62,82 +55,58 @@ def validate(questions: Iterable[tuple[Question, str, bytes]]) -> None:
 def answer(questions: Sequence[Question], knowledge: Knowledge, revision: ev.Revision) -> None:
     """Give each validated question its answer or its error."""
     present = Present(knowledge, revision, revision.SerializeToString(deterministic=True))
-    for step in _STEPS:
-        for question in questions:
-            if question.error is None:
-                try:
-                    step(question, present)
-                except DomainError as error:
-                    question.error = error
+    going = [(question, _steps(question.request, present)) for question in questions if question.error is None]
+    while going:
+        going = [(question, steps) for question, steps in going if _goes_on(question, steps)]
 
 
-def _choose(question: Question, present: Present) -> None:
-    if question.request.HasField("pinned"):
-        _check_pins(question.request.pinned, present.revision)
-    question.chosen = fallbacks.choose(question.request, present.knowledge)
-
-
-def _begin(question: Question, present: Present) -> None:  # noqa: ARG001  # a step
-    assert question.chosen is not None  # noqa: S101  # by the step before
-    question.making = question.chosen.making()
-
-
-def _by(part: Callable[[engine.Making], None]) -> Step:
-    """The step that makes a part of the estimate."""
-
-    def step(question: Question, present: Present) -> None:  # noqa: ARG001  # a step
-        assert question.making is not None  # noqa: S101  # as above
-        try:
-            part(question.making)
-        except engine.BeyondLimitError as error:
-            raise invalid_field("spec", f"needs more than 9e15 in {error}; its settings are absurd") from error
-
-    return step
-
-
-def _end(question: Question, present: Present) -> None:  # noqa: ARG001  # a step
-    assert question.making is not None  # noqa: S101  # as above
-    question.estimate = question.making.done()
-
-
-def _name(question: Question, present: Present) -> None:
-    """The resolved spec and the plan's digest."""
-    chosen = question.chosen
-    assert chosen is not None  # noqa: S101  # as above
-    if question.request.view != pb.ESTIMATE_VIEW_SUMMARY:
-        question.beside = writing.Belongings(
-            spec=chosen.reading.spec.SerializeToString(deterministic=True),
-            revision=present.written,
-            plan_digest=chosen.reading.digest(present.revision),
-            fallbacks_taken=chosen.taken,
-        )
-
-
-def _compare(question: Question, present: Present) -> None:  # noqa: ARG001  # a step
-    """Confidence and what the playbook says."""
-    chosen, estimate = question.chosen, question.estimate
-    assert chosen is not None and estimate is not None  # noqa: S101, PT018  # as above
-    if question.beside is not None:
-        question.compared = comparison.fields(chosen.request, chosen.reading, estimate)
-
-
-def _write(question: Question, present: Present) -> None:
-    chosen, estimate, beside = question.chosen, question.estimate, question.beside
-    assert chosen is not None and estimate is not None  # noqa: S101, PT018  # as above
-    device = chosen.reading.run.device
-    if beside is None:
-        question.answer = writing.summary_bytes(estimate, device, present.written, chosen.taken)
+def _goes_on(question: Question, steps: Answering) -> bool:
+    """Take a question's next step; whether there are more."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        question.answer = end.value
+    except DomainError as error:
+        question.error = error
     else:
-        question.answer = writing.estimate_bytes(estimate, device, beside, question.compared)
+        return True
+    return False
 
 
-def _search(question: Question, present: Present) -> None:
+def _steps(request: pb.EstimateRunRequest, present: Present) -> Answering:
+    if request.HasField("pinned"):
+        _check_pins(request.pinned, present.revision)
+    chosen = fallbacks.choose(request, present.knowledge)
+    yield
+    run = chosen.reading.run
+    try:
+        estimate = yield from engine.steps(run, chosen.fitted, told=chosen.told)
+    except engine.BeyondLimitError as error:
+        raise invalid_field("spec", f"needs more than 9e15 in {error}; its settings are absurd") from error
+    yield
+    if not chosen.told:
+        return writing.summary_bytes(estimate, run.device, present.written, chosen.taken)
+    beside = _beside(chosen, present)
+    yield
+    compared = comparison.fields(chosen.request, chosen.reading, estimate)
+    yield
+    answer = writing.estimate_bytes(estimate, run.device, beside, compared)
+    return _searched(chosen, estimate, answer, present.knowledge) if request.view == pb.ESTIMATE_VIEW_FULL else answer
+
+
+def _beside(chosen: Chosen, present: Present) -> writing.Belongings:
+    """The resolved spec and the plan's digest."""
+    return writing.Belongings(
+        spec=chosen.reading.spec.SerializeToString(deterministic=True),
+        revision=present.written,
+        plan_digest=chosen.reading.digest(present.revision),
+        fallbacks_taken=chosen.taken,
+    )
+
+
+def _searched(chosen: Chosen, estimate: engine.Estimate, answer: bytes, knowledge: Knowledge) -> bytes:
     """What the FULL view has beyond the BASIC one: what would fit, and where it is cheap."""
-    chosen, estimate, knowledge = question.chosen, question.estimate, present.knowledge
-    assert chosen is not None and estimate is not None and question.answer is not None  # noqa: S101, PT018  # as above
-    if question.request.view != pb.ESTIMATE_VIEW_FULL:
-        return
-    request, reading, message = chosen.request, chosen.reading, pb.Estimate.FromString(question.answer)
+    request, reading, message = chosen.request, chosen.reading, pb.Estimate.FromString(answer)
     message.nearest_evidence.extend(comparison.nearest(reading))
     message.remedies.extend(map(writing.remedy_message, remedies.search(request, reading, knowledge)))
     if (found := largest.search(request.spec, reading)) is not None:
@@ -146,10 +115,7 @@ def _search(question: Question, present: Present) -> None:
     message.smallest_hardware.extend(map(writing.hardware_message, options))
     elsewhere = offers.search(reading.run, estimate, knowledge.prices, partial(moved, request, reading, knowledge))
     message.offers.extend(map(listing.offer_message, elsewhere))
-    question.answer = message.SerializeToString(deterministic=True)
-
-
-_STEPS: tuple[Step, ...] = (_choose, _begin, *map(_by, engine.PARTS), _end, _name, _compare, _write, _search)
+    return message.SerializeToString(deterministic=True)
 
 
 def _check_pins(pinned: ev.Revision, present: ev.Revision) -> None:

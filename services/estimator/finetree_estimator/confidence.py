@@ -59,11 +59,11 @@ def of(run: Run, *, told: bool = True) -> Confidence:
     learned = run.correction.memory.observations, run.correction.step_time.observations
     of_memory = _weights(MEMORY, learned[0] >= OBSERVED_ENOUGH)
     of_time = _weights(TIME, learned[1] >= OBSERVED_ENOUGH)
-    return _of(case_of(run), of_memory, of_time, told)
+    return _of(case_of(run), of_memory, of_time, told=told)
 
 
 @lru_cache(maxsize=4096)
-def _of(case: Case, of_memory: Weights, of_time: Weights, told: bool) -> Confidence:  # noqa: FBT001  # a key of the cache
+def _of(case: Case, of_memory: Weights, of_time: Weights, *, told: bool) -> Confidence:
     memory, time = _nearest(case, of_memory), nearest(case, of_time)
     reasons = _reasons(case, memory, time, of_memory, of_time) if told else ()
     return Confidence(level(memory.distance), level(time.distance), memory.distance, time.distance, reasons)

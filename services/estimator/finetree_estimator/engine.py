@@ -2,7 +2,7 @@
 """The estimate of a run: one pure function, the same in a server, in a batch and in a one-shot program."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Generator, Hashable
 from dataclasses import dataclass
 
 from finetree_estimator import confidence, cost, durations, fit, memory
@@ -41,78 +41,64 @@ Fitted = tuple[memory.Memory, fit.Fit]
 """Memory of a run and whether it fits."""
 
 
-@dataclass(slots=True)
-class Making:
-    """An estimate in the making: what PARTS fill in, one after the other."""
-
-    run: Run
-    fitted: Fitted | None = None
-    """What `fit_of` says of the run, where that is known."""
-    told: bool = True
-    """Whether what is for people is made too: notes and the reasons of the confidence."""
-    known: confidence.Confidence | None = None
-    times: durations.Times | None = None
-    price: cost.Cost | None = None
-
-    def done(self) -> Estimate:
-        """The estimate, after all PARTS."""
-        assert self.fitted is not None and self.known is not None  # noqa: S101, PT018  # parts of all runs
-        run, (peaks, fits), times = self.run, self.fitted, self.times
-        return Estimate(
-            memory=peaks,
-            fit=fits,
-            times=times,
-            cost=self.price,
-            trainable_parameters=trainable_parameters(run.method, run.shape),
-            total_parameters=count(run.shape).total,
-            optimizer_steps=run.steps,
-            confidence=self.known,
-            notes=tuple(_notes(run, peaks)) if self.told else (),
-        )
-
-
 def estimate(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Estimate:
-    """Memory, fit, time and cost of a run; the same run gives the same answer. Raises BeyondLimitError.
+    """Memory, fit, time and cost of a run; the same run gives the same answer.
 
-    `fitted` and `told` are those of Making.
+    Arguments and errors are those of `steps`.
     """
-    making = Making(run, fitted, told)
-    for part in PARTS:
-        part(making)
-    return making.done()
+    making = steps(run, fitted, told=told)
+    while True:
+        try:
+            next(making)
+        except StopIteration as end:
+            found: Estimate = end.value
+            return found
 
 
-def _confidence(making: Making) -> None:
-    making.known = confidence.of(making.run, told=making.told)
+def steps(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Generator[None, None, Estimate]:
+    """The estimate of a run, made in steps, between which another run's may be worked on. Raises BeyondLimitError.
 
-
-def _memory(making: Making) -> None:
-    assert making.known is not None  # noqa: S101  # by the part before
-    peaks, _ = making.fitted = making.fitted or _fit(making.run, making.known.memory_distance)
+    `fitted` is what `fit_of` says of the run, where that is known. Without `told`, what is for people is left out:
+    notes and the reasons of the confidence.
+    """
+    known = confidence.of(run, told=told)
+    yield
+    peaks, fits = fitted or _fit(run, known.memory_distance)
     _guard("memory in bytes", peaks.device.high, peaks.host.high)
+    yield
+    times = _times(run, known)
+    yield
+    price = _price(run, times) if times is not None else None
+    yield
+    return Estimate(
+        memory=peaks,
+        fit=fits,
+        times=times,
+        cost=price,
+        trainable_parameters=trainable_parameters(run.method, run.shape),
+        total_parameters=count(run.shape).total,
+        optimizer_steps=run.steps,
+        confidence=known,
+        notes=tuple(_notes(run, peaks)) if told else (),
+    )
 
 
-def _times(making: Making) -> None:
-    assert making.known is not None  # noqa: S101  # as above
-    run, times = making.run, durations.estimate(making.run)
+def _times(run: Run, known: confidence.Confidence) -> durations.Times | None:
+    times = durations.estimate(run)
     if times is None:
-        return
-    times = widen_times(times, confidence.time_spread(making.known.time_distance))
+        return None
+    times = widen_times(times, confidence.time_spread(known.time_distance))
     if run.correction.step_time.observations:
         times = correct_times(times, run.correction, narrow=run.rows is not None and run.rows.mean_known)
     _guard("time in seconds", times.total.high)
     _guard("tokens", times.processed_tokens, times.tokens_per_second.high)
-    making.times = times
+    return times
 
 
-def _cost(making: Making) -> None:
-    if making.times is not None:
-        making.price = cost.estimate(making.run, making.times.total)
-        _guard("money, energy or carbon", *making.price.largest())
-
-
-PARTS: tuple[Callable[[Making], None], ...] = (_confidence, _memory, _times, _cost)
-"""What an estimate is made by, in this order. Each raises BeyondLimitError."""
+def _price(run: Run, times: durations.Times) -> cost.Cost:
+    price = cost.estimate(run, times.total)
+    _guard("money, energy or carbon", *price.largest())
+    return price
 
 
 def fit_of(run: Run) -> Fitted:

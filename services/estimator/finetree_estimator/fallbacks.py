@@ -27,9 +27,10 @@ class Chosen(NamedTuple):
     """Its peak, where that was computed to choose it."""
     taken: int
 
-    def making(self) -> engine.Making:
-        """The estimate of the run, to be made."""
-        return engine.Making(self.reading.run, self.fitted, told=self.request.view != pb.ESTIMATE_VIEW_SUMMARY)
+    @property
+    def told(self) -> bool:
+        """Whether what is for people is asked for: a summary has numbers alone."""
+        return self.request.view != pb.ESTIMATE_VIEW_SUMMARY
 
 
 def choose(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Chosen:

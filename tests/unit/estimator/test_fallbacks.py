@@ -43,8 +43,7 @@ def merged(request, taken):
 
 
 def estimate_of(chosen):
-    making = chosen.making()
-    return engine.estimate(making.run, making.fitted, told=making.told)
+    return engine.estimate(chosen.reading.run, chosen.fitted, told=chosen.told)
 
 
 @pytest.mark.parametrize("changes", [(CHECKPOINTED,), (CHECKPOINTED, SHORT), (CHECKPOINTED, SHORT, QUANTIZED)])
