@@ -210,15 +210,7 @@ def conclude(
     neighbours = counterfactuals.explore(situation, decision)
     parameters = _parameters(inputs, evidence)
     unmet = len(tuple(wishes.unmet(situation, decision)))
-    built = None
-    priced = None
-    applied: tuple[Adaptation, ...] = ()
-    if decision.method is not None:
-        adapted = decision.settled.adapted
-        built = recipe.build(pack, inputs, decision.method, parameters=parameters, adapted=adapted)
-        applied = recipe.adaptations(pack, inputs, decision.method)[:adapted]
-        row = evidence.rows.get((decision.method, adapted)) if evidence is not None else None
-        priced = row if isinstance(row, Priced) else None
+    built, applied = _recipe(pack, inputs, decision, parameters)
     revision = _revision(pack, evidence)
     overruled = decision.overruled_rule_id
     return Recommendation(
@@ -226,7 +218,7 @@ def conclude(
         inputs=inputs,
         decision=decision,
         recipe=built,
-        priced=priced,
+        priced=_priced(evidence, decision),
         trace=(
             *decision.choice.steps,
             *fit.steps(pack, evidence, decision.settled, applied, overruled),
@@ -242,6 +234,25 @@ def conclude(
         plan_digest=_digest(built, inputs, revision) if built is not None else "",
         others=other_packs.verdicts(others, situation, decision),
     )
+
+
+def _recipe(
+    pack: Pack, inputs: Inputs, decision: Decision, parameters: int | None
+) -> tuple[recipe.Recipe | None, tuple[Adaptation, ...]]:
+    """The recipe of the verdict, and the adaptations that are in it."""
+    if decision.method is None:
+        return None, ()
+    adapted = decision.settled.adapted
+    built = recipe.build(pack, inputs, decision.method, parameters=parameters, adapted=adapted)
+    return built, recipe.adaptations(pack, inputs, decision.method)[:adapted]
+
+
+def _priced(evidence: Evidence | None, decision: Decision) -> Priced | None:
+    """What the verdict's recipe takes, where the estimator said so."""
+    if evidence is None or decision.method is None:
+        return None
+    row = evidence.rows.get((decision.method, decision.settled.adapted))
+    return row if isinstance(row, Priced) else None
 
 
 def _digest(built: Recipe, inputs: Inputs, revision: ev.Revision) -> str:
