@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from finetree_data import content, jsons, wide
+from finetree_data import content, json_documents, jsons, wide
 from finetree_data.faults import DatasetError
 from finetree_data.reader import RowFile
 from finetree_data.reading import Columns, FileFormat, Reading
@@ -193,14 +193,14 @@ def test_a_file_that_unpacks_to_far_more_than_it_is_is_stopped(tmp_path, monkeyp
 
 
 def test_a_document_is_read_through_a_window(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsons, "_CHUNK", 7)
+    monkeypatch.setattr(json_documents, "CHUNK", 7)
     rows, _ = rows_of(tmp_path, json.dumps({"data": PAIRS, "note": "ä" * 50}, ensure_ascii=False, indent=1))
     assert [row.messages[1].content for row in rows] == [f"c{i}" for i in range(5)]
 
 
 def test_an_object_that_is_no_list_of_rows_is_read_in_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsons, "MAX_ROW_BYTES", 5000)
-    monkeypatch.setattr(jsons, "_CHUNK", 1000)
+    monkeypatch.setattr(json_documents, "MAX_ROW_BYTES", 5000)
+    monkeypatch.setattr(json_documents, "CHUNK", 1000)
     listed = json.dumps({"version": 1, "data": PAIRS * 500, "note": "n"}, indent=1)
     assert len(rows_of(tmp_path, listed)[0]) == 2500
     found = refusal(tmp_path, json.dumps({f"key {i}": "value" for i in range(2000)}, indent=1))
@@ -209,7 +209,7 @@ def test_an_object_that_is_no_list_of_rows_is_read_in_bounded_memory(tmp_path, m
 
 
 def test_a_document_of_one_long_line_is_read_row_by_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsons, "MAX_ROW_BYTES", 50_000)
+    monkeypatch.setattr(json_documents, "MAX_ROW_BYTES", 50_000)
     rows, found = rows_of(tmp_path, json.dumps({"version": "2", "data": PAIRS * 2000}))
     assert (len(rows), found.file_format) == (10_000, FileFormat.JSON)
 

@@ -1,29 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objects from JSON lines, and from JSON documents of any size without holding them whole."""
+"""Objects from JSON lines, and what counts as one wherever JSON is read."""
 
-import codecs
 import json
 from collections.abc import Iterator
 from typing import Any
 
 from finetree_data.content import MAX_ROW_BYTES, Content, decode
-from finetree_data.faults import DatasetError, RowError, kind
+from finetree_data.faults import RowError, kind
 
 Record = tuple[int, dict[str, Any] | RowError]
 """A row's number, from 1, and its object or what is wrong with it."""
 
 LISTS = ("data", "rows", "examples", "instances", "records", "items", "train", "dataset", "samples", "entries")
 """Keys of a document's top object under which its rows are looked for."""
-_ROOTS = ("data", "dataset")
+ROOTS = ("data", "dataset")
 """Keys under which another object may hold the rows: {"data": {"train": [...]}}."""
-_TASKS = ("instruction", "Definition")
+TASKS = ("instruction", "Definition")
 """Keys of an object that is a row, or a task, whatever list it has."""
 
 PYTHON = "; it looks like Python: write it with json.dumps"
 """What to say of Python's way to write an object."""
 
-_CHUNK = 1 << 16
-_SPACE = " \t\r\n"
+CHUNK = 1 << 16
+"""Bytes that are read at once."""
 
 
 def lines(stream: Content) -> Iterator[tuple[int, bytes]]:
@@ -35,7 +34,7 @@ def lines(stream: Content) -> Iterator[tuple[int, bytes]]:
             yield number, line
         rest = line
         while len(line) > MAX_ROW_BYTES and rest and not rest.endswith(b"\n"):
-            rest = stream.readline(_CHUNK)
+            rest = stream.readline(CHUNK)
 
 
 def json_lines(stream: Content) -> Iterator[Record]:
@@ -54,7 +53,7 @@ def parse(line: bytes, *, first: bool = False) -> Any:
     try:
         text = decode(line, first=first)
         # `loads` would make a decoder for each line; what it says of a byte order mark is kept.
-        return json.loads(text) if text.startswith("\ufeff") else _DECODER.decode(text)
+        return json.loads(text) if text.startswith("\ufeff") else DECODER.decode(text)
     except json.JSONDecodeError as error:
         hint = "; if this is a table or plain text, say so in reading.file_format" if first and not error.pos else ""
         hint = PYTHON if error.doc.lstrip().startswith("{'") else hint
@@ -71,7 +70,8 @@ def _missing(_: str) -> None:
     """NaN and Infinity, which are no JSON, stand for nothing: pandas writes NaN where a cell is empty."""
 
 
-_DECODER = json.JSONDecoder(parse_constant=_missing)
+DECODER = json.JSONDecoder(parse_constant=_missing)
+"""Reads JSON, and what pandas writes for it."""
 
 
 def as_object(value: Any, *, inside: bool = False) -> dict[str, Any]:
@@ -101,10 +101,10 @@ def are_messages(values: list[Any]) -> bool:
 
 def is_list_of_rows(value: dict[str, Any]) -> bool:
     """Whether the object is no row but holds rows under one of LISTS."""
-    if any(key in value for key in _TASKS):
+    if any(key in value for key in TASKS):
         return False
     lists = [value[key] for key in LISTS if isinstance(value.get(key), list)]
-    inner = [value[key] for key in _ROOTS if isinstance(value.get(key), dict)]
+    inner = [value[key] for key in ROOTS if isinstance(value.get(key), dict)]
     return any(isinstance(rows[0], dict) for rows in lists if rows) or any(map(is_list_of_rows, inner))
 
 
@@ -115,183 +115,3 @@ def are_several(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return text[end:].lstrip().startswith("{")
-
-
-def json_document(stream: Content) -> Iterator[Record]:
-    """The objects of an array, of an object's list (LISTS), or written one after another.
-
-    Raises DatasetError MALFORMED_FILE where the document is broken: nothing behind that place can be trusted.
-    """
-    text = _Text(stream)
-    last = 0
-    while char := text.peek():
-        if char == "[":
-            for place, record in _array(text, last):
-                last = place
-                yield place, record
-        elif char == "{":
-            found: dict[str, Any] = {}
-            before = last
-            for place, record in _object(text, last, found):
-                last = place
-                yield place, record
-            if last == before and found:
-                last += 1
-                yield last, found
-        else:
-            raise text.broken(f"an array or an object is needed, {char!r} stands there", last + 1)
-
-
-def _array(text: "_Text", number: int) -> Iterator[Record]:
-    text.take("[")
-    if text.peek() == "]":
-        text.take("]")
-        return
-    while True:
-        number += 1
-        value = text.value(number)
-        try:
-            yield number, as_object(value, inside=True)
-        except RowError as fault:
-            yield number, fault
-        if text.peek() == "]":
-            text.take("]")
-            return
-        text.take(",", number)
-        if text.peek() == "]":
-            raise text.broken("a comma stands before the closing bracket", number)
-
-
-def _object(text: "_Text", number: int, found: dict[str, Any]) -> Iterator[Record]:
-    """Rows of a list in the object; what else is in it goes to `found`."""
-    last = number
-    text.take("{")
-    begin = text.position
-    while text.peek() != "}":
-        if text.position - begin > MAX_ROW_BYTES:
-            raise text.broken(f"an object is longer than {MAX_ROW_BYTES} characters, and no list of rows", last + 1)
-        key = text.value(last + 1)
-        if not isinstance(key, str):
-            raise text.broken("a name in quotes is needed", last + 1)
-        text.take(":", last + 1)
-        is_rows = key in LISTS and not any(task in found for task in _TASKS)
-        if is_rows and text.peek() == "[" and text.peek(1) in ("{", "]"):
-            for place, record in _array(text, last):
-                last = place
-                yield place, record
-                begin = text.position  # rows are not kept
-        elif key in _ROOTS and text.peek() == "{":
-            inner: dict[str, Any] = {}
-            before = last
-            for place, record in _object(text, last, inner):
-                last = place
-                yield place, record
-            if last == before:
-                found[key] = inner
-            else:
-                begin = text.position
-        else:
-            found[key] = text.value(last + 1)
-        if text.peek() != "}":
-            text.take(",", last + 1)
-    text.take("}")
-
-
-class _Text:
-    """A JSON text of which a window is in memory."""
-
-    def __init__(self, stream: Content) -> None:
-        self._stream = stream
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        self._json = json.JSONDecoder(parse_constant=_missing)
-        self._window, self._at, self._ended = "", 0, False
-        self._before = 0
-
-    @property
-    def position(self) -> int:
-        """Characters that were taken."""
-        return self._before + self._at
-
-    def peek(self, skip: int = 0) -> str:
-        """The next character that is no white space, or with `skip` 1 the one behind it; "" at the end."""
-        at = self._at
-        while True:
-            while at < len(self._window) and self._window[at] in _SPACE:
-                at += 1
-            if at < len(self._window):
-                if skip == 0:
-                    return self._window[at]
-                skip, at = 0, at + 1
-            elif self._ended:
-                return ""
-            else:
-                at -= self._at
-                self._more()
-                at += self._at
-
-    def take(self, char: str, number: int = 0) -> None:
-        """Go behind `char`. Raises DatasetError where something else comes."""
-        found = self.peek()
-        if found != char:
-            raise self.broken(
-                f"{char!r} is needed, " + (f"{found!r} stands there" if found else "the file ends"), number
-            )
-        while self._window[self._at] in _SPACE:
-            self._at += 1
-        self._at += 1
-
-    def value(self, number: int) -> Any:
-        """The next value. Raises DatasetError where there is none."""
-        if not self.peek():
-            raise self.broken("the file ends", number)
-        while self._window[self._at] in _SPACE:
-            self._at += 1
-        while True:
-            value, end = self._try_value(number)
-            # A number at the window's end may go on behind it.
-            if end and (self._ended or end < len(self._window)):
-                self._at = end
-                return value
-            if len(self._window) - self._at > MAX_ROW_BYTES:
-                raise self.broken(f"it is broken, or longer than {MAX_ROW_BYTES} characters", number)
-            self._more()
-
-    def _try_value(self, number: int) -> tuple[Any, int]:
-        """The value and where it ends; 0 where it may go on behind the window."""
-        try:
-            return self._json.raw_decode(self._window, self._at)
-        except RecursionError:
-            raise self.broken("it is nested too deeply", number) from None
-        except json.JSONDecodeError as error:
-            if self._ended:
-                hint = PYTHON if self._window.startswith("{'", self._at) else ""
-                raise self.broken(error.msg + hint, number) from None
-            return None, 0
-        except ValueError as error:
-            raise self.broken("a number has too many digits", number) from error
-
-    def _more(self) -> None:
-        """Read as much again as is waiting, so that a long value is not tried too often."""
-        waiting = len(self._window) - self._at
-        data = self._stream.read(max(_CHUNK, waiting))
-        self._ended = not data
-        try:
-            text = self._decoder.decode(data, final=self._ended)
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise DatasetError(
-                "NOT_UTF8",
-                f"The file is not UTF-8: it holds the byte 0x{byte:02x} where no such byte may be.",
-                remedy="Convert it, for example with iconv -f WINDOWS-1252 -t UTF-8.",
-            ) from None
-        self._before += self._at
-        self._window, self._at = self._window[self._at :] + text, 0
-
-    def broken(self, what: str, number: int) -> DatasetError:
-        """The error for a document that is no JSON at this place."""
-        return DatasetError(
-            "MALFORMED_FILE",
-            f"The file is not JSON: {what}.",
-            remedy="Write an array of objects, or one JSON object a line.",
-            row=number,
-        )

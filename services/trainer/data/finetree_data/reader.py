@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetree_data import jsons, tables
+from finetree_data import json_documents, jsons, tables
 from finetree_data.columns import mapping_for, present
 from finetree_data.content import HEAD_BYTES, PARQUET, Content, opened, require_text
 from finetree_data.detection import layout_of
@@ -143,7 +143,7 @@ def _delimited(content: Content, head: bytes) -> Iterator[Record]:
 
 _READERS: dict[FileFormat, Callable[[Content, bytes], Iterator[Record]]] = {
     FileFormat.JSONL: lambda content, _: jsons.json_lines(content),
-    FileFormat.JSON: lambda content, _: jsons.json_document(content),
+    FileFormat.JSON: lambda content, _: json_documents.json_document(content),
     FileFormat.CSV: _delimited,
     FileFormat.TSV: lambda content, _: tables.table(content, "\t"),
     FileFormat.TEXT: lambda content, _: tables.text_lines(content),

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training task from end to end: load, tokenise, evaluate, train, evaluate again, save."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,32 +12,28 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from finetree_worker import base_checks, data, evaluate, methods, models, randomness, telemetry
+from finetree_worker import base_checks, data, methods, models, randomness, telemetry
 from finetree_worker.data import Dataset
-from finetree_worker.errors import DataError
+from finetree_worker.evaluations import Evaluations
 from finetree_worker.events import (
     Alert,
     ArtifactReady,
     AttemptStarted,
     Control,
     DatasetReport,
-    EvalMetrics,
     Level,
     Phase,
     PhaseProgress,
     Reporter,
-    Sample,
 )
 from finetree_worker.files import atomic_folder, hashes, size
 from finetree_worker.gradients import AUTOCAST, Subject
 from finetree_worker.loop import Loop, Trained
 from finetree_worker.methods import qlora
-from finetree_worker.plan import BaseModel, EvaluationPlan, FullMethod, Metric, Precision, QloraMethod, TrainPlan
+from finetree_worker.plan import BaseModel, FullMethod, Precision, QloraMethod, TrainPlan
 from finetree_worker.prepare import base_facts
 from finetree_worker.steering import STOPS, Steering
 
-EVALUATION_TOKENS = 4096
-"""Tokens of one forward pass of an evaluation: without gradients this needs less memory than a training step."""
 _BFLOAT16 = (Precision.BF16, Precision.BF16_MIXED)
 _PROGRESS_STEPS = 50  # progress events of a phase at most
 
@@ -92,36 +87,51 @@ class _Run:
         self.plan, self.reporter = plan, reporter
         self.steering, self.phases = Steering(control), _Phases(reporter)
         self.device = torch.device(plan.device)
-        self.before: list[str] | None = None
 
     def run(self) -> Outcome:
         torch.set_num_threads(self.plan.threads)
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         with self.phases.phase(Phase.LOAD_MODEL):
             self.steering.stop_here()
-            tokenizer = models.load_tokenizer(self.plan.base.folder)
-            model = load(self.plan, self.device)
-            length = self.plan.optimization.sequence_length
-            base_checks.check_fit(self.plan.base.folder, model.config, tokenizer, length)
+            tokenizer, model = self._load()
             base = base_facts(self.plan.base)
-            if telemetry.emulates_bfloat16(self.device) and self.plan.optimization.precision in _BFLOAT16:
-                self.reporter.emit(_emulated())
         with self.phases.phase(Phase.TOKENIZE) as tell:
-            dataset = data.load(self.plan, tokenizer, _both(tell, self.steering.stop_here))
-            self.reporter.emit(dataset.report)
-            if dataset.report.leaked_rows:
-                self.reporter.emit(_leak(dataset.report))
-            _require_questions(self.plan.evaluation, dataset)
+            dataset = self._tokenize(tokenizer, tell)
+            evaluations = Evaluations(self.plan.evaluation, dataset, tokenizer, self.reporter)
         adapted, subject = adapt(self.plan, model, self.device)
         loop = Loop(self.plan, subject, dataset.train, self.reporter, self.steering)
         restored = loop.restore()
-        before = self._evaluate_before(subject, tokenizer, dataset, restored)
+        asked, before, after = self.plan.evaluation, None, None
+        # A resumed run's model is trained already: its earlier attempt has reported the base.
+        if asked.before_training and dataset.held_out and not restored:
+            before = self._evaluate_before(evaluations, subject.model)
         self._announce(loop, model, restored)
-        with self.phases.phase(Phase.TRAIN) as tell:
-            trained = loop.run(lambda step: self._evaluate_between(subject, tokenizer, dataset, step))
-        after = self._evaluate_after(loop, tokenizer, dataset)
+        with self.phases.phase(Phase.TRAIN):
+            trained = loop.run(lambda step: evaluations.between(subject.model, step, self._look))
+        if asked.metrics and dataset.held_out:
+            after = self._evaluate_after(evaluations, loop)
         self._save(adapted, tokenizer, base, loop)
         return Outcome(self.plan.artifact, trained, before, after, self.phases.seconds)
+
+    def _load(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+        tokenizer = models.load_tokenizer(self.plan.base.folder)
+        model = load(self.plan, self.device)
+        length = self.plan.optimization.sequence_length
+        base_checks.check_fit(self.plan.base.folder, model.config, tokenizer, length)
+        if telemetry.emulates_bfloat16(self.device) and self.plan.optimization.precision in _BFLOAT16:
+            self.reporter.emit(_emulated())
+        return tokenizer, model
+
+    def _tokenize(self, tokenizer: PreTrainedTokenizerBase, tell: Callable[[float], None]) -> Dataset:
+        dataset = data.load(self.plan, tokenizer, _both(tell, self.steering.stop_here))
+        self.reporter.emit(dataset.report)
+        if dataset.report.leaked_rows:
+            self.reporter.emit(_leak(dataset.report))
+        return dataset
+
+    def _look(self, _: float) -> None:
+        """Hear, in an evaluation between two steps, what is asked of the run; it is heeded behind it."""
+        self.steering.signal()
 
     def _announce(self, loop: Loop, model: PreTrainedModel, restored: int) -> None:
         self.reporter.emit(
@@ -136,96 +146,18 @@ class _Run:
             )
         )
 
-    def _evaluate_before(
-        self, subject: Subject, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, restored: int
-    ) -> float | None:
-        # A resumed run's model is trained already: its earlier attempt has reported the base.
-        if not self.plan.evaluation.before_training or restored or not dataset.held_out:
-            return None
+    def _evaluate_before(self, evaluations: Evaluations, model: PreTrainedModel) -> float | None:
         with self.phases.phase(Phase.EVALUATE_BEFORE) as tell:
-            look = _both(tell, self.steering.stop_here)
-            metrics, self.before = self._measure(subject.model, tokenizer, dataset, 0, look)
-        return metrics.exact_match
+            return evaluations.before(model, _both(tell, self.steering.stop_here))
 
-    def _evaluate_after(self, loop: Loop, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> float | None:
-        if not self.plan.evaluation.metrics or not dataset.held_out:
-            return None
-
+    def _evaluate_after(self, evaluations: Evaluations, loop: Loop) -> float | None:
         def stop() -> None:
             if self.steering.signal() in STOPS:
                 loop.save_checkpoint(must=True)
                 self.steering.stop_here()
 
         with self.phases.phase(Phase.EVALUATE_AFTER) as tell:
-            step = loop.position.step
-            metrics, after = self._measure(loop.subject.model, tokenizer, dataset, step, _both(tell, stop))
-            self._show_samples(dataset, after)
-        return metrics.exact_match
-
-    def _measure(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        dataset: Dataset,
-        step: int,
-        on_fraction: Callable[[float], None],
-        *,
-        answers: bool = True,
-    ) -> tuple[EvalMetrics, list[str] | None]:
-        """All metrics of the plan, or what needs no `answers`; the answers too, where questions were asked."""
-        started, plan = time.perf_counter(), self.plan.evaluation
-        score = evaluate.score(model, dataset.held_out, EVALUATION_TOKENS, lambda f: on_fraction(f * 0.2))
-        texts, correct, questions = None, 0, dataset.questions if answers else []
-        if questions:
-            texts = evaluate.answers(
-                model, tokenizer, questions, plan.max_new_tokens, lambda f: on_fraction(0.2 + f * 0.8)
-            )
-            correct = sum(evaluate.matches(t, q.messages[-1].content) for t, q in zip(texts, questions, strict=True))
-        asked = len(texts or ())
-        metrics = EvalMetrics(
-            step=step,
-            loss=_finite(score.loss),
-            perplexity=evaluate.perplexity(score.loss),
-            exact_match=correct / asked if asked else None,
-            questions=asked,
-            correct=correct,
-            rows=len(dataset.held_out),
-            seconds=time.perf_counter() - started,
-            token_accuracy=score.accuracy,
-            non_finite=_finite(score.loss) is None,
-        )
-        self.reporter.emit(metrics)
-        return metrics, texts
-
-    def _evaluate_between(
-        self, subject: Subject, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, step: int
-    ) -> float | None:
-        """Evaluate in the middle of the training: what tells the best evaluation. Answers only where they tell it."""
-        if not dataset.held_out:
-            return None
-
-        def look(_: float) -> None:
-            self.steering.signal()
-
-        by = self.plan.evaluation.best_by
-        answers = by is Metric.EXACT_MATCH
-        metrics, _ = self._measure(subject.model, tokenizer, dataset, step, look, answers=answers)
-        if metrics.loss is None:
-            return None
-        return {
-            Metric.LOSS: metrics.loss,
-            Metric.EXACT_MATCH: metrics.exact_match,
-            Metric.TOKEN_ACCURACY: metrics.token_accuracy,
-        }[by]
-
-    def _show_samples(self, dataset: Dataset, after: list[str] | None) -> None:
-        count = min(self.plan.evaluation.samples, len(after or ()))
-        for i in range(count):
-            # Spread over the questions, which often come sorted by kind.
-            at = i * len(dataset.questions) // count
-            asked = dataset.questions[at].messages
-            before = self.before[at] if self.before is not None else None
-            self.reporter.emit(Sample(asked[-2].content, asked[-1].content, before, (after or [])[at]))
+            return evaluations.after(loop.subject.model, loop.position.step, _both(tell, stop))
 
     def _save(
         self, adapted: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: BaseModel, loop: Loop
@@ -285,24 +217,9 @@ def _leak(report: DatasetReport) -> Alert:
     return Alert(Level.WARNING, "HELD_OUT_ROWS_LEAKED", f"{text} is memory, not skill.")
 
 
-def _require_questions(plan: EvaluationPlan, dataset: Dataset) -> None:
-    """What is to tell the best evaluation can be measured. Raises DataError NO_QUESTIONS."""
-    if plan.best_by is Metric.EXACT_MATCH and plan.every_steps and not dataset.questions:
-        raise DataError(
-            "NO_QUESTIONS",
-            "The best evaluation is to be told by exact match, and no held-out row ends in an answer.",
-            field="evaluation.best_by",
-            remedy="Hold out chat or prompt and completion rows, or tell the best one by loss.",
-        )
-
-
 def _emulated() -> Alert:
     text = "This GPU has no arithmetic in bfloat16 and imitates it slowly: PRECISION_FP16_MIXED is faster here."
     return Alert(Level.WARNING, "BFLOAT16_EMULATED", text)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _both(tell: Callable[[float], None], stop: Callable[[], None]) -> Callable[[float], None]:
