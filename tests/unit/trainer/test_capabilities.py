@@ -6,15 +6,15 @@ from finetree_api.types.v1 import run_spec_pb2
 from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.plan import resolve_spec
 from finetree_trainer import capabilities
-from finetree_worker import planning
+from finetree_worker import choices, planning
 
 STOPPING = {"early_stopping_patience": 2, "every_steps": 5, "split_fraction": 0.1}
 WORKER = {
-    "precision": planning._PRECISIONS,
-    "optimizer": planning._OPTIMIZERS,
-    "attention": planning._ATTENTION,
-    "gradient_checkpointing": planning._CHECKPOINTING,
-    "loss_kernel": planning._LOSS_KERNELS,
+    "precision": choices.PRECISIONS,
+    "optimizer": choices.OPTIMIZERS,
+    "attention": choices.ATTENTION,
+    "gradient_checkpointing": choices.CHECKPOINTING,
+    "loss_kernel": choices.LOSS_KERNELS,
 }
 
 
@@ -24,11 +24,11 @@ def test_a_setting_has_the_values_that_the_worker_takes(name):
 
 
 def test_a_metric_of_the_contract_is_one_that_the_worker_measures():
-    assert set(planning._METRICS) == set(run_spec_pb2.Metric.values()) - {0}
+    assert set(choices.METRICS) == set(run_spec_pb2.Metric.values()) - {0}
 
 
 def test_a_base_may_be_quantised_as_the_worker_can():
-    assert set(capabilities.QUANTIZATIONS) == set(planning._QUANTIZATIONS)
+    assert set(capabilities.QUANTIZATIONS) == set(choices.QUANTIZATIONS)
 
 
 def test_the_methods_are_those_of_the_worker():

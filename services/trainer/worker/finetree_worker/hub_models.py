@@ -1,33 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base models of a hub, kept by commit: looked up, chosen, checked, downloaded, sealed.
+"""Base models of a hub: looked up, chosen, checked, downloaded into the folder that keeps them (`hub_folder`)."""
 
-`refs.json` of a repository's folder says which commit a branch or tag was when it was last asked for; `{commit}` is a
-model, whole; `.{commit}.partial` is what a cut download has left, and the next one goes on with it.
-"""
-
-import fcntl
-import json
-import os
 import re
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetree_worker import base_checks
 from finetree_worker.errors import ModelError, StorageError
 from finetree_worker.events import Alert, Control, Level, Phase, PhaseProgress, Reporter
-from finetree_worker.files import MANIFEST, hashes, seal, storage_errors, sync_folder
+from finetree_worker.files import storage_errors
 from finetree_worker.hub import Access, Client, Entry, HubError, Repository, online
+from finetree_worker.hub_folder import HubFolder
 from finetree_worker.plan import BaseModel
 from finetree_worker.steering import Steering
 
 ORIGIN = "hub:"
 """How a task's model_origin begins when the model is a hub's: "hub:{id}@{revision}"."""
-REFS = "refs.json"
 DEFAULT_REVISION = "main"
 SMALL = frozenset(
     {
@@ -40,7 +30,6 @@ SMALL = frozenset(
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NOT_WEIGHTS = re.compile(r"^(consolidated|adapter_model)")  # the same weights in another library's names; an adapter
 _PROGRESS_STEPS = 100  # progress events of a download at most
-_WAIT_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,49 +56,39 @@ def prepare_hub_model(origin: str, home: Path, access: Access, reporter: Reporte
     steering.stop_here()
     wanted = Wanted.parse(origin)
     reporter.emit(PhaseProgress(Phase.DOWNLOAD_MODEL, 0.0, f"Looking for {wanted.id}"))
-    with storage_errors():
-        home.mkdir(parents=True, exist_ok=True)
-    with _alone(home, steering), online(access.proxy):
-        if (commit := _here(wanted, home, access)) is None:
-            commit = _download(wanted, home, access, reporter, steering)
+    folder = HubFolder(home)
+    folder.make()
+    with folder.alone(steering), online(access.proxy):
+        if (commit := _here(wanted, folder, access)) is None:
+            commit = _download(wanted, folder, access, reporter, steering)
     reporter.emit(PhaseProgress(Phase.DOWNLOAD_MODEL, 1.0, "The model is ready"))
-    return BaseModel(home / commit, hub_id=_facts(home / commit).get("hub_id", wanted.id), revision=commit)
+    return BaseModel(home / commit, hub_id=folder.hub_id(commit) or wanted.id, revision=commit)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a downloaded model is all there: its manifest, and every file of it in its size."""
-    sizes = _facts(folder).get("sizes")
-    if not isinstance(sizes, dict):
-        return False
-    with suppress(OSError):
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    return False
-
-
-def _here(wanted: Wanted, home: Path, access: Access) -> str | None:
+def _here(wanted: Wanted, folder: HubFolder, access: Access) -> str | None:
     """The commit where nothing needs to be asked: one that is named by its hash, or any when we are offline."""
     commit = wanted.revision if _COMMIT.fullmatch(wanted.revision) else None
     if commit is None and access.offline:
-        commit = _refs(home).get(wanted.revision)
-    return commit if commit is not None and is_whole(home / commit) else None
+        commit = folder.commit_of(wanted.revision)
+    return commit if commit is not None and folder.holds(commit) else None
 
 
-def _download(wanted: Wanted, home: Path, access: Access, reporter: Reporter, steering: Steering) -> str:
+def _download(wanted: Wanted, folder: HubFolder, access: Access, reporter: Reporter, steering: Steering) -> str:
     client = Client(access, wanted.id, wanted.revision)
     try:
         repository = client.look()
     except HubError as error:
-        known = _refs(home).get(wanted.revision, "")
-        if not known or not is_whole(home / known):
+        known = folder.commit_of(wanted.revision)
+        if not known or not folder.holds(known):
             raise
         text = f"{error.message} The model is used as it was last fetched, at commit {known[:12]}."
         reporter.emit(Alert(Level.WARNING, "MODEL_REVISION_NOT_CHECKED", text))
         return known
-    if not is_whole(home / repository.commit):
-        with _refusals_leave_nothing(home, repository.commit) as draft:
+    if not folder.holds(repository.commit):
+        with folder.draft(repository.commit) as draft:
             _Fetch(client, repository, draft, reporter, steering).run(access.reserve)
-            _publish(draft, home, repository)
-    _note_ref(home, wanted.revision, repository.commit)
+            folder.publish(draft, repository)
+    folder.note(wanted.revision, repository.commit)
     return repository.commit
 
 
@@ -202,97 +181,6 @@ def choose(repository: Repository) -> tuple[dict[str, Entry], dict[str, Entry]]:
             raise base_checks.pickled_weights(repository.id, pickled)
         raise _unfit(repository, "MODEL_INCOMPLETE", "has no safetensors weights", "Name a repository that has them.")
     return {name: files[name] for name in files if name in SMALL}, chosen
-
-
-def _publish(draft: Path, home: Path, repository: Repository) -> None:
-    """Hold the files against the hub's hashes, then give them their name."""
-    for name, digest in hashes(draft).items():
-        if (told := repository.files[name].sha256) and told != digest:
-            (draft / name).unlink()
-            raise HubError(
-                "MODEL_CORRUPT",
-                f"{name!r} of {repository.id!r} is not what the hub says it is (sha256); it was removed.",
-                field="model.hub",
-                remedy="The same job again fetches it anew.",
-            )
-    sizes = {path.name: path.stat().st_size for path in draft.iterdir()}
-    facts = {"format": 1, "hub_id": repository.id, "revision": repository.commit, "origin": "hub", "sizes": sizes}
-    with storage_errors():
-        seal(draft, facts)
-        shutil.rmtree(home / repository.commit, ignore_errors=True)  # one that is not whole, or we were not here
-        draft.rename(home / repository.commit)
-        sync_folder(home)
-
-
-@contextmanager
-def _refusals_leave_nothing(home: Path, commit: str) -> Iterator[Path]:
-    """The draft folder of a commit: kept when the download is cut, removed when the model is refused."""
-    draft = home / f".{commit}.partial"
-    try:
-        yield draft
-    except ModelError as error:
-        if error.reason != "MODEL_GATED":
-            shutil.rmtree(draft, ignore_errors=True)
-        raise
-    finally:
-        for part in draft.glob("*.part"):
-            if part.stat().st_size == 0:
-                part.unlink()
-        with suppress(OSError):
-            draft.rmdir()  # one in which nothing is
-
-
-@contextmanager
-def _alone(home: Path, steering: Steering) -> Iterator[None]:
-    """One download of a repository at a time; who comes second waits, and then finds it there.
-
-    Where nothing has come of it, the folder is removed again.
-    """
-    descriptor = os.open(home / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while not _locked(descriptor):
-            steering.stop_here()
-            time.sleep(_WAIT_SECONDS)
-        yield
-    finally:
-        if [path.name for path in home.iterdir()] == [".lock"]:
-            shutil.rmtree(home, ignore_errors=True)
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _note_ref(home: Path, revision: str, commit: str) -> None:
-    refs = _refs(home)
-    if refs.get(revision) == commit:
-        return
-    draft = home / f".{REFS}.tmp"
-    with storage_errors():
-        draft.write_text(json.dumps({**refs, revision: commit}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        draft.replace(home / REFS)
-        sync_folder(home)
-
-
-def _refs(home: Path) -> dict[str, str]:
-    return {name: commit for name, commit in _read(home / REFS).items() if isinstance(commit, str)}
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    return _read(folder / MANIFEST)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _unfit(repository: Repository, reason: str, text: str, remedy: str) -> ModelError:
