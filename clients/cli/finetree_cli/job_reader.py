@@ -1,31 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Strict proto JSON, written as YAML: every value keeps its line, and every mistake is told with it.
 
-A YAML tree is walked beside a message's descriptor. The text of a scalar is read by the type of its field and never by
-YAML's own guess, so `5e-4` is a number (YAML 1.1 says text) and `no` is never silently `false`.
+A YAML tree is walked beside a message's descriptor; `job_scalars` reads its leaves.
 """
 
 import difflib
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from finetree_cli.job_scalars import convert, wanted, what
 
 MAX_PROBLEMS = 32
 """Problems kept of one file: enough to mend it, few enough to read."""
 
-_INTEGERS = {
-    FieldDescriptor.CPPTYPE_INT32,
-    FieldDescriptor.CPPTYPE_INT64,
-    FieldDescriptor.CPPTYPE_UINT32,
-    FieldDescriptor.CPPTYPE_UINT64,
-}
-_FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
 _WRITTEN_AS_TEXT = {
     "google.protobuf.Timestamp": "a time such as 2026-07-01T12:00:00Z",
     "google.protobuf.Duration": "a duration such as 3600s",
@@ -72,7 +65,7 @@ class JobReader:
     def read(self, node: Node, message: Message, path: str = "") -> None:
         """Fill `message` from a mapping; `path` is the proto path that it has in the file."""
         if not isinstance(node, MappingNode):
-            self.report(node, path, f"expected settings (key: value), got {_what(node)}")
+            self.report(node, path, f"expected settings (key: value), got {what(node)}")
             return
         descriptor: Any = message.DESCRIPTOR  # protobuf has two classes of descriptors, alike in all but their types
         fields: dict[str, Any] = {name: item for item in descriptor.fields for name in (item.name, item.json_name)}
@@ -130,18 +123,18 @@ class JobReader:
                 self._assign(node, path, lambda: setattr(message, known.name, value))
 
     def _set_message(self, target: Message, node: Node, path: str) -> None:
-        wanted = _WRITTEN_AS_TEXT.get(target.DESCRIPTOR.full_name)
-        if wanted is None:
+        form = _WRITTEN_AS_TEXT.get(target.DESCRIPTOR.full_name)
+        if form is None:
             self.read(node, target, path)
             return
         try:
             json_format.Parse(json.dumps(node.value if isinstance(node, ScalarNode) else None), target)
         except json_format.ParseError:
-            self.report(node, path, f"expected {wanted}, got {_what(node)}")
+            self.report(node, path, f"expected {form}, got {what(node)}")
 
     def _set_list(self, message: Message, known: FieldDescriptor, node: Node, path: str) -> None:
         if not isinstance(node, SequenceNode):
-            self.report(node, path, f"expected a list, got {_what(node)}; write [a, b]")
+            self.report(node, path, f"expected a list, got {what(node)}; write [a, b]")
             return
         for index, item in enumerate(node.value):
             at = f"{path}[{index}]"
@@ -155,7 +148,7 @@ class JobReader:
 
     def _set_map(self, message: Message, known: FieldDescriptor, node: Node, path: str) -> None:
         if not isinstance(node, MappingNode):
-            self.report(node, path, f"expected key: value lines, got {_what(node)}")
+            self.report(node, path, f"expected key: value lines, got {what(node)}")
             return
         entry: Any = known.message_type
         inner = entry.fields_by_name["value"]
@@ -173,77 +166,17 @@ class JobReader:
         try:
             assignment()
         except (ValueError, TypeError):
-            self.report(node, path, f"{_what(node)} is out of range for this setting")
+            self.report(node, path, f"{what(node)} is out of range for this setting")
 
     def _scalar(self, known: FieldDescriptor, node: Node, path: str) -> Any:
         """The value of a scalar by its field's type; None after a problem."""
         if not isinstance(node, ScalarNode):
-            self.report(node, path, f"expected {_wanted(known)}, got {_what(node)}")
+            self.report(node, path, f"expected {wanted(known)}, got {what(node)}")
             return None
-        value, problem = _convert(known, node)
+        value, problem = convert(known, node)
         if problem:
             self.report(node, path, problem)
         return value
-
-
-def _convert(known: FieldDescriptor, node: ScalarNode) -> tuple[Any, str]:
-    """A scalar's value and "", or None and what is wrong with it."""
-    text = str(node.value)
-    if known.enum_type is not None:
-        return _enum(known.enum_type, text)
-    if known.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        return _string(node)
-    value: Any = None
-    if known.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
-        value = {"true": True, "false": False}.get(text) if node.style is None else None
-    elif known.cpp_type in _INTEGERS:
-        value = _integer(text)
-    elif known.cpp_type in _FLOATS:
-        value = _number(text)
-    return value, "" if value is not None else f"expected {_wanted(known)}, got {_what(node)}"
-
-
-def _string(node: ScalarNode) -> tuple[str | None, str]:
-    if node.style is None and node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:timestamp"):
-        return None, f"expected text, got {_what(node)}; put it in quotes if it is meant as text"
-    # JSON writes a character beyond the basic plane as two escapes; YAML leaves them as two halves.
-    return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16", "replace"), ""
-
-
-def _enum(kind: EnumDescriptor, text: str) -> tuple[int | None, str]:
-    numbers = {value.name: value.number for value in kind.values}
-    if text in numbers:
-        return numbers[text], ""
-    names = [name for name, number in numbers.items() if number]
-    prefix = _enum_prefix(names)
-    short = {name.removeprefix(prefix).lower(): name for name in names}
-    close = difflib.get_close_matches(text.upper().removeprefix(prefix).lower(), short, n=1, cutoff=0.6)
-    guess = short[close[0]] if close else ""
-    hint = f"did you mean {guess}?" if guess else f"use one of {', '.join(names)}"
-    return None, f"unknown value {text!r}; {hint}"
-
-
-def _enum_prefix(names: list[str]) -> str:
-    """What all names of an enum begin with, up to an underscore: "SCHEDULE_"."""
-    first, last = min(names), max(names)
-    same = next((i for i, letter in enumerate(first) if i >= len(last) or letter != last[i]), len(first))
-    return first[: first.rfind("_", 0, same) + 1]
-
-
-def _integer(text: str) -> int | None:
-    try:
-        return int(text)
-    except ValueError:
-        number = _number(text)
-        return int(number) if number is not None and number.is_integer() else None
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _unknown_key(key: str, descriptor: Descriptor) -> str:
@@ -269,23 +202,6 @@ def _find(key: str) -> str:
             if item.message_type is not None:
                 queue.append((_join(path, item.name), item.message_type))
     return ""
-
-
-def _wanted(known: FieldDescriptor) -> str:
-    if known.enum_type is not None:
-        return "one of its names"
-    if known.cpp_type in _INTEGERS:
-        return "a whole number"
-    if known.cpp_type in _FLOATS:
-        return "a finite number"
-    return "true or false" if known.cpp_type == FieldDescriptor.CPPTYPE_BOOL else "text"
-
-
-def _what(node: Node) -> str:
-    if isinstance(node, ScalarNode):
-        text = str(node.value)
-        return repr(text if len(text) <= 40 else text[:37] + "...")
-    return "a list" if isinstance(node, SequenceNode) else "settings (key: value)"
 
 
 def _is_message(known: FieldDescriptor) -> bool:

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scalars of a YAML file by the type of the field that they are for, never by YAML's own guess.
+
+So `5e-4` is a number (YAML 1.1 says text) and `no` is never silently `false`.
+"""
+
+import difflib
+import math
+from typing import Any
+
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from yaml.nodes import Node, ScalarNode, SequenceNode
+
+_INTEGERS = {
+    FieldDescriptor.CPPTYPE_INT32,
+    FieldDescriptor.CPPTYPE_INT64,
+    FieldDescriptor.CPPTYPE_UINT32,
+    FieldDescriptor.CPPTYPE_UINT64,
+}
+_FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
+
+
+def convert(known: FieldDescriptor, node: ScalarNode) -> tuple[Any, str]:
+    """A scalar's value and "", or None and what is wrong with it."""
+    text = str(node.value)
+    if known.enum_type is not None:
+        return _enum(known.enum_type, text)
+    if known.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return _string(node)
+    value: Any = None
+    if known.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        value = {"true": True, "false": False}.get(text) if node.style is None else None
+    elif known.cpp_type in _INTEGERS:
+        value = _integer(text)
+    elif known.cpp_type in _FLOATS:
+        value = _number(text)
+    return value, "" if value is not None else f"expected {wanted(known)}, got {what(node)}"
+
+
+def _string(node: ScalarNode) -> tuple[str | None, str]:
+    if node.style is None and node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:timestamp"):
+        return None, f"expected text, got {what(node)}; put it in quotes if it is meant as text"
+    # JSON writes a character beyond the basic plane as two escapes; YAML leaves them as two halves.
+    return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16", "replace"), ""
+
+
+def _enum(kind: EnumDescriptor, text: str) -> tuple[int | None, str]:
+    numbers = {value.name: value.number for value in kind.values}
+    if text in numbers:
+        return numbers[text], ""
+    names = [name for name, number in numbers.items() if number]
+    prefix = _enum_prefix(names)
+    short = {name.removeprefix(prefix).lower(): name for name in names}
+    close = difflib.get_close_matches(text.upper().removeprefix(prefix).lower(), short, n=1, cutoff=0.6)
+    guess = short[close[0]] if close else ""
+    hint = f"did you mean {guess}?" if guess else f"use one of {', '.join(names)}"
+    return None, f"unknown value {text!r}; {hint}"
+
+
+def _enum_prefix(names: list[str]) -> str:
+    """What all names of an enum begin with, up to an underscore: "SCHEDULE_"."""
+    first, last = min(names), max(names)
+    same = next((i for i, letter in enumerate(first) if i >= len(last) or letter != last[i]), len(first))
+    return first[: first.rfind("_", 0, same) + 1]
+
+
+def _integer(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        number = _number(text)
+        return int(number) if number is not None and number.is_integer() else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def wanted(known: FieldDescriptor) -> str:
+    """What a field takes, in words."""
+    if known.enum_type is not None:
+        return "one of its names"
+    if known.cpp_type in _INTEGERS:
+        return "a whole number"
+    if known.cpp_type in _FLOATS:
+        return "a finite number"
+    return "true or false" if known.cpp_type == FieldDescriptor.CPPTYPE_BOOL else "text"
+
+
+def what(node: Node) -> str:
+    """What stands in the file, in words."""
+    if isinstance(node, ScalarNode):
+        text = str(node.value)
+        return repr(text if len(text) <= 40 else text[:37] + "...")
+    return "a list" if isinstance(node, SequenceNode) else "settings (key: value)"
