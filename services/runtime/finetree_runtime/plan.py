@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan is: the suite's defaults, and what may be combined.
+"""What a plan is: a spec with the suite's defaults in it.
 
-The recommender, the estimator and the trainer never import each other, yet must agree on what an unset field means and
-on which settings exclude each other. That agreement lives here and nowhere else.
+The recommender, the estimator and the trainer never import each other, yet must agree on what an unset field means.
+That agreement lives here; that on which settings exclude each other, in `combinations`.
 """
 
 import json
@@ -35,18 +35,6 @@ class Resolved:
     """A copy; the request's own message is never changed."""
     sources: tuple[ev.SettingSource, ...]
     """One entry for every value that was set or filled in, in field order; kept, so whoever takes one copies it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Settings that cannot go together."""
-
-    reason: str
-    """Stable code, upper snake case."""
-    field_path: str
-    """RunSpec path of the setting to change."""
-    message: str
-    """What is wrong and what to do."""
 
 
 def resolve_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> Resolved:
@@ -177,50 +165,6 @@ def steps_of(examples: int, *, batch: int, epochs: float) -> int:
     """
     per_epoch = max(1, math.ceil(examples / max(1, batch)))
     return max(1, math.ceil(per_epoch * epochs - 1e-9))
-
-
-def combination_problem(spec: rs.RunSpec) -> Problem | None:
-    """The first pair of settings of a resolved spec that cannot go together, if there is one."""
-    method = spec.WhichOneof("method")
-    training = spec.training
-    checkpointing = spec.gradient_checkpointing in (
-        rs.GRADIENT_CHECKPOINTING_FULL,
-        rs.GRADIENT_CHECKPOINTING_OFFLOADED,
-    )
-    if method == "prefix" and checkpointing:
-        text = "prefix tuning keeps its keys and values in the cache that checkpointing drops; turn checkpointing off"
-        return Problem("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing", text)
-    if (problem := _experts_problem(spec)) is not None:
-        return problem
-    if training.micro_batch_size > training.effective_batch_size > 0:
-        text = (
-            f"a micro-batch of {training.micro_batch_size} rows is larger than the batch of "
-            f"{training.effective_batch_size} rows that it is part of; lower it"
-        )
-        return Problem("MICRO_BATCH_TOO_LARGE", "training.micro_batch_size", text)
-    return None
-
-
-def _experts_problem(spec: rs.RunSpec) -> Problem | None:
-    """Adapters of experts are added to stacked weights: no input is left to drop out, and DoRA has no rows to scale."""
-    if spec.WhichOneof("method") != "lora" or not spec.lora.include_experts:
-        return None
-    if spec.lora.weight_decomposed:
-        text = "does not go with adapters of experts, which are stacked parameters and no layers; turn one of them off"
-        return Problem("EXPERTS_WITH_DORA", "lora.weight_decomposed", text)
-    if spec.lora.dropout > 0:
-        text = "adapters of experts are added to the weights, where no input is left to drop out; set it to 0"
-        return Problem("EXPERTS_WITH_DROPOUT", "lora.dropout", text)
-    return None
-
-
-def sequence_problem(spec: rs.RunSpec, positions: int) -> Problem | None:
-    """What is wrong with the sequence length of a resolved spec for a model of so many positions (0: unknown)."""
-    length = spec.training.sequence_length
-    if not 0 < positions < length:
-        return None
-    text = f"{length} tokens are more than the {positions} positions of the model; lower it to {positions} or less"
-    return Problem("SEQUENCE_TOO_LONG", "training.sequence_length", text)
 
 
 def canonical(message: Message) -> dict[str, Any]:
