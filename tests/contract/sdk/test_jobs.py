@@ -30,6 +30,13 @@ def test_what_was_asked_for_is_what_the_job_has(do, spec):
     assert (job.request_id, job.uid) == (made.request_id, made.uid)
 
 
+@pytest.mark.parametrize("call", ["create_job", "validate_job"])
+def test_a_keyword_that_a_job_does_not_have_is_refused_before_any_call(do, suite, spec, call):
+    with pytest.raises(TypeError, match="colour"):
+        do(getattr(do.client(), call)(spec, colour="red"))
+    assert suite.faults.calls("CreateJob") == suite.faults.calls("ValidateJob") == []
+
+
 def test_the_same_request_id_makes_one_job(do, spec):
     client = do.client()
     first, second = (do(client.create_job(spec, request_id="once")) for _ in range(2))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.recommender.v1 import recommender_pb2
@@ -34,6 +34,20 @@ Finding = Literal["TRUNCATED", "DROPPED", "NO_TARGET"]
 Collection = Literal["jobs", "datasets"]
 MethodName = Literal["full", "lora", "qlora", "prefix", "adapter"]
 PictureFormat = Literal["text", "mermaid", "svg"]
+
+
+class JobFields(TypedDict, total=False):
+    """What a job may be given beside its spec, as `create_job` describes it."""
+
+    display_name: str
+    kind: Kind
+    limits: job_pb2.JobLimits | Mapping[str, Any] | None
+    deadline: datetime | None
+    suspended: bool
+    labels: Mapping[str, str] | None
+    annotations: Mapping[str, str] | None
+    plan_digest: str
+    recommendation: recommender_pb2.RecommendResponse | None
 
 
 def parent(project: str) -> str:
@@ -158,15 +172,15 @@ def observation_request(observation: ObservationLike, request_id: str) -> estima
 def job_request(
     spec: SpecLike | trainer_pb2.JobRequest,
     *,
-    display_name: str,
-    kind: Kind,
-    limits: job_pb2.JobLimits | Mapping[str, Any] | None,
-    deadline: datetime | None,
-    suspended: bool,
-    labels: Mapping[str, str] | None,
-    annotations: Mapping[str, str] | None,
-    plan_digest: str,
-    recommendation: recommender_pb2.RecommendResponse | None,
+    display_name: str = "",
+    kind: Kind = "TRAIN",
+    limits: job_pb2.JobLimits | Mapping[str, Any] | None = None,
+    deadline: datetime | None = None,
+    suspended: bool = False,
+    labels: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
+    plan_digest: str = "",
+    recommendation: recommender_pb2.RecommendResponse | None = None,
 ) -> trainer_pb2.JobRequest:
     """A job as CreateJob and ValidateJob take it. A whole JobRequest passes as it is."""
     if isinstance(spec, trainer_pb2.JobRequest):

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from typing import Unpack
 
-from finetree_api.recommender.v1 import recommender_pb2
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2
 
 from finetree._shared import methods
 from finetree._shared.channels import new_request_id
 from finetree._shared.requests import (
-    Kind,
+    JobFields,
     SpecLike,
     capacity_request,
     enum_number,
@@ -35,33 +33,14 @@ class Jobs:
         self,
         spec: SpecLike | trainer_pb2.JobRequest,
         *,
-        display_name: str = "",
-        kind: Kind = "TRAIN",
-        limits: job_pb2.JobLimits | Mapping[str, Any] | None = None,
-        deadline: datetime | None = None,
-        suspended: bool = False,
-        labels: Mapping[str, str] | None = None,
-        annotations: Mapping[str, str] | None = None,
-        plan_digest: str = "",
-        recommendation: recommender_pb2.RecommendResponse | None = None,
         timeout: float | None = None,
+        **fields: Unpack[JobFields],
     ) -> trainer_pb2.ValidateJobResponse:
         """Check a job without creating it: every default filled in, the checks, the estimate and the digest.
 
         Takes what `create_job` takes and raises what it raises.
         """
-        job = job_request(
-            spec,
-            display_name=display_name,
-            kind=kind,
-            limits=limits,
-            deadline=deadline,
-            suspended=suspended,
-            labels=labels,
-            annotations=annotations,
-            plan_digest=plan_digest,
-            recommendation=recommendation,
-        )
+        job = job_request(spec, **fields)
         request = trainer_pb2.ValidateJobRequest(parent=parent(self._transport.options.project), job=job)
         return self._transport.unary(methods.VALIDATE_JOB, request, timeout=timeout)
 
@@ -69,17 +48,9 @@ class Jobs:
         self,
         spec: SpecLike | trainer_pb2.JobRequest,
         *,
-        display_name: str = "",
-        kind: Kind = "TRAIN",
-        limits: job_pb2.JobLimits | Mapping[str, Any] | None = None,
-        deadline: datetime | None = None,
-        suspended: bool = False,
-        labels: Mapping[str, str] | None = None,
-        annotations: Mapping[str, str] | None = None,
-        plan_digest: str = "",
-        recommendation: recommender_pb2.RecommendResponse | None = None,
         timeout: float | None = None,
         request_id: str = "",
+        **fields: Unpack[JobFields],
     ) -> Job:
         """Create a job. When it returns, the job is durable.
 
@@ -106,18 +77,7 @@ class Jobs:
             PermissionDenied: PATH_OUTSIDE_ROOTS.
             ResourceExhausted: QUEUE_FULL, DISK_FULL.
         """
-        job = job_request(
-            spec,
-            display_name=display_name,
-            kind=kind,
-            limits=limits,
-            deadline=deadline,
-            suspended=suspended,
-            labels=labels,
-            annotations=annotations,
-            plan_digest=plan_digest,
-            recommendation=recommendation,
-        )
+        job = job_request(spec, **fields)
         request_id = request_id or new_request_id()
         request = trainer_pb2.CreateJobRequest(
             parent=parent(self._transport.options.project), job=job, request_id=request_id
