@@ -18,8 +18,9 @@ from typing import Any
 
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_recommender.advisor import Advisor, EstimatorUnavailableError, Recommendation
-from finetree_recommender.estimates import Candidate, Catalogue, Evidence
+from finetree_recommender.advisor import Advisor
+from finetree_recommender.conclusion import Recommendation
+from finetree_recommender.estimates import Candidate, Catalogue, EstimatorUnavailableError, Evidence
 from finetree_recommender.estimator_client import EstimatorClient
 from finetree_recommender.estimator_program import EstimatorProgram
 from finetree_recommender.library import Library

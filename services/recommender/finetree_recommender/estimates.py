@@ -4,8 +4,9 @@
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
+from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.types.v1 import evidence_pb2 as ev
 
 from finetree_recommender.methods import Method
@@ -106,3 +107,35 @@ class Catalogue:
 
 NO_CATALOGUE = Catalogue()
 """That of an estimator that does not answer: one for all, for what is kept for a catalogue goes by its identity."""
+
+
+class EstimatorUnavailableError(Exception):
+    """The estimator did not answer."""
+
+
+class Estimator(Protocol):
+    """The estimator, as far as a recommendation needs it."""
+
+    async def catalogue(self) -> Catalogue:
+        """Accelerators and models; remembered from call to call.
+
+        Raises:
+            EstimatorUnavailableError: It did not answer.
+        """
+        ...
+
+    async def price(self, rows: dict[Method, est.EstimateRunRequest]) -> Evidence:
+        """Estimates of all methods' recipes, each adapted until it fits, in one call.
+
+        Raises:
+            EstimatorUnavailableError: It did not answer.
+        """
+        ...
+
+    async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
+        """Estimates as they come, in one call; a row that is refused is left out.
+
+        Raises:
+            EstimatorUnavailableError: It did not answer.
+        """
+        ...

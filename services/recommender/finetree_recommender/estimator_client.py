@@ -10,10 +10,10 @@ import finetree
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.types.v1 import evidence_pb2 as ev
 
-from finetree_recommender.advisor import EstimatorUnavailableError
 from finetree_recommender.estimates import (
     Accelerator,
     Catalogue,
+    EstimatorUnavailableError,
     Evidence,
     FitState,
     Model,

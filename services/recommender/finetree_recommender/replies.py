@@ -11,8 +11,8 @@ from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.wire import delimited, key
 
-from finetree_recommender.advisor import Recommendation
 from finetree_recommender.assess import Assessment
+from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.counterfactuals import Counterfactual, Gap
 from finetree_recommender.estimates import FitState, Priced
 from finetree_recommender.listing import Listed

@@ -12,10 +12,11 @@ from finetree_runtime.identity import distribution_version
 from grpc import aio
 
 from finetree_recommender import card_replies, policies, replies
-from finetree_recommender.advisor import Advisor, check_pin
+from finetree_recommender.advisor import Advisor
 from finetree_recommender.library import Library
 from finetree_recommender.pack import DEFAULT_PACK
 from finetree_recommender.pictures import frontier, tree
+from finetree_recommender.refusals import check_pin
 
 SERVICE = "finetree_api.recommender.v1.RecommenderService"
 """Full name of the gRPC service."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 
-from finetree_recommender.advisor import Recommendation
 from finetree_recommender.answers import CPU
 from finetree_recommender.cautions import MISSING_EVIDENCE
+from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.counterfactuals import Counterfactual
 from finetree_recommender.estimates import Priced
 from finetree_recommender.fit import GIB

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender import cautions
-from finetree_recommender.advisor import Advisor, EstimatorUnavailableError
-from finetree_recommender.estimates import Accelerator, Catalogue, Evidence, Model, Refused
+from finetree_recommender.advisor import Advisor
+from finetree_recommender.estimates import Accelerator, Catalogue, EstimatorUnavailableError, Evidence, Model, Refused
 from finetree_recommender.methods import Method
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 from google.protobuf import json_format

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_recommender.advisor import conclude
+from finetree_recommender.conclusion import conclude
 from finetree_recommender.counterfactuals import Counterfactual
 from finetree_recommender.estimates import Evidence, FitState, Priced
 from finetree_recommender.methods import Method

@@ -5,8 +5,8 @@ import dataclasses
 
 import pytest
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_recommender.advisor import Recommendation, conclude
 from finetree_recommender.answers import SERVING_WORDS, Answers
+from finetree_recommender.conclusion import Recommendation, conclude
 from finetree_recommender.demands import Demands, breaches
 from finetree_recommender.estimates import Accelerator, Catalogue, Evidence, FitState, Priced
 from finetree_recommender.inputs import normalize

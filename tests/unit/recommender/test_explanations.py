@@ -11,7 +11,7 @@ import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender import cautions
-from finetree_recommender.advisor import conclude
+from finetree_recommender.conclusion import conclude
 from finetree_recommender.confidence import Level
 from finetree_recommender.estimates import Catalogue, Evidence, FitState, Model, Priced
 from finetree_recommender.figures import pack_cost, pack_seconds
@@ -292,7 +292,7 @@ def test_the_same_question_gives_the_same_bytes(pack, read, evidence):
 PROGRAM = """
 import hashlib
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_recommender.advisor import conclude
+from finetree_recommender.conclusion import conclude
 from finetree_recommender.cautions import ESTIMATOR_UNAVAILABLE
 from finetree_recommender.estimates import Catalogue
 from finetree_recommender.inputs import normalize

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender import cautions
-from finetree_recommender.advisor import conclude
+from finetree_recommender.conclusion import conclude
 from finetree_recommender.estimates import Catalogue, Evidence
 from finetree_recommender.inputs import Inputs, normalize
 from finetree_recommender.methods import Method

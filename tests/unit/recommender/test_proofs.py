@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_recommender.advisor import conclude
 from finetree_recommender.answers import Answers
+from finetree_recommender.conclusion import conclude
 from finetree_recommender.estimates import Accelerator, Catalogue, Model
 from finetree_recommender.inputs import normalize
 from finetree_recommender.methods import Method

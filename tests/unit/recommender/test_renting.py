@@ -9,7 +9,7 @@ from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_recommender import cautions, renting
-from finetree_recommender.advisor import conclude
+from finetree_recommender.conclusion import conclude
 from finetree_recommender.demands import Demands
 from finetree_recommender.estimates import Accelerator, Catalogue, Model
 from finetree_recommender.inputs import normalize

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from finetree_recommender import cautions
-from finetree_recommender.advisor import conclude
+from finetree_recommender.conclusion import conclude
 from finetree_recommender.pack import load_builtin
 from finetree_recommender.summary import headline, paragraph
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 
-from finetree_recommender.advisor import Recommendation
 from finetree_recommender.assess import Assessment
+from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.fit import GIB
 from finetree_recommender.pictures import svg
 from finetree_recommender.pictures.axis import Axis, axis

@@ -4,8 +4,8 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-from finetree_recommender.advisor import Recommendation
 from finetree_recommender.answers import UNKNOWN, Answers, matches
+from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.pack import Pack
 from finetree_recommender.pictures.graph import (
     DEMANDS,

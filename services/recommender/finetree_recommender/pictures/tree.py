@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 
-from finetree_recommender.advisor import Recommendation
+from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.pack import Pack
 from finetree_recommender.pictures.graph import Box, Graph, build
 from finetree_recommender.pictures.marking import Way, mark
