@@ -17,6 +17,9 @@ MOST_PEAKS = 1024
 LIMIT = 2.0**53
 """Largest number of an answer (bytes, tokens, seconds, currency units): beyond it JSON readers lose digits."""
 
+MUCH_SAVING = 0.25
+"""Share of a run's time beyond which its checkpoints are worth a remark."""
+
 
 class BeyondLimitError(ValueError):
     """A run whose numbers exceed LIMIT: its settings are absurd."""
@@ -79,7 +82,7 @@ def steps(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Gener
         total_parameters=count(run.shape).total,
         optimizer_steps=run.steps,
         confidence=known,
-        notes=tuple(_notes(run, peaks)) if told else (),
+        notes=tuple(_notes(run, peaks, times)) if told else (),
     )
 
 
@@ -135,7 +138,7 @@ def _guard(what: str, *values: float) -> None:
             raise BeyondLimitError(what)
 
 
-def _notes(run: Run, peaks: memory.Memory) -> list[str]:
+def _notes(run: Run, peaks: memory.Memory, times: durations.Times | None) -> list[str]:
     notes = [*run.notes, *run.device.notes, *run.correction.notes()]
     if run.rows is None or run.steps == 0:
         notes.append("time and cost are left out: the number of rows is unknown (give dataset_profile.examples)")
@@ -153,4 +156,13 @@ def _notes(run: Run, peaks: memory.Memory) -> list[str]:
     usable = run.device.usable_bytes
     if not run.device.is_cpu and usable and 0.92 * usable < peaks.device.expected <= usable:
         notes.append("above 92 % of the device the allocator frees its cache and retries: slower, but it may run")
+    if times is not None and run.checkpoints and (share := _saving(times)) > MUCH_SAVING:
+        text = f"writing {run.checkpoints} checkpoints takes {share:.0%} of the time"
+        notes.append(f"{text}: raise checkpoints.every_steps")
     return notes
+
+
+def _saving(times: durations.Times) -> float:
+    """Share of the time that is spent on writing what was trained."""
+    saving = next(seconds.expected for phase, seconds in times.phases if phase is durations.Phase.SAVE)
+    return saving / times.total.expected

@@ -147,6 +147,14 @@ async def test_without_the_number_of_rows_memory_is_answered_and_time_left_out(s
     assert any("number of rows is unknown" in note for note in estimate.notes)
 
 
+@pytest.mark.parametrize(("every", "remarked"), [(1, True), (10_000, False)])
+async def test_a_run_that_mostly_writes_checkpoints_is_remarked_upon(stub, request_of, every, remarked):
+    request = request_of({"full": {}, "checkpoints": {"every_steps": every}})
+    estimate = (await stub.EstimateRun(request)).estimate
+
+    assert any("raise checkpoints.every_steps" in note for note in estimate.notes) is remarked
+
+
 async def test_the_present_revision_can_be_pinned(stub, request_of):
     revision = (await stub.EstimateRun(request_of())).estimate.revision
     request = request_of()

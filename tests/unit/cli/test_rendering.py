@@ -118,3 +118,14 @@ def test_what_would_fit_is_told(capsys):
         "Largest that fits, all else as it is: not even one row at a time; 320 tokens a row",
         "Smallest hardware that fits: 2 x l40s (40.00 GiB of 44.00 GiB each)",
     ]
+
+
+def test_what_is_unknown_is_left_out_and_no_zero(capsys):
+    runs = [pb.EvidenceRow(description="a", peak_bytes=1 << 30), pb.EvidenceRow(description="b", tokens_per_second=4665)]
+    found = pb.Estimate(nearest_evidence=runs, trainable_parameters=8, total_parameters=135_000_000)
+    estimate.show_time(Output(), found)
+    estimate.show(Output(), found)
+
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "8 of 135 M parameters are trained"
+    assert [line for line in printed if line.startswith("Near")] == ["Near: a: 1.00 GiB", "Near: b: 4665 tokens/s"]

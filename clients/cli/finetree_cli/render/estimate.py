@@ -14,10 +14,17 @@ def show(out: Output, estimate: pb.Estimate) -> None:
     show_cost(out, estimate)
     show_what_fits(out, estimate)
     for row in estimate.nearest_evidence:
-        out.text(f"Near: {row.description}: {units.size(row.peak_bytes)}, {row.tokens_per_second:.0f} tokens/s")
+        out.text(f"Near: {row.description}: {_measured(row)}")
     for note in estimate.notes:
         out.text(f"Note: {note}")
     out.text(f"Plan: {estimate.plan_digest}")
+
+
+def _measured(row: pb.EvidenceRow) -> str:
+    """What a run measured: some published a peak, some a speed, some both."""
+    peak = units.size(row.peak_bytes) if row.peak_bytes else ""
+    speed = f"{row.tokens_per_second:.0f} tokens/s" if row.tokens_per_second else ""
+    return ", ".join(part for part in (peak, speed) if part)
 
 
 def show_what_fits(out: Output, estimate: pb.Estimate) -> None:
@@ -52,7 +59,11 @@ def show_memory(out: Output, estimate: pb.Estimate) -> None:
 
 
 def show_time(out: Output, estimate: pb.Estimate) -> None:
-    """Time by phase."""
+    """Time by phase, where the number of rows is known, and what is trained."""
+    trained = f"{units.count(estimate.trainable_parameters)} of {units.count(estimate.total_parameters)} parameters"
+    if not estimate.HasField("time"):
+        out.text(f"{trained} are trained")
+        return
     rows = [
         (
             units.word(pb.TimePhaseKind, item.kind),
@@ -65,9 +76,8 @@ def show_time(out: Output, estimate: pb.Estimate) -> None:
     total = estimate.time.total_seconds
     rows.append(("total", units.duration(total.low), units.duration(total.expected), units.duration(total.high)))
     out.table(["Time", ">Low", ">Expected", ">High"], rows)
-    speed = estimate.time.tokens_per_second.expected
-    trained = f"{units.count(estimate.trainable_parameters)} of {units.count(estimate.total_parameters)} parameters"
-    out.text(f"{estimate.optimizer_steps} optimizer steps at {units.count(speed)} tokens/s; {trained} are trained")
+    speed = units.count(estimate.time.tokens_per_second.expected)
+    out.text(f"{estimate.optimizer_steps} optimizer steps at {speed} tokens/s; {trained} are trained")
 
 
 def show_cost(out: Output, estimate: pb.Estimate) -> None:
