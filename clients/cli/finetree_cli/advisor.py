@@ -2,12 +2,11 @@
 """Whom recommendations are asked of: a server, or programs of one's own where none listens."""
 
 import contextlib
-import os
-import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from finetree_cli.local_program import LocalPrograms, installed
+from finetree_cli.local_program import LocalPrograms
+from finetree_cli.places import Place, nobody_serves
 
 if TYPE_CHECKING:
     from finetree import Client
@@ -15,11 +14,7 @@ if TYPE_CHECKING:
 
     from finetree_cli.command import Settings
 
-VARIABLES = ("FINETREE_RECOMMENDER_ADDRESS", "FINETREE_ADDRESS")
-"""Environment variables that name a recommender."""
-DEFAULT = ("127.0.0.1", 50051)
-"""Where a recommender listens unless it is told otherwise."""
-KNOCK_SECONDS = 0.5
+RECOMMENDER = Place("recommender", ("FINETREE_RECOMMENDER_ADDRESS", "FINETREE_ADDRESS"), 50051)
 
 
 class Advisor(Protocol):
@@ -54,27 +49,12 @@ def advisor(settings: "Settings", client: "Client", *, local: bool, method: str 
 
     `method` is the rpc that it will be asked first: a local process gets ready meanwhile.
     """
-    if not local and not (_address_given(settings) or _listening() or not installed("recommender")):
-        settings.out.say("no recommender listens here: answered by the one that is installed, without a server")
-        local = True
-    if not local:
+    if not (local or nobody_serves(RECOMMENDER, settings, settings.recommender)):
         yield ServedAdvisor(client)
         return
     with LocalAdvisor() as own:
         own.prepare(method)
         yield own
-
-
-def _address_given(settings: "Settings") -> bool:
-    return bool(settings.address or settings.recommender or any(os.environ.get(name) for name in VARIABLES))
-
-
-def _listening() -> bool:
-    try:
-        with socket.create_connection(DEFAULT, KNOCK_SECONDS):
-            return True
-    except OSError:
-        return False
 
 
 class ServedAdvisor:

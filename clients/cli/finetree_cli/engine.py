@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom estimates are asked of: a server where an address is given, else an engine of one's own."""
+"""Whom estimates are asked of: a server, or an engine of one's own where none listens."""
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from finetree_cli.errors import BadInput
+from finetree_cli.places import Place, nobody_serves
 
 if TYPE_CHECKING:
     from finetree import FinetreeError
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from finetree_cli.command import Settings
 
-VARIABLES = ("FINETREE_ESTIMATOR_ADDRESS", "FINETREE_ADDRESS")
-"""Environment variables that name an estimator."""
+ESTIMATOR = Place("estimator", ("FINETREE_ESTIMATOR_ADDRESS", "FINETREE_ADDRESS"), 50052)
 
 
 class Engine(Protocol):
@@ -39,15 +38,13 @@ class Engine(Protocol):
         ...
 
 
-def address_given(settings: "Settings") -> bool:
-    """Whether an option or the environment names an estimator."""
-    return bool(settings.address or settings.estimator or any(os.environ.get(name) for name in VARIABLES))
-
-
 @contextlib.contextmanager
 def engine(settings: "Settings", method: str, *, local: bool, price_book: Path | None = None) -> Iterator[Engine]:
-    """The engine for a command. `method` is the rpc that it will ask first: a local process gets ready meanwhile."""
-    if not local:
+    """The engine for a command: a local one when told so, or when no address is given and nobody listens.
+
+    `method` is the rpc that it will ask first: a local process gets ready meanwhile.
+    """
+    if not (local or nobody_serves(ESTIMATOR, settings, settings.estimator)):
         if price_book is not None:
             raise BadInput("--price-book is for the local engine", remedy="a server has a price book of its own")
         with settings.client() as client:

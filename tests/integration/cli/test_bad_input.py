@@ -116,13 +116,19 @@ def test_nothing_of_a_recommended_recipe_is_refused(run, tmp_path, hardware):
     assert all("[" in line for line in comments)
 
 
-def test_without_a_server_the_answer_is_the_served_one(run, monkeypatch):
-    words = ("recommend", "--model", "llama-3.1-8b", "--gpu", "rtx-4090", "--examples", "300")
+@pytest.mark.parametrize(
+    ("service", "words"),
+    [
+        ("recommender", ("recommend", "--model", "llama-3.1-8b", "--gpu", "rtx-4090", "--examples", "300")),
+        ("estimator", ("estimate", "--model", "llama-3.1-8b", "--method", "qlora", "--gpu", "rtx-4090")),
+    ],
+)
+def test_without_a_server_the_answer_is_the_served_one(run, monkeypatch, service, words):
     served = run(*words)
     assert run(*words, "--local")[:2] == served[:2]
     assert served[0] == 0
-    monkeypatch.delenv("FINETREE_RECOMMENDER_ADDRESS")
-    monkeypatch.setattr("finetree_cli.advisor.DEFAULT", ("127.0.0.1", 1))
+    monkeypatch.delenv(f"FINETREE_{service.upper()}_ADDRESS")
+    monkeypatch.setattr("finetree_cli.places._listens", lambda _port: False)
     code, answer, said = run(*words)
     assert (code, answer) == served[:2]
-    assert "without a server" in said
+    assert f"no {service} listens here" in said

@@ -84,11 +84,12 @@ def check(settings: Settings, /, file: str, policy_file: str | None, output: str
 
 def _check(settings: Settings, file: str, policy_file: str | None, output: str, flags: dict[str, Any]) -> None:
     from finetree_cli import job_file
-    from finetree_cli.engine import address_given, engine
+    from finetree_cli.engine import ESTIMATOR, engine
+    from finetree_cli.places import address_given
     from finetree_cli.plan_request import run_of
     from finetree_cli.policy_file import policy
 
-    local = flags["local"] or not address_given(settings)
+    local = flags["local"] or not address_given(ESTIMATOR, settings, settings.estimator)
     with engine(settings, "CheckPlan", local=local, price_book=flags["price_book"]) as asked:
         limits = policy(policy_file, LimitFlags.take(flags))
         job = job_file.read(file)

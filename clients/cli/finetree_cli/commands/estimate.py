@@ -74,6 +74,9 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 def estimate(settings: Settings, /, file: str | None, **flags: Any) -> None:
     """Estimate what a run will take; flags change what FILE (a job file, or - for stdin) says.
 
+    Without an address, and where no estimator listens, the installed one answers without a server; its answer is the
+    served one.
+
     With --requests, each line of the file is answered by one line, {"estimate": …} or {"error": {"code", "reason",
     "message", "line"}}; a line that fails spoils no other, and the exit code is 0 unless --strict is given.
     """
