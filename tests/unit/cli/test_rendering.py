@@ -121,7 +121,10 @@ def test_what_would_fit_is_told(capsys):
 
 
 def test_what_is_unknown_is_left_out_and_no_zero(capsys):
-    runs = [pb.EvidenceRow(description="a", peak_bytes=1 << 30), pb.EvidenceRow(description="b", tokens_per_second=4665)]
+    runs = [
+        pb.EvidenceRow(description="a", peak_bytes=1 << 30),
+        pb.EvidenceRow(description="b", tokens_per_second=4665),
+    ]
     found = pb.Estimate(nearest_evidence=runs, trainable_parameters=8, total_parameters=135_000_000)
     estimate.show_time(Output(), found)
     estimate.show(Output(), found)
