@@ -141,7 +141,10 @@ def _setup(recipe: Recipe) -> float:
         return 0.0
     counted = count(_shape(recipe))
     outside = counted.embeddings + counted.lm_head
-    return 4.0 * (c.SETUP_COPIES * outside + counted.total / recipe.devices)
+    frozen = not isinstance(recipe.method, Full)
+    # What 2 x 8 devices hold beyond that of a frozen base of 70B is as much as its shards once more; why is not known.
+    shards = recipe.weight_bytes if frozen and recipe.nodes == 1 else 4
+    return c.SETUP_COPIES * 4.0 * outside + shards * counted.total / recipe.devices
 
 
 def _collectives(recipe: Recipe) -> float:

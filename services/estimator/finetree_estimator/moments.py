@@ -7,6 +7,7 @@ from finetree_estimator import constants as c
 from finetree_estimator import cpu_memory
 from finetree_estimator.activations import Layer, layer_of, saved_by, saved_per_layer
 from finetree_estimator.holdings import Held, Moment, held
+from finetree_estimator.methods import Full
 from finetree_estimator.run import Run
 
 
@@ -26,7 +27,7 @@ def moment_of(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
     before = gradients if run.batch > run.micro_batch * run.devices else 0.0
     saved = saved_by(layer, run)
     kept = _kept(run, layer, saved) * tokens + layer.experts
-    differentiated = _differentiated(run, layer, saved) * tokens + layer.one_layer
+    differentiated = (_differentiated(run, layer, saved) + _held_gradients(run, layer)) * tokens + layer.one_layer
     at_loss = loss_peak(run, tokens)
     # The totals first: of four moments three would be made for nothing.
     while_kept = max(before + kept + at_loss, before + kept + differentiated)
@@ -92,6 +93,17 @@ def _kept(run: Run, layer: Layer, saved: float) -> float:
         # Only each layer's input is kept; offloading moves it to the host.
         return 0.0 if run.offloaded else float(layer.stream * run.shape.hidden * run.shape.layers)
     return run.shape.layers * saved
+
+
+def _held_gradients(run: Run, layer: Layer) -> float:
+    """Bytes per token of gradients of layer inputs that live on, with the inputs, to the end of the backward pass.
+
+    That of the last layer to be differentiated is counted where it is made.
+    """
+    recipe = run.recipe
+    if not (recipe.program.keeps_shard_inputs and recipe.sharded and run.checkpointing) or isinstance(run.method, Full):
+        return 0.0
+    return float(layer.stream * run.shape.hidden * (run.shape.layers - 1))
 
 
 def _differentiated(run: Run, layer: Layer, saved: float) -> float:

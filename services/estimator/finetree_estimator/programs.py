@@ -46,6 +46,10 @@ class Program:
     """Of a frozen base's weights in mixed precision: 4 where the program casts them for each product."""
     sharded_master: bool = False
     """Whether sharded full training keeps float32 master weights although 16 bits were asked for."""
+    keeps_shard_inputs: bool = False
+    """Whether each sharded layer without gradients keeps its input and that input's gradient to the end of the backward
+    pass when it is recomputed: the hook that is to reshard it holds them (torch's FullyShardedDataParallel,
+    _register_post_backward_reshard_only_hook, under reentrant checkpointing; two adapted layers on a CPU show it)."""
     keeps_frozen_whole: bool = False
     """Whether sharded layers without gradients stay whole from the forward pass to the end of the backward pass."""
     packs_experts: bool = True
@@ -74,6 +78,7 @@ TRANSFORMERS = Program(
     raises_quantized_base=True,
     mixed_base_bytes=4,
     sharded_master=True,
+    keeps_shard_inputs=True,
     experts_in_turn=True,
     layer_overhead=0.52e-3,
     gather_overhead=4.7e-3,
@@ -113,6 +118,7 @@ UNSLOTH = Program(
     "unsloth",
     rms_norm_bytes=2,
     adapter_bytes=4,
+    keeps_shard_inputs=True,
 )
 """Unsloth: kernels of its own that keep a norm's input as it is."""
 LLM_FOUNDRY = Program(
