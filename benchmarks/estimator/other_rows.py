@@ -58,6 +58,14 @@ _SHARDING = {
 }
 
 
+_LIBRARIES = {
+    "": pb.SHARDING_LIBRARY_UNSPECIFIED,
+    "fsdp": pb.SHARDING_LIBRARY_FSDP,
+    "fsdp2": pb.SHARDING_LIBRARY_FSDP2,
+    "deepspeed": pb.SHARDING_LIBRARY_DEEPSPEED,
+}
+
+
 def _qwen(hidden: int, layers: int, heads: int, intermediate: int, vocab: int) -> rs.ModelShape:
     """Qwen 1, whose one projection makes queries, keys and values with a bias (its config.json and modeling file)."""
     return rs.ModelShape(
@@ -192,7 +200,12 @@ def _request(row: dict[str, str]) -> pb.EstimateRunRequest:
         ),
     )
     _set_method(spec, row)
-    found = pb.EstimateRunRequest(spec=spec, program=_PROGRAMS[row["program"]])
+    found = pb.EstimateRunRequest(
+        spec=spec,
+        program=_PROGRAMS[row["program"]],
+        compiled=row["compiled"] == "true",
+        sharding_library=_LIBRARIES[row["library"]],
+    )
     length = int(row["sequence_length"])
     examples = 100 * spec.training.effective_batch_size
     found.dataset_profile.examples = examples

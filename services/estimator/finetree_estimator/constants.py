@@ -45,6 +45,10 @@ float32 gradients of its output and its input (2 + 4 + 4 + 4; 4 + 4 + 4 + 4). A 
 SCORE_GRADIENT_BYTES = 8
 """Per attention score while a plain softmax is differentiated, beside what is kept: float32 gradients of its output and
 its input."""
+COMPILED_LOGITS_BYTES = 10.0
+"""The same where the loss is compiled, which keeps no log-softmax: float32 logits, their gradient, and its 16 bits."""
+COMPILED_CHUNK_BYTES = 2.0
+"""Per logit of chunks that are kept for a compiled loss, and of the gradient of the one at work: 16 bits each."""
 CHUNKED_LOGITS_BYTES = 4.0
 """Per logit where a chunked loss keeps the chunks all the same: 16-bit logits and log-softmax (LitGPT, torchtune)."""
 CHUNK_TOKENS = 1024

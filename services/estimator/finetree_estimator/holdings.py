@@ -25,6 +25,10 @@ class Held(NamedTuple):
     quantization: float
     gradients: float
     """All of them, or one layer's and the embeddings' where each weight is updated at once."""
+    head_gradient: float
+    """That of a trained output head, to which a loss in chunks adds each chunk's."""
+    chunk_gradient: float
+    """A chunk's gradient of the same."""
     update_copies: float
     """What an optimizer step adds for a moment."""
     collectives: float
@@ -54,6 +58,7 @@ class Moment(NamedTuple):
 def held(recipe: Recipe) -> Held:
     """What one device of a run holds."""
     trainable = trainable_parameters(recipe.method, _shape(recipe))
+    head = _trained_head(recipe)
     spread = recipe.devices if recipe.sharding != "replicated" else 1
     whole = recipe.devices if recipe.sharding == "full" else 1
     return Held(
@@ -63,6 +68,8 @@ def held(recipe: Recipe) -> Held:
         optimizer_states=trainable * _state_bytes(recipe) / spread,
         quantization=_quantization(recipe) / whole,
         gradients=_gradients(recipe, trainable),
+        head_gradient=float(head * _trained_bytes(recipe)),
+        chunk_gradient=float(head * recipe.compute_bytes),
         update_copies=_update_copies(recipe, trainable, spread),
         collectives=_collectives(recipe),
         setup=_setup(recipe),
@@ -98,6 +105,11 @@ def _gradients(recipe: Recipe, trainable: int) -> float:
     # Replicas reduce copies of their gradients (DDP's buckets).
     copies = 2 if recipe.devices > 1 and recipe.sharding in ("replicated", "optimizer") else 1
     return trainable * _trained_bytes(recipe) * copies / spread + _whole_gradients(recipe)
+
+
+def _trained_head(recipe: Recipe) -> int:
+    """Weights of the output head, tied or not, where they are trained."""
+    return recipe.shape.vocab * recipe.shape.hidden if isinstance(recipe.method, Full) else 0
 
 
 def _whole_gradients(recipe: Recipe) -> float:
@@ -137,7 +149,10 @@ def _gathered(recipe: Recipe) -> float:
 
 def _setup(recipe: Recipe) -> float:
     # A quantised base is loaded packed and never raised when it is sharded.
-    if not recipe.sharded or not recipe.program.sharded_master or isinstance(recipe.method, QuantizedLora):
+    program = recipe.program
+    if not (recipe.sharded and program.sharded_master and program.copies_to_shard) or isinstance(
+        recipe.method, QuantizedLora
+    ):
         return 0.0
     counted = count(_shape(recipe))
     outside = counted.embeddings + counted.lm_head

@@ -29,6 +29,9 @@ def moment_of(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
     kept = _kept(run, layer, saved) * tokens + layer.experts
     differentiated = (_differentiated(run, layer, saved) + _held_gradients(run, layer)) * tokens + layer.one_layer
     at_loss = loss_peak(run, tokens)
+    if run.loss != "full-logits":
+        # The head's gradient grows chunk by chunk, while the logits, or the other chunks, are still there.
+        at_loss += holds.chunk_gradient + (0.0 if before else holds.head_gradient)
     # The totals first: of four moments three would be made for nothing.
     while_kept = max(before + kept + at_loss, before + kept + differentiated)
     if while_kept >= max(gradients + differentiated, gradients + holds.update_copies):
@@ -75,14 +78,15 @@ def loss_peak(run: Run, tokens: float) -> float:
     targets = tokens
     size = run.recipe.activation_bytes
     capped = size if run.shape.family in _CAPPED_LOGITS else 0
-    per_logit = c.LOGITS_BYTES[min(4, max(2, size))] + capped
+    per_logit, kept = c.LOGITS_BYTES[min(4, max(2, size))] + capped, c.CHUNKED_LOGITS_BYTES + capped
+    if run.program.compiled:
+        chunks = run.loss in ("completion-only", "chunked")
+        per_logit, kept = c.COMPILED_CHUNK_BYTES if chunks else c.COMPILED_LOGITS_BYTES, c.COMPILED_CHUNK_BYTES
     if run.loss == "completion-only":
         targets *= run.rows.target_fraction if run.rows is not None else 1.0
     if run.loss in ("completion-only", "chunked"):
         if run.program.keeps_chunked_logits:
-            return (
-                (c.CHUNKED_LOGITS_BYTES + capped) * targets + per_logit * min(targets, run.program.loss_chunk)
-            ) * run.shape.vocab
+            return (kept * targets + per_logit * min(targets, run.program.loss_chunk)) * run.shape.vocab
         targets = min(targets, float(run.program.loss_chunk))
     full = per_logit * run.shape.vocab * targets
     return full * c.FUSED_LOGITS_SHARE if run.loss == "fused" else full

@@ -5,7 +5,8 @@ Each was read in the program's source, or found by tracing a training step of th
 sizes but no content (benchmarks/estimator/trace_memory.py): what is alive at the peak then comes out to the byte.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,12 +51,16 @@ class Program:
     """Whether each sharded layer without gradients keeps its input and that input's gradient to the end of the backward
     pass when it is recomputed: the hook that is to reshard it holds them (torch's FullyShardedDataParallel,
     _register_post_backward_reshard_only_hook, under reentrant checkpointing; two adapted layers on a CPU show it)."""
+    copies_to_shard: bool = True
+    """Whether whole copies of a module exist while it is cut into shards."""
     keeps_frozen_whole: bool = False
     """Whether sharded layers without gradients stay whole from the forward pass to the end of the backward pass."""
     packs_experts: bool = True
     """Whether the experts of a mixture are packed with the linear layers of a quantised base."""
     experts_in_turn: bool = False
     """Whether the experts of a mixture are computed one after another, each with the tokens that chose it."""
+    compiled: bool = False
+    """Whether layers and loss are compiled: what is cheap is computed again rather than kept."""
     own_classes: bool = False
     """Whether models are the program's own classes rather than transformers', with native kernels for all families."""
     expands_kv: bool = False
@@ -134,3 +139,15 @@ LLM_FOUNDRY = Program(
 """LLM Foundry: MPT's classes under FSDP with low-precision layer norms."""
 PROGRAMS = {each.name: each for each in (FINETREE, TRANSFORMERS, LITGPT, TORCHTUNE, UNSLOTH, LLM_FOUNDRY)}
 """By name."""
+
+
+@cache
+def variant(program: Program, *, compiled: bool, frozen_kept: bool) -> Program:
+    """The program as a run uses it; the same each time, since programs go by identity.
+
+    `compiled`: layers and loss are compiled. Without `frozen_kept`, weights are spread by a library that keeps nothing
+    of frozen layers and builds no whole copies to cut into shards.
+    """
+    if not frozen_kept:
+        program = replace(program, keeps_shard_inputs=False, copies_to_shard=False)
+    return replace(program, compiled=True, rms_norm_bytes=2) if compiled else program

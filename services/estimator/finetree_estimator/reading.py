@@ -28,7 +28,16 @@ from finetree_estimator.methods import (
     preset_targets,
     target_linears,
 )
-from finetree_estimator.programs import FINETREE, LITGPT, LLM_FOUNDRY, TORCHTUNE, TRANSFORMERS, UNSLOTH
+from finetree_estimator.programs import (
+    FINETREE,
+    LITGPT,
+    LLM_FOUNDRY,
+    TORCHTUNE,
+    TRANSFORMERS,
+    UNSLOTH,
+    Program,
+    variant,
+)
 from finetree_estimator.run import Rows, Run
 from finetree_estimator.shapes import Shape
 
@@ -96,6 +105,8 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.Ru
     data = training_rows(chosen, profile, chosen.sequence_length)
     steps = chosen.steps(data.count) if data is not None else 0
     program = PROGRAM_NAMES[request.program]
+    if request.compiled or request.sharding_library:
+        program = _as_used(program, request)
     weight, compute, master = chosen.number_sizes(program)
     accelerator = given.hardware.accelerator
     run = Run(
@@ -130,6 +141,19 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.Ru
         notes=model.notes,
     )
     return Reading(run, profile, chosen, given, settings)
+
+
+def _as_used(program: Program, request: pb.EstimateRunRequest) -> Program:
+    """The program with what the request says of it. Raises InvalidArgument: the suite's worker is what it is."""
+    if program is FINETREE and request.compiled:
+        raise invalid_field(
+            "compiled", "this suite's worker runs eagerly: leave it out, or name the program that compiles"
+        )
+    if program is FINETREE and request.sharding_library != pb.SHARDING_LIBRARY_FSDP2:
+        text = "this suite's worker shards by fully_shard: take SHARDING_LIBRARY_FSDP2, or name the program that trains"
+        raise invalid_field("sharding_library", text)
+    kept = request.sharding_library in (pb.SHARDING_LIBRARY_UNSPECIFIED, pb.SHARDING_LIBRARY_FSDP)
+    return variant(program, compiled=request.compiled, frozen_kept=kept)
 
 
 @lru_cache(maxsize=4096)

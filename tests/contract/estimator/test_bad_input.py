@@ -119,6 +119,14 @@ async def test_recipes_that_contradict_themselves(stub, request_of, explain, spe
     assert await refused(stub, explain, request_of(spec)) == (INVALID, reason, [field])
 
 
+@pytest.mark.parametrize(
+    "said", [{"compiled": True}, {"sharding_library": "SHARDING_LIBRARY_DEEPSPEED"}], ids=["compiled", "library"]
+)
+async def test_what_only_other_programs_do(stub, request_of, explain, said):
+    assert await refused(stub, explain, request_of(**said)) == (INVALID, WRONG, [*said])
+    assert await refused(stub, explain, request_of(program="TRAINING_PROGRAM_TRANSFORMERS", **said)) is None
+
+
 async def test_the_refusal_of_a_long_sequence_names_the_limit(stub, request_of):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.EstimateRun(request_of({"model": {"name": "phi-2"}, "training": {"sequence_length": 4096}}))

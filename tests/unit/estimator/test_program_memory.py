@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator import activations, memory, moments
+from finetree_estimator.holdings import held
 from finetree_estimator.memory import Component
-from finetree_estimator.methods import PRESETS, LoraAdapters, QuantizedLora
+from finetree_estimator.methods import PRESETS, Full, LoraAdapters, QuantizedLora
 from finetree_estimator.models import model
-from finetree_estimator.programs import FINETREE, LITGPT, TRANSFORMERS
+from finetree_estimator.programs import FINETREE, LITGPT, TORCHTUNE, TRANSFORMERS, variant
 from finetree_estimator.run import Rows
 from finetree_estimator.shapes import count
 
@@ -134,3 +135,38 @@ def test_scores_are_differentiated_when_the_mlp_is_done(make_run):
     kept = activations.saved_per_layer(long)
     assert moments.layer_peak(long) == 8 * 24 * 8192 - layer.mlp + kept
     assert moments.layer_peak(short) == layer.gradients + activations.saved_per_layer(short)
+
+
+def test_frozen_shards_keep_layer_inputs_and_their_gradients_to_the_end(make_run):
+    """A step of FullyShardedDataParallel with reentrant checkpointing has 27 gradients more of 28 inputs' size."""
+    hooked = make_run(program=TRANSFORMERS, devices=2, sharding="full", checkpointing=True, loss="fused", rows=None)
+    others = [
+        replace(hooked, program=variant(TRANSFORMERS, compiled=False, frozen_kept=False)),
+        replace(hooked, sharding="replicated"),
+        replace(hooked, checkpointing=False),
+    ]
+    gradients = 2 * 3072 * 27 * 4 * 512
+
+    kept, *plain = (moments.peak_moment(run) for run in (hooked, *others[:1]))
+    assert kept.transient - plain[0].transient == gradients
+    assert all(moments._held_gradients(run, activations.layer_of(run.recipe)) == 0 for run in others)
+
+
+def test_a_compiled_loss_keeps_no_log_softmax(make_run):
+    chunked = make_run(program=TORCHTUNE, loss="chunked", rows=None)
+    compiled = replace(chunked, program=variant(TORCHTUNE, compiled=True, frozen_kept=True))
+
+    assert moments.loss_peak(chunked, 2048) == 128256 * (4 * 2048 + 14 * 256)
+    assert moments.loss_peak(compiled, 2048) == 128256 * (2 * 2048 + 2 * 256)
+    assert activations.saved_per_layer(chunked) - activations.saved_per_layer(compiled) == 2 * (8192 + 2 * 3072)
+
+
+def test_chunks_of_a_loss_add_to_a_trained_heads_gradient_beside_the_logits(make_run):
+    tuned = make_run(
+        program=TORCHTUNE, method=Full(), loss="chunked", master_bytes=2, batch=4, checkpointing=True, rows=None
+    )
+    head = 2 * 128256 * 3072
+
+    holds = held(tuned.recipe)
+    assert (holds.head_gradient, holds.chunk_gradient) == (head, head)
+    assert held(make_run().recipe).head_gradient == 0

@@ -94,6 +94,40 @@ TRAINING_PROGRAM_LLM_FOUNDRY: TrainingProgram.ValueType  # 6
 """LLM Foundry (Composer)."""
 Global___TrainingProgram: _TypeAlias = TrainingProgram  # noqa: Y015
 
+class _ShardingLibrary:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ShardingLibraryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ShardingLibrary.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SHARDING_LIBRARY_UNSPECIFIED: _ShardingLibrary.ValueType  # 0
+    """What the program goes with: SHARDING_LIBRARY_FSDP for transformers and Unsloth, else what it builds on."""
+    SHARDING_LIBRARY_FSDP: _ShardingLibrary.ValueType  # 1
+    """torch's FullyShardedDataParallel with reentrant checkpointing, as transformers before version 5 recomputes unless told
+    otherwise: layers that are frozen keep their inputs and the inputs' gradients to the end of the backward pass. With
+    checkpointing that is not reentrant, peaks are those of SHARDING_LIBRARY_FSDP2.
+    """
+    SHARDING_LIBRARY_FSDP2: _ShardingLibrary.ValueType  # 2
+    """torch's fully_shard."""
+    SHARDING_LIBRARY_DEEPSPEED: _ShardingLibrary.ValueType  # 3
+    """DeepSpeed's ZeRO-3."""
+
+class ShardingLibrary(_ShardingLibrary, metaclass=_ShardingLibraryEnumTypeWrapper):
+    """The library that spreads weights over devices under SHARDING_FULL; other shardings do not depend on it."""
+
+SHARDING_LIBRARY_UNSPECIFIED: ShardingLibrary.ValueType  # 0
+"""What the program goes with: SHARDING_LIBRARY_FSDP for transformers and Unsloth, else what it builds on."""
+SHARDING_LIBRARY_FSDP: ShardingLibrary.ValueType  # 1
+"""torch's FullyShardedDataParallel with reentrant checkpointing, as transformers before version 5 recomputes unless told
+otherwise: layers that are frozen keep their inputs and the inputs' gradients to the end of the backward pass. With
+checkpointing that is not reentrant, peaks are those of SHARDING_LIBRARY_FSDP2.
+"""
+SHARDING_LIBRARY_FSDP2: ShardingLibrary.ValueType  # 2
+"""torch's fully_shard."""
+SHARDING_LIBRARY_DEEPSPEED: ShardingLibrary.ValueType  # 3
+"""DeepSpeed's ZeRO-3."""
+Global___ShardingLibrary: _TypeAlias = ShardingLibrary  # noqa: Y015
+
 class _ConfidenceLevel:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -317,6 +351,8 @@ class EstimateRunRequest(_message.Message):
     RUNS_PER_MONTH_FIELD_NUMBER: _builtins.int
     CARBON_KG_PER_KWH_FIELD_NUMBER: _builtins.int
     FALLBACKS_FIELD_NUMBER: _builtins.int
+    COMPILED_FIELD_NUMBER: _builtins.int
+    SHARDING_LIBRARY_FIELD_NUMBER: _builtins.int
     view: Global___EstimateView.ValueType
     """How much to compute."""
     program: Global___TrainingProgram.ValueType
@@ -325,6 +361,12 @@ class EstimateRunRequest(_message.Message):
     """How often the run is made in a month, for the cost per month; 0 means once."""
     carbon_kg_per_kwh: _builtins.float
     """Kilograms of CO2 equivalent for a kilowatt-hour; 0 means the world's average."""
+    compiled: _builtins.bool
+    """Whether the program compiles its layers and its loss (torch.compile): less is kept and moved. Not with this suite's
+    worker, which runs eagerly.
+    """
+    sharding_library: Global___ShardingLibrary.ValueType
+    """What spreads the weights. This suite's worker takes SHARDING_LIBRARY_FSDP2 and no other."""
     @_builtins.property
     def spec(self) -> _run_spec_pb2.RunSpec:
         """The run. Model, method and hardware are required; what else is unset takes the suite's default."""
@@ -360,10 +402,12 @@ class EstimateRunRequest(_message.Message):
         runs_per_month: _builtins.float = ...,
         carbon_kg_per_kwh: _builtins.float = ...,
         fallbacks: _abc.Iterable[_run_spec_pb2.RunSpec] | None = ...,
+        compiled: _builtins.bool = ...,
+        sharding_library: Global___ShardingLibrary.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "pinned", b"pinned", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["carbon_kg_per_kwh", b"carbon_kg_per_kwh", "dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "fallbacks", b"fallbacks", "pinned", b"pinned", "program", b"program", "runs_per_month", b"runs_per_month", "spec", b"spec", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carbon_kg_per_kwh", b"carbon_kg_per_kwh", "compiled", b"compiled", "dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "fallbacks", b"fallbacks", "pinned", b"pinned", "program", b"program", "runs_per_month", b"runs_per_month", "sharding_library", b"sharding_library", "spec", b"spec", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
