@@ -109,6 +109,12 @@ def fit_of(run: Run) -> Fitted:
     return _fit(run, confidence.memory_distance(run))
 
 
+def exceeds(run: Run) -> bool:
+    """Whether weights and optimizer states alone are more than the device has: no peak is needed to tell."""
+    usable = run.device.usable_bytes
+    return 0 < usable < memory.counted_bytes(run)
+
+
 def _fit(run: Run, distance: float) -> Fitted:
     spread = confidence.memory_spread(distance)
     peaks = widen_memory(memory.estimate(run), spread) if run.device.is_cpu else _kept_peaks(run, spread)

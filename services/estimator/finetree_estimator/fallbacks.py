@@ -14,6 +14,7 @@ from finetree_estimator import engine
 from finetree_estimator.fit import Verdict
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.reading import Reading, read
+from finetree_estimator.run import Run
 
 _PREFERRED = (Verdict.FITS, Verdict.TIGHT, Verdict.UNSPECIFIED)
 
@@ -42,13 +43,12 @@ def choose(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Chosen:
     reading = read(request, knowledge)
     if not request.fallbacks:
         return Chosen(request, reading, None, 0)
-    found = engine.fit_of(reading.run)
-    tried: dict[Verdict, tuple[Reading, engine.Fitted, int]] = {found[1].verdict: (reading, found, 0)}
-    if found[1].verdict is not Verdict.FITS:
+    verdict, found = _fit(reading.run)
+    tried: dict[Verdict, tuple[Reading, engine.Fitted | None, int]] = {verdict: (reading, found, 0)}
+    if verdict is not Verdict.FITS:
         for taken, spec in enumerate(_changed(request), start=1):
             reading = read(request, knowledge, changed=spec)
-            found = engine.fit_of(reading.run)
-            verdict = found[1].verdict
+            verdict, found = _fit(reading.run)
             # Of runs that do not fit the last is the smallest; of others the least changed one is wanted.
             if verdict is Verdict.DOES_NOT_FIT or verdict not in tried:
                 tried[verdict] = reading, found, taken
@@ -58,6 +58,14 @@ def choose(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Chosen:
     reading, found, taken = tried[best]
     chosen = _with_spec(request, reading.given) if taken else request
     return Chosen(chosen, reading, found, taken)
+
+
+def _fit(run: Run) -> tuple[Verdict, engine.Fitted | None]:
+    """Whether a run fits, and what was computed to tell: nothing where its weights alone are too much."""
+    if engine.exceeds(run):
+        return Verdict.DOES_NOT_FIT, None
+    found = engine.fit_of(run)
+    return found[1].verdict, found
 
 
 def _changed(request: pb.EstimateRunRequest) -> Iterator[rs.RunSpec]:

@@ -98,6 +98,12 @@ def estimate(run: Run) -> Memory:
     return Memory(components, allocated, reserved, device, _host(run, device, holds, tokens))
 
 
+def counted_bytes(run: Run) -> float:
+    """What stays on a device for the whole step and is counted exactly: no peak, observed or not, lies below it."""
+    holds = _fixed(run.recipe)[0]
+    return holds.base_weights + holds.trainable_weights + holds.optimizer_states
+
+
 def _more_for_setup(holds: Held, moment: Moment, runtime: float, fragments: float) -> float:
     """What the setting up of a sharded model needs beyond a step."""
     static = holds.base_weights + holds.trainable_weights + holds.optimizer_states + holds.quantization

@@ -7,6 +7,7 @@ from importlib import resources
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator import engine, fallbacks
+from finetree_estimator.fit import Verdict
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.prices import packaged
 from finetree_estimator.reading import read
@@ -67,6 +68,21 @@ def test_only_the_chosen_run_is_estimated_as_a_whole(monkeypatch):
 
     assert found.taken > 0
     assert whole == [found.reading.run]
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("accelerator", ["gtx-1080-ti", "rtx-4090", "h100-sxm"])
+def test_weights_that_exceed_a_device_need_no_peak_and_change_no_answer(method, accelerator):
+    request = asked(CHECKPOINTED, SHORT, model={"name": "llama-3.1-70b"}, hardware={"accelerator": accelerator})
+    getattr(request.spec, method).SetInParent()
+    found = fallbacks.choose(request, KNOWLEDGE)
+    run = found.reading.run
+
+    assert (found.fitted is None) is engine.exceeds(run)
+    assert estimate_of(found) == engine.estimate(run)
+    assert engine.fit_of(run)[1].verdict is Verdict.DOES_NOT_FIT or not engine.exceeds(run)
+    # 40 GB of packed weights alone are too much for the two small cards, 140 GB for all three.
+    assert engine.exceeds(run) is (method != "qlora" or accelerator != "h100-sxm")
 
 
 def test_a_summary_has_the_same_numbers_and_no_words():
