@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The accelerators of the catalogue, from the package's data files, found by any sensible spelling of their name."""
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
+
+from finetree_runtime.device_names import UNSUPPORTED, Named, by_name, canonical
 
 from finetree_estimator.names import GIB, UnknownNameError, nearest_names, split, table
 
@@ -16,24 +16,6 @@ BF16_CAPABILITY = (8, 0)
 INT8_CAPABILITY = (7, 2)
 """First compute capability whose tensor cores multiply 8-bit integers; the dp4a instruction of 6.1 is no tensor core
 (CUDA C++ Programming Guide, warp matrix functions)."""
-UNSUPPORTED = {
-    "AMD": "ROCm is not supported yet",
-    "Apple": "Apple's GPUs are not supported yet",
-    "Intel": "Intel's GPUs and Gaudi are not supported yet",
-}
-"""Why another maker's accelerator cannot be trained on."""
-
-_IGNORED = {"nvidia", "geforce", "tesla", "quadro", "amd", "instinct", "radeon", "intel", "apple", "blackwell"} | {
-    "generation",
-    "graphics",
-    "gpu",
-    "card",
-    "edition",
-    "design",
-    "with",
-}
-"""Words of a name that tell no two accelerators of the catalogue apart."""
-_SAME = {"mobile": "laptop", "workstation": "", "gib": "gb"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,33 +88,13 @@ def accelerator(name: str) -> AcceleratorEntry:
     return entry
 
 
-def canonical(name: str) -> str:
-    """A name without maker, letter case, blanks and punctuation: "NVIDIA GeForce RTX4090" becomes "rtx-4090"."""
-    words = [_SAME.get(word, word) for word in re.findall(r"[a-z]+|\d+", name.lower())]
-    kept = [word for word in words if word and word not in _IGNORED]
-    return re.sub(r"(\d)-gb\b", r"\1gb", "-".join(kept))
-
-
 @cache
 def _index() -> dict[str, AcceleratorEntry]:
-    """Entries by canonical name; what is listed goes before what follows from it."""
-    index: dict[str, AcceleratorEntry] = {}
-    for entry in accelerators():
-        for name in (entry.name, entry.display_name, *entry.aliases):
-            index.setdefault(canonical(name), entry)
-    for key, entry in list(index.items()):
-        for variant in _variants(key, entry):
-            index.setdefault(variant, entry)
-    return index
-
-
-def _variants(key: str, entry: AcceleratorEntry) -> Iterator[str]:
-    """A name with its memory, and without the word that says the series where no other has that number."""
-    memory = f"{entry.marketed_gb:g}gb"
-    keys = [key] if memory in key or not entry.marketed_gb else [key, f"{key}-{memory}"]
-    for name in keys:
-        yield name
-        yield re.sub(r"^[gr]tx-(?=\d)", "", name)
+    """Entries by canonical name."""
+    named = (
+        (Named((entry.name, entry.display_name, *entry.aliases), entry.marketed_gb), entry) for entry in accelerators()
+    )
+    return by_name(named)
 
 
 def _accelerator(row: dict[str, str]) -> AcceleratorEntry:

@@ -26,6 +26,7 @@ def model_message(entry: ModelEntry) -> pb.Model:
         active_parameters=active_parameters(entry.shape),
         license=entry.license,
         provenance=provenance_message(Source(Kind.PUBLISHED, entry.source, date=entry.date)),
+        aliases=entry.aliases,
     )
 
 

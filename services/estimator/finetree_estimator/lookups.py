@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime import device_names
 from finetree_runtime.errors import InvalidArgument, NotFound, invalid_field
 
 from finetree_estimator import devices, modelconfig
@@ -48,12 +49,18 @@ def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
 
 
 def read_device(name: str, *, fp32: bool) -> Device:
-    """A named accelerator. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED)."""
-    entry = read_accelerator(name)
+    """A named accelerator. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED).
+
+    A name that the catalogue does not have may still tell of a maker whose accelerators are not trained on.
+    """
+    try:
+        entry = read_accelerator(name)
+    except NotFound as error:
+        if reason := device_names.unsupported(name):
+            raise _not_supported(f"{name!r}: {reason}") from error
+        raise
     if entry.unsupported:
-        path = "spec.hardware.accelerator"
-        text = f"{entry.display_name}: {entry.unsupported}; ListAccelerators says which are"
-        raise InvalidArgument("ACCELERATOR_NOT_SUPPORTED", f"{path}: {text}", violations=[(path, text)])
+        raise _not_supported(f"{entry.display_name}: {entry.unsupported}")
     return devices.known(entry, fp32=fp32)
 
 
@@ -62,11 +69,17 @@ def read_accelerator(name: str) -> AcceleratorEntry:
     try:
         return accelerator(name)
     except UnknownNameError as error:
+        several = "; how many there are is said in hardware.count" if device_names.counted(name)[0] else ""
         text = (
-            f"no accelerator {name!r} in the catalogue{_or_nearest(error)}; ListAccelerators lists "
+            f"no accelerator {name!r} in the catalogue{_or_nearest(error)}{several}; ListAccelerators lists "
             "all, hardware.unknown_accelerator takes any memory class"
         )
         raise NotFound("ACCELERATOR_NOT_FOUND", text, metadata={"accelerator": name}) from error
+
+
+def _not_supported(what: str) -> InvalidArgument:
+    path, text = "spec.hardware.accelerator", f"{what}; ListAccelerators says which are"
+    return InvalidArgument("ACCELERATOR_NOT_SUPPORTED", f"{path}: {text}", violations=[(path, text)])
 
 
 def read_correction(spec: rs.RunSpec, calibration: Calibration) -> Correction:

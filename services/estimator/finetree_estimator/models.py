@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The models of the catalogue: shapes from the package's data file, found by name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+
+from finetree_runtime import model_names
 
 from finetree_estimator.names import UnknownNameError, nearest_names, split, table
 from finetree_estimator.shapes import Shape
@@ -67,20 +70,14 @@ def models() -> tuple[ModelEntry, ...]:
 def model(name: str) -> ModelEntry:
     """The model with this catalogue name or hub id, in any letter case. Raises UnknownNameError."""
     index = _model_index()
-    if (entry := index.get(name.strip().lower())) is None:
+    if (entry := index.get(model_names.canonical(name))) is None:
         raise UnknownNameError(name, nearest_names(name, (m.name for m in models()), (m.hub_id for m in models())))
     return entry
 
 
 @cache
-def _model_index() -> dict[str, ModelEntry]:
-    index: dict[str, ModelEntry] = {}
-    for entry in models():
-        for name in (entry.name, entry.hub_id, *entry.aliases):
-            index.setdefault(name.lower(), entry)
-            # "llama-3.2-3b-instruct" is what people type for "meta-llama/Llama-3.2-3B-Instruct".
-            index.setdefault(name.rpartition("/")[2].lower(), entry)
-    return index
+def _model_index() -> Mapping[str, ModelEntry]:
+    return model_names.by_name(((entry.name, entry.hub_id, *entry.aliases), entry) for entry in models())
 
 
 def _model(row: dict[str, str]) -> ModelEntry:

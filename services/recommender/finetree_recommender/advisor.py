@@ -2,6 +2,7 @@
 """A recommendation from beginning to end: read the request, ask the estimator once, and conclude."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
@@ -10,7 +11,15 @@ from finetree_runtime.errors import NotFound
 
 from finetree_recommender import cautions, recipe, renting
 from finetree_recommender.conclusion import Recommendation, conclude, parameters_of
-from finetree_recommender.estimates import NO_CATALOGUE, Estimator, EstimatorUnavailableError, Evidence, Priced, Refused
+from finetree_recommender.estimates import (
+    NO_CATALOGUE,
+    Estimator,
+    EstimatorUnavailableError,
+    Evidence,
+    Model,
+    Priced,
+    Refused,
+)
 from finetree_recommender.inputs import Inputs, normalize
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import BUILTIN, DEFAULT_PACK, Pack
@@ -80,7 +89,7 @@ class Advisor:
         except EstimatorUnavailableError:
             return normalize(request, pack, NO_CATALOGUE), None, cautions.ESTIMATOR_UNAVAILABLE
         if evidence is None:
-            return inputs, None, cautions.HARDWARE_UNKNOWN if inputs.model_known else cautions.MODEL_UNKNOWN
+            return inputs, None, _unpriced(inputs)
         if not any(isinstance(row, Priced) for row in evidence.rows.values()):
             refusal = refusal_of(evidence)
             if refusal.reason == "MODEL_NOT_FOUND" and request.model.WhichOneof("source") == "path":
@@ -94,22 +103,25 @@ class Advisor:
             catalogue = await self._estimator.catalogue()
             inputs = normalize(request, pack, catalogue)
             if not inputs.model_known:
-                await self._check_hardware(request)
+                await self._check_hardware(inputs.hardware)
                 return inputs, None
             if not inputs.hardware_known:
                 await self._check_model(request, inputs)
                 return inputs, None
             evidence = await self._estimator.price(_questions(pack, inputs))
+            counted = _counted(inputs, evidence)
+            if counted is not None and await self._estimator.catalogue() is catalogue:
+                inputs, evidence = counted, await self._estimator.price(_questions(pack, counted))
             # A catalogue that changed under the question would mix two revisions in one answer.
             if await self._estimator.catalogue() is catalogue:
                 return inputs, evidence
         raise EstimatorUnavailableError("the catalogue changes from call to call")
 
-    async def _check_hardware(self, request: rec.RecommendRequest) -> None:
+    async def _check_hardware(self, hardware: rs.Hardware) -> None:
         """Refuse an accelerator that the estimator does not know, also where there is no model to price on it."""
-        if request.hardware.WhichOneof("device") != "accelerator":
+        if hardware.WhichOneof("device") != "accelerator":
             return
-        spec = rs.RunSpec(model=rs.ModelSource(shape=ANY_SHAPE), lora=rs.Lora(), hardware=request.hardware)
+        spec = rs.RunSpec(model=rs.ModelSource(shape=ANY_SHAPE), lora=rs.Lora(), hardware=hardware)
         answer = (await self._estimator.price({Method.LORA: est.EstimateRunRequest(spec=spec)})).rows[Method.LORA, 0]
         if isinstance(answer, Refused) and answer.reason == "ACCELERATOR_NOT_FOUND":
             raise as_error(answer)
@@ -122,6 +134,21 @@ class Advisor:
         answer = (await self._estimator.price({Method.LORA: est.EstimateRunRequest(spec=spec)})).rows[Method.LORA, 0]
         if isinstance(answer, Refused) and answer.reason == "MODEL_NOT_FOUND":
             raise as_error(answer)
+
+
+def _unpriced(inputs: Inputs) -> str:
+    """Code of why nothing was asked of the estimator."""
+    if not inputs.model_known:
+        return cautions.MODEL_UNKNOWN
+    return cautions.MEMORY_UNKNOWN if inputs.device.unsupported else cautions.HARDWARE_UNKNOWN
+
+
+def _counted(inputs: Inputs, evidence: Evidence) -> Inputs | None:
+    """The inputs with the parameters that the estimator counted of a shape: recipes go by them; None where known."""
+    model = inputs.model or Model(0, 0)
+    if model.parameters or not evidence.parameters:
+        return None
+    return replace(inputs, model=replace(model, parameters=evidence.parameters), kept={})
 
 
 def _questions(pack: Pack, inputs: Inputs) -> dict[Method, est.EstimateRunRequest]:

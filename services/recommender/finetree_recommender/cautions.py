@@ -21,6 +21,7 @@ from finetree_recommender.trace import Caution
 ESTIMATOR_UNAVAILABLE = "ESTIMATOR_UNAVAILABLE"
 MODEL_NOT_PRICED = "MODEL_NOT_PRICED"
 HARDWARE_UNKNOWN = "HARDWARE_UNKNOWN"
+MEMORY_UNKNOWN = "MEMORY_UNKNOWN"
 MODEL_UNKNOWN = "MODEL_UNKNOWN"
 
 SMALLER = 0.8
@@ -30,6 +31,7 @@ MISSING_EVIDENCE = {
     ESTIMATOR_UNAVAILABLE: "the estimator did not answer: memory and time rest on the pack's words; ask again later",
     MODEL_NOT_PRICED: "the estimator cannot read a local model: give its shape or its catalogue name to have it priced",
     HARDWARE_UNKNOWN: "no hardware was named: the recipe is not priced and needs `hardware` before it can run",
+    MEMORY_UNKNOWN: "how much memory there is was not said: nothing is priced, and the rules go by what else was said",
     MODEL_UNKNOWN: "no model was named: the recipe is that of a 7B model, is not priced and needs `model` to run",
 }
 """Why there is no evidence, by code."""
@@ -107,7 +109,7 @@ def _evidence(inputs: Inputs, evidence: Evidence | None, missing: str, decision:
 
 def _sharding(situation: Situation, decision: Decision) -> Iterator[Caution]:
     """Where several GPUs hold a copy each, and a method that is wished for fits none; and what is not trained yet."""
-    hardware = situation.inputs.request.hardware
+    hardware = situation.inputs.hardware
     sharded = hardware.sharding == rs.SHARDING_FULL
     if decision.method is not None and (sharded or hardware.nodes > 1):
         text = "a model sharded among devices, or trained on several nodes, is estimated, but not yet trained by this "
@@ -181,7 +183,7 @@ def _grade(pack: Pack, method: Method | None) -> float:
 
 def _smaller(situation: Situation, decision: Decision, parameters: int | None) -> Iterator[Caution]:
     """The largest model below the asked one that was published to train in this memory, where nothing fits."""
-    hardware, gb = situation.inputs.request.hardware, situation.inputs.marketed_gb
+    hardware, gb = situation.inputs.hardware, situation.inputs.marketed_gb
     if decision.method is not None or gb is None:
         return
     if hardware.sharding == rs.SHARDING_FULL:

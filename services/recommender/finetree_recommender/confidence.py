@@ -47,7 +47,10 @@ def judge(
     points = sum(number.value * count for number, count, _ in found)
     factors = [f"{count} {words}" for _, count, words in found if count]
     factors.append(f"{neighbours.kept} of {neighbours.tried} single changes of input keep the verdict")
-    abstained = bool(outside) or _nothing_known(decision) or _fit_unknown(decision)
+    foreign = situation.inputs.device.unsupported
+    if foreign:
+        factors.append(f"{foreign} is not supported yet: the answer is that for another GPU of its memory")
+    abstained = bool(outside or foreign) or _nothing_known(decision) or _fit_unknown(decision)
     level = Level.MEDIUM
     if decision.method is None or abstained or points > weights.medium_up_to.value:
         level = Level.LOW

@@ -108,7 +108,7 @@ def _case(pack: Pack, inputs: Inputs, parameters: int | None) -> Case:
     return Case(
         reading=reading,
         on_cpu=inputs.on_cpu,
-        devices=max(1, inputs.request.hardware.count),
+        devices=max(1, inputs.hardware.count),
         suggested_length=suggested_sequence_length(inputs.profile),
         longest=inputs.model.longest if inputs.model is not None else 0,
         rows=examples,
@@ -254,7 +254,7 @@ def sequence_length(pack: Pack, suggested: int, longest: int) -> tuple[int, Comp
 def device_of(inputs: Inputs) -> str:
     """What computes, and in which precision: the recipe input `device`."""
     if inputs.on_cpu:
-        precision: object = cpu_precision(inputs.request.hardware.cpu)
+        precision: object = cpu_precision(inputs.hardware.cpu)
         return "cpu_fp32" if precision == rs.PRECISION_FP32 else "cpu_bf16"
     native = inputs.native_bf16
     return UNKNOWN if native is None else ("gpu_bf16" if native else "gpu_no_bf16")

@@ -78,6 +78,8 @@ class Accelerator:
     display_name: str = ""
     capability: float | None = None
     """CUDA compute capability; None for what has none."""
+    unsupported: str = ""
+    """Why it cannot be trained on; empty where it can."""
 
 
 @dataclass(frozen=True, slots=True)

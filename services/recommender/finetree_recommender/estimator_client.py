@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import finetree
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_runtime import device_names, model_names
 
 from finetree_recommender.estimates import (
     Accelerator,
@@ -20,7 +21,6 @@ from finetree_recommender.estimates import (
     Priced,
     Refused,
 )
-from finetree_recommender.hardware import canonical
 from finetree_recommender.methods import Method
 
 PAGE_SIZE = 1000
@@ -101,18 +101,14 @@ class EstimatorClient:
         self._catalogue_revision = current
 
     async def _fetch_catalogue(self) -> Catalogue:
-        accelerators: dict[str, Accelerator] = {}
-        names: dict[str, Accelerator] = {}
-        async for card in self._client.list_accelerators(page_size=PAGE_SIZE, timeout=self._seconds):
-            names[card.name.casefold()] = _accelerator(card)
-            accelerators |= dict.fromkeys(map(canonical, (card.display_name, *card.aliases)), _accelerator(card))
-        models: dict[str, Model] = {}
-        async for item in self._client.list_models(page_size=PAGE_SIZE, timeout=self._seconds):
-            model = Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts)
-            models[item.name.casefold()] = model
-            models[item.hub_id.casefold()] = model
+        cards = [card async for card in self._client.list_accelerators(page_size=PAGE_SIZE, timeout=self._seconds)]
+        listed = [item async for item in self._client.list_models(page_size=PAGE_SIZE, timeout=self._seconds)]
+        found = [(card, _accelerator(card)) for card in cards]
+        names = {card.name.casefold(): entry for card, entry in found}
+        spelled = device_names.by_name((_names(card), entry) for card, entry in found)
+        models = model_names.by_name(((item.name, item.hub_id, *item.aliases), _model(item)) for item in listed)
         # A card's own name comes before what others are called as well.
-        return Catalogue(accelerators | names, models)
+        return Catalogue({**spelled, **names}, models)
 
     async def _bounded(self, question: Awaitable[T]) -> T:
         try:
@@ -127,9 +123,18 @@ def taken(answer: est.Estimate | finetree.FinetreeError) -> int:
     return answer.fallbacks_taken if isinstance(answer, est.Estimate) else 0
 
 
+def _names(card: est.Accelerator) -> device_names.Named:
+    return device_names.Named((card.name, card.display_name, *card.aliases), card.marketed_memory_gb)
+
+
 def _accelerator(card: est.Accelerator) -> Accelerator:
     capability = float(card.compute_capability) if card.compute_capability else None
-    return Accelerator(card.marketed_memory_gb, card.native_bf16, card.name, card.display_name, capability)
+    gb, bf16 = card.marketed_memory_gb, card.native_bf16
+    return Accelerator(gb, bf16, card.name, card.display_name, capability, card.unsupported)
+
+
+def _model(item: est.Model) -> Model:
+    return Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts)
 
 
 def priced(answer: est.Estimate | finetree.FinetreeError) -> Priced | Refused:

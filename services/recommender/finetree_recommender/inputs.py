@@ -7,6 +7,7 @@ from typing import Any
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime import model_names
 
 from finetree_recommender.answers import CPU, PRIORITY_OF, SERVING_OF, UNKNOWN, WORD_OF, Answers
 from finetree_recommender.demands import Demands
@@ -86,8 +87,8 @@ class Inputs:
 
     @property
     def hardware_known(self) -> bool:
-        """Whether the request says what to train on."""
-        return self.request.hardware.WhichOneof("device") is not None
+        """Whether it is known what to train on, or at least with how much memory."""
+        return self.hardware.WhichOneof("device") is not None
 
     @property
     def model_known(self) -> bool:
@@ -168,7 +169,7 @@ def _answers(request: rec.RecommendRequest, pack: Pack, device: Device) -> Answe
         if words[name] == UNKNOWN and implied:
             words[name] = implied
     priorities = tuple(PRIORITY_OF[item] for item in request.priorities)
-    memory = _memory(request.hardware, device.gate_gb, pack)
+    memory = _memory(device.hardware, device.gate_gb, pack)
     return Answers(
         memory=memory, budget=bracket_key(rules.budget, month_budget(request)), priorities=priorities, **words
     )
@@ -202,7 +203,7 @@ def _model(source: rs.ModelSource, catalogue: Catalogue) -> Model | None:
         # Parameters of a shape are the estimator's to count.
         return Model(0, source.shape.max_position_embeddings, source.shape.experts)
     name = source.hub.id if kind == "hub" else source.name
-    return catalogue.models.get(name.casefold())
+    return catalogue.models.get(model_names.canonical(name))
 
 
 def _contradictions(request: rec.RecommendRequest, pack: Pack) -> Iterator[Caution]:

@@ -57,7 +57,7 @@ def questions(
     named, length, others = _named(inputs), _length(pack, inputs), beside.SerializeToString()
     device, found = device_of(inputs), {}
     # Where nobody knows what there is to fit into, what a method takes at its smallest tells most.
-    unlimited = inputs.on_cpu and not inputs.request.hardware.cpu.memory_bytes
+    unlimited = inputs.on_cpu and not inputs.hardware.cpu.memory_bytes
     for method, drawn in drafts(pack, case).items():
         spec, adapted = named + _marker(method) + drawn.raw, b""
         if unlimited:
@@ -185,7 +185,7 @@ def _named_spec(inputs: Inputs) -> rs.RunSpec:
     for name in ("model", "dataset", "ownership", "evaluation"):
         if request.HasField(name):
             getattr(spec, name).CopyFrom(getattr(request, name))
-    if request.HasField("hardware"):
+    if inputs.hardware_known:
         spec.hardware.CopyFrom(inputs.hardware)
     if not request.HasField("dataset") and inputs.profile is not None:
         spec.dataset.profile.CopyFrom(inputs.profile)

@@ -48,10 +48,10 @@ class Offer:
 
 
 def wanted(inputs: Inputs, evidence: Evidence | None) -> bool:
-    """Whether offers would help: hardware can be rented, and no GPU at hand was shown to train the named model."""
+    """Whether offers would help: hardware can be rented, and none at hand is supported and shown to train the model."""
     if not inputs.request.can_rent or not inputs.model_known:
         return False
-    if not inputs.hardware_known or inputs.on_cpu:
+    if not inputs.hardware_known or inputs.on_cpu or inputs.device.unsupported:
         return True
     rows = evidence.rows.values() if evidence is not None else ()
     return evidence is not None and not any(isinstance(row, Priced) and row.fit in _FITTING for row in rows)

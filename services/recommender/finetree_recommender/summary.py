@@ -11,6 +11,7 @@ from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.counterfactuals import Counterfactual
 from finetree_recommender.estimates import Priced
 from finetree_recommender.fit import GIB
+from finetree_recommender.hardware import NOT_SUPPORTED
 from finetree_recommender.methods import Method
 from finetree_recommender.reasons import LEAF_WORDS
 from finetree_recommender.renting import RENT
@@ -43,6 +44,11 @@ _MATTERS = 0.5
 
 def headline(answer: Recommendation) -> str:
     """The verdict in one line."""
+    foreign = answer.inputs.device.unsupported
+    return f"{foreign} is not supported yet; on {_other_device(answer)}: {_line(answer)}" if foreign else _line(answer)
+
+
+def _line(answer: Recommendation) -> str:
     method = answer.decision.method
     if method is None and _unknown(answer):
         return "Say how much memory there is: it decides what trains here"
@@ -56,8 +62,14 @@ def headline(answer: Recommendation) -> str:
 
 def paragraph(answer: Recommendation) -> str:
     """The whole answer for people: method and why, what it takes, what to beware of, and what would change it."""
-    parts = (_verdict, _figures, _renting, _caution, _changes, _others, _sharpening, _sure)
+    parts = (_foreign, _verdict, _figures, _renting, _caution, _changes, _others, _sharpening, _sure)
     return " ".join(text for text in (part(answer) for part in parts) if text)
+
+
+def _foreign(answer: Recommendation) -> str:
+    """That the answer is for another device than was named, where that is not supported."""
+    foreign = answer.inputs.device.unsupported
+    return f"{foreign} is not supported yet: what follows holds for {_other_device(answer)}." if foreign else ""
 
 
 def _verdict(answer: Recommendation) -> str:
@@ -71,6 +83,12 @@ def _verdict(answer: Recommendation) -> str:
         shown = "by the estimate it trains this model all the same"
         return f'For {_device(answer)} the playbook says "{UPGRADE_WORDS}"; use {title}: {shown}.'
     return f"Use {title}: {_why(answer)}."
+
+
+def _other_device(answer: Recommendation) -> str:
+    """A supported device of the same memory, in words."""
+    gb = answer.inputs.device.gb
+    return "a supported GPU" if gb is None else f"a supported GPU of {gb:g} GB"
 
 
 def _unknown(answer: Recommendation) -> bool:
@@ -119,7 +137,7 @@ def _why(answer: Recommendation) -> str:
 
 def _device(answer: Recommendation) -> str:
     """The hardware in words; "a machine without a GPU" for a CPU."""
-    hardware = answer.inputs.request.hardware
+    hardware = answer.inputs.hardware
     device = hardware.WhichOneof("device")
     count = f"each of {hardware.count} " if hardware.count > 1 else ""
     if device == "cpu":
@@ -147,6 +165,7 @@ def _unpriced(answer: Recommendation) -> str:
         "ESTIMATOR_UNAVAILABLE": "the estimator did not answer",
         "MODEL_NOT_PRICED": "the model's size is not known",
         "HARDWARE_UNKNOWN": "the hardware is not known",
+        "MEMORY_UNKNOWN": "its memory is not known",
         "MODEL_UNKNOWN": "the model is not known",
     }.get(code, "the estimator has none")
     return f"What it takes is not estimated, since {because}."
@@ -170,7 +189,7 @@ def _renting(answer: Recommendation) -> str:
 
 
 def _caution(answer: Recommendation) -> str:
-    told = [item for item in answer.cautions if item.code not in (RENT, "SERVING_NOTE")]
+    told = [item for item in answer.cautions if item.code not in (RENT, NOT_SUPPORTED, "SERVING_NOTE")]
     graver = [item for item in told if item.code not in (*MISSING_EVIDENCE, *_REMARKS)]
     found = next(iter([*graver, *told]), None)
     return f"Beware: {found.message}." if found is not None and found.code not in MISSING_EVIDENCE else ""

@@ -192,6 +192,10 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
             {"hardware": {"accelerator": "mi300x"}},
             (INVALID, "ACCELERATOR_NOT_SUPPORTED", "spec.hardware.accelerator"),
         ),
+        (
+            {"hardware": {"accelerator": "Radeon 9999"}},
+            (INVALID, "ACCELERATOR_NOT_SUPPORTED", "spec.hardware.accelerator"),
+        ),
         ({"ownership": {"rented": {"price_id": "nope"}}}, (NOT_FOUND, "PRICE_NOT_FOUND", None)),
         ({"lora": {"rank": -8}}, (INVALID, "INVALID_REQUEST", "spec.lora.rank")),
         ({"lora": {"rank": 10**9}}, (INVALID, "INVALID_REQUEST", "spec.lora.rank")),

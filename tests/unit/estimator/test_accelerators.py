@@ -37,7 +37,7 @@ SPELLINGS = {
     "p100": ("Tesla P100-PCIE-16GB",),
     "v100-16gb": ("Tesla V100-SXM2-16GB", "V100"),
     "v100-32gb-pcie": ("Tesla V100S-PCIE-32GB",),
-    "a100-40gb": ("NVIDIA A100-SXM4-40GB", "A100 40GB"),
+    "a100-40gb": ("NVIDIA A100-SXM4-40GB", "A100 40GB", "A100 40"),
     "a100-80gb": ("a100", "NVIDIA A100-SXM4-80GB", "A100 SXM"),
     "a100-40gb-pcie": ("NVIDIA A100-PCIE-40GB",),
     "a100-80gb-pcie": ("NVIDIA A100 80GB PCIe",),
@@ -53,6 +53,8 @@ SPELLINGS = {
     "rx-7900-xtx": ("AMD Radeon RX 7900 XTX",),
     "apple-m2": ("Apple M2 Max", "M2"),
     "gaudi-2": ("Gaudi2",),
+    "tpu-v5e": ("TPU v5e", "Google Cloud TPU v5e"),
+    "inferentia-2": ("AWS Inferentia2", "inf2"),
 }
 
 
@@ -105,7 +107,7 @@ def test_number_formats_follow_the_compute_capability(name, bf16, int8):
 def test_another_makers_accelerators_are_known_and_say_why_they_do_not_work():
     others = [entry for entry in accelerators() if entry.vendor != "NVIDIA"]
 
-    assert {entry.vendor for entry in others} == {"AMD", "Apple", "Intel"}
+    assert {entry.vendor for entry in others} == {"AMD", "AWS", "Apple", "Google", "Intel"}
     assert all(entry.unsupported == UNSUPPORTED[entry.vendor] for entry in others)
     assert accelerator("mi300x").unsupported == "ROCm is not supported yet"
     assert not any(entry.unsupported for entry in supported())

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_recommender.estimates import Accelerator, Catalogue
-from finetree_recommender.hardware import canonical, read_device
+from finetree_recommender.hardware import read_device
+from finetree_runtime.device_names import canonical
 from google.protobuf import json_format
 
 CARDS = (
@@ -20,8 +21,12 @@ CARDS = (
     Accelerator(16, True, "rtx-4060-ti-16gb", "GeForce RTX 4060 Ti 16GB", 8.9),
     Accelerator(24, True, "rtx-4090", "GeForce RTX 4090", 8.9),
     Accelerator(16, True, "rtx-4090-laptop", "GeForce RTX 4090 Laptop", 8.9),
+    Accelerator(24, False, "quadro-rtx-6000", "NVIDIA Quadro RTX 6000", 7.5),
+    Accelerator(48, True, "rtx-6000-ada", "NVIDIA RTX 6000 Ada", 8.9),
+    Accelerator(24, False, "rx-7900-xtx", "AMD Radeon RX 7900 XTX", None, "ROCm is not supported yet"),
+    Accelerator(0, False, "apple-m3", "Apple M3", None, "Apple's GPUs are not supported yet"),
 )
-CATALOGUE = Catalogue(accelerators={card.name: card for card in CARDS})
+CATALOGUE = Catalogue(accelerators={name: card for card in CARDS for name in (card.name, canonical(card.name))})
 
 
 def device(pack, catalogue=CATALOGUE, **hardware: Any):
@@ -41,7 +46,46 @@ def told(pack, name, gb):
 )  # fmt: skip
 def test_names_are_found_in_any_spelling(pack, name, found):
     assert canonical(name) == found
-    assert device(pack, accelerator=name).entry.name == found
+    read = device(pack, accelerator=name)
+    # The estimator and the trainer know it by the catalogue's name.
+    assert (read.entry.name, read.hardware.accelerator) == (found, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "count", "codes"),
+    [("4x4090", 0, 4, []), ("RTX 4090 x2", 2, 2, []), ("2x RTX 4090", 8, 8, ["INPUTS_DISAGREE"])],
+)
+def test_a_number_in_a_name_is_the_count_where_none_was_given(pack, name, given, count, codes):
+    catalogue = Catalogue(accelerators={**CATALOGUE.accelerators, "4090": CATALOGUE.accelerators["rtx-4090"]})
+    read = device(pack, catalogue, accelerator=name, count=given)
+    assert (read.hardware.accelerator, read.hardware.count) == ("rtx-4090", count)
+    assert [caution.code for caution in read.cautions] == codes
+
+
+@pytest.mark.parametrize(
+    ("hardware", "gb", "named"),
+    [
+        ({"accelerator": "RX 7900 XTX"}, 24, "AMD Radeon RX 7900 XTX"),
+        ({"accelerator": "Radeon 580"}, None, "Radeon 580"),
+        ({"accelerator": "M3"}, None, "Apple M3"),
+        ({"unknown_accelerator": {"marketed_memory_gb": 64, "name": "M3"}}, 64, "Apple M3"),
+        ({"unknown_accelerator": {"marketed_memory_gb": 16, "name": "RX 6800"}}, 16, "RX 6800"),
+    ],
+)
+@pytest.mark.parametrize("catalogue", [CATALOGUE, Catalogue()])
+def test_another_makers_accelerator_counts_by_its_memory_and_is_said_to_be_unsupported(
+    pack, catalogue, hardware, gb, named
+):
+    read = device(pack, catalogue, count=2, **hardware)
+    known = catalogue is CATALOGUE or "unknown_accelerator" in hardware
+    assert read.unsupported
+    assert (read.gb, read.entry) == (gb if known else None, None)
+    assert (read.hardware.WhichOneof("device") is not None, read.hardware.count) == (read.gb is not None, 2)
+    (caution,) = read.cautions
+    assert caution.code == "ACCELERATOR_NOT_SUPPORTED"
+    assert "not supported yet" in caution.message
+    if catalogue is CATALOGUE:
+        assert caution.message.startswith(f"{named}: ")
 
 
 @pytest.mark.parametrize(
@@ -81,6 +125,10 @@ def test_an_unknown_name_has_its_memory_and_a_suggestion(pack):
 
 def test_a_name_that_is_near_a_card_of_another_class_is_told(pack):
     assert [item.code for item in device(pack, accelerator="rtx-4060").cautions] == ["HARDWARE_NAME_AMBIGUOUS"]
+    # One class of memory, but the elder has no bfloat16; its full name says which it is.
+    (found,) = device(pack, accelerator="RTX 6000").cautions
+    assert "RTX 6000 Ada (48 GB)" in found.message
+    assert not device(pack, accelerator="Quadro RTX 6000").cautions
     # The two cards of 8 and 11 GB are of one class, and a laptop's card is called one.
     assert not device(pack, accelerator="gtx-1080").cautions
     assert not device(pack, accelerator="rtx-4090").cautions

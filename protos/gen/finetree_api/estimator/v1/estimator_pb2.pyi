@@ -1353,6 +1353,7 @@ class Model(_message.Message):
     ACTIVE_PARAMETERS_FIELD_NUMBER: _builtins.int
     LICENSE_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Catalogue name."""
     hub_id: _builtins.str
@@ -1373,6 +1374,10 @@ class Model(_message.Message):
     def provenance(self) -> _evidence_pb2.Provenance:
         """Source of the shape."""
 
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other hub ids of the same shape, for example those of its instruction-tuned checkpoints."""
+
     def __init__(
         self,
         *,
@@ -1384,10 +1389,11 @@ class Model(_message.Message):
         active_parameters: _builtins.int = ...,
         license: _builtins.str = ...,
         provenance: _evidence_pb2.Provenance | None = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_parameters", b"active_parameters", "family", b"family", "hub_id", b"hub_id", "license", b"license", "name", b"name", "parameters", b"parameters", "provenance", b"provenance", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_parameters", b"active_parameters", "aliases", b"aliases", "family", b"family", "hub_id", b"hub_id", "license", b"license", "name", b"name", "parameters", b"parameters", "provenance", b"provenance", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
