@@ -45,15 +45,18 @@ def _string(node: ScalarNode) -> tuple[str | None, str]:
 
 
 def _enum(kind: EnumDescriptor, text: str) -> tuple[int | None, str]:
+    """The number of a name, which may leave out what all names of its enum begin with: `full`, `SCHEDULE_COSINE`."""
     numbers = {value.name: value.number for value in kind.values}
     if text in numbers:
         return numbers[text], ""
     names = [name for name, number in numbers.items() if number]
     prefix = _enum_prefix(names)
     short = {name.removeprefix(prefix).lower(): name for name in names}
-    close = difflib.get_close_matches(text.upper().removeprefix(prefix).lower(), short, n=1, cutoff=0.6)
-    guess = short[close[0]] if close else ""
-    hint = f"did you mean {guess}?" if guess else f"use one of {', '.join(names)}"
+    asked = text.upper().removeprefix(prefix).lower().replace("-", "_")
+    if asked in short:
+        return numbers[short[asked]], ""
+    close = difflib.get_close_matches(asked, short, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(short)}"
     return None, f"unknown value {text!r}; {hint}"
 
 

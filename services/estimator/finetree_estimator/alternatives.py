@@ -69,8 +69,13 @@ def _lighter(
     yield from (pb.Remedy(patches=item.patches, summary=_summary(item)) for item in items)
 
 
+def _said(parts: Iterable[str]) -> str:
+    """What patches say, each thing once: several patches make one change."""
+    return ", ".join(dict.fromkeys(parts))
+
+
 def _summary(remedy: pb.Remedy) -> str:
-    return ", ".join(patch.summary or patch.field_path for patch in remedy.patches)
+    return _said(patch.summary or patch.field_path for patch in remedy.patches)
 
 
 def _on(option: pb.HardwareOption, spec: rs.RunSpec) -> pb.Remedy:
@@ -80,7 +85,7 @@ def _on(option: pb.HardwareOption, spec: rs.RunSpec) -> pb.Remedy:
     if option.count > 1 and option.sharding:
         name = rs.Sharding.Name(option.sharding)
         patches.append(_patch("hardware.sharding", name, name.removeprefix("SHARDING_").lower().replace("_", " ")))
-    return pb.Remedy(patches=patches, summary=", ".join(patch.summary for patch in patches if patch.summary))
+    return pb.Remedy(patches=patches, summary=_said(patch.summary for patch in patches if patch.summary))
 
 
 def _offered(spec: rs.RunSpec, found: pb.Estimate, knowledge: Knowledge) -> Iterator[pb.Remedy]:

@@ -40,6 +40,19 @@ def test_a_spec_is_read_with_the_types_of_its_fields():
     assert not spec.training.HasField("seed")
 
 
+@pytest.mark.parametrize("written", ["SCHEDULE_COSINE", "COSINE", "cosine", "Schedule_Cosine"])
+def test_a_name_may_leave_out_what_all_names_of_its_enum_begin_with(written):
+    text = (
+        f"gradient_checkpointing: off\ntraining: {{schedule: {written}, packing: on}}\nqlora: {{quantization: nf4}}\n"
+    )
+    spec = job_file.parse(text, "job.yaml").request.spec
+
+    assert spec.training.schedule == rs.SCHEDULE_COSINE
+    assert spec.gradient_checkpointing == rs.GRADIENT_CHECKPOINTING_OFF
+    assert spec.training.packing == rs.PACKING_ON
+    assert spec.qlora.quantization == rs.QUANTIZATION_NF4
+
+
 def test_a_whole_request_is_read():
     text = "display_name: try\nspec: {model: {name: m}, full: {}}\nlimits: {duration: 3600s}\nlabels: {team: search}\n"
     request = job_file.parse(text, "job.yaml").request
@@ -67,12 +80,12 @@ WRONG = {
         "job.yaml:2:1: learning_rate: there is no such setting here; it belongs at training.learning_rate",
     ),
     "enum in words": (
-        "training:\n  schedule: cosine\n",
-        "job.yaml:2:13: training.schedule: unknown value 'cosine'; did you mean SCHEDULE_COSINE?",
+        "training:\n  schedule: cosin\n",
+        "job.yaml:2:13: training.schedule: unknown value 'cosin'; did you mean cosine?",
     ),
     "enum misspelt": (
         "precision: PRECISION_BF61\n",
-        "job.yaml:1:12: precision: unknown value 'PRECISION_BF61'; did you mean PRECISION_BF16?",
+        "job.yaml:1:12: precision: unknown value 'PRECISION_BF61'; did you mean bf16?",
     ),
     "text for a number": (
         "lora: {rank: eight}\n",
@@ -125,8 +138,8 @@ WRONG = {
     "wrong item": (
         "evaluation:\n  metrics:\n    - METRIC_LOSS\n    - METRIC_F1\n",
         (
-            "job.yaml:4:7: evaluation.metrics[1]: unknown value 'METRIC_F1'; use one of METRIC_LOSS, "
-            "METRIC_EXACT_MATCH, METRIC_TOKEN_ACCURACY"
+            "job.yaml:4:7: evaluation.metrics[1]: unknown value 'METRIC_F1'; use one of loss, exact_match, "
+            "token_accuracy"
         ),
     ),
     "wrong duration": (
