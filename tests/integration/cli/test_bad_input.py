@@ -132,3 +132,12 @@ def test_without_a_server_the_answer_is_the_served_one(run, monkeypatch, service
     code, answer, said = run(*words)
     assert (code, answer) == served[:2]
     assert f"no {service} listens here" in said
+
+
+@pytest.mark.parametrize(("words", "told"), [([], "--full says what would make it fit"), (["--full"], "Remedy: ")])
+def test_what_does_not_fit_is_not_the_last_word(suite, monkeypatch, capsys, words, told):
+    monkeypatch.setenv("FINETREE_ESTIMATOR_ADDRESS", suite.addresses["estimator"])
+    code = entry.run(["estimate", "--model", "llama-3.1-8b", "--method", "qlora", "--gpu", "rtx-4090", *words])
+    printed = capsys.readouterr()
+    assert code == 0
+    assert told in printed.out + printed.err

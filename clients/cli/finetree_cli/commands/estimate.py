@@ -109,6 +109,8 @@ def _estimate(settings: Settings, file: str | None, flags: dict[str, Any]) -> No
     from finetree_cli.render.estimate import show
 
     show(settings.out, answer)
+    if answer.fit.verdict == estimator_pb2.FIT_VERDICT_DOES_NOT_FIT and not flags["full_view"]:
+        settings.out.say("--full says what would make it fit; `finetree recommend` gives a recipe that does")
 
 
 def _compare(settings: Settings, file: str | None, flags: dict[str, Any]) -> None:
