@@ -7,11 +7,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from finetree_recommender import thresholds
-from finetree_recommender.answers import UNKNOWN, vocabulary
+from finetree_recommender.answers import UNKNOWN
+from finetree_recommender.choice import Verdict
+from finetree_recommender.fan import MEMORY, TURNED, turns
 from finetree_recommender.gate import memory_words
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import Decision, Verdict, alike
+from finetree_recommender.pipeline import Decision
 from finetree_recommender.situation import Situation
 
 FIELDS = {
@@ -24,9 +26,6 @@ FIELDS = {
     "experience": "experience",
 }
 """Fields of the request by the input that the rules read, in the order of the questions."""
-SCALES = ("memory", "budget", "quality", "time", "tasks", "experience")
-"""Inputs whose answers have an order, so that only the next one is one step away."""
-
 _PLACES = {path: place for place, path in enumerate(FIELDS.values())}
 _SUFFIX = f" {thresholds.NOT_PRICED}"
 
@@ -68,12 +67,10 @@ class Neighbourhood:
 
 
 class _Trial(NamedTuple):
-    """A change of one answer, and the verdict that it leads to."""
+    """A change of one answer that changes the verdict, and the verdict that it leads to."""
 
     name: str
     value: str
-    near: bool
-    """Whether the change goes to the next answer of a scale, or the input has none."""
     verdict: Verdict
 
 
@@ -82,57 +79,45 @@ def explore(situation: Situation, decision: Decision) -> Neighbourhood:
 
     Estimates hold for the hardware that was asked about; for other hardware the pack's own words count.
     """
-    trials = list(_trials(situation))
-    method = decision.method
-    near = [trial.verdict.method is method for trial in trials if trial.near]
+    method, flips, gaps = decision.method, list[_Trial](), list[Gap]()
+    tried = near = near_flips = 0
+    turned, known = situation.turns(), situation.gist.memory != UNKNOWN
+    away = situation.abroad()
+    for name in (MEMORY, *TURNED):
+        now, ours = situation.answers.get(name), list[_Trial]()
+        found = turns(situation.pack, name, now, memory_known=known)
+        for value, close, place in found:
+            there = away[value] if name == MEMORY else turned[place]
+            near += close
+            if there.method is not method:
+                near_flips += close
+                ours.append(_Trial(name, value, there))
+        tried += len(found)
+        flips += ours
+        if ours and now == UNKNOWN:
+            gaps.append(_gap(ours, len(found)))
     return Neighbourhood(
-        flips=tuple(sorted((*_flips(situation, trials, method), *_numeric(situation, method)), key=_place)),
-        kept=sum(trial.verdict.method is method for trial in trials),
-        tried=len(trials),
-        gaps=_gaps(situation, trials, method),
-        robustness=round(sum(near) / len(near), 4) if near else 1.0,
+        flips=tuple(sorted((*_flips(situation, flips), *_numeric(situation, method)), key=_place)),
+        kept=tried - len(flips),
+        tried=tried,
+        gaps=tuple(sorted(gaps, key=lambda gap: -gap.share)),
+        robustness=round((near - near_flips) / near, 4) if near else 1.0,
     )
 
 
-def _trials(situation: Situation) -> Iterator[_Trial]:
-    """Other answers of each input, nearest first."""
-    pack, gist, judge = situation.pack, situation.gist, situation.judge()
-    present = judge(gist)
-    for name in FIELDS:
-        now = gist.get(name)
-        known: dict[str, Verdict] = {} if name == "memory" else {now: present}
-        for value, near in _others(pack, name, situation.answers.get(name)):
-            word = alike(pack, gist, name, value)
-            found = known.get(word)
-            if found is None:
-                there = name == "memory"
-                found = situation.elsewhere(word) if there else judge(gist.changed(name, word))
-                known[word] = found
-            yield _Trial(name, value, near, found)
+def _gap(ours: list[_Trial], tried: int) -> Gap:
+    """An unknown input of which so many answers were tried, and these change the verdict."""
+    # A machine on which nothing trains changes the verdict, and leads to no method.
+    methods = dict.fromkeys(trial.verdict.method for trial in ours)
+    return Gap(FIELDS[ours[0].name], len(ours) / tried, tuple(item for item in methods if item is not None))
 
 
-@lru_cache(maxsize=1024)
-def _others(pack: Pack, name: str, now: str) -> tuple[tuple[str, bool], ...]:
-    """Other answers of an input, nearest first, and whether each is near."""
-    scale = vocabulary(pack.rules)[name]
-    free = now == UNKNOWN or name not in SCALES
-    return tuple(
-        (value, free or abs(scale.index(value) - scale.index(now)) == 1) for value in _nearest_first(scale, now)
-    )
-
-
-def _nearest_first(scale: tuple[str, ...], now: str) -> list[str]:
-    """Other answers of a scale, nearest first; from "unknown" in the scale's own order."""
-    place = scale.index(now) if now != UNKNOWN else 0
-    return sorted((value for value in scale if value != now), key=lambda value: abs(scale.index(value) - place))
-
-
-def _flips(situation: Situation, trials: list[_Trial], method: Method | None) -> Iterator[Counterfactual]:
+def _flips(situation: Situation, trials: list[_Trial]) -> Iterator[Counterfactual]:
     # Those that come from a number are told with its exact threshold instead.
     seen = {(name, other) for name in thresholds.measured(situation) for other in Method}
     for trial in trials:
         found = trial.verdict.method
-        if found is None or found is method or (trial.name, found) in seen:
+        if found is None or (trial.name, found) in seen:
             continue
         seen.add((trial.name, found))
         yield Counterfactual(
@@ -161,20 +146,6 @@ def _numeric(situation: Situation, method: Method | None) -> Iterator[Counterfac
 def _place(flip: Counterfactual) -> int:
     """Place of an input in the order of the questions, the others after them."""
     return _PLACES.get(flip.field_path, len(_PLACES))
-
-
-def _gaps(situation: Situation, trials: list[_Trial], method: Method | None) -> tuple[Gap, ...]:
-    gaps = []
-    for name, path in FIELDS.items():
-        if situation.answers.get(name) != UNKNOWN:
-            continue
-        ours = [trial.verdict.method for trial in trials if trial.name == name]
-        others = [found for found in ours if found is not method]
-        if others:
-            # A machine on which nothing trains changes the verdict, and leads to no method.
-            methods = tuple(item for item in dict.fromkeys(others) if item is not None)
-            gaps.append(Gap(path, len(others) / len(ours), methods))
-    return tuple(sorted(gaps, key=lambda gap: -gap.share))
 
 
 @lru_cache(maxsize=1024)

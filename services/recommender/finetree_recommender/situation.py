@@ -2,20 +2,23 @@
 """Everything that a verdict depends on, so that it can be asked for again with one thing changed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from finetree_recommender import fit
-from finetree_recommender.answers import Answers
+from finetree_recommender.answers import UNKNOWN, Answers
+from finetree_recommender.choice import Leaning, Verdict, lean, read_states
 from finetree_recommender.demands import Demands, all_breaches, burdens
 from finetree_recommender.estimates import Evidence, FitState
+from finetree_recommender.fan import MEMORY, Fan, abroad, fan, memories, places
 from finetree_recommender.fit import Broken, Ground, States
+from finetree_recommender.gist import gist
 from finetree_recommender.hardware import memory_classes
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import Decision, Verdict, decide, gist, judge, verdict
+from finetree_recommender.pipeline import Decision, decide, verdict, verdicts
 
 USABLE = 0.9
 """Share of a GPU's marketed GB that GPUs offer in GiB at least: a T4 of 16 GB offers 14.56 GiB."""
@@ -94,33 +97,62 @@ class Situation:
 
     def verdict(self, answers: Answers | None = None, demands: Demands | None = None) -> Verdict:
         """The verdict, with other answers than the `gist`, or other demands, on the same hardware."""
-        ground = self.ground
-        if demands is not None:
-            ground = ground._replace(burdens=burdens(self.pack, demands, self.evidence))
-        return verdict(self.pack, answers if answers is not None else self.gist, ground)
+        return verdict(self.pack, answers if answers is not None else self.gist, self._ground(demands))
 
-    def judge(self) -> Callable[[Answers], Verdict]:
-        """What gives `verdict` with other answers: for who asks often."""
-        return judge(self.pack, self.ground)
+    def turned(self, name: str, value: str, demands: Demands) -> Verdict:
+        """The verdict with another answer of an input that is not the memory, and other demands."""
+        known = self.gist.memory != UNKNOWN
+        leaning = self.fan.after(places(self.pack, memory_known=known)[name, value])
+        (found,) = verdicts(self.pack, (leaning,), self._ground(demands))
+        return found
+
+    @property
+    def fan(self) -> Fan:
+        """What the rules lean to after each change of an answer on the same hardware."""
+        return fan(self.pack, self.gist, read_states(self.pack, self.ground.states))
+
+    def turns(self) -> list[Verdict]:
+        """The verdicts on the same hardware after each change of an answer, by its place in the `fan`."""
+        ours = self.fan
+        found = verdicts(self.pack, ours.leanings, self.ground)
+        return [found[each] for each in ours.places]
 
     def elsewhere(self, memory: str) -> Verdict:
         """The verdict of the rules on other hardware, of which estimates say no more than what is carried over."""
-        found = self.kept.get(memory)
-        if found is None:
-            states = self._carried(memory) if self.bounds else None
-            away = self.away._replace(states=states) if states is not None else self.away
-            found = self.kept[memory] = verdict(self.pack, self.gist.changed("memory", memory), away)
-        return found
+        return self.abroad()[memory]
+
+    def abroad(self) -> Mapping[str, Verdict]:
+        """The verdicts `elsewhere`, by every memory."""
+        if not self.kept:
+            alike: dict[States | None, list[str]] = {}
+            for memory in memories(self.pack):
+                alike.setdefault(self._carried(memory), []).append(memory)
+            for states, words in alike.items():
+                found = verdicts(self.pack, self._leanings(words, states), Ground(states, self.away.burdens))
+                self.kept.update(zip(words, found, strict=True))
+        return self.kept
+
+    def _leanings(self, words: list[str], states: States | None) -> Iterator[Leaning]:
+        """What the rules lean to on other memories, where this is known of what fits."""
+        read = read_states(self.pack, states)
+        if read is not None:
+            return (lean(self.pack, self.gist.changed(MEMORY, memory), read) for memory in words)
+        known = abroad(self.pack, self.gist)
+        return (known[memory] for memory in words)
+
+    def _ground(self, demands: Demands | None) -> Ground:
+        if demands is None:
+            return self.ground
+        return Ground(self.ground.states, burdens(self.pack, demands, self.evidence))
 
     def _carried(self, memory: str) -> States | None:
         """What this GPU's estimates say of a GPU of another class; None where they say nothing."""
         item = memory_classes(self.pack).get(memory)
-        if item is None or not item.low:
+        if item is None or not item.low or self.evidence is None:
             return None
-        low, bounds = item.low, self.bounds
-        if all(bound.needs <= low < bound.enough for bound in bounds):
-            return None
-        return tuple([bound.state(low) for bound in bounds])
+        low = item.low
+        found = tuple([bound.state(low) for bound in self.bounds])
+        return found if any(state is not FitState.UNKNOWN for state in found) else None
 
 
 def _bounds(inputs: Inputs, evidence: Evidence | None) -> tuple[Bound, ...]:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from finetree_recommender.answers import UNKNOWN, Answers
+from finetree_recommender.choice import Verdict
 from finetree_recommender.demands import all_seconds, all_usd, duration, seconds_of, usd_of
 from finetree_recommender.gate import memory_words
 from finetree_recommender.hardware import memory_class
 from finetree_recommender.inputs import bracket_key
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import Verdict
 from finetree_recommender.situation import Situation
 from finetree_recommender.wish_rules import Bracket
 

@@ -6,12 +6,12 @@ import dataclasses
 import pytest
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender.answers import SERVING_WORDS, Answers
+from finetree_recommender.choice import choose
 from finetree_recommender.conclusion import Recommendation, conclude
 from finetree_recommender.demands import Demands, breaches
 from finetree_recommender.estimates import Accelerator, Catalogue, Evidence, FitState, Priced
 from finetree_recommender.inputs import normalize
 from finetree_recommender.methods import Method
-from finetree_recommender.pipeline import choose
 from finetree_recommender.reasons import Standing
 
 GIB = 2**30

@@ -6,12 +6,13 @@ from collections import Counter
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender.answers import UNKNOWN, Answers, vocabulary
+from finetree_recommender.choice import choose
 from finetree_recommender.estimates import Catalogue
 from finetree_recommender.figures import falls_short, prior_of, quality
 from finetree_recommender.inputs import normalize
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import load_builtin
-from finetree_recommender.pipeline import choose, decide
+from finetree_recommender.pipeline import decide
 
 MEMORY = ("80", "24", "16", "8", "below_8")
 BUDGET = ("unlimited", "usd_100_500", "usd_50_100", "below_50")

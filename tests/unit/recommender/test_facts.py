@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from finetree_recommender import card_replies, recipe, tree
 from finetree_recommender.answers import Answers
+from finetree_recommender.choice import choose
 from finetree_recommender.figures import pack_seconds
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import choose, decide
+from finetree_recommender.pipeline import decide
 
 _SPEC = importlib.util.spec_from_file_location("facts_page", Path(__file__).with_name("facts_page.py"))
 facts_page = importlib.util.module_from_spec(_SPEC)

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender import cautions
+from finetree_recommender.choice import choose
 from finetree_recommender.conclusion import conclude
 from finetree_recommender.estimates import Catalogue, Evidence
 from finetree_recommender.inputs import Inputs, normalize
@@ -24,7 +25,6 @@ from finetree_recommender.pictures.marking import Way, passed
 from finetree_recommender.pictures.svg import Rectangle
 from finetree_recommender.pictures.tree import render
 from finetree_recommender.pictures.tree_svg import lay_out
-from finetree_recommender.pipeline import choose
 from finetree_recommender.rules import Node, Tree
 from google.protobuf import json_format
 

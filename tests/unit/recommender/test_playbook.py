@@ -7,11 +7,12 @@ from itertools import pairwise, product
 import pytest
 from finetree_recommender import tree
 from finetree_recommender.answers import Answers
+from finetree_recommender.choice import choose
 from finetree_recommender.gate import pass_gate
 from finetree_recommender.hardware import memory_class
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import choose, decide
+from finetree_recommender.pipeline import decide
 
 # The five questions as the playbook asks them: budgets between 500 and 2000 and maximum quality are additions of ours.
 MEMORY = ("80", "24", "16", "8", "below_8")

@@ -9,9 +9,10 @@ from finetree_recommender import fit
 from finetree_recommender.answers import NAMES, PRIORITY_WORDS, SERVING_WORDS, UNKNOWN, Answers, vocabulary
 from finetree_recommender.demands import Demands, all_breaches, burdens
 from finetree_recommender.estimates import FitState
+from finetree_recommender.gist import asked, gist
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import load_builtin
-from finetree_recommender.pipeline import asked, decide, gist, verdict
+from finetree_recommender.pipeline import decide, verdict
 
 PACKS = list(load_builtin())
 STATES = (*FitState, None)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from finetree_recommender.answers import UNKNOWN, Answers, matches
+from finetree_recommender.choice import Choice
 from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.pack import Pack
 from finetree_recommender.pictures.graph import (
@@ -18,7 +19,6 @@ from finetree_recommender.pictures.graph import (
     VOTES,
     Graph,
 )
-from finetree_recommender.pipeline import Choice
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rules choose before physics: hardware gate, multi-task override, votes, what matters, tree, order of stars.
+
+Every stage is a pure function of the pack, the answers and, where the pack asks so, of which methods the estimator says
+fit. A recommendation asks for dozens of choices, one for each change of its input, and tells one: stages therefore find
+first, and make the words of the trace when those are read.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import NamedTuple, Protocol
+
+from finetree_recommender import fit, gate, ties, tree, votes
+from finetree_recommender.answers import Answers, matches
+from finetree_recommender.estimates import Evidence
+from finetree_recommender.gate import Passage
+from finetree_recommender.gist import asked
+from finetree_recommender.methods import Method
+from finetree_recommender.pack import Pack
+from finetree_recommender.rules import UpgradeRule
+from finetree_recommender.trace import Step
+from finetree_recommender.votes import Ballot
+
+PLURALITY = "votes.plurality"
+"""Rule of the most votes."""
+
+
+class Stage(Protocol):
+    """What a stage found."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What the trace says of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A stage of one step."""
+
+    tell: Callable[[], Step]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The step."""
+        return (self.tell(),)
+
+
+class Verdict(NamedTuple):
+    """What was decided, and no more."""
+
+    method: Method | None
+    rule_id: str
+    """Rule that decided."""
+
+
+class Leaning(NamedTuple):
+    """All that a verdict reads of a choice. There are few, and each is there once."""
+
+    verdict: Verdict
+    """Where nothing stands against it."""
+    order: tuple[Method, ...]
+    """What the fit stage tries, in this order."""
+    within: tuple[Method, ...]
+    """The same without what is beyond the gate: for that nothing speaks where there are no figures."""
+    upgrade: bool
+    """Whether the playbook says upgrade."""
+    gate_rule_id: str
+    """Rule of the gate."""
+
+    def tried(self, *, priced: bool) -> tuple[Method, ...]:
+        """What the fit stage tries, with and without figures."""
+        return self.order if priced else self.within
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """What the rules chose, before physics; compared and hashed by identity, as a key of what is kept for it."""
+
+    leaning: Leaning
+    passage: Passage
+    ballot: Ballot
+    tied: bool
+    overridden: bool
+    stages: tuple[Stage, ...] = field(repr=False)
+    """In the order of the trace."""
+    default_rule_id: str = ""
+    """Rule of the method that is said to whoever says nothing."""
+
+    @property
+    def method(self) -> Method | None:
+        """None where the playbook says upgrade."""
+        return self.leaning.verdict.method
+
+    @property
+    def rule_id(self) -> str:
+        """Rule that chose."""
+        return self.leaning.verdict.rule_id
+
+    @property
+    def order(self) -> tuple[Method, ...]:
+        """What the fit stage tries, in this order."""
+        return self.leaning.order
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The trace so far."""
+        return tuple(step for stage in self.stages for step in stage.steps)
+
+
+def choose(pack: Pack, answers: Answers, evidence: Evidence | None = None) -> Choice:
+    """Run the stages before the fit; of the estimate they read at most which methods fit, where the pack asks so."""
+    return _kept(pack, asked(pack, answers), read_states(pack, fit.states(evidence) if evidence is not None else None))
+
+
+def read_states(pack: Pack, states: fit.States | None) -> fit.States | None:
+    """What a pack's choices read of which methods fit."""
+    return states if pack.rules.gate.physics is not None else None
+
+
+@lru_cache(maxsize=65536)
+def lean(pack: Pack, answers: Answers, states: fit.States | None) -> Leaning:
+    """What is chosen, without the words; `states` are those that the pack reads.
+
+    Kept, for a recommendation asks for the verdict of every single change of its answers: some 26 MB at most.
+    """
+    return _choose(pack, answers, states).leaning
+
+
+def _choose(pack: Pack, answers: Answers, states: fit.States | None) -> Choice:
+    passage = gate.pass_gate(pack, answers, states)
+    ballot = votes.count(pack, answers, passage.feasible)
+    if passage.upgrade:
+        return _upgrade(pack, answers, passage, ballot)
+    special = tree.override(pack, answers)
+    leaf = tree.leaf(pack, answers, passage.feasible)
+    leaders = ballot.leaders
+    stages: tuple[Stage, ...] = (passage, ballot)
+
+    def led(winner: Method, rule_id: str) -> Leaning:
+        order = _order(pack, answers, ballot, leaf.method, winner)
+        return _leaning(winner, rule_id, order, passage.feasible, (False, passage.rule_id))
+
+    if special is not None and special.method in passage.feasible:
+        stages, leaning = (passage, special, ballot), led(special.method, special.rule_id)
+        return Choice(leaning, passage, ballot, tied=False, overridden=True, stages=stages)
+    if len(leaders) == 1 and ballot.total(leaders[0]) > 0:
+        stages = (*stages, Remark(partial(_plurality, pack, ballot, leaders[0])))
+        leaning = led(leaders[0], PLURALITY)
+        return Choice(leaning, passage, ballot, tied=False, overridden=False, stages=stages)
+    # A leaf that nothing contradicts is no tie: no question was answered.
+    tied = ballot.total(leaders[0]) > 0
+    preferred = ties.narrow(pack, answers, leaders)
+    stages = (*stages, preferred)
+    if preferred.cuts and len(preferred.methods) == 1:
+        leaning = led(preferred.methods[0], preferred.cuts[-1][0].id)
+        return Choice(leaning, passage, ballot, tied=tied, overridden=False, stages=stages)
+    leaders, stages = preferred.methods, (*stages, leaf)
+    winner, rule_id = leaf.method, leaf.rule_id
+    if winner not in leaders:
+        winner, rule_id = leaders[0], pack.rules.stars_order.id
+        stages = (*stages, Remark(partial(_stars, pack, winner)))
+    default = pack.rules.default_leaf.id
+    return Choice(
+        led(winner, rule_id), passage, ballot, tied=tied, overridden=False, stages=stages, default_rule_id=default
+    )
+
+
+_kept = lru_cache(maxsize=8192)(_choose)
+"""Those that are told; some 8 MB at most."""
+
+
+@lru_cache(maxsize=8192)
+def _leaning(
+    method: Method | None, rule_id: str, order: tuple[Method, ...], feasible: tuple[Method, ...], gate: tuple[bool, str]
+) -> Leaning:
+    """Each once; `gate` is whether it says upgrade, and its rule."""
+    within = tuple(method for method in order if method in feasible)
+    return Leaning(Verdict(method, rule_id), order, within, *gate)
+
+
+def _upgrade(pack: Pack, answers: Answers, passage: Passage, ballot: Ballot) -> Choice:
+    rule = next(item for item in pack.rules.upgrade if matches(item.when, answers))
+    stages = (passage, ballot, Remark(partial(_upgrade_step, pack, answers, rule)))
+    leaning = _leaning(None, rule.id, rule.order, passage.feasible, (True, passage.rule_id))
+    return Choice(leaning, passage, ballot, tied=False, overridden=False, stages=stages)
+
+
+def _upgrade_step(pack: Pack, answers: Answers, rule: UpgradeRule) -> Step:
+    words = f"if the estimator shows that it fits: {', '.join(rule.order)}"
+    return Step("upgrade", rule.id, words, pack.provenance(rule.source), answers.read(*rule.when))
+
+
+def _plurality(pack: Pack, ballot: Ballot, winner: Method) -> Step:
+    tally = ", ".join(f"{method} {ballot.total(method)}" for method in ballot.feasible)
+    return Step("votes", PLURALITY, f"{winner} has the most votes ({tally})", pack.provenance("resolution: B6"))
+
+
+def _stars(pack: Pack, winner: Method) -> Step:
+    rule = pack.rules.stars_order
+    return Step("star_order", rule.id, f"first by stars: {winner}", pack.provenance(rule.source))
+
+
+def _order(pack: Pack, answers: Answers, ballot: Ballot, leaf: Method, winner: Method) -> tuple[Method, ...]:
+    """Winner, then feasible methods by votes, what matters, leaf and stars, then the rest by stars."""
+    matter = ties.applying(pack, answers)
+
+    def rank(method: Method) -> tuple[bool, bool, int, tuple[int, ...], bool, int]:
+        feasible = method in ballot.feasible
+        votes_for = ballot.total(method) if feasible else 0
+        tiers = tuple(rule.rank(method) for rule in matter) if matter else ()
+        return (method is not winner, not feasible, -votes_for, tiers, method is not leaf, pack.stars_rank(method))
+
+    return tuple(sorted(Method, key=rank))
