@@ -38,9 +38,12 @@ class AcceleratorEntry:
     """16-bit tensor cores, dense, adding in float32; 0 without tensor cores."""
     fp32_flops: float
     training_flops: float
-    """Rate of the matrix products of training: fitted on published runs, or its class's typical share of the peak."""
+    """Rate of the matrix products of training: fitted on published runs, a share of what products alone were measured
+    to reach, or its class's typical share of the peak."""
     measured: bool
-    """Whether the rate was seen on this very accelerator."""
+    """Whether the rate was fitted on training runs of this very accelerator."""
+    products_measured: bool
+    """Whether it rests on the measured rate of this very accelerator's products."""
     link_bandwidth: float
     """Bytes per second that go from one device to another in one direction, inside a machine."""
     watts: float
@@ -118,6 +121,7 @@ def _accelerator(row: dict[str, str]) -> AcceleratorEntry:
         fp32_flops=fp32 * 1e12,
         training_flops=float(training) * 1e12,
         measured=row["training_evidence"] == "published",
+        products_measured=row["training_evidence"] == "products",
         link_bandwidth=LINK_SHARE * _links()[row["link"]] if row["link"] else 0.0,
         watts=float(row["watts"] or 0),
         aliases=split(row["aliases"]),

@@ -104,16 +104,23 @@ WIDEST = 1.25
 # ----------------------------------------------------------------------------------------------------------- time
 ATTENTION_BACKWARD = 2.5
 """Products of attention's backward pass in units of its forward pass: five against two (FlashAttention-2 paper)."""
-ATTENTION_EFFICIENCY = 0.48
+COMPILED_SHARE = 0.55
+"""What compilation leaves of elementwise traffic and of calls: what is kept is then written once and read once, 2 bytes
+for ELEMENTWISE_TRAFFIC's 3.6."""
+ATTENTION_EFFICIENCY = 0.46
 """Share of the dense products' rate that attention reaches. Fitted."""
+BANDWIDTH_SHARE = 0.77
+"""Share of a memory's bandwidth that a GPU's elementwise kernels reach. Fitted."""
 ELEMENTWISE_TRAFFIC = 3.6
 """Bytes moved outside of matrix products per byte that is kept for the backward pass, over a whole step. Fitted."""
 GATHERS = 2
 """Times that sharded weights are gathered for a micro-batch: forward and backward."""
-EXPOSED_TRAFFIC = 0.067
+EXPOSED_TRAFFIC = 0.07
 """Share of the traffic between devices that computation does not hide. Fitted."""
 PLAIN_LINK = 25e9
 """Bytes per second over PCIe 4 x16 in one direction, where no other link is known."""
+NARROW_LINK = 3.2e9
+"""The same where a plain board gives a card four lanes of PCIe 3 (31.5 Gbit/s, of which 80 % are reached)."""
 NETWORK_LINK = 25e9
 """Bytes per second of a device's share of a network between machines (200 Gbit/s)."""
 CPU_LAYER_OVERHEAD = 1.2e-3
@@ -140,9 +147,17 @@ OPTIMIZER_TRAFFIC = 7
 UNFUSED_OPTIMIZER_TRAFFIC = 20
 """The same where each operation of AdamW goes over memory by itself: decay 2, first moment 3, second 2 + 3, root 2,
 divide 2, add 2, update 4 (torch's foreach implementation)."""
-DEQUANTIZE_BYTES = 6.0
-"""Bytes moved per quantised weight and pass to unpack it: read half a byte, write and read two, twice over. Gives the
-0.9 s per step that Qwen-7B loses at 256 tokens (reference, section 4) within a factor of two."""
+CLIPPING_TRAFFIC = 3
+"""The same where gradients are clipped, as all trainers do: their norm reads them, their scaling reads and writes."""
+DEQUANTIZE_BYTES = 4.5
+"""Bytes moved per quantised weight and pass to unpack it: read half a byte, write two, and read two in the product."""
+UNFUSED_GPTQ_BYTES = 26.5
+"""The same for GPTQ without a fused kernel, as in AutoGPTQ of 2023: bits are shifted out as 32-bit numbers (0.5 + 4),
+narrowed (4 + 2), masked (2 + 2), less their zero points (2 + 2), scaled (2 + 2), and read (2) in the product; on top
+zeros that are looked up (2)."""
+SLOWEST_HOST = 1.0
+"""What a slow host adds to the calls of small kernels, in units of what they take: a single core decides, and those of
+rented machines differ by a factor of two (own assumption)."""
 IMPORT_SECONDS = 10.0
 """Start of the worker: importing torch, transformers and peft takes 9-12 s."""
 DISK_BYTES_PER_SECOND = 0.5e9
@@ -158,6 +173,9 @@ ANSWER_SPREAD = 1.5
 
 KNOWN_RATE = (0.30, 0.25)
 """Half-widths (below, above) of the rate of an accelerator with published runs: the same run moves by 10-30 %."""
+PRODUCTS_RATE = (0.40, 0.35)
+"""The same where the rate follows from the measured rate of products alone: on the accelerators that have both,
+training reaches 0.77 to 0.83 of it below 300 TFLOP/s and 0.61 to 0.64 above."""
 CLASS_RATE = (0.50, 0.50)
 """The same where the rate is a typical share of the peak."""
 UNKNOWN_RATE = (0.65, 1.0)

@@ -22,11 +22,11 @@ FP32_SHARE = 0.6
 @lru_cache(maxsize=1024)
 def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
     """An accelerator of the catalogue that is supported."""
-    below, above = c.KNOWN_RATE if entry.measured else c.CLASS_RATE
+    below, above = _rate_spread(entry)
     rate = entry.training_flops
     if fp32 and entry.fp32_flops:
         rate, (below, above) = min(rate, FP32_SHARE * entry.fp32_flops), c.CLASS_RATE
-    kind = Kind.PUBLISHED if entry.measured else Kind.COMPUTED
+    kind = Kind.PUBLISHED if entry.measured or entry.products_measured else Kind.COMPUTED
     return Device(
         entry.display_name,
         is_cpu=False,
@@ -34,12 +34,20 @@ def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
         training_flops=rate,
         rate_below=below,
         rate_above=above,
-        bandwidth=entry.bandwidth,
+        bandwidth=c.BANDWIDTH_SHARE * entry.bandwidth,
         watts=entry.watts,
         link_bandwidth=entry.link_bandwidth,
+        float32_flops=FP32_SHARE * entry.fp32_flops,
         sources=(Source(kind, "accelerators", entry.name, entry.date),),
         notes=tuple(_notes(entry, fp32=fp32)),
     )
+
+
+def _rate_spread(entry: AcceleratorEntry) -> tuple[float, float]:
+    """Half-widths (below, above) of an accelerator's rate, by what it rests on."""
+    if entry.measured:
+        return c.KNOWN_RATE
+    return c.PRODUCTS_RATE if entry.products_measured else c.CLASS_RATE
 
 
 def _notes(entry: AcceleratorEntry, *, fp32: bool) -> Iterator[str]:
@@ -49,8 +57,10 @@ def _notes(entry: AcceleratorEntry, *, fp32: bool) -> Iterator[str]:
         yield f"{entry.display_name} has no native bfloat16: float16 or float32 is used, with less speed"
     if entry.segment == "laptop":
         yield f"{entry.display_name}: a laptop's power limit decides its speed, which differs by a factor of two"
-    if not entry.measured:
-        yield f"no public training run on {entry.display_name} is known: its speed is its class's"
+    if entry.products_measured:
+        yield f"the speed of {entry.display_name} follows from the measured rate of its products, not of training"
+    elif not entry.measured:
+        yield f"no rate was measured on {entry.display_name}: its speed is its class's"
 
 
 @lru_cache(maxsize=1024)
@@ -65,7 +75,7 @@ def by_memory_class(marketed_gb: float) -> Device:
         training_flops=twin.training_flops,
         rate_below=below,
         rate_above=above,
-        bandwidth=twin.bandwidth,
+        bandwidth=c.BANDWIDTH_SHARE * twin.bandwidth,
         watts=twin.watts,
         link_bandwidth=twin.link_bandwidth,
         sources=(Source(Kind.COMPUTED, "accelerators", f"class of {twin.name}", twin.date),),

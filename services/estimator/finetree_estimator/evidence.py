@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from finetree_estimator import durations
 from finetree_estimator.accelerators import accelerator
 from finetree_estimator.distance import (
     CPU,
@@ -31,6 +30,7 @@ from finetree_estimator.moments import peak_tokens
 from finetree_estimator.names import UnknownNameError, table
 from finetree_estimator.run import Run
 from finetree_estimator.shapes import Shape, count
+from finetree_estimator.steptime import step_of
 
 NEAREST = 5
 """Rows that a full answer holds."""
@@ -84,7 +84,7 @@ def case_of(run: Run) -> Case:
         run.eager_attention,
     )
     peak = peak_tokens(run)
-    mean = durations.step_of(run, run.rows).tokens if run.rows is not None else peak
+    mean = step_of(run, run.rows).tokens if run.rows is not None else peak
     return Case(setting, _log_parameters(run.shape), _size(peak), _size(mean))
 
 

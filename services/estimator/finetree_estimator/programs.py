@@ -33,9 +33,9 @@ class Program:
     """Whether the logits of a chunked loss exist all at once after all."""
     fused_optimizer: bool = False
     """Whether the optimizer reads and writes each number once."""
-    layer_overhead: float = 0.45e-3
+    layer_overhead: float = 0.38e-3
     """Seconds per layer and pass in which the device waits for calls. Fitted on runs with short micro-batches."""
-    gather_overhead: float = 7e-3
+    gather_overhead: float = 5.5e-3
     """Seconds per layer and gather of sharded weights that nothing hides. Fitted on runs with short micro-batches."""
     loss_chunk: int = 1024
     """Targets whose logits a chunked loss computes at once."""
@@ -85,8 +85,6 @@ TRANSFORMERS = Program(
     sharded_master=True,
     keeps_shard_inputs=True,
     experts_in_turn=True,
-    layer_overhead=0.52e-3,
-    gather_overhead=4.7e-3,
 )
 """transformers and PEFT: adapters are float32 and cast their inputs (autocast_adapter_dtype); a quantised base is
 prepared by prepare_model_for_kbit_training; accelerate raises sharded trainable weights to float32 (its FSDP guide).

@@ -13,7 +13,7 @@ from finetree_estimator.prices import PriceBook
 
 ENGINE_ID = "engine-1"
 """Changes when the same request may get another answer for another reason than its data."""
-ENGINE_DATE = "2026-11-25"
+ENGINE_DATE = "2026-11-26"
 """Day of the last such change."""
 FORMULAS = (
     "accelerators",
@@ -50,6 +50,8 @@ FORMULAS = (
     "run",
     "shapes",
     "sharing",
+    "steptime",
+    "traffic",
     "widening",
 )
 """Modules that decide the numbers; the engine's hash covers them."""

@@ -56,11 +56,14 @@ class Device:
     rate_above: float
     """Share by which it may be higher."""
     bandwidth: float
+    """That programs reach."""
     watts: float
     cores: int = 0
     """Of a CPU."""
     link_bandwidth: float = 0.0
     """To the other devices of a machine, in one direction; 0 when unknown, and for a CPU."""
+    float32_flops: float = 0.0
+    """Rate of products in float32 beside faster 16-bit ones; 0 where there is no difference, or it is unknown."""
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
 

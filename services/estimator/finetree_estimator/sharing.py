@@ -2,19 +2,27 @@
 """What it costs several devices to share a run: seconds in which weights are gathered and gradients are reduced."""
 
 from finetree_estimator import constants as c
-from finetree_estimator.methods import Full, trainable_parameters
+from finetree_estimator.methods import Full, QuantizedLora, trainable_parameters
 from finetree_estimator.run import Run
-from finetree_estimator.shapes import count
+from finetree_estimator.shapes import count, linear_weights
 
 
 def micro_batch_seconds(run: Run) -> float:
     """Seconds that each micro-batch waits: sharded weights are gathered for both passes, and gradients reduced."""
     if run.devices == 1 or run.sharding != "full":
         return 0.0
-    counted = count(run.shape)
-    passes = c.GATHERS + (1 if isinstance(run.method, Full) else 0)
-    moved = passes * counted.total * run.compute_bytes * _share(run) / _link(run)
-    return c.GATHERS * run.shape.layers * run.program.gather_overhead + c.EXPOSED_TRAFFIC * moved
+    moved = c.EXPOSED_TRAFFIC * _gathered_bytes(run) / _link(run)
+    return c.GATHERS * run.shape.layers * run.program.gather_overhead + moved
+
+
+def held_up_seconds(run: Run) -> float:
+    """What each micro-batch may wait longer: devices without a link of their own share a few lanes of a plain board.
+
+    Sharded weights then come over the slot's bus and through the host's memory, and nothing of it is hidden.
+    """
+    if run.devices == 1 or run.sharding != "full" or _link(run) > c.PLAIN_LINK:
+        return 0.0
+    return _gathered_bytes(run) * (1.0 / c.NARROW_LINK - c.EXPOSED_TRAFFIC / _link(run))
 
 
 def step_seconds(run: Run) -> float:
@@ -23,6 +31,15 @@ def step_seconds(run: Run) -> float:
         return 0.0
     sizes = trainable_parameters(run.method, run.shape) * run.master_bytes
     return c.EXPOSED_TRAFFIC * 2.0 * sizes * _share(run) / _link(run)
+
+
+def _gathered_bytes(run: Run) -> float:
+    """Bytes that a device gets for a micro-batch: weights for both passes, and gradients where all are trained."""
+    weights = count(run.shape).total * float(run.compute_bytes)
+    if isinstance(run.method, QuantizedLora):
+        # Shards of packed weights travel packed.
+        weights -= linear_weights(run.shape) * (run.compute_bytes - run.method.bits / 8)
+    return (c.GATHERS + (1 if isinstance(run.method, Full) else 0)) * weights * _share(run)
 
 
 def _share(run: Run) -> float:

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seconds of an optimizer step: floating-point operations over the rate that products reach, and what no product fills.
+
+A forward pass costs 2 FLOPs per weight and token. The backward pass costs as much again for the inputs' gradients and,
+where weights are trained, once more for theirs: LoRA 4N, full 6N, checkpointing 2N on top. Everything else is bound by
+the bytes that it moves (traffic.py), by the calls that it takes, or by what several devices wait for (sharing.py).
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+from finetree_estimator import constants as c
+from finetree_estimator import sharing, traffic
+from finetree_estimator.activations import Layer, layer_of, saved_by
+from finetree_estimator.methods import Full, Prefix, trainable_parameters
+from finetree_estimator.run import Recipe, Rows, Run
+from finetree_estimator.shapes import active_parameters, count, linear_weights
+
+
+class Step(NamedTuple):
+    """An optimizer step of one device: so many micro-batches of so many tokens on average."""
+
+    micro_batches: int
+    tokens: float
+    """Tokens of a micro-batch."""
+
+
+class Work(NamedTuple):
+    """What a run's recipe alone says of its work: FLOPs per token where nothing else is said."""
+
+    dense: float
+    """Of the layers' weights, in a forward pass."""
+    trained_dense: float
+    """The same of a step: forward, backward and what is computed again."""
+    attention_width: int
+    """Features of queries in all layers: attention's FLOPs are this times the tokens that a token looks at."""
+    virtual: float
+    """Tokens of a prefix that every token looks at, as attention's FLOPs count them."""
+    attention_passes: float
+    """Attention of a step in units of a forward pass."""
+    head: float
+    """Of the output head where it is computed, in a forward pass."""
+    head_passes: float
+    adapters: float
+    """Of adapters, forward and backward."""
+    adapter_bytes: float
+    """Bytes per token that low-rank adapters move in a step."""
+    float32_head: bool
+    """Whether head and adapters compute in float32 although the layers do not."""
+    update_bytes: float
+    """Bytes that an optimizer step moves."""
+    saved_bytes: int
+    """Bytes of what is trained, as a checkpoint or an artifact holds it."""
+    load_seconds: float
+    """Until the model is on the device: start of the worker, and reading 16-bit weights."""
+    layer: Layer
+
+
+@lru_cache(maxsize=4096)
+def work_of(recipe: Recipe) -> Work:
+    """The work of a run's recipe."""
+    shape, method, counted = recipe.shape, recipe.method, count(recipe.shape)
+    trained = trainable_parameters(method, shape)
+    again = 1.0 if recipe.checkpointing else 0.0
+    backward = 2.0 - method.frozen_layers / shape.layers if isinstance(method, Full) else 1.0
+    dense = 2.0 * (active_parameters(shape) - counted.embeddings - counted.lm_head)
+    return Work(
+        dense=dense,
+        trained_dense=dense * (1.0 + backward + again),
+        attention_width=shape.layers * shape.q_width,
+        virtual=4.0 * method.virtual_tokens if isinstance(method, Prefix) else 0.0,
+        # Attention's backward pass is the same whatever is trained.
+        attention_passes=1.0 + c.ATTENTION_BACKWARD + again,
+        head=2.0 * shape.vocab * shape.hidden,
+        head_passes=3.0 if isinstance(method, Full) else 2.0,
+        adapters=0.0 if isinstance(method, Full | Prefix) else 6.0 * trained,
+        adapter_bytes=0.0 if recipe.on_cpu else traffic.adapter_bytes(recipe),
+        float32_head=recipe.activation_bytes > recipe.compute_bytes,
+        update_bytes=traffic.update_bytes(recipe, trained),
+        saved_bytes=trained * recipe.master_bytes,
+        load_seconds=c.IMPORT_SECONDS + 2.0 * counted.total / c.DISK_BYTES_PER_SECOND,
+        layer=layer_of(recipe),
+    )
+
+
+def step_of(run: Run, rows: Rows) -> Step:
+    """How a step's rows fall into micro-batches on one device."""
+    share = min(math.ceil(run.batch / run.devices), rows.count)
+    tokens = share * rows.mean
+    room = run.micro_batch * run.sequence_length
+    micro = math.ceil(tokens / room) if run.packing else math.ceil(share / run.micro_batch)
+    return Step(max(1, micro), tokens / max(1, micro))
+
+
+def step_seconds(run: Run, rows: Rows, step: Step, work: Work) -> float:
+    """Seconds of an optimizer step, of all devices at once."""
+    micro = step.tokens * training_flops(run, rows, step, work) / run.device.training_flops + overhead_seconds(run)
+    micro += step.tokens * elementwise_seconds(run, rows, work)
+    if run.devices == 1:
+        return step.micro_batches * micro + work.update_bytes / run.device.bandwidth
+    micro += sharing.micro_batch_seconds(run)
+    spread = run.devices if run.sharding != "replicated" else 1
+    return step.micro_batches * micro + work.update_bytes / run.device.bandwidth / spread + sharing.step_seconds(run)
+
+
+def training_flops(run: Run, rows: Rows, step: Step, work: Work) -> float:
+    """FLOPs per token of a micro-batch, forward and backward, recomputation counted.
+
+    Those of attention count as what dense products do in the same time.
+    """
+    _, attention, head = forward_flops(run, rows, work)
+    slower = _float32_factor(run) if work.float32_head else 1.0
+    head_passes = work.head_passes + (1.0 if _computes_head_again(run, rows, step) else 0.0)
+    spans = attention * work.attention_passes / attention_efficiency(run)
+    return work.trained_dense + spans + (head * head_passes + work.adapters) * slower
+
+
+def _computes_head_again(run: Run, rows: Rows, step: Step) -> bool:
+    """Whether chunks of logits are computed a second time for the backward pass: not where they are kept."""
+    if run.loss not in ("completion-only", "chunked") or run.program.keeps_chunked_logits:
+        return False
+    return step.tokens * loss_share(run, rows) > c.CHUNK_TOKENS
+
+
+def forward_flops(run: Run, rows: Rows, work: Work) -> tuple[float, float, float]:
+    """FLOPs per token of a forward pass: of the layers' weights, of attention, and of the head where it is computed."""
+    # Causal attention meets half of the row: 2 products x 2 FLOPs x span / 2.
+    attention = work.attention_width * (2.0 * rows.attention_span + work.virtual)
+    return work.dense, attention, work.head * loss_share(run, rows)
+
+
+def _float32_factor(run: Run) -> float:
+    """How much longer a product takes in float32: a raised base leaves head and adapters to the plain cores."""
+    rate = run.device.float32_flops
+    return max(1.0, run.device.training_flops / rate) if rate else 1.0
+
+
+def attention_efficiency(run: Run) -> float:
+    """Share of the dense products' rate that attention reaches."""
+    return 1.0 if run.device.is_cpu else c.ATTENTION_EFFICIENCY
+
+
+def overhead_seconds(run: Run) -> float:
+    """Seconds of a micro-batch that do not depend on its tokens: small kernels, and unpacking a quantised base."""
+    passes = 3 + (1 if run.checkpointing else 0)
+    # Forward and backward rearrange the weights once each; the products for weight gradients have none.
+    seconds = run.shape.layers * passes * layer_overhead_seconds(run) + (passes - 1) * repack_seconds(run)
+    return seconds + (passes - 1) * traffic.unpacking_bytes(run) / run.device.bandwidth
+
+
+def held_up_seconds(run: Run) -> float:
+    """What a micro-batch may take longer for reasons that no rate has: host, kernels, the way between devices."""
+    if run.device.is_cpu:
+        return 0.0
+    passes = 3 + (1 if run.checkpointing else 0)
+    host = run.shape.layers * passes * layer_overhead_seconds(run) * c.SLOWEST_HOST
+    kernels = (passes - 1) * traffic.slower_unpacking_bytes(run) / run.device.bandwidth
+    return host + kernels + sharing.held_up_seconds(run)
+
+
+def elementwise_seconds(run: Run, rows: Rows, work: Work) -> float:
+    """Seconds per token and step outside of matrix products: norms, gates, softmax, adapters' additions, the loss."""
+    again = 4 / 3 if run.checkpointing else 1.0
+    saved = run.shape.layers * saved_by(work.layer, run)
+    if run.device.is_cpu:
+        return again * saved / run.compute_bytes / (c.CPU_ELEMENTWISE * run.device.cores)
+    if work.adapter_bytes:
+        # What is kept for adapters is moved by them.
+        saved -= run.shape.layers * work.layer.trained
+    logits = c.LOGITS_BYTES[min(4, max(2, run.compute_bytes))] * run.shape.vocab * loss_share(run, rows)
+    moved = again * saved + (0.0 if run.loss == "fused" else logits)
+    left = c.COMPILED_SHARE if run.program.compiled else 1.0
+    return left * (c.ELEMENTWISE_TRAFFIC * moved + work.adapter_bytes) / run.device.bandwidth
+
+
+def forward_elementwise_seconds(run: Run, rows: Rows, work: Work) -> float:
+    """The same of a forward pass alone."""
+    return elementwise_seconds(run, rows, work) / (4.0 if run.checkpointing else 3.0)
+
+
+def repack_seconds(run: Run) -> float:
+    """Seconds per pass in which a CPU rearranges the layers' weights for its products."""
+    if not run.device.is_cpu:
+        return 0.0
+    return linear_weights(run.shape) / (c.CPU_REPACK * run.device.cores)
+
+
+def forward_overhead_seconds(run: Run) -> float:
+    """Seconds of a forward pass that do not depend on its tokens."""
+    return run.shape.layers * layer_overhead_seconds(run) + repack_seconds(run)
+
+
+def layer_overhead_seconds(run: Run) -> float:
+    """Seconds of a layer's pass in which the device waits for calls."""
+    if run.device.is_cpu:
+        return c.CPU_LAYER_OVERHEAD
+    return run.program.layer_overhead * (c.COMPILED_SHARE if run.program.compiled else 1.0)
+
+
+def loss_share(run: Run, rows: Rows) -> float:
+    """Share of tokens whose logits are computed."""
+    return rows.target_fraction if run.loss == "completion-only" else 1.0

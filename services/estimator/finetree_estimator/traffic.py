@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes that a step moves outside of the products of frozen and trained weights, counted operation by operation.
+
+What is small in FLOPs need not be small in time: PEFT's adapters cast, drop, scale and add whole activations around two
+thin products, an optimizer goes over its numbers many times, a quantised base is unpacked before each product. Each of
+these is bound by the memory's bandwidth, whatever the rate of the matrix units.
+"""
+
+from finetree_estimator import constants as c
+from finetree_estimator.activations import stream_bytes
+from finetree_estimator.methods import LoraAdapters, QuantizedLora, target_linears
+from finetree_estimator.run import Recipe, Run
+from finetree_estimator.shapes import linear_weights
+
+
+def adapter_bytes(recipe: Recipe) -> float:
+    """Bytes per token that low-rank adapters move in a step, with what is computed again; 0 for other methods.
+
+    Counted from PEFT's linear layer and its gradients. `own` are the bytes of the adapter's numbers, `stream` those of
+    what it reads and adds to. Forward, the input is cast, dropped out and read, the output written, scaled, added and
+    cast back; backward the same the other way round, and each factor's own gradient reads its input.
+    """
+    method = recipe.method.lora if isinstance(recipe.method, QuantizedLora) else recipe.method
+    if not isinstance(method, LoraAdapters):
+        return 0.0
+    stream, own = stream_bytes(recipe), _own_bytes(recipe)
+    cast = stream + own if stream != own else 0
+    dropped = 2 * own + c.DROPOUT_MASK_BYTES if method.dropout > 0 else 0
+    read = cast + dropped + own
+    written = 5 * own + stream + cast
+    read_back = 2 * own + dropped + cast + 3 * stream
+    written_back = cast + 4 * own
+    again = 2 if recipe.checkpointing else 1
+    linears = [
+        (max(1, recipe.shape.active_experts) if linear.routed else 1, linear)
+        for linear in target_linears(recipe.shape, method.targets)
+    ]
+    into = sum(used * linear.d_in for used, linear in linears) * (again * read + read_back)
+    out = sum(used * linear.d_out for used, linear in linears) * (again * written + written_back)
+    return float(recipe.shape.layers * (into + out))
+
+
+def _own_bytes(recipe: Recipe) -> int:
+    """Bytes of an adapter's numbers while it computes: float32 in PEFT, but for shards, which have one type."""
+    return 4 if recipe.program.copies_adapter_inputs and not recipe.sharded else recipe.compute_bytes
+
+
+def update_bytes(recipe: Recipe, trained: int) -> float:
+    """Bytes that an optimizer step moves: clipping of the gradients, and the update."""
+    traffic = c.OPTIMIZER_TRAFFIC if recipe.program.fused_optimizer else c.UNFUSED_OPTIMIZER_TRAFFIC
+    # A CPU's bandwidth was measured with both.
+    return trained * recipe.master_bytes * (traffic + (0 if recipe.on_cpu else c.CLIPPING_TRAFFIC))
+
+
+def unpacking_bytes(run: Run) -> float:
+    """Bytes that unpacking a quantised base moves in one pass, whatever the tokens; 0 where there is none."""
+    return linear_weights(run.shape) * c.DEQUANTIZE_BYTES if isinstance(run.method, QuantizedLora) else 0.0
+
+
+def slower_unpacking_bytes(run: Run) -> float:
+    """What the slowest kernels in use add to it: GPTQ's have changed by a factor of five, bitsandbytes' have not."""
+    if not isinstance(run.method, QuantizedLora) or not run.method.grouped:
+        return 0.0
+    return linear_weights(run.shape) * (c.UNFUSED_GPTQ_BYTES - c.DEQUANTIZE_BYTES)
