@@ -157,6 +157,15 @@ class OtherRow:
     tokens_per_second: float | None
     note: str
 
+    @property
+    def steady(self) -> bool:
+        """Whether the speed is that of many steps.
+
+        A mean over two or three steps is that of the first, which allocates all memory: can-i-finetune-this's runs (RTX
+        4080, Windows) take 0.5 to 2.8 s more than their steps explain, a second for each 5.5 GB that they reserve.
+        """
+        return "includes the first" not in self.note
+
 
 def other_rows(path: Path = TABLE) -> list[OtherRow]:
     """All rows of the table, in its order. Raises KeyError (an unknown word or column) and ValueError (no number)."""

@@ -6,6 +6,7 @@
 No constant is fitted on these rows, none may be. Scored as in accuracy.py: a published peak against `expected` of its
 quantity, under-prediction against the upper end, rows above 92 % of their card left out. One source more or less
 moves the mean over all rows: tables go by source and by method as well; `mean over sources` weighs each the same.
+Speeds over two or three steps, the first among them, are no speed of a training: they stand apart, as `first steps`.
 
 Not in the table, since the recipe is unknown where it matters or no request can say it: full training on 16-bit shards
 (fms-acceleration's rows without mixed precision; TRANSFORMERS means float32 shards); that source's runs with fused
@@ -48,8 +49,8 @@ def scores(rows: Iterable[OtherRow], servicer: EstimatorServicer) -> Iterator[Sc
                 label = f"{row.label} ({quantity})"
                 yield Scored("memory", f"{row.source} · {row.group}", label, peak, *_ends(interval))
         if row.tokens_per_second is not None:
-            rate = found.time.tokens_per_second
-            yield Scored("speed", f"{row.source} · {row.group}", row.label, row.tokens_per_second, *_ends(rate))
+            rate, kind = found.time.tokens_per_second, "speed" if row.steady else "first steps"
+            yield Scored(kind, f"{row.source} · {row.group}", row.label, row.tokens_per_second, *_ends(rate))
 
 
 def _ends(interval: ev.Interval) -> tuple[float, float, float]:
