@@ -50,27 +50,30 @@ def collect(
 
     `missing` is the code of why there is no evidence, `rank` the adapter's, `rented` what could be rented.
     """
-    pack, inputs, evidence = situation.pack, situation.inputs, situation.evidence
+    pack, inputs = situation.pack, situation.inputs
     return (
-        *_evidence(inputs, evidence, missing, decision),
+        *_evidence(situation, missing, decision),
         *renting.advice(pack, decision.method or decision.choice.method, _usable(situation, rented), inputs.limits),
         *_smaller(situation, decision, parameters),
         *_sharding(situation, decision),
         *recipe_cautions.cut_rows(situation, built),
         *recipe_cautions.experts(situation, decision.method),
+        *recipe_cautions.idle_devices(built),
         *wishes.unmet(situation, decision),
         *inputs.cautions,
         *wishes.contradictions(situation, decision),
         *wishes.unchecked(situation, decision),
         *_advice(situation, decision.method),
         *recipe_cautions.few_rows(situation),
+        *recipe_cautions.long_run(situation, decision.method),
         *recipe_cautions.rounding(situation, built),
         *recipe_cautions.doubtful_rate(situation, decision.method, parameters),
-        *wishes.device_notes(situation),
+        *(wishes.device_notes(situation) if decision.method is not None else ()),
         *wishes.serving_notes(situation, decision, _rank(built)),
         *_capacity(situation, decision.method),
         *(() if rented else _renting(situation, decision)),
         *_unknown(inputs, parameters),
+        *recipe_cautions.unknown_lengths(situation, built),
     )
 
 
@@ -88,7 +91,8 @@ def _rank(built: Recipe | None) -> int | None:
     return lora.rank or None
 
 
-def _evidence(inputs: Inputs, evidence: Evidence | None, missing: str, decision: Decision) -> Iterator[Caution]:
+def _evidence(situation: Situation, missing: str, decision: Decision) -> Iterator[Caution]:
+    inputs, evidence = situation.inputs, situation.evidence
     if evidence is None:
         yield Caution(missing, MISSING_EVIDENCE[missing], "fit.no_estimate")
     elif decision.method is None and decision.settled.state is FitState.UNKNOWN:
@@ -96,7 +100,9 @@ def _evidence(inputs: Inputs, evidence: Evidence | None, missing: str, decision:
         text += _smallest(evidence)
         yield Caution("FIT_UNKNOWN", text, "fit.nothing_fits")
     elif decision.method is None:
-        text = f"no recipe was shown to fit this hardware{_nearest(evidence)}: take more memory or a smaller model"
+        text = f"no recipe was shown to fit this hardware{_nearest(evidence)}: "
+        text += "shard the model among the devices, " if _divisible(situation, decision) else ""
+        text += "take more memory or a smaller model"
         if inputs.profile is None:
             text += ", or say how long the rows are (dataset_profile.token_lengths); short rows take less"
         yield Caution("NOTHING_FITS", text, "fit.nothing_fits")
@@ -114,10 +120,19 @@ def _sharding(situation: Situation, decision: Decision) -> Iterator[Caution]:
     if decision.method is not None and (sharded or hardware.nodes > 1):
         text = "a model sharded among devices, or trained on several nodes, is estimated, but not yet trained by this "
         yield Caution("NOT_TRAINED_HERE", f"{text}suite: the trainer refuses the recipe as it is", "fit.sharded")
-    elif hardware.count > 1 and not sharded and (found := _shardable(situation, decision, hardware.count)):
-        text = f"each of the {hardware.count} devices holds the whole model here: {' and '.join(found)} may fit where "
+    elif found := _divisible(situation, decision):
+        *others, last = found
+        words = f"{', '.join(others)} and {last}" if others else last
+        text = f"each of the {hardware.count} devices holds the whole model here: {words} may fit where "
         text += "it is sharded among them (hardware.sharding), which is estimated, but not yet trained by this suite"
         yield Caution("NOT_SHARDED", text, "fit.does_not_fit", found[0])
+
+
+def _divisible(situation: Situation, decision: Decision) -> tuple[Method, ...]:
+    """What may fit where several devices share the model, which each of them holds whole here."""
+    hardware = situation.inputs.hardware
+    several = hardware.count > 1 and hardware.sharding != rs.SHARDING_FULL
+    return _shardable(situation, decision, hardware.count) if several else ()
 
 
 def _shardable(situation: Situation, decision: Decision, count: int) -> tuple[Method, ...]:

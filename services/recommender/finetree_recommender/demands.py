@@ -151,7 +151,7 @@ def duration(seconds: float) -> str:
 def _capability(pack: Pack, demands: Demands, method: Method) -> Iterator[Breach]:
     rule = pack.rules.capabilities.nf4
     if method is Method.QLORA and demands.capability is not None and demands.capability < rule.value:
-        text = f"4-bit bases need compute capability {rule.value:g}, this GPU has {demands.capability:g}"
+        text = f"4-bit bases need compute capability {rule.value:.1f}, this GPU has {demands.capability:.1f}"
         yield Breach(NO_NF4, text, rule.id, hard=True)
 
 

@@ -6,7 +6,7 @@ A recommendation prices the recipes of all methods, so this is asked five times 
 
 from bisect import bisect_right
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from finetree_recommender.answers import NAMES, UNKNOWN
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.recipe_rules import BatchStart, Computed
+from finetree_recommender.recipe_rules import BatchRules, BatchStart, Computed
 from finetree_recommender.tables import Choice, Reading, Tables, choice, tables_of
 
 EPOCHS, SEQUENCE = "training.epochs", "training.sequence_length"
@@ -180,10 +180,17 @@ def _sizes(pack: Pack, rule_ids: tuple[str, str], tokens: int, batch: int | None
     return _part(
         {
             SEQUENCE: choice(SEQUENCE, tokens, length),
-            BATCH: choice(BATCH, size, start if size == start.value else rules.minimum_steps),
+            BATCH: choice(BATCH, size, start if size == start.value else _halved(rules, start)),
             MICRO_BATCH: choice(MICRO_BATCH, micro, rules.micro_tokens if devices else rules.micro_cpu),
         }
     )
+
+
+def _halved(rules: BatchRules, start: BatchStart) -> BatchStart:
+    """The rule of a batch that was halved, with the range of its methods: from one row on."""
+    most = next(rule.range[-1] for rule in rules.start if rule.general and start.methods[0] in rule.methods)
+    least = rules.minimum_steps
+    return replace(start, id=least.id, reason=least.reason, source=least.source, range=(1, most))
 
 
 def _late(pack: Pack, start: Start, steps: float | None, sizes: Part | None) -> Part:

@@ -63,7 +63,7 @@ class Inputs:
     @property
     def cautions(self) -> tuple[Caution, ...]:
         """What is odd about the inputs themselves."""
-        return (*self.device.cautions, *_contradictions(self.request, self.pack))
+        return (*self.device.cautions, *_contradictions(self.request, self.pack), *_lengths(self.profile, self.pack))
 
     @property
     def hardware(self) -> rs.Hardware:
@@ -204,6 +204,20 @@ def _model(source: rs.ModelSource, catalogue: Catalogue) -> Model | None:
         return Model(0, source.shape.max_position_embeddings, source.shape.experts)
     name = source.hub.id if kind == "hub" else source.name
     return catalogue.models.get(model_names.canonical(name))
+
+
+def _lengths(profile: rs.DatasetProfile | None, pack: Pack) -> Iterator[Caution]:
+    """Numbers of the data that do not go together."""
+    if profile is None:
+        return
+    rule_id = pack.rules.sequence.p99.id
+    if 0 < profile.total_tokens < profile.examples:
+        text = f"{profile.examples:,} rows with {profile.total_tokens:,} tokens in all have less than one each: "
+        yield Caution("INPUTS_DISAGREE", f"{text}say the tokens of all rows (total_tokens)", rule_id)
+    counted = sum(bucket.count for bucket in profile.token_lengths)
+    if counted and counted != profile.examples:
+        text = f"the lengths of {counted:,} rows were given for {profile.examples:,}: they count as those of all"
+        yield Caution("INPUTS_DISAGREE", text, rule_id)
 
 
 def _contradictions(request: rec.RecommendRequest, pack: Pack) -> Iterator[Caution]:

@@ -62,7 +62,12 @@ def _others(request: rec.RecommendRequest, profile: rs.DatasetProfile | None) ->
     yield "serving", ", ".join(SERVING_OF[item].lower() for item in request.serving) or None
     yield "priorities", ", ".join(PRIORITY_OF[item].lower() for item in request.priorities) or None
     yield "can_rent", str(request.can_rent).lower() if request.HasField("can_rent") else None
-    yield "dataset_profile.examples", f"{profile.examples} examples" if profile is not None else None
+    yield "dataset_profile.examples", _data_words(profile) if profile is not None else None
+
+
+def _data_words(profile: rs.DatasetProfile) -> str:
+    tokens = f", {profile.total_tokens} tokens" if profile.total_tokens else ""
+    return f"{profile.examples} examples{tokens}"
 
 
 @lru_cache(maxsize=8192)

@@ -162,7 +162,7 @@ def _bits(case: Case) -> Iterator[Reason]:
     rule, entry = case.pack.rules.capabilities.int8, case.inputs.device.entry
     has = entry.capability if entry is not None else None
     if case.method is Method.QLORA and has is not None and has < rule.value:
-        text = f"8-bit bases need compute capability {rule.value:g}, this GPU has {has:g}; 4-bit works"
+        text = f"8-bit bases need compute capability {rule.value:.1f}, this GPU has {has:.1f}; 4-bit works"
         yield Reason("NO_INT8", text, rule.id)
 
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.defaults import suggested_sequence_length
+from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH, suggested_sequence_length
 
-from finetree_recommender.drafting import SEQUENCE, sequence_length
+from finetree_recommender.demands import duration, seconds_of
+from finetree_recommender.drafting import BATCH, SEQUENCE, sequence_length
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.recipe import Recipe
@@ -19,6 +20,8 @@ from finetree_recommender.trace import Caution
 _RATE = "training.learning_rate"
 _SWEPT = (Method.FULL, Method.LORA, Method.QLORA)
 """Methods whose rates many have published."""
+_MANY_ROWS = 10_000
+"""Rows from which on fewer may do, as the recipes' tables call data small below it."""
 
 
 def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
@@ -38,16 +41,61 @@ def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
     if longer:
         text += f"up to {longer:,} of {profile.examples:,} are longer and lose their end; split them"
     else:
-        text += "longer ones lose their end; say how long they are (dataset_profile.token_lengths)"
+        text += f"longer ones lose their end{_average(profile)}; say how long they are (dataset_profile.token_lengths)"
     rule_id = next(item.rule_id for item in built.sources if item.field_path == SEQUENCE)
     yield Caution("ROWS_CUT", f"{text}, or take more memory" if cut_to_fit else text, rule_id)
+
+
+def _average(profile: rs.DatasetProfile) -> str:
+    """How long rows are on average, for people; nothing where that is not known."""
+    mean = profile.total_tokens // profile.examples
+    return f", and they have {mean:,} on average" if mean else ""
+
+
+def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
+    """How long rows were taken to be, where that was not said: memory and hours go by it."""
+    profile = situation.inputs.profile
+    if built is None or profile is None or profile.token_lengths or situation.evidence is None:
+        return
+    length, rule = built.spec.training.sequence_length, situation.pack.rules.sequence
+    if not profile.total_tokens:
+        text = f"how long the rows are is unknown: hours and cost are those of rows of {length:,} tokens, shorter ones "
+        yield Caution("LENGTHS_UNKNOWN", f"{text}take less; say how many there are (total_tokens)", rule.unknown.id)
+    elif length > UNKNOWN_SEQUENCE_LENGTH:
+        text = f"only the average of the rows' lengths is known: those above {length:,} tokens lose their end; "
+        yield Caution("LENGTHS_UNKNOWN", f"{text}say how long they are (dataset_profile.token_lengths)", rule.p99.id)
+
+
+def long_run(situation: Situation, method: Method | None) -> Iterator[Caution]:
+    """A run so long that one would rather ask for less."""
+    rule, evidence = situation.pack.rules.long_run, situation.evidence
+    if rule is None or method is None or evidence is None:
+        return
+    seconds = seconds_of(situation.pack, evidence, method, situation.inputs.examples)
+    if seconds is not None and seconds > rule.value:
+        many = (situation.inputs.examples or 0) >= _MANY_ROWS
+        less = "fewer rows (some thousand chosen ones may do as well)" if many else "a smaller model"
+        text = f"a run takes {duration(seconds)}: {less}, fewer epochs or faster hardware make it shorter"
+        yield Caution("LONG_RUN", text, rule.id)
+
+
+def idle_devices(built: Recipe | None) -> Iterator[Caution]:
+    """More devices than a batch has rows: each takes a row at least."""
+    if built is None:
+        return
+    rows, devices = built.spec.training.effective_batch_size, built.spec.hardware.count
+    if devices > rows > 0:
+        rule_id = next(item.rule_id for item in built.sources if item.field_path == BATCH)
+        text = f"a batch has {rows} rows, which {rows} of the {devices} devices work on: the others cost and do nothing"
+        yield Caution("IDLE_DEVICES", text, rule_id)
 
 
 def few_rows(situation: Situation) -> Iterator[Caution]:
     """Less data than guides ask for."""
     rule, examples = situation.pack.rules.few_examples, situation.inputs.examples
     if rule is not None and examples is not None and examples < rule.value:
-        text = f"{examples} rows of data are few: guides ask for {rule.value:g} at least and recommend 500 to 1,000; "
+        rows = "1 row of data is" if examples == 1 else f"{examples} rows of data are"
+        text = f"{rows} few: guides ask for {rule.value:g} at least and recommend 500 to 1,000; "
         text += "try a few of them in the prompt first, and keep some back to evaluate on"
         yield Caution("FEW_EXAMPLES", text, rule.id)
 
@@ -90,6 +138,7 @@ def rounding(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
     if rate < rule.value:
         text = f"at a rate of {rate:g} many updates are lost in rounding to bfloat16 weights: where memory allows take "
         text += "float32 ones (mixed precision, 8 to 10 bytes a parameter more), else a higher rate"
+        text += ", or shard the model among the devices" if spec.hardware.count > 1 else ""
         yield Caution("BF16_ROUNDING", text, rule.id)
 
 

@@ -239,6 +239,8 @@ class Rules:
     """Whether to say what becomes of a model's experts."""
     few_examples: Number | None = None
     """Rows of data below which to warn."""
+    long_run: Number | None = None
+    """Seconds of a run from which on to warn."""
     rate_doubt: Number | None = None
     """How many times apart published learning rates must be to be told as uncertain."""
     bf16_rounding: Number | None = None

@@ -19,7 +19,7 @@ from finetree_recommender.renting import RENT
 UPGRADE_WORDS = "upgrade GPU first"
 """What the playbook says below 8 GB (L268)."""
 _MOST_CHANGES = 2
-_REMARKS = ("DATASET_UNKNOWN", "MODEL_SIZE_UNKNOWN")
+_REMARKS = ("DATASET_UNKNOWN", "MODEL_SIZE_UNKNOWN", "LENGTHS_UNKNOWN")
 """Cautions that say what is not known, rather than what could go wrong: told only where nothing could."""
 _INPUTS = {
     "hardware": "on {}",
@@ -125,7 +125,7 @@ def _why(answer: Recommendation) -> str:
     if reason.code == "MULTI_TASK" and answer.decision.method is not Method.ADAPTER:
         return "many different tasks over one model take one small file each by it"
     sentences = {
-        "MOST_VOTES": "your answers speak for it more than for any other method that this hardware can run",
+        "MOST_VOTES": f"your answers speak for it more than for any other method{_runnable(answer)}",
         "TREE_LEAF": "it is the usual choice where nothing speaks for another method",
         "TIE_BREAK": "your answers speak as much for another method, and between the two the rules take this one",
         "MULTI_TASK": "it is made for many different tasks over one model",
@@ -133,6 +133,10 @@ def _why(answer: Recommendation) -> str:
         "OTHERS_DO_NOT_FIT": f"the rules prefer {preferred}, which does not fit into the memory",
     }
     return sentences.get(reason.code, reason.message)
+
+
+def _runnable(answer: Recommendation) -> str:
+    return " that this hardware can run" if answer.inputs.hardware_known else ""
 
 
 def _device(answer: Recommendation) -> str:
@@ -172,13 +176,13 @@ def _unpriced(answer: Recommendation) -> str:
 
 
 def _priced(answer: Recommendation, priced: Priced) -> str:
-    memory = f"{_scaled(priced.device_bytes, GIB)} GiB of the {priced.usable_bytes / GIB:.1f} that"
+    memory = f"{_scaled(priced.device_bytes, GIB)} GiB of the {priced.usable_bytes / GIB:,.1f} that"
     text = f"It takes {memory} {_device(answer)} offers"
     if priced.total_seconds is None:
         return f"{text}; for time and cost, say how many rows there are."
     text += f", and {_duration(priced.total_seconds)}"
-    if priced.cost is not None:
-        text += f", for {_range(priced.cost, '{:.2f}')} {priced.currency}"
+    if priced.cost is not None and priced.cost.high > 0:  # what is owned and has no tariff costs nothing
+        text += f", for {_money(priced.cost)} {priced.currency}"
     return f"{text}."
 
 
@@ -255,9 +259,17 @@ _UP_TO = {"seconds": 90.0, "minutes": 5400.0, "hours": 2 * 86400.0, "days": 1000
 """Seconds up to which a time is told in each unit."""
 
 
+def _money(interval: ev.Interval) -> str:
+    """Such as 0.29 (0.22 to 0.45); less than a cent where it is."""
+    return _range(interval, "{:,.2f}") if interval.expected >= _CENT else f"less than {max(_CENT, interval.high):.2f}"
+
+
+_CENT = 0.01
+
+
 def _scaled(interval: ev.Interval, unit: float) -> str:
     low, expected, high = (value / unit for value in (interval.low, interval.expected, interval.high))
-    return _range(ev.Interval(low=low, expected=expected, high=high), "{:.1f}")
+    return _range(ev.Interval(low=low, expected=expected, high=high), "{:,.1f}")
 
 
 def _range(interval: ev.Interval, form: str) -> str:

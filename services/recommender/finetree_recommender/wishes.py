@@ -20,7 +20,7 @@ def unmet(situation: Situation, decision: Decision) -> Iterator[Caution]:
     if method is None:
         return
     for breach in situation.broken.get(method, ()):
-        text = f"{method} {breach.message}; no method here keeps every wish{_nearest(situation, breach.code)}"
+        text = f"{method} {breach.message}; no method here keeps every wish{_nearest(situation, breach.code, method)}"
         if breach.code == OVER_BUDGET and _rented_by_default(situation):
             text += "; that is at the price of renting: say so where the hardware is your own (ownership)"
         yield Caution(breach.code, text, breach.rule_id)
@@ -32,7 +32,7 @@ def _rented_by_default(situation: Situation) -> bool:
     return situation.evidence is not None and not situation.inputs.request.HasField("ownership")
 
 
-def _nearest(situation: Situation, code: str) -> str:
+def _nearest(situation: Situation, code: str, method: Method) -> str:
     """Which method comes nearest to a limit, for people; nothing for wishes that are kept or not."""
     kind = {OVER_DEADLINE: (seconds_of, "the quickest"), OVER_BUDGET: (usd_of, "the cheapest")}.get(code)
     if kind is None:
@@ -44,6 +44,8 @@ def _nearest(situation: Situation, code: str) -> str:
     if not found:
         return ""
     value, nearest = min(found)
+    if nearest is method:
+        return f", and it is {words}"
     return f"; {words}, {nearest}, {f'takes {duration(value)}' if code == OVER_DEADLINE else f'costs {value:.2f} USD'}"
 
 
@@ -100,11 +102,10 @@ def device_notes(situation: Situation) -> Iterator[Caution]:
     entry, rules = situation.inputs.device.entry, situation.pack.rules.capabilities
     if entry is None or entry.capability is None or entry.capability >= rules.bf16.value:
         return
-    text = (
-        f"compute capability {entry.capability:g} has no bfloat16 (from {rules.bf16.value:g} on): the run uses float16"
-    )
+    text = f"compute capability {entry.capability:.1f} has no bfloat16 (from {rules.bf16.value:.1f} on): "
+    text += "the run uses float16"
     if entry.capability < rules.int8.value:
-        text += f", and no 8-bit base either (from {rules.int8.value:g} on); 4-bit bases work"
+        text += f", and no 8-bit base either (from {rules.int8.value:.1f} on); 4-bit bases work"
     yield Caution("NO_BF16", text, rules.bf16.id)
 
 
@@ -139,7 +140,12 @@ def _missing(situation: Situation) -> str:
     lacking = [] if inputs.model_known else ["the model"]
     lacking += [] if inputs.hardware_known else ["the hardware"]
     lacking += [] if inputs.profile is not None else ["the number of examples"]
-    return f"say {', '.join(lacking)}" if lacking else "say who owns the hardware, in USD (ownership)"
+    if lacking:
+        return f"say {', '.join(lacking)}"
+    currency = situation.inputs.request.ownership.owned.currency_code
+    if currency not in ("", "USD"):
+        return f"its cost is in {currency}; give the tariff in USD to have it checked"
+    return "say who owns the hardware, in USD (ownership)"
 
 
 def _high_seconds(priced: Priced | None) -> float:

@@ -11,6 +11,8 @@ SEQUENCE_LENGTH_STEP = 64
 """Sequence lengths are rounded up to a multiple of this (tokens), so that kernels meet few distinct shapes."""
 UNKNOWN_SEQUENCE_LENGTH = 2048
 """Tokens, where nothing is known of the data (recipe policy, max_seq_len)."""
+LONGEST_SEQUENCE = 16_777_216
+"""Tokens, as the contract limits them."""
 CHECKPOINT_EVERY_STEPS = 100
 """Optimizer steps between checkpoints."""
 
@@ -158,9 +160,12 @@ def cpu_precision(cpu: rs.CpuDevice) -> rs.Precision.ValueType:
 
 
 def suggested_sequence_length(profile: rs.DatasetProfile | None) -> int:
-    """Tokens that keep 99 % of the rows whole, rounded up to a multiple of 64; 0 when lengths are unknown."""
+    """Tokens that keep 99 % of the rows whole, rounded up to a multiple of 64; 0 when lengths are unknown.
+
+    Where only the average is known, twice that, if it is more than is taken without it.
+    """
     if profile is None or not profile.token_lengths:
-        return 0
+        return _twice_the_average(profile) if profile is not None and profile.examples else 0
     wanted = 0.99 * sum(bucket.count for bucket in profile.token_lengths)
     seen = 0
     bound = 0
@@ -170,6 +175,13 @@ def suggested_sequence_length(profile: rs.DatasetProfile | None) -> int:
         if seen >= wanted:
             break
     return -(-bound // SEQUENCE_LENGTH_STEP) * SEQUENCE_LENGTH_STEP
+
+
+def _twice_the_average(profile: rs.DatasetProfile) -> int:
+    """0 where that is no more than what is taken where nothing is known, or no length that a run may have."""
+    tokens = -(-2 * profile.total_tokens // profile.examples)
+    length = -(-tokens // SEQUENCE_LENGTH_STEP) * SEQUENCE_LENGTH_STEP
+    return length if UNKNOWN_SEQUENCE_LENGTH < length <= LONGEST_SEQUENCE else 0
 
 
 def _cite(lines: str) -> tuple[ev.ProvenanceKind.ValueType, str, str]:

@@ -86,6 +86,9 @@ def test_contradictory_wishes_get_the_rules_answer_and_what_gives(ask):
     assert by_code["OVER_BUDGET"].endswith(
         "; that is at the price of renting: say so where the hardware is your own (ownership)"
     )
+    cheapest = ask(figures(), hardware=gpu(16), budget_usd_run=1)
+    assert cheapest.decision.method is Method.QLORA
+    assert "no method here keeps every wish, and it is the cheapest;" in cheapest.cautions[0].message
     owned = ask(figures(), hardware=gpu(80), ownership={"owned": {"tariff_per_kwh": 0.3}}, **fields)
     assert not [item for item in owned.cautions if "price of renting" in item.message]
     assert "no method has all of what was asked for" in by_code["CONTRADICTORY_WISHES"]

@@ -128,7 +128,7 @@ def test_budgets_that_disagree_are_told(pack):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "time"), [(1, "MINUTES"), (3599, "MINUTES"), (3600, "HOURS"), (86399, "HOURS"), (86400, "DAYS")]
+    ("seconds", "time"), [(1, "MINUTES"), (3599, "MINUTES"), (3600, "HOURS"), (86400, "HOURS"), (86401, "DAYS")]
 )
 def test_a_deadline_answers_the_question_of_time_where_that_is_open(pack, seconds, time):
     implied = normalize(request(deadline=f"{seconds}s"), pack, Catalogue())

@@ -85,6 +85,10 @@ def test_sequence_length_keeps_99_percent_whole() -> None:
         profile.token_lengths.add(upper_bound=bound, count=count)
     assert suggested_sequence_length(profile) == 320
     assert suggested_sequence_length(rs.DatasetProfile(examples=5)) == 0
+    # Of rows of which only the average is known twice that stays whole, and never less than without it.
+    averages = ((5 * 3000, 6016), (5 * 1000, 0), (5 * 1025, 2112), (10**15, 0))
+    for tokens, length in averages:
+        assert suggested_sequence_length(rs.DatasetProfile(examples=5, total_tokens=tokens)) == length
     assert plan.resolve_spec(lora_spec(), profile=profile).spec.training.sequence_length == 320
 
 
