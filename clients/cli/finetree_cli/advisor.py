@@ -42,6 +42,14 @@ class Advisor(Protocol):
         """ListPolicies."""
         ...
 
+    def method(self, method: "recommender_pb2.Method.ValueType", policy: str) -> "recommender_pb2.MethodCard":
+        """GetMethod."""
+        ...
+
+    def methods(self, policy: str) -> "tuple[list[recommender_pb2.MethodCard], recommender_pb2.Guide]":
+        """ListMethods: the cards, and what the pack says beside them."""
+        ...
+
 
 @contextlib.contextmanager
 def advisor(settings: "Settings", client: "Client", *, local: bool, method: str = "Recommend") -> Iterator[Advisor]:
@@ -86,6 +94,14 @@ class ServedAdvisor:
         """ListPolicies."""
         return self._client.list_policies()
 
+    def method(self, method: "recommender_pb2.Method.ValueType", policy: str) -> "recommender_pb2.MethodCard":
+        """GetMethod."""
+        return self._client.get_method(method, policy=policy)
+
+    def methods(self, policy: str) -> "tuple[list[recommender_pb2.MethodCard], recommender_pb2.Guide]":
+        """ListMethods."""
+        return self._client.list_methods(policy=policy), self._client.method_guide(policy=policy)
+
 
 class LocalAdvisor(LocalPrograms):
     """A recommender of one's own, which asks an estimator of its own."""
@@ -124,3 +140,16 @@ class LocalAdvisor(LocalPrograms):
         from finetree_api.recommender.v1 import recommender_pb2 as pb
 
         return list(self.ask("ListPolicies", pb.ListPoliciesRequest(), pb.ListPoliciesResponse()).policies)
+
+    def method(self, method: "recommender_pb2.Method.ValueType", policy: str) -> "recommender_pb2.MethodCard":
+        """GetMethod."""
+        from finetree_api.recommender.v1 import recommender_pb2 as pb
+
+        return self.ask("GetMethod", pb.GetMethodRequest(method=method, policy=policy), pb.GetMethodResponse()).method
+
+    def methods(self, policy: str) -> "tuple[list[recommender_pb2.MethodCard], recommender_pb2.Guide]":
+        """ListMethods."""
+        from finetree_api.recommender.v1 import recommender_pb2 as pb
+
+        answer = self.ask("ListMethods", pb.ListMethodsRequest(policy=policy), pb.ListMethodsResponse())
+        return list(answer.methods), answer.guide

@@ -2,7 +2,7 @@
 """Whom estimates are asked of: a server, or an engine of one's own where none listens."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -35,6 +35,20 @@ class Engine(Protocol):
         self, run: "estimator_pb2.EstimateRunRequest", policy: "estimator_pb2.PlanPolicy", /
     ) -> "estimator_pb2.CheckPlanResponse":
         """CheckPlan."""
+        ...
+
+    def list_models(self, prefix: str = "", /) -> "Iterable[estimator_pb2.Model]":
+        """ListModels, all pages."""
+        ...
+
+    def list_accelerators(self, prefix: str = "", /) -> "Iterable[estimator_pb2.Accelerator]":
+        """ListAccelerators, all pages."""
+        ...
+
+    def list_prices(
+        self, accelerator: str = "", /, *, provider: str = "", term: str | int = 0
+    ) -> "Iterable[estimator_pb2.Price]":
+        """ListPrices, all pages; `term` is the number of a PriceTerm, or its short name."""
         ...
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The estimator without a server."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetree_cli.local_program import LocalPrograms
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
     from finetree import FinetreeError
     from finetree_api.estimator.v1 import estimator_pb2
+
+PAGE_SIZE = 1000
+"""Largest page that the contract allows."""
 
 
 class LocalEngine(LocalPrograms):
@@ -48,3 +52,38 @@ class LocalEngine(LocalPrograms):
         from finetree_api.estimator.v1 import estimator_pb2 as pb
 
         return self.ask("CheckPlan", pb.CheckPlanRequest(run=run, policy=policy), pb.CheckPlanResponse())
+
+    def list_models(self, prefix: str = "") -> "Iterator[estimator_pb2.Model]":
+        """ListModels, all pages."""
+        from finetree_api.estimator.v1 import estimator_pb2 as pb
+
+        for page in self._pages("ListModels", pb.ListModelsRequest(prefix=prefix), pb.ListModelsResponse):
+            yield from page.models
+
+    def list_accelerators(self, prefix: str = "") -> "Iterator[estimator_pb2.Accelerator]":
+        """ListAccelerators, all pages."""
+        from finetree_api.estimator.v1 import estimator_pb2 as pb
+
+        request = pb.ListAcceleratorsRequest(prefix=prefix)
+        for page in self._pages("ListAccelerators", request, pb.ListAcceleratorsResponse):
+            yield from page.accelerators
+
+    def list_prices(
+        self, accelerator: str = "", *, provider: str = "", term: str | int = 0
+    ) -> "Iterator[estimator_pb2.Price]":
+        """ListPrices, all pages."""
+        from finetree_api.estimator.v1 import estimator_pb2 as pb
+
+        number = pb.PriceTerm.Value(f"PRICE_TERM_{term.upper()}") if isinstance(term, str) else term
+        request = pb.ListPricesRequest(accelerator=accelerator, provider=provider, term=number)  # type: ignore[arg-type]
+        for page in self._pages("ListPrices", request, pb.ListPricesResponse):
+            yield from page.prices
+
+    def _pages(self, method: str, request: Any, answer: type[Any]) -> Iterator[Any]:
+        request.page_size = PAGE_SIZE
+        while True:
+            page = self.ask(method, request, answer())
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token

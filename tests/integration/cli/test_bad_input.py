@@ -116,24 +116,6 @@ def test_nothing_of_a_recommended_recipe_is_refused(run, tmp_path, hardware):
     assert all("[" in line for line in comments)
 
 
-@pytest.mark.parametrize(
-    ("service", "words"),
-    [
-        ("recommender", ("recommend", "--model", "llama-3.1-8b", "--gpu", "rtx-4090", "--examples", "300")),
-        ("estimator", ("estimate", "--model", "llama-3.1-8b", "--method", "qlora", "--gpu", "rtx-4090")),
-    ],
-)
-def test_without_a_server_the_answer_is_the_served_one(run, monkeypatch, service, words):
-    served = run(*words)
-    assert run(*words, "--local")[:2] == served[:2]
-    assert served[0] == 0
-    monkeypatch.delenv(f"FINETREE_{service.upper()}_ADDRESS")
-    monkeypatch.setattr("finetree_cli.places._listens", lambda _port: False)
-    code, answer, said = run(*words)
-    assert (code, answer) == served[:2]
-    assert f"no {service} listens here" in said
-
-
 @pytest.mark.parametrize(("words", "told"), [([], "--full says what would make it fit"), (["--full"], "Remedy: ")])
 def test_what_does_not_fit_is_not_the_last_word(suite, monkeypatch, capsys, words, told):
     monkeypatch.setenv("FINETREE_ESTIMATOR_ADDRESS", suite.addresses["estimator"])

@@ -1,33 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """`finetree methods`, `gpus`, `capacity` and `models list --catalogue`: what there is."""
 
-from typing import TYPE_CHECKING
-
 import click
 
 from finetree_cli.command import Command, Settings, pass_settings
-
-if TYPE_CHECKING:
-    from typing import Literal
-
-    MethodName = Literal["full", "lora", "qlora", "prefix", "adapter"]
 
 
 @click.command(cls=Command, examples=("finetree methods", "finetree methods lora", "finetree methods --json"))
 @click.argument("method", required=False, type=click.Choice(("full", "lora", "qlora", "prefix", "adapter")))
 @click.option("--policy", default="", metavar="NAME", help="Rule pack. [default: playbook-1]")
 @pass_settings
-def methods(settings: Settings, method: "MethodName | None", policy: str) -> None:
+def methods(settings: Settings, method: str | None, policy: str) -> None:
     """Describe the five methods, or one of them.
 
     With --json, the list also carries the questionnaire, the hardware chart, and the answers to typical situations.
     """
+    from finetree_api.recommender.v1 import recommender_pb2
+
+    from finetree_cli.advisor import advisor
     from finetree_cli.output import as_dict
     from finetree_cli.render.methods import show_card, show_methods
 
-    with settings.client() as client:
-        cards = [client.get_method(method, policy=policy)] if method else client.list_methods(policy=policy)
-        guide = None if method else client.method_guide(policy=policy)
+    rpc = "GetMethod" if method else "ListMethods"
+    with settings.client() as client, advisor(settings, client, local=False, method=rpc) as asked:
+        if method:
+            number = recommender_pb2.Method.Value(f"METHOD_{method.upper()}")
+            cards, guide = [asked.method(number, policy)], None
+        else:
+            cards, guide = asked.methods(policy)
     if settings.out.json:
         document = {"methods": [as_dict(card) for card in cards]}
         settings.out.document(document if guide is None else document | {"guide": as_dict(guide)})
@@ -39,11 +39,12 @@ def methods(settings: Settings, method: "MethodName | None", policy: str) -> Non
 
 def list_catalogue(settings: Settings, prefix: str) -> None:
     """List the models of the catalogue whose name, hub id or family begins with the prefix."""
+    from finetree_cli.engine import engine
     from finetree_cli.output import as_dict
     from finetree_cli.render.catalogue import show_models
 
-    with settings.client() as client:
-        found = list(client.list_models(prefix))
+    with engine(settings, "ListModels", local=False) as asked:
+        found = list(asked.list_models(prefix))
     if settings.out.json:
         settings.out.document({"models": [as_dict(item) for item in found]})
     else:
@@ -55,11 +56,12 @@ def list_catalogue(settings: Settings, prefix: str) -> None:
 @pass_settings
 def gpus(settings: Settings, prefix: str) -> None:
     """List the GPUs of the catalogue whose name begins with PREFIX."""
+    from finetree_cli.engine import engine
     from finetree_cli.output import as_dict
     from finetree_cli.render.catalogue import show_accelerators
 
-    with settings.client() as client:
-        found = list(client.list_accelerators(prefix))
+    with engine(settings, "ListAccelerators", local=False) as asked:
+        found = list(asked.list_accelerators(prefix))
     if settings.out.json:
         settings.out.document({"accelerators": [as_dict(item) for item in found]})
     else:

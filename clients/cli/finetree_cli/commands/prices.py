@@ -26,12 +26,13 @@ def prices() -> None:
 @pass_settings
 def list_prices(settings: Settings, accelerator: str, provider: str, term: str | None) -> None:
     """List quotes by GPU, the cheapest first; each with its source and date."""
+    from finetree_cli.engine import engine
     from finetree_cli.output import as_dict
     from finetree_cli.render.catalogue import show_prices
 
     number = term.replace("-", "_") if term else 0
-    with settings.client() as client:
-        found = list(client.list_prices(accelerator, provider=provider, term=number, page_size=1000))
+    with engine(settings, "ListPrices", local=False) as asked:
+        found = list(asked.list_prices(accelerator, provider=provider, term=number))
     if settings.out.json:
         settings.out.document({"prices": [as_dict(item) for item in found]})
     else:

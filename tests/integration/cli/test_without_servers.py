@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where no server listens, what is installed answers, and its answer is the served one."""
+
+import json
+from typing import Any
+
+import pytest
+from finetree_cli import __main__ as entry
+
+RECOMMENDED = ("recommend", "--model", "llama-3.1-8b", "--gpu", "rtx-4090", "--examples", "300")
+ESTIMATED = ("estimate", "--model", "llama-3.1-8b", "--method", "qlora", "--gpu", "rtx-4090")
+
+
+@pytest.fixture
+def run(suite, monkeypatch, capsys, tmp_path):
+    for name, address in suite.addresses.items():
+        monkeypatch.setenv(f"FINETREE_{name.upper()}_ADDRESS", address)
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: str) -> tuple[int, Any, str]:
+        code = entry.run([*words, "--json"])
+        printed = capsys.readouterr()
+        return code, json.loads(printed.out), printed.err
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("service", "words"),
+    [
+        ("recommender", RECOMMENDED),
+        ("recommender", ("methods",)),
+        ("recommender", ("methods", "prefix", "--policy", "evidence-1")),
+        ("recommender", ("policies", "list")),
+        ("estimator", ESTIMATED),
+        ("estimator", ("gpus", "rtx-40")),
+        ("estimator", ("models", "list", "--catalogue")),
+        ("estimator", ("prices", "list", "--accelerator", "a100-80gb", "--term", "on-demand")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
+)
+def test_what_is_installed_answers_as_the_service_does(run, monkeypatch, service, words):
+    code, served, _ = run(*words)
+    assert code == 0
+    monkeypatch.delenv(f"FINETREE_{service.upper()}_ADDRESS")
+    monkeypatch.setattr("finetree_cli.places._listens", lambda _port: False)
+    code, answer, said = run(*words)
+    assert (code, answer) == (0, served)
+    assert f"no {service} listens here" in said
+
+
+@pytest.mark.parametrize("words", [RECOMMENDED, ESTIMATED], ids=lambda words: words[0])
+def test_no_server_is_asked_where_that_is_wished(run, monkeypatch, words):
+    served = run(*words)
+    for service in ("RECOMMENDER", "ESTIMATOR"):
+        monkeypatch.setenv(f"FINETREE_{service}_ADDRESS", "127.0.0.1:1")
+    assert run(*words, "--local")[:2] == served[:2]
+
+
+def test_a_hint_can_be_followed_where_nothing_listens(run, monkeypatch):
+    """The refusal of a name says how to list names; that must not need a server that is not there."""
+    monkeypatch.delenv("FINETREE_ESTIMATOR_ADDRESS")
+    monkeypatch.setattr("finetree_cli.places._listens", lambda _port: False)
+    code, _, said = run("estimate", "--model", "llama-3.1-8b", "--method", "lora", "--gpu", "rtx-9999")
+    assert code == 2
+    assert "`finetree gpus`" in said
+    code, listed, _ = run("gpus")
+    assert code == 0
+    assert "rtx-4090" in [gpu["name"] for gpu in listed["accelerators"]]
