@@ -126,6 +126,24 @@ SHAPES = {
         learned_positions=2048,
         family="gpt_bigcode",
     ),
+    "llama-2-13b-16k": rs.ModelShape(
+        hidden_size=5120,
+        layers=40,
+        attention_heads=40,
+        intermediate_size=13824,
+        vocab_size=32000,
+        gated_mlp=True,
+        family="llama",
+    ),
+    "llama-65b": rs.ModelShape(
+        hidden_size=8192,
+        layers=80,
+        attention_heads=64,
+        intermediate_size=22016,
+        vocab_size=32000,
+        gated_mlp=True,
+        family="llama",
+    ),
     "mimo-7b": rs.ModelShape(
         hidden_size=4096,
         layers=36,
@@ -185,7 +203,7 @@ def _row(row: dict[str, str]) -> OtherRow:
         source=row["source"].split("@")[0],
         label=label,
         group=f"{row['method']}{base} · {'1 device' if devices == 1 else 'several devices'}",
-        request=_request(row),
+        request=request_of(row),
         accelerator=row["accelerator"],
         peaks={name: float(row[f"{name}_gib"]) * GIB for name in QUANTITIES if row[f"{name}_gib"]},
         tokens_per_second=float(row["tokens_per_second"]) if row["tokens_per_second"] else None,
@@ -193,7 +211,8 @@ def _row(row: dict[str, str]) -> OtherRow:
     )
 
 
-def _request(row: dict[str, str]) -> pb.EstimateRunRequest:
+def request_of(row: dict[str, str]) -> pb.EstimateRunRequest:
+    """What EstimateRun is asked for a row, by the columns of the table. Raises KeyError and ValueError."""
     shape = SHAPES.get(row["model"])
     spec = rs.RunSpec(
         model=rs.ModelSource(name=row["model"]) if shape is None else rs.ModelSource(shape=shape),

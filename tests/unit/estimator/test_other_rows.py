@@ -14,6 +14,7 @@ from finetree_runtime.validation import validate
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks" / "estimator"))
 
 from other_rows import OtherRow, other_rows
+from whole_runs import foretold, request, whole_runs
 
 ROWS = other_rows()
 FMS = "github:foundation-model-stack/fms-acceleration"
@@ -63,6 +64,51 @@ def test_memory_of_sources_that_no_constant_was_fitted_on(found, source, words, 
 
     assert errors
     assert statistics.mean(map(abs, errors)) <= limit
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "limit"),
+    [
+        (FMS, ("full",), 0.13),
+        (FMS, ("lora · 1 device",), 0.08),
+        (FMS, ("lora · several", "llama"), 0.08),
+        (FMS, ("gptq",), 0.11),
+        (FMS, ("nf4-dq",), 0.13),
+        ("github:AnswerDotAI/fsdp_qlora", ("nf4",), 0.14),
+        ("github:meta-pytorch/torchtune", (), 0.13),
+        ("github:QwenLM/Qwen", ("lora · 1 device", "14b"), 0.18),
+    ],
+)
+def test_speeds_of_sources_that_no_constant_was_fitted_on(found, source, words, limit):
+    errors = [
+        estimate.time.tokens_per_second.expected / row.tokens_per_second - 1
+        for row, estimate in found
+        if row.source == source and row.tokens_per_second and _named(row, words)
+    ]
+
+    assert errors
+    assert statistics.mean(map(abs, errors)) <= limit
+
+
+def test_nine_of_ten_speeds_are_inside_intervals_that_say_something(found):
+    rates = [(row, estimate.time.tokens_per_second) for row, estimate in found if row.tokens_per_second and row.steady]
+    inside = [rate.low <= row.tokens_per_second <= rate.high for row, rate in rates]
+
+    assert len(inside) >= 180
+    assert sum(inside) / len(inside) >= 0.9
+    assert statistics.mean(rate.high / rate.expected for _, rate in rates) < 1.4
+
+
+def test_whole_runs_take_the_hours_that_are_foretold():
+    servicer = EstimatorServicer(Knowledge(prices.packaged()))
+    rows = whole_runs()
+    for row in rows:
+        validate(request(row))
+    known = [foretold(row, servicer) for row in rows if row["total_tokens"]]
+
+    assert len({one["source"] for one in known}) >= 5
+    assert sum(one["inside"] for one in known) / len(known) >= 0.8
+    assert statistics.median(abs(one["error"]) for one in known) <= 0.2
 
 
 def _named(row: OtherRow, words: tuple[str, ...]) -> bool:
