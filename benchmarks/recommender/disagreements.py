@@ -16,14 +16,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender.advisor import Advisor
 from finetree_recommender.conclusion import Recommendation
-from finetree_recommender.estimates import Candidate, Catalogue, EstimatorUnavailableError, Evidence
+from finetree_recommender.estimates import Catalogue, EstimatorUnavailableError, Evidence
 from finetree_recommender.estimator_client import EstimatorClient
 from finetree_recommender.estimator_program import EstimatorProgram
 from finetree_recommender.library import Library
+from finetree_recommender.methods import Method
 from finetree_recommender.pack import DEFAULT_PACK, Pack
 from google.protobuf import json_format
 
@@ -42,7 +42,7 @@ class Nobody:
         """Nothing."""
         raise EstimatorUnavailableError("nobody was asked")
 
-    async def price(self, rows: dict[Candidate, est.EstimateRunRequest]) -> Evidence:
+    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
         """Nothing."""
         raise EstimatorUnavailableError(f"nobody was asked about {len(rows)} rows")
 

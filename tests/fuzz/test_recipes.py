@@ -11,7 +11,7 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from finetree_recommender.estimator_client import priced
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import load_builtin
 from finetree_runtime.errors import DomainError
-from finetree_runtime.validation import validate
+from finetree_runtime.validation import read, validate
 from finetree_trainer import hub
 from finetree_trainer.devices import Device
 from finetree_trainer.models import KNOWN, Models
@@ -63,11 +63,11 @@ class Known:
     async def catalogue(self) -> Any:
         return self.known
 
-    async def price(self, rows: dict[Method, est.EstimateRunRequest]) -> Evidence:
+    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
         found: dict[tuple[Method, int], Priced | Refused] = {}
         revision, parameters = ev.Revision(), 0
-        for method, request in rows.items():
-            validate(request)
+        for method, raw in rows.items():
+            request = read(est.EstimateRunRequest, raw)
             try:
                 answer = self.servicer.estimate(request)
             except DomainError as error:
@@ -79,8 +79,8 @@ class Known:
 
     async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
         found = {}
-        for method, request in rows.items():
-            validate(request)
+        for method, raw in rows.items():
+            request = read(est.EstimateRunRequest, raw)
             with contextlib.suppress(DomainError):
                 found[method] = self.servicer.estimate(request)
         return found

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import NotFound
+from finetree_runtime.wire import delimited, key
 
 from finetree_recommender import cautions, recipe, renting
 from finetree_recommender.conclusion import Recommendation, conclude, parameters_of
@@ -117,12 +119,17 @@ class Advisor:
                 return inputs, evidence
         raise EstimatorUnavailableError("the catalogue changes from call to call")
 
+    async def _answer(self, spec: rs.RunSpec) -> Priced | Refused:
+        """What the estimator says of a run by LoRA."""
+        question = est.EstimateRunRequest(spec=spec).SerializeToString()
+        return (await self._estimator.price({Method.LORA: question})).rows[Method.LORA, 0]
+
     async def _check_hardware(self, hardware: rs.Hardware) -> None:
         """Refuse an accelerator that the estimator does not know, also where there is no model to price on it."""
         if hardware.WhichOneof("device") != "accelerator":
             return
         spec = rs.RunSpec(model=rs.ModelSource(shape=ANY_SHAPE), lora=rs.Lora(), hardware=hardware)
-        answer = (await self._estimator.price({Method.LORA: est.EstimateRunRequest(spec=spec)})).rows[Method.LORA, 0]
+        answer = await self._answer(spec)
         if isinstance(answer, Refused) and answer.reason == "ACCELERATOR_NOT_FOUND":
             raise as_error(answer)
 
@@ -131,7 +138,7 @@ class Advisor:
         if inputs.model is not None or request.model.WhichOneof("source") not in ("name", "hub"):
             return
         spec = rs.RunSpec(model=request.model, lora=rs.Lora(), hardware=rs.Hardware(cpu=rs.CpuDevice()))
-        answer = (await self._estimator.price({Method.LORA: est.EstimateRunRequest(spec=spec)})).rows[Method.LORA, 0]
+        answer = await self._answer(spec)
         if isinstance(answer, Refused) and answer.reason == "MODEL_NOT_FOUND":
             raise as_error(answer)
 
@@ -151,15 +158,23 @@ def _counted(inputs: Inputs, evidence: Evidence) -> Inputs | None:
     return replace(inputs, model=replace(model, parameters=evidence.parameters), kept={})
 
 
-def _questions(pack: Pack, inputs: Inputs) -> dict[Method, est.EstimateRunRequest]:
+def _questions(pack: Pack, inputs: Inputs) -> dict[Method, bytes]:
     """Every method's recipe, with its adaptations to be tried where it does not fit."""
     request = inputs.request
-    beside = est.EstimateRunRequest(view=est.ESTIMATE_VIEW_SUMMARY)
+    beside = [_VIEW]
     if inputs.profile is not None:
-        beside.dataset_profile.CopyFrom(inputs.profile)
+        beside.append(delimited(_PROFILE, inputs.profile.SerializeToString()))
     if request.HasField("evaluation_profile"):
-        beside.evaluation_profile.CopyFrom(request.evaluation_profile)
+        beside.append(delimited(_EVALUATION, request.evaluation_profile.SerializeToString()))
     if request.HasField("pinned"):
-        beside.pinned.CopyFrom(request.pinned)
-        beside.pinned.ClearField("pack")
-    return recipe.questions(pack, inputs, parameters_of(inputs, None), beside)
+        pinned = ev.Revision()
+        pinned.CopyFrom(request.pinned)
+        pinned.ClearField("pack")
+        beside.append(delimited(_PINNED, pinned.SerializeToString()))
+    return recipe.questions(pack, inputs, parameters_of(inputs, None), b"".join(beside))
+
+
+_VIEW = est.EstimateRunRequest(view=est.ESTIMATE_VIEW_SUMMARY).SerializeToString()
+_PROFILE, _EVALUATION, _PINNED = (
+    key(est.EstimateRunRequest, name) for name in ("dataset_profile", "evaluation_profile", "pinned")
+)

@@ -126,8 +126,10 @@ class Estimator(Protocol):
         """
         ...
 
-    async def price(self, rows: dict[Method, est.EstimateRunRequest]) -> Evidence:
+    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
         """Estimates of all methods' recipes, each adapted until it fits, in one call.
+
+        The recipes are EstimateRunRequests as bytes of the wire: put together of parts that are kept so.
 
         Raises:
             EstimatorUnavailableError: It did not answer.

@@ -4,12 +4,14 @@
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Mapping
+from functools import cache
 from typing import Protocol, TypeVar
 
 import finetree
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime import device_names, model_names
+from finetree_runtime.wire import delimited, key
 
 from finetree_recommender.estimates import (
     Accelerator,
@@ -27,6 +29,8 @@ PAGE_SIZE = 1000
 """Largest page that the contract allows; a catalogue is one or two."""
 
 T = TypeVar("T")
+Batch = est.BatchEstimateRunsRequest | Mapping[str, est.EstimateRunRequest]
+"""Questions by a key."""
 
 _FITS = {
     est.FIT_VERDICT_FITS: FitState.FITS,
@@ -39,7 +43,7 @@ class Asked(Protocol):
     """What answers: the SDK's client, or a program. Every method raises FinetreeError."""
 
     async def estimate_batch(
-        self, rows: Mapping[str, est.EstimateRunRequest], /, *, timeout: float | None = None
+        self, rows: Batch, /, *, timeout: float | None = None
     ) -> dict[str, est.Estimate | finetree.FinetreeError]:
         """BatchEstimateRuns; a row that fails holds its exception."""
         ...
@@ -74,13 +78,14 @@ class EstimatorClient:
             self._catalogue_revision = ""
         return self._catalogue
 
-    async def price(self, rows: dict[Method, est.EstimateRunRequest]) -> Evidence:
+    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
         """Estimates of all methods' recipes, each adapted until it fits."""
-        requests = {str(method): row for method, row in rows.items()}
-        answers = await self._bounded(self._client.estimate_batch(requests, timeout=self._seconds))
-        if set(answers) != set(requests):
+        batch = b"".join([delimited(_ROW, _key(method) + delimited(_REQUEST, row)) for method, row in rows.items()])
+        question = est.BatchEstimateRunsRequest.FromString(batch)
+        answers = await self._bounded(self._client.estimate_batch(question, timeout=self._seconds))
+        if answers.keys() != rows.keys():
             raise EstimatorUnavailableError("the estimator left rows out")
-        found = {(Method(key), taken(answer)): priced(answer) for key, answer in answers.items()}
+        found = {(method, taken(answers[method])): priced(answers[method]) for method in rows}
         estimates = [answer for answer in answers.values() if isinstance(answer, est.Estimate)]
         revision = estimates[0].revision if estimates else ev.Revision()
         self._notice(revision)
@@ -116,6 +121,15 @@ class EstimatorClient:
                 return await question
         except (finetree.FinetreeError, TimeoutError) as error:
             raise EstimatorUnavailableError(type(error).__name__) from error
+
+
+@cache
+def _key(method: Method) -> bytes:
+    """A row of a batch with its key alone, as bytes of the wire."""
+    return est.BatchEstimateRow(key=method).SerializeToString()
+
+
+_ROW, _REQUEST = key(est.BatchEstimateRunsRequest, "rows"), key(est.BatchEstimateRow, "request")
 
 
 def taken(answer: est.Estimate | finetree.FinetreeError) -> int:

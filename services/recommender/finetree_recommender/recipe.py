@@ -43,29 +43,27 @@ def adaptations(pack: Pack, inputs: Inputs, method: Method) -> tuple[Adaptation,
     return _adaptations(pack, method, _length(pack, inputs), device_of(inputs))
 
 
-def questions(
-    pack: Pack, inputs: Inputs, parameters: int | None, beside: est.EstimateRunRequest
-) -> dict[Method, est.EstimateRunRequest]:
+def questions(pack: Pack, inputs: Inputs, parameters: int | None, beside: bytes) -> dict[Method, bytes]:
     """What to ask the estimator for each method: its recipe without adaptations, and what each of those would set.
 
     Of a CPU whose memory is not known the recipe with all of them is asked: what a method takes at its smallest.
 
     What no rule sets is left open. `parameters` of the base model choose the learning rate; None takes the rows for an
-    unknown size. `beside` is what is asked with every recipe.
+    unknown size. `beside` is what is asked with every recipe. It and what is found are EstimateRunRequests in bytes of
+    the wire.
     """
     case = case_of(pack, inputs, Method.FULL, parameters)
-    named, length, others = _named(inputs), _length(pack, inputs), beside.SerializeToString()
+    named, length = _named(inputs), _length(pack, inputs)
     device, found = device_of(inputs), {}
     # Where nobody knows what there is to fit into, what a method takes at its smallest tells most.
-    unlimited = inputs.on_cpu and not inputs.hardware.cpu.memory_bytes
+    unlimited = inputs.on_cpu and not inputs.request.hardware.cpu.memory_bytes
     for method, drawn in drafts(pack, case).items():
         spec, adapted = named + _marker(method) + drawn.raw, b""
         if unlimited:
             spec += b"".join(map(_setting_of, _adaptations(pack, method, length, device)))
         else:
             adapted = _fallbacks(pack, method, length, device)
-        raw = delimited(_SPEC, spec) + adapted + others
-        found[method] = est.EstimateRunRequest.FromString(raw)
+        found[method] = delimited(_SPEC, spec) + beside + adapted
     return found
 
 

@@ -59,6 +59,10 @@ def test_a_row_that_fails_spoils_no_other(do, spec):
     assert results["unknown"].reason == "MODEL_NOT_FOUND"
     assert results["request"].total_parameters == 7_000_000_000
     assert results["good"].total_parameters == 1_000_000
+    whole = estimator_pb2.BatchEstimateRunsRequest(
+        rows=[estimator_pb2.BatchEstimateRow(key="request", request=rows["request"])]
+    )
+    assert do(do.client().estimate_batch(whole)) == {"request": results["request"]}
 
 
 @pytest.mark.parametrize("page_size", [0, 1, 2, 3])

@@ -4,6 +4,7 @@
 from typing import Any
 
 import pytest
+from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender import cautions
 from finetree_recommender.advisor import Advisor
@@ -29,7 +30,7 @@ class Recording:
         return self._catalogues[0]
 
     async def price(self, rows):
-        self.asked.append(rows)
+        self.asked.append({method: est.EstimateRunRequest.FromString(raw) for method, raw in rows.items()})
         if len(self._catalogues) > 1:
             self._catalogues.pop(0)
         if self._found is None:

@@ -25,6 +25,7 @@ ProfileLike = run_spec_pb2.DatasetProfile | Mapping[str, Any]
 RevisionLike = evidence_pb2.Revision | Mapping[str, Any]
 RecommendLike = recommender_pb2.RecommendRequest | Mapping[str, Any]
 EstimateLike = estimator_pb2.EstimateRunRequest | SpecLike
+BatchLike = estimator_pb2.BatchEstimateRunsRequest | Mapping[str, EstimateLike]
 PolicyLike = estimator_pb2.PlanPolicy | Mapping[str, Any]
 ObservationLike = estimator_pb2.Observation | Mapping[str, Any]
 View = Literal["BASIC", "FULL"]
@@ -125,8 +126,10 @@ def estimate_request(
     )
 
 
-def batch_request(rows: Mapping[str, EstimateLike]) -> estimator_pb2.BatchEstimateRunsRequest:
+def batch_request(rows: BatchLike) -> estimator_pb2.BatchEstimateRunsRequest:
     """Request of BatchEstimateRuns."""
+    if isinstance(rows, estimator_pb2.BatchEstimateRunsRequest):
+        return rows
     return estimator_pb2.BatchEstimateRunsRequest(
         rows=[estimator_pb2.BatchEstimateRow(key=key, request=estimate_request(each)) for key, each in rows.items()]
     )

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.recommender.v1 import recommender_pb2
 
 from finetree._shared import methods
 from finetree._shared.requests import (
+    BatchLike,
     EstimateLike,
     MethodName,
     PictureFormat,
@@ -192,12 +191,12 @@ class Questions:
         return self._transport.unary(methods.ESTIMATE_RUN, request, timeout=timeout, request_id=request_id).estimate
 
     def estimate_batch(
-        self, rows: Mapping[str, EstimateLike], *, timeout: float | None = None, request_id: str = ""
+        self, rows: BatchLike, *, timeout: float | None = None, request_id: str = ""
     ) -> dict[str, estimator_pb2.Estimate | FinetreeError]:
         """Many estimates in one call. A row that fails holds its exception and spoils no other.
 
         Args:
-            rows: specs by a key of the caller's, at most 1000.
+            rows: specs by a key of the caller's, at most 1000, or a whole BatchEstimateRunsRequest.
             timeout: seconds; None means the client's timeout, else 30.
             request_id: id for the logs; empty means a new one.
 
