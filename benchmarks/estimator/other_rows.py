@@ -11,8 +11,11 @@ from pathlib import Path
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
+from other_shapes import SHAPES
 
-TABLE = Path(__file__).with_name("other_rows.csv")
+FOLDER = Path(__file__).parent
+TABLES = (FOLDER / "other_rows.csv", FOLDER / "fresh_rows.csv")
+"""What was asked while formulas were mended from the programs' sources, and what was gathered after that."""
 GIB = 2**30
 QUANTITIES = ("allocated", "reserved", "device")
 """What a published peak may be: live tensors, what the allocator holds, what the driver shows."""
@@ -33,8 +36,14 @@ _OPTIMIZERS = {
     "adamw": rs.OPTIMIZER_ADAMW,
     "adamw-8bit": rs.OPTIMIZER_ADAMW_8BIT,
     "paged-adamw-8bit": rs.OPTIMIZER_PAGED_ADAMW_8BIT,
+    "adafactor": rs.OPTIMIZER_ADAFACTOR,
+    "sgd": rs.OPTIMIZER_SGD,
 }
-_PRECISIONS = {"bf16": rs.PRECISION_BF16, "bf16-mixed": rs.PRECISION_BF16_MIXED}
+_PRECISIONS = {
+    "bf16": rs.PRECISION_BF16,
+    "bf16-mixed": rs.PRECISION_BF16_MIXED,
+    "fp32": rs.PRECISION_FP32,
+}
 _LOSSES = {
     "full-logits": rs.LOSS_KERNEL_FULL_LOGITS,
     "chunked": rs.LOSS_KERNEL_CHUNKED,
@@ -66,100 +75,6 @@ _LIBRARIES = {
 }
 
 
-def _qwen(hidden: int, layers: int, heads: int, intermediate: int, vocab: int) -> rs.ModelShape:
-    """Qwen 1, whose one projection makes queries, keys and values with a bias (its config.json and modeling file)."""
-    return rs.ModelShape(
-        hidden_size=hidden,
-        layers=layers,
-        attention_heads=heads,
-        intermediate_size=intermediate,
-        vocab_size=vocab,
-        gated_mlp=True,
-        attention_bias=True,
-    )
-
-
-SHAPES = {
-    "qwen-1.8b": _qwen(2048, 24, 16, 5504, 151936),
-    "qwen-7b": _qwen(4096, 32, 32, 11008, 151936),
-    "qwen-14b": _qwen(5120, 40, 40, 13696, 152064),
-    "qwen-72b": _qwen(8192, 80, 64, 24576, 152064),
-    "baichuan2-7b": rs.ModelShape(
-        hidden_size=4096,
-        layers=32,
-        attention_heads=32,
-        intermediate_size=11008,
-        vocab_size=125696,
-        gated_mlp=True,
-    ),
-    "deepseek-coder-1.3b": rs.ModelShape(
-        hidden_size=2048,
-        layers=24,
-        attention_heads=16,
-        intermediate_size=5504,
-        vocab_size=32256,
-        gated_mlp=True,
-        family="llama",
-    ),
-    "powerlm-3b": rs.ModelShape(
-        hidden_size=2304,
-        layers=40,
-        attention_heads=36,
-        intermediate_size=9216,
-        vocab_size=49152,
-        tied_embeddings=True,
-        gated_mlp=True,
-        family="granite",
-    ),
-    "santacoder": rs.ModelShape(
-        hidden_size=2048,
-        layers=24,
-        attention_heads=16,
-        kv_heads=1,
-        intermediate_size=8192,
-        vocab_size=49280,
-        tied_embeddings=True,
-        attention_bias=True,
-        attention_output_bias=True,
-        mlp_bias=True,
-        norm_bias=True,
-        learned_positions=2048,
-        family="gpt_bigcode",
-    ),
-    "llama-2-13b-16k": rs.ModelShape(
-        hidden_size=5120,
-        layers=40,
-        attention_heads=40,
-        intermediate_size=13824,
-        vocab_size=32000,
-        gated_mlp=True,
-        family="llama",
-    ),
-    "llama-65b": rs.ModelShape(
-        hidden_size=8192,
-        layers=80,
-        attention_heads=64,
-        intermediate_size=22016,
-        vocab_size=32000,
-        gated_mlp=True,
-        family="llama",
-    ),
-    "mimo-7b": rs.ModelShape(
-        hidden_size=4096,
-        layers=36,
-        attention_heads=32,
-        kv_heads=8,
-        head_dim=128,
-        intermediate_size=11008,
-        vocab_size=151680,
-        gated_mlp=True,
-        attention_bias=True,
-        family="qwen2",
-    ),
-}
-"""Models that the catalogue does not have, by their config.json."""
-
-
 @dataclass(frozen=True, slots=True)
 class OtherRow:
     """A published run: what is asked, and what was measured."""
@@ -185,8 +100,12 @@ class OtherRow:
         return "includes the first" not in self.note
 
 
-def other_rows(path: Path = TABLE) -> list[OtherRow]:
-    """All rows of the table, in its order. Raises KeyError (an unknown word or column) and ValueError (no number)."""
+def other_rows(tables: tuple[Path, ...] = TABLES) -> list[OtherRow]:
+    """All rows of the tables, in order. Raises KeyError (an unknown word or column) and ValueError (no number)."""
+    return [row for path in tables for row in _rows_of(path)]
+
+
+def _rows_of(path: Path) -> list[OtherRow]:
     with path.open(encoding="utf-8", newline="") as file:
         return [_row(row) for row in csv.DictReader(file)]
 
