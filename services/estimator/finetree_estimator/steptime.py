@@ -45,7 +45,7 @@ class Work(NamedTuple):
     adapters: float
     """Of adapters, forward and backward."""
     adapter_bytes: float
-    """Bytes per token that low-rank adapters move in a step."""
+    """Bytes per token that low-rank adapters move in a step, and the casts around a quantised base's products."""
     float32_head: bool
     """Whether head and adapters compute in float32 although the layers do not."""
     update_bytes: float
@@ -75,7 +75,7 @@ def work_of(recipe: Recipe) -> Work:
         head=2.0 * shape.vocab * shape.hidden,
         head_passes=3.0 if isinstance(method, Full) else 2.0,
         adapters=0.0 if isinstance(method, Full | Prefix) else 6.0 * trained,
-        adapter_bytes=0.0 if recipe.on_cpu else traffic.adapter_bytes(recipe),
+        adapter_bytes=0.0 if recipe.on_cpu else traffic.adapter_bytes(recipe) + traffic.cast_bytes(recipe),
         float32_head=recipe.activation_bytes > recipe.compute_bytes,
         update_bytes=traffic.update_bytes(recipe, trained),
         saved_bytes=trained * recipe.master_bytes,

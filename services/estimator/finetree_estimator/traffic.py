@@ -10,7 +10,7 @@ from finetree_estimator import constants as c
 from finetree_estimator.activations import stream_bytes
 from finetree_estimator.methods import LoraAdapters, QuantizedLora, target_linears
 from finetree_estimator.run import Recipe, Run
-from finetree_estimator.shapes import linear_weights
+from finetree_estimator.shapes import Linear, layer_kinds, linear_weights
 
 
 def adapter_bytes(recipe: Recipe) -> float:
@@ -31,18 +31,36 @@ def adapter_bytes(recipe: Recipe) -> float:
     read_back = 2 * own + dropped + cast + 3 * stream
     written_back = cast + 4 * own
     again = 2 if recipe.checkpointing else 1
-    linears = [
-        (max(1, recipe.shape.active_experts) if linear.routed else 1, linear)
-        for linear in target_linears(recipe.shape, method.targets)
-    ]
-    into = sum(used * linear.d_in for used, linear in linears) * (again * read + read_back)
-    out = sum(used * linear.d_out for used, linear in linears) * (again * written + written_back)
+    linears = target_linears(recipe.shape, method.targets)
+    into = sum(_used(recipe, each) * each.d_in for each in linears) * (again * read + read_back)
+    out = sum(_used(recipe, each) * each.d_out for each in linears) * (again * written + written_back)
     return float(recipe.shape.layers * (into + out))
 
 
 def _own_bytes(recipe: Recipe) -> int:
     """Bytes of an adapter's numbers while it computes: float32 in PEFT, but for shards, which have one type."""
     return 4 if recipe.program.copies_adapter_inputs and not recipe.sharded else recipe.compute_bytes
+
+
+def cast_bytes(recipe: Recipe) -> float:
+    """Bytes per token that a quantised base's products move to leave float32 and to come back, in a step.
+
+    Behind a raised base every product casts its input to the compute type and its output back, in each pass for itself
+    (bitsandbytes' Linear4bit): six bytes a number in 16 bits. 0 where the stream has the compute type.
+    """
+    if not recipe.raised:
+        return 0.0
+    passes = 3 if recipe.checkpointing else 2
+    numbers = sum(
+        kind.layers * sum(_used(recipe, part) * (part.d_in + part.d_out) for part in kind.linears)
+        for kind in layer_kinds(recipe.shape)
+    )
+    return float(passes * (4 + recipe.compute_bytes) * numbers)
+
+
+def _used(recipe: Recipe, linear: Linear) -> int:
+    """Copies of a projection that a token goes through."""
+    return max(1, recipe.shape.active_experts) if linear.routed else 1
 
 
 def update_bytes(recipe: Recipe, trained: int) -> float:
