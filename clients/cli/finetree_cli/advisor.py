@@ -3,10 +3,12 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from finetree_cli.local_program import LocalPrograms
-from finetree_cli.places import Place, nobody_serves
+from finetree_cli.model_folder import refuse_server, root_of
+from finetree_cli.places import Place, address_given, nobody_serves
 
 if TYPE_CHECKING:
     from finetree import Client
@@ -52,15 +54,20 @@ class Advisor(Protocol):
 
 
 @contextlib.contextmanager
-def advisor(settings: "Settings", client: "Client", *, local: bool, method: str = "Recommend") -> Iterator[Advisor]:
+def advisor(
+    settings: "Settings", client: "Client", *, local: bool, method: str = "Recommend", model: Path | None = None
+) -> Iterator[Advisor]:
     """The advisor for a command: a local one when told so, or when no address is given and nobody listens.
 
-    `method` is the rpc that it will be asked first: a local process gets ready meanwhile.
+    `method` is the rpc that it will be asked first: a local process gets ready meanwhile. `model` is a folder of this
+    machine that is asked about.
     """
-    if not (local or nobody_serves(RECOMMENDER, settings, settings.recommender)):
+    if not local:
+        refuse_server(model, address_given=address_given(RECOMMENDER, settings, settings.recommender))
+    if not (local or model is not None or nobody_serves(RECOMMENDER, settings, settings.recommender)):
         yield ServedAdvisor(client)
         return
-    with LocalAdvisor() as own:
+    with LocalAdvisor(model) as own:
         own.prepare(method)
         yield own
 
@@ -106,8 +113,8 @@ class ServedAdvisor:
 class LocalAdvisor(LocalPrograms):
     """A recommender of one's own, which asks an estimator of its own."""
 
-    def __init__(self) -> None:
-        super().__init__("recommender")
+    def __init__(self, model: Path | None = None) -> None:
+        super().__init__("recommender", variables=root_of(model))
 
     def recommend(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RecommendResponse":
         """Recommend."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from finetree_cli.errors import BadInput
-from finetree_cli.places import Place, nobody_serves
+from finetree_cli.model_folder import refuse_server
+from finetree_cli.places import Place, address_given, nobody_serves
 
 if TYPE_CHECKING:
     from finetree import FinetreeError
@@ -53,12 +54,17 @@ class Engine(Protocol):
 
 
 @contextlib.contextmanager
-def engine(settings: "Settings", method: str, *, local: bool, price_book: Path | None = None) -> Iterator[Engine]:
+def engine(
+    settings: "Settings", method: str, *, local: bool, price_book: Path | None = None, model: Path | None = None
+) -> Iterator[Engine]:
     """The engine for a command: a local one when told so, or when no address is given and nobody listens.
 
-    `method` is the rpc that it will ask first: a local process gets ready meanwhile.
+    `method` is the rpc that it will ask first: a local process gets ready meanwhile. `model` is a folder of this
+    machine that is asked about.
     """
-    if not (local or nobody_serves(ESTIMATOR, settings, settings.estimator)):
+    if not local:
+        refuse_server(model, address_given=address_given(ESTIMATOR, settings, settings.estimator))
+    if not (local or model is not None or nobody_serves(ESTIMATOR, settings, settings.estimator)):
         if price_book is not None:
             raise BadInput("--price-book is for the local engine", remedy="a server has a price book of its own")
         with settings.client() as client:
@@ -66,6 +72,6 @@ def engine(settings: "Settings", method: str, *, local: bool, price_book: Path |
         return
     from finetree_cli.local_engine import LocalEngine
 
-    with LocalEngine(price_book=price_book) as own:
+    with LocalEngine(price_book=price_book, model=model) as own:
         own.prepare(method)
         yield own

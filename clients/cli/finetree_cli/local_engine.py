@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetree_cli.local_program import LocalPrograms
+from finetree_cli.model_folder import root_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,8 +21,10 @@ PAGE_SIZE = 1000
 class LocalEngine(LocalPrograms):
     """An estimator of one's own."""
 
-    def __init__(self, *, price_book: Path | None = None) -> None:
-        super().__init__("estimator", [] if price_book is None else ["--price-book", str(price_book)])
+    def __init__(self, *, price_book: Path | None = None, model: Path | None = None) -> None:
+        """`model` is a folder that runs may name by its name, as `model.path`."""
+        flags = [] if price_book is None else ["--price-book", str(price_book)]
+        super().__init__("estimator", flags, root_of(model))
 
     def estimate(self, request: "estimator_pb2.EstimateRunRequest") -> "estimator_pb2.Estimate":
         """EstimateRun. Raises FinetreeError as a client does."""

@@ -7,11 +7,12 @@ itself: its answers are the served ones, byte by byte.
 
 import contextlib
 import importlib.util
+import os
 import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self, TypeVar
 
@@ -35,11 +36,13 @@ class LocalPrograms:
     Args:
         service: "estimator" or "recommender".
         flags: settings of the service.
+        variables: of the programs' environment, beside one's own.
     """
 
-    def __init__(self, service: str, flags: Sequence[str] = ()) -> None:
+    def __init__(self, service: str, flags: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> None:
         self._service = service
         self._flags = list(flags)
+        self._variables = variables or {}
         self._processes: dict[str, _Process] = {}
 
     def prepare(self, method: str) -> None:
@@ -55,7 +58,7 @@ class LocalPrograms:
                 reason="LOCAL_ENGINE_NOT_INSTALLED",
             )
         if method not in self._processes:
-            self._processes[method] = _Process(self._service, method, self._flags)
+            self._processes[method] = _Process(self._service, method, self._flags, self._variables)
 
     def ask(self, method: str, request: "Message", answer: "Answer") -> "Answer":
         """Fill `answer` with what the service says. Raises FinetreeError as a client does."""
@@ -87,7 +90,7 @@ def installed(service: str) -> bool:
 class _Process:
     """One process for one rpc."""
 
-    def __init__(self, service: str, method: str, flags: list[str]) -> None:
+    def __init__(self, service: str, method: str, flags: list[str], variables: Mapping[str, str]) -> None:
         # -P: a file of the folder that a pipeline happens to run in must never be imported in place of a library.
         command = [sys.executable, "-P", "-m", f"finetree_{service}", "--once", "--once-method", method]
         self._service = service
@@ -97,6 +100,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
+            env=os.environ | variables,
         )
 
     def ask(self, content: bytes) -> tuple[int, bytes]:

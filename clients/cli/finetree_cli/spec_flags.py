@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from finetree_cli.errors import BadInput
+from finetree_cli.model_folder import model_folder
 
 if TYPE_CHECKING:
     from finetree import Client
@@ -94,9 +95,11 @@ def ownership_options(command: F) -> F:
 
 
 def model_source(name: str) -> "run_spec_pb2.ModelSource":
-    """A model by its catalogue name, or by its hub id ("organisation/name" with an optional "@revision")."""
+    """A model by its catalogue name, its hub id ("organisation/name" with an optional "@revision"), or its folder."""
     from finetree_api.types.v1 import run_spec_pb2
 
+    if (folder := model_folder(name)) is not None:
+        return run_spec_pb2.ModelSource(path=folder.name)
     if "/" not in name:
         return run_spec_pb2.ModelSource(name=name)
     hub, _, revision = name.partition("@")

@@ -67,3 +67,22 @@ def test_a_hint_can_be_followed_where_nothing_listens(run, monkeypatch):
     code, listed, _ = run("gpus")
     assert code == 0
     assert "rtx-4090" in [gpu["name"] for gpu in listed["accelerators"]]
+
+
+@pytest.mark.parametrize("words", [("estimate", "--method", "lora"), ("recommend",)], ids=lambda words: words[0])
+def test_a_model_of_a_folder_is_read_without_a_server(run, monkeypatch, tmp_path, words):
+    for service in ("RECOMMENDER", "ESTIMATOR"):
+        monkeypatch.delenv(f"FINETREE_{service}_ADDRESS")
+    config = {"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24}
+    config |= {"num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    code, own, _ = run(*words, "--model", "./tuned", "--gpu", "rtx-4090")
+    assert code == 0
+    code, known, _ = run(*words, "--model", "qwen2.5-0.5b", "--gpu", "rtx-4090", "--local")
+    assert code == 0
+    part = "estimate" if words == ("recommend",) else "memory"
+    assert own[part]["device_bytes"]["expected"] == known[part]["device_bytes"]["expected"] > 0
+    code, refused, said = run(*words, "--model", "./tuned", "--gpu", "rtx-4090", "--address", "127.0.0.1:1")
+    assert (code, refused["error"]["reason"]) == (2, "INVALID_REQUEST")
+    assert "add --local" in said

@@ -9,6 +9,7 @@ import click
 from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import BadInput
 from finetree_cli.job_file import JobFile
+from finetree_cli.model_folder import model_folder
 from finetree_cli.param_types import Names
 from finetree_cli.spec_flags import (
     DataFlags,
@@ -45,7 +46,11 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
     ),
 )
 @click.argument("file", required=False, metavar="[FILE]")
-@click.option("--model", metavar="NAME", help="A name of `finetree models list --catalogue`, or a hub id (org/name).")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="A name of `finetree models list --catalogue`, a hub id (org/name), or ./FOLDER with a config.json.",
+)
 @click.option("--method", type=click.Choice(METHODS), help="Fine-tuning method.")
 @click.option("--rank", type=int, help="Rank of LoRA and QLoRA.")
 @click.option("--epochs", type=float, help="Passes over the data.")
@@ -96,7 +101,8 @@ def _estimate(settings: Settings, file: str | None, flags: dict[str, Any]) -> No
     from finetree_cli.engine import engine
     from finetree_cli.placed_errors import placed
 
-    with engine(settings, "EstimateRun", local=flags["local"]) as asked, settings.client() as client:
+    local, folder = flags["local"], model_folder(flags["model"])
+    with engine(settings, "EstimateRun", local=local, model=folder) as asked, settings.client() as client:
         job = _job(file)
         request = _request(client, job, flags)
         if flags["full_view"]:
@@ -119,7 +125,11 @@ def _compare(settings: Settings, file: str | None, flags: dict[str, Any]) -> Non
     from finetree_cli.render import compare as rendered
 
     write = _chart_writer(flags["chart"])
-    with engine(settings, "BatchEstimateRuns", local=flags["local"]) as asked, settings.client() as client:
+    folder = model_folder(flags["model"])
+    with (
+        engine(settings, "BatchEstimateRuns", local=flags["local"], model=folder) as asked,
+        settings.client() as client,
+    ):
         request = _request(client, _job(file), flags)
         cells = compare(request, asked, flags["methods"], named_accelerators(request, flags["accelerators"] or ()))
     if write is not None:

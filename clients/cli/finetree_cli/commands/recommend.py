@@ -8,6 +8,7 @@ import click
 
 from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import BadInput
+from finetree_cli.model_folder import model_folder
 from finetree_cli.param_types import Duration, Names
 from finetree_cli.spec_flags import (
     DataFlags,
@@ -60,7 +61,7 @@ PRIORITY = {"quality": 1, "speed": 2, "cost": 3, "memory": 4, "simplicity": 5, "
 @click.option(
     "--model",
     metavar="NAME",
-    help="A name of `finetree models list --catalogue`, or a hub id (org/name).",
+    help="A name of `finetree models list --catalogue`, a hub id (org/name), or ./FOLDER with a config.json.",
 )
 @hardware_options
 @data_options
@@ -108,7 +109,8 @@ def recommend(settings: Settings, /, output: Path | None, **flags: Any) -> None:
         raise BadInput("--tree and --explain both answer on stdout", remedy="give --tree-output FILE")
     from finetree_cli.advisor import advisor
 
-    with settings.client() as client, advisor(settings, client, local=flags["local"]) as asked:
+    folder = model_folder(flags["model"])
+    with settings.client() as client, advisor(settings, client, local=flags["local"], model=folder) as asked:
         request = _request(client, flags)
         if flags["interactive"]:
             from finetree_cli.interview import interview
