@@ -146,7 +146,8 @@ def overhead_seconds(run: Run) -> float:
     passes = 3 + (1 if run.checkpointing else 0)
     # Forward and backward rearrange the weights once each; the products for weight gradients have none.
     seconds = run.shape.layers * passes * layer_overhead_seconds(run) + (passes - 1) * repack_seconds(run)
-    return seconds + (passes - 1) * traffic.unpacking_bytes(run) / run.device.bandwidth
+    moved = (passes - 1) * traffic.unpacking_bytes(run) + (passes - 2) * traffic.decomposing_bytes(run)
+    return seconds + moved / run.device.bandwidth
 
 
 def held_up_seconds(run: Run) -> float:

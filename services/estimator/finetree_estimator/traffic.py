@@ -27,9 +27,11 @@ def adapter_bytes(recipe: Recipe) -> float:
     cast = stream + own if stream != own else 0
     dropped = 2 * own + c.DROPOUT_MASK_BYTES if method.dropout > 0 else 0
     read = cast + dropped + own
-    written = 5 * own + stream + cast
+    # A magnitude scales what the adapted product gives: read, written, and its own gradient.
+    scaled = 4 * own if method.weight_decomposed else 0
+    written = 5 * own + stream + cast + scaled
     read_back = 2 * own + dropped + cast + 3 * stream
-    written_back = cast + 4 * own
+    written_back = cast + 4 * own + scaled
     again = 2 if recipe.checkpointing else 1
     linears = target_linears(recipe.shape, method.targets)
     into = sum(_used(recipe, each) * each.d_in for each in linears) * (again * read + read_back)
@@ -40,6 +42,19 @@ def adapter_bytes(recipe: Recipe) -> float:
 def _own_bytes(recipe: Recipe) -> int:
     """Bytes of an adapter's numbers while it computes: float32 in PEFT, but for shards, which have one type."""
     return 4 if recipe.program.copies_adapter_inputs and not recipe.sharded else recipe.compute_bytes
+
+
+def decomposing_bytes(run: Run) -> float:
+    """Bytes of a forward pass in which DoRA finds the lengths of the adapted weights' columns, whatever the tokens.
+
+    The product of an adapter's matrices is written, read and added to the weights, and the sum's norm is taken (PEFT).
+    """
+    method = run.method.lora if isinstance(run.method, QuantizedLora) else run.method
+    if not isinstance(method, LoraAdapters) or not method.weight_decomposed:
+        return 0.0
+    own = _own_bytes(run.recipe)
+    weights = sum(linear.weights for linear in target_linears(run.shape, method.targets))
+    return float(run.shape.layers * weights * (4 * own + run.compute_bytes))
 
 
 def cast_bytes(recipe: Recipe) -> float:

@@ -218,6 +218,20 @@ def test_a_raised_base_computes_head_and_adapters_in_float32(make_run, gpu):
     assert flops(autocast) == flops(replace(autocast, device=gpu))
 
 
+def test_dora_goes_over_the_adapted_weights_in_each_forward_pass(make_run):
+    plain = make_run(method=LoraAdapters(8, ("q_proj",)), program=TRANSFORMERS)
+    dora = replace(plain, method=replace(plain.method, weight_decomposed=True))
+    weights, numbers = 28 * 3072 * 3072, 28 * 3072
+
+    assert traffic.decomposing_bytes(dora) == 18 * weights
+    assert traffic.decomposing_bytes(plain) == traffic.decomposing_bytes(make_run(method=Full())) == 0
+    assert traffic.adapter_bytes(dora.recipe) - traffic.adapter_bytes(plain.recipe) == 2 * 16 * numbers
+    extra = steptime.overhead_seconds(dora) - steptime.overhead_seconds(plain)
+    again = replace(dora, checkpointing=True), replace(plain, checkpointing=True)
+    assert extra * plain.device.bandwidth == pytest.approx(18 * weights)
+    assert steptime.overhead_seconds(again[0]) - steptime.overhead_seconds(again[1]) == pytest.approx(2 * extra)
+
+
 def test_products_behind_a_raised_base_cast_what_they_read_and_write(make_run):
     """Six bytes a number and pass, of what Llama-3.2-3B's seven projections read and write in a layer."""
     run = make_run(method=QuantizedLora(QV), program=TRANSFORMERS)
