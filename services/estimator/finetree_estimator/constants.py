@@ -104,6 +104,11 @@ WIDEST = 1.25
 # ----------------------------------------------------------------------------------------------------------- time
 ATTENTION_BACKWARD = 2.5
 """Products of attention's backward pass in units of its forward pass: five against two (FlashAttention-2 paper)."""
+EAGER_SCORE_TRAFFIC = 24
+"""Bytes moved per attention score forward where no kernel fuses them, in 16 bits: written (2), scaled (4), masked (4),
+through a softmax in float32 (6) and back (6), read by the product with the values (2)."""
+EAGER_SCORE_GRADIENT_TRAFFIC = 34
+"""The same backward: written (2), to float32 (6), the softmax's gradient (12), back (6), scaled (4), read twice (4)."""
 COMPILED_SHARE = 0.55
 """What compilation leaves of elementwise traffic and of calls: what is kept is then written once and read once, 2 bytes
 for ELEMENTWISE_TRAFFIC's 3.6."""

@@ -163,16 +163,18 @@ def held_up_seconds(run: Run) -> float:
 def elementwise_seconds(run: Run, rows: Rows, work: Work) -> float:
     """Seconds per token and step outside of matrix products: norms, gates, softmax, adapters' additions, the loss."""
     again = 4 / 3 if run.checkpointing else 1.0
-    saved = run.shape.layers * saved_by(work.layer, run)
     if run.device.is_cpu:
+        saved = run.shape.layers * saved_by(work.layer, run)
         return again * saved / run.compute_bytes / (c.CPU_ELEMENTWISE * run.device.cores)
-    if work.adapter_bytes:
-        # What is kept for adapters is moved by them.
-        saved -= run.shape.layers * work.layer.trained
+    layer = work.layer
+    # What is kept for adapters is moved by them.
+    kept = layer.norms + layer.attention + layer.mlp + (0.0 if work.adapter_bytes else layer.trained)
+    saved = run.shape.layers * kept
     logits = c.LOGITS_BYTES[min(4, max(2, run.compute_bytes))] * run.shape.vocab * loss_share(run, rows)
     moved = again * saved + (0.0 if run.loss == "fused" else logits)
     left = c.COMPILED_SHARE if run.program.compiled else 1.0
-    return left * (c.ELEMENTWISE_TRAFFIC * moved + work.adapter_bytes) / run.device.bandwidth
+    scores = traffic.score_bytes(run) if run.eager_attention else 0.0
+    return left * (c.ELEMENTWISE_TRAFFIC * moved + work.adapter_bytes + scores) / run.device.bandwidth
 
 
 def forward_elementwise_seconds(run: Run, rows: Rows, work: Work) -> float:

@@ -78,6 +78,15 @@ def _used(recipe: Recipe, linear: Linear) -> int:
     return max(1, recipe.shape.active_experts) if linear.routed else 1
 
 
+def score_bytes(run: Run) -> float:
+    """Bytes per token that attention's scores move in a step where each operation goes over them by itself.
+
+    Counted from transformers' eager attention: scores of a whole padded row, whatever is masked.
+    """
+    moved = c.EAGER_SCORE_TRAFFIC * (2 if run.checkpointing else 1) + c.EAGER_SCORE_GRADIENT_TRAFFIC
+    return float(run.shape.layers * run.shape.heads * run.sequence_length * moved)
+
+
 def update_bytes(recipe: Recipe, trained: int) -> float:
     """Bytes that an optimizer step moves: clipping of the gradients, and the update."""
     traffic = c.OPTIMIZER_TRAFFIC if recipe.program.fused_optimizer else c.UNFUSED_OPTIMIZER_TRAFFIC

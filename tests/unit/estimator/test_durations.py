@@ -264,3 +264,14 @@ def test_compilation_leaves_half_of_the_elementwise_traffic_and_of_the_calls(mak
     assert steptime.overhead_seconds(compiled) == pytest.approx(0.55 * steptime.overhead_seconds(eager))
     # What is kept is less as well.
     assert 0.3 * elementwise(eager) < elementwise(compiled) < 0.56 * elementwise(eager)
+
+
+def test_plain_attention_goes_over_its_scores_again_and_again(make_run):
+    """24 bytes forward and 34 backward for each score of a padded row; a fused kernel moves none of them."""
+    eager, fused = make_run(eager_attention=True), make_run()
+    scores = 28 * 24 * 512
+
+    assert traffic.score_bytes(eager) == (24 + 34) * scores
+    assert traffic.score_bytes(replace(eager, checkpointing=True)) == (2 * 24 + 34) * scores
+    moved = (elementwise(eager) - elementwise(fused)) * eager.device.bandwidth
+    assert moved == pytest.approx(traffic.score_bytes(eager))
