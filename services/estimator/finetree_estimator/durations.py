@@ -17,7 +17,6 @@ from finetree_estimator.steptime import (
     forward_flops,
     forward_overhead_seconds,
     held_up_seconds,
-    layer_overhead_seconds,
     step_of,
     step_seconds,
     work_of,
@@ -111,7 +110,11 @@ def _generation_seconds(run: Run, rows: Rows, answer: float, work: Work) -> floa
     batches = math.ceil(rows.count / c.GENERATION_BATCH)
     weights = active_parameters(run.shape) * run.weight_bytes / run.device.bandwidth
     products = min(rows.count, c.GENERATION_BATCH) * 2.0 * active_parameters(run.shape) / run.device.training_flops
-    per_token = max(weights, products) + run.shape.layers * layer_overhead_seconds(run)
+    if run.device.is_cpu:
+        per_token = max(weights, products) + run.shape.layers * c.CPU_LAYER_OVERHEAD
+    else:
+        # A GPU works while the next calls are made: the slowest of the three decides.
+        per_token = max(weights, products, run.shape.layers * c.GENERATION_LAYER_OVERHEAD)
     per_token += min(rows.count, c.GENERATION_BATCH) * forward_elementwise_seconds(run, rows, work)
     return prompts + batches * answer * per_token
 
