@@ -137,10 +137,21 @@ def _compute_defaults(spec: rs.RunSpec) -> Iterator[Default]:
     yield Default("precision", precision, "the faster of bfloat16 and float32 on this device")
     yield Default("optimizer", rs.OPTIMIZER_ADAMW, "usual")
     yield Default("attention", rs.ATTENTION_KERNEL_SDPA, "works everywhere")
-    yield Default("gradient_checkpointing", rs.GRADIENT_CHECKPOINTING_OFF, "costs a quarter of the speed")
+    yield _checkpointing(spec, on_cpu=on_cpu)
     yield Default("loss_kernel", rs.LOSS_KERNEL_COMPLETION_ONLY, "no logits where nothing is learned")
     if spec.hardware.WhichOneof("device") is not None:
         yield Default("hardware.count", 1, "one device")
+
+
+def _checkpointing(spec: rs.RunSpec, *, on_cpu: bool) -> Default:
+    """On a GPU memory is what is short, and every layer's activations are most of it; TRL, Axolotl and others do so."""
+    path, off = "gradient_checkpointing", rs.GRADIENT_CHECKPOINTING_OFF
+    if on_cpu or spec.hardware.WhichOneof("device") is None:
+        return Default(path, off, "costs a quarter of the speed")
+    if spec.WhichOneof("method") == "prefix":
+        return Default(path, off, "a prefix does not go with it")
+    why = "most of a GPU's memory would be activations"
+    return Default(path, rs.GRADIENT_CHECKPOINTING_FULL, why, *_paper("TRL SFTConfig, torchtune README ladder"))
 
 
 def _evaluation_defaults(spec: rs.RunSpec) -> Iterator[Default]:

@@ -17,7 +17,8 @@ def check_of(request_of):
     """A CheckPlanRequest from a policy in JSON; the rest is the run of `request_of`."""
 
     def make(policy: dict[str, object], spec: dict[str, object] | None = None, **parts: object) -> pb.CheckPlanRequest:
-        run = request_of({"model": {"name": "smollm2-135m-instruct"}} | (spec or {}), **parts)
+        kept = {"gradient_checkpointing": "GRADIENT_CHECKPOINTING_OFF"}
+        run = request_of({"model": {"name": "smollm2-135m-instruct"}} | kept | (spec or {}), **parts)
         return pb.CheckPlanRequest(run=run, policy=json_format.ParseDict(policy, pb.PlanPolicy()))
 
     return make

@@ -106,6 +106,7 @@ async def test_what_is_too_large_does_not_fit_and_says_by_how_much(stub, request
 
 async def test_the_full_view_says_what_would_fit_and_the_basic_one_does_not_search(stub, request_of):
     spec = {"model": {"name": "llama-3.1-8b"}, "training": {"effective_batch_size": 16}}
+    spec["gradient_checkpointing"] = "GRADIENT_CHECKPOINTING_OFF"
     full = (await stub.EstimateRun(request_of(spec, view="ESTIMATE_VIEW_FULL"))).estimate
     basic = (await stub.EstimateRun(request_of(spec))).estimate
 

@@ -13,6 +13,7 @@ def changes(**settings: object) -> dict[str, object]:
 
 SMALL = {"model": {"name": "smollm2-135m-instruct"}}
 LARGE = {"model": {"name": "llama-3.1-8b"}, "qlora": {}, "hardware": {"accelerator": "rtx-4090"}}
+LARGE["gradient_checkpointing"] = "GRADIENT_CHECKPOINTING_OFF"
 
 
 async def test_a_run_that_fits_takes_no_fallback(stub, request_of):

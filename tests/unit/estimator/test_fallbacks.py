@@ -18,6 +18,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 KNOWLEDGE = Knowledge(packaged())
 LARGE = {"model": {"name": "llama-3.1-8b"}, "lora": {}, "hardware": {"accelerator": "rtx-4090"}}
+LARGE["gradient_checkpointing"] = "GRADIENT_CHECKPOINTING_OFF"
 CHECKPOINTED = {"gradient_checkpointing": "GRADIENT_CHECKPOINTING_FULL"}
 SHORT = {"training": {"micro_batch_size": 1, "sequence_length": 256}}
 QUANTIZED = {"qlora": {}}

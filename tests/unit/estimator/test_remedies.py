@@ -19,6 +19,7 @@ from google.protobuf import json_format
 KNOWLEDGE = Knowledge(prices.packaged())
 SERVICER = EstimatorServicer(KNOWLEDGE)
 ROWS = {"examples": 1000}
+KEPT = {"gradient_checkpointing": "GRADIENT_CHECKPOINTING_OFF"}
 
 
 def request_of(spec, **parts: object):
@@ -33,7 +34,7 @@ def found_for(spec, **options: int):
 
 def run_of(model: str, accelerator: str, method: str = "lora", count: int = 1, **more: object) -> dict[str, object]:
     hardware = {"accelerator": accelerator, "count": count}
-    return {"model": {"name": model}, method: {}, "hardware": hardware} | more
+    return {"model": {"name": model}, method: {}, "hardware": hardware} | KEPT | more
 
 
 def patched(spec: rs.RunSpec, patches) -> rs.RunSpec:

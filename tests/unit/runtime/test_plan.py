@@ -5,6 +5,7 @@ import pytest
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime import plan
+from finetree_runtime.combinations import combination_problem
 from finetree_runtime.defaults import cpu_precision, suggested_sequence_length
 from finetree_runtime.digest import plan_digest, settings_digest
 
@@ -77,6 +78,26 @@ def test_cpu_precision_follows_the_measured_rates() -> None:
     assert cpu_precision(slow) == rs.PRECISION_FP32
     fast = rs.CpuDevice(bf16_flops_per_second=1.3e11, fp32_flops_per_second=1.0e11)
     assert cpu_precision(fast) == rs.PRECISION_BF16
+
+
+GPU = rs.Hardware(accelerator="rtx-4090")
+UNNAMED = rs.Hardware(unknown_accelerator=rs.UnknownAccelerator(marketed_memory_gb=24))
+CPU = rs.Hardware(cpu=rs.CpuDevice(cores=2))
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (rs.RunSpec(lora=rs.Lora(), hardware=GPU), rs.GRADIENT_CHECKPOINTING_FULL),
+        (rs.RunSpec(full=rs.FullFineTuning(), hardware=UNNAMED), rs.GRADIENT_CHECKPOINTING_FULL),
+        (rs.RunSpec(prefix=rs.PrefixTuning(), hardware=GPU), rs.GRADIENT_CHECKPOINTING_OFF),
+        (rs.RunSpec(lora=rs.Lora(), hardware=CPU), rs.GRADIENT_CHECKPOINTING_OFF),
+        (rs.RunSpec(lora=rs.Lora()), rs.GRADIENT_CHECKPOINTING_OFF),
+    ],
+)
+def test_activations_are_recomputed_where_memory_is_short(spec, expected) -> None:
+    assert plan.resolve_spec(spec).spec.gradient_checkpointing == expected
+    assert combination_problem(plan.resolve_spec(spec).spec) is None
 
 
 def test_sequence_length_keeps_99_percent_whole() -> None:

@@ -572,7 +572,7 @@ class RunSpec(_message.Message):
     attention: Global___AttentionKernel.ValueType
     """Attention kernel."""
     gradient_checkpointing: Global___GradientCheckpointing.ValueType
-    """Whether activations are recomputed."""
+    """Whether activations are recomputed. Unset: FULL on a GPU, except with a prefix, and OFF on a CPU."""
     loss_kernel: Global___LossKernel.ValueType
     """How the loss is computed."""
     optimizer_in_backward: _builtins.bool
