@@ -94,6 +94,7 @@ CPU = rs.Hardware(cpu=rs.CpuDevice(cores=2))
         (rs.RunSpec(lora=rs.Lora(), hardware=CPU), rs.GRADIENT_CHECKPOINTING_OFF),
         (rs.RunSpec(lora=rs.Lora()), rs.GRADIENT_CHECKPOINTING_OFF),
     ],
+    ids=["gpu", "unnamed gpu", "prefix", "cpu", "unknown"],
 )
 def test_activations_are_recomputed_where_memory_is_short(spec, expected) -> None:
     assert plan.resolve_spec(spec).spec.gradient_checkpointing == expected
