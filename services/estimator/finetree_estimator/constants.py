@@ -112,15 +112,13 @@ EAGER_SCORE_GRADIENT_TRAFFIC = 34
 COMPILED_SHARE = 0.55
 """What compilation leaves of elementwise traffic and of calls: what is kept is then written once and read once, 2 bytes
 for ELEMENTWISE_TRAFFIC's 3.6."""
-ATTENTION_EFFICIENCY = 0.46
-"""Share of the dense products' rate that attention reaches. Fitted."""
 BANDWIDTH_SHARE = 0.77
 """Share of a memory's bandwidth that a GPU's elementwise kernels reach. Fitted."""
 ELEMENTWISE_TRAFFIC = 3.6
 """Bytes moved outside of matrix products per byte that is kept for the backward pass, over a whole step. Fitted."""
 GATHERS = 2
 """Times that sharded weights are gathered for a micro-batch: forward and backward."""
-EXPOSED_TRAFFIC = 0.07
+EXPOSED_TRAFFIC = 0.066
 """Share of the traffic between devices that computation does not hide. Fitted."""
 PLAIN_LINK = 25e9
 """Bytes per second over PCIe 4 x16 in one direction, where no other link is known."""
@@ -183,7 +181,7 @@ KNOWN_RATE = (0.30, 0.25)
 """Half-widths (below, above) of the rate of an accelerator with published runs: the same run moves by 10-30 %."""
 PRODUCTS_RATE = (0.40, 0.35)
 """The same where the rate follows from the measured rate of products alone: on the accelerators that have both,
-training reaches 0.77 to 0.83 of it below 300 TFLOP/s and 0.61 to 0.64 above."""
+training reaches 0.76 to 0.81 of it below 300 TFLOP/s and 0.61 to 0.62 above."""
 CLASS_RATE = (0.50, 0.50)
 """The same where the rate is a typical share of the peak."""
 UNKNOWN_RATE = (0.65, 1.0)

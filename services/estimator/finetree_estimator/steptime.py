@@ -138,7 +138,7 @@ def _float32_factor(run: Run) -> float:
 
 def attention_efficiency(run: Run) -> float:
     """Share of the dense products' rate that attention reaches."""
-    return 1.0 if run.device.is_cpu else c.ATTENTION_EFFICIENCY
+    return 1.0 if run.device.is_cpu else run.program.attention_efficiency
 
 
 def overhead_seconds(run: Run) -> float:

@@ -175,9 +175,9 @@ def test_nvlink_is_faster_than_pcie_and_both_lose_a_fifth():
 @pytest.mark.parametrize(
     ("name", "tflops", "spread", "note"),
     [
-        ("a100-80gb", 221, constants.KNOWN_RATE, ""),
-        ("rtx-4090", 0.79 * 178.8, constants.PRODUCTS_RATE, "follows from the measured rate of its products"),
-        ("rtx-4070", 0.85 * 58.3, constants.CLASS_RATE, "its speed is its class's"),
+        ("a100-80gb", 217, constants.KNOWN_RATE, ""),
+        ("rtx-4090", 0.78 * 178.8, constants.PRODUCTS_RATE, "follows from the measured rate of its products"),
+        ("rtx-4070", 0.84 * 58.3, constants.CLASS_RATE, "its speed is its class's"),
     ],
 )
 def test_the_less_a_rate_rests_on_the_wider_it_is(name, tflops, spread, note):
@@ -190,11 +190,11 @@ def test_the_less_a_rate_rests_on_the_wider_it_is(name, tflops, spread, note):
 
 
 def test_training_reaches_less_of_a_faster_cards_products():
-    """0.79 below 300 TFLOP/s, 0.63 above, as on the accelerators of which both were published."""
+    """0.78 below 300 TFLOP/s, 0.62 above, as on the accelerators of which both were published."""
     for row in table("accelerators.csv"):
         if row["training_evidence"] == "products":
             alone = float(row["source"].partition("products alone ")[2].partition(" TFLOP/s")[0])
-            assert float(row["training_tflops"]) / alone == pytest.approx(0.79 if alone < 300 else 0.63, rel=0.01)
+            assert float(row["training_tflops"]) / alone == pytest.approx(0.78 if alone < 300 else 0.62, rel=0.01)
 
 
 @pytest.mark.parametrize(
