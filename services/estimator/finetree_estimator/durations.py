@@ -74,8 +74,8 @@ def estimate(run: Run) -> Times | None:
 
 
 def save_seconds(run: Run, work: Work) -> float:
-    """Seconds of writing checkpoints (weights and two moments) and the artifact."""
-    return work.saved_bytes * (3.0 * run.checkpoints + 1.0) / c.DISK_BYTES_PER_SECOND
+    """Seconds of writing checkpoints and the artifact."""
+    return (work.checkpoint_bytes * run.checkpoints + work.saved_bytes) / c.DISK_BYTES_PER_SECOND
 
 
 def evaluation_seconds(run: Run, plan: EvaluationPlan) -> float:

@@ -65,7 +65,8 @@ def held(recipe: Recipe) -> Held:
         trainable_parameters=trainable,
         base_weights=_base_weights(recipe) / whole + _gathered(recipe),
         trainable_weights=_separate_weights(recipe, trainable) / (spread if _has_master(recipe) else whole),
-        optimizer_states=trainable * _state_bytes(recipe) / spread,
+        # Paged states live in memory of the driver that moves to the host where the device needs the room.
+        optimizer_states=0.0 if _pages(recipe) and not recipe.on_cpu else trainable * state_bytes(recipe) / spread,
         quantization=_quantization(recipe) / whole,
         gradients=_gradients(recipe, trainable),
         head_gradient=float(head * _trained_bytes(recipe)),
@@ -74,7 +75,7 @@ def held(recipe: Recipe) -> Held:
         collectives=_collectives(recipe),
         setup=_setup(recipe),
         whole_weights=count(_shape(recipe)).total * float(recipe.weight_bytes),
-        paged_states=c.EIGHT_BIT_STATE * trainable if recipe.optimizer == "paged-adamw-8bit" else 0.0,
+        paged_states=trainable * state_bytes(recipe) if _pages(recipe) else 0.0,
     )
 
 
@@ -212,12 +213,16 @@ def _trained_bytes(recipe: Recipe) -> int:
     return recipe.master_bytes
 
 
-def _state_bytes(recipe: Recipe) -> float:
+def _pages(recipe: Recipe) -> bool:
+    return recipe.optimizer == "paged-adamw-8bit"
+
+
+def state_bytes(recipe: Recipe) -> float:
+    """Bytes that the optimizer keeps for each trained parameter, wherever."""
     return {
         "adamw": 2.0 * _trained_bytes(recipe),
         "adamw-8bit": c.EIGHT_BIT_STATE,
-        # Paged states live in memory of the driver that moves to the host where the device needs the room.
-        "paged-adamw-8bit": c.EIGHT_BIT_STATE if recipe.on_cpu else 0.0,
+        "paged-adamw-8bit": c.EIGHT_BIT_STATE,
         "adafactor": c.ADAFACTOR_SHARE,
         "sgd": 0.0,
     }[recipe.optimizer]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from finetree_estimator import constants as c
 from finetree_estimator import sharing, traffic
 from finetree_estimator.activations import Layer, layer_of, saved_by
+from finetree_estimator.holdings import state_bytes
 from finetree_estimator.methods import Full, Prefix, trainable_parameters
 from finetree_estimator.run import Recipe, Rows, Run
 from finetree_estimator.shapes import active_parameters, count, linear_weights
@@ -51,7 +52,9 @@ class Work(NamedTuple):
     update_bytes: float
     """Bytes that an optimizer step moves."""
     saved_bytes: int
-    """Bytes of what is trained, as a checkpoint or an artifact holds it."""
+    """Bytes of what is trained, as an artifact holds it."""
+    checkpoint_bytes: float
+    """Bytes of a checkpoint: what is trained, and the optimizer's states."""
     load_seconds: float
     """Until the model is on the device: start of the worker, and reading 16-bit weights."""
     layer: Layer
@@ -79,6 +82,7 @@ def work_of(recipe: Recipe) -> Work:
         float32_head=recipe.activation_bytes > recipe.compute_bytes,
         update_bytes=traffic.update_bytes(recipe, trained),
         saved_bytes=trained * recipe.master_bytes,
+        checkpoint_bytes=trained * (recipe.master_bytes + state_bytes(recipe)),
         load_seconds=c.IMPORT_SECONDS + 2.0 * counted.total / c.DISK_BYTES_PER_SECOND,
         layer=layer_of(recipe),
     )

@@ -84,6 +84,17 @@ def test_phases_add_up_and_steps_make_the_training(make_run):
     assert times.tokens_per_second.expected == pytest.approx(3200 / times.step.expected)
 
 
+@pytest.mark.parametrize(("optimizer", "times"), [("adamw", 3.0), ("adamw-8bit", 2.0), ("sgd", 1.0)])
+def test_a_checkpoint_holds_the_optimizers_states_as_they_are(make_run, optimizer, times):
+    """States of AdamW are two numbers of the weights' format, or two bytes; plain SGD has none."""
+    run = make_run(method=Full(), master_bytes=2, optimizer=optimizer, checkpoints=4)
+    work = steptime.work_of(run.recipe)
+
+    assert work.checkpoint_bytes == pytest.approx(times * work.saved_bytes, rel=0.03)
+    written = 4 * work.checkpoint_bytes + work.saved_bytes
+    assert durations.save_seconds(run, work) == pytest.approx(written / c.DISK_BYTES_PER_SECOND)
+
+
 def test_without_rows_there_is_no_time(make_run):
     assert durations.estimate(make_run(rows=None, steps=0)) is None
 
