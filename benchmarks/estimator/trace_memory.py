@@ -113,9 +113,9 @@ def kept(family: str, method: Method, layers: int, tokens: int) -> int:
         model = classes.from_config(config)
         torch.set_default_dtype(default)
         if isinstance(method, LoraAdapters):
-            model = _with_adapters(model, method)
+            model = with_adapters(model, method)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        _materialize(model)
+        materialize(model)
         model.train()
         ids = torch.zeros(1, tokens, dtype=torch.long)
         with Alive(model) as alive:
@@ -125,14 +125,15 @@ def kept(family: str, method: Method, layers: int, tokens: int) -> int:
     return found
 
 
-def _with_adapters(model: Any, method: LoraAdapters) -> Any:
+def with_adapters(model: Any, method: LoraAdapters) -> Any:
+    """The model with PEFT's adapters on it."""
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(r=method.rank, target_modules=list(method.targets), task_type="CAUSAL_LM")
     return get_peft_model(model, settings)
 
 
-def _materialize(model: Any) -> None:
+def materialize(model: Any) -> None:
     """Give every parameter and buffer on the meta device a fake one on the CPU in its place."""
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
