@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Hashable
 from dataclasses import dataclass
 
-from finetree_estimator import confidence, cost, durations, fit, memory
+from finetree_estimator import confidence, cost, durations, fit, leftovers, memory
 from finetree_estimator.correction import correct_memory, correct_times
 from finetree_estimator.methods import name_of, trainable_parameters
 from finetree_estimator.run import Run
@@ -14,6 +14,8 @@ from finetree_estimator.widening import widen_memory, widen_times
 
 MOST_PEAKS = 1024
 """Peaks that are kept, the ones asked for last: some five megabytes."""
+MUCH_LEFT_OVER = 1.02
+"""Device peak over what must be there from which on it is said how much is left over, and what avoids it."""
 LIMIT = 2.0**53
 """Largest number of an answer (bytes, tokens, seconds, currency units): beyond it JSON readers lose digits."""
 
@@ -82,7 +84,7 @@ def steps(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Gener
         total_parameters=count(run.shape).total,
         optimizer_steps=run.steps,
         confidence=known,
-        notes=tuple(_notes(run, peaks, times)) if told else (),
+        notes=tuple(_notes(run, peaks, fits, times)) if told else (),
     )
 
 
@@ -119,7 +121,11 @@ def _fit(run: Run, distance: float) -> Fitted:
     spread = confidence.memory_spread(distance)
     peaks = widen_memory(memory.estimate(run), spread) if run.device.is_cpu else _kept_peaks(run, spread)
     peaks = correct_memory(peaks, run.correction)
-    return peaks, fit.judge(peaks.device, run.device.usable_bytes)
+    usable = run.device.usable_bytes
+    fits = fit.judge(peaks.device, usable)
+    # Judged by what must be there: what is left over for nothing is given back when the device is full.
+    more = leftovers.left_over(run)
+    return (leftovers.with_left_over(peaks, more, usable) if more else peaks), fits
 
 
 _PEAKS: OrderedDict[Hashable, memory.Memory] = OrderedDict()
@@ -144,7 +150,7 @@ def _guard(what: str, *values: float) -> None:
             raise BeyondLimitError(what)
 
 
-def _notes(run: Run, peaks: memory.Memory, times: durations.Times | None) -> list[str]:
+def _notes(run: Run, peaks: memory.Memory, fits: fit.Fit, times: durations.Times | None) -> list[str]:
     notes = [*run.notes, *run.device.notes, *run.correction.notes()]
     if run.rows is None or run.steps == 0:
         notes.append("time and cost are left out: the number of rows is unknown (give dataset_profile.examples)")
@@ -162,6 +168,11 @@ def _notes(run: Run, peaks: memory.Memory, times: durations.Times | None) -> lis
     usable = run.device.usable_bytes
     if not run.device.is_cpu and usable and 0.92 * usable < peaks.device.expected <= usable:
         notes.append("above 92 % of the device the allocator frees its cache and retries: slower, but it may run")
+    if peaks.device.expected > MUCH_LEFT_OVER * fits.peak.expected:
+        left = (peaks.device.expected - fits.peak.expected) / 1024**3
+        text = f"{left:.1f} GiB of what is reserved are blocks of shorter rows that longer ones cannot use"
+        remedy = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True avoids them"
+        notes.append(f"{text}; they are given back where the device is full, and {remedy}")
     if times is not None and run.checkpoints and (share := _saving(times)) > MUCH_SAVING:
         text = f"writing {run.checkpoints} checkpoints takes {share:.0%} of the time"
         notes.append(f"{text}: raise checkpoints.every_steps")

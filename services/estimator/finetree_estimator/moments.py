@@ -23,20 +23,27 @@ def moment_of(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
     if run.device.is_cpu:
         peak = cpu_memory.peak(run, tokens, gradients)
         return Moment(peak.gradients, peak.activations + layer.experts, peak.transient + layer.one_layer)
-    # From the second micro-batch on, the gradients of the first are there already.
-    before = gradients if run.batch > run.micro_batch * run.devices else 0.0
     saved = saved_by(layer, run)
-    kept = _kept(run, layer, saved) * tokens + layer.experts
+    at_loss = loss_moment(run, holds, layer, tokens)
+    before, kept, logits = at_loss
     differentiated = (_differentiated(run, layer, saved) + _held_gradients(run, layer)) * tokens + layer.one_layer
-    at_loss = loss_peak(run, tokens)
+    # The totals first: of four moments three would be made for nothing.
+    while_kept = before + kept + max(logits, differentiated)
+    if while_kept >= max(gradients + differentiated, gradients + holds.update_copies):
+        return at_loss if logits >= differentiated else Moment(before, kept, differentiated)
+    return Moment(gradients, 0.0, max(differentiated, holds.update_copies))
+
+
+def loss_moment(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
+    """What is alive at the loss of a run on GPUs."""
+    # From the second micro-batch on, the gradients of the first are there already.
+    before = holds.gradients if run.batch > run.micro_batch * run.devices else 0.0
+    kept = _kept(run, layer, saved_by(layer, run)) * tokens + layer.experts
+    logits = loss_peak(run, tokens)
     if run.loss != "full-logits":
         # The head's gradient grows chunk by chunk, while the logits, or the other chunks, are still there.
-        at_loss += holds.chunk_gradient + (0.0 if before else holds.head_gradient)
-    # The totals first: of four moments three would be made for nothing.
-    while_kept = max(before + kept + at_loss, before + kept + differentiated)
-    if while_kept >= max(gradients + differentiated, gradients + holds.update_copies):
-        return Moment(before, kept, at_loss if before + kept + at_loss == while_kept else differentiated)
-    return Moment(gradients, 0.0, max(differentiated, holds.update_copies))
+        logits += holds.chunk_gradient + (0.0 if before else holds.head_gradient)
+    return Moment(before, kept, logits)
 
 
 def peak_tokens(run: Run) -> float:

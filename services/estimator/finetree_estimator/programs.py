@@ -63,6 +63,8 @@ class Program:
     """Whether the experts of a mixture are computed one after another, each with the tokens that chose it."""
     compiled: bool = False
     """Whether layers and loss are compiled: what is cheap is computed again rather than kept."""
+    cache: str = "kept"
+    """What becomes of memory that its allocator holds and nobody uses: kept, emptied (each step) or expandable."""
     own_classes: bool = False
     """Whether models are the program's own classes rather than transformers', with native kernels for all families."""
     expands_kv: bool = False
@@ -75,6 +77,7 @@ FINETREE = Program(
     fused_optimizer=True,
     packs_experts=False,
     expands_kv=True,
+    cache="expandable",
 )
 """The suite's worker: adapter products in the compute type, masks as booleans, attention by document; bitsandbytes
 replaces linear layers, and transformers 5 has none among the experts of a mixture."""
@@ -117,15 +120,18 @@ TORCHTUNE = Program(
     fused_optimizer=True,
     loss_chunk=256,
     own_classes=True,
+    cache="expandable",
 )
-"""torchtune: everything in the one dtype of its configuration; the recipes' AdamW is fused."""
+"""torchtune: everything in the one dtype of its configuration; the recipes' AdamW is fused; importing it asks for
+segments that expand."""
 UNSLOTH = Program(
     "unsloth",
     rms_norm_bytes=2,
     adapter_bytes=4,
     keeps_shard_inputs=True,
+    cache="expandable",
 )
-"""Unsloth: kernels of its own that keep a norm's input as it is."""
+"""Unsloth: kernels of its own that keep a norm's input as it is; importing it asks for segments that expand."""
 LLM_FOUNDRY = Program(
     "llm-foundry",
     rms_norm_bytes=2,
@@ -143,12 +149,15 @@ PROGRAMS = {each.name: each for each in (FINETREE, TRANSFORMERS, LITGPT, TORCHTU
 
 
 @cache
-def variant(program: Program, *, compiled: bool, frozen_kept: bool) -> Program:
+def variant(program: Program, *, compiled: bool, frozen_kept: bool, cache: str = "") -> Program:
     """The program as a run uses it; the same each time, since programs go by identity.
 
     `compiled`: layers and loss are compiled. Without `frozen_kept`, weights are spread by a library that keeps nothing
-    of frozen layers and builds no whole copies to cut into shards.
+    of frozen layers and builds no whole copies to cut into shards. `cache` is what becomes of unused memory, where it
+    is said.
     """
+    if cache:
+        program = replace(program, cache=cache)
     if not frozen_kept:
         program = replace(program, keeps_shard_inputs=False, copies_to_shard=False)
     return replace(program, compiled=True, rms_norm_bytes=2) if compiled else program

@@ -56,6 +56,13 @@ PROGRAM_NAMES = {
     pb.TRAINING_PROGRAM_UNSLOTH: UNSLOTH,
     pb.TRAINING_PROGRAM_LLM_FOUNDRY: LLM_FOUNDRY,
 }
+_CACHES = {
+    pb.ALLOCATOR_CACHE_KEPT: "kept",
+    pb.ALLOCATOR_CACHE_EMPTIED: "emptied",
+    pb.ALLOCATOR_CACHE_EXPANDABLE: "expandable",
+}
+_CACHES_OF_OURS = (pb.ALLOCATOR_CACHE_UNSPECIFIED, pb.ALLOCATOR_CACHE_EXPANDABLE)
+_LIBRARIES_OF_OURS = (pb.SHARDING_LIBRARY_UNSPECIFIED, pb.SHARDING_LIBRARY_FSDP2)
 _ADAPTER_PLACES = {rs.ADAPTER_PLACEMENT_HOULSBY: 2}
 
 
@@ -105,7 +112,7 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.Ru
     data = training_rows(chosen, profile, chosen.sequence_length)
     steps = chosen.steps(data.count) if data is not None else 0
     program = PROGRAM_NAMES[request.program]
-    if request.compiled or request.sharding_library:
+    if request.compiled or request.sharding_library or request.allocator_cache:
         program = _as_used(program, request)
     weight, compute, master = chosen.number_sizes(program)
     accelerator = given.hardware.accelerator
@@ -149,11 +156,15 @@ def _as_used(program: Program, request: pb.EstimateRunRequest) -> Program:
         raise invalid_field(
             "compiled", "this suite's worker runs eagerly: leave it out, or name the program that compiles"
         )
-    if program is FINETREE and request.sharding_library != pb.SHARDING_LIBRARY_FSDP2:
+    if program is FINETREE and request.allocator_cache not in _CACHES_OF_OURS:
+        text = "this suite's worker has segments that expand: leave it out, or name the program that trains"
+        raise invalid_field("allocator_cache", text)
+    if program is FINETREE and request.sharding_library not in _LIBRARIES_OF_OURS:
         text = "this suite's worker shards by fully_shard: take SHARDING_LIBRARY_FSDP2, or name the program that trains"
         raise invalid_field("sharding_library", text)
     kept = request.sharding_library in (pb.SHARDING_LIBRARY_UNSPECIFIED, pb.SHARDING_LIBRARY_FSDP)
-    return variant(program, compiled=request.compiled, frozen_kept=kept)
+    cache = _CACHES.get(request.allocator_cache, "")
+    return variant(program, compiled=request.compiled, frozen_kept=kept, cache=cache)
 
 
 @lru_cache(maxsize=4096)

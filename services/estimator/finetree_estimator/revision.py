@@ -36,6 +36,7 @@ FORMULAS = (
     "holdings",
     "intervals",
     "layouts",
+    "leftovers",
     "lookups",
     "memory",
     "methods",

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Row lengths after truncation, from what a dataset profile says."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_estimator.run import Rows
+from finetree_estimator.run import Rows, Stretch
 
 
 def from_profile(profile: rs.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float = 1.0) -> Rows:
@@ -31,7 +31,24 @@ def from_profile(profile: rs.DatasetProfile, *, sequence_length: int, learns_all
     longest = min(max(upper for _, upper, number in buckets if number), sequence_length)
     mean = sum(length * number for length, number in lengths) / rows
     square = sum(length * length * number for length, number in lengths) / rows
-    return Rows(count, max(mean, 1.0), max(square, 1.0), longest, target)
+    spread = tuple(_stretches(buckets, scale, sequence_length, rows))
+    return Rows(count, max(mean, 1.0), max(square, 1.0), longest, target, stretches=spread)
+
+
+def _stretches(buckets: Iterable[tuple[float, int, int]], scale: float, limit: int, rows: int) -> Iterator[Stretch]:
+    """The buckets, each spread as far below its mean length as it reaches above it; what is beyond the limit is cut."""
+    lower, cut = 0, 0.0
+    for middle, upper, number in buckets:
+        shortest = min(float(upper), max(lower + 1.0, 2 * middle * scale - upper))
+        lower = upper
+        if not number:
+            continue
+        inside = 1.0 if upper <= limit else max(0.0, limit - shortest) / max(1.0, upper - shortest)
+        if inside:
+            yield Stretch(shortest, float(min(upper, limit)), inside * number / rows)
+        cut += (1 - inside) * number / rows
+    if cut:
+        yield Stretch(float(limit), float(limit), cut)
 
 
 def _buckets(profile: rs.DatasetProfile) -> Iterator[tuple[float, int, int]]:

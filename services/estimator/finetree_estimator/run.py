@@ -12,6 +12,14 @@ from finetree_estimator.programs import FINETREE, Program
 from finetree_estimator.shapes import Shape
 
 
+class Stretch(NamedTuple):
+    """A share of rows whose lengths are spread evenly from `shortest` to `longest`, in tokens."""
+
+    shortest: float
+    longest: float
+    share: float
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Token lengths of a set of rows, after truncation to the sequence length."""
@@ -29,6 +37,8 @@ class Rows:
     """Whether the distribution of lengths is known rather than only their mean."""
     mean_known: bool = True
     """Whether the mean length is known rather than assumed to be the limit."""
+    stretches: tuple[Stretch, ...] = ()
+    """How the lengths are spread, shortest first; empty where nothing says that they differ."""
 
     @property
     def tokens(self) -> float:

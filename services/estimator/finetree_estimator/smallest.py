@@ -73,7 +73,7 @@ def _smallest(
         # The spec cannot be run on so many devices.
         return None
     share = NEAR_OBSERVED if knowledge.calibration.points else NEAR
-    near = share * fit_of(there.run)[0].device.high
+    near = share * fit_of(there.run)[1].peak.high
     for entry in _ascending(knowledge.prices):
         if entry.marketed_gb >= bound:
             return None

@@ -120,7 +120,14 @@ async def test_recipes_that_contradict_themselves(stub, request_of, explain, spe
 
 
 @pytest.mark.parametrize(
-    "said", [{"compiled": True}, {"sharding_library": "SHARDING_LIBRARY_DEEPSPEED"}], ids=["compiled", "library"]
+    "said",
+    [
+        {"compiled": True},
+        {"sharding_library": "SHARDING_LIBRARY_DEEPSPEED"},
+        {"allocator_cache": "ALLOCATOR_CACHE_KEPT"},
+        {"allocator_cache": "ALLOCATOR_CACHE_EMPTIED"},
+    ],
+    ids=["compiled", "library", "kept", "emptied"],
 )
 async def test_what_only_other_programs_do(stub, request_of, explain, said):
     assert await refused(stub, explain, request_of(**said)) == (INVALID, WRONG, [*said])

@@ -113,6 +113,26 @@ def test_buckets_are_cut_at_the_sequence_length():
     assert found.target_fraction == 0.25
 
 
+def test_how_lengths_are_spread():
+    """Evenly within a bucket, around the mean that the total of tokens gives it; what is cut lies at the limit."""
+    profile = rs.DatasetProfile(examples=40)
+    for upper, count in ((100, 10), (300, 20), (500, 10)):
+        profile.token_lengths.add(upper_bound=upper, count=count)
+    full = rs.DatasetProfile(examples=10, total_tokens=1000)
+    full.token_lengths.add(upper_bound=100, count=10)
+
+    spread = rows.from_profile(profile, sequence_length=200, learns_all=True).stretches
+
+    beyond = 0.5 * 100 / 199 + 0.25
+    assert [tuple(stretch) for stretch in spread] == [
+        (1, 100, 0.25),
+        (101, 200, pytest.approx(0.75 - beyond)),
+        (200, 200, pytest.approx(beyond)),
+    ]
+    assert rows.from_profile(full, sequence_length=512, learns_all=True).stretches == ((100, 100, 1.0),)
+    assert rows.from_profile(rs.DatasetProfile(examples=10), sequence_length=512, learns_all=True).stretches == ()
+
+
 def test_the_total_of_tokens_corrects_the_buckets():
     profile = rs.DatasetProfile(examples=10, total_tokens=800)
     profile.token_lengths.add(upper_bound=100, count=10)

@@ -128,6 +128,40 @@ SHARDING_LIBRARY_DEEPSPEED: ShardingLibrary.ValueType  # 3
 """DeepSpeed's ZeRO-3."""
 Global___ShardingLibrary: _TypeAlias = ShardingLibrary  # noqa: Y015
 
+class _AllocatorCache:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AllocatorCacheEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AllocatorCache.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ALLOCATOR_CACHE_UNSPECIFIED: _AllocatorCache.ValueType  # 0
+    """What the program does by itself: ALLOCATOR_CACHE_EXPANDABLE for this suite's worker, torchtune and Unsloth, else
+    ALLOCATOR_CACHE_KEPT.
+    """
+    ALLOCATOR_CACHE_KEPT: _AllocatorCache.ValueType  # 1
+    """Kept until the device is full, beside what longer rows take anew."""
+    ALLOCATOR_CACHE_EMPTIED: _AllocatorCache.ValueType  # 2
+    """Given back after each step (torch.cuda.empty_cache, or torch_empty_cache_steps=1 of transformers)."""
+    ALLOCATOR_CACHE_EXPANDABLE: _AllocatorCache.ValueType  # 3
+    """Segments that grow (PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True): what is unused serves rows of any length."""
+
+class AllocatorCache(_AllocatorCache, metaclass=_AllocatorCacheEnumTypeWrapper):
+    """What becomes of memory that a program's allocator holds and nobody uses. It decides what is reserved where rows of many
+    lengths are padded: a row that is longer than all before fits into no block that is there.
+    """
+
+ALLOCATOR_CACHE_UNSPECIFIED: AllocatorCache.ValueType  # 0
+"""What the program does by itself: ALLOCATOR_CACHE_EXPANDABLE for this suite's worker, torchtune and Unsloth, else
+ALLOCATOR_CACHE_KEPT.
+"""
+ALLOCATOR_CACHE_KEPT: AllocatorCache.ValueType  # 1
+"""Kept until the device is full, beside what longer rows take anew."""
+ALLOCATOR_CACHE_EMPTIED: AllocatorCache.ValueType  # 2
+"""Given back after each step (torch.cuda.empty_cache, or torch_empty_cache_steps=1 of transformers)."""
+ALLOCATOR_CACHE_EXPANDABLE: AllocatorCache.ValueType  # 3
+"""Segments that grow (PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True): what is unused serves rows of any length."""
+Global___AllocatorCache: _TypeAlias = AllocatorCache  # noqa: Y015
+
 class _ConfidenceLevel:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -353,6 +387,7 @@ class EstimateRunRequest(_message.Message):
     FALLBACKS_FIELD_NUMBER: _builtins.int
     COMPILED_FIELD_NUMBER: _builtins.int
     SHARDING_LIBRARY_FIELD_NUMBER: _builtins.int
+    ALLOCATOR_CACHE_FIELD_NUMBER: _builtins.int
     view: Global___EstimateView.ValueType
     """How much to compute."""
     program: Global___TrainingProgram.ValueType
@@ -367,6 +402,10 @@ class EstimateRunRequest(_message.Message):
     """
     sharding_library: Global___ShardingLibrary.ValueType
     """What spreads the weights. This suite's worker takes SHARDING_LIBRARY_FSDP2 and no other."""
+    allocator_cache: Global___AllocatorCache.ValueType
+    """What the allocator does with memory that nobody uses. This suite's worker takes ALLOCATOR_CACHE_EXPANDABLE and no
+    other.
+    """
     @_builtins.property
     def spec(self) -> _run_spec_pb2.RunSpec:
         """The run. Model, method and hardware are required; what else is unset takes the suite's default."""
@@ -404,10 +443,11 @@ class EstimateRunRequest(_message.Message):
         fallbacks: _abc.Iterable[_run_spec_pb2.RunSpec] | None = ...,
         compiled: _builtins.bool = ...,
         sharding_library: Global___ShardingLibrary.ValueType = ...,
+        allocator_cache: Global___AllocatorCache.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "pinned", b"pinned", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["carbon_kg_per_kwh", b"carbon_kg_per_kwh", "compiled", b"compiled", "dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "fallbacks", b"fallbacks", "pinned", b"pinned", "program", b"program", "runs_per_month", b"runs_per_month", "sharding_library", b"sharding_library", "spec", b"spec", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocator_cache", b"allocator_cache", "carbon_kg_per_kwh", b"carbon_kg_per_kwh", "compiled", b"compiled", "dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "fallbacks", b"fallbacks", "pinned", b"pinned", "program", b"program", "runs_per_month", b"runs_per_month", "sharding_library", b"sharding_library", "spec", b"spec", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
