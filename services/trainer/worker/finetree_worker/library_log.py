@@ -25,6 +25,8 @@ ENVIRONMENT = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "warning",
     "BITSANDBYTES_NOWELCOME": "1",
+    # Otherwise a GPU's allocator keeps blocks of shorter rows that longer ones cannot use.
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
 }
 """Read by libraries when they are imported; what the operator has set stays."""
 LOG_NAME = "worker.log"
