@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What rows of many lengths make the CUDA allocator reserve: replays of traced steps beside what the estimator says.
+
+    python benchmarks/estimator/fragmentation.py [--json OUT]
+
+Micro-batches of drawn lengths run on the allocator's rules (cuda_allocator.py); what they ask for are the allocations
+of transformers' and PEFT's own classes (allocation_trace.py), of eight layers of each model. What is left over is
+what is reserved beyond a run whose rows are all as long as the longest: its mean over the draws stands beside the
+estimator's, less its share for one draw. Two constants of the estimator were fitted here, and none on a measured run.
+"""
+
+import argparse
+import json
+import random
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from allocation_trace import trace
+from cuda_allocator import CachingAllocator
+from finetree_estimator import constants as c
+from finetree_estimator import leftovers, modelconfig
+from finetree_estimator.devices import by_memory_class
+from finetree_estimator.methods import LoraAdapters
+from finetree_estimator.programs import TRANSFORMERS
+from finetree_estimator.run import Rows, Run, Stretch
+from replay import Replay, Trace
+
+LAYERS = 8
+MODELS: dict[str, tuple[int, int, int, int]] = {
+    "qwen2.5-0.5b": (896, 4864, 14, 151_936),
+    "tinyllama-1.1b": (2048, 5632, 32, 32_000),
+    "llama-2-7b": (4096, 11_008, 32, 32_000),
+    "llama-3-8b": (4096, 14_336, 32, 128_256),
+}
+"""Hidden and intermediate size, heads and vocabulary, as these models have them; eight layers, all heads with keys."""
+LIMITS = (512, 2048, 8192)
+DRAWS = 8
+MICRO_BATCHES = 150
+ACCUMULATION = 4
+METHOD = LoraAdapters(8, ("q_proj", "v_proj"))
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """Replays of a case; sizes in GiB."""
+
+    model: str
+    checkpointing: bool
+    longest: int
+    allocated: float
+    equal_rows: float
+    """Reserved where all rows have the longest length."""
+    left_over: float
+    """Reserved beyond that, in the mean."""
+    left_over_of_draws: tuple[float, ...]
+    expanding: float
+    """Reserved with expandable segments, of the first draw."""
+    estimator: float
+    """What the estimator says is left over, in the mean."""
+
+
+def lengths(limit: int, seed: int) -> list[int]:
+    """Lengths of micro-batches, spread evenly over the upper four fifths of the limit."""
+    draws = random.Random(seed)
+    return [draws.randint(limit // 5, limit) for _ in range(MICRO_BATCHES)]
+
+
+def reserved(steps: Trace, drawn: Sequence[int], *, expandable: bool = False) -> CachingAllocator:
+    """The allocator after micro-batches of these lengths."""
+    allocator = CachingAllocator(expandable=expandable)
+    Replay(steps, allocator, accumulation=ACCUMULATION).run(drawn)
+    return allocator
+
+
+def played(name: str, steps: Trace, limit: int, *, checkpointing: bool) -> Played:
+    """The replays of a case, and what the estimator says of it."""
+    orders = [lengths(limit, seed) for seed in range(DRAWS)]
+    equal = reserved(steps, [limit] * 2 * ACCUMULATION)
+    mixed = [reserved(steps, drawn) for drawn in orders]
+    extra = [one.peak_reserved - equal.peak_reserved for one in mixed]
+    found = leftovers.left_over(run_of(name, limit, checkpointing=checkpointing))
+    return Played(
+        name,
+        checkpointing,
+        limit,
+        _gib(equal.peak_allocated),
+        _gib(equal.peak_reserved),
+        _gib(statistics.mean(extra)),
+        tuple(map(_gib, sorted(extra))),
+        _gib(reserved(steps, orders[0], expandable=True).peak_reserved),
+        _gib(found.expected / c.DRAW if found is not None else 0.0),
+    )
+
+
+def _gib(size: float) -> float:
+    return round(size / 2**30, 3)
+
+
+def config_of(name: str) -> Any:
+    """The configuration of a model of eight layers."""
+    hidden, intermediate, heads, vocabulary = MODELS[name]
+    return transformers.AutoConfig.for_model(
+        "qwen2",
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        num_hidden_layers=LAYERS,
+        vocab_size=vocabulary,
+        tie_word_embeddings=False,
+        max_position_embeddings=max(LIMITS),
+    )
+
+
+def run_of(name: str, limit: int, *, checkpointing: bool) -> Run:
+    """What the estimator is asked: the same steps, and lengths that are spread as they are drawn."""
+    mean = 0.6 * limit
+    spread = (Stretch(float(limit // 5), float(limit), 1.0),)
+    return Run(
+        shape=modelconfig.parse({**config_of(name).to_dict(), "model_type": "qwen2"}).shape,
+        method=METHOD,
+        device=by_memory_class(80),
+        devices=1,
+        micro_batch=1,
+        batch=ACCUMULATION,
+        sequence_length=limit,
+        packing=False,
+        rows=Rows(MICRO_BATCHES, mean, mean * mean * 1.15, limit, 1.0, stretches=spread),
+        steps=MICRO_BATCHES // ACCUMULATION,
+        weight_bytes=2,
+        compute_bytes=2,
+        master_bytes=4,
+        optimizer="adamw",
+        checkpointing=checkpointing,
+        loss="full-logits",
+        program=TRANSFORMERS,
+    )
+
+
+def cases() -> Iterator[Played]:
+    """All cases, one after the other."""
+    for name in MODELS:
+        for checkpointing in (True, False):
+            steps = trace(config_of(name), METHOD, checkpointing=checkpointing)
+            for limit in LIMITS:
+                yield played(name, steps, limit, checkpointing=checkpointing)
+
+
+def main() -> None:
+    """Play every case and print, or write, the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found = []
+    for one in cases():
+        found.append(one)
+        low, high = one.left_over_of_draws[0], one.left_over_of_draws[-1]
+        print(
+            f"{one.model:16}{'recomputed' if one.checkpointing else 'kept':12}{one.longest:6}"
+            f"  equal rows {one.equal_rows:7.2f}  left over {one.left_over:7.2f} ({low:.2f} to {high:.2f})"
+            f"  estimator {one.estimator:7.2f}  expandable {one.expanding:7.2f} GiB",
+            flush=True,
+        )
+    if options.json:
+        rows = [asdict(one) for one in found]
+        body = {"layers": LAYERS, "micro_batches": MICRO_BATCHES, "draws": DRAWS, "unit": "GiB", "rows": rows}
+        options.json.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
