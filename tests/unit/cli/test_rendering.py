@@ -27,6 +27,7 @@ from finetree_cli.spec_flags import machine_hardware
         (units.duration(187_200), "2 d 4 h"),
         (units.money(0.00214, "USD"), "$0.0021"),
         (units.money(12.4, "EUR"), "€12.40"),
+        (units.money(0.4, "USD"), "$0.40"),
         (units.money(0, "CHF"), "CHF 0.00"),
         (units.count(134_515_008), "135 M"),
         (units.count(812), "812"),

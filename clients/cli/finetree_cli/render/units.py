@@ -39,7 +39,7 @@ def duration(seconds: float) -> str:
 def money(amount: float, currency: str) -> str:
     """An amount: "$0.0021", "$12.40"."""
     symbol = _SYMBOLS.get(currency, f"{currency} " if currency else "")
-    return f"{symbol}{amount:.2f}" if amount >= 1 or amount == 0 else f"{symbol}{amount:.2g}"
+    return f"{symbol}{amount:.2f}" if amount >= 0.1 or amount == 0 else f"{symbol}{amount:.2g}"
 
 
 def count(number: float) -> str:
