@@ -75,7 +75,7 @@ def work_of(recipe: Recipe) -> Work:
         virtual=4.0 * method.virtual_tokens if isinstance(method, Prefix) else 0.0,
         # Attention's backward pass is the same whatever is trained.
         attention_passes=1.0 + c.ATTENTION_BACKWARD + again,
-        head=2.0 * shape.vocab * shape.hidden,
+        head=2.0 * shape.vocab * shape.hidden * _alignment_factor(recipe),
         head_passes=3.0 if isinstance(method, Full) else 2.0,
         adapters=0.0 if isinstance(method, Full | Prefix) else 6.0 * trained,
         adapter_bytes=0.0 if recipe.on_cpu else traffic.adapter_bytes(recipe) + traffic.cast_bytes(recipe),
@@ -86,6 +86,11 @@ def work_of(recipe: Recipe) -> Work:
         load_seconds=c.IMPORT_SECONDS + 2.0 * counted.total / c.DISK_BYTES_PER_SECOND,
         layer=layer_of(recipe),
     )
+
+
+def _alignment_factor(recipe: Recipe) -> float:
+    """How much longer the head's products take where rows of logits do not begin where tensor cores read."""
+    return 1.0 if recipe.on_cpu or recipe.shape.vocab % c.ALIGNED_NUMBERS == 0 else c.UNALIGNED_FACTOR
 
 
 def step_of(run: Run, rows: Rows) -> Step:
