@@ -128,7 +128,7 @@ ALIGNED_NUMBERS = 8
 """Tensor cores read 16 bytes at once: rows of a matrix should have a multiple of as many 16-bit numbers (NVIDIA's guide
 to matrix multiplication, tensor core requirements)."""
 UNALIGNED_FACTOR = 2.0
-"""Time of products whose rows have not (GPT-2's vocabulary of 50,257, or one that a padding token was added to), in units
+"""Time of products whose rows have not (GPT-2's vocabulary of 50,257, or one with a token added for padding), in units
 of aligned ones: half of the width is read at once (own assumption)."""
 EAGER_SCORE_TRAFFIC = 24
 """Bytes moved per attention score forward where no kernel fuses them, in 16 bits: written (2), scaled (4), masked (4),
