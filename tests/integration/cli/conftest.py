@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real suite on free loopback ports, as `finetree up` starts it, without a worker kept warm."""
+"""The real suite on free loopback ports, as `finetree up` starts it, without a worker kept warm: one for all files."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 from finetree_cli.suite import Suite
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def suite(tmp_path_factory) -> Iterator[Suite]:
     folder = tmp_path_factory.mktemp("suite")
     with Suite(folder, extra={"trainer": ("--no-prewarm",)}) as running:

@@ -12,19 +12,8 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-COUNTRIES = 3
-"""6 held-out questions: enough to see that everything works; accuracy is measured on 60 by `make run`."""
-LOAD = """
-import gc, json, sys
-gc.disable()  # imports make no garbage, and looking for some takes a fifth of their time
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging
-base = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-model = PeftModel.from_pretrained(base, sys.argv[2])
-changed = sum(float(p.abs().sum()) > 0 for name, p in model.named_parameters() if "lora_B" in name)
-print(json.dumps({"rank": model.peft_config["default"].r, "changed": changed}))
-"""
+COUNTRIES = 2
+"""4 held-out questions: enough to see that everything works; accuracy is measured on 60 by `make run`."""
 
 
 class Demo:
@@ -80,7 +69,7 @@ def test_exactly_what_was_recommended_was_trained(demo):
     facts = demo.facts
     assert facts["spec"] == facts["recommended_spec"]
     assert facts["method"] in facts["spec"]
-    assert facts["actual"]["optimizer_steps"] == facts["estimate"]["optimizer_steps"] >= 50
+    assert facts["actual"]["optimizer_steps"] == facts["estimate"]["optimizer_steps"] >= 40
 
 
 def test_the_events_have_no_gap_and_end_with_terminal(demo):
@@ -106,20 +95,16 @@ def test_the_estimate_and_what_it_took_are_both_told(demo):
         assert actual > 0
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # plain peft's own, with transformers 5.24
 def test_plain_peft_loads_what_it_made(demo):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
     adapter = next(item for item in demo.facts["artifacts"] if item["kind"] == "adapter")
     base = next((demo.folder / "trainer").rglob("model.safetensors")).parent
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOAD, str(base), adapter["path"]],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    loaded = json.loads(done.stdout.splitlines()[-1])
-    assert loaded["rank"] == demo.facts["spec"]["lora"]["rank"]
-    assert loaded["changed"] > 0
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter["path"])
+    assert model.peft_config["default"].r == demo.facts["spec"]["lora"]["rank"]
+    assert any(parameter.any() for name, parameter in model.named_parameters() if "lora_B" in name)
 
 
 def test_no_process_is_left(demo):

@@ -2,10 +2,8 @@
 """What the estimator says of the worker's memory on this machine's CPU, against the worker itself."""
 
 import json
-import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,11 +21,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
     ],
 )
 def test_the_predicted_peaks_are_within_a_tenth_of_what_the_worker_needs(
-    name: str, peaks: list[str], tmp_path: Path
+    name: str, peaks: list[str], smollm2: Path, tmp_path: Path
 ) -> None:
-    cache = os.environ.get("FINETREE_TEST_CACHE") or str(Path(tempfile.gettempdir()) / "finetree-test-cache")
     target = tmp_path / "found.json"
-    command = [sys.executable, str(BENCHMARK), f"--only={name}", f"--models={cache}", f"--output={target}"]
+    command = [sys.executable, str(BENCHMARK), f"--only={name}", f"--models={smollm2.parent}", f"--output={target}"]
     command += [] if "process" in peaks else ["--quick"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 

