@@ -60,7 +60,7 @@ def cli(context: click.Context) -> None:
     """Which fine-tuning method, what it will take, and the training itself.
 
     Answers go to stdout, everything else to stderr. FINETREE_ADDRESS, FINETREE_RECOMMENDER_ADDRESS,
-    FINETREE_ESTIMATOR_ADDRESS, FINETREE_TRAINER_ADDRESS, FINETREE_PROJECT and FINETREE_TOKEN stand for the options
-    of their names; FINETREE_DEBUG=1 shows the stack of an unexpected error.
+    FINETREE_ESTIMATOR_ADDRESS, FINETREE_TRAINER_ADDRESS and FINETREE_PROJECT stand for the options of their names;
+    FINETREE_TOKEN is sent to services that ask for a token; FINETREE_DEBUG=1 shows the stack of an unexpected error.
     """
     context.ensure_object(Settings)
