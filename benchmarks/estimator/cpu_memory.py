@@ -27,6 +27,10 @@ from typing import Any
 
 from cpu_memory_cases import CASES, SIZES, SMOLLM2, Case, write_case
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "worker"))
+
+from method_process import profiles, task_plan
+
 TARGET = 0.10
 VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
 
@@ -46,7 +50,6 @@ def train(folder: Path, *, profiled: bool) -> None:
     core.warm_up()
     found: dict[str, Any] = {"imports": process_bytes("VmHWM")}
     count_weights(found)
-    keep_profiles(found)
     recorder = Recorder(found)
     plan = task_plan(folder)
     if not profiled:
@@ -60,6 +63,8 @@ def train(folder: Path, *, profiled: bool) -> None:
             core.train(plan, recorder, recorder)
             found["process"] = process_bytes("VmHWM")
         found["allocated"] = found["weights"] + events_peak(profiler, found.pop("training_ns"))
+    told = profiles(plan)
+    found |= {name: told[split] for name, split in (("rows", "train"), ("held_out", "evaluation")) if split in told}
     print("\n" + json.dumps(found))
 
 
@@ -107,27 +112,6 @@ def count_weights(found: dict[str, Any]) -> None:
     models.load_model = counted  # type: ignore[assignment]  # with any arguments
 
 
-def keep_profiles(found: dict[str, Any]) -> None:
-    """Note the profiles of both splits when the rows are tokenised: the estimator is told of them."""
-    from finetree_worker import data
-    from finetree_worker.report_message import SplitReport, to_message
-    from google.protobuf import json_format
-
-    load = data.load
-
-    def kept(*arguments: Any) -> Any:
-        dataset = load(*arguments)
-        for split, report in dataset.reports.items():
-            profile = to_message(SplitReport(report, split)).profile
-            if profile.examples:
-                found["rows" if split == "train" else "held_out"] = json_format.MessageToDict(
-                    profile, preserving_proto_field_name=True
-                )
-        return dataset
-
-    data.load = kept  # type: ignore[assignment]  # with any arguments
-
-
 def events_peak(profiler: Any, since: int) -> int:
     """Largest sum of the profiler's memory events from a time on."""
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]" and e.start_ns() >= since]
@@ -142,22 +126,6 @@ def process_bytes(name: str) -> int:
     """A size of this process from /proc: VmRSS now, VmHWM at its highest."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-
-
-def task_plan(folder: Path) -> Any:
-    """The worker's plan of the case in `folder`, from the same spec that the estimator gets."""
-    from finetree_api.trainer.v1 import worker_pb2
-    from finetree_worker.planning import train_plan
-    from google.protobuf import json_format
-
-    task = worker_pb2.Task(attempt=1, threads=1, device="cpu", dataset_file=str(folder / "rows.jsonl"))
-    task.work_dir, task.artifact_dir = str(folder / "work"), str(folder / "artifacts")
-    case = json.loads((folder / "case.json").read_text())
-    task.model_dir = case["model_dir"]
-    if (folder / "held_out.jsonl").exists():
-        task.evaluation_file = str(folder / "held_out.jsonl")
-    json_format.ParseDict(case["spec"], task.spec)
-    return train_plan(task)
 
 
 # ------------------------------------------------------------------------------------------------------- the driver

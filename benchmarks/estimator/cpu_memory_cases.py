@@ -144,12 +144,13 @@ CASES = [
 
 def write_case(case: Case, folder: Path, models: Path) -> None:
     """The files that the measured process reads."""
-    (folder / "case.json").write_text(json.dumps({"spec": case.spec(), "model_dir": str(models / case.model)}))
+    told = {"spec": case.spec(), "model_dir": str(models / case.model), "threads": 1}
+    (folder / "case.json").write_text(json.dumps(told))
     if case.compared:
         from finetree_cli.demo.dataset import build
 
         built = build(CODES, 0)
-        _write_rows(folder / "rows.jsonl", built.train_rows)
+        _write_rows(folder / "train.jsonl", built.train_rows)
         _write_rows(folder / "held_out.jsonl", built.eval_rows)
         return
     chance = random.Random(1)
@@ -159,7 +160,7 @@ def write_case(case: Case, folder: Path, models: Path) -> None:
         words = chance.choices(WORDS, k=tokens + (0 if case.mean else 100))
         asked = max(1, int(tokens * (1 - case.targets)) - TEMPLATE)
         rows.append({"prompt": " ".join(words[:asked]), "completion": " ".join(words[asked:])})
-    _write_rows(folder / "rows.jsonl", rows)
+    _write_rows(folder / "train.jsonl", rows)
 
 
 def _write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

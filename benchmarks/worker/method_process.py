@@ -65,44 +65,36 @@ def train(folder: Path) -> None:
     recorder = Recorder()
     core = TrainingCore()
     core.warm_up()
-    _keep_profiles(recorder.found)
-    core.train(task_plan(folder), recorder, recorder)
+    plan = task_plan(folder)
+    core.train(plan, recorder, recorder)
     recorder.found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    recorder.found["profiles"] = profiles(plan)
     recorder.found |= {"versions": {name: metadata.version(name) for name in VERSIONS}, "cpu": cpu_name()}
     recorder.found["end_time"] = datetime.now(UTC).isoformat(timespec="seconds")
     print("\n" + json.dumps(recorder.found))
 
 
-def _keep_profiles(found: dict[str, Any]) -> None:
-    """Note the profile of both splits as the rows are tokenised: the estimator is told of both."""
-    from finetree_worker import data
+def profiles(plan: Any) -> dict[str, Any]:
+    """The profile of each split of a plan's rows in proto JSON, for the estimator: they are tokenised once more."""
+    from finetree_worker import data, models
     from finetree_worker.report_message import SplitReport, to_message
     from google.protobuf import json_format
 
-    load = data.load
-
-    def kept(*arguments: Any) -> Any:
-        dataset = load(*arguments)
-        found["profiles"] = {
-            split: json_format.MessageToDict(
-                to_message(SplitReport(report, split)).profile, preserving_proto_field_name=True
-            )
-            for split, report in dataset.reports.items()
-        }
-        return dataset
-
-    data.load = kept  # type: ignore[assignment]  # with any arguments
+    dataset = data.load(plan, models.load_tokenizer(plan.base.folder), lambda _: None)
+    told = {split: to_message(SplitReport(report, split)).profile for split, report in dataset.reports.items()}
+    return {split: json_format.MessageToDict(it, preserving_proto_field_name=True) for split, it in told.items()}
 
 
 def task_plan(folder: Path) -> Any:
-    """The worker's plan of the run in `folder`."""
+    """The worker's plan of the run in `folder`: case.json (spec, model_dir, threads), train.jsonl, held_out.jsonl."""
     from finetree_api.trainer.v1 import worker_pb2
     from finetree_worker.planning import train_plan
     from google.protobuf import json_format
 
     case = json.loads((folder / "case.json").read_text())
     task = worker_pb2.Task(attempt=1, threads=case["threads"], device="cpu", model_dir=case["model_dir"])
-    task.dataset_file, task.evaluation_file = str(folder / "train.jsonl"), str(folder / "held_out.jsonl")
+    task.dataset_file, held_out = str(folder / "train.jsonl"), folder / "held_out.jsonl"
+    task.evaluation_file = str(held_out) if held_out.exists() else ""
     task.work_dir, task.artifact_dir = str(folder / "work"), str(folder / "artifacts")
     json_format.ParseDict(case["spec"], task.spec)
     return train_plan(task)
