@@ -2,7 +2,7 @@
 """A tokenizer's chat template, applied to many rows.
 
 `apply_chat_template` copies and checks every message each time, because it may be given anything. Rows hold plain JSON
-values: where that is so, the compiled template is called directly. By the public function the preparation of chats, from
+values: where that is so, the compiled template is called directly. By the public way the preparation of chats, from
 the file to its tokens, takes 1.40 times the CPU time (3,000 chats of 2 or of 6 turns, medians of 7 alternating rounds).
 """
 
