@@ -118,6 +118,7 @@ def hardware(flags: HardwareFlags, client: "Client") -> "run_spec_pb2.Hardware |
     chosen = [name for name, there in given.items() if there]
     if len(chosen) > 1:
         raise BadInput(f"{' and '.join(chosen)} exclude each other", remedy="keep one of them")
+    _check_beside(flags, chosen)
     if flags.this_machine:
         return machine_hardware(client.capacity(wait_for_rate=RATE_WAIT_SECONDS))
     if flags.gpu_memory is not None:
@@ -129,6 +130,16 @@ def hardware(flags: HardwareFlags, client: "Client") -> "run_spec_pb2.Hardware |
         memory = round(flags.memory_gb * 1e9)
         return rs.Hardware(cpu=rs.CpuDevice(cores=flags.cores, memory_bytes=memory))
     return None
+
+
+def _check_beside(flags: HardwareFlags, chosen: list[str]) -> None:
+    """Refuse numbers of what was not named: they would be passed over without a word."""
+    if flags.count and chosen != ["--gpu"]:
+        raise BadInput("--gpus says how many of a GPU there are", remedy="name it: --gpu NAME or --gpu-memory GB")
+    stray = [flag for flag, value in (("--cores", flags.cores), ("--memory-gb", flags.memory_gb)) if value]
+    if stray and chosen != ["--cpu"]:
+        what = f"{' and '.join(stray)} describe{'s' if len(stray) == 1 else ''} a machine without a GPU"
+        raise BadInput(what, remedy="add --cpu, or for the memory of a GPU say --gpu-memory GB")
 
 
 def machine_hardware(capacity: "trainer_pb2.GetCapacityResponse") -> "run_spec_pb2.Hardware":
@@ -164,6 +175,9 @@ def data(flags: DataFlags, client: "Client") -> Data:
 
     if flags.dataset and flags.examples is not None:
         raise BadInput("--dataset and --examples exclude each other", remedy="keep one of them")
+    if flags.examples is None and (flags.tokens or flags.target_fraction):
+        stray = "--tokens" if flags.tokens else "--target-fraction"
+        raise BadInput(f"{stray} goes with --examples", remedy="say how many rows there are: --examples N")
     dataset = profile = evaluation = evaluation_profile = None
     if flags.dataset:
         found = client.get_dataset(flags.dataset)
@@ -185,6 +199,8 @@ def ownership(price: str | None, tariff: float | None, watts: float, currency: s
 
     if price is not None and tariff is not None:
         raise BadInput("--price and --tariff exclude each other", remedy="rented hardware has no tariff")
+    if currency and tariff is None:
+        raise BadInput("--currency is that of --tariff", remedy="give the price of a kilowatt-hour, or leave it out")
     if price is not None:
         return rs.Ownership(rented=rs.RentedHardware(price_id=price))
     if tariff is not None or watts:

@@ -27,6 +27,8 @@ MODEL_UNKNOWN = "MODEL_UNKNOWN"
 SMALLER = 0.8
 """Size of a smaller model, at most: names round, and what is called 7B has 6.7 to 7.6 billion parameters."""
 
+_LEAST_GIB = 0.1
+
 MISSING_EVIDENCE = {
     ESTIMATOR_UNAVAILABLE: "the estimator did not answer: memory and time rest on the pack's words; ask again later",
     MODEL_NOT_PRICED: "the estimator cannot read a local model: give its shape or its catalogue name to have it priced",
@@ -158,7 +160,11 @@ def _nearest(evidence: Evidence) -> str:
     priced = [(found, method) for method in Method if (found := fit.best(evidence, method).priced) is not None]
     wanting = ((item.device_bytes.expected - item.usable_bytes, method) for item, method in priced)
     lacks = sorted((lack, method) for lack, method in wanting if lack > 0)
-    return f" ({lacks[0][1]} comes nearest and lacks {lacks[0][0] / fit.GIB:.1f} GiB)" if lacks else ""
+    if not lacks:
+        return ""
+    lack = lacks[0][0] / fit.GIB
+    much = f"{lack:.1f} GiB" if lack >= _LEAST_GIB else f"less than {_LEAST_GIB} GiB"
+    return f" ({lacks[0][1]} comes nearest and lacks {much})"
 
 
 def _smallest(evidence: Evidence) -> str:

@@ -138,6 +138,11 @@ def _usd(priced: Priced | None) -> float | None:
     return priced.cost.expected if priced is not None and priced.cost is not None and known else None
 
 
+def plain(number: float) -> str:
+    """A number for people, to the hundredth and without an exponent: "50", "0.25", "1000000"."""
+    return f"{number:.2f}".rstrip("0").rstrip(".")
+
+
 def duration(seconds: float) -> str:
     """A time for people."""
     if seconds < 90:

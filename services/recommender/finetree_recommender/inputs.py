@@ -10,7 +10,7 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime import model_names
 
 from finetree_recommender.answers import CPU, PRIORITY_OF, SERVING_OF, UNKNOWN, WORD_OF, Answers
-from finetree_recommender.demands import Demands
+from finetree_recommender.demands import Demands, plain
 from finetree_recommender.estimates import Catalogue, Model
 from finetree_recommender.hardware import Device, memory_class, read_device
 from finetree_recommender.listing import Listed, listing
@@ -226,7 +226,8 @@ def _contradictions(request: rec.RecommendRequest, pack: Pack) -> Iterator[Cauti
     if request.HasField("budget_usd_month") and request.HasField("budget_usd_run") and runs:
         needs = request.budget_usd_run * runs
         if needs > month:
-            text = f"{runs} runs of {request.budget_usd_run:g} USD are {needs:g} USD a month, its budget is {month:g}"
+            each, count = plain(request.budget_usd_run), f"{runs} run{'s' if runs > 1 else ''}"
+            text = f"{count} of {each} USD: {plain(needs)} USD a month, whose budget is {plain(month)}"
             yield Caution("INPUTS_DISAGREE", f"{text}: a run may cost {month / runs:.2f} USD", "demand.budget")
     counted = next((i for i in pack.rules.task_counts if request.task_count and i.holds(request.task_count)), None)
     single = request.tasks == rec.TASK_VARIETY_SINGLE

@@ -10,6 +10,7 @@ from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
 from finetree_recommender.answers import ENUM_WORDS, PRIORITY_OF, SERVING_OF, UNKNOWN, Answers
+from finetree_recommender.demands import plain
 from finetree_recommender.estimates import Model
 from finetree_recommender.hardware import Device
 
@@ -52,9 +53,9 @@ def _numbers(request: rec.RecommendRequest, device: Device, model: Model | None)
     yield "model", _model_words(request.model, model) if request.HasField("model") else None
     yield "hardware", _hardware_words(device)
     for name in ("budget_usd_month", "budget_usd_run"):
-        yield name, f"{getattr(request, name):g} USD" if request.HasField(name) else None
+        yield name, f"{plain(getattr(request, name))} USD" if request.HasField(name) else None
     yield "runs_per_month", str(request.runs_per_month) if request.runs_per_month else None
-    yield "deadline", f"{request.deadline.ToNanoseconds() / 1e9:g} s" if request.HasField("deadline") else None
+    yield "deadline", f"{plain(request.deadline.ToNanoseconds() / 1e9)} s" if request.HasField("deadline") else None
 
 
 def _others(request: rec.RecommendRequest, profile: rs.DatasetProfile | None) -> Iterator[tuple[str, str | None]]:

@@ -173,7 +173,9 @@ def _words(offer: Offer, limits: Demands) -> str:
     price = f"{offer.hourly:.2f} {offer.currency} an hour on demand"
     text = f"{offer.method} fits on a rented {offer.accelerator} ({offer.provider}, {price})"
     if offer.hours is not None and offer.amount is not None:
-        text += f": about {offer.hours.expected:.1f} hours and {offer.amount.expected:.2f} {offer.currency} a run"
+        text += (
+            f": about {duration(offer.hours.expected * SECONDS)} and {offer.amount.expected:.2f} {offer.currency} a run"
+        )
     if over := _over(offer, limits):
         text += f", {over}"
     if offer.savings:

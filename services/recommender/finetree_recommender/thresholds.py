@@ -207,7 +207,7 @@ def _task_count(situation: Situation) -> Iterator[Number]:
 
     counts, now = pack.rules.task_counts, request.task_count
     points = tuple(_ends(counts))
-    yield Number("task_count", "tasks", now, 1, points, lambda n: f"{n:g} tasks", _sides(counts, ()), verdict)
+    yield Number("task_count", "tasks", now, 1, points, lambda n: f"{n:.0f} tasks", _sides(counts, ()), verdict)
 
 
 def _examples(situation: Situation) -> Iterator[Number]:
@@ -221,7 +221,7 @@ def _examples(situation: Situation) -> Iterator[Number]:
         return situation.verdict(demands=demands._replace(examples=int(rows)))
 
     points = tuple(_crossings(situation))
-    words: Callable[[float], str] = lambda rows: f"{rows:g} examples"  # noqa: E731  # one line among others
+    words: Callable[[float], str] = lambda rows: f"{rows:.0f} examples"  # noqa: E731  # one line among others
     yield Number("dataset_profile.examples", "examples", now, 1, points, words, lambda rows: rows, verdict)
 
 

@@ -7,8 +7,9 @@ import shlex
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 import click
 import pytest
@@ -18,7 +19,7 @@ from finetree_cli import spec_flags
 from finetree_cli.app import cli
 from finetree_cli.command import SHARED
 from finetree_cli.commands import recommend, up
-from finetree_cli.errors import EXIT_CODES, ExitCode
+from finetree_cli.errors import EXIT_CODES, BadInput, ExitCode
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = {"grpc", "google.protobuf", "rich", "yaml", "finetree_api", "pycountry", "asyncio", "importlib.metadata"}
@@ -228,3 +229,27 @@ def test_a_model_is_named_by_catalogue_or_hub(name, source, revision):
     model = spec_flags.model_source(name)
     assert model.WhichOneof("source") == source
     assert model.hub.revision == revision
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"count": 4}, "--gpus says how many"),
+        ({"cpu": True, "count": 4}, "--gpus says how many"),
+        ({"cores": 8, "memory_gb": 64}, "--cores and --memory-gb describe a machine"),
+        ({"gpu": "t4", "memory_gb": 64}, "--memory-gb describes a machine"),
+        ({"tokens": 9}, "--tokens goes with --examples"),
+        ({"target_fraction": 0.5}, "--target-fraction goes with --examples"),
+        ({"currency": "EUR"}, "--currency is that of --tariff"),
+    ],
+)
+def test_a_number_of_what_was_not_named_is_refused_rather_than_passed_over(flags, words):
+    nobody: Any = None  # no server is asked
+    if "currency" in flags:
+        read = partial(spec_flags.ownership, None, None, 0.0, flags["currency"])
+    elif flags.keys() & {"tokens", "target_fraction"}:
+        read = partial(spec_flags.data, spec_flags.DataFlags(**flags), nobody)
+    else:
+        read = partial(spec_flags.hardware, spec_flags.HardwareFlags(**flags), nobody)
+    with pytest.raises(BadInput, match=words):
+        read()

@@ -18,6 +18,7 @@ MEMORY = ("80", "24", "16", "8", "below_8")
 BUDGET = ("unlimited", "usd_100_500", "usd_50_100", "below_50")
 QUALITY = ("CRITICAL", "IMPORTANT", "ACCEPTABLE", "EXPERIMENTAL")
 TIME = ("DAYS", "HOURS", "MINUTES")
+MANY = {"tasks": "MANY_DIFFERENT", "quality": "CRITICAL"}
 TASKS = ("MANY_DIFFERENT", "SIMILAR", "SINGLE")
 TABLE = [Answers(*row) for row in itertools.product(MEMORY, BUDGET, QUALITY, TIME, TASKS)]
 KINDS = ("STYLE", "CLASSIFICATION", "CHAT", "CODE", "MATH", "KNOWLEDGE")
@@ -56,6 +57,11 @@ def test_memory_classes_hold_where_nothing_was_estimated(known, memory, expected
         ({"lora": "FITS"}, {"memory": "cpu"}, Method.LORA),
         ({"lora": "FITS", "full": "FITS"}, {"memory": "cpu", "quality": "MAXIMUM"}, Method.FULL),
         ({"qlora": "FITS"}, {"memory": "80", "quality": "MAXIMUM"}, Method.QLORA),
+        # One adapter a task on whatever holds it: more memory must not make it less than full fine-tuning.
+        *(
+            ({"lora": "FITS", "full": "FITS"}, MANY | {"memory": memory}, Method.LORA)
+            for memory in ("cpu", "below_8", "8", "16", "24", "80")
+        ),
         ({"qlora": "TIGHT"}, {"memory": "8"}, Method.QLORA),
         ({"prefix": "FITS"}, {"memory": "24"}, Method.PREFIX),
         ({}, {"memory": "24"}, None),

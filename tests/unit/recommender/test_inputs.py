@@ -125,6 +125,8 @@ def test_budgets_that_disagree_are_told(pack):
     caution = normalize(request(**fields), pack, Catalogue()).cautions[0]
     assert caution.code == "INPUTS_DISAGREE"
     assert "30.00 USD" in caution.message
+    rich = normalize(request(budget_usd_run=1e6, budget_usd_month=5, runs_per_month=1), pack, Catalogue())
+    assert rich.cautions[0].message.startswith("1 run of 1000000 USD: 1000000 USD a month, whose budget is 5:")
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_the_answer_names_what_to_rent_before_it_warns(pack, evidence):
     inputs = normalize(asked, pack, CATALOGUE)
     answer = conclude(pack, inputs, evidence(), "", rented=rented)
     words = paragraph(answer)
-    assert "To rent: LORA fits on a rented large (somewhere, 4.00 USD an hour on demand): about 5.0 hours and " in words
+    assert "To rent: LORA fits on a rented large (somewhere, 4.00 USD an hour on demand): about 5.0 h and " in words
     assert words.index("To rent: ") < words.index("Beware: no recipe was shown to fit")
     codes = [caution.code for caution in answer.cautions]
     assert codes[:3] == ["NOTHING_FITS", "RENT", "RENT"]
