@@ -54,7 +54,7 @@ def _candidates(run: Run, estimate: engine.Estimate, book: PriceBook, currency: 
         if quote.currency == currency:
             hourly = quote.hourly_of(run.devices)
             price[quote.accelerator] = min(price.get(quote.accelerator, hourly), hourly)
-    needed = estimate.memory.device.low
+    needed = estimate.fit.peak.low
     entries = [accelerator(name) for name in price]
     large = [entry for entry in entries if not entry.unsupported and entry.usable_bytes >= needed]
     return sorted(large, key=lambda entry: (price[entry.name] / entry.training_flops, entry.name))[:MOST_ESTIMATES]

@@ -109,11 +109,11 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.Ru
         path = f"spec.{problem.field_path}"
         raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
     method = _method(chosen.method, shape) if len(settings) <= LONGEST_KEPT else read_method(chosen.spec, shape)
-    data = training_rows(chosen, profile, chosen.sequence_length)
-    steps = chosen.steps(data.count) if data is not None else 0
     program = PROGRAM_NAMES[request.program]
     if request.compiled or request.sharding_library or request.allocator_cache:
         program = _as_used(program, request)
+    data = training_rows(chosen, profile, chosen.sequence_length, spread=program.cache != "expandable")
+    steps = chosen.steps(data.count) if data is not None else 0
     weight, compute, master = chosen.number_sizes(program)
     accelerator = given.hardware.accelerator
     run = Run(
@@ -239,15 +239,25 @@ def _preset(given: rs.Lora, shape: Shape, path: str) -> tuple[str, ...]:
     return targets
 
 
-def training_rows(chosen: Choices, profile: rs.DatasetProfile | None, sequence_length: int) -> Rows | None:
-    """Rows that a run trains on, cut at a sequence length; None where their number is unknown."""
+def training_rows(
+    chosen: Choices, profile: rs.DatasetProfile | None, sequence_length: int, *, spread: bool = False
+) -> Rows | None:
+    """Rows that a run trains on, cut at a sequence length; None where their number is unknown.
+
+    `spread` asks for how their lengths are spread, which no verdict depends on.
+    """
     if profile is None or profile.examples == 0:
         return None
-    return _rows(chosen, profile, sequence_length, 1.0 - chosen.looks.split_fraction)
+    return _rows(chosen, profile, sequence_length, 1.0 - chosen.looks.split_fraction, spread=spread)
 
 
-def _rows(chosen: Choices, profile: rs.DatasetProfile, sequence_length: int, share: float = 1.0) -> Rows:
-    return rows.from_profile(profile, sequence_length=sequence_length, learns_all=chosen.learns_all, share=share)
+def _rows(
+    chosen: Choices, profile: rs.DatasetProfile, sequence_length: int, share: float = 1.0, *, spread: bool = False
+) -> Rows:
+    learns_all = chosen.learns_all
+    return rows.from_profile(
+        profile, sequence_length=sequence_length, learns_all=learns_all, share=share, spread=spread
+    )
 
 
 def _held_out(request: pb.EstimateRunRequest, chosen: Choices, profile: rs.DatasetProfile | None) -> Rows | None:

@@ -8,11 +8,14 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_estimator.run import Rows, Stretch
 
 
-def from_profile(profile: rs.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float = 1.0) -> Rows:
+def from_profile(
+    profile: rs.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float = 1.0, spread: bool = False
+) -> Rows:
     """Lengths of the share of a dataset's rows that a run sees.
 
     A bucket's rows are taken to lie in its middle; the total of tokens, where given, corrects that. Without buckets
-    all rows have the mean length, without a total the sequence length.
+    all rows have the mean length, without a total the sequence length. How the lengths are spread is said where
+    `spread` asks for it: it takes as long as everything else.
     """
     examples, total_tokens, fraction = profile.examples, profile.total_tokens, profile.target_fraction
     count = max(1, round(examples * share))
@@ -31,8 +34,8 @@ def from_profile(profile: rs.DatasetProfile, *, sequence_length: int, learns_all
     longest = min(max(upper for _, upper, number in buckets if number), sequence_length)
     mean = sum(length * number for length, number in lengths) / rows
     square = sum(length * length * number for length, number in lengths) / rows
-    spread = tuple(_stretches(buckets, scale, sequence_length, rows))
-    return Rows(count, max(mean, 1.0), max(square, 1.0), longest, target, stretches=spread)
+    stretches = tuple(_stretches(buckets, scale, sequence_length, rows)) if spread else ()
+    return Rows(count, max(mean, 1.0), max(square, 1.0), longest, target, stretches=stretches)
 
 
 def _stretches(buckets: Iterable[tuple[float, int, int]], scale: float, limit: int, rows: int) -> Iterator[Stretch]:

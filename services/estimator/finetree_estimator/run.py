@@ -38,7 +38,7 @@ class Rows:
     mean_known: bool = True
     """Whether the mean length is known rather than assumed to be the limit."""
     stretches: tuple[Stretch, ...] = ()
-    """How the lengths are spread, shortest first; empty where nothing says that they differ."""
+    """How the lengths are spread, shortest first; empty where nothing says so, or nothing depends on it."""
 
     @property
     def tokens(self) -> float:

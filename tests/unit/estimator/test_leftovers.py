@@ -6,14 +6,19 @@ import statistics
 from dataclasses import replace
 
 import pytest
+from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator import constants as c
+from finetree_estimator import prices
 from finetree_estimator.engine import estimate, fit_of
 from finetree_estimator.fit import Verdict
 from finetree_estimator.leftovers import left_over, record_sum
+from finetree_estimator.lookups import Knowledge
 from finetree_estimator.memory import Component
 from finetree_estimator.moments import activation_bytes
 from finetree_estimator.programs import FINETREE, TRANSFORMERS, variant
 from finetree_estimator.run import Rows, Stretch
+from finetree_estimator.servicer import EstimatorServicer
+from google.protobuf import json_format
 
 GIB = 1024**3
 MIXED = Rows(1000, 1050.0, 1.4e6, 2048, 1.0, stretches=(Stretch(52, 1000, 0.5), Stretch(1001, 2048, 0.5)))
@@ -146,3 +151,34 @@ def test_the_remedy_is_told(mixed):
     told, silent = estimate(mixed).notes, estimate(replace(mixed, program=EXPANDABLE)).notes
     assert any("expandable_segments:True" in note for note in told)
     assert not any("expandable_segments" in note for note in silent)
+
+
+def test_searches_find_the_same_whatever_the_cache_holds():
+    servicer = EstimatorServicer(Knowledge(prices.packaged()))
+    request = json_format.ParseDict(
+        {
+            "spec": {
+                "model": {"name": "qwen2.5-7b"},
+                "lora": {},
+                "training": {"sequence_length": 2048, "packing": "PACKING_OFF"},
+                "loss_kernel": "LOSS_KERNEL_FULL_LOGITS",
+                "hardware": {"accelerator": "h100"},
+            },
+            "dataset_profile": {"examples": 5000, "token_lengths": [{"upper_bound": 2048, "count": 5000}]},
+            "program": "TRAINING_PROGRAM_TRANSFORMERS",
+            "view": "ESTIMATE_VIEW_FULL",
+        },
+        pb.EstimateRunRequest(),
+    )
+    kept = servicer.estimate(request)
+    request.allocator_cache = pb.ALLOCATOR_CACHE_EXPANDABLE
+    expanding = servicer.estimate(request)
+
+    assert kept.memory.reserved_bytes.expected > 1.2 * expanding.memory.reserved_bytes.expected
+    assert kept.fit == expanding.fit
+    assert kept.largest == expanding.largest
+    assert [(one.accelerator, one.count) for one in kept.smallest_hardware] == [
+        (one.accelerator, one.count) for one in expanding.smallest_hardware
+    ]
+    assert kept.offers
+    assert kept.offers == expanding.offers

@@ -10,7 +10,7 @@ from finetree_estimator.methods import Bottleneck, Full, LoraAdapters, Prefix, Q
 from finetree_estimator.models import model
 from finetree_estimator.names import GIB
 from finetree_estimator.reading import read
-from finetree_estimator.run import Owned, Rented, Run
+from finetree_estimator.run import Owned, Rented, Run, Stretch
 from finetree_runtime.errors import InvalidArgument, NotFound
 from google.protobuf import json_format
 
@@ -121,7 +121,10 @@ def test_how_lengths_are_spread():
     full = rs.DatasetProfile(examples=10, total_tokens=1000)
     full.token_lengths.add(upper_bound=100, count=10)
 
-    spread = rows.from_profile(profile, sequence_length=200, learns_all=True).stretches
+    def spread_of(profile: rs.DatasetProfile) -> tuple[Stretch, ...]:
+        return rows.from_profile(profile, sequence_length=200, learns_all=True, spread=True).stretches
+
+    spread = spread_of(profile)
 
     beyond = 0.5 * 100 / 199 + 0.25
     assert [tuple(stretch) for stretch in spread] == [
@@ -129,8 +132,15 @@ def test_how_lengths_are_spread():
         (101, 200, pytest.approx(0.75 - beyond)),
         (200, 200, pytest.approx(beyond)),
     ]
-    assert rows.from_profile(full, sequence_length=512, learns_all=True).stretches == ((100, 100, 1.0),)
-    assert rows.from_profile(rs.DatasetProfile(examples=10), sequence_length=512, learns_all=True).stretches == ()
+    assert spread_of(full) == ((100, 100, 1.0),)
+    assert spread_of(rs.DatasetProfile(examples=10)) == ()
+
+
+def test_the_spread_is_read_where_an_allocator_keeps_what_it_leaves_over():
+    text = '{"dataset_profile": {"examples": 9, "token_lengths": [{"upper_bound": 90, "count": 9}]}, "program": "%s"}'
+
+    assert run(text % "TRAINING_PROGRAM_TRANSFORMERS").rows.stretches == ((1, 90, 1.0),)
+    assert run(text % "TRAINING_PROGRAM_FINETREE").rows.stretches == ()
 
 
 def test_the_total_of_tokens_corrects_the_buckets():
