@@ -87,7 +87,13 @@ ALLOCATOR_REPLAY = Source(Kind.COMPUTED, "allocator-replay")
 CUDA_WORKSPACE = 50e6
 """cuBLAS workspaces and small buffers inside the allocator (8-32 MiB a handle and stream; torch's documentation)."""
 CUDA_CONTEXT = 1550e6
-"""Driver context, kernels and libraries, outside the allocator (fitted: NVML shows 1.44-1.59 GiB over the weights)."""
+"""Driver context, kernels and libraries, outside the allocator, of a card built for HBM, and of one that is not known
+(fitted: NVML shows 1.44-1.59 GiB over the weights)."""
+CUDA_CONTEXTS = {"low-power": 0.2e9} | dict.fromkeys(("geforce", "laptop", "workstation", "inference"), 0.65e9)
+"""The same by what a smaller card is built for: 3.5 MiB for each multiprocessor of the largest of them (58 and 188). A
+context takes 0.14 GiB on a T4 of 40 (github:Anassbzdd/fitcheck, with kernels and libraries), 256 MiB on an RTX 3090 of
+82 (github:invoke-ai/InvokeAI issue 9413), and 426 MiB on an RTX 6000 Ada of 142 (github:unslothai/unsloth-zoo pull
+1053). What a desktop shows on the same card is not in it."""
 SETUP_COPIES = 2
 """Float32 copies of embeddings and head that exist while a model is sharded: the module's and the flat one (FSDP)."""
 COLLECTIVES = 1.5e9
@@ -99,6 +105,10 @@ WAITING_GRADIENTS = 0.65
 A100 that are connected by TCP."""
 GATHERED_LAYERS = 2
 """Layers whose weights are whole at once when they are sharded: the one at work and the one fetched ahead (FSDP)."""
+ADAFACTOR_UPDATE = {2: 16.0, 4: 8.0}
+"""Bytes per number of the largest tensor while Adafactor updates it, by those of a weight: gradient, weight, and the
+gradient's square before and after a small number is added, all in float32; what is float32 already needs no copy
+(transformers' Adafactor.step, which goes from tensor to tensor)."""
 ADAFACTOR_SHARE = 0.01
 """Factored second moments, bytes per parameter: one row and one column per matrix (Shazeer and Stern 2018)."""
 EIGHT_BIT_STATE = 2.05

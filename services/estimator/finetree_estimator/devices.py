@@ -38,6 +38,7 @@ def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
         watts=entry.watts,
         link_bandwidth=entry.link_bandwidth,
         float32_flops=FP32_SHARE * entry.fp32_flops,
+        context_bytes=c.CUDA_CONTEXTS.get(entry.segment, c.CUDA_CONTEXT),
         sources=(Source(kind, "accelerators", entry.name, entry.date),),
         notes=tuple(_notes(entry, fp32=fp32)),
     )

@@ -29,6 +29,8 @@ class Held(NamedTuple):
     """That of a trained output head, to which a loss in chunks adds each chunk's."""
     chunk_gradient: float
     """A chunk's gradient of the same."""
+    tied_gradient: float
+    """Of a trained matrix that is the embeddings and the head: each makes one, and the sum may be a third."""
     update_copies: float
     """What an optimizer step adds for a moment."""
     collectives: float
@@ -71,6 +73,7 @@ def held(recipe: Recipe) -> Held:
         gradients=_gradients(recipe, trainable),
         head_gradient=float(head * _trained_bytes(recipe)),
         chunk_gradient=float(head * recipe.compute_bytes),
+        tied_gradient=_tied_gradient(recipe),
         update_copies=_update_copies(recipe, trainable, spread),
         collectives=_collectives(recipe),
         setup=_setup(recipe),
@@ -126,7 +129,18 @@ def _whole_gradients(recipe: Recipe) -> float:
     return recipe.master_bytes * (outside + (counted.total - outside) / recipe.shape.layers) + waiting
 
 
+def _tied_gradient(recipe: Recipe) -> float:
+    shape = _shape(recipe)
+    if not (shape.tied and isinstance(recipe.method, Full)) or recipe.sharded:
+        return 0.0
+    return float(shape.vocab * shape.hidden * _trained_bytes(recipe))
+
+
 def _update_copies(recipe: Recipe, trainable: int, spread: int) -> float:
+    if recipe.optimizer == "adafactor" and isinstance(recipe.method, Full):
+        shape = _shape(recipe)
+        largest = max(shape.vocab * shape.hidden, shape.hidden * shape.intermediate)
+        return c.ADAFACTOR_UPDATE[_trained_bytes(recipe)] * largest / spread
     if recipe.program.fused_optimizer or recipe.in_backward or recipe.optimizer != "adamw":
         return 0.0
     return c.FOREACH_COPIES * trainable * _trained_bytes(recipe) / spread

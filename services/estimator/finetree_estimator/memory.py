@@ -58,11 +58,11 @@ class Memory:
 
 
 def decided_by(run: Run) -> Hashable:
-    """All that `estimate` depends on, for a run on GPUs: runs that share it have the same peaks, whatever the GPU."""
+    """All that `estimate` depends on, for a run on GPUs: runs that share it have the same peaks."""
     shares = run.rows.target_fraction if run.rows is not None and run.loss == "completion-only" else 1.0
     scores = run.sequence_length if run.eager_attention else 0
     more = run.batch > run.micro_batch * run.devices
-    return run.recipe, peak_tokens(run), more, run.loss, shares, scores, run.offloaded
+    return run.recipe, peak_tokens(run), more, run.loss, shares, scores, run.offloaded, run.device.context_bytes
 
 
 def estimate(run: Run) -> Memory:
@@ -92,7 +92,7 @@ def estimate(run: Run) -> Memory:
     )
     device = total([interval for _, interval in components])
     # Outside the allocator: of a GPU its context, of a process everything that holds no tensor.
-    outside = runtime if recipe.on_cpu else c.CUDA_CONTEXT + holds.collectives
+    outside = runtime if recipe.on_cpu else run.device.context_bytes + holds.collectives
     reserved = device.scaled(1 - outside / device.expected)
     allocated = device.scaled(1 - (outside + fragments) / device.expected)
     return Memory(components, allocated, reserved, device, _host(run, device, holds, tokens))
@@ -114,7 +114,7 @@ def _more_for_setup(holds: Held, moment: Moment, runtime: float, fragments: floa
 def _runtime(run: Run, holds: Held, tokens: float) -> float:
     if run.device.is_cpu:
         return cpu_memory.runtime(run, tokens)
-    return c.CUDA_CONTEXT + c.CUDA_WORKSPACE + holds.collectives
+    return run.device.context_bytes + c.CUDA_WORKSPACE + holds.collectives
 
 
 def _fragmentation(run: Run, moment: Moment, holds: Held, tokens: float) -> float:

@@ -6,7 +6,7 @@ import math
 from finetree_estimator import constants as c
 from finetree_estimator import cpu_memory
 from finetree_estimator.activations import Layer, layer_of, saved_by, saved_per_layer
-from finetree_estimator.holdings import Held, Moment, held
+from finetree_estimator.holdings import Held, Moment, held, is_mixed
 from finetree_estimator.methods import Full
 from finetree_estimator.run import Run
 
@@ -27,11 +27,14 @@ def moment_of(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
     at_loss = loss_moment(run, holds, layer, tokens)
     before, kept, logits = at_loss
     differentiated = (_differentiated(run, layer, saved) + _held_gradients(run, layer)) * tokens + layer.one_layer
+    # The head's gradient waits for that of the embeddings. Only one that autocast made is added to in its place.
+    copies = (1 if is_mixed(run) else 2) + (1 if before else 0)
+    after = max(differentiated, holds.update_copies, copies * holds.tied_gradient)
     # The totals first: of four moments three would be made for nothing.
     while_kept = before + kept + max(logits, differentiated)
-    if while_kept >= max(gradients + differentiated, gradients + holds.update_copies):
+    if while_kept >= gradients + after:
         return at_loss if logits >= differentiated else Moment(before, kept, differentiated)
-    return Moment(gradients, 0.0, max(differentiated, holds.update_copies))
+    return Moment(gradients, 0.0, after)
 
 
 def loss_moment(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:

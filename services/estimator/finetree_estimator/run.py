@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from finetree_estimator import constants as c
 from finetree_estimator.factors import UNCORRECTED, Correction
 from finetree_estimator.intervals import Source
 from finetree_estimator.methods import Method, QuantizedLora
@@ -74,6 +75,8 @@ class Device:
     """To the other devices of a machine, in one direction; 0 when unknown, and for a CPU."""
     float32_flops: float = 0.0
     """Rate of products in float32 beside faster 16-bit ones; 0 where there is no difference, or it is unknown."""
+    context_bytes: float = c.CUDA_CONTEXT
+    """What a process takes of a GPU outside its allocator."""
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
 

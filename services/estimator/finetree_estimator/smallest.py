@@ -8,6 +8,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import DomainError
 
+from finetree_estimator import constants as c
 from finetree_estimator.accelerators import AcceleratorEntry, accelerator, supported
 from finetree_estimator.engine import fit_of
 from finetree_estimator.fit import Verdict
@@ -20,6 +21,8 @@ COUNTS = (1, 2, 4, 8)
 """Devices that are tried: one machine's, in powers of two."""
 NEAR = 0.95
 """Share of the upper end of the peak on another accelerator from which on one is tried: it depends little on it."""
+CONTEXTS = 1.5 * (c.CUDA_CONTEXT - min(c.CUDA_CONTEXTS.values()))
+"""By how much the context makes that end lower elsewhere, at most."""
 NEAR_OBSERVED = 0.5
 """The same where runs were observed, whose factors differ between accelerators."""
 
@@ -73,7 +76,7 @@ def _smallest(
         # The spec cannot be run on so many devices.
         return None
     share = NEAR_OBSERVED if knowledge.calibration.points else NEAR
-    near = share * fit_of(there.run)[1].peak.high
+    near = share * (fit_of(there.run)[1].peak.high - CONTEXTS)
     for entry in _ascending(knowledge.prices):
         if entry.marketed_gb >= bound:
             return None

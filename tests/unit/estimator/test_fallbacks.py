@@ -122,7 +122,7 @@ WRONG = [
 
 @pytest.mark.parametrize("wrong", WRONG, ids=[json.dumps(wrong)[:60] for wrong in WRONG])
 def test_a_wrong_fallback_is_refused_as_the_changed_request_would_be(wrong):
-    request = asked(CHECKPOINTED, wrong, lora={"target_modules": ["q_proj"] * 40, "rank": 8})
+    request = asked(CHECKPOINTED, wrong, lora={"target_modules": ["q_proj"] * 40, "rank": 256})
     with pytest.raises(InvalidArgument) as expected:
         validate(merged(request, 2), path="fallbacks[1]")
     with pytest.raises(InvalidArgument) as refused:

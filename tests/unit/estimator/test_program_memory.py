@@ -170,3 +170,26 @@ def test_chunks_of_a_loss_add_to_a_trained_heads_gradient_beside_the_logits(make
     holds = held(tuned.recipe)
     assert (holds.head_gradient, holds.chunk_gradient) == (head, head)
     assert held(make_run().recipe).head_gradient == 0
+
+
+@pytest.mark.parametrize(("bytes_", "copies"), [(2, 4), (4, 2)])
+def test_adafactor_updates_a_tensor_in_float32(make_run, bytes_, copies):
+    """As many as a profile of transformers' Adafactor.step counts on a CPU (4.00 and 2.00)."""
+    whole = {"method": Full(), "weight_bytes": bytes_, "master_bytes": bytes_, "compute_bytes": bytes_}
+    run = make_run(shape=model("qwen2.5-0.5b").shape, optimizer="adafactor", program=TRANSFORMERS, **whole)
+
+    assert held(run.recipe).update_copies == copies * 4 * run.shape.vocab * run.shape.hidden
+    assert held(make_run(optimizer="adafactor").recipe).update_copies == 0
+
+
+@pytest.mark.parametrize(
+    ("compute", "batch", "copies"), [(4, 1, 2), (2, 1, 1), (4, 4, 3), (2, 4, 2)], ids=["fp32", "amp", "fp32-4", "amp-4"]
+)
+def test_tied_embeddings_wait_for_the_heads_gradient(make_run, compute, batch, copies):
+    """The copies are those of a profiled embedding, layer and tied head (torch 2 on a CPU, float32 and autocast)."""
+    whole = {"method": Full(), "weight_bytes": 4, "master_bytes": 4, "compute_bytes": compute, "optimizer": "sgd"}
+    usual = {"shape": model("qwen2.5-0.5b").shape, "program": TRANSFORMERS, "micro_batch": 1, "sequence_length": 8}
+    moment = moments.peak_moment(make_run(**usual, **whole, batch=batch, rows=None))
+
+    assert moment.transient == copies * 4 * 151936 * 896
+    assert moment.activations == 0
