@@ -16,7 +16,7 @@ from finetree_runtime.paging import PageTokens
 from finetree_runtime.server import Service
 from finetree_runtime.settings import SettingsError
 
-from finetree_trainer import attach, devices, hub, machine
+from finetree_trainer import attach, devices, machine
 from finetree_trainer.artifacts import Artifacts
 from finetree_trainer.base_models import BaseModels
 from finetree_trainer.datasets import Datasets, Limits
@@ -69,40 +69,40 @@ class Application:
         settings = self._settings
         self._claim_folder()
         self._store = _open_store(settings.data_dir)
-        self._log = log = EventLog(self._store)
+        self._log = EventLog(self._store)
         found = devices.discover(settings.cpu_slots, settings.cpu_threads)
         self._host = Host(self._store, found, measured_while_idle=settings.prewarm)
         await self._host.load()
+        estimator = self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
+        servicer = self._build(found, estimator)
+        self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
+        await self._take_over()
+        workers = attach.WorkerServicer(self._supervisor, self._log, settings, self._profiled)
+        self._attach = await attach.serve(workers, attach.socket_path(settings.data_dir))
+        self._begin(self._scheduler, self._supervisor, self._upkeep, Reports(self._log, estimator))
+
+    def _build(self, found: list[devices.Device], estimator: Estimator) -> TrainerServicer:
+        """Make every part, each of those before it; the last one answers the rpcs."""
+        settings, log = self._settings, self._log
         models = Models(settings.data_dir, settings.model_roots)
         limits = Limits(settings.max_upload_bytes, settings.max_project_bytes, settings.disk_reserve_bytes)
         datasets = Datasets(self._store, log.clock, settings.data_dir, limits)
-        tasks = Tasks(
-            log,
-            models_=models,
-            datasets=datasets,
-            devices=found,
-            data_dir=settings.data_dir,
-            data_roots=settings.data_roots,
-            token_cache_bytes=settings.token_cache_bytes,
-            hub=hub.access(settings, os.environ),
-        )
+        tasks = Tasks(log, models, datasets, found, settings)
         self._scheduler = Scheduler(log, found)
-        socket = attach.socket_path(settings.data_dir)
-        self._supervisor = Supervisor(log, tasks, settings, f"unix:{socket}", self._scheduler.release)
-        self._supervisor.measure = True  # once in each run of the service, see Host.note
-        self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
+        socket = f"unix:{attach.socket_path(settings.data_dir)}"
+        self._supervisor = Supervisor(log, tasks, settings, socket, self._scheduler.release)
         planner = Planner(
             models_=models,
             datasets=datasets,
             data_roots=settings.data_roots,
             devices_=found,
-            estimator=self._estimator,
+            estimator=estimator,
             rates=self._host.rates,
         )
         jobs = Jobs(log, planner, self._scheduler, self._supervisor, settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
         self._upkeep = Upkeep(log, jobs, retention=settings.event_retention)
-        servicer = TrainerServicer(
+        return TrainerServicer(
             jobs=jobs,
             datasets=datasets,
             watches=self._watches,
@@ -116,11 +116,6 @@ class Application:
             version=self._service.version,
             limits=_limits(settings),
         )
-        self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
-        await self._take_over()
-        workers = attach.WorkerServicer(self._supervisor, log, settings, self._profiled)
-        self._attach = await attach.serve(workers, socket)
-        self._begin(self._scheduler, self._supervisor, self._upkeep, Reports(log, self._estimator))
 
     def _begin(self, scheduler: Scheduler, supervisor: Supervisor, upkeep: Upkeep, reports: Reports) -> None:
         """From now on jobs are started, a worker is kept warm, old events are cut, and ended runs are reported."""

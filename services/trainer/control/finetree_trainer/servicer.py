@@ -3,6 +3,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 from finetree_api.trainer.v1 import base_model_pb2, dataset_pb2, trainer_pb2, trainer_pb2_grpc
@@ -30,34 +31,27 @@ FEATURES = ("train.full", "train.lora", "prepare", "models.hub", "watch.cursor",
 """What a client may look for in GetServerInfo."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
-    """Every rpc of the trainer."""
+    """Every rpc of the trainer; its fields are what answers them."""
 
-    def __init__(
-        self,
-        *,
-        jobs: Jobs,
-        datasets: Datasets,
-        watches: Watches,
-        lister: EventLister,
-        artifacts: Artifacts,
-        previews: Previews,
-        base_models: BaseModels,
-        host: Host,
-        scheduler: Scheduler,
-        tokens: PageTokens,
-        version: str,
-        limits: dict[str, int],
-    ) -> None:
-        self._jobs, self._datasets, self._watches, self._lister = jobs, datasets, watches, lister
-        self._artifacts, self._host, self._scheduler = artifacts, host, scheduler
-        self._previews = previews
-        self._base_models = base_models
-        self._tokens, self._version, self._limits = tokens, version, limits
+    jobs: Jobs
+    datasets: Datasets
+    watches: Watches
+    lister: EventLister
+    artifacts: Artifacts
+    previews: Previews
+    base_models: BaseModels
+    host: Host
+    scheduler: Scheduler
+    tokens: PageTokens
+    version: str
+    limits: dict[str, int]
+    """Of this service, by name, as GetServerInfo tells them."""
 
     async def CreateDataset(self, request: dataset_pb2.CreateDatasetRequest, context_: Any) -> Any:
         """Start an upload."""
-        dataset = await self._datasets.create(_parent(request.parent), context.principal().name, request)
+        dataset = await self.datasets.create(_parent(request.parent), context.principal().name, request)
         context.bind(dataset=dataset.uid)
         return dataset_pb2.CreateDatasetResponse(dataset=dataset)
 
@@ -71,11 +65,11 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             raise invalid_field("name", "the first message must name the dataset")
         uid = _uid(first.name, "datasets")
         context.bind(dataset=uid)
-        return dataset_pb2.WriteDatasetResponse(dataset=await self._datasets.write(uid, _pieces(first, pieces)))
+        return dataset_pb2.WriteDatasetResponse(dataset=await self.datasets.write(uid, _pieces(first, pieces)))
 
     async def GetDataset(self, request: dataset_pb2.GetDatasetRequest, context_: Any) -> dataset_pb2.GetDatasetResponse:
         """Give a dataset."""
-        return dataset_pb2.GetDatasetResponse(dataset=await self._datasets.get(_uid(request.name, "datasets")))
+        return dataset_pb2.GetDatasetResponse(dataset=await self.datasets.get(_uid(request.name, "datasets")))
 
     async def ListDatasets(
         self, request: dataset_pb2.ListDatasetsRequest, context_: Any
@@ -83,9 +77,9 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """List datasets, newest first."""
         project, size = _parent(request.parent), page_size(request.page_size)
         scope = f"ListDatasets/{project}"
-        before = self._tokens.read(scope, request.page_token) or ""
-        found = await self._datasets.page(project, before=before, limit=size + 1)
-        token = self._tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
+        before = self.tokens.read(scope, request.page_token) or ""
+        found = await self.datasets.page(project, before=before, limit=size + 1)
+        token = self.tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
         return dataset_pb2.ListDatasetsResponse(datasets=found[:size], next_page_token=token)
 
     async def DeleteDataset(
@@ -93,7 +87,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> dataset_pb2.DeleteDatasetResponse:
         """Delete a dataset that no job needs."""
         name = parse_name(request.name, "datasets", project=context.principal().project)
-        await self._datasets.delete(name.id, name.project, request_id=request.request_id)
+        await self.datasets.delete(name.id, name.project, request_id=request.request_id)
         return dataset_pb2.DeleteDatasetResponse()
 
     async def PreviewDataset(
@@ -105,14 +99,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         subject = _uid(request.job, "jobs", "job") if request.job else _uid(request.name, "datasets")
         scope = _scope("PreviewDataset", subject, request, "page_token", "page_size", "name", "job")
         # Later pages are of the job that the first was of, also when a newer one has succeeded meanwhile.
-        job, _, offset = (self._tokens.read(scope, request.page_token) or "").partition(":")
+        job, _, offset = (self.tokens.read(scope, request.page_token) or "").partition(":")
         if not job and not request.job:
-            await self._datasets.get(subject)
-            job = await self._previews.newest(subject)
+            await self.datasets.get(subject)
+            job = await self.previews.newest(subject)
         job = job or subject
         size = page_size(request.page_size, default=DEFAULT_ROWS, maximum=MAX_ROWS)
-        rows, reached = await self._previews.page(job, request, offset=int(offset or 0), limit=size)
-        token = self._tokens.issue(scope, f"{job}:{reached}") if reached else ""
+        rows, reached = await self.previews.page(job, request, offset=int(offset or 0), limit=size)
+        token = self.tokens.issue(scope, f"{job}:{reached}") if reached else ""
         name = str(ResourceName(context.principal().project, "jobs", job))
         return dataset_pb2.PreviewDatasetResponse(rows=rows, next_page_token=token, job=name)
 
@@ -121,26 +115,26 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> base_model_pb2.ListBaseModelsResponse:
         """List the base models that are here, by name."""
         size = page_size(request.page_size)
-        after = self._tokens.read("ListBaseModels", request.page_token) or ""
-        found = [model for model in await self._base_models.all() if model.name > after]
-        token = self._tokens.issue("ListBaseModels", found[size - 1].name) if len(found) > size else ""
+        after = self.tokens.read("ListBaseModels", request.page_token) or ""
+        found = [model for model in await self.base_models.all() if model.name > after]
+        token = self.tokens.issue("ListBaseModels", found[size - 1].name) if len(found) > size else ""
         return base_model_pb2.ListBaseModelsResponse(base_models=found[:size], next_page_token=token)
 
     async def GetBaseModel(
         self, request: base_model_pb2.GetBaseModelRequest, context_: Any
     ) -> base_model_pb2.GetBaseModelResponse:
         """Give a base model."""
-        return base_model_pb2.GetBaseModelResponse(base_model=await self._base_models.get(request.name))
+        return base_model_pb2.GetBaseModelResponse(base_model=await self.base_models.get(request.name))
 
     async def DeleteBaseModel(
         self, request: base_model_pb2.DeleteBaseModelRequest, context_: Any
     ) -> base_model_pb2.DeleteBaseModelResponse:
         """Delete a base model that no job needs."""
-        return base_model_pb2.DeleteBaseModelResponse(base_model=await self._base_models.delete(request.name))
+        return base_model_pb2.DeleteBaseModelResponse(base_model=await self.base_models.delete(request.name))
 
     async def ValidateJob(self, request: trainer_pb2.ValidateJobRequest, context_: Any) -> Any:
         """Resolve a job without creating it."""
-        plan = await self._jobs.validate(_parent(request.parent), request.job)
+        plan = await self.jobs.validate(_parent(request.parent), request.job)
         response = trainer_pb2.ValidateJobResponse(
             resolved_spec=plan.spec,
             setting_sources=plan.sources,
@@ -154,7 +148,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     async def CreateJob(self, request: trainer_pb2.CreateJobRequest, context_: Any) -> trainer_pb2.CreateJobResponse:
         """Create a job."""
-        job = await self._jobs.create(
+        job = await self.jobs.create(
             _parent(request.parent),
             context.principal().name,
             request.job,
@@ -166,23 +160,23 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     async def GetJob(self, request: trainer_pb2.GetJobRequest, context_: Any) -> trainer_pb2.GetJobResponse:
         """Give a job."""
-        return trainer_pb2.GetJobResponse(job=await self._jobs.get(_uid(request.name, "jobs")))
+        return trainer_pb2.GetJobResponse(job=await self.jobs.get(_uid(request.name, "jobs")))
 
     async def ListJobs(self, request: trainer_pb2.ListJobsRequest, context_: Any) -> trainer_pb2.ListJobsResponse:
         """List jobs, newest first."""
         project, size = _parent(request.parent), page_size(request.page_size)
         scope = _scope("ListJobs", project, request, "page_token", "page_size", "parent")
-        before = self._tokens.read(scope, request.page_token) or ""
-        found = await self._jobs.page(
+        before = self.tokens.read(scope, request.page_token) or ""
+        found = await self.jobs.page(
             project, before=before, limit=size + 1, states=list(request.states), labels=dict(request.labels)
         )
-        token = self._tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
+        token = self.tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
         return trainer_pb2.ListJobsResponse(jobs=found[:size], next_page_token=token)
 
     async def CancelJob(self, request: trainer_pb2.CancelJobRequest, context_: Any) -> trainer_pb2.CancelJobResponse:
         """Ask a job to stop."""
         save = request.mode == trainer_pb2.CANCEL_MODE_CHECKPOINT
-        return trainer_pb2.CancelJobResponse(job=await self._jobs.cancel(_uid(request.name, "jobs"), save=save))
+        return trainer_pb2.CancelJobResponse(job=await self.jobs.cancel(_uid(request.name, "jobs"), save=save))
 
     async def WatchJob(
         self, request: trainer_pb2.WatchJobRequest, context_: Any
@@ -197,18 +191,18 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             steps_per_second=request.max_step_events_per_second,
             heartbeat=request.heartbeat.ToNanoseconds() / 1e9 or Filter().heartbeat,
         )
-        after = await self._watches.start(request, uid)
-        async for batch in self._watches.watch(uid, after, chosen, context.principal().name):
+        after = await self.watches.start(request, uid)
+        async for batch in self.watches.watch(uid, after, chosen, context.principal().name):
             yield batch
 
     async def ListEvents(self, request: trainer_pb2.ListEventsRequest, context_: Any) -> trainer_pb2.ListEventsResponse:
         """List events, in either order."""
         uid = _uid(request.name, "jobs")
         scope = _scope("ListEvents", uid, request, "page_token", "page_size", "name")
-        position = self._tokens.read(scope, request.page_token)
+        position = self.tokens.read(scope, request.page_token)
         size = page_size(request.page_size, default=100)
-        found, reached = await self._lister.page(uid, request, position=int(position or 0), limit=size)
-        token = self._tokens.issue(scope, str(reached)) if reached else ""
+        found, reached = await self.lister.page(uid, request, position=int(position or 0), limit=size)
+        token = self.tokens.issue(scope, str(reached)) if reached else ""
         return trainer_pb2.ListEventsResponse(events=found, next_page_token=token)
 
     async def ListArtifacts(
@@ -217,9 +211,9 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """List what a job made."""
         uid, size = _uid(request.parent, "jobs", "parent"), page_size(request.page_size)
         scope = f"ListArtifacts/{uid}"
-        after = self._tokens.read(scope, request.page_token) or ""
-        found = await self._artifacts.page(uid, after=after, limit=size + 1)
-        token = self._tokens.issue(scope, found[size - 1][0]) if len(found) > size else ""
+        after = self.tokens.read(scope, request.page_token) or ""
+        found = await self.artifacts.page(uid, after=after, limit=size + 1)
+        token = self.tokens.issue(scope, found[size - 1][0]) if len(found) > size else ""
         shown = [artifact for _, artifact in found[:size]]
         return trainer_pb2.ListArtifactsResponse(artifacts=shown, next_page_token=token)
 
@@ -228,17 +222,17 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> AsyncIterator[trainer_pb2.DownloadArtifactResponse]:
         """Stream a file of an artifact."""
         job, artifact = parse_child(request.name, "jobs", "artifacts", project=context.principal().project)
-        async for piece in self._artifacts.read(job.id, artifact, request.path, request.offset, request.limit):
+        async for piece in self.artifacts.read(job.id, artifact, request.path, request.offset, request.limit):
             yield piece
 
     async def GetCapacity(self, request: trainer_pb2.GetCapacityRequest, context_: Any) -> Any:
         """Say what the server can run and what runs now."""
-        await self._host.wait(request.wait_for_rate.ToNanoseconds() / 1e9)
-        return await self._host.capacity(self._scheduler, self._limits)
+        await self.host.wait(request.wait_for_rate.ToNanoseconds() / 1e9)
+        return await self.host.capacity(self.scheduler, self.limits)
 
     async def GetServerInfo(self, request: trainer_pb2.GetServerInfoRequest, context_: Any) -> Any:
         """Say what this server is."""
-        info = server_info("finetree-trainer", self._version, features=FEATURES, limits=self._limits)
+        info = server_info("finetree-trainer", self.version, features=FEATURES, limits=self.limits)
         return trainer_pb2.GetServerInfoResponse(server=info)
 
 

@@ -43,7 +43,7 @@ class Supervisor:
         self._workers: dict[str, Worker] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self.measure = True
+        self.measure = True  # once in each run of the service, see Host.note
 
     # ------------------------------------------------------------------------------------------------- start
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from finetree_api.trainer.v1 import job_pb2, worker_pb2
 from finetree_api.types.v1 import run_spec_pb2
 
-from finetree_trainer import estimates, models, roots
+from finetree_trainer import estimates, hub, models, roots
 from finetree_trainer.datasets import Datasets
 from finetree_trainer.devices import Device
 from finetree_trainer.disk import full_disk_refused
 from finetree_trainer.log import EventLog
+from finetree_trainer.settings import Settings
 from finetree_trainer.store.database import private_folder
 
 _KINDS = {
@@ -29,22 +30,14 @@ class Tasks:
     """
 
     def __init__(
-        self,
-        log: EventLog,
-        *,
-        models_: models.Models,
-        datasets: Datasets,
-        devices: list[Device],
-        data_dir: Path,
-        data_roots: tuple[str, ...],
-        token_cache_bytes: int,
-        hub: worker_pb2.HubAccess,
+        self, log: EventLog, models_: models.Models, datasets: Datasets, devices: list[Device], settings: Settings
     ) -> None:
         self._log, self._models, self._datasets = log, models_, datasets
         self._threads = {device.id: device.threads for device in devices}
-        self._jobs = private_folder(data_dir / "jobs")
-        self._data_roots, self._hub = data_roots, hub
-        self._token_cache, self._token_cache_bytes = private_folder(data_dir / "tokens"), token_cache_bytes
+        self._jobs = private_folder(settings.data_dir / "jobs")
+        self._data_roots, self._hub = settings.data_roots, hub.access(settings, os.environ)
+        self._token_cache = private_folder(settings.data_dir / "tokens")
+        self._token_cache_bytes = settings.token_cache_bytes
 
     def work_dir(self, uid: str, attempt: int) -> Path:
         """The folder of an attempt."""
