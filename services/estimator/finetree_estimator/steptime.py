@@ -207,7 +207,9 @@ def layer_overhead_seconds(run: Run) -> float:
     """Seconds of a layer's pass in which the device waits for calls."""
     if run.device.is_cpu:
         return c.CPU_LAYER_OVERHEAD
-    return run.program.layer_overhead * (c.COMPILED_SHARE if run.program.compiled else 1.0)
+    # Experts that come in turn take a layer's calls each, and wait for the list of their tokens.
+    turns = 1 + run.shape.experts if run.program.experts_in_turn else 1
+    return turns * run.program.layer_overhead * (c.COMPILED_SHARE if run.program.compiled else 1.0)
 
 
 def loss_share(run: Run, rows: Rows) -> float:

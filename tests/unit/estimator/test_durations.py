@@ -6,6 +6,7 @@ from finetree_estimator import constants as c
 from finetree_estimator import durations, sharing, steptime, traffic
 from finetree_estimator.durations import Phase
 from finetree_estimator.methods import PRESETS, Full, LoraAdapters, Prefix, QuantizedLora
+from finetree_estimator.models import model
 from finetree_estimator.programs import FINETREE, TORCHTUNE, TRANSFORMERS, variant
 from finetree_estimator.run import EvaluationPlan, Rows
 from finetree_estimator.shapes import linear_weights
@@ -295,3 +296,12 @@ def test_a_vocabulary_that_is_no_multiple_of_eight_doubles_the_heads_time(make_r
 
     assert heads[1] == 2 * heads[2]
     assert heads[2] == pytest.approx(heads[0], rel=1e-4)
+
+
+def test_experts_in_turn_take_a_layers_calls_each(make_run):
+    mixture = make_run(shape=model("mixtral-8x7b").shape, method=QV, program=TRANSFORMERS)
+    stacked = replace(mixture, program=FINETREE)
+
+    assert steptime.layer_overhead_seconds(mixture) == pytest.approx(9 * TRANSFORMERS.layer_overhead)
+    assert steptime.layer_overhead_seconds(stacked) == FINETREE.layer_overhead
+    assert steptime.layer_overhead_seconds(make_run(program=TRANSFORMERS)) == TRANSFORMERS.layer_overhead
