@@ -186,6 +186,9 @@ OPTIMIZER_TRAFFIC = 7
 UNFUSED_OPTIMIZER_TRAFFIC = 20
 """The same where each operation of AdamW goes over memory by itself: decay 2, first moment 3, second 2 + 3, root 2,
 divide 2, add 2, update 4 (torch's foreach implementation)."""
+ADAFACTOR_TRAFFIC = 18
+"""The same for Adafactor: squares 3, means of rows and columns 2, their product 1, times the gradient 3, its size 1,
+limited 2, times the rate 2, decay and update 4 (torch's and transformers' implementations)."""
 CLIPPING_TRAFFIC = 3
 """The same where gradients are clipped, as all trainers do: their norm reads them, their scaling reads and writes."""
 DEQUANTIZE_BYTES = 4.5

@@ -89,9 +89,22 @@ def score_bytes(run: Run) -> float:
 
 def update_bytes(recipe: Recipe, trained: int) -> float:
     """Bytes that an optimizer step moves: clipping of the gradients, and the update."""
-    traffic = c.OPTIMIZER_TRAFFIC if recipe.program.fused_optimizer else c.UNFUSED_OPTIMIZER_TRAFFIC
+    numbers, states = _update_traffic(recipe)
     # A CPU's bandwidth was measured with both.
-    return trained * recipe.master_bytes * (traffic + (0 if recipe.on_cpu else c.CLIPPING_TRAFFIC))
+    clipped = 0 if recipe.on_cpu else c.CLIPPING_TRAFFIC
+    return trained * (recipe.master_bytes * (numbers + clipped) + states)
+
+
+def _update_traffic(recipe: Recipe) -> tuple[int, int]:
+    """Numbers of the weights' own size, and further bytes of moments, that an update moves for each weight."""
+    if recipe.optimizer in ("adamw-8bit", "paged-adamw-8bit"):
+        # One kernel goes over everything once: weight in and out, gradient in, two bytes of moments in and out.
+        return 3, 4
+    if recipe.optimizer == "sgd":
+        return 3, 0
+    if recipe.optimizer == "adafactor":
+        return c.ADAFACTOR_TRAFFIC, 0
+    return (c.OPTIMIZER_TRAFFIC if recipe.program.fused_optimizer else c.UNFUSED_OPTIMIZER_TRAFFIC), 0
 
 
 def unpacking_bytes(run: Run) -> float:

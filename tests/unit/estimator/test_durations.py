@@ -305,3 +305,21 @@ def test_experts_in_turn_take_a_layers_calls_each(make_run):
     assert steptime.layer_overhead_seconds(mixture) == pytest.approx(9 * TRANSFORMERS.layer_overhead)
     assert steptime.layer_overhead_seconds(stacked) == FINETREE.layer_overhead
     assert steptime.layer_overhead_seconds(make_run(program=TRANSFORMERS)) == TRANSFORMERS.layer_overhead
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "program", "bytes_moved"),
+    [
+        ("adamw", FINETREE, 4 * (7 + 3)),
+        ("adamw", TRANSFORMERS, 4 * (20 + 3)),
+        ("adamw-8bit", TRANSFORMERS, 4 * (3 + 3) + 4),
+        ("paged-adamw-8bit", FINETREE, 4 * (3 + 3) + 4),
+        ("sgd", TRANSFORMERS, 4 * (3 + 3)),
+        ("adafactor", TRANSFORMERS, 4 * (18 + 3)),
+    ],
+)
+def test_an_update_moves_what_its_optimizer_reads_and_writes(make_run, cpu, optimizer, program, bytes_moved):
+    run = make_run(optimizer=optimizer, program=program)
+
+    assert traffic.update_bytes(run.recipe, 1000) == 1000 * bytes_moved
+    assert traffic.update_bytes(replace(run, device=cpu).recipe, 1000) == 1000 * (bytes_moved - 4 * 3)
