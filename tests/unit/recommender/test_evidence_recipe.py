@@ -126,10 +126,14 @@ def test_rates_fall_as_models_grow():
     ("method", "parameters", "published"),
     [
         (Method.FULL, 134_515_008, (1e-3,)),
+        (Method.FULL, 268_098_176, (5e-5,)),
         (Method.FULL, 361_821_120, (1e-3, 2e-5)),
         (Method.FULL, 1_711_376_384, (3e-4,)),
         (Method.LORA, 494_032_768, (2e-3,)),
         (Method.LORA, 354_823_168, (2e-4,)),
+        (Method.FULL, 7_241_732_096, (3e-6,)),
+        (Method.FULL, 8_030_261_248, (5e-6, 2e-5)),
+        (Method.LORA, 999_885_952, (2e-4,)),
         (Method.LORA, 1_235_814_400, (3e-4, 4.9e-4)),
         (Method.LORA, 1_543_714_304, (2e-3,)),
         (Method.LORA, 8_030_261_248, (2.9e-4, 4.7e-4)),
@@ -148,6 +152,11 @@ def test_a_range_holds_the_published_rates_of_its_size(method, parameters, publi
 def test_a_range_holds_the_published_ranks_for_so_many_rows(examples, published):
     source = recipe(Method.LORA, examples=examples)[1]["lora.rank"]
     assert all(source.min <= rank <= source.max for rank in published)
+
+
+@pytest.mark.parametrize(("examples", "published"), [(2000, 4), (52_000, 4), (395_000, 5)])
+def test_a_range_holds_the_published_epochs_for_so_many_rows(examples, published):
+    assert recipe(Method.LORA, examples=examples)[1]["training.epochs"].max >= published
 
 
 def test_full_fine_tuning_on_few_rows_is_halved_from_half_a_billion_parameters_on():
