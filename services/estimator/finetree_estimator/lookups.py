@@ -9,7 +9,7 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime import device_names
 from finetree_runtime.errors import InvalidArgument, NotFound, invalid_field
 
-from finetree_estimator import devices, modelconfig
+from finetree_estimator import devices, modelconfig, unknown_models
 from finetree_estimator.accelerators import AcceleratorEntry, accelerator
 from finetree_estimator.calibration import EMPTY, Calibration
 from finetree_estimator.consistency import contradiction
@@ -44,7 +44,7 @@ def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
     try:
         return Described(catalogue_model(name).shape)
     except UnknownNameError as error:
-        text = f"no model {name!r} in the catalogue{_or_nearest(error)}; ListModels lists all, model.shape takes any"
+        text = f"no model {name!r} in the catalogue{_instead(error)}"
         raise NotFound("MODEL_NOT_FOUND", text, metadata={"model": name}) from error
 
 
@@ -175,12 +175,21 @@ def _quote(price_id: str, accelerator: str, book: PriceBook) -> Quote:
     try:
         quote = book.find(price_id)
     except UnknownNameError as error:
-        text = f"no price {price_id!r} in the price book{_or_nearest(error)}"
+        text = (
+            f"no price {price_id!r} in the price book{_or_nearest(error)}; ListPrices lists all, '' takes the cheapest"
+        )
         raise NotFound("PRICE_NOT_FOUND", text, metadata={"price_id": price_id}) from error
     if quote.accelerator != accelerator:
         text = f"the price {price_id!r} is for {quote.accelerator}, not for {accelerator or 'this device'}"
         raise NotFound("PRICE_NOT_FOUND", text, metadata={"price_id": price_id})
     return quote
+
+
+def _instead(error: UnknownNameError) -> str:
+    """What to do about a model that is not known: what its name tells, or the nearest ones."""
+    if reason := unknown_models.hint(error.name):
+        return f"; {reason}. ListModels lists those that are known"
+    return f"{_or_nearest(error)}; ListModels lists all, model.shape takes any"
 
 
 def _or_nearest(error: UnknownNameError) -> str:

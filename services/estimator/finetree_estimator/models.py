@@ -69,8 +69,7 @@ def models() -> tuple[ModelEntry, ...]:
 
 def model(name: str) -> ModelEntry:
     """The model with this catalogue name or hub id, in any letter case. Raises UnknownNameError."""
-    index = _model_index()
-    if (entry := index.get(model_names.canonical(name))) is None:
+    if (entry := model_names.find(_model_index(), name)) is None:
         raise UnknownNameError(name, nearest_names(name, (m.name for m in models()), (m.hub_id for m in models())))
     return entry
 

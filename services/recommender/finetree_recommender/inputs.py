@@ -203,7 +203,7 @@ def _model(source: rs.ModelSource, catalogue: Catalogue) -> Model | None:
         # Parameters of a shape are the estimator's to count.
         return Model(0, source.shape.max_position_embeddings, source.shape.experts)
     name = source.hub.id if kind == "hub" else source.name
-    return catalogue.models.get(model_names.canonical(name))
+    return model_names.find(catalogue.models, name)
 
 
 def _lengths(profile: rs.DatasetProfile | None, pack: Pack) -> Iterator[Caution]:

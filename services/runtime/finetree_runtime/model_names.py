@@ -6,6 +6,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+MIRRORS = ("unsloth/", "nousresearch/")
+"""Organisations that keep copies of others' models under the names that those have."""
+
 
 def by_name(entries: Iterable[tuple[Iterable[str], T]]) -> Mapping[str, T]:
     """Entries by each of their names in lower case, and by the part behind the organisation; the first has a name.
@@ -18,6 +21,15 @@ def by_name(entries: Iterable[tuple[Iterable[str], T]]) -> Mapping[str, T]:
             index.setdefault(canonical(name), entry)
             index.setdefault(canonical(name).rpartition("/")[2], entry)
     return index
+
+
+def find(index: Mapping[str, T], name: str) -> T | None:
+    """The entry of a name, or of the model that a mirror keeps a copy of; None where it is unknown."""
+    key = canonical(name)
+    found = index.get(key)
+    if found is None and key.startswith(MIRRORS):
+        found = index.get(key.rpartition("/")[2])
+    return found
 
 
 def canonical(name: str) -> str:

@@ -1416,7 +1416,7 @@ class Model(_message.Message):
 
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Other hub ids of the same shape, for example those of its instruction-tuned checkpoints."""
+        """Other names and hub ids of the same shape, for example those of its instruction-tuned checkpoints."""
 
     def __init__(
         self,
