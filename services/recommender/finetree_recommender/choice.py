@@ -189,17 +189,17 @@ def _upgrade(pack: Pack, answers: Answers, passage: Passage, ballot: Ballot) -> 
 
 def _upgrade_step(pack: Pack, answers: Answers, rule: UpgradeRule) -> Step:
     words = f"if the estimator shows that it fits: {', '.join(rule.order)}"
-    return Step("upgrade", rule.id, words, pack.provenance(rule.source), answers.read(*rule.when))
+    return Step("upgrade", rule.id, words, pack.cited(rule.source), answers.read(*rule.when))
 
 
 def _plurality(pack: Pack, ballot: Ballot, winner: Method) -> Step:
     tally = ", ".join(f"{method} {ballot.total(method)}" for method in ballot.feasible)
-    return Step("votes", PLURALITY, f"{winner} has the most votes ({tally})", pack.provenance("resolution: B6"))
+    return Step("votes", PLURALITY, f"{winner} has the most votes ({tally})", pack.cited("resolution: B6"))
 
 
 def _stars(pack: Pack, winner: Method) -> Step:
     rule = pack.rules.stars_order
-    return Step("star_order", rule.id, f"first by stars: {winner}", pack.provenance(rule.source))
+    return Step("star_order", rule.id, f"first by stars: {winner}", pack.cited(rule.source))
 
 
 def _order(pack: Pack, answers: Answers, ballot: Ballot, leaf: Method, winner: Method) -> tuple[Method, ...]:

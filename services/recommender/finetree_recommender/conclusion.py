@@ -32,7 +32,8 @@ class Recommendation:
     recipe: Recipe | None
     """None where nothing was shown to train."""
     priced: Priced | None
-    trace: tuple[Step, ...]
+    fit_steps: tuple[Step, ...]
+    """The last of the trace; those before are the choice's."""
     methods: tuple[Assessment, ...]
     cautions: tuple[Caution, ...]
     counterfactuals: tuple[Counterfactual, ...]
@@ -41,6 +42,11 @@ class Recommendation:
     revision: ev.Revision
     plan_digest: str
     others: tuple[OtherVerdict, ...] = ()
+
+    @property
+    def trace(self) -> tuple[Step, ...]:
+        """What was decided, in order."""
+        return (*self.decision.choice.steps, *self.fit_steps)
 
 
 def conclude(
@@ -73,10 +79,7 @@ def conclude(
         decision=decision,
         recipe=built,
         priced=_priced(evidence, decision),
-        trace=(
-            *decision.choice.steps,
-            *fit.steps(pack, evidence, decision.settled, applied, overruled),
-        ),
+        fit_steps=tuple(fit.steps(pack, evidence, decision.settled, applied, overruled)),
         methods=assess(situation, decision, rented),
         cautions=cautions.collect(
             situation, decision, missing=missing, parameters=parameters, built=built, rented=rented

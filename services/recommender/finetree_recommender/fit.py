@@ -186,7 +186,7 @@ def steps(
     pack: Pack, evidence: Evidence | None, settled: Settlement, applied: tuple[Adaptation, ...], overruled_rule_id: str
 ) -> Iterator[Step]:
     """The trace of a settlement."""
-    convention = pack.provenance("finetree: fit stage")
+    convention = pack.cited("finetree: fit stage")
     for method, breaches in settled.passed.items():
         for breach in breaches:
             yield Step("demands", breach.rule_id, f"{method} is passed over: {breach.message}", convention)
@@ -202,7 +202,7 @@ def steps(
         yield Step("fit", "fit.not_estimated", f"the estimator has no figure for {settled.method}", convention)
         return
     for rule in applied:
-        yield Step("fit", rule.id, rule.message, pack.provenance(rule.source))
+        yield Step("fit", rule.id, rule.message, pack.cited(rule.source))
     outcome = f"{settled.method} {room(best(evidence, settled.method).priced)}"
     yield Step("fit", "fit.fits", outcome, convention, (), overruled_rule_id)
 

@@ -93,4 +93,4 @@ def _passage(pack: Pack, memory: str, allowed: tuple[Method, ...], rule: Cited |
 
 
 def _step(pack: Pack, memory: str, rule: Cited | MemoryClass, outcome: str) -> Step:
-    return Step("hardware_gate", rule.id, outcome, pack.provenance(rule.source), (f"memory={memory}",))
+    return Step("hardware_gate", rule.id, outcome, pack.cited(rule.source), (f"memory={memory}",))

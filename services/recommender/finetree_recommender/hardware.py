@@ -24,9 +24,12 @@ NOT_SUPPORTED = "ACCELERATOR_NOT_SUPPORTED"
 """Code of the caution that another maker's accelerator is answered for by its memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Device:
-    """Hardware as it was understood. Memory in GB as marketed, of one device."""
+    """Hardware as it was understood. Memory in GB as marketed, of one device.
+
+    Compared and hashed by identity, as a key of what is kept for it.
+    """
 
     hardware: rs.Hardware
     """What the recipe runs on: the request's, with the accelerator that its name and memory mean."""

@@ -3,6 +3,7 @@
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
@@ -13,7 +14,7 @@ from finetree_recommender.answers import CPU, PRIORITY_OF, SERVING_OF, UNKNOWN, 
 from finetree_recommender.demands import Demands, plain
 from finetree_recommender.estimates import Catalogue, Model
 from finetree_recommender.hardware import Device, memory_class, read_device
-from finetree_recommender.listing import Listed, listing
+from finetree_recommender.listing import Block, Listed, listing
 from finetree_recommender.pack import Pack
 from finetree_recommender.trace import Caution
 from finetree_recommender.wish_rules import Bracket
@@ -55,10 +56,15 @@ class Inputs:
         return Demands(deadline_seconds=_seconds(self.request), run_usd=_run_budget(self.request))
 
     @property
-    def listing(self) -> tuple[Listed, ...]:
+    def blocks(self) -> Iterator[Block]:
         """Every input as it was understood, in words."""
         evidence = self.evidence_profile
-        return tuple(listing(self.request, self.answers, self.device, self.model, self.profile, evidence=evidence))
+        return listing(self.request, self.answers, self.device, self.model, self.profile, evidence=evidence)
+
+    @property
+    def listing(self) -> tuple[Listed, ...]:
+        """The inputs of all `blocks`."""
+        return tuple(chain.from_iterable(self.blocks))
 
     @property
     def cautions(self) -> tuple[Caution, ...]:

@@ -3,7 +3,6 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import starmap
 from typing import NamedTuple
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
@@ -28,6 +27,10 @@ class Listed(NamedTuple):
     known: bool
 
 
+Block = tuple[Listed, ...]
+"""Inputs that stand together and are kept together."""
+
+
 def listing(
     request: rec.RecommendRequest,
     answers: Answers,
@@ -36,34 +39,56 @@ def listing(
     profile: rs.DatasetProfile | None,
     *,
     evidence: bool,
-) -> Iterator[Listed]:
+) -> Iterator[Block]:
     """All inputs, each once; `evidence` is whether the recipe takes published numbers first."""
-    yield from starmap(_listed, _numbers(request, device, model))
-    yield from _answered(answers[_FIRST : _FIRST + len(ENUM_WORDS)], (bool(request.time), bool(request.tasks)))
-    yield from starmap(_listed, _others(request, profile))
-    # Never unknown: the pack says it where the request does not.
-    yield Listed("profile", "evidence" if evidence else "playbook", known=True)
+    yield (_listed("model", _model_words(request.model, model) if request.HasField("model") else None),)
+    yield _hardware(device)
+    yield _limits(
+        request.budget_usd_month if request.HasField("budget_usd_month") else None,
+        request.budget_usd_run if request.HasField("budget_usd_run") else None,
+        request.runs_per_month,
+        request.deadline.ToNanoseconds() if request.HasField("deadline") else None,
+    )
+    yield _answered(answers[_FIRST : _FIRST + len(ENUM_WORDS)], (bool(request.time), bool(request.tasks)))
+    rent = request.can_rent if request.HasField("can_rent") else None
+    yield _others(request.task_count, tuple(request.serving), tuple(request.priorities), rent)
+    yield (_listed("dataset_profile.examples", _data_words(profile) if profile is not None else None),)
+    yield _EVIDENCE if evidence else _PLAYBOOK
 
 
 def _listed(path: str, value: str | None) -> Listed:
     return Listed(path, value or UNKNOWN, value is not None)
 
 
-def _numbers(request: rec.RecommendRequest, device: Device, model: Model | None) -> Iterator[tuple[str, str | None]]:
-    yield "model", _model_words(request.model, model) if request.HasField("model") else None
-    yield "hardware", _hardware_words(device)
-    for name in ("budget_usd_month", "budget_usd_run"):
-        yield name, f"{plain(getattr(request, name))} USD" if request.HasField(name) else None
-    yield "runs_per_month", str(request.runs_per_month) if request.runs_per_month else None
-    yield "deadline", f"{plain(request.deadline.ToNanoseconds() / 1e9)} s" if request.HasField("deadline") else None
+@lru_cache(maxsize=4096)
+def _hardware(device: Device) -> Block:
+    return (_listed("hardware", _hardware_words(device)),)
 
 
-def _others(request: rec.RecommendRequest, profile: rs.DatasetProfile | None) -> Iterator[tuple[str, str | None]]:
-    yield "task_count", str(request.task_count) if request.task_count else None
-    yield "serving", ", ".join(SERVING_OF[item].lower() for item in request.serving) or None
-    yield "priorities", ", ".join(PRIORITY_OF[item].lower() for item in request.priorities) or None
-    yield "can_rent", str(request.can_rent).lower() if request.HasField("can_rent") else None
-    yield "dataset_profile.examples", _data_words(profile) if profile is not None else None
+@lru_cache(maxsize=4096)
+def _limits(month: float | None, run: float | None, runs: int, nanoseconds: int | None) -> Block:
+    """What time and money there is."""
+    return (
+        _listed("budget_usd_month", f"{plain(month)} USD" if month is not None else None),
+        _listed("budget_usd_run", f"{plain(run)} USD" if run is not None else None),
+        _listed("runs_per_month", str(runs) if runs else None),
+        _listed("deadline", f"{plain(nanoseconds / 1e9)} s" if nanoseconds is not None else None),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _others(tasks: int, serving: tuple[int, ...], priorities: tuple[int, ...], rent: bool | None) -> Block:  # noqa: FBT001  # a key
+    """What was wished beside; servers and priorities by number."""
+    return (
+        _listed("task_count", str(tasks) if tasks else None),
+        _listed("serving", ", ".join(SERVING_OF[item].lower() for item in serving) or None),
+        _listed("priorities", ", ".join(PRIORITY_OF[item].lower() for item in priorities) or None),
+        _listed("can_rent", str(rent).lower() if rent is not None else None),
+    )
+
+
+# Never unknown: the pack says it where the request does not.
+_EVIDENCE, _PLAYBOOK = ((Listed("profile", words, known=True),) for words in ("evidence", "playbook"))
 
 
 def _data_words(profile: rs.DatasetProfile) -> str:
@@ -72,7 +97,7 @@ def _data_words(profile: rs.DatasetProfile) -> str:
 
 
 @lru_cache(maxsize=8192)
-def _answered(answers: tuple[str, ...], given: tuple[bool, bool]) -> tuple[Listed, ...]:
+def _answered(answers: tuple[str, ...], given: tuple[bool, bool]) -> Block:
     """The answers to questions, in the contract's order; `given` is whether the time and the tasks are answers."""
     told = dict(zip(_NUMBERED, given, strict=True))
     return tuple(

@@ -58,6 +58,10 @@ class Pack:
         """
         return _provenance(self, reference)
 
+    def cited(self, reference: str) -> bytes:
+        """The `provenance` as bytes of the wire. Raises PackError."""
+        return _cited(self, reference)
+
     def card(self, method: Method) -> Card:
         """The card of a method."""
         return _cards(self)[method]
@@ -86,6 +90,11 @@ def _provenance(pack: Pack, reference: str) -> ev.Provenance:
         raise PackError(f"source {reference!r}: give a key and a place, as in 'playbook L264'; keys are {known}")
     kind = ev.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind}")
     return ev.Provenance(kind=kind, source=source.source, locator=match["locator"], date=source.date)
+
+
+@lru_cache(maxsize=4096)
+def _cited(pack: Pack, reference: str) -> bytes:
+    return _provenance(pack, reference).SerializeToString()
 
 
 def parse(text: bytes, bases: Mapping[str, Pack] | None = None) -> Pack:

@@ -12,10 +12,11 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.wire import delimited, key
 
 from finetree_recommender.assess import Assessment
+from finetree_recommender.choice import Choice
 from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.counterfactuals import Counterfactual, Gap
 from finetree_recommender.estimates import FitState, Priced
-from finetree_recommender.listing import Listed
+from finetree_recommender.listing import Block
 from finetree_recommender.methods import Method
 from finetree_recommender.others import OtherVerdict
 from finetree_recommender.reasons import Standing
@@ -37,8 +38,9 @@ def recommendation_bytes(answer: Recommendation) -> bytes:
     parts = [_verdict(decision.method, headline(answer), decision.rule_id, upgrade=decision.upgrade_advised)]
     if built is not None:
         parts += (delimited(_SPEC, built.spec.SerializeToString()), built.told)
-    parts += map(_input, answer.inputs.listing)
-    parts += map(_step, answer.trace)
+    parts += map(_inputs, answer.inputs.blocks)
+    parts.append(_chosen(decision.choice))
+    parts += map(_step, answer.fit_steps)
     parts += map(_assessment, answer.methods)
     parts += map(_caution, answer.cautions)
     parts += map(_counterfactual, answer.counterfactuals)
@@ -72,27 +74,26 @@ def _verdict(method: Method | None, line: str, rule_id: str, *, upgrade: bool) -
 
 
 @lru_cache(maxsize=KEPT)
-def _input(item: Listed) -> bytes:
-    message = rec.NormalizedInput(field_path=item.field_path, value=item.value, known=item.known)
-    return rec.RecommendResponse(inputs=[message]).SerializeToString()
+def _inputs(block: Block) -> bytes:
+    messages = [rec.NormalizedInput(field_path=each.field_path, value=each.value, known=each.known) for each in block]
+    return rec.RecommendResponse(inputs=messages).SerializeToString()
 
 
-def _step(step: Step) -> bytes:
-    words = (step.stage, step.rule_id, step.outcome, step.overruled_rule_id)
-    return _step_of(words, step.inputs_read, step.provenance.SerializeToString())
+@lru_cache(maxsize=KEPT // 2)
+def _chosen(choice: Choice) -> bytes:
+    """The trace before the fit."""
+    return b"".join(map(_step, choice.steps))
 
 
 @lru_cache(maxsize=KEPT)
-def _step_of(words: tuple[str, str, str, str], read: tuple[str, ...], provenance: bytes) -> bytes:
-    """A step by what it holds; its provenance in bytes, for messages are no keys."""
-    stage, rule_id, outcome, overruled = words
+def _step(step: Step) -> bytes:
     message = rec.TraceStep(
-        stage=stage,
-        rule_id=rule_id,
-        inputs_read=read,
-        outcome=outcome,
-        provenance=ev.Provenance.FromString(provenance),
-        overruled_rule_id=overruled,
+        stage=step.stage,
+        rule_id=step.rule_id,
+        inputs_read=step.inputs_read,
+        outcome=step.outcome,
+        provenance=ev.Provenance.FromString(step.provenance),
+        overruled_rule_id=step.overruled_rule_id,
     )
     return rec.RecommendResponse(trace=[message]).SerializeToString()
 

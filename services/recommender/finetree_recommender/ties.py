@@ -27,7 +27,7 @@ class Narrowed:
                 "priorities",
                 rule.id,
                 f"{rule.value.lower()} puts {', '.join(left)} first",
-                self.pack.provenance(rule.source),
+                self.pack.cited(rule.source),
                 (f"{rule.input}={rule.value}",),
             )
             for rule, left in self.cuts

@@ -4,8 +4,6 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from finetree_api.types.v1 import evidence_pb2 as ev
-
 from finetree_recommender.methods import Method
 
 
@@ -15,7 +13,8 @@ class Step(NamedTuple):
     stage: str
     rule_id: str
     outcome: str
-    provenance: ev.Provenance
+    provenance: bytes
+    """As bytes of the wire: a step is a key of what is kept of it, and messages are none."""
     inputs_read: tuple[str, ...] = ()
     """Inputs as "name=value"."""
     overruled_rule_id: str = ""

@@ -68,7 +68,7 @@ def _path(pack: Pack, answers: Answers, passed: tuple[tuple[Node, bool], ...]) -
             "tree",
             node.id,
             f"yes: {node.yes}" if yes else f"no: {node.no}",
-            pack.provenance(node.source),
+            pack.cited(node.source),
             answers.read(*node.when),
         )
         for node, yes in passed
@@ -78,4 +78,4 @@ def _path(pack: Pack, answers: Answers, passed: tuple[tuple[Node, bool], ...]) -
 def _told(pack: Pack, answers: Answers, rule: Leaf, words: tuple[str, str], read: tuple[str, ...]) -> tuple[Step, ...]:
     """The one step of a rule that names a method; `words` are its stage and what it does."""
     stage, does = words
-    return (Step(stage, rule.id, f"{does} {rule.method}", pack.provenance(rule.source), answers.read(*read)),)
+    return (Step(stage, rule.id, f"{does} {rule.method}", pack.cited(rule.source), answers.read(*read)),)

@@ -70,4 +70,4 @@ def _steps(pack: Pack, answers: Answers) -> Iterator[Step]:
         outcome = f"a vote for {', '.join(option.votes)}" if option.votes else "no preference"
         if option.upgrade:
             outcome = "for an upgrade of the GPU, and for no method"
-        yield Step("votes", option.id, outcome, pack.provenance(option.source), answers.read(question.input))
+        yield Step("votes", option.id, outcome, pack.cited(option.source), answers.read(question.input))
