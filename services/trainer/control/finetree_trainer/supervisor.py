@@ -13,10 +13,11 @@ from finetree_runtime.ids import uuid7
 from finetree_runtime.logging import get_logger
 from sqlalchemy import Connection
 
-from finetree_trainer import ingest, machine, segments
+from finetree_trainer import ingest, machine
+from finetree_trainer.closing import close_attempt
 from finetree_trainer.draft import Draft
 from finetree_trainer.endings import cancel_command, dismiss, expect_exit, remove_folder, sweep_folders
-from finetree_trainer.log import EventLog, FencedError
+from finetree_trainer.log import EventLog
 from finetree_trainer.processes import Liveness, Process, liveness, worker_environment
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts
@@ -25,10 +26,6 @@ from finetree_trainer.tasks import Tasks
 from finetree_trainer.workers import Session, Worker, new_token, token_hash
 
 TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
-INTERRUPTIONS = 16
-"""How often a job goes on after its worker was stopped with a checkpoint by no fault of its own."""
-REPLAY_EVENTS = 500
-"""Events of a dead worker's segment that are logged in one transaction."""
 
 
 class Supervisor:
@@ -247,30 +244,13 @@ class Supervisor:
         if worker.session is not None:
             worker.session.close()
         if worker.job:
-            await self._close_attempt(worker, how)
+            folder, retries = self._tasks.work_dir(worker.job, worker.attempt), self._settings.system_retries
+            await close_attempt(self._log, worker.job, worker.attempt, folder, how=how, retries=retries)
             self._released(worker.slot)
         elif not self._stopping:
             get_logger().warning("idle_worker_ended", worker=worker.id, how=how)
         keep_in = self._tasks.work_dir(worker.job, worker.attempt) if worker.job else None
         await asyncio.to_thread(remove_folder, self._folder / worker.id, keep_in)
-
-    async def _close_attempt(self, worker: Worker, how: str) -> None:
-        uid, attempt = worker.job, worker.attempt
-        row = await self._log.store.read(lambda connection: attempts.load(connection, uid, attempt))
-        left = await asyncio.to_thread(
-            segments.read, self._tasks.work_dir(uid, attempt), row.acknowledged if row else 0
-        )
-        for start in range(0, len(left), REPLAY_EVENTS):
-            batch = worker_pb2.WorkerEventBatch(events=left[start : start + REPLAY_EVENTS])
-            with suppress(FencedError, ingest.EventGapError):
-                await self.take(uid, attempt, batch)
-
-        def decide(draft: Draft, connection: Connection) -> bool:
-            return ingest.after_death(
-                draft, connection, attempt, how=how, retries=self._settings.system_retries, interruptions=INTERRUPTIONS
-            )
-
-        await self._log.change(uid, decide)
 
     async def _require_attach(self, worker: Worker) -> None:
         """A worker that never attaches is of no use: end it, so that another attempt can follow."""
