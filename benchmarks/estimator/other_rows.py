@@ -26,6 +26,7 @@ _PROGRAMS = {
     "litgpt": pb.TRAINING_PROGRAM_LITGPT,
     "torchtune": pb.TRAINING_PROGRAM_TORCHTUNE,
     "unsloth": pb.TRAINING_PROGRAM_UNSLOTH,
+    "pytorch": pb.TRAINING_PROGRAM_PYTORCH,
 }
 _QUANTIZATIONS = {
     "nf4": rs.QUANTIZATION_NF4,

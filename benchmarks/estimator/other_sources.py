@@ -17,7 +17,9 @@ embeddings and full training under DeepSpeed (Qwen); models of ms-swift other th
 known; weights offloaded to the host (fsdp_qlora, PEFT's guides); torchtune's runs whose settings are not those of a
 configuration; selective checkpointing and tensor parallelism (torchtitan); Axolotl's examples of models without a
 shape here, and of images; Unsloth's notebooks over rows of ever other lengths, and its longest context by card, which
-is a limit and no peak; models with a module of somebody's own; a table whose repository could not be named.
+is a limit and no peak; models with a module of somebody's own; a table whose repository could not be named; a decoder
+whose loss picks what is no padding, of which it has an unknown share (mikhailbahdashych/memory-efficient-transformer-
+training-techniques: 12 peaks that were in fresh_rows.csv at first, foretold 83 % too high).
 """
 
 import argparse

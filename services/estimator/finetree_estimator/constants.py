@@ -42,6 +42,9 @@ LOGITS_BYTES = {2: 14.0, 4: 16.0}
 """Per logit at the loss peak, by the logits' bytes: the logits, which the model's output holds, log-softmax, and the
 float32 gradients of its output and its input (2 + 4 + 4 + 4; 4 + 4 + 4 + 4). A traced step of transformers' Llama gives
 14.0 in 16 bits; published peaks over lengths of two sources with float32 logits rise by 16.0 and 16.3."""
+NATIVE_LOGITS_COPIES = 4
+"""The same in copies of the logits, where the loss is computed in their own type: they themselves, log-softmax, and the
+gradients of its output and input."""
 SCORE_GRADIENT_BYTES = 8
 """Per attention score while a plain softmax is differentiated, beside what is kept: float32 gradients of its output and
 its input."""

@@ -31,6 +31,8 @@ class Program:
     """Whether the joint buffer of queries, keys and values stays alive beside its parts."""
     keeps_chunked_logits: bool = False
     """Whether the logits of a chunked loss exist all at once after all."""
+    native_loss: bool = False
+    """Whether the loss of all logits is computed in their own type unless autocast makes it float32."""
     fused_optimizer: bool = False
     """Whether the optimizer reads and writes each number once."""
     layer_overhead: float = 0.38e-3
@@ -144,7 +146,9 @@ LLM_FOUNDRY = Program(
     own_classes=True,
 )
 """LLM Foundry: MPT's classes under FSDP with low-precision layer norms, and attention of the first FlashAttention."""
-PROGRAMS = {each.name: each for each in (FINETREE, TRANSFORMERS, LITGPT, TORCHTUNE, UNSLOTH, LLM_FOUNDRY)}
+PYTORCH = Program("pytorch", rms_norm_bytes=4, native_loss=True, own_classes=True)
+"""A plain loop: torch's AdamW as it comes, and torch's cross-entropy of logits that a variable of the loop holds."""
+PROGRAMS = {each.name: each for each in (FINETREE, TRANSFORMERS, LITGPT, TORCHTUNE, UNSLOTH, LLM_FOUNDRY, PYTORCH)}
 """By name."""
 
 

@@ -9,7 +9,7 @@ from finetree_estimator.holdings import held
 from finetree_estimator.memory import Component
 from finetree_estimator.methods import PRESETS, Full, LoraAdapters, QuantizedLora
 from finetree_estimator.models import model
-from finetree_estimator.programs import FINETREE, LITGPT, TORCHTUNE, TRANSFORMERS, variant
+from finetree_estimator.programs import FINETREE, LITGPT, PYTORCH, TORCHTUNE, TRANSFORMERS, variant
 from finetree_estimator.run import Rows
 from finetree_estimator.shapes import count
 
@@ -159,6 +159,14 @@ def test_a_compiled_loss_keeps_no_log_softmax(make_run):
     assert moments.loss_peak(chunked, 2048) == 128256 * (4 * 2048 + 14 * 256)
     assert moments.loss_peak(compiled, 2048) == 128256 * (2 * 2048 + 2 * 256)
     assert activations.saved_per_layer(chunked) - activations.saved_per_layer(compiled) == 2 * (8192 + 2 * 3072)
+
+
+@pytest.mark.parametrize(("master", "per_logit"), [(2, 8), (4, 14)], ids=["bf16", "autocast"])
+def test_a_plain_loop_computes_its_loss_in_the_logits_own_type(make_run, master, per_logit):
+    whole = {"method": Full(), "weight_bytes": master, "master_bytes": master, "loss": "full-logits", "rows": None}
+
+    assert moments.loss_peak(make_run(program=PYTORCH, **whole), 2048) == per_logit * 128256 * 2048
+    assert moments.loss_peak(make_run(program=TRANSFORMERS, **whole), 2048) == 14 * 128256 * 2048
 
 
 def test_chunks_of_a_loss_add_to_a_trained_heads_gradient_beside_the_logits(make_run):

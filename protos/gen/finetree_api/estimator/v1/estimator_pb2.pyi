@@ -74,6 +74,8 @@ class _TrainingProgramEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Train
     """Unsloth."""
     TRAINING_PROGRAM_LLM_FOUNDRY: _TrainingProgram.ValueType  # 6
     """LLM Foundry (Composer)."""
+    TRAINING_PROGRAM_PYTORCH: _TrainingProgram.ValueType  # 7
+    """A loop of one's own over classes of one's own, in plain PyTorch."""
 
 class TrainingProgram(_TrainingProgram, metaclass=_TrainingProgramEnumTypeWrapper):
     """The program that trains: it decides number formats and copies that a RunSpec does not say."""
@@ -92,6 +94,8 @@ TRAINING_PROGRAM_UNSLOTH: TrainingProgram.ValueType  # 5
 """Unsloth."""
 TRAINING_PROGRAM_LLM_FOUNDRY: TrainingProgram.ValueType  # 6
 """LLM Foundry (Composer)."""
+TRAINING_PROGRAM_PYTORCH: TrainingProgram.ValueType  # 7
+"""A loop of one's own over classes of one's own, in plain PyTorch."""
 Global___TrainingProgram: _TypeAlias = TrainingProgram  # noqa: Y015
 
 class _ShardingLibrary:
