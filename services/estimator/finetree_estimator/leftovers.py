@@ -36,7 +36,8 @@ def left_over(run: Run) -> Interval | None:
     holds, layer = held(recipe), layer_of(recipe)
     at_loss = loss_moment(run, holds, layer, tokens)
     spare = moment_of(run, holds, layer, tokens).total - at_loss.total
-    expected = c.DRAW * max(_of_logits(run, rows, at_loss, spare), _of_activations(run, rows, at_loss))
+    trained = holds.optimizer_states + holds.gradients
+    expected = c.DRAW * max(_of_logits(run, rows, at_loss, spare, trained), _of_activations(run, rows, at_loss))
     if expected < 1:
         return None
     below, above = c.DRAW_SPREAD
@@ -67,15 +68,21 @@ def _peak_plus(peak: Interval, more: Interval, most: float) -> Interval:
     return made((low, expected, max(expected, min(high, c.WIDEST * expected, most)), sources, coverage))
 
 
-def _of_logits(run: Run, rows: Rows, moment: Moment, spare: float) -> float:
-    """Of the loss, whose float32 tensors are the largest blocks. `spare` is what other moments reserve beyond it."""
+def _of_logits(run: Run, rows: Rows, moment: Moment, spare: float, trained: float) -> float:
+    """Of the loss, whose float32 tensors are the largest blocks.
+
+    `spare` is what other moments reserve beyond it. Optimizer states and gradients, `trained` bytes of them, come into
+    what the first step's rows leave over.
+    """
     if run.loss != "full-logits":
         # Chunks are equally large whatever the rows.
         return 0.0
     per_logit = c.RENEWED_LOGITS_BYTES[4 if run.recipe.activation_bytes == 4 else 2]
-    again = _renewed(run, rows, 4.0 * run.shape.vocab) - 1
-    renewed = min(moment.transient, per_logit * run.shape.vocab * peak_tokens(run))
-    return max(0.0, c.RENEWED_LOGITS * renewed * again - spare)
+    renewed = c.RENEWED_LOGITS * min(moment.transient, per_logit * run.shape.vocab * peak_tokens(run))
+    widest = 4.0 * run.shape.vocab
+    first = renewed * (_renewed(run, rows, widest, _in_step(run)) - 1)
+    again = _renewed(run, rows, widest, _micro_batches(run)) - 1
+    return max(0.0, renewed * again - spare - min(trained, first))
 
 
 def _of_activations(run: Run, rows: Rows, moment: Moment) -> float:
@@ -83,14 +90,22 @@ def _of_activations(run: Run, rows: Rows, moment: Moment) -> float:
     widest = float(layer_of(run.recipe).stream * run.shape.intermediate)
     if run.checkpointing or widest * peak_tokens(run) < c.OWN_SEGMENT:
         return 0.0
-    return c.RENEWED_ACTIVATIONS * math.log(_renewed(run, rows, widest)) * moment.activations
+    return c.RENEWED_ACTIVATIONS * math.log(_renewed(run, rows, widest, _micro_batches(run))) * moment.activations
 
 
-def _renewed(run: Run, rows: Rows, widest: float) -> float:
+def _renewed(run: Run, rows: Rows, widest: float, count: int) -> float:
     """The sum of record lengths where the largest blocks have so many bytes per token: only larger segments count."""
-    in_step = -(-run.batch // (run.micro_batch * run.devices))
-    count = in_step if run.program.cache == "emptied" else in_step * max(1, run.steps)
     return record_sum(rows.stretches, run.micro_batch, count, c.SEGMENT_STEP / (widest * run.micro_batch))
+
+
+def _in_step(run: Run) -> int:
+    """Micro-batches of a device in an optimizer step."""
+    return -(-run.batch // (run.micro_batch * run.devices))
+
+
+def _micro_batches(run: Run) -> int:
+    """Micro-batches of a device between two times that the cache is given back."""
+    return _in_step(run) if run.program.cache == "emptied" else _in_step(run) * max(1, run.steps)
 
 
 def record_sum(stretches: Sequence[Stretch], micro_batch: int, count: int, step: float) -> float:
