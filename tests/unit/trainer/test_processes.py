@@ -91,3 +91,8 @@ def test_a_worker_sees_no_secret_of_the_service(name):
     kept = worker_environment({"PATH": "/bin", name: "secret"}, ADDED="x")
     assert name not in kept
     assert (kept["PATH"], kept["ADDED"], kept["HF_HUB_OFFLINE"]) == ("/bin", "x", "1")
+
+
+@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_a_worker_sees_what_the_operator_says_of_its_devices(name):
+    assert worker_environment({name: "said"})[name] == "said"

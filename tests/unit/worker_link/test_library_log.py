@@ -6,7 +6,7 @@ import logging
 import pytest
 from finetree_worker.errors import StorageError
 from finetree_worker.events import Level
-from finetree_worker.library_log import LogCapture, own_log
+from finetree_worker.library_log import LogCapture, own_log, set_environment
 
 
 @pytest.fixture
@@ -103,3 +103,11 @@ def test_the_workers_own_lines_and_stack_traces_go_to_its_file(tmp_path):
         handler.close()
     assert lines == []
     assert "RuntimeError: /srv/secret" in (tmp_path / "worker.log").read_text()
+
+
+def test_a_gpu_s_segments_expand_where_the_operator_says_nothing_else():
+    silent, told = {}, {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False"}
+    set_environment(silent)
+    set_environment(told)
+    assert silent["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert told["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:False"

@@ -28,6 +28,7 @@ _PASSED_ON = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),
     *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"),
+    *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
 )
 """What a worker sees of our environment: nothing that could be a secret of the service."""
 

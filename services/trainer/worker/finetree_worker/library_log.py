@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,10 +37,10 @@ _FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/:'\"]+/)+")
 _HELD_BACK = 200
 
 
-def set_environment() -> None:
+def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
     """Must come before the first import of grpc or a training library."""
     for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+        environment.setdefault(name, value)
 
 
 class LogCapture(logging.Handler):
