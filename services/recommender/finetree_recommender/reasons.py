@@ -194,6 +194,9 @@ def _voted(case: Case) -> Reason:
 
 def _leaf_words(case: Case) -> str:
     """Why the tree leads to a method, as its last node says."""
+    rule = next((rule for rule in case.pack.rules.tie_breaks if rule.id == case.decision.rule_id), None)
+    if rule is not None and rule.input == "priorities":
+        return f"of what fits here it comes first where {rule.value.lower()} matters most"
     node = next((node for node in case.pack.rules.tree.nodes if node.id == case.decision.rule_id), None)
     return (node.reason_for(case.method) if node is not None else "") or LEAF_WORDS
 

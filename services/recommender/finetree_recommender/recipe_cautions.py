@@ -60,8 +60,10 @@ def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caut
     length, rule = built.spec.training.sequence_length, situation.pack.rules.sequence
     if not profile.total_tokens:
         text = f"how long the rows are is unknown: hours and cost are those of rows of {length:,} tokens, shorter ones "
-        yield Caution("LENGTHS_UNKNOWN", f"{text}take less; say how many there are (total_tokens)", rule.unknown.id)
-    elif length > UNKNOWN_SEQUENCE_LENGTH:
+        yield Caution(
+            "LENGTHS_UNKNOWN", f"{text}take less; say how many tokens there are (total_tokens)", rule.unknown.id
+        )
+    elif length > UNKNOWN_SEQUENCE_LENGTH and length == suggested_sequence_length(profile):
         text = f"only the average of the rows' lengths is known: those above {length:,} tokens lose their end; "
         yield Caution("LENGTHS_UNKNOWN", f"{text}say how long they are (dataset_profile.token_lengths)", rule.p99.id)
 

@@ -27,6 +27,11 @@ _INPUTS = {
     "quality": "if {} quality were asked for",
     "time": "with {} of time",
     "tasks": "for {} tasks",
+    "deadline": "with a deadline of {}",
+    "budget_usd_run": "with {} for a run",
+    "task_count": "for {}",
+    "dataset_profile.examples": "with {}",
+    "task_kind": "for a task of {}",
     "use_case": "for {} use",
 }
 """How a change of an input is told, by its field."""

@@ -60,7 +60,7 @@ def contradictions(situation: Situation, decision: Decision) -> Iterator[Caution
     if len(asked) < 2 or set.intersection(*(set(option.votes) for _, option in asked)):
         return
     gave = [
-        f"{name} {option.value.lower()} (for {' or '.join(option.votes)})"
+        f"{name} {option.label if name == 'budget' else option.value.lower()} (for {' or '.join(option.votes)})"
         for name, option in asked
         if decision.method not in option.votes
     ]

@@ -96,4 +96,4 @@ def _variants(key: str, marketed_gb: float) -> Iterator[str]:
     keys += [key.removesuffix("gb") for key in keys if key.endswith("gb")]  # "A100 40"
     for name in keys:
         yield name
-        yield re.sub(r"^[gr]tx-(?=\d)", "", name)
+        yield re.sub(r"^([gr]tx|rx)-(?=\d)", "", name)

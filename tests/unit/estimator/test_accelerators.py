@@ -50,7 +50,7 @@ SPELLINGS = {
     "gh200-96gb": ("NVIDIA GH200 480GB",),
     "b200": ("NVIDIA B200",),
     "mi300x": ("AMD Instinct MI300X",),
-    "rx-7900-xtx": ("AMD Radeon RX 7900 XTX",),
+    "rx-7900-xtx": ("AMD Radeon RX 7900 XTX", "7900 XTX"),
     "apple-m2": ("Apple M2 Max", "M2"),
     "gaudi-2": ("Gaudi2",),
     "tpu-v5e": ("TPU v5e", "Google Cloud TPU v5e"),

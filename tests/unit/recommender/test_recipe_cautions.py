@@ -82,6 +82,7 @@ BEST = ON_24 | rows(20_000) | {"quality": "QUALITY_NEED_MAXIMUM"}
             "LENGTHS_UNKNOWN",
             "those above 6,016 tokens lose their end",
         ),
+        (("evidence-1", 8e9, ON_24 | average(3000), CUT), "LENGTHS_UNKNOWN", None),
         (("evidence-1", 8e9, ON_24 | LONG, LORA), "LENGTHS_UNKNOWN", None),
         (("evidence-1", 8e9, EIGHT | rows(100), LORA), "IDLE_DEVICES", "a batch has 2 rows, which 2 of the 8 devices"),
         (("evidence-1", 8e9, EIGHT | rows(5000), LORA), "IDLE_DEVICES", None),

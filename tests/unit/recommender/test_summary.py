@@ -13,6 +13,7 @@ from finetree_recommender.summary import headline, paragraph
 GPU16 = {"unknown_accelerator": {"marketed_memory_gb": 16}}
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
 CPU = {"cpu": {"cores": 2, "memory_bytes": 2**34}}
+MEMORY = {"priorities": ["PRIORITY_MEMORY"]}
 ROWS = {"dataset_profile": {"examples": 500}}
 
 
@@ -58,6 +59,11 @@ def test_many_tasks_are_told_as_what_the_method_does_with_them(read, evidence, p
     found = evidence(lora="FITS", adapter="FITS")
     many = {"hardware": GPU24, "tasks": "TASK_VARIETY_MANY_DIFFERENT"}
     assert paragraph(told(load_builtin()[policy], read, found, **many)).startswith(words)
+
+
+def test_what_matters_most_is_named_where_it_decides(read, evidence):
+    answer = told(load_builtin()["evidence-1"], read, evidence(lora="FITS", qlora="FITS"), hardware=GPU24, **MEMORY)
+    assert paragraph(answer).startswith("Use QLoRA: of what fits here it comes first where memory matters most.")
 
 
 def test_a_method_that_gave_way_to_memory_is_named(pack, read, evidence):
