@@ -4,8 +4,8 @@
     python benchmarks/estimator/fragmentation.py [--json OUT]
 
 Micro-batches of drawn lengths run on the allocator's rules (cuda_allocator.py); what they ask for are the allocations
-of transformers' and PEFT's own classes (allocation_trace.py), of eight layers of each model. What is left over is
-what is reserved beyond a run whose rows are all as long as the longest: its mean over the draws stands beside the
+of transformers' and PEFT's own classes (allocation_trace.py), at the widths of four models. What is left over is what
+is reserved beyond a run whose rows are all as long as the longest: its mean over the draws stands beside the
 estimator's, less its share for one draw. Two constants of the estimator were fitted here, and none on a measured run.
 """
 
@@ -24,24 +24,25 @@ from cuda_allocator import CachingAllocator
 from finetree_estimator import constants as c
 from finetree_estimator import leftovers, modelconfig
 from finetree_estimator.devices import by_memory_class
-from finetree_estimator.methods import LoraAdapters
+from finetree_estimator.methods import Full, LoraAdapters, Method
 from finetree_estimator.programs import TRANSFORMERS
 from finetree_estimator.run import Rows, Run, Stretch
 from replay import Replay, Trace
 
-LAYERS = 8
-MODELS: dict[str, tuple[int, int, int, int]] = {
-    "qwen2.5-0.5b": (896, 4864, 14, 151_936),
-    "tinyllama-1.1b": (2048, 5632, 32, 32_000),
-    "llama-2-7b": (4096, 11_008, 32, 32_000),
-    "llama-3-8b": (4096, 14_336, 32, 128_256),
+MODELS: dict[str, tuple[int, int, int, int, int]] = {
+    "qwen-1.8b": (24, 2048, 5504, 16, 151_936),
+    "qwen2.5-0.5b": (8, 896, 4864, 14, 151_936),
+    "tinyllama-1.1b": (22, 2048, 5632, 32, 32_000),
+    "llama-2-7b": (32, 4096, 11_008, 32, 32_000),
+    "llama-3-8b": (8, 4096, 14_336, 32, 128_256),
 }
-"""Hidden and intermediate size, heads and vocabulary, as these models have them; eight layers, all heads with keys."""
+"""Layers, hidden and intermediate size, heads and vocabulary; all heads have keys of their own. The first is trained
+fully; of the others two have all their layers, which weigh more than logits where they are kept, and two a third or a
+quarter of them."""
 LIMITS = (512, 2048, 8192)
-DRAWS = 8
-MICRO_BATCHES = 150
-ACCUMULATION = 4
-METHOD = LoraAdapters(8, ("q_proj", "v_proj"))
+DRAWS = 6
+MICRO_BATCHES = 80
+ACCUMULATION = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ class Played:
     """Reserved with expandable segments, of the first draw."""
     estimator: float
     """What the estimator says is left over, in the mean."""
+
+
+def method_of(name: str) -> Method:
+    """How a model is trained."""
+    return Full() if name == "qwen-1.8b" else LoraAdapters(8, ("q_proj", "v_proj"))
 
 
 def lengths(limit: int, seed: int) -> list[int]:
@@ -101,15 +107,15 @@ def _gib(size: float) -> float:
 
 
 def config_of(name: str) -> Any:
-    """The configuration of a model of eight layers."""
-    hidden, intermediate, heads, vocabulary = MODELS[name]
+    """The configuration of a model."""
+    layers, hidden, intermediate, heads, vocabulary = MODELS[name]
     return transformers.AutoConfig.for_model(
         "qwen2",
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         vocab_size=vocabulary,
         tie_word_embeddings=False,
         max_position_embeddings=max(LIMITS),
@@ -122,7 +128,7 @@ def run_of(name: str, limit: int, *, checkpointing: bool) -> Run:
     spread = (Stretch(float(limit // 5), float(limit), 1.0),)
     return Run(
         shape=modelconfig.parse({**config_of(name).to_dict(), "model_type": "qwen2"}).shape,
-        method=METHOD,
+        method=method_of(name),
         device=by_memory_class(80),
         devices=1,
         micro_batch=1,
@@ -133,7 +139,7 @@ def run_of(name: str, limit: int, *, checkpointing: bool) -> Run:
         steps=MICRO_BATCHES // ACCUMULATION,
         weight_bytes=2,
         compute_bytes=2,
-        master_bytes=4,
+        master_bytes=2 if isinstance(method_of(name), Full) else 4,
         optimizer="adamw",
         checkpointing=checkpointing,
         loss="full-logits",
@@ -144,8 +150,8 @@ def run_of(name: str, limit: int, *, checkpointing: bool) -> Run:
 def cases() -> Iterator[Played]:
     """All cases, one after the other."""
     for name in MODELS:
-        for checkpointing in (True, False):
-            steps = trace(config_of(name), METHOD, checkpointing=checkpointing)
+        for checkpointing in (True,) if isinstance(method_of(name), Full) else (True, False):
+            steps = trace(config_of(name), method_of(name), checkpointing=checkpointing)
             for limit in LIMITS:
                 yield played(name, steps, limit, checkpointing=checkpointing)
 
@@ -167,7 +173,7 @@ def main() -> None:
         )
     if options.json:
         rows = [asdict(one) for one in found]
-        body = {"layers": LAYERS, "micro_batches": MICRO_BATCHES, "draws": DRAWS, "unit": "GiB", "rows": rows}
+        body = {"models": MODELS, "micro_batches": MICRO_BATCHES, "draws": DRAWS, "unit": "GiB", "rows": rows}
         options.json.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
