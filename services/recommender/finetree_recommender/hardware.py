@@ -89,9 +89,14 @@ def _named(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
     if unsupported := _unsupported(name, entry):
         return _foreign(hardware, entry.marketed_gb if entry is not None else 0.0, unsupported, pack)
     if entry is None:
-        known = (i for i in pack.rules.gate.accelerators if canonical(plain).startswith(i.prefix))
-        return Device(hardware, next((item.gb for item in known), None))
+        return Device(hardware, _by_the_pack(canonical(plain), pack))
     return _as(hardware, entry, count, *_counts(hardware, count, pack), *_other_readings(plain, entry, pack, catalogue))
+
+
+def _by_the_pack(name: str, pack: Pack) -> float | None:
+    """Memory of a card by the pack's own list, which names no card of a laptop; None where it has none."""
+    known = (item for item in pack.rules.gate.accelerators if name.startswith(canonical(item.prefix)))
+    return next((item.gb for item in known if "laptop" not in name), None)
 
 
 def _looked_up(name: str, catalogue: Catalogue) -> tuple[Accelerator | None, int, str]:

@@ -146,4 +146,6 @@ def test_the_gate_reads_one_device_unless_everything_is_sharded(pack, sharding, 
 def test_without_the_catalogue_a_name_is_left_alone(pack):
     found = device(pack, Catalogue(), unknown_accelerator={"marketed_memory_gb": 16, "name": "RTX 4060"})
     assert (found.gb, found.cautions) == (16, ())
-    assert device(pack, Catalogue(), accelerator="NVIDIA RTX 4090").gb == 24
+    named = {name: device(pack, Catalogue(), accelerator=name).gb for name in ("NVIDIA RTX 4090", "A100 80GB")}
+    assert named == {"NVIDIA RTX 4090": 24, "A100 80GB": 80}
+    assert device(pack, Catalogue(), accelerator="RTX 4090 Laptop").gb is None
