@@ -68,6 +68,7 @@ def collect(
         *_advice(situation, decision.method),
         *recipe_cautions.few_rows(situation),
         *recipe_cautions.long_run(situation, decision.method),
+        *recipe_cautions.retrieval(situation, decision.method),
         *recipe_cautions.rounding(situation, built),
         *recipe_cautions.doubtful_rate(situation, decision.method, parameters),
         *(wishes.device_notes(situation) if decision.method is not None else ()),

@@ -68,6 +68,14 @@ def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caut
         yield Caution("LENGTHS_UNKNOWN", f"{text}say how long they are (dataset_profile.token_lengths)", rule.p99.id)
 
 
+def retrieval(situation: Situation, method: Method | None) -> Iterator[Caution]:
+    """That what is to be known may be looked up instead."""
+    rule = situation.pack.rules.retrieval
+    if rule is not None and method is not None and situation.answers.task_kind == "KNOWLEDGE":
+        text = "for questions of fact, retrieval did better than fine-tuning where both were compared: try it first, "
+        yield Caution("RETRIEVAL_FIRST", f"{text}or with this; what is to be learned needs several wordings", rule.id)
+
+
 def long_run(situation: Situation, method: Method | None) -> Iterator[Caution]:
     """A run so long that one would rather ask for less."""
     rule, evidence = situation.pack.rules.long_run, situation.evidence

@@ -237,6 +237,8 @@ class Rules:
     """Whether to warn where an adapter holds less than the data teach."""
     experts: Cited | None = None
     """Whether to say what becomes of a model's experts."""
+    retrieval: Cited | None = None
+    """Whether to say that new facts may be looked up instead of learned."""
     few_examples: Number | None = None
     """Rows of data below which to warn."""
     long_run: Number | None = None

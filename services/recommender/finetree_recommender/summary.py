@@ -3,8 +3,7 @@
 
 from collections.abc import Iterator
 
-from finetree_api.types.v1 import evidence_pb2 as ev
-
+from finetree_recommender.amounts import money, ranged, scaled, time
 from finetree_recommender.answers import CPU
 from finetree_recommender.cautions import MISSING_EVIDENCE
 from finetree_recommender.conclusion import Recommendation
@@ -164,7 +163,7 @@ def _figures(answer: Recommendation) -> str:
     takes = _unpriced(answer) if answer.priced is None else _priced(answer, answer.priced)
     if answer.decision.method is Method.FULL:  # the measure itself
         return takes
-    return f"Expect {_range(quality, '{:.0f}')} percent of the quality of full fine-tuning. {takes}"
+    return f"Expect {ranged(quality, '{:.0f}')} percent of the quality of full fine-tuning. {takes}"
 
 
 def _unpriced(answer: Recommendation) -> str:
@@ -181,13 +180,13 @@ def _unpriced(answer: Recommendation) -> str:
 
 
 def _priced(answer: Recommendation, priced: Priced) -> str:
-    memory = f"{_scaled(priced.device_bytes, GIB)} GiB of the {priced.usable_bytes / GIB:,.1f} that"
+    memory = f"{scaled(priced.device_bytes, GIB)} GiB of the {priced.usable_bytes / GIB:,.1f} that"
     text = f"It takes {memory} {_device(answer)} offers"
     if priced.total_seconds is None:
         return f"{text}; for time and cost, say how many rows there are."
-    text += f", and {_duration(priced.total_seconds)}"
+    text += f", and {time(priced.total_seconds)}"
     if priced.cost is not None and priced.cost.high > 0:  # what is owned and has no tariff costs nothing
-        text += f", for {_money(priced.cost)} {priced.currency}"
+        text += f", for {money(priced.cost)} {priced.currency}"
     return f"{text}."
 
 
@@ -249,35 +248,3 @@ def _sharpening(answer: Recommendation) -> str:
 
 def _sure(answer: Recommendation) -> str:
     return f"Confidence: {answer.confidence.level.lower()}, by the rules of {answer.pack.rules.id}."
-
-
-def _duration(interval: ev.Interval) -> str:
-    unit, scale = next(
-        (name, size)
-        for name, size in (("seconds", 1), ("minutes", 60), ("hours", 3600), ("days", 86400), ("years", 365 * 86400))
-        if interval.expected < _UP_TO[name]
-    )
-    return f"{_scaled(interval, scale)} {unit}"
-
-
-_UP_TO = {"seconds": 90.0, "minutes": 5400.0, "hours": 2 * 86400.0, "days": 1000 * 86400.0, "years": float("inf")}
-"""Seconds up to which a time is told in each unit."""
-
-
-def _money(interval: ev.Interval) -> str:
-    """Such as 0.29 (0.22 to 0.45); less than a cent where it is."""
-    return _range(interval, "{:,.2f}") if interval.expected >= _CENT else f"less than {max(_CENT, interval.high):.2f}"
-
-
-_CENT = 0.01
-
-
-def _scaled(interval: ev.Interval, unit: float) -> str:
-    low, expected, high = (value / unit for value in (interval.low, interval.expected, interval.high))
-    return _range(ev.Interval(low=low, expected=expected, high=high), "{:,.1f}")
-
-
-def _range(interval: ev.Interval, form: str) -> str:
-    """Such as 19.3 (17.9 to 20.8); without the interval where that is a point."""
-    low, expected, high = (form.format(value) for value in (interval.low, interval.expected, interval.high))
-    return expected if low == high else f"{expected} ({low} to {high})"

@@ -40,6 +40,7 @@ def sampled(count: int, of: int) -> dict[str, Any]:
 
 
 ON_24, FULL, LORA = {"hardware": GPU24}, {"full": "FITS"}, {"lora": "FITS"}
+FACTS = {"task_kind": "TASK_KIND_KNOWLEDGE"}
 EIGHT = {"hardware": {**GPU24, "count": 8}}
 LONG, LONGER = rows(400, 100, bounds=(3000, 8192)), rows(9, bounds=(9000,))
 CUT = {"qlora": "DOES_NOT_FIT DOES_NOT_FIT DOES_NOT_FIT FITS"}
@@ -86,6 +87,12 @@ BEST = ON_24 | rows(20_000) | {"quality": "QUALITY_NEED_MAXIMUM"}
         (("evidence-1", 8e9, ON_24 | LONG, LORA), "LENGTHS_UNKNOWN", None),
         (("evidence-1", 8e9, EIGHT | rows(100), LORA), "IDLE_DEVICES", "a batch has 2 rows, which 2 of the 8 devices"),
         (("evidence-1", 8e9, EIGHT | rows(5000), LORA), "IDLE_DEVICES", None),
+        (
+            ("playbook-1", 8e9, ON_24 | FACTS, LORA),
+            "RETRIEVAL_FIRST",
+            "try it first, or with this; what is to be learned",
+        ),
+        (("playbook-1", 8e9, ON_24, LORA), "RETRIEVAL_FIRST", None),
         (("evidence-1", 8e9, ON_24 | rows_of(7), LORA), "INPUTS_DISAGREE", "with 7 tokens in all have less"),
         (("evidence-1", 8e9, ON_24 | rows_of(5000), LORA), "INPUTS_DISAGREE", None),
         (("evidence-1", 8e9, ON_24 | sampled(30, of=500), LORA), "INPUTS_DISAGREE", "of 30 rows were given for 500"),

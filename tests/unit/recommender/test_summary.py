@@ -5,7 +5,9 @@ import re
 from typing import Any
 
 import pytest
+from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender import cautions
+from finetree_recommender.amounts import money, time
 from finetree_recommender.conclusion import conclude
 from finetree_recommender.pack import load_builtin
 from finetree_recommender.summary import headline, paragraph
@@ -116,3 +118,19 @@ def test_no_rule_and_no_code_slips_into_plain_words(policy, hardware, read, evid
         )
         assert "  " not in words
         assert words.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("say", "ends", "words"),
+    [
+        (time, (60, 70, 89), "70.0 (60.0 to 89.0) seconds"),
+        (time, (5400, 5400, 5400), "1.5 hours"),
+        (time, (86400, 172800, 259200), "2.0 (1.0 to 3.0) days"),
+        (time, (1e9, 2e9, 4e9), "63.4 (31.7 to 126.8) years"),
+        (money, (0.001, 0.002, 0.004), "less than 0.01"),
+        (money, (0.001, 0.004, 0.02), "less than 0.02"),
+        (money, (1000, 2000, 4000), "2,000.00 (1,000.00 to 4,000.00)"),
+    ],
+)
+def test_times_and_costs_are_told_in_what_suits_them(say, ends, words):
+    assert say(ev.Interval(low=ends[0], expected=ends[1], high=ends[2])) == words

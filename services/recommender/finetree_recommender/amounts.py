@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Intervals in words: what is expected, and between which ends."""
+
+from finetree_api.types.v1 import evidence_pb2 as ev
+
+_UNITS = (("seconds", 1, 90.0), ("minutes", 60, 5400.0), ("hours", 3600, 2 * 86400.0), ("days", 86400, 1000 * 86400.0))
+"""Units of time, the seconds of each, and the seconds up to which a time is told in it."""
+_YEAR = 365 * 86400
+_CENT = 0.01
+
+
+def time(interval: ev.Interval) -> str:
+    """Seconds in the unit that suits them: 49.4 (37.3 to 77.1) minutes."""
+    found = next(((unit, size) for unit, size, most in _UNITS if interval.expected < most), ("years", _YEAR))
+    return f"{scaled(interval, found[1])} {found[0]}"
+
+
+def money(interval: ev.Interval) -> str:
+    """Such as 0.29 (0.22 to 0.45); less than a cent where it is."""
+    return ranged(interval, "{:,.2f}") if interval.expected >= _CENT else f"less than {max(_CENT, interval.high):.2f}"
+
+
+def scaled(interval: ev.Interval, unit: float) -> str:
+    """In multiples of a unit, to the tenth."""
+    low, expected, high = (value / unit for value in (interval.low, interval.expected, interval.high))
+    return ranged(ev.Interval(low=low, expected=expected, high=high), "{:,.1f}")
+
+
+def ranged(interval: ev.Interval, form: str) -> str:
+    """Such as 19.3 (17.9 to 20.8); without the interval where that is a point."""
+    low, expected, high = (form.format(value) for value in (interval.low, interval.expected, interval.high))
+    return expected if low == high else f"{expected} ({low} to {high})"
