@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from finetree_recommender import thresholds
+from finetree_recommender import searching, thresholds
 from finetree_recommender.answers import UNKNOWN
 from finetree_recommender.choice import Verdict
 from finetree_recommender.fan import MEMORY, TURNED, turns
@@ -131,7 +131,7 @@ def _flips(situation: Situation, trials: list[_Trial]) -> Iterator[Counterfactua
 
 def _numeric(situation: Situation, method: Method | None) -> Iterator[Counterfactual]:
     for number in thresholds.numbers(situation):
-        for found in thresholds.search(number, method):
+        for found in searching.search(number, method):
             yield Counterfactual(
                 field_path=number.field_path,
                 from_value=number.words(number.now),

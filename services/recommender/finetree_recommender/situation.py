@@ -141,7 +141,7 @@ class Situation:
         return (known[memory] for memory in words)
 
     def _ground(self, demands: Demands | None) -> Ground:
-        if demands is None:
+        if demands is None or demands is self.demands:
             return self.ground
         return Ground(self.ground.states, burdens(self.pack, demands, self.evidence))
 

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where along a number the verdict changes: exactly, on the grid that the number is told on.
-
-Between two change points no rule and no check has another outcome, so it is enough to look just before and at each.
-"""
+"""The numbers of a request that a verdict can depend on, and where along each its outcome can change."""
 
 import math
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 from finetree_recommender.answers import UNKNOWN, Answers
@@ -17,6 +13,7 @@ from finetree_recommender.hardware import memory_class
 from finetree_recommender.inputs import bracket_key
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
+from finetree_recommender.searching import Number, Values, values_of
 from finetree_recommender.situation import Situation
 from finetree_recommender.wish_rules import Bracket
 
@@ -25,60 +22,6 @@ NOT_PRICED = "(by the rules, not priced)"
 
 LONGEST_DEADLINE = 31536000
 """Seconds of the longest deadline that a request can name: the contract's limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A number of a request that a verdict can depend on."""
-
-    field_path: str
-    unit: str
-    now: float
-    step: float
-    """Grid on which values are looked at."""
-    points: tuple[float, ...]
-    """Values at or beside which the outcome can change."""
-    words: Callable[[float], str]
-    sides: Callable[[float], Hashable]
-    """On which side of everything that matters a value lies: where that is the same, so is the verdict."""
-    verdict: Callable[[float], Verdict]
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """The value nearest to the present one that has another verdict."""
-
-    value: float
-    verdict: Verdict
-
-
-def search(number: Number, method: Method | None) -> Iterator[Change]:
-    """For each direction and each other verdict the value that is nearest to the present one."""
-    known = {number.sides(number.now)}
-    for up in (True, False):
-        seen = {method}
-        for value in _grid(number.points, number.now, number.step, up=up):
-            sides = number.sides(value)
-            if sides in known:
-                continue
-            known.add(sides)
-            found = number.verdict(value)
-            if found.method not in seen:
-                seen.add(found.method)
-                yield Change(value, found)
-
-
-@lru_cache(maxsize=4096)
-def _grid(points: tuple[float, ...], now: float, step: float, *, up: bool) -> tuple[float, ...]:
-    """Where the outcome can change in one direction: of each point the first value at or past it, and the next."""
-    digits, sign = (2 if step < 1 else 0), (1 if up else -1)
-    values: set[float] = set()
-    for point in points:
-        if math.isfinite(point) and (point - now) * sign > -2 * step:
-            place = round(point / step, 6)
-            first = math.ceil(place) if up else math.floor(place)
-            values.update(round(index * step, digits) for index in (first, first + sign) if index > 0)
-    return tuple(sorted((value for value in values if (value - now) * sign > 0), reverse=not up))
 
 
 def measured(situation: Situation) -> frozenset[str]:
@@ -125,7 +68,13 @@ def _memory(situation: Situation) -> Iterator[Number]:
     def words(gb: float) -> str:
         return f"{gb:g} GB" if gb == now else f"{memory_words(pack, memory_class(pack, gb).key)} {NOT_PRICED}"
 
-    yield Number("hardware", "GB", now, 0.01, _class_ends(pack), words, lambda gb: memory_class(pack, gb).key, verdict)
+    yield Number("hardware", "GB", now, _memories(pack, now), words, verdict)
+
+
+@lru_cache(maxsize=4096)
+def _memories(pack: Pack, now: float) -> Values:
+    """Where the class of a memory changes."""
+    return values_of(_class_ends(pack), now, 0.01, lambda gb: memory_class(pack, gb).key)
 
 
 @lru_cache(maxsize=64)
@@ -139,17 +88,17 @@ def _month_budget(situation: Situation) -> Iterator[Number]:
         return
     runs, offered = max(1, request.runs_per_month), situation.inputs.offered
 
+    given = [request.budget_usd_run] if request.HasField("budget_usd_run") else []
+
     def verdict(usd: float) -> Verdict:
-        if offered:
-            return situation.verdict(_with_budget(situation, usd))
-        given = [request.budget_usd_run] if request.HasField("budget_usd_run") else []
-        demands = situation.demands._replace(run_usd=min([*given, usd / runs]))
-        return situation.verdict(_with_budget(situation, usd), demands)
+        demands = situation.demands if offered else situation.demands._replace(run_usd=min([*given, usd / runs]))
+        return situation.turned("budget", bracket_key(budget, usd), demands)
 
     budget, costs = situation.pack.rules.budget, () if offered else _costs(situation)
     limits = tuple(cost * runs for cost in costs)
     points, now = (*_ends(budget), *limits), request.budget_usd_month
-    yield Number("budget_usd_month", "USD a month", now, 0.01, points, _usd, _sides(budget, limits), verdict)
+    values = values_of(points, now, 0.01, _sides(budget, limits))
+    yield Number("budget_usd_month", "USD a month", now, values, _usd, verdict)
 
 
 def _run_budget(situation: Situation) -> Iterator[Number]:
@@ -166,7 +115,8 @@ def _run_budget(situation: Situation) -> Iterator[Number]:
     brackets = situation.pack.rules.budget if runs and not month else ()
     limits, now = tuple(_costs(situation)), request.budget_usd_run
     points = (*limits, *(end / runs for end in _ends(brackets)))
-    yield Number("budget_usd_run", "USD a run", now, 0.01, points, _usd, _sides(brackets, limits, runs), verdict)
+    values = values_of(points, now, 0.01, _sides(brackets, limits, runs))
+    yield Number("budget_usd_run", "USD a run", now, values, _usd, verdict)
 
 
 def _deadline(situation: Situation) -> Iterator[Number]:
@@ -192,7 +142,8 @@ def _deadline(situation: Situation) -> Iterator[Number]:
         told = duration(seconds)
         return told if seconds == now or told != duration(now) else f"{seconds:,.0f} s"
 
-    yield Number("deadline", "seconds", now, 1, points, words, _sides(brackets, limits), verdict)
+    values = values_of(points, now, 1, _sides(brackets, limits))
+    yield Number("deadline", "seconds", now, values, words, verdict)
 
 
 def _task_count(situation: Situation) -> Iterator[Number]:
@@ -207,7 +158,8 @@ def _task_count(situation: Situation) -> Iterator[Number]:
 
     counts, now = pack.rules.task_counts, request.task_count
     points = tuple(_ends(counts))
-    yield Number("task_count", "tasks", now, 1, points, lambda n: f"{n:.0f} tasks", _sides(counts, ()), verdict)
+    values = values_of(points, now, 1, _sides(counts, ()))
+    yield Number("task_count", "tasks", now, values, lambda n: f"{n:.0f} tasks", verdict)
 
 
 def _examples(situation: Situation) -> Iterator[Number]:
@@ -222,7 +174,8 @@ def _examples(situation: Situation) -> Iterator[Number]:
 
     points = tuple(_crossings(situation))
     words: Callable[[float], str] = lambda rows: f"{rows:.0f} examples"  # noqa: E731  # one line among others
-    yield Number("dataset_profile.examples", "examples", now, 1, points, words, lambda rows: rows, verdict)
+    values = values_of(points, now, 1, lambda rows: rows)
+    yield Number("dataset_profile.examples", "examples", now, values, words, verdict)
 
 
 def _crossings(situation: Situation) -> Iterator[float]:
@@ -249,7 +202,7 @@ def _sides(brackets: tuple[Bracket, ...], limits: tuple[float, ...], factor: flo
 
     def sides(value: float) -> Hashable:
         key = bracket_key(brackets, value * factor) if brackets else ""
-        return key, tuple(limit > value for limit in limits)
+        return key, tuple([limit > value for limit in limits])
 
     return sides
 
