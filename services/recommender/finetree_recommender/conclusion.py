@@ -2,7 +2,7 @@
 """Everything after the estimator's answer: what a reply says, as a pure function of the request, the pack and that."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.digest import settings_digest
@@ -22,8 +22,7 @@ from finetree_recommender.situation import Situation
 from finetree_recommender.trace import Caution, Step
 
 
-@dataclass(frozen=True, slots=True)
-class Recommendation:
+class Recommendation(NamedTuple):
     """Everything that a reply says."""
 
     pack: Pack

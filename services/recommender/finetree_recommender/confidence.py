@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How sure a verdict is: points for what is unknown, close, warned of, broken or overruled, by the pack's weights."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from finetree_recommender.basic_rules import Number
 from finetree_recommender.counterfactuals import Neighbourhood
@@ -22,8 +22,7 @@ class Level(StrEnum):
     HIGH = "HIGH"
 
 
-@dataclass(frozen=True, slots=True)
-class Confidence:
+class Confidence(NamedTuple):
     """The level and what raised or lowered it."""
 
     level: Level

@@ -2,7 +2,6 @@
 """Which single change of an input changes the verdict: found by trying every one through the same pipeline."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -51,8 +50,7 @@ class Gap(NamedTuple):
     methods: tuple[Method, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbourhood:
+class Neighbourhood(NamedTuple):
     """All single changes."""
 
     flips: tuple[Counterfactual, ...]

@@ -4,7 +4,7 @@
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.types.v1 import evidence_pb2 as ev
@@ -24,8 +24,7 @@ class FitState(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
-@dataclass(frozen=True, slots=True)
-class Priced:
+class Priced(NamedTuple):
     """Estimate of a recipe."""
 
     fit: FitState

@@ -2,8 +2,8 @@
 """Last stage: the estimator's word on whether the chosen method's recipe fits, and what is taken where it does not."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 from finetree_recommender.estimates import Evidence, FitState, Priced
@@ -18,8 +18,7 @@ Broken = Mapping[Method, tuple[Breach, ...]]
 """What each method would break; a method that is left out breaks nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Best:
+class Best(NamedTuple):
     """The least adapted recipe of a method that fits best."""
 
     state: FitState
@@ -28,8 +27,7 @@ class Best:
     priced: Priced | None
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What the fit stage settled on."""
 
     method: Method | None
@@ -37,7 +35,7 @@ class Settlement:
     state: FitState
     rejected: tuple[Method, ...]
     """Methods that were preferred and do not fit."""
-    passed: Broken = field(default_factory=dict)
+    passed: Broken = MappingProxyType({})
     """Methods that were preferred, with the wishes that they break and the method keeps."""
 
 

@@ -42,6 +42,11 @@ class Device:
     unsupported: str = ""
     """What was named and cannot be trained on; empty where it can. Its memory is then that of any other GPU."""
 
+    @property
+    def capability(self) -> float | None:
+        """CUDA compute capability; None where it is unknown or there is none."""
+        return self.entry.capability if self.entry is not None else None
+
 
 def read_device(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
     """Understand a request's hardware with the estimator's catalogue (empty when that cannot be asked)."""

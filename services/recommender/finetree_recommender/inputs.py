@@ -3,8 +3,9 @@
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
@@ -20,6 +21,19 @@ from finetree_recommender.trace import Caution
 from finetree_recommender.wish_rules import Bracket
 
 
+class Said(NamedTuple):
+    """What a request says that packs turn into answers."""
+
+    enums: tuple[int, ...]
+    """Answers that are enums of the contract, in the order of `WORD_OF`."""
+    task_count: int
+    seconds: float | None
+    """Longest time of a run."""
+    month: float | None
+    """Budget of a month in USD."""
+    priorities: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """A request, read."""
@@ -32,6 +46,8 @@ class Inputs:
     device: Device
     model: Model | None
     profile: rs.DatasetProfile | None
+    said: Said
+    """What the answers are read from."""
     evidence_profile: bool = False
     """Whether the recipe takes published numbers before the playbook's."""
     catalogue: Catalogue = field(default_factory=Catalogue, repr=False)
@@ -43,8 +59,14 @@ class Inputs:
 
     def reread(self, pack: Pack) -> "Inputs":
         """The same request, read with another pack's classes."""
-        found = _read(self.request, pack, self.catalogue, self.model, self.profile)
-        return found.on_offer() if self.offered else found
+        request, said, catalogue, device = self.request, self.said, self.catalogue, self.device
+        if pack is not self.pack:
+            device = read_device(request.hardware, pack, catalogue)
+        answers, demands = _answers(pack, said, _memory(device, pack)), self.demands
+        if device.capability != demands.capability:
+            demands = demands._replace(capability=device.capability)
+        given = (request, pack, answers, demands, device, self.model, self.profile, said)
+        return Inputs(*given, wants_evidence(request, pack), catalogue, offered=self.offered)
 
     def on_offer(self) -> "Inputs":
         """The same, where offers to rent tell what this model takes, in place of the hours of 7B models."""
@@ -119,26 +141,21 @@ def normalize(request: rec.RecommendRequest, pack: Pack, catalogue: Catalogue) -
     profile = request.dataset_profile if request.HasField("dataset_profile") else None
     if profile is None and request.dataset.WhichOneof("source") == "profile":
         profile = request.dataset.profile
-    return _read(request, pack, catalogue, _model(request.model, catalogue), profile)
+    device, said = read_device(request.hardware, pack, catalogue), _said(request)
+    answers = _answers(pack, said, _memory(device, pack))
+    demands = _demands(request, device, profile.examples if profile is not None else None)
+    model, evidence = _model(request.model, catalogue), wants_evidence(request, pack)
+    return Inputs(request, pack, answers, demands, device, model, profile, said, evidence, catalogue)
 
 
-def _read(
-    request: rec.RecommendRequest,
-    pack: Pack,
-    catalogue: Catalogue,
-    model: Model | None,
-    profile: rs.DatasetProfile | None,
-) -> Inputs:
-    device = read_device(request.hardware, pack, catalogue)
-    demands = Demands(
+def _demands(request: rec.RecommendRequest, device: Device, examples: int | None) -> Demands:
+    return Demands(
         deadline_seconds=_seconds(request),
         run_usd=_run_budget(request),
-        serving=tuple(SERVING_OF[item] for item in request.serving),
-        capability=device.entry.capability if device.entry is not None else None,
-        examples=profile.examples if profile is not None else None,
+        serving=tuple([SERVING_OF[item] for item in request.serving]),
+        capability=device.capability,
+        examples=examples,
     )
-    answers, evidence = _answers(request, pack, device), wants_evidence(request, pack)
-    return Inputs(request, pack, answers, demands, device, model, profile, evidence, catalogue)
 
 
 def month_budget(request: rec.RecommendRequest) -> float | None:
@@ -162,23 +179,24 @@ def _seconds(request: rec.RecommendRequest) -> float | None:
     return request.deadline.ToNanoseconds() / 1e9 if request.HasField("deadline") else None
 
 
-def _answers(request: rec.RecommendRequest, pack: Pack, device: Device) -> Answers:
-    rules = pack.rules
-    words = dict(_enum_words(request))
-    words["task_count"] = bracket_key(rules.task_counts, request.task_count or None)
+def _said(request: rec.RecommendRequest) -> Said:
+    enums = tuple([getattr(request, name) for name in WORD_OF])
+    return Said(enums, request.task_count, _seconds(request), month_budget(request), tuple(request.priorities))
+
+
+@lru_cache(maxsize=8192)
+def _answers(pack: Pack, said: Said, memory: str) -> Answers:
+    """The answers in a pack's words; one has some 150 bytes beside what it shares."""
+    rules, count = pack.rules, said.task_count or None
+    words = {name: of[number] for (name, of), number in zip(WORD_OF.items(), said.enums, strict=True)}
+    words["task_count"] = bracket_key(rules.task_counts, count)
     # A number answers the question that it is about, where nobody else did.
-    for name, brackets, number in (
-        ("time", rules.deadlines, _seconds(request)),
-        ("tasks", rules.task_counts, request.task_count or None),
-    ):
+    for name, brackets, number in (("time", rules.deadlines, said.seconds), ("tasks", rules.task_counts, count)):
         implied = next((item.implies for item in brackets if number is not None and item.holds(number)), "")
         if words[name] == UNKNOWN and implied:
             words[name] = implied
-    priorities = tuple(PRIORITY_OF[item] for item in request.priorities)
-    memory = _memory(device.hardware, device.gate_gb, pack)
-    return Answers(
-        memory=memory, budget=bracket_key(rules.budget, month_budget(request)), priorities=priorities, **words
-    )
+    priorities = tuple(PRIORITY_OF[item] for item in said.priorities)
+    return Answers(memory=memory, budget=bracket_key(rules.budget, said.month), priorities=priorities, **words)
 
 
 def bracket_key(brackets: tuple[Bracket, ...], number: float | None) -> str:
@@ -192,15 +210,10 @@ def bracket_key(brackets: tuple[Bracket, ...], number: float | None) -> str:
     return brackets[-1].key
 
 
-def _memory(hardware: rs.Hardware, gb: float | None, pack: Pack) -> str:
-    if hardware.WhichOneof("device") == "cpu":
+def _memory(device: Device, pack: Pack) -> str:
+    if device.hardware.WhichOneof("device") == "cpu":
         return CPU
-    return UNKNOWN if gb is None else memory_class(pack, gb).key
-
-
-def _enum_words(request: rec.RecommendRequest) -> Iterator[tuple[str, str]]:
-    for name, words in WORD_OF.items():
-        yield name, words[getattr(request, name)]
+    return UNKNOWN if device.gate_gb is None else memory_class(pack, device.gate_gb).key
 
 
 def _model(source: rs.ModelSource, catalogue: Catalogue) -> Model | None:

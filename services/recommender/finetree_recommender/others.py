@@ -2,7 +2,7 @@
 """What other packs say of the same request, from the same estimates, and why it differs."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from finetree_recommender import fit
 from finetree_recommender.methods import Method
@@ -15,8 +15,7 @@ _BARE = ("NO_VOTES", "OVERRIDDEN")
 """Reasons that say no more than that another rule decided, or nothing of the rules."""
 
 
-@dataclass(frozen=True, slots=True)
-class OtherVerdict:
+class OtherVerdict(NamedTuple):
     """Another pack's verdict; `reason` says why it differs or, where it agrees, what its own rules said."""
 
     pack: Pack
@@ -26,8 +25,7 @@ class OtherVerdict:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Opinion:
+class Opinion(NamedTuple):
     """A pack's view of a request."""
 
     situation: Situation

@@ -11,7 +11,6 @@ three methods from dominating each other in a circle, so that the frontier is ne
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from finetree_api.types.v1 import evidence_pb2 as ev
@@ -24,8 +23,7 @@ _ROUNDING = 1e-9
 """Balance of gains and losses below which two methods are the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(NamedTuple):
     """What a method is compared by; None where there is no figure."""
 
     quality_percent: ev.Interval

@@ -6,9 +6,9 @@ Pure functions of the pack, the answers and the estimator's evidence, so the sam
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 from finetree_recommender import fit
 from finetree_recommender.answers import Answers
@@ -22,8 +22,7 @@ NOTHING_BROKEN: fit.Broken = MappingProxyType({})
 """No method breaks anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The verdict and everything that led to it, the fit stage's own trace aside."""
 
     choice: Choice

@@ -4,6 +4,7 @@
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
@@ -22,8 +23,7 @@ from finetree_recommender.recipe_rules import Adaptation, Computed, Value
 from finetree_recommender.tables import Rule, limits, setting
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(NamedTuple):
     """A complete RunSpec and where each value comes from."""
 
     spec: rs.RunSpec

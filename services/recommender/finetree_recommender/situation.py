@@ -12,7 +12,7 @@ from finetree_recommender.choice import Leaning, Verdict, lean, read_states
 from finetree_recommender.demands import Demands, all_breaches, burdens
 from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.fan import MEMORY, Fan, abroad, fan, memories, places
-from finetree_recommender.fit import Broken, Ground, States
+from finetree_recommender.fit import Broken, Burden, Ground, States
 from finetree_recommender.gist import gist
 from finetree_recommender.hardware import memory_classes
 from finetree_recommender.inputs import Inputs
@@ -52,8 +52,6 @@ class Situation:
     """What verdicts read of the figures."""
     gist: Answers
     """Answers that lead to the same verdicts as those that were given."""
-    away: Ground
-    """The same on other hardware, of which no estimate is at hand."""
     kept: dict[str, Verdict] = field(default_factory=dict, repr=False, compare=False)
     """Verdicts on other hardware, by its memory class."""
 
@@ -63,13 +61,8 @@ class Situation:
         demands = inputs.demands
         found = burdens(pack, demands, evidence)
         broken = all_breaches(pack, demands, evidence, found)
-        elsewhere = demands._replace(capability=None)
-        if evidence is not None:
-            # This hardware's hours and prices say nothing of another's; the pack's own are those of any.
-            elsewhere = elsewhere._replace(deadline_seconds=None, run_usd=None)
-        away = Ground(None, burdens(pack, elsewhere, None))
         ground = Ground(fit.states(evidence) if evidence is not None else None, found)
-        return cls(pack, inputs, evidence, broken, ground, gist(pack, inputs.answers), away)
+        return cls(pack, inputs, evidence, broken, ground, gist(pack, inputs.answers))
 
     @property
     def answers(self) -> Answers:
@@ -127,10 +120,19 @@ class Situation:
             alike: dict[States | None, list[str]] = {}
             for memory in memories(self.pack):
                 alike.setdefault(self._carried(memory), []).append(memory)
+            heavy = self._away()
             for states, words in alike.items():
-                found = verdicts(self.pack, self._leanings(words, states), Ground(states, self.away.burdens))
+                found = verdicts(self.pack, self._leanings(words, states), Ground(states, heavy))
                 self.kept.update(zip(words, found, strict=True))
         return self.kept
+
+    def _away(self) -> tuple[Burden, ...]:
+        """How much each method would break on other hardware, of which no estimate is at hand."""
+        demands = self.demands._replace(capability=None)
+        if self.evidence is not None:
+            # This hardware's hours and prices say nothing of another's; the pack's own are those of any.
+            demands = demands._replace(deadline_seconds=None, run_usd=None)
+        return burdens(self.pack, demands, None)
 
     def _leanings(self, words: list[str], states: States | None) -> Iterator[Leaning]:
         """What the rules lean to on other memories, where this is known of what fits."""

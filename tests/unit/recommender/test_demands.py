@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deadlines, budgets of a run, servers, what a GPU cannot do, and what matters: what they change, and what gives."""
 
-import dataclasses
-
 import pytest
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender.answers import SERVING_WORDS, Answers
@@ -114,7 +112,7 @@ def test_a_limit_without_a_figure_is_not_taken_for_kept(ask, evidence):
     unknown = ask(deadline="3600s", budget_usd_run=5)
     assert {"DEADLINE_UNCHECKED", "BUDGET_UNCHECKED"} <= set(codes(unknown))
     euros = figures()
-    rows = {key: dataclasses.replace(row, currency="EUR") for key, row in euros.rows.items()}
+    rows = {key: row._replace(currency="EUR") for key, row in euros.rows.items()}
     other = ask(Evidence(rows, euros.revision, None), hardware=gpu(24), budget_usd_run=5)
     assert "BUDGET_UNCHECKED" in codes(other)
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is told of a recipe beside its values: cut rows, little data, long runs, idle devices, doubtful rates."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,7 +114,7 @@ def test_what_could_go_wrong_in_a_recipe_is_told(read, evidence, asked, code, wo
 def test_a_run_of_weeks_is_told_with_what_would_make_it_shorter(pack, read, evidence, counted, words):
     inputs, found = read(**ON_24, **rows(counted)), evidence(lora="FITS")
     assert not [item for item in conclude(pack, inputs, found, "").cautions if item.code == "LONG_RUN"]
-    slow = {key: replace(row, total_seconds=WEEKS) for key, row in found.rows.items()}
+    slow = {key: row._replace(total_seconds=WEEKS) for key, row in found.rows.items()}
     told = conclude(pack, inputs, Evidence(slow, found.revision, found.parameters), "")
     (message,) = (item.message for item in told.cautions if item.code == "LONG_RUN")
     assert message.startswith(f"a run takes 14 days: {words}")
