@@ -9,6 +9,7 @@ pass. Each storage is a request; its size is taken at two lengths and is a strai
 import gc
 import itertools
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -52,9 +53,22 @@ class _Requests(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.notes.append((self._alive.pop(key), 0, True))
 
 
-def trace(config: Any, method: Method, *, checkpointing: bool, compute: torch.dtype = torch.bfloat16) -> Trace:
-    """What a step of a model asks for. Raises ValueError where two lengths do not give the same series of requests."""
-    short, long = (_noted(config, method, tokens, checkpointing=checkpointing, compute=compute) for tokens in LENGTHS)
+def trace(
+    config: Any,
+    method: Method,
+    *,
+    checkpointing: bool,
+    compute: torch.dtype = torch.bfloat16,
+    fused_loss: bool = False,
+) -> Trace:
+    """What a step of a model asks for. Raises ValueError where two lengths do not give the same series of requests.
+
+    A `fused_loss` makes no logits: the sum of the last hidden states stands for it.
+    """
+    loss = _no_logits if fused_loss else _loss
+    short, long = (
+        _noted(_model(config, method, compute), loss, tokens, checkpointing=checkpointing) for tokens in LENGTHS
+    )
     if [note[::2] for note in short.notes] != [note[::2] for note in long.notes]:
         raise ValueError("the lengths give other requests: there is no line through them")
     events = [_line(one, other) for one, other in zip(short.notes, long.notes, strict=True)]
@@ -74,9 +88,8 @@ class _Noted(NamedTuple):
     """Number of notes of the first micro-batch."""
 
 
-def _noted(config: Any, method: Method, tokens: int, *, checkpointing: bool, compute: torch.dtype) -> _Noted:
+def _noted(model: Any, loss: Callable[..., Any], tokens: int, *, checkpointing: bool) -> _Noted:
     """The requests of two micro-batches, the gradients of the first being there in the second."""
-    model = _model(config, method, compute)
     with FakeTensorMode(allow_non_fake_inputs=True):
         materialize(model)
         model.train()
@@ -87,9 +100,9 @@ def _noted(config: Any, method: Method, tokens: int, *, checkpointing: bool, com
         ids = torch.zeros(1, tokens, dtype=torch.long)
         known = {_key(tensor.untyped_storage()) for tensor in (*held, ids)}
         with _quiet(), _Requests(known) as requests:
-            _micro_batch(model, ids)
+            loss(model, ids).backward()
             border = len(requests.notes)
-            _micro_batch(model, ids)
+            loss(model, ids).backward()
             notes = _in_order(requests.notes[:border]) + _in_order(requests.notes[border:])
     sizes = {_key(tensor.untyped_storage()): tensor.untyped_storage().nbytes() for tensor in held}
     trained = tuple(part.nbytes for part in model.parameters() if part.requires_grad)
@@ -123,12 +136,13 @@ def _model(config: Any, method: Method, compute: torch.dtype) -> Any:
         return with_adapters(model, method) if isinstance(method, LoraAdapters) else model
 
 
-def _micro_batch(model: Any, ids: torch.Tensor) -> None:
-    """Forward and backward as the Trainer does them."""
-    _loss(model, ids).backward()
+def _no_logits(model: Any, ids: torch.Tensor) -> Any:
+    with torch.autocast("cpu", torch.bfloat16):
+        return model.get_base_model().model(input_ids=ids, use_cache=False).last_hidden_state.sum()
 
 
 def _loss(model: Any, ids: torch.Tensor) -> Any:
+    """The loss as the Trainer computes it."""
     # accelerate raises what a model gives to float32 after autocast (convert_outputs_to_fp32).
     with torch.autocast("cpu", torch.bfloat16):
         out = model(input_ids=ids, labels=ids, use_cache=False)

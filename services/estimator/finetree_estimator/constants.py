@@ -87,6 +87,9 @@ DRAW_SPREAD = (0.60, 1.05)
 ALLOCATOR_REPLAY = Source(Kind.COMPUTED, "allocator-replay")
 """Traced steps of real classes, replayed on the rules of torch's caching allocator."""
 
+FUSED_FRAGMENTATION = (0.20, 0.10)
+"""The same, of layer inputs and of transients, where a fused loss asks for no large blocks, which must lie beside what
+the forward pass left behind. Fitted on replays of the allocator's rules (benchmarks/estimator/fused_fragments.py)."""
 CUDA_WORKSPACE = 50e6
 """cuBLAS workspaces and small buffers inside the allocator (8-32 MiB a handle and stream; torch's documentation)."""
 CUDA_CONTEXT = 1550e6

@@ -121,8 +121,10 @@ def _fragmentation(run: Run, moment: Moment, holds: Held, tokens: float) -> floa
     """Bytes that the allocator holds and nobody uses."""
     if run.device.is_cpu:
         return cpu_memory.holes(run, tokens, holds.gradients)
-    stored = c.STORED_FRAGMENTATION if run.checkpointing else c.FRAGMENTATION
-    return stored * moment.activations + c.FRAGMENTATION * (moment.transient + moment.gradients)
+    stored, passing = c.FRAGMENTATION, c.FRAGMENTATION
+    if run.checkpointing:
+        stored, passing = c.FUSED_FRAGMENTATION if run.loss == "fused" else (c.STORED_FRAGMENTATION, passing)
+    return stored * moment.activations + passing * moment.transient + c.FRAGMENTATION * moment.gradients
 
 
 _Spreads = tuple[tuple[Component, float, float, tuple[Source, ...]], ...]
