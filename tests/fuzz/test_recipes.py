@@ -79,8 +79,8 @@ class Known:
 
     async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
         found = {}
-        for method, raw in rows.items():
-            request = read(est.EstimateRunRequest, raw)
+        for method, request in rows.items():
+            validate(request)
             with contextlib.suppress(DomainError):
                 found[method] = self.servicer.estimate(request)
         return found
