@@ -2,6 +2,7 @@
 """All five methods beside each other: how each fared, why, and its figures."""
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from finetree_api.types.v1 import evidence_pb2 as ev
@@ -9,7 +10,8 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender import fit, pareto
 from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.figures import SECONDS, pack_bytes, pack_cost, pack_seconds, quality
-from finetree_recommender.methods import Method
+from finetree_recommender.methods import METHODS, Method
+from finetree_recommender.pack import Pack
 from finetree_recommender.pareto import Figures
 from finetree_recommender.pipeline import Decision
 from finetree_recommender.reasons import Case, Standing, reasons
@@ -42,9 +44,9 @@ def assess(situation: Situation, decision: Decision, rented: tuple[Offer, ...] =
     Where there are offers to rent and no estimates, they tell time and cost: they are of this model.
     """
     pack, evidence = situation.pack, situation.evidence
-    bests = {method: fit.best(evidence, method).priced for method in Method} if evidence is not None else {}
+    bests = {method: fit.best(evidence, method).priced for method in METHODS} if evidence is not None else {}
     priced = {method: found for method, found in bests.items() if found is not None}
-    order = sorted(Method, key=lambda method: (method is not decision.method, pack.stars_rank(method)))
+    order = _order(pack, decision.method)
     cases = [
         Case(pack, situation.inputs, decision, method, priced.get(method), situation.broken.get(method, ()), evidence)
         for method in order
@@ -53,10 +55,16 @@ def assess(situation: Situation, decision: Decision, rented: tuple[Offer, ...] =
     figures = {case.method: _figures(case, quote_pack=evidence is None and not rented) for case in cases}
     if evidence is None:
         figures |= {offer.method: _offered(figures[offer.method], offer) for offer in rented}
-    offered = {offer.method for offer in rented} if evidence is None and rented else set(Method)
+    offered = {offer.method for offer in rented} if evidence is None and rented else set(METHODS)
     running = {m: figures[m] for m in (case.method for case in cases if _runs(case, evidence)) if m in offered}
     rivals = pareto.dominators(running, pack.rules.stars_order.methods)
     return tuple(_assess(case, figures[case.method], running, rivals.get(case.method)) for case in cases)
+
+
+@lru_cache(maxsize=256)
+def _order(pack: Pack, first: Method | None) -> tuple[Method, ...]:
+    """The verdict first, the others by their stars."""
+    return tuple(sorted(METHODS, key=lambda method: (method is not first, pack.stars_rank(method))))
 
 
 def _runs(case: Case, evidence: Evidence | None) -> bool:

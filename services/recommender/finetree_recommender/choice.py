@@ -16,7 +16,7 @@ from finetree_recommender.answers import Answers, matches
 from finetree_recommender.estimates import Evidence
 from finetree_recommender.gate import Passage
 from finetree_recommender.gist import asked
-from finetree_recommender.methods import Method
+from finetree_recommender.methods import METHODS, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.rules import UpgradeRule
 from finetree_recommender.trace import Step
@@ -212,4 +212,4 @@ def _order(pack: Pack, answers: Answers, ballot: Ballot, leaf: Method, winner: M
         tiers = tuple(rule.rank(method) for rule in matter) if matter else ()
         return (method is not winner, not feasible, -votes_for, tiers, method is not leaf, pack.stars_rank(method))
 
-    return tuple(sorted(Method, key=rank))
+    return tuple(sorted(METHODS, key=rank))

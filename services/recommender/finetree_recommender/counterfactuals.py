@@ -112,10 +112,10 @@ def _gap(ours: list[_Trial], tried: int) -> Gap:
 
 def _flips(situation: Situation, trials: list[_Trial]) -> Iterator[Counterfactual]:
     # Those that come from a number are told with its exact threshold instead.
-    seen = {(name, other) for name in thresholds.measured(situation) for other in Method}
+    measured, seen = thresholds.measured(situation), set[tuple[str, Method]]()
     for trial in trials:
         found = trial.verdict.method
-        if found is None or (trial.name, found) in seen:
+        if found is None or trial.name in measured or (trial.name, found) in seen:
             continue
         seen.add((trial.name, found))
         yield Counterfactual(

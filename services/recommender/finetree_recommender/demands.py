@@ -9,7 +9,7 @@ from finetree_recommender import fit
 from finetree_recommender.estimates import Evidence, Priced
 from finetree_recommender.figures import pack_cost_expected, pack_seconds_expected
 from finetree_recommender.fit import UNBURDENED, Burden
-from finetree_recommender.methods import Method
+from finetree_recommender.methods import METHODS, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.trace import Breach
 
@@ -52,7 +52,7 @@ def all_breaches(
     pack: Pack, demands: Demands, evidence: Evidence | None, found: tuple[Burden, ...] | None = None
 ) -> fit.Broken:
     """What each method would break, in words; `found` are the `burdens`, where they are at hand."""
-    known = zip(Method, found if found is not None else burdens(pack, demands, evidence), strict=True)
+    known = zip(METHODS, found if found is not None else burdens(pack, demands, evidence), strict=True)
     return {m: breaches(pack, demands, evidence, m) if burden is not UNBURDENED else () for m, burden in known}
 
 
@@ -76,7 +76,7 @@ def burdens(pack: Pack, demands: Demands, evidence: Evidence | None) -> tuple[Bu
 def _fixed(pack: Pack, serving: tuple[str, ...], capability: float | None) -> tuple[Burden, ...]:
     """What each method breaks whatever it takes and costs."""
     demands = Demands(serving=serving, capability=capability)
-    return tuple(fit.burden(breaches(pack, demands, None, method)) for method in Method)
+    return tuple([fit.burden(breaches(pack, demands, None, method)) for method in METHODS])
 
 
 def _over(figures: Figures, limit: float) -> tuple[bool, ...]:
@@ -89,7 +89,7 @@ def all_seconds(pack: Pack, evidence: Evidence | None, examples: int | None) -> 
         return _pack_seconds(pack, examples)
     found: Figures | None = evidence.kept.get("seconds")
     if found is None:
-        found = evidence.kept["seconds"] = tuple(_seconds(fit.best(evidence, method).priced) for method in Method)
+        found = evidence.kept["seconds"] = tuple([_seconds(fit.best(evidence, method).priced) for method in METHODS])
     return found
 
 
@@ -99,20 +99,20 @@ def all_usd(pack: Pack, evidence: Evidence | None, examples: int | None) -> Figu
         return _pack_usd(pack, examples)
     found: Figures | None = evidence.kept.get("usd")
     if found is None:
-        found = evidence.kept["usd"] = tuple(_usd(fit.best(evidence, method).priced) for method in Method)
+        found = evidence.kept["usd"] = tuple([_usd(fit.best(evidence, method).priced) for method in METHODS])
     return found
 
 
 @lru_cache(maxsize=1024)
 def _pack_seconds(pack: Pack, examples: int | None) -> Figures:
     """The pack's own times; a recommendation asks for them again and again."""
-    return tuple(pack_seconds_expected(pack, method, examples) for method in Method)
+    return tuple([pack_seconds_expected(pack, method, examples) for method in METHODS])
 
 
 @lru_cache(maxsize=1024)
 def _pack_usd(pack: Pack, examples: int | None) -> Figures:
     """The pack's own costs."""
-    return tuple(pack_cost_expected(pack, method, examples) for method in Method)
+    return tuple([pack_cost_expected(pack, method, examples) for method in METHODS])
 
 
 def seconds_of(pack: Pack, evidence: Evidence | None, method: Method, examples: int | None) -> float | None:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from finetree_recommender.estimates import Evidence, FitState, Priced
-from finetree_recommender.methods import Method
+from finetree_recommender.methods import METHODS, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.recipe_rules import Adaptation
 from finetree_recommender.trace import Breach, Step
@@ -85,7 +85,7 @@ _PLACES = {method: place for place, method in enumerate(Method)}
 
 def ground(evidence: Evidence | None, broken: Broken) -> Ground:
     """The ground of evidence and of what each method would break."""
-    return Ground(states(evidence) if evidence is not None else None, tuple(burden(broken.get(m, ())) for m in Method))
+    return Ground(states(evidence) if evidence is not None else None, tuple(burden(broken.get(m, ())) for m in METHODS))
 
 
 def burden(breaches: tuple[Breach, ...]) -> Burden:
@@ -100,7 +100,7 @@ def states(evidence: Evidence) -> States:
     """Whether each method's best recipe fits."""
     found: States | None = evidence.kept.get("states")
     if found is None:
-        found = evidence.kept["states"] = tuple(best(evidence, method).state for method in Method)
+        found = evidence.kept["states"] = tuple([best(evidence, method).state for method in METHODS])
     return found
 
 
@@ -150,7 +150,7 @@ def sound(ground: Ground) -> frozenset[Method]:
 
     Without estimates only where no proof is needed.
     """
-    light = (method for method in Method if ground.burden(method) == UNBURDENED)
+    light = (method for method in METHODS if ground.burden(method) == UNBURDENED)
     return frozenset(method for method in light if ground.states is None or ground.state(method) in RUNS)
 
 

@@ -55,11 +55,13 @@ def verdicts(packs: Iterable[Pack], situation: Situation, decision: Decision) ->
 
 def _verdict(other: Pack, ours: Opinion) -> OtherVerdict:
     situation = Situation.of(other, ours.situation.inputs.reread(other), ours.situation.evidence)
+    found = situation.outcome()
+    agrees = found.method is ours.decision.method
+    if agrees and not found.overruled_rule_id:
+        return OtherVerdict(other, found.method, found.rule_id, agrees, "")
     theirs = Opinion(situation, situation.decide())
-    method = theirs.decision.method
-    agrees = method is ours.decision.method
-    reason = _gave_way(theirs) if agrees else f"{_told(theirs, ours.decision.method)}; {_told(ours, method)}"
-    return OtherVerdict(other, method, theirs.decision.rule_id, agrees, reason)
+    reason = _gave_way(theirs) if agrees else f"{_told(theirs, ours.decision.method)}; {_told(ours, found.method)}"
+    return OtherVerdict(other, found.method, found.rule_id, agrees, reason)
 
 
 def _gave_way(opinion: Opinion) -> str:

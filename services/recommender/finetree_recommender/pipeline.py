@@ -43,6 +43,17 @@ class Decision(NamedTuple):
         return self.choice.passage.upgrade or self.method is None
 
 
+class Outcome(NamedTuple):
+    """What a decision comes to, without what was passed over on the way."""
+
+    choice: Choice
+    method: Method | None
+    rule_id: str
+    """Rule that decided."""
+    overruled_rule_id: str
+    """Rule that gave way to physics; empty when none did."""
+
+
 def decide(
     pack: Pack,
     answers: Answers,
@@ -55,12 +66,20 @@ def decide(
     `ground` is that of the evidence and of what would be broken, where it is at hand.
     """
     ground = ground if ground is not None else fit.ground(evidence, broken)
+    found = outcome(pack, answers, evidence, ground)
+    leaning = found.choice.leaning
+    order = leaning.tried(priced=ground.states is not None)
+    settled = fit.settlement(pack, evidence, order, broken, found.method, proof_needed=leaning.upgrade)
+    return Decision(found.choice, settled, found.rule_id, found.overruled_rule_id)
+
+
+def outcome(pack: Pack, answers: Answers, evidence: Evidence | None, ground: Ground) -> Outcome:
+    """What `decide` comes to, where the ground is that of the evidence and of what would be broken."""
     choice = choose(pack, answers, evidence)
     leaning = choice.leaning
     order = leaning.tried(priced=ground.states is not None)
     method = fit.taken(pack, ground, order, proof_needed=leaning.upgrade)
-    settled = fit.settlement(pack, evidence, order, broken, method, proof_needed=leaning.upgrade)
-    return Decision(choice, settled, *_ruling(leaning, settled.method, ground))
+    return Outcome(choice, method, *_ruling(leaning, method, ground))
 
 
 def verdict(pack: Pack, answers: Answers, ground: Ground) -> Verdict:

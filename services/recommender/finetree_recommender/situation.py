@@ -16,9 +16,9 @@ from finetree_recommender.fit import Broken, Burden, Ground, States
 from finetree_recommender.gist import gist
 from finetree_recommender.hardware import memory_classes
 from finetree_recommender.inputs import Inputs
-from finetree_recommender.methods import Method
+from finetree_recommender.methods import METHODS
 from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import Decision, decide, verdict, verdicts
+from finetree_recommender.pipeline import Decision, Outcome, decide, outcome, verdict, verdicts
 
 USABLE = 0.9
 """Share of a GPU's marketed GB that GPUs offer in GiB at least: a T4 of 16 GB offers 14.56 GiB."""
@@ -46,23 +46,28 @@ class Situation:
     pack: Pack
     inputs: Inputs
     evidence: Evidence | None
-    broken: Broken
-    """What each method would break."""
     ground: Ground
     """What verdicts read of the figures."""
     gist: Answers
     """Answers that lead to the same verdicts as those that were given."""
     kept: dict[str, Verdict] = field(default_factory=dict, repr=False, compare=False)
     """Verdicts on other hardware, by its memory class."""
+    worded: list[Broken] = field(default_factory=list, repr=False, compare=False)
+    """What each method would break, once it was asked for."""
 
     @classmethod
     def of(cls, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> "Situation":
         """The situation of a request."""
-        demands = inputs.demands
-        found = burdens(pack, demands, evidence)
-        broken = all_breaches(pack, demands, evidence, found)
-        ground = Ground(fit.states(evidence) if evidence is not None else None, found)
-        return cls(pack, inputs, evidence, broken, ground, gist(pack, inputs.answers))
+        states = fit.states(evidence) if evidence is not None else None
+        ground = Ground(states, burdens(pack, inputs.demands, evidence))
+        return cls(pack, inputs, evidence, ground, gist(pack, inputs.answers))
+
+    @property
+    def broken(self) -> Broken:
+        """What each method would break, in words."""
+        if not self.worded:
+            self.worded.append(all_breaches(self.pack, self.demands, self.evidence, self.ground.burdens))
+        return self.worded[0]
 
     @property
     def answers(self) -> Answers:
@@ -83,6 +88,10 @@ class Situation:
         if found is None:
             found = self.evidence.kept["bounds"] = _bounds(self.inputs, self.evidence)
         return found
+
+    def outcome(self) -> Outcome:
+        """What the decision comes to."""
+        return outcome(self.pack, self.answers, self.evidence, self.ground)
 
     def decide(self) -> Decision:
         """The decision, with everything that led to it."""
@@ -166,7 +175,7 @@ def _bounds(inputs: Inputs, evidence: Evidence | None) -> tuple[Bound, ...]:
     now = inputs.marketed_gb
     if evidence is None or now is None:
         return ()
-    return tuple(_bound(fit.best(evidence, method), now) for method in Method)
+    return tuple([_bound(fit.best(evidence, method), now) for method in METHODS])
 
 
 def _bound(best: fit.Best, now: float) -> Bound:

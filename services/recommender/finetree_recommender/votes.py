@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from finetree_recommender.answers import UNKNOWN, Answers
-from finetree_recommender.methods import Method
+from finetree_recommender.methods import METHODS, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.rules import Option, Question
 from finetree_recommender.trace import Step
@@ -45,7 +45,7 @@ class Ballot:
 
 def count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot:
     """Count the votes of every answer that is known."""
-    votes: dict[Method, dict[str, int]] = {method: {} for method in Method}
+    votes: dict[Method, dict[str, int]] = {method: {} for method in METHODS}
     unanswered = 0
     for question, options in _questions(pack):
         answer = answers.get(question.input)
