@@ -23,6 +23,8 @@ from finetree_estimator.prices import PriceBook, Quote
 from finetree_estimator.run import Device, Rented
 from finetree_estimator.shapes import Shape
 
+_NO_GPU = {"cpu", "none", "no", "no gpu"}
+
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
@@ -69,12 +71,18 @@ def read_accelerator(name: str) -> AcceleratorEntry:
     try:
         return accelerator(name)
     except UnknownNameError as error:
-        several = "; how many there are is said in hardware.count" if device_names.counted(name)[0] else ""
         text = (
-            f"no accelerator {name!r} in the catalogue{_or_nearest(error)}{several}; ListAccelerators lists "
+            f"no accelerator {name!r} in the catalogue{_or_nearest(error)}{_elsewhere(name)}; ListAccelerators lists "
             "all, hardware.unknown_accelerator takes any memory class"
         )
         raise NotFound("ACCELERATOR_NOT_FOUND", text, metadata={"accelerator": name}) from error
+
+
+def _elsewhere(name: str) -> str:
+    """Where in a request what a name tells of is said."""
+    if name.strip().casefold() in _NO_GPU:
+        return "; a machine without a GPU is hardware.cpu"
+    return "; how many there are is said in hardware.count" if device_names.counted(name)[0] else ""
 
 
 def _not_supported(what: str) -> InvalidArgument:

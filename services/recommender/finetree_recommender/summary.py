@@ -153,7 +153,9 @@ def _device(answer: Recommendation) -> str:
     if device == "accelerator":
         return f"{count}{hardware.accelerator}" if count else f"the {hardware.accelerator}"
     gb = answer.inputs.marketed_gb
-    return f"{count}a GPU of {gb:g} GB" if gb is not None else "this hardware"
+    if gb is None:
+        return "this hardware"
+    return f"{count}GPUs of {gb:g} GB" if count else f"a GPU of {gb:g} GB"
 
 
 def _figures(answer: Recommendation) -> str:

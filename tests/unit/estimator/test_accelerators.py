@@ -3,7 +3,9 @@ import pytest
 from finetree_estimator import constants
 from finetree_estimator.accelerators import UNSUPPORTED, accelerator, accelerators, canonical, supported
 from finetree_estimator.devices import by_memory_class, known
+from finetree_estimator.lookups import read_accelerator
 from finetree_estimator.names import GIB, UnknownNameError, table
+from finetree_runtime.errors import NotFound
 
 SPELLINGS = {
     "rtx-4090": (
@@ -68,6 +70,12 @@ def test_no_listed_name_means_two_accelerators():
     for entry in accelerators():
         for name in {canonical(name) for name in (entry.name, entry.display_name, *entry.aliases)}:
             assert owners.setdefault(name, entry.name) == entry.name, name
+
+
+@pytest.mark.parametrize(("name", "words"), [("4x9999", "hardware.count"), ("CPU", "hardware.cpu")])
+def test_what_is_no_name_is_told_where_it_belongs(name, words):
+    with pytest.raises(NotFound, match=words):
+        read_accelerator(name)
 
 
 def test_an_unknown_accelerator_comes_back_with_the_nearest():

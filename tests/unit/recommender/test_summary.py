@@ -73,6 +73,11 @@ def test_a_method_that_gave_way_to_memory_is_named(pack, read, evidence):
     assert words.startswith("Use QLoRA: the rules prefer LoRA, which does not fit into the memory, and this one does.")
 
 
+def test_several_gpus_are_told_as_several(pack, read, evidence):
+    words = paragraph(told(pack, read, evidence(lora="FITS"), hardware={**GPU24, "count": 8}, **ROWS))
+    assert "GiB of the 8.0 that each of 8 GPUs of 24 GB offers" in words
+
+
 def test_hardware_alone_is_no_answer_to_a_question(pack, read, evidence):
     words = paragraph(told(pack, read, evidence(lora="FITS"), hardware=GPU24))
     assert words.startswith("Use LoRA: it is what the rules recommend for a GPU of 24 GB.")
