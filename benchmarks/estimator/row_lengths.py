@@ -4,6 +4,7 @@
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
@@ -44,6 +45,7 @@ class Published:
         return profile
 
 
+@cache
 def _within(data: Published, low: int, high: int) -> float:
     """The density's sum over lengths beyond `low` and up to `high`, without its constant."""
     spread = data.mean - data.shortest
