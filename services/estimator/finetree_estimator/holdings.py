@@ -31,6 +31,8 @@ class Held(NamedTuple):
     """A chunk's gradient of the same."""
     tied_gradient: float
     """Of a trained matrix that is the embeddings and the head: each makes one, and the sum may be a third."""
+    whole: float
+    """Weights and gradients that are whole while layers are computed, and in shards again at the update."""
     update_copies: float
     """What an optimizer step adds for a moment."""
     collectives: float
@@ -49,10 +51,13 @@ class Moment(NamedTuple):
     gradients: float
     activations: float
     transient: float
+    cached: float = 0.0
+    """What the update asks for beyond all that, since weights and gradients that were whole leave blocks that do not
+    fit: the allocator's, and nobody's."""
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """All of it that is alive."""
         return self.gradients + self.activations + self.transient
 
 
@@ -74,6 +79,7 @@ def held(recipe: Recipe) -> Held:
         head_gradient=float(head * _trained_bytes(recipe)),
         chunk_gradient=float(head * recipe.compute_bytes),
         tied_gradient=_tied_gradient(recipe),
+        whole=_gathered(recipe) + _whole_gradients(recipe),
         update_copies=_update_copies(recipe, trainable, spread),
         collectives=_collectives(recipe),
         setup=_setup(recipe),

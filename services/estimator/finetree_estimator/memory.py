@@ -124,7 +124,8 @@ def _fragmentation(run: Run, moment: Moment, holds: Held, tokens: float) -> floa
     stored, passing = c.FRAGMENTATION, c.FRAGMENTATION
     if run.checkpointing:
         stored, passing = c.FUSED_FRAGMENTATION if run.loss == "fused" else (c.STORED_FRAGMENTATION, passing)
-    return stored * moment.activations + passing * moment.transient + c.FRAGMENTATION * moment.gradients
+    holes = stored * moment.activations + passing * moment.transient + c.FRAGMENTATION * moment.gradients
+    return holes + moment.cached
 
 
 _Spreads = tuple[tuple[Component, float, float, tuple[Source, ...]], ...]

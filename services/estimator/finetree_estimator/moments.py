@@ -25,16 +25,20 @@ def moment_of(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
         return Moment(peak.gradients, peak.activations + layer.experts, peak.transient + layer.one_layer)
     saved = saved_by(layer, run)
     at_loss = loss_moment(run, holds, layer, tokens)
-    before, kept, logits = at_loss
+    before, kept, logits, _ = at_loss
     differentiated = (_differentiated(run, layer, saved) + _held_gradients(run, layer)) * tokens + layer.one_layer
     # The head's gradient waits for that of the embeddings. Only one that autocast made is added to in its place.
     copies = (1 if is_mixed(run) else 2) + (1 if before else 0)
-    after = max(differentiated, holds.update_copies, copies * holds.tied_gradient)
+    after = max(differentiated, holds.update_copies - holds.whole, copies * holds.tied_gradient)
     # The totals first: of four moments three would be made for nothing.
     while_kept = before + kept + max(logits, differentiated)
     if while_kept >= gradients + after:
-        return at_loss if logits >= differentiated else Moment(before, kept, differentiated)
-    return Moment(gradients, 0.0, after)
+        moment = at_loss if logits >= differentiated else Moment(before, kept, differentiated)
+    else:
+        moment = Moment(gradients, 0.0, after)
+    if holds.whole:
+        return moment._replace(cached=max(0.0, gradients + holds.update_copies - moment.total))
+    return moment
 
 
 def loss_moment(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
