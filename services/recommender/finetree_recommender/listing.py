@@ -121,12 +121,14 @@ def _model_words(source: rs.ModelSource, model: Model | None) -> str:
 def _hardware_words(device: Device) -> str | None:
     hardware = device.hardware
     kind = hardware.WhichOneof("device")
+    size = "memory unknown" if device.gb is None else f"{device.gb:g} GB"
+    if device.unsupported:
+        return f"{device.unsupported}, {size}, not supported yet"
     if kind is None:
         return None
     if kind == "cpu":
         cores, gib = hardware.cpu.cores, hardware.cpu.memory_bytes / 2**30
         return f"CPU, {cores or UNKNOWN} cores, {f'{gib:.1f} GiB' if gib else 'memory unknown'}"
-    size = "memory unknown" if device.gb is None else f"{device.gb:g} GB"
     text = f"{hardware.accelerator or 'GPU'}, {size}"
     if hardware.count > 1:
         text = f"{hardware.count} x {text}"

@@ -97,6 +97,19 @@ def test_a_cpu_is_neither_zero_gigabytes_nor_unknown(pack):
     assert "CPU, 2 cores, 16.0 GiB" in [item.value for item in inputs.listing]
 
 
+@pytest.mark.parametrize(
+    ("hardware", "words"),
+    [
+        ({"accelerator": "M3 Max"}, "M3 Max, memory unknown, not supported yet"),
+        ({"unknown_accelerator": {"marketed_memory_gb": 24, "name": "RX 7900"}}, "RX 7900, 24 GB, not supported yet"),
+        ({"unknown_accelerator": {"marketed_memory_gb": 24}, "count": 2}, "2 x GPU, 24 GB"),
+    ],
+)
+def test_hardware_is_listed_as_it_was_understood(pack, hardware, words):
+    listed = normalize(request(hardware=hardware), pack, Catalogue()).listing
+    assert next((item.value, item.known) for item in listed if item.field_path == "hardware") == (words, True)
+
+
 def test_every_field_of_a_request_is_listed_or_carried(pack):
     listed = {item.field_path.split(".")[0] for item in normalize(request(), pack, Catalogue()).listing}
     carried = {"dataset", "evaluation", "evaluation_profile", "ownership", "policy", "pinned"}
