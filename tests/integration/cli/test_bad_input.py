@@ -119,7 +119,7 @@ def test_nothing_of_a_recommended_recipe_is_refused(run, tmp_path, hardware):
 @pytest.mark.parametrize(("words", "told"), [([], "--full says what would make it fit"), (["--full"], "Remedy: ")])
 def test_what_does_not_fit_is_not_the_last_word(suite, monkeypatch, capsys, words, told):
     monkeypatch.setenv("FINETREE_ESTIMATOR_ADDRESS", suite.addresses["estimator"])
-    code = entry.run(["estimate", "--model", "llama-3.1-8b", "--method", "qlora", "--gpu", "rtx-4090", *words])
+    code = entry.run(["estimate", "--model", "llama-3.1-8b", "--method", "qlora", "--gpu", "rtx-3060", *words])
     printed = capsys.readouterr()
     assert code == 0
     assert told in printed.out + printed.err
