@@ -44,9 +44,8 @@ class Decision(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a decision comes to, without what was passed over on the way."""
+    """What a decision comes to, without the way to it."""
 
-    choice: Choice
     method: Method | None
     rule_id: str
     """Rule that decided."""
@@ -66,20 +65,26 @@ def decide(
     `ground` is that of the evidence and of what would be broken, where it is at hand.
     """
     ground = ground if ground is not None else fit.ground(evidence, broken)
-    found = outcome(pack, answers, evidence, ground)
-    leaning = found.choice.leaning
-    order = leaning.tried(priced=ground.states is not None)
-    settled = fit.settlement(pack, evidence, order, broken, found.method, proof_needed=leaning.upgrade)
-    return Decision(found.choice, settled, found.rule_id, found.overruled_rule_id)
-
-
-def outcome(pack: Pack, answers: Answers, evidence: Evidence | None, ground: Ground) -> Outcome:
-    """What `decide` comes to, where the ground is that of the evidence and of what would be broken."""
     choice = choose(pack, answers, evidence)
     leaning = choice.leaning
+    found = _outcome(pack, leaning, ground)
+    order = leaning.tried(priced=ground.states is not None)
+    settled = fit.settlement(pack, evidence, order, broken, found.method, proof_needed=leaning.upgrade)
+    return Decision(choice, settled, found.rule_id, found.overruled_rule_id)
+
+
+def outcome(pack: Pack, answers: Answers, ground: Ground) -> Outcome:
+    """What `decide` comes to, where the ground is that of its evidence and of what would be broken.
+
+    Best asked with the `gist` of answers, as a `verdict` is.
+    """
+    return _outcome(pack, lean(pack, answers, read_states(pack, ground.states)), ground)
+
+
+def _outcome(pack: Pack, leaning: Leaning, ground: Ground) -> Outcome:
     order = leaning.tried(priced=ground.states is not None)
     method = fit.taken(pack, ground, order, proof_needed=leaning.upgrade)
-    return Outcome(choice, method, *_ruling(leaning, method, ground))
+    return Outcome(method, *_ruling(leaning, method, ground))
 
 
 def verdict(pack: Pack, answers: Answers, ground: Ground) -> Verdict:

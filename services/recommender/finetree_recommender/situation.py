@@ -90,8 +90,8 @@ class Situation:
         return found
 
     def outcome(self) -> Outcome:
-        """What the decision comes to."""
-        return outcome(self.pack, self.answers, self.evidence, self.ground)
+        """What the decision comes to; few gists exist, so that it is mostly known."""
+        return outcome(self.pack, self.gist, self.ground)
 
     def decide(self) -> Decision:
         """The decision, with everything that led to it."""

@@ -12,7 +12,7 @@ from finetree_recommender.estimates import FitState
 from finetree_recommender.gist import asked, gist
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import load_builtin
-from finetree_recommender.pipeline import decide, verdict
+from finetree_recommender.pipeline import decide, outcome, verdict
 
 PACKS = list(load_builtin())
 STATES = (*FitState, None)
@@ -64,6 +64,7 @@ def test_any_answers_demands_and_estimates(any_pack, evidence):
         assert ground.burdens == burdens(any_pack, demands, found)
         for read in (answers, asked(any_pack, answers), gist(any_pack, answers)):
             assert verdict(any_pack, read, ground) == (whole.method, whole.rule_id), (answers, demands)
+            assert outcome(any_pack, read, ground) == (whole.method, whole.rule_id, whole.overruled_rule_id)
         verdicts.add(whole.method)
     assert verdicts == {*Method, None}
 
