@@ -36,7 +36,7 @@ def recipe(
     ("method", "given", "path", "value"),
     [
         (Method.LORA, {}, "lora.targets", rs.TARGET_PRESET_ALL_LINEAR),
-        (Method.LORA, {"quality": "QUALITY_NEED_EXPERIMENTAL"}, "lora.rank", 4),
+        (Method.LORA, {"quality": "QUALITY_NEED_EXPERIMENTAL"}, "lora.rank", 32),
         (Method.LORA, {"quality": "QUALITY_NEED_EXPERIMENTAL", "task_kind": "TASK_KIND_KNOWLEDGE"}, "lora.rank", 128),
         (Method.LORA, {"task_kind": "TASK_KIND_CODE"}, "lora.rank", 64),
         (Method.LORA, {"task_kind": "TASK_KIND_CODE"}, "lora.alpha", 128),
