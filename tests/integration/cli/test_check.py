@@ -62,7 +62,7 @@ def test_a_plan_within_its_limits_is_0(folder):
 
 
 def test_a_plan_beyond_a_limit_is_3_and_says_which_by_how_much_and_what_would_pass(folder):
-    done = finetree("check", "job.yaml", "--max-cost-usd", "50", "--fits", "--accelerator", "rtx-4090")
+    done = finetree("check", "job.yaml", "--max-cost-usd", "50", "--fits", "--accelerator", "rtx-4080")
     assert done.returncode == 3
     assert "FAIL       policy.must_fit" in done.stdout
     assert "exceeds it by at least" in done.stdout
