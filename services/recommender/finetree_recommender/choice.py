@@ -123,7 +123,7 @@ def read_states(pack: Pack, states: fit.States | None) -> fit.States | None:
 def lean(pack: Pack, answers: Answers, states: fit.States | None) -> Leaning:
     """What is chosen, without the words; `states` are those that the pack reads.
 
-    Kept, for a recommendation asks for the verdict of every single change of its answers: some 26 MB at most.
+    Kept, for a recommendation asks for the verdict of every single change of its answers: some 30 MB at most.
     """
     return _choose(pack, answers, states).leaning
 
@@ -168,7 +168,7 @@ def _choose(pack: Pack, answers: Answers, states: fit.States | None) -> Choice:
 
 
 _kept = lru_cache(maxsize=8192)(_choose)
-"""Those that are told; some 8 MB at most."""
+"""Those that are told; some 13 MB at most."""
 
 
 @lru_cache(maxsize=8192)
