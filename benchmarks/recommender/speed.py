@@ -6,7 +6,8 @@
 A real recommender and a real estimator, each a process on loopback, asked by this one. Requests are distinct: any model
 and accelerator of the catalogue, any answers. Each is answered by one batch call to the estimator, which prices every
 method's recipe, plain and adapted. CPU is that of each server's process, per call; latency is from the call to its
-answer, one call at a time. A bare grpc.aio echo of a typical reply, in the same run, says what gRPC alone takes here.
+answer, one call at a time. The recommender's own share of it is measured apart, in a process of its own with recorded
+estimates (own_cpu.py). A bare grpc.aio echo of a typical reply, in the same run, says what gRPC alone takes here.
 Run it on a machine that does nothing else.
 """
 
@@ -15,6 +16,7 @@ import asyncio
 import json
 import random
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -92,6 +94,13 @@ async def measure(address: str, processes: dict[str, psutil.Process], rounds: in
     return {"new": medians, "rounds": found, "asked_again": again}
 
 
+def in_process(estimator: str) -> dict[str, Any]:
+    """What a recommendation takes without gRPC, the client and the estimator (own_cpu.py)."""
+    command = [sys.executable, str(_SCRIPT.with_name("own_cpu.py")), "--estimator", estimator]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout))
+
+
 def reply_of(address: str) -> bytes:
     """A typical reply, to be echoed."""
     with grpc.insecure_channel(address) as channel:
@@ -137,6 +146,8 @@ def main() -> None:
         print("with the estimator", file=sys.stderr)
         both = {"recommender": process, "estimator": estimating}
         results["with_estimator"] = asyncio.run(measure(address, both))
+        print("its own CPU, in a process without gRPC", file=sys.stderr)
+        results["in_process"] = in_process(estimator)
         reply = Path(stack.enter_context(estimator_speed.tempfile.TemporaryDirectory())) / "reply"
         reply.write_bytes(reply_of(address))
         print("without an estimator", file=sys.stderr)
