@@ -10,6 +10,7 @@ the warm-up, recommends with the recorded answers and is measured.
 
 import argparse
 import asyncio
+import gc
 import json
 import statistics
 import struct
@@ -28,6 +29,7 @@ from finetree_recommender import replies
 from finetree_recommender.advisor import Advisor
 from finetree_recommender.estimator_client import EstimatorClient
 from finetree_recommender.library import Library
+from finetree_runtime.server import COLLECT_EVERY
 
 SECONDS = 60.0
 """Longest wait for an answer of the estimator."""
@@ -135,6 +137,9 @@ async def measure(file: Path, count: int) -> dict[str, Any]:
     advisor = Advisor(Library(), EstimatorClient(Recording(dict(recorded(file))), SECONDS))
     warm, *fresh = rounds(count)
     await _answer(advisor, warm)
+    # As a server does once it has started.
+    gc.freeze()
+    gc.set_threshold(*COLLECT_EVERY)
     taken = []
     for asked in fresh:
         began = time.process_time()

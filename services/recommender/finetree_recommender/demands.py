@@ -36,6 +36,16 @@ class Demands(NamedTuple):
     examples: int | None = None
     """Rows of the data, for the pack's own hours."""
 
+    def within(self, run_usd: float) -> "Demands":
+        """The same with another budget; in one go, for several are asked about for each recommendation."""
+        return Demands(self.deadline_seconds, run_usd, self.serving, self.capability, self.examples)
+
+    def elsewhere(self, *, priced: bool) -> "Demands":
+        """The same on hardware without estimates, which limits of hours and prices meet by the pack's figures alone."""
+        if priced:
+            return Demands(serving=self.serving, examples=self.examples)
+        return Demands(self.deadline_seconds, self.run_usd, self.serving, None, self.examples)
+
 
 def breaches(pack: Pack, demands: Demands, evidence: Evidence | None, method: Method) -> tuple[Breach, ...]:
     """What a method would break. A figure that nobody has breaks nothing."""

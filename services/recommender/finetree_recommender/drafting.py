@@ -5,7 +5,7 @@ A recommendation prices the recipes of all methods, so this is asked five times 
 """
 
 from bisect import bisect_right
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from finetree_recommender.answers import NAMES, UNKNOWN
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
-from finetree_recommender.recipe_rules import BatchRules, BatchStart, Computed
+from finetree_recommender.recipe_rules import BatchRules, BatchStart, Computed, Table
 from finetree_recommender.tables import Choice, Reading, Tables, choice, tables_of
 
 EPOCHS, SEQUENCE = "training.epochs", "training.sequence_length"
@@ -97,13 +97,14 @@ def case_of(pack: Pack, inputs: Inputs, method: Method, parameters: int | None) 
 
 def _case(pack: Pack, inputs: Inputs, parameters: int | None) -> Case:
     examples = inputs.examples
+    profile = "EVIDENCE" if inputs.evidence_profile else "PLAYBOOK"
     reading = Reading(
         method=Method.FULL,
-        answers=inputs.answers.without(_unread(pack)),
-        profile="EVIDENCE" if inputs.evidence_profile else "PLAYBOOK",
+        answers=inputs.answers.without(_unread(pack, profile)),
+        profile=profile,
         device=device_of(inputs),
-        parameters=None if parameters is None else _standing_for(_marks(pack, "parameters"), parameters),
-        examples=None if examples is None else _standing_for(_marks(pack, "examples"), examples),
+        parameters=None if parameters is None else _standing_for(_marks(pack, profile, "parameters"), parameters),
+        examples=None if examples is None else _standing_for(_marks(pack, profile, "examples"), examples),
     )
     return Case(
         reading=reading,
@@ -136,7 +137,7 @@ def _draft(pack: Pack, case: Case, start: Start) -> Draft:
         batch, least = start.batch.value, pack.rules.batch.minimum_steps.value
         while (taken := steps_of(case.rows, batch=batch, epochs=start.epochs)) < least and batch > 1:
             batch //= 2
-        steps = _standing_for(_marks(pack, "steps"), taken)
+        steps = _standing_for(_marks(pack, start.reading.profile, "steps"), taken)
     tokens, rule = sequence_length(pack, case.suggested_length, case.longest)
     devices = 0 if case.on_cpu else case.devices
     sizes = _sizes(pack, (start.batch.id, rule.id), tokens, batch, devices)
@@ -225,10 +226,10 @@ def _entangled(pack: Pack) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _marks(pack: Pack, name: str) -> tuple[float, ...]:
-    """Where along a number some rule of a recipe begins or ends."""
+def _marks(pack: Pack, profile: str, name: str) -> tuple[float, ...]:
+    """Where along a number some rule of a profile's recipes begins or ends."""
     found: set[float] = set()
-    for table in pack.rules.recipe:
+    for table in _tables(pack, profile):
         if table.input == name:
             found.update(end for row in table.rows for end in (row.below, row.at_least) if end is not None)
         if name == "parameters":
@@ -244,10 +245,14 @@ def _standing_for(marks: tuple[float, ...], number: float) -> float:
     return marks[place - 1] if place else 0
 
 
+def _tables(pack: Pack, profile: str) -> Iterator[Table]:
+    return (table for table in pack.rules.recipe if profile in table.profiles)
+
+
 @lru_cache(maxsize=64)
-def _unread(pack: Pack) -> tuple[str, ...]:
-    """Inputs that no rule of a recipe reads."""
-    read = {"task_kind", *(table.input for table in pack.rules.recipe)}
+def _unread(pack: Pack, profile: str) -> tuple[str, ...]:
+    """Inputs that no rule of a profile's recipes reads."""
+    read = {"task_kind", *(table.input for table in _tables(pack, profile))}
     return tuple(name for name in NAMES if name not in read)
 
 

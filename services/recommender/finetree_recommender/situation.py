@@ -137,11 +137,7 @@ class Situation:
 
     def _away(self) -> tuple[Burden, ...]:
         """How much each method would break on other hardware, of which no estimate is at hand."""
-        demands = self.demands._replace(capability=None)
-        if self.evidence is not None:
-            # This hardware's hours and prices say nothing of another's; the pack's own are those of any.
-            demands = demands._replace(deadline_seconds=None, run_usd=None)
-        return burdens(self.pack, demands, None)
+        return burdens(self.pack, self.demands.elsewhere(priced=self.evidence is not None), None)
 
     def _leanings(self, words: list[str], states: States | None) -> Iterator[Leaning]:
         """What the rules lean to on other memories, where this is known of what fits."""

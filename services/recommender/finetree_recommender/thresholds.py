@@ -91,7 +91,7 @@ def _month_budget(situation: Situation) -> Iterator[Number]:
     given = [request.budget_usd_run] if request.HasField("budget_usd_run") else []
 
     def verdict(usd: float) -> Verdict:
-        demands = situation.demands if offered else situation.demands._replace(run_usd=min([*given, usd / runs]))
+        demands = situation.demands if offered else situation.demands.within(min([*given, usd / runs]))
         return situation.turned("budget", bracket_key(budget, usd), demands)
 
     budget, costs = situation.pack.rules.budget, () if offered else _costs(situation)
@@ -110,7 +110,7 @@ def _run_budget(situation: Situation) -> Iterator[Number]:
     def verdict(usd: float) -> Verdict:
         limits = [usd, *([request.budget_usd_month / max(1, runs)] if month else [])]
         answers = _with_budget(situation, usd * runs) if runs and not month else situation.gist
-        return situation.verdict(answers, situation.demands._replace(run_usd=min(limits)))
+        return situation.verdict(answers, situation.demands.within(min(limits)))
 
     brackets = situation.pack.rules.budget if runs and not month else ()
     limits, now = tuple(_costs(situation)), request.budget_usd_run
