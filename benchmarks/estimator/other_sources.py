@@ -3,12 +3,13 @@
 
     python benchmarks/estimator/other_sources.py [--json OUT] [--rows]
 
-No constant is fitted on these rows, none may be. Scored as in accuracy.py: a published peak against `expected` of its
-quantity, under-prediction against the upper end, rows above 92 % of their card left out. One source more or less
-moves the mean over all rows: tables go by source and by method as well; `mean over sources` weighs each the same.
-Speeds over two or three steps, the first among them, are no speed of a training: they stand apart, as `first steps`.
-The rows of fresh_rows.csv were gathered after formulas had been mended from what other_rows.csv showed: until formulas
-are mended from them too they are the test, so both tables are summed up on their own.
+No expected value is fitted on these rows, none may be; how far the ends are from it was judged by them once
+(METHOD_SPREAD). Scored as in accuracy.py: a published peak against `expected` of its quantity, under-prediction
+against the upper end, rows above 92 % of their card left out. One source more or less moves the mean over all rows:
+tables go by source and by method as well; `mean over sources` weighs each the same. Speeds over two or three steps,
+the first among them, are no speed of a training: they stand apart, as `first steps`. The rows of fresh_rows.csv were
+gathered after formulas had been mended from what other_rows.csv showed: until formulas are mended from them too they
+are the test, so both tables are summed up on their own.
 
 Not in the table, since the recipe is unknown where it matters or no request can say it: full training on 16-bit shards
 (fms-acceleration's rows without mixed precision; TRANSFORMERS means float32 shards); that source's runs with fused
