@@ -35,54 +35,55 @@ SECONDS = 60.0
 """Longest wait for an answer of the estimator."""
 WARM_UP = 100
 ROUNDS = 3
-LENGTHS = struct.Struct(">II")
-"""Before each question and its answer in the file: how long both are."""
-LISTED = (b"accelerators", b"models")
-"""Questions that stand for the two lists of the catalogue."""
+LENGTH = struct.Struct(">I")
+"""Before each answer in the file: how long it is."""
 
 
 class Recorder:
-    """Asks the estimator, and keeps what it answers."""
+    """Asks the estimator, and keeps what it answers: both lists of the catalogue, and the estimates in their order."""
 
     def __init__(self, client: finetree.AsyncClient) -> None:
         self._client = client
-        self.found: dict[bytes, bytes] = {}
+        self._lists = [b"", b""]
+        self._answers: list[bytes] = []
+
+    @property
+    def found(self) -> list[bytes]:
+        """All answers."""
+        return self._lists + self._answers
 
     async def estimate_batch(self, rows: Any, /, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109
         """BatchEstimateRuns."""
         answer = await self._client.raw.estimator.BatchEstimateRuns(rows, timeout=timeout)
-        self.found[rows.SerializeToString(deterministic=True)] = answer.SerializeToString()
+        self._answers.append(answer.SerializeToString())
         return _rows(answer)
 
     async def list_accelerators(self, **_: Any) -> AsyncIterator[est.Accelerator]:
         """ListAccelerators."""
         page = est.ListAcceleratorsResponse(accelerators=[each async for each in self._client.list_accelerators()])
-        self.found[LISTED[0]] = page.SerializeToString()
+        self._lists[0] = page.SerializeToString()
         for card in page.accelerators:
             yield card
 
     async def list_models(self, **_: Any) -> AsyncIterator[est.Model]:
         """ListModels."""
         page = est.ListModelsResponse(models=[each async for each in self._client.list_models()])
-        self.found[LISTED[1]] = page.SerializeToString()
+        self._lists[1] = page.SerializeToString()
         for model in page.models:
             yield model
 
 
 class Recording:
-    """Answers what was recorded."""
+    """Answers what was recorded: the same requests in the same order ask the same."""
 
-    def __init__(self, found: dict[bytes, bytes]) -> None:
-        self._cards = est.ListAcceleratorsResponse.FromString(found[LISTED[0]]).accelerators
-        self._models = est.ListModelsResponse.FromString(found[LISTED[1]]).models
-        asked = found.items() - {(name, found[name]) for name in LISTED}
-        self._answers = {
-            question: _rows(est.BatchEstimateRunsResponse.FromString(answer)) for question, answer in asked
-        }
+    def __init__(self, found: Iterator[bytes]) -> None:
+        self._cards = est.ListAcceleratorsResponse.FromString(next(found)).accelerators
+        self._models = est.ListModelsResponse.FromString(next(found)).models
+        self._answers = iter([_rows(est.BatchEstimateRunsResponse.FromString(answer)) for answer in found])
 
-    async def estimate_batch(self, rows: Any, /, **_: Any) -> dict[str, Any]:
+    async def estimate_batch(self, _rows: Any, /, **_: Any) -> dict[str, Any]:
         """BatchEstimateRuns."""
-        return self._answers[rows.SerializeToString(deterministic=True)]
+        return next(self._answers)
 
     async def list_accelerators(self, **_: Any) -> AsyncIterator[est.Accelerator]:
         """ListAccelerators."""
@@ -118,23 +119,22 @@ async def record(address: str, file: Path, count: int) -> None:
         for asked in rounds(count):
             await _answer(advisor, asked)
     with file.open("wb") as out:
-        for question, answer in recorder.found.items():
-            out.write(LENGTHS.pack(len(question), len(answer)) + question + answer)
+        for answer in recorder.found:
+            out.write(LENGTH.pack(len(answer)) + answer)
 
 
-def recorded(file: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Questions and answers of a file."""
+def recorded(file: Path) -> Iterator[bytes]:
+    """Answers of a file."""
     content, at = file.read_bytes(), 0
     while at < len(content):
-        first, second = LENGTHS.unpack_from(content, at)
-        start = at + LENGTHS.size
-        at = start + first + second
-        yield content[start : start + first], content[start + first : at]
+        start = at + LENGTH.size
+        at = start + LENGTH.unpack_from(content, at)[0]
+        yield content[start:at]
 
 
 async def measure(file: Path, count: int) -> dict[str, Any]:
     """Microseconds of CPU per recommendation, by round."""
-    advisor = Advisor(Library(), EstimatorClient(Recording(dict(recorded(file))), SECONDS))
+    advisor = Advisor(Library(), EstimatorClient(Recording(recorded(file)), SECONDS))
     warm, *fresh = rounds(count)
     await _answer(advisor, warm)
     # As a server does once it has started.
