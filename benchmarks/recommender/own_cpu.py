@@ -34,7 +34,7 @@ from finetree_runtime.server import COLLECT_EVERY
 SECONDS = 60.0
 """Longest wait for an answer of the estimator."""
 WARM_UP = 100
-ROUNDS = 3
+ROUNDS = 5
 LENGTH = struct.Struct(">I")
 """Before each answer in the file: how long it is."""
 
