@@ -9,7 +9,8 @@ pass. Each storage is a request; its size is taken at two lengths and is a strai
 import gc
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -24,11 +25,11 @@ from trace_memory import materialize, with_adapters
 LENGTHS = (128, 256)
 
 
-class _Requests(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Requests(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not type its dispatch modes
     """Notes every storage that is made inside it, and when it goes."""
 
     def __init__(self, known: set[int]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not type its dispatch modes
         self.notes: list[tuple[int, int, bool]] = []
         """Number of the request, bytes, whether it is its end."""
         self._count = 0
@@ -151,12 +152,12 @@ def _loss(model: Any, ids: torch.Tensor) -> Any:
     return loss
 
 
-class _quiet:  # noqa: N801  # a context, named for what it says at its use
+@contextmanager
+def _quiet() -> Iterator[None]:
     """No garbage collection meanwhile: what a cycle holds would go at another moment each time."""
-
-    def __enter__(self) -> None:
-        gc.collect()
-        gc.disable()
-
-    def __exit__(self, *error: object) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
         gc.enable()

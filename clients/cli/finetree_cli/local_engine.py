@@ -78,7 +78,8 @@ class LocalEngine(LocalPrograms):
         from finetree_api.estimator.v1 import estimator_pb2 as pb
 
         number = pb.PriceTerm.Value(f"PRICE_TERM_{term.upper()}") if isinstance(term, str) else term
-        request = pb.ListPricesRequest(accelerator=accelerator, provider=provider, term=number)  # type: ignore[arg-type]
+        request = pb.ListPricesRequest(accelerator=accelerator, provider=provider)
+        request.term = number  # type: ignore[assignment]  # an open enum takes any number
         for page in self._pages("ListPrices", request, pb.ListPricesResponse):
             yield from page.prices
 

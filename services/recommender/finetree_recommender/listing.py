@@ -51,7 +51,7 @@ def listing(
     )
     yield _answered(answers[_FIRST : _FIRST + len(ENUM_WORDS)], (bool(request.time), bool(request.tasks)))
     rent = request.can_rent if request.HasField("can_rent") else None
-    yield _others(request.task_count, tuple(request.serving), tuple(request.priorities), rent)
+    yield _others(request.task_count, tuple(request.serving), tuple(request.priorities), rent=rent)
     yield (_listed("dataset_profile.examples", _data_words(profile) if profile is not None else None),)
     yield _EVIDENCE if evidence else _PLAYBOOK
 
@@ -77,7 +77,7 @@ def _limits(month: float | None, run: float | None, runs: int, nanoseconds: int 
 
 
 @lru_cache(maxsize=4096)
-def _others(tasks: int, serving: tuple[int, ...], priorities: tuple[int, ...], rent: bool | None) -> Block:  # noqa: FBT001  # a key
+def _others(tasks: int, serving: tuple[int, ...], priorities: tuple[int, ...], *, rent: bool | None) -> Block:
     """What was wished beside; servers and priorities by number."""
     return (
         _listed("task_count", str(tasks) if tasks else None),

@@ -172,8 +172,10 @@ def _examples(situation: Situation) -> Iterator[Number]:
     def verdict(rows: float) -> Verdict:
         return situation.verdict(demands=demands._replace(examples=int(rows)))
 
+    def words(rows: float) -> str:
+        return f"{rows:.0f} examples"
+
     points = tuple(_crossings(situation))
-    words: Callable[[float], str] = lambda rows: f"{rows:.0f} examples"  # noqa: E731  # one line among others
     values = values_of(points, now, 1, lambda rows: rows)
     yield Number("dataset_profile.examples", "examples", now, values, words, verdict)
 
