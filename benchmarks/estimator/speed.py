@@ -5,7 +5,8 @@
 
 A real estimator process on loopback, asked by this process. Costs are CPU time of the server's process, per call, over
 1,000 distinct requests (and again over the same ones, which it then has kept). The echo server is grpc.aio with uvloop
-and nothing else: it answers every call with one and the same reply, of the size of an estimate. The open loop sends
+and nothing else: it answers every call with one and the same reply, of the size of an estimate. Both are asked one call
+after the other, which wakes threads for each, and with many at once, as a busy server is. The open loop sends
 500 requests a second whether or not answers have come, by a client of a few microseconds (open_loop.py), known ones
 and distinct ones; latency counts from when a request was due. Run it on a machine that does nothing else: the client
 needs a core of its own.
@@ -36,6 +37,9 @@ from google.protobuf import json_format
 from open_loop import latencies
 
 REQUESTS = 1000
+CROWDED = 3000
+CROWDS = (16, 64)
+"""Calls at once."""
 WARM_UP = 200
 BATCH = 100
 RATE = 500
@@ -116,17 +120,29 @@ async def one_by_one(call: Callable[[Any], Any], asked: list[Any], process: psut
     }
 
 
-async def throughput(call: Callable[[Any], Any], asked: list[Any], at_once: int = 16) -> float:
-    """Calls per second with so many at once."""
+async def crowded(
+    call: Callable[[Any], Any], rounds: list[list[Any]], process: psutil.Process, at_once: int
+) -> dict[str, Any]:
+    """Ask with so many calls at once: calls per second and server CPU per call, medians of the rounds and each."""
+    found = [await _crowd(call, asked, process, at_once) for asked in rounds]
+    rates, costs = zip(*found, strict=True)
+    median = {"calls_per_second": statistics.median(rates), "server_cpu_us": statistics.median(costs)}
+    return median | {"rounds": {"calls_per_second": rates, "server_cpu_us": costs}}
+
+
+async def _crowd(
+    call: Callable[[Any], Any], asked: list[Any], process: psutil.Process, at_once: int
+) -> tuple[int, float]:
     waiting = iter(asked)
 
     async def work() -> None:
         for request in waiting:
             await call(request)
 
-    began = time.perf_counter()
+    cpu, began = _cpu(process), time.perf_counter()
     await asyncio.gather(*(work() for _ in range(at_once)))
-    return len(asked) / (time.perf_counter() - began)
+    wall = time.perf_counter() - began
+    return round(len(asked) / wall), round((_cpu(process) - cpu) / len(asked) * 1e6, 1)
 
 
 def open_loop(address: str, asked: list[Any]) -> dict[str, float]:
@@ -146,9 +162,12 @@ async def measure(address: str, process: psutil.Process, *, whole: bool) -> dict
         fresh = requests(REQUESTS, 2)
         found: dict[str, Any] = {"uncached": await one_by_one(stub.EstimateRun, fresh, process)}
         found["cached"] = await one_by_one(stub.EstimateRun, fresh, process)
-        found["calls_per_second"] = [
-            round(await throughput(stub.EstimateRun, requests(REQUESTS, seed))) for seed in (3, 4, 5)
-        ]
+        for at_once in CROWDS:
+            rounds = [requests(CROWDED, 100 * at_once + seed) for seed in range(3)]
+            found[f"at_once_{at_once}"] = {
+                "uncached": await crowded(stub.EstimateRun, rounds, process, at_once),
+                "cached": await crowded(stub.EstimateRun, rounds[-1:] * 3, process, at_once),
+            }
         if whole:
             found["batch_of_100"] = await _batches(stub, process, [requests(BATCH, 100 + each) for each in range(10)])
             found["sweep_of_100"] = await _batches(stub, process, [sweep(each) for each in range(10)])
@@ -218,13 +237,21 @@ def main() -> None:
         results["echo"] = asyncio.run(measure(address, process, whole=False))
     with server("-m", "finetree_estimator") as (address, process):
         results["estimator"] = asyncio.run(measure(address, process, whole=True))
-    rates = [statistics.median(results[name]["calls_per_second"]) for name in ("estimator", "echo")]
-    results["throughput_share_of_echo"] = round(rates[0] / rates[1], 3)
+    results["throughput_share_of_echo"] = {f"at_once_{each}": share_of_echo(results, each) for each in CROWDS}
     text = json.dumps(results, indent=1)
     print(text)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text + "\n", encoding="utf-8")
+
+
+def share_of_echo(results: dict[str, Any], at_once: int) -> dict[str, float]:
+    """The estimator's calls per second by the echo server's, which answers new and known ones alike."""
+    ours, echoed = (results[name][f"at_once_{at_once}"] for name in ("estimator", "echo"))
+    return {
+        known: round(ours[known]["calls_per_second"] / echoed[known]["calls_per_second"], 3)
+        for known in ("uncached", "cached")
+    }
 
 
 def machine() -> dict[str, Any]:

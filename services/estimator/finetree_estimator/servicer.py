@@ -4,7 +4,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
@@ -26,6 +26,7 @@ from finetree_estimator import (
 from finetree_estimator.accelerators import accelerators
 from finetree_estimator.answering import Question
 from finetree_estimator.answers import Answers, key_of
+from finetree_estimator.gathering import Gathering
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.models import ModelEntry, models
 
@@ -44,6 +45,14 @@ one in the FULL view some 8 ms)."""
 Entry = TypeVar("Entry")
 
 
+class Waiting(NamedTuple):
+    """A call that is answered with others."""
+
+    raw: bytes
+    question: Question
+    answer: asyncio.Future[bytes]
+
+
 class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     """EstimatorService of the contract. Of `knowledge` only what `learner` has learned changes while it serves."""
 
@@ -58,6 +67,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         self._knowledge = knowledge if learner is None else replace(knowledge, calibration=learner.calibration)
         self._learner = learner
         self._answers = Answers()
+        self._gathering = Gathering(self._answer_group)
         self._tokens = PageTokens(page_token_key)
         self._max_request_bytes = max_request_bytes
         self._revision = writing.revision_message(
@@ -65,13 +75,23 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         )
 
     @in_bytes
-    def EstimateRun(self, request: bytes, context: Any) -> bytes:  # type: ignore[override]  # bytes for messages
-        """Estimate one run."""
+    def EstimateRun(self, request: bytes, context: Any) -> bytes | asyncio.Future[bytes]:  # type: ignore[override]
+        """Estimate one run; at once, unless so many ask that it is answered with others."""
         self._relearn()
         answer = self._answers.find(request)
-        if answer is None:
-            answer = self._answer(request, validation.read(pb.EstimateRunRequest, request))
-        return writing.run_response(answer)
+        if answer is not None:
+            return writing.run_response(answer)
+        message = validation.read(pb.EstimateRunRequest, request)
+        if message.view == pb.ESTIMATE_VIEW_FULL:  # is a group by itself
+            return writing.run_response(self._answer(request, message))
+        if not self._gathering.alone():
+            waiting = Waiting(request, Question(message), asyncio.get_running_loop().create_future())
+            self._gathering.add(waiting)
+            return waiting.answer
+        try:
+            return writing.run_response(self._answer(request, message))
+        finally:
+            self._gathering.answered_alone()
 
     @in_bytes
     async def BatchEstimateRuns(self, request: bytes, context: Any) -> bytes:  # type: ignore[override]
@@ -165,6 +185,28 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         assert question.answer is not None  # noqa: S101  # it has one or an error
         self._answers.keep(key, question.answer)
         return question.answer
+
+    def _answer_group(self, group: list[Waiting]) -> None:
+        """Answer calls that were gathered, abreast."""
+        self._relearn()
+        asked = [waiting for waiting in group if not waiting.answer.done()]  # a call may have been cancelled
+        try:
+            answering.answer([waiting.question for waiting in asked], self._knowledge, self._revision)
+        except Exception:  # noqa: BLE001  # a fault of ours with one request must not fail the others
+            self._answer_each(asked)
+            return
+        for raw, question, answer in asked:
+            if question.error is not None:
+                answer.set_exception(question.error)
+            else:
+                answer.set_result(writing.run_response(self._kept(raw, question)))
+
+    def _answer_each(self, asked: list[Waiting]) -> None:
+        for raw, question, answer in asked:
+            try:
+                answer.set_result(writing.run_response(self._answer(raw, question.request)))
+            except Exception as error:  # noqa: BLE001  # it is for whoever asked
+                answer.set_exception(error)
 
     def check(self, request: pb.CheckPlanRequest) -> pb.CheckPlanResponse:
         """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""

@@ -117,11 +117,14 @@ class Calls:
         return factory(behaviour, lenient(handler.request_deserializer), serialize)
 
     def _in_bytes(self, method: str, inner: Behaviour) -> Behaviour:
-        """A handler that takes bytes; what waits for nothing needs no time limit, which could not act."""
+        """A handler that takes bytes; what waits for nothing, or briefly, needs no time limit."""
         waits = inspect.iscoroutinefunction(inner)
 
         async def work(raw: bytes, rpc: Context) -> Any:
-            return await self._limited(inner(raw, rpc)) if waits else inner(raw, rpc)
+            if waits:
+                return await self._limited(inner(raw, rpc))
+            answer = inner(raw, rpc)
+            return answer if isinstance(answer, bytes) else await answer
 
         async def behaviour(raw: bytes, rpc: Context) -> Any:
             return await self._surround(method, "unary", rpc, work, raw)

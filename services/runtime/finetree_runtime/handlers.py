@@ -27,7 +27,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def in_bytes(handler: _Function) -> _Function:
     """Mark a unary handler that takes its request as bytes, which it validates itself, and answers with bytes.
 
-    So it may know an answer without reading the question. It may be a plain function, where it waits for nothing.
+    So it may know an answer without reading the question. It may be a plain function, where it waits for nothing, or
+    returns a future that is done within milliseconds.
     """
     handler.in_bytes = True  # type: ignore[attr-defined]  # functions take attributes
     return handler

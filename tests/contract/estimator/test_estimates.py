@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import asyncio
+
 import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_estimator import prices
+from finetree_estimator.lookups import Knowledge
+from finetree_estimator.servicer import EstimatorServicer
 from finetree_runtime.digest import plan_digest
 
 CPU = {"cpu": {"cores": 2, "memory_bytes": 16 << 30, "bf16_flops_per_second": 2e12, "fp32_flops_per_second": 3e11}}
@@ -52,6 +57,16 @@ async def test_the_same_request_gives_the_same_answer(stub, request_of):
     first, second = [await stub.EstimateRun(request_of()) for _ in range(2)]
 
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+
+
+async def test_calls_at_once_are_answered_as_one_after_the_other(stub, request_of, explain):
+    asked = [request_of(dataset_profile={"examples": 100 + number}) for number in range(256)]
+    asked[100] = request_of({"model": {"name": "nonesuch"}})
+    at_once = await asyncio.gather(*map(stub.EstimateRun, asked), return_exceptions=True)
+    assert explain(at_once.pop(100)).reason == "MODEL_NOT_FOUND"
+
+    other = EstimatorServicer(Knowledge(prices.packaged()))
+    assert [answer.estimate for answer in at_once] == [other.estimate(each) for each in asked[:100] + asked[101:]]
 
 
 async def test_the_digest_is_the_suites_and_follows_the_plan(stub, request_of):

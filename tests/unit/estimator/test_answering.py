@@ -8,6 +8,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator import prices
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import ROWS_AT_A_TIME, EstimatorServicer, _abreast
+from finetree_runtime import validation
 from finetree_runtime.errors import DomainError, to_status
 from google.protobuf import json_format
 
@@ -50,10 +51,9 @@ def requests():
 def alone(servicer, request):
     """The result of a request by itself."""
     try:
-        answered = servicer.EstimateRun(request.SerializeToString(deterministic=True), None)
+        return servicer.estimate(validation.read(pb.EstimateRunRequest, request.SerializeToString(deterministic=True)))
     except DomainError as error:
         return to_status(error)
-    return pb.EstimateRunResponse.FromString(answered).estimate
 
 
 def abreast(servicer, asked):
