@@ -38,9 +38,12 @@ class Level(Enum):
     HIGH = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Confidence:
-    """Levels and distances (0 the same case, 1 far) for memory and for time, with one line for each reason."""
+    """Levels and distances (0 the same case, 1 far) for memory and for time, with one line for each reason.
+
+    Not to be changed: it is kept.
+    """
 
     memory: Level
     time: Level

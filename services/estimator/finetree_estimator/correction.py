@@ -46,8 +46,7 @@ def correct_times(times: Times, correction: Correction, *, narrow: bool = True) 
         factor = replace(factor, weight=0.0)
     step = factor.apply(times.step, source)
     tokens = times.tokens_per_second.expected * times.step.expected
-    return replace(
-        times,
+    return times._replace(
         phases=tuple(
             (phase, factor.apply(interval, source) if phase in BY_RATE else interval)
             for phase, interval in times.phases

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Money, energy and carbon of a run: an hourly price for rented devices, a tariff and watts for owned ones."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from finetree_estimator.intervals import Interval, Kind, Source
 from finetree_estimator.prices import billed
@@ -21,8 +21,7 @@ CARBON = Source(Kind.PUBLISHED, "Ember and Energy Institute, by Our World in Dat
 OWN_CARBON = Source(Kind.COMPUTED, "carbon", "carbon_kg_per_kwh")
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(NamedTuple):
     """`amount` and `monthly` in `currency`; the price's fields are empty for owned hardware."""
 
     amount: Interval | None

@@ -2,9 +2,9 @@
 """Time of a run by phase: loading, tokenising, the steps, evaluation and saving, each as an interval."""
 
 import math
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from typing import NamedTuple
 
 from finetree_estimator import constants as c
 from finetree_estimator.intervals import COVERAGE, Interval, Source, around, made, total
@@ -36,8 +36,7 @@ class Phase(Enum):
     SAVE = "save"
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(NamedTuple):
     """Seconds by phase; tokens per second while training."""
 
     phases: tuple[tuple[Phase, Interval], ...]

@@ -3,7 +3,7 @@
 
 from collections import OrderedDict
 from collections.abc import Generator, Hashable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from finetree_estimator import confidence, cost, durations, fit, leftovers, memory
 from finetree_estimator.correction import correct_memory, correct_times
@@ -27,8 +27,7 @@ class BeyondLimitError(ValueError):
     """A run whose numbers exceed LIMIT: its settings are absurd."""
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):
     """What a run takes. `times` and `cost` are None where the number of rows is unknown."""
 
     memory: memory.Memory

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 from finetree_estimator.accelerators import accelerator
 from finetree_estimator.distance import (
@@ -52,8 +53,7 @@ class Row:
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Near:
+class Near(NamedTuple):
     """A row and its distance, 0 to 1."""
 
     row: Row

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a peak fits into a device, and by how much."""
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from finetree_estimator.intervals import Interval, probability_below
 
@@ -16,8 +16,7 @@ class Verdict(Enum):
     DOES_NOT_FIT = "does not fit"
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(NamedTuple):
     """A verdict and what it was found from, in bytes. What only readers want is made when it is asked for."""
 
     verdict: Verdict

@@ -44,9 +44,9 @@ COUNTED = frozenset(
 """Parts whose size follows from counts and number formats."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Memory:
-    """Bytes. The components' expected values add up to `device.expected`."""
+    """Bytes. The components' expected values add up to `device.expected`. Not to be changed: they are kept."""
 
     components: tuple[tuple[Component, Interval], ...]
     allocated: Interval

@@ -92,7 +92,7 @@ def _effects(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowle
 
 
 def _difference(before: Run, after: Run) -> dict[str, Any]:
-    pairs = ((item.name, getattr(before, item.name), getattr(after, item.name)) for item in fields(Run))
+    pairs = ((item.name, getattr(before, item.name), getattr(after, item.name)) for item in fields(Run) if item.init)
     return {name: new for name, old, new in pairs if new != old}
 
 

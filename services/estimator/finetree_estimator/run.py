@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 from finetree_estimator import constants as c
@@ -21,9 +22,9 @@ class Stretch(NamedTuple):
     share: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rows:
-    """Token lengths of a set of rows, after truncation to the sequence length."""
+    """Token lengths of a set of rows, after truncation to the sequence length. Not to be changed, as a `Run` is not."""
 
     count: int
     mean: float
@@ -81,8 +82,7 @@ class Device:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationPlan:
+class EvaluationPlan(NamedTuple):
     """What is measured on held-out rows: the loss at each look, answers before and after training."""
 
     rows: Rows | None = None
@@ -93,6 +93,10 @@ class EvaluationPlan:
     after: int = 0
     generate_during: bool = False
     """Whether looks in the middle of the training generate answers too."""
+
+
+NOT_EVALUATED = EvaluationPlan()
+"""Nothing is."""
 
 
 class Term(Enum):
@@ -129,10 +133,12 @@ class Rented:
     """Devices that it is sold in: whole multiples of it are paid."""
 
 
-class Recipe(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
     """What of a run decides how much its model takes and computes, whatever the rows: the key of all that is counted.
 
-    The fields are the run's; those of the same names mean the same.
+    The fields are the run's; those of the same names mean the same. Equal ones come from `recipe_of` as one and the
+    same: the key of half a dozen caches goes by its identity.
     """
 
     shape: Shape
@@ -175,9 +181,16 @@ class Recipe(NamedTuple):
         return 4 if self.raised and not autocast else self.compute_bytes
 
 
-@dataclass(frozen=True, slots=True)
+recipe_of = lru_cache(maxsize=4096)(Recipe)
+"""The recipe with these fields, in their order."""
+
+
+@dataclass(slots=True)
 class Run:
-    """One run on `devices` equal devices. Batch sizes count rows; sizes are bytes per number."""
+    """One run on `devices` equal devices. Batch sizes count rows; sizes are bytes per number.
+
+    Not to be changed: `dataclasses.replace` makes others. Frozen, each request's would take thrice as long to make.
+    """
 
     shape: Shape
     method: Method
@@ -203,7 +216,7 @@ class Run:
     eager_attention: bool = False
     loss: str = "completion-only"
     """full-logits, chunked, fused or completion-only."""
-    evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
+    evaluation: EvaluationPlan = NOT_EVALUATED
     checkpoints: int = 0
     """Checkpoints written during the run."""
     payment: Owned | Rented | None = None
@@ -224,22 +237,26 @@ class Run:
     optimizer_in_backward: bool = False
     """Whether each weight is updated as soon as its gradient is there."""
 
+    _recipe: Recipe | None = field(default=None, init=False, compare=False, repr=False)
+
     @property
     def recipe(self) -> Recipe:
         """The part that does not depend on rows, device rates and prices."""
-        return Recipe(
-            self.shape,
-            self.method,
-            self.program,
-            self.optimizer,
-            self.weight_bytes,
-            self.compute_bytes,
-            self.master_bytes,
-            self.devices,
-            self.sharding,
-            self.nodes,
-            self.checkpointing,
-            self.optimizer_in_backward,
-            self.batch == self.micro_batch * self.devices,
-            self.device.is_cpu,
-        )
+        if self._recipe is None:
+            self._recipe = recipe_of(
+                self.shape,
+                self.method,
+                self.program,
+                self.optimizer,
+                self.weight_bytes,
+                self.compute_bytes,
+                self.master_bytes,
+                self.devices,
+                self.sharding,
+                self.nodes,
+                self.checkpointing,
+                self.optimizer_in_backward,
+                self.batch == self.micro_batch * self.devices,
+                self.device.is_cpu,
+            )
+        return self._recipe

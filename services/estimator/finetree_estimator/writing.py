@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From domain values to messages of the contract."""
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
@@ -54,8 +54,7 @@ _RESULT_KEY, _RESULT_ESTIMATE, _RESULT_ERROR = (
 _VERDICTS = {verdict: pb.FitVerdict.Value(f"FIT_VERDICT_{verdict.name}") for verdict in Verdict}
 
 
-@dataclass(frozen=True, slots=True)
-class Belongings:
+class Belongings(NamedTuple):
     """What an answer holds beside the estimate: parts of the request and of the program, as bytes where messages."""
 
     spec: bytes

@@ -146,7 +146,7 @@ def test_held_out_rows_are_scored_first_and_answered_afterwards(small):
     lora = LoraAdapters(8, PRESETS["all-linear"], 0.1)
     tiny = replace(small, method=lora, micro_batch=1, batch=1, sequence_length=32, rows=Rows(40, 32.0, 1024.0, 32, 0.2))
     answered = EvaluationPlan(Rows(400, 256.0, 65_536.0, 256, 0.01), generate=True, max_new_tokens=8, after=1)
-    scored = replace(answered, rows=replace(answered.rows, target_fraction=1.0))
+    scored = answered._replace(rows=replace(answered.rows, target_fraction=1.0))
     cached, layer = 40 * 264 * 30 * 2 * 2 * 192, 40 * 256 * 2 * (3 * 1536 + 2 * 576)
 
     found = parts(replace(tiny, evaluation=answered))
