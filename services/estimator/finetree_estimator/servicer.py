@@ -81,15 +81,15 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         answer = self._answers.find(request)
         if answer is not None:
             return writing.run_response(answer)
-        message = validation.read(pb.EstimateRunRequest, request)
-        if message.view == pb.ESTIMATE_VIEW_FULL:  # is a group by itself
-            return writing.run_response(self._answer(request, message))
+        message = validation.parse(pb.EstimateRunRequest, request)
+        if message.view == pb.ESTIMATE_VIEW_FULL:  # takes as long as a whole group
+            return self._answer_alone(request, message)
         if not self._gathering.alone():
             waiting = Waiting(request, Question(message), asyncio.get_running_loop().create_future())
             self._gathering.add(waiting)
             return waiting.answer
         try:
-            return writing.run_response(self._answer(request, message))
+            return self._answer_alone(request, message)
         finally:
             self._gathering.answered_alone()
 
@@ -186,11 +186,17 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         self._answers.keep(key, question.answer)
         return question.answer
 
+    def _answer_alone(self, raw: bytes, request: pb.EstimateRunRequest) -> bytes:
+        """The response to a request that is not validated yet."""
+        validation.validate(request, raw=raw)
+        return writing.run_response(self._answer(raw, request))
+
     def _answer_group(self, group: list[Waiting]) -> None:
         """Answer calls that were gathered, abreast."""
         self._relearn()
         asked = [waiting for waiting in group if not waiting.answer.done()]  # a call may have been cancelled
         try:
+            answering.validate((waiting.question, "", waiting.raw) for waiting in asked)
             answering.answer([waiting.question for waiting in asked], self._knowledge, self._revision)
         except Exception:  # noqa: BLE001  # a fault of ours with one request must not fail the others
             self._answer_each(asked)
@@ -204,7 +210,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     def _answer_each(self, asked: list[Waiting]) -> None:
         for raw, question, answer in asked:
             try:
-                answer.set_result(writing.run_response(self._answer(raw, question.request)))
+                answer.set_result(self._answer_alone(raw, question.request))
             except Exception as error:  # noqa: BLE001  # it is for whoever asked
                 answer.set_exception(error)
 

@@ -32,12 +32,21 @@ def read(kind: type[_Message], raw: bytes) -> _Message:
     Raises:
         InvalidArgument: MALFORMED_REQUEST, or INVALID_REQUEST with one violation for each rule that is broken.
     """
-    try:
-        message = kind.FromString(raw)
-    except DecodeError:
-        raise undecodable() from None
+    message = parse(kind, raw)
     validate(message, raw=raw)
     return message
+
+
+def parse(kind: type[_Message], raw: bytes) -> _Message:
+    """A request from its bytes, which `validate` has still to check.
+
+    Raises:
+        InvalidArgument: MALFORMED_REQUEST.
+    """
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise undecodable() from None
 
 
 def undecodable() -> InvalidArgument:
