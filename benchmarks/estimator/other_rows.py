@@ -15,8 +15,8 @@ from other_shapes import SHAPES
 from row_lengths import FUDAN_NEWS
 
 FOLDER = Path(__file__).parent
-TABLES = (FOLDER / "other_rows.csv", FOLDER / "fresh_rows.csv")
-"""What was asked while formulas were mended from the programs' sources, and what was gathered after that."""
+TABLES = (FOLDER / "other_rows.csv", FOLDER / "fresh_rows.csv", FOLDER / "later_rows.csv")
+"""What was asked while formulas were mended from the programs' sources, and what was gathered after that, twice."""
 GIB = 2**30
 QUANTITIES = ("allocated", "reserved", "device")
 """What a published peak may be: live tensors, what the allocator holds, what the driver shows."""
