@@ -15,8 +15,8 @@ from other_shapes import SHAPES
 from row_lengths import FUDAN_NEWS
 
 FOLDER = Path(__file__).parent
-TABLES = (FOLDER / "other_rows.csv", FOLDER / "fresh_rows.csv", FOLDER / "later_rows.csv")
-"""What was asked while formulas were mended from the programs' sources, and what was gathered after that, twice."""
+TABLES = tuple(FOLDER / f"{name}_rows.csv" for name in ("other", "fresh", "later", "sharded"))
+"""What was asked while formulas were mended from the programs' sources, and what was gathered after that, thrice."""
 GIB = 2**30
 QUANTITIES = ("allocated", "reserved", "device")
 """What a published peak may be: live tensors, what the allocator holds, what the driver shows."""
@@ -169,7 +169,7 @@ SWIFT_SAMPLED = 1000
 def _profile(row: dict[str, str], examples: int) -> rs.DatasetProfile:
     """What is known of the rows; `examples` where their number is not."""
     length = int(row["sequence_length"])
-    if row["source"].startswith(SWIFT):
+    if row["source"].startswith(SWIFT) and row["packing"] != "on":
         cut = row["source"] == SWIFT_CUT
         return FUDAN_NEWS.profile(length, sampled=SWIFT_SAMPLED if cut or length > 2048 else 0, cut=cut)
     profile = rs.DatasetProfile(examples=examples)

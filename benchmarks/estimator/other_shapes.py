@@ -32,6 +32,23 @@ def _book(vocab: int) -> rs.ModelShape:
     )
 
 
+def _llama(
+    hidden: int, layers: int, heads: int, intermediate: int, vocab: int, *, kv_heads: int = 0, biases: bool = False
+) -> rs.ModelShape:
+    """A Llama, if `biases` with those of InternLM's attention."""
+    return rs.ModelShape(
+        hidden_size=hidden,
+        layers=layers,
+        attention_heads=heads,
+        kv_heads=kv_heads,
+        intermediate_size=intermediate,
+        vocab_size=vocab,
+        gated_mlp=True,
+        attention_bias=biases,
+        attention_output_bias=biases,
+    )
+
+
 SHAPES = {
     "gpt2-book": _book(50257),
     "gpt2-book-padded": _book(50304),
@@ -162,6 +179,59 @@ SHAPES = {
         gated_mlp=True,
         attention_bias=True,
         family="qwen2",
+    ),
+    # THUDM's two, as their modeling files have them.
+    "chatglm-6b": rs.ModelShape(
+        hidden_size=4096,
+        layers=28,
+        attention_heads=32,
+        intermediate_size=16384,
+        vocab_size=130528,
+        attention_bias=True,
+        attention_output_bias=True,
+        mlp_bias=True,
+        norm_bias=True,
+        family="gpt_neox",
+    ),
+    "chatglm2-6b": rs.ModelShape(
+        hidden_size=4096,
+        layers=28,
+        attention_heads=32,
+        kv_heads=2,
+        intermediate_size=13696,
+        vocab_size=65024,
+        gated_mlp=True,
+        attention_bias=True,
+    ),
+    "aquila2-7b": _llama(4096, 32, 32, 11008, 100008),
+    "aquila2-34b": _llama(6144, 60, 48, 24576, 100008, kv_heads=8),
+    "llama-2-7b-long": _llama(4096, 32, 32, 11008, 32000),
+    "open-llama-7b": _llama(4096, 32, 32, 11008, 32000),
+    "llama-1b-ao": _llama(1536, 24, 24, 6144, 32000),
+    "internlm-7b": _llama(4096, 32, 32, 11008, 103168, biases=True),
+    "internlm-20b": _llama(5120, 60, 40, 13824, 103168),
+    "deepspeed-6.9b": rs.ModelShape(
+        hidden_size=4096,
+        layers=32,
+        attention_heads=32,
+        intermediate_size=16384,
+        vocab_size=50257,
+        attention_bias=True,
+        attention_output_bias=True,
+        mlp_bias=True,
+        norm_bias=True,
+        learned_positions=512,
+    ),
+    "qwen3-tiny": rs.ModelShape(
+        hidden_size=512,
+        layers=3,
+        attention_heads=32,
+        kv_heads=8,
+        head_dim=128,
+        intermediate_size=12288,
+        vocab_size=151936,
+        gated_mlp=True,
+        family="qwen3",
     ),
 }
 """Models that the catalogue does not have, by their config.json."""

@@ -9,7 +9,7 @@ against the upper end, rows above 92 % of their card left out. One source more o
 tables go by source and by method as well; `mean over sources` weighs each the same. Speeds over two or three steps,
 the first among them, are no speed of a training: they stand apart, as `first steps`. The rows of fresh_rows.csv were
 gathered after formulas had been mended from what other_rows.csv showed: until formulas are mended from them too they
-are the test, and later_rows.csv after them, so each table is summed up on its own.
+are the test, and later_rows.csv and sharded_rows.csv after them, so each table is summed up on its own.
 
 Not in the table, since the recipe is unknown where it matters or no request can say it: full training on 16-bit shards
 (fms-acceleration's rows without mixed precision; TRANSFORMERS means float32 shards); that source's runs with fused
@@ -21,7 +21,9 @@ shape here, and of images; Unsloth's notebooks over rows of ever other lengths, 
 is a limit and no peak; models with a module of somebody's own; a table whose repository could not be named; a decoder
 whose loss picks what is no padding, of which it has an unknown share (mikhailbahdashych/memory-efficient-transformer-
 training-techniques: 12 peaks that were in fresh_rows.csv at first, foretold 83 % too high); runs whose row lengths are
-not said, as of gsm8k (backpropagate's and peft-experiments' logs), and papers' tables that could not be read whole.
+not said, as of gsm8k (backpropagate's and peft-experiments' logs), and papers' tables that could not be read whole;
+P-tuning of a quantised model or through an encoder (ChatGLM), some layers alone, images beside the text (Qwen-VL),
+pipelines of layers (InternEvo, Megatron), and GPUs that stand for several ranks of DeepSpeed.
 """
 
 import argparse
