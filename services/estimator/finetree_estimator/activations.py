@@ -79,6 +79,8 @@ def stream_bytes(run: Recipe) -> int:
 
 def _stored_bytes(run: Recipe) -> int:
     """Bytes per number of the weights as the model holds them."""
+    if run.program.casts_module:
+        return run.compute_bytes
     return run.master_bytes if isinstance(run.method, Full) else run.weight_bytes
 
 

@@ -109,6 +109,8 @@ COLLECTIVES_ACROSS = 2.0e9
 WAITING_GRADIENTS = 0.65
 """Share of a sharded model's 16-bit gradients that wait to be reduced between machines. Fitted on full runs of 2 x 8
 A100 that are connected by TCP."""
+ZERO_GROUP = 1e9
+"""Numbers of a shard that ZeRO-3 updates at once, and so needs float32 gradients of (DeepSpeed's sub_group_size)."""
 GATHERED_LAYERS = 2
 """Layers whose weights are whole at once when they are sharded: the one at work and the one fetched ahead (FSDP)."""
 ADAFACTOR_UPDATE = {2: 16.0, 4: 8.0}

@@ -114,7 +114,12 @@ def _gradients(recipe: Recipe, trainable: int) -> float:
     spread = recipe.devices if recipe.sharding in ("gradients", "full") else 1
     # Replicas reduce copies of their gradients (DDP's buckets).
     copies = 2 if recipe.devices > 1 and recipe.sharding in ("replicated", "optimizer") else 1
-    return trainable * _trained_bytes(recipe) * copies / spread + _whole_gradients(recipe)
+    return trainable * _gradient_bytes(recipe) * copies / spread + _whole_gradients(recipe)
+
+
+def _gradient_bytes(recipe: Recipe) -> int:
+    """Bytes per number of gradients: those of 16-bit weights beside float32 masters stay in 16 bits."""
+    return recipe.compute_bytes if recipe.program.casts_module and is_mixed(recipe) else _trained_bytes(recipe)
 
 
 def _trained_head(recipe: Recipe) -> int:
@@ -132,7 +137,7 @@ def _whole_gradients(recipe: Recipe) -> float:
     counted = count(_shape(recipe))
     outside = counted.embeddings + counted.lm_head
     waiting = c.WAITING_GRADIENTS * counted.total * recipe.compute_bytes if recipe.nodes > 1 else 0.0
-    return recipe.master_bytes * (outside + (counted.total - outside) / recipe.shape.layers) + waiting
+    return _gradient_bytes(recipe) * (outside + (counted.total - outside) / recipe.shape.layers) + waiting
 
 
 def _tied_gradient(recipe: Recipe) -> float:
@@ -147,6 +152,9 @@ def _update_copies(recipe: Recipe, trainable: int, spread: int) -> float:
         shape = _shape(recipe)
         largest = max(shape.vocab * shape.hidden, shape.hidden * shape.intermediate)
         return c.ADAFACTOR_UPDATE[_trained_bytes(recipe)] * largest / spread
+    if recipe.program.casts_module and is_mixed(recipe):
+        share = trainable / spread
+        return 4.0 * (min(share, c.ZERO_GROUP) if recipe.sharded else share)
     if recipe.program.fused_optimizer or recipe.in_backward or recipe.optimizer != "adamw":
         return 0.0
     return c.FOREACH_COPIES * trainable * _trained_bytes(recipe) / spread

@@ -96,7 +96,7 @@ def loss_peak(run: Run, tokens: float) -> float:
     if run.program.compiled:
         chunks = run.loss in ("completion-only", "chunked")
         per_logit, kept = c.COMPILED_CHUNK_BYTES if chunks else c.COMPILED_LOGITS_BYTES, c.COMPILED_CHUNK_BYTES
-    if run.program.native_loss and run.compute_bytes == run.master_bytes:
+    if run.program.native_loss and (run.compute_bytes == run.master_bytes or run.program.casts_module):
         per_logit = min(per_logit, c.NATIVE_LOGITS_COPIES * size + capped)
     if run.loss == "completion-only":
         targets *= run.rows.target_fraction if run.rows is not None else 1.0

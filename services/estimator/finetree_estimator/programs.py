@@ -55,6 +55,10 @@ class Program:
     """Whether each sharded layer without gradients keeps its input and that input's gradient to the end of the backward
     pass when it is recomputed: the hook that is to reshard it holds them (torch's FullyShardedDataParallel,
     _register_post_backward_reshard_only_hook, under reentrant checkpointing; two adapted layers on a CPU show it)."""
+    casts_module: bool = False
+    """Whether the library that shares the work makes the whole module 16-bit, so that no autocast is needed and none
+    raises anything, and keeps float32 copies of what is trained in shards of its own (DeepSpeed's engine and its ZeRO
+    optimizers); each update then needs its gradients in float32, too."""
     copies_to_shard: bool = True
     """Whether whole copies of a module exist while it is cut into shards."""
     keeps_frozen_whole: bool = False
@@ -153,13 +157,17 @@ PROGRAMS = {each.name: each for each in (FINETREE, TRANSFORMERS, LITGPT, TORCHTU
 
 
 @cache
-def variant(program: Program, *, compiled: bool, frozen_kept: bool, cache: str = "") -> Program:
+def variant(
+    program: Program, *, compiled: bool, frozen_kept: bool, cache: str = "", casts_module: bool = False
+) -> Program:
     """The program as a run uses it; the same each time, since programs go by identity.
 
     `compiled`: layers and loss are compiled. Without `frozen_kept`, weights are spread by a library that keeps nothing
     of frozen layers and builds no whole copies to cut into shards. `cache` is what becomes of unused memory, where it
-    is said.
+    is said. `casts_module`: the library makes all of it 16-bit and brings a fused optimizer.
     """
+    if casts_module:
+        program = replace(program, casts_module=True, copies_adapter_inputs=False, fused_optimizer=True)
     if cache:
         program = replace(program, cache=cache)
     if not frozen_kept:

@@ -166,7 +166,8 @@ def _as_used(program: Program, request: pb.EstimateRunRequest) -> Program:
         raise invalid_field("sharding_library", text)
     kept = request.sharding_library in (pb.SHARDING_LIBRARY_UNSPECIFIED, pb.SHARDING_LIBRARY_FSDP)
     cache = _CACHES.get(request.allocator_cache, "")
-    return variant(program, compiled=request.compiled, frozen_kept=kept, cache=cache)
+    casts = request.sharding_library == pb.SHARDING_LIBRARY_DEEPSPEED
+    return variant(program, compiled=request.compiled, frozen_kept=kept, cache=cache, casts_module=casts)
 
 
 @lru_cache(maxsize=4096)

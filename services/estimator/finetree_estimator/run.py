@@ -170,7 +170,8 @@ class Recipe:
         prepare_model_for_kbit_training (PEFT) leaves a GPTQ model as it is, and TRL and the FSDP examples do not call
         it for a sharded one: a shard is one flat tensor, so that all of a unit's weights have one type.
         """
-        if not isinstance(self.method, QuantizedLora) or not self.program.raises_quantized_base:
+        raises = self.program.raises_quantized_base and not self.program.casts_module
+        if not isinstance(self.method, QuantizedLora) or not raises:
             return False
         return not self.method.grouped and not self.sharded
 

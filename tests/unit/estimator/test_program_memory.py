@@ -152,6 +152,34 @@ def test_frozen_shards_keep_layer_inputs_and_their_gradients_to_the_end(make_run
     assert all(moments._held_gradients(run, activations.layer_of(run.recipe)) == 0 for run in others)
 
 
+DEEPSPEED = variant(TRANSFORMERS, compiled=False, frozen_kept=False, casts_module=True)
+
+
+def test_a_module_that_is_cast_has_no_float32_beside_its_shards(make_run):
+    """DeepSpeed's engine calls `bfloat16()` or `half()` on all of it, whatever PEFT raised before."""
+    shared = {"devices": 8, "sharding": "gradients", "checkpointing": True}
+    plain, cast = (
+        make_run(program=program, method=QuantizedLora(LORA), **shared).recipe for program in (TRANSFORMERS, DEEPSPEED)
+    )
+    full = make_run(program=DEEPSPEED, method=Full(), weight_bytes=2, master_bytes=4, **shared).recipe
+
+    assert [activations.stream_bytes(recipe) for recipe in (plain, cast, full)] == [4, 2, 2]
+    assert held(plain).base_weights - held(cast).base_weights > 0
+
+
+@pytest.mark.parametrize(
+    ("sharding", "at_update"), [("gradients", 4 * 3.21e9 / 2), ("full", 4e9)], ids=["ZeRO-2", "ZeRO-3"]
+)
+def test_zero_updates_by_float32_copies_of_16_bit_gradients(make_run, sharding, at_update):
+    """ZeRO-2 flattens a parameter group's, ZeRO-3 those of `sub_group_size` numbers (stage_1_and_2.py, stage3.py)."""
+    changes = {"method": Full(), "weight_bytes": 2, "master_bytes": 4, "devices": 2, "sharding": sharding}
+    zero, other = (held(make_run(program=program, **changes).recipe) for program in (DEEPSPEED, TRANSFORMERS))
+
+    assert zero.gradients == other.gradients / 2
+    assert zero.update_copies == pytest.approx(at_update, rel=0.01)
+    assert zero.trainable_weights == other.trainable_weights
+
+
 def test_a_compiled_loss_keeps_no_log_softmax(make_run):
     chunked = make_run(program=TORCHTUNE, loss="chunked", rows=None)
     compiled = replace(chunked, program=variant(TORCHTUNE, compiled=True, frozen_kept=True))

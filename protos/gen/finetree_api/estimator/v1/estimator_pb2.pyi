@@ -114,10 +114,12 @@ class _ShardingLibraryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Shard
     SHARDING_LIBRARY_FSDP2: _ShardingLibrary.ValueType  # 2
     """torch's fully_shard."""
     SHARDING_LIBRARY_DEEPSPEED: _ShardingLibrary.ValueType  # 3
-    """DeepSpeed's ZeRO-3."""
+    """DeepSpeed's ZeRO-3, or ZeRO-2: the whole module is made 16-bit, what is trained has float32 copies in shards."""
 
 class ShardingLibrary(_ShardingLibrary, metaclass=_ShardingLibraryEnumTypeWrapper):
-    """The library that spreads weights over devices under SHARDING_FULL; other shardings do not depend on it."""
+    """The library that spreads weights over devices under SHARDING_FULL. DeepSpeed matters under SHARDING_GRADIENTS, too; other
+    shardings do not depend on it.
+    """
 
 SHARDING_LIBRARY_UNSPECIFIED: ShardingLibrary.ValueType  # 0
 """What the program goes with: SHARDING_LIBRARY_FSDP for transformers and Unsloth, else what it builds on."""
@@ -129,7 +131,7 @@ checkpointing that is not reentrant, peaks are those of SHARDING_LIBRARY_FSDP2.
 SHARDING_LIBRARY_FSDP2: ShardingLibrary.ValueType  # 2
 """torch's fully_shard."""
 SHARDING_LIBRARY_DEEPSPEED: ShardingLibrary.ValueType  # 3
-"""DeepSpeed's ZeRO-3."""
+"""DeepSpeed's ZeRO-3, or ZeRO-2: the whole module is made 16-bit, what is trained has float32 copies in shards."""
 Global___ShardingLibrary: _TypeAlias = ShardingLibrary  # noqa: Y015
 
 class _AllocatorCache:
