@@ -71,14 +71,16 @@ def stream_bytes(run: Recipe) -> int:
     """Bytes per number of the residual stream: float32 where the program raises a quantised base."""
     if run.raised:
         return 4
-    if not run.sharded and run.program.mixed_base_bytes > run.compute_bytes and _stored_bytes(run) > run.compute_bytes:
+    if not run.sharded and run.program.mixed_base_bytes > run.compute_bytes and stored_bytes(run) > run.compute_bytes:
         # Embeddings in float32 make the stream float32; products are cast down. Shards are cast as they are gathered.
-        return _stored_bytes(run)
+        return stored_bytes(run)
     return run.compute_bytes
 
 
-def _stored_bytes(run: Recipe) -> int:
-    """Bytes per number of the weights as the model holds them."""
+def stored_bytes(run: Recipe) -> int:
+    """Bytes per number of embeddings, norms and head as the model holds them."""
+    if run.raised:
+        return 4
     if run.program.casts_module:
         return run.compute_bytes
     return run.master_bytes if isinstance(run.method, Full) else run.weight_bytes

@@ -5,7 +5,7 @@ import math
 
 from finetree_estimator import constants as c
 from finetree_estimator import cpu_memory
-from finetree_estimator.activations import Layer, layer_of, saved_by, saved_per_layer
+from finetree_estimator.activations import Layer, layer_of, saved_by, saved_per_layer, stored_bytes
 from finetree_estimator.holdings import Held, Moment, held, is_mixed
 from finetree_estimator.methods import Full
 from finetree_estimator.run import Run
@@ -101,11 +101,25 @@ def loss_peak(run: Run, tokens: float) -> float:
     if run.loss == "completion-only":
         targets *= run.rows.target_fraction if run.rows is not None else 1.0
     if run.loss in ("completion-only", "chunked"):
+        if run.program.casts_chunk_head:
+            return _cast_chunk(run, min(targets, float(run.program.loss_chunk)), per_logit)
         if run.program.keeps_chunked_logits:
             return (kept * targets + per_logit * min(targets, run.program.loss_chunk)) * run.shape.vocab
         targets = min(targets, float(run.program.loss_chunk))
     full = per_logit * run.shape.vocab * targets
     return full * c.FUSED_LOGITS_SHARE if run.loss == "fused" else full
+
+
+def _cast_chunk(run: Run, targets: float, per_logit: float) -> float:
+    """Bytes of one chunk of a loss that multiplies with a float32 copy of the head under autocast, as TRL's does.
+
+    The product needs that copy and autocast's own of it; the softmax and its gradients need autocast's, which the
+    backward pass wants again.
+    """
+    size, head, logits = run.compute_bytes, run.shape.vocab * run.shape.hidden, run.shape.vocab * targets
+    autocast = head * size if size < 4 else 0
+    raised = 4 * head if stored_bytes(run.recipe) < 4 else 0
+    return autocast + max(raised + size * logits, per_logit * logits)
 
 
 def _kept(run: Run, layer: Layer, saved: float) -> float:

@@ -43,6 +43,8 @@ class Program:
     """Seconds per layer and gather of sharded weights that nothing hides. Fitted on runs with short micro-batches."""
     loss_chunk: int = 1024
     """Targets whose logits a chunked loss computes at once."""
+    casts_chunk_head: bool = False
+    """Whether each chunk of a loss is computed with a float32 copy of the output head, which autocast copies again."""
     keeps_quantized_inputs: bool = False
     """Whether a 4-bit layer keeps its input, as bitsandbytes did until 2024 (MatMul4Bit's saved tensors)."""
     keeps_last_loss: bool = False
@@ -94,12 +96,15 @@ TRANSFORMERS = Program(
     raises_quantized_base=True,
     mixed_base_bytes=4,
     sharded_master=True,
+    loss_chunk=256,
+    casts_chunk_head=True,
     keeps_shard_inputs=True,
     experts_in_turn=True,
 )
 """transformers and PEFT: adapters are float32 and cast their inputs (autocast_adapter_dtype); a quantised base is
 prepared by prepare_model_for_kbit_training; accelerate raises sharded trainable weights to float32 (its FSDP guide).
-Experts are packed, and come in turn, as in the runs that were published, made before version 5 stacked them."""
+Experts are packed, and come in turn, as in the runs that were published, made before version 5 stacked them. A loss in
+chunks is TRL's, its default since 2026-06 (chunked_nll, huggingface/trl@f2cd5771 sft_trainer.py)."""
 LITGPT = Program(
     "litgpt",
     rms_norm_bytes=4,
