@@ -196,8 +196,11 @@ def _lora_inputs(run: Recipe, method: LoraAdapters) -> float:
 
 
 def _copies_inputs(run: Recipe) -> bool:
-    """Whether an adapter's input is cast: not where the stream is float32 already."""
-    return run.program.copies_adapter_inputs and run.compute_bytes < 4 and stream_bytes(run) < 4
+    """Whether an adapter's input is cast: not where the stream is float32, nor where the adapter comes in 16 bits.
+
+    So does one that is gathered from shards (param_dtype of torch's FullyShardedDataParallel; DeepSpeed's engine).
+    """
+    return run.program.copies_adapter_inputs and run.compute_bytes < 4 and stream_bytes(run) < 4 and not run.sharded
 
 
 def _adapted_expert_bytes(run: Recipe) -> tuple[float, float]:

@@ -180,6 +180,16 @@ def test_zero_updates_by_float32_copies_of_16_bit_gradients(make_run, sharding, 
     assert zero.trainable_weights == other.trainable_weights
 
 
+def test_adapters_that_are_gathered_from_shards_need_no_float32_inputs(make_run):
+    one = make_run(program=TRANSFORMERS, method=LORA)
+    sharded, replicated = (replace(one, devices=2, sharding=kind) for kind in ("full", "replicated"))
+    inputs = 5 * 3072 + 3072 + 8192
+
+    kept = [activations.saved_per_layer(run) for run in (one, sharded, replicated)]
+    assert kept[0] - kept[1] == (4 - 2) * inputs
+    assert kept[0] == kept[2]
+
+
 def test_a_compiled_loss_keeps_no_log_softmax(make_run):
     chunked = make_run(program=TORCHTUNE, loss="chunked", rows=None)
     compiled = replace(chunked, program=variant(TORCHTUNE, compiled=True, frozen_kept=True))
