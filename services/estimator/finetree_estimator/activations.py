@@ -178,14 +178,14 @@ _SAME_INPUT = {
 
 
 def _lora_inputs(run: Recipe, method: LoraAdapters) -> float:
-    """Inputs of adapters: a float32 copy each, or one for all that read the same; dropout makes them differ."""
+    """Inputs of adapters: a copy each, or one for all that read the same; dropout makes them differ."""
     total, read = 0.0, set[Role]()
-    copied = _copies_inputs(run)
+    copied = _copied_input_bytes(run)
     for linear in target_linears(run.shape, method.targets):
         used = max(1, run.shape.active_experts) if linear.routed else 1
         source = _SAME_INPUT.get(linear.role, linear.role)
         if method.dropout > 0 or copied or source not in read:
-            total += used * linear.d_in * (4 if copied else stream_bytes(run))
+            total += used * linear.d_in * (copied or stream_bytes(run))
         if method.dropout > 0:
             total += used * linear.d_in * c.DROPOUT_MASK_BYTES
         if method.weight_decomposed:
@@ -195,12 +195,17 @@ def _lora_inputs(run: Recipe, method: LoraAdapters) -> float:
     return total
 
 
-def _copies_inputs(run: Recipe) -> bool:
-    """Whether an adapter's input is cast: not where the stream is float32, nor where the adapter comes in 16 bits.
+def _copied_input_bytes(run: Recipe) -> int:
+    """Bytes per number of the copy of its input that each adapter keeps; 0 where it keeps the input itself.
 
-    So does one that is gathered from shards (param_dtype of torch's FullyShardedDataParallel; DeepSpeed's engine).
+    Gathered from shards, adapters are of the compute type, as their inputs are (param_dtype of torch's
+    FullyShardedDataParallel; DeepSpeed's engine). Autocast takes each adapter's input down by itself.
     """
-    return run.program.copies_adapter_inputs and run.compute_bytes < 4 and stream_bytes(run) < 4 and not run.sharded
+    if not run.program.copies_adapter_inputs or run.sharded or run.compute_bytes == 4:
+        return 0
+    if run.weight_bytes > run.compute_bytes:
+        return run.compute_bytes
+    return 4 if stream_bytes(run) < 4 else 0
 
 
 def _adapted_expert_bytes(run: Recipe) -> tuple[float, float]:

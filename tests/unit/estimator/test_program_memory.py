@@ -190,6 +190,15 @@ def test_adapters_that_are_gathered_from_shards_need_no_float32_inputs(make_run)
     assert kept[0] == kept[2]
 
 
+def test_autocast_takes_the_float32_input_of_each_adapter_down(make_run):
+    plain = make_run(program=TRANSFORMERS, method=QuantizedLora(LORA))
+    autocast = replace(plain, weight_bytes=4)
+    attention = [activations.layer_of(run.recipe).attention for run in (plain, autocast)]
+
+    kept = activations.saved_per_layer(plain) - activations.saved_per_layer(autocast)
+    assert kept - (attention[0] - attention[1]) == (4 - 2) * (6 * 3072 + 8192)
+
+
 def test_a_compiled_loss_keeps_no_log_softmax(make_run):
     chunked = make_run(program=TORCHTUNE, loss="chunked", rows=None)
     compiled = replace(chunked, program=variant(TORCHTUNE, compiled=True, frozen_kept=True))
