@@ -48,7 +48,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "gemma": {},
     "gemma3_text": {},
     "phi": {},
-    "phi3": {"pad_token_id": 0, "eos_token_id": 0, "bos_token_id": 0},
+    "phi3": {"pad_token_id": 0, "eos_token_id": 0, "bos_token_id": 0, "num_key_value_heads": 16},
     "olmo2": {},
     "granite": {},
     "starcoder2": {},
@@ -148,7 +148,8 @@ def materialize(model: Any) -> None:
 def _sizes(family: str) -> dict[str, Any]:
     sizes = {**SIZES, **FAMILIES[family]}
     if family == "gpt2":
-        return {"n_embd": 1024, "n_head": 16, "n_inner": 2816, "vocab_size": 4000, "n_positions": 2048}
+        shape = {"n_embd": 1024, "n_head": 16, "n_inner": 2816, "vocab_size": 4000, "n_positions": 2048}
+        return {**shape, "attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
     known = transformers.AutoConfig.for_model(family).to_dict()
     return {name: value for name, value in sizes.items() if name in known and value is not None}
 

@@ -92,6 +92,12 @@ _PLAIN_GELU = frozenset({"gpt2", "phi", "gptj", "codegen"})
 """Families whose activation is written out as products and a tanh, which keep their inputs (NewGELUActivation)."""
 
 
+_PARALLEL_NORMS = frozenset({"gpt_neox"})
+"""Families whose attention and MLP start from one tensor, each with a norm of its own (use_parallel_residual)."""
+_SPLIT_PROJECTIONS = frozenset({"gpt_neox", "phi3"})
+"""Families that join queries and keys, parts of one projection, anew when they turn them, but not the values."""
+
+
 def _norms(run: Recipe) -> float:
     s, stream = run.shape, stream_bytes(run)
     kept = stream if s.norm_bias else max(stream, run.program.rms_norm_bytes)
@@ -99,7 +105,8 @@ def _norms(run: Recipe) -> float:
     trained = 4 if s.family in _FLOAT32_SCALES else stream
     scales = trained if isinstance(run.method, Full) and not s.norm_bias else 0
     heads = (s.q_width + s.kv_width) if s.head_norms or s.family in {"olmo2", "olmo3"} else 0
-    return float((kept + scales) * (s.norms_per_layer * s.hidden + heads))
+    inputs = 1 if s.family in _PARALLEL_NORMS else s.norms_per_layer
+    return float((kept + scales) * (inputs * s.hidden + heads))
 
 
 def _attention(run: Recipe) -> int:
@@ -107,7 +114,11 @@ def _attention(run: Recipe) -> int:
     s, size = run.shape, run.activation_bytes
     kv = 2 * (s.q_width if run.program.expands_kv else s.kv_width)
     fused = size * (2 * s.q_width + kv) + c.NORMALIZER_BYTES * s.heads
-    if run.program.keeps_fused_projection:
+    split = s.family in _SPLIT_PROJECTIONS and not run.program.own_classes
+    if split and isinstance(run.method, Full):
+        # The output has the layout of the joined queries: a copy in rows is what the output projection reads.
+        fused += size * s.q_width
+    if run.program.keeps_fused_projection or split:
         # Values are a view of the joint buffer: its queries and keys stay with them.
         fused += size * (s.q_width + s.kv_width)
     return fused

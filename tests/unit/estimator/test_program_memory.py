@@ -7,7 +7,7 @@ import pytest
 from finetree_estimator import activations, memory, moments
 from finetree_estimator.holdings import held
 from finetree_estimator.memory import Component
-from finetree_estimator.methods import PRESETS, Full, LoraAdapters, QuantizedLora
+from finetree_estimator.methods import PRESETS, Full, LoraAdapters, QuantizedLora, preset_targets
 from finetree_estimator.models import model
 from finetree_estimator.programs import FINETREE, LITGPT, PYTORCH, TORCHTUNE, TRANSFORMERS, variant
 from finetree_estimator.run import Rows
@@ -188,6 +188,22 @@ def test_adapters_that_are_gathered_from_shards_need_no_float32_inputs(make_run)
     kept = [activations.saved_per_layer(run) for run in (one, sharded, replicated)]
     assert kept[0] - kept[1] == (4 - 2) * inputs
     assert kept[0] == kept[2]
+
+
+@pytest.mark.parametrize(("name", "norms"), [("phi-3.5-mini", 2), ("pythia-1b", 1)])
+def test_joined_projections_leave_queries_and_keys_beside_the_turned_ones(make_run, name, norms):
+    """As traced steps of both families show (trace_memory.json). GPT-NeoX's two norms read one tensor."""
+    shape = model(name).shape
+    width = shape.q_width
+    whole = make_run(shape=shape, program=TRANSFORMERS, method=Full(), master_bytes=2, rows=None)
+    lora = LoraAdapters(8, preset_targets(shape, "all-linear"))
+    adapted = make_run(shape=shape, program=TRANSFORMERS, method=lora, rows=None)
+
+    normalizer = 4 * shape.heads
+    assert activations.layer_of(adapted.recipe).attention - normalizer == 2 * (4 + 2) * width
+    assert activations.layer_of(whole.recipe).attention - normalizer == 2 * (4 + 2 + 1) * width
+    kept = activations.layer_of(adapted.recipe).norms / shape.hidden
+    assert kept == (4 if norms == 2 else 2) * norms
 
 
 def test_autocast_takes_the_float32_input_of_each_adapter_down(make_run):
