@@ -4,6 +4,7 @@
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from finetree_api.estimator.v1 import estimator_pb2 as est
@@ -64,7 +65,7 @@ class Evidence:
     def of(self, method: Method) -> tuple[tuple[int, Priced | Refused], ...]:
         """Answers for a method with the number of adaptations that each has, the least adapted first."""
         found = [(index, row) for (asked, index), row in self.rows.items() if asked is method]
-        return tuple(sorted(found, key=lambda pair: pair[0]))
+        return tuple(sorted(found, key=itemgetter(0)) if len(found) > 1 else found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class EstimatorClient:
     async def catalogue(self) -> Catalogue:
         """Accelerators and models; fetched again when the estimator's catalogue has changed."""
         if self._catalogue is None:
-            self._catalogue = await self._bounded(self._fetch_catalogue())
+            self._catalogue = await _told(self._fetch_catalogue())
             self._catalogue_revision = ""
         return self._catalogue
 
@@ -82,7 +82,7 @@ class EstimatorClient:
         """Estimates of all methods' recipes, each adapted until it fits."""
         batch = b"".join([delimited(_ROW, _key(method) + delimited(_REQUEST, row)) for method, row in rows.items()])
         question = est.BatchEstimateRunsRequest.FromString(batch)
-        answers = await self._bounded(self._client.estimate_batch(question, timeout=self._seconds))
+        answers = await _told(self._client.estimate_batch(question, timeout=self._seconds))
         if answers.keys() != rows.keys():
             raise EstimatorUnavailableError("the estimator left rows out")
         found = {(method, taken(answers[method])): priced(answers[method]) for method in rows}
@@ -95,7 +95,7 @@ class EstimatorClient:
     async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
         """Estimates as they come; a row that is refused is left out."""
         requests = {str(method): row for method, row in rows.items()}
-        answers = await self._bounded(self._client.estimate_batch(requests, timeout=self._seconds))
+        answers = await _told(self._client.estimate_batch(requests, timeout=self._seconds))
         return {Method(key): answer for key, answer in answers.items() if isinstance(answer, est.Estimate)}
 
     def _notice(self, revision: ev.Revision) -> None:
@@ -106,8 +106,10 @@ class EstimatorClient:
         self._catalogue_revision = current
 
     async def _fetch_catalogue(self) -> Catalogue:
-        cards = [card async for card in self._client.list_accelerators(page_size=PAGE_SIZE, timeout=self._seconds)]
-        listed = [item async for item in self._client.list_models(page_size=PAGE_SIZE, timeout=self._seconds)]
+        # One call has a deadline of its own; these are as many as there are pages.
+        async with asyncio.timeout(self._seconds):
+            cards = [card async for card in self._client.list_accelerators(page_size=PAGE_SIZE, timeout=self._seconds)]
+            listed = [item async for item in self._client.list_models(page_size=PAGE_SIZE, timeout=self._seconds)]
         found = [(card, _accelerator(card)) for card in cards]
         names = {card.name.casefold(): entry for card, entry in found}
         spelled = device_names.by_name((_names(card), entry) for card, entry in found)
@@ -115,12 +117,13 @@ class EstimatorClient:
         # A card's own name comes before what others are called as well.
         return Catalogue({**spelled, **names}, models)
 
-    async def _bounded(self, question: Awaitable[T]) -> T:
-        try:
-            async with asyncio.timeout(self._seconds):
-                return await question
-        except (finetree.FinetreeError, TimeoutError) as error:
-            raise EstimatorUnavailableError(type(error).__name__) from error
+
+async def _told(answer: Awaitable[T]) -> T:
+    """An answer, or that there is none."""
+    try:
+        return await answer
+    except (finetree.FinetreeError, TimeoutError) as error:
+        raise EstimatorUnavailableError(type(error).__name__) from error
 
 
 @cache
@@ -156,14 +159,15 @@ def priced(answer: est.Estimate | finetree.FinetreeError) -> Priced | Refused:
     if isinstance(answer, finetree.FinetreeError):
         violations = tuple((item.field, item.description) for item in answer.violations)
         return Refused(answer.reason, answer.message, violations)
-    memory = answer.memory
+    memory, time, cost = answer.memory, answer.time, answer.cost
+    # In order, for by name it takes longer.
     return Priced(
-        fit=_FITS.get(answer.fit.verdict, FitState.UNKNOWN),
-        device_bytes=memory.device_bytes,
-        usable_bytes=memory.usable_device_bytes,
-        total_seconds=answer.time.total_seconds if answer.time.HasField("total_seconds") else None,
-        cost=answer.cost.amount if answer.cost.HasField("amount") else None,
-        currency=answer.cost.currency_code,
-        optimizer_steps=answer.optimizer_steps,
-        trainable=answer.trainable_parameters,
+        _FITS.get(answer.fit.verdict, FitState.UNKNOWN),
+        memory.device_bytes,
+        memory.usable_device_bytes,
+        time.total_seconds if time.HasField("total_seconds") else None,
+        cost.amount if cost.HasField("amount") else None,
+        cost.currency_code,
+        answer.optimizer_steps,
+        answer.trainable_parameters,
     )

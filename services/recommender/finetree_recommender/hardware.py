@@ -4,7 +4,7 @@
 import difflib
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -73,17 +73,11 @@ def _read(raw: bytes, pack: Pack, catalogue: Catalogue) -> Device:
 def memory_class(pack: Pack, gb: float) -> MemoryClass:
     """The playbook's class of a memory size in GB; up to five percent short of a class still counts."""
     tolerated = gb * (1 + pack.rules.gate.tolerance.value)
-    return pack.rules.gate.classes[max(0, bisect_right(_lows(pack), tolerated) - 1)]
+    return pack.rules.gate.classes[max(0, bisect_right(class_lows(pack), tolerated) - 1)]
 
 
 @lru_cache(maxsize=64)
-def memory_classes(pack: Pack) -> Mapping[str, MemoryClass]:
-    """The playbook's classes by what they are called in answers."""
-    return {item.key: item for item in pack.rules.gate.classes}
-
-
-@lru_cache(maxsize=64)
-def _lows(pack: Pack) -> tuple[float, ...]:
+def class_lows(pack: Pack) -> tuple[float, ...]:
     """Where the classes begin; a loaded pack's follow each other without a gap."""
     return tuple(item.low for item in pack.rules.gate.classes)
 
@@ -201,13 +195,18 @@ def _find(name: str, catalogue: Catalogue) -> Accelerator | None:
 def _siblings(name: str, catalogue: Catalogue) -> list[Accelerator]:
     """Cards whose name goes on where this one ends, the shortest name first."""
     start = canonical(name)
-    spelled = ((canonical(item.name), item) for item in catalogue.entries() if not item.unsupported)
     found = [
         item
-        for spelling, item in spelled
+        for spelling, item in _spelled(catalogue)
         if spelling.startswith(f"{start}-") and _SIBLING.fullmatch(spelling.removeprefix(start))
     ]
     return sorted(found, key=lambda item: (len(item.name), item.name))
+
+
+@lru_cache(maxsize=8)
+def _spelled(catalogue: Catalogue) -> tuple[tuple[str, Accelerator], ...]:
+    """The canonical name of each card that can be trained on: all are gone through for each kind of hardware."""
+    return tuple((canonical(item.name), item) for item in catalogue.entries() if not item.unsupported)
 
 
 def _same(ours: float, told: float, pack: Pack) -> bool:

@@ -10,7 +10,7 @@ three methods from dominating each other in a circle, so that the frontier is ne
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from finetree_api.types.v1 import evidence_pb2 as ev
@@ -32,35 +32,25 @@ class Figures(NamedTuple):
     cost: ev.Interval | None = None
 
 
-class _Span(NamedTuple):
-    """An interval's numbers: they are compared dozens of times, and a message takes its time to tell each."""
-
-    low: float
-    expected: float
-    high: float
+_Span = tuple[float, float, float]
+"""Lower end, expected value and upper end: they are compared dozens of times, and a message takes its time to tell."""
+_SIDES = ((1, True), (-1, False), (-1, False), (-1, False))
+"""Of each of the `Figures`: 1 where more is better and -1 where less is, and whether what leaves it open is the same
+for all methods."""
 
 
 class _Dimension(NamedTuple):
-    """A figure that all methods have; `sign` is 1 where more is better and -1 where less is."""
+    """A figure that all methods have; its sides are those of `_SIDES`."""
 
     sign: int
+    together: bool
     values: Mapping[Method, _Span]
     noise: float
-    together: bool
-    """Whether what leaves the figures open is the same for all methods."""
 
     def gain(self, one: Method, other: Method) -> float:
         """How much better one method is than another, in units of the noise; negative where it is worse."""
-        ratio = self.values[one].expected / self.values[other].expected
+        ratio = self.values[one][1] / self.values[other][1]
         return self.sign * math.log(ratio) / self.noise
-
-    def apart(self, one: Method, other: Method) -> bool:
-        """Whether the figures of two methods can be told apart."""
-        return not equal(self.values[one], self.values[other])
-
-    def lower(self, one: Method, other: Method) -> bool:
-        """Whether one method is below another whatever it is that leaves both open."""
-        return self.together and below(self.values[one], self.values[other])
 
 
 def dominators(figures: Mapping[Method, Figures], order: Sequence[Method]) -> dict[Method, Method]:
@@ -75,45 +65,47 @@ def dominators(figures: Mapping[Method, Figures], order: Sequence[Method]) -> di
     return found
 
 
-def equal(one: ev.Interval | _Span, other: ev.Interval | _Span) -> bool:
+def equal(one: _Span, other: _Span) -> bool:
     """Whether each expected value lies inside the other's interval."""
-    return other.low <= one.expected <= other.high and one.low <= other.expected <= one.high
+    return other[0] <= one[1] <= other[2] and one[0] <= other[1] <= one[2]
 
 
-def below(one: ev.Interval | _Span, other: ev.Interval | _Span) -> bool:
+def _below(one: _Span, other: _Span) -> bool:
     """Whether one figure is less in the middle than another, and more at no end."""
-    return one.low <= other.low and one.expected < other.expected and one.high <= other.high
+    return one[0] <= other[0] and one[1] < other[1] and one[2] <= other[2]
 
 
 def _dominates(dimensions: Sequence[_Dimension], one: Method, other: Method) -> bool:
-    apart = [each for each in dimensions if each.apart(one, other)]
-    if not apart or min(each.gain(one, other) for each in apart) <= 0:
-        return False
-    if any(each.lower(one, other) for each in dimensions):
+    apart = False
+    for sign, _, values, _ in dimensions:
+        ours, theirs = values[one], values[other]
+        if not equal(ours, theirs):
+            ratio = ours[1] / theirs[1]
+            # No gain: without its logarithm, for most pairs end here.
+            if ratio <= 1 if sign > 0 else ratio >= 1:
+                return False
+            apart = True
+    if not apart or any(each.together and _below(each.values[one], each.values[other]) for each in dimensions):
         return False
     return sum(each.gain(one, other) for each in dimensions) > _ROUNDING
 
 
 def _dimensions(figures: Mapping[Method, Figures]) -> list[_Dimension]:
     """Figures that every method has: comparing some by more than others would let them dominate in a circle."""
-    columns: list[tuple[int, bool, dict[Method, ev.Interval | None]]] = [
-        (1, True, {method: item.quality_percent for method, item in figures.items()}),
-        (-1, False, {method: item.device_bytes for method, item in figures.items()}),
-        (-1, False, {method: item.total_seconds for method, item in figures.items()}),
-        (-1, False, {method: item.cost for method, item in figures.items()}),
-    ]
     found = []
-    for sign, together, column in columns:
-        known = {method: value for method, value in column.items() if value is not None}
-        if not known or len(known) < len(figures):
-            continue
-        values = {method: _Span(value.low, value.expected, value.high) for method, value in known.items()}
-        if all(value.expected > 0 for value in values.values()):
-            found.append(_Dimension(sign, values, _noise(values.values()), together))
+    for place, (sign, together) in enumerate(_SIDES):
+        values = {method: _span(item[place]) for method, item in figures.items()}
+        known = {method: span for method, span in values.items() if span is not None and span[1] > 0}
+        if known and len(known) == len(figures):
+            found.append(_Dimension(sign, together, known, _noise(known.values())))
     return found
 
 
-def _noise(values: Iterable[_Span]) -> float:
+def _span(interval: ev.Interval | None) -> _Span | None:
+    return (interval.low, interval.expected, interval.high) if interval is not None else None
+
+
+def _noise(values: Collection[_Span]) -> float:
     """Average relative half-width of intervals."""
-    widths = [max((item.high - item.low) / (2 * item.expected), _LEAST_NOISE) for item in values]
+    widths = [max(_LEAST_NOISE, (high - low) / (2 * expected)) for low, expected, high in values]
     return sum(widths) / len(widths)

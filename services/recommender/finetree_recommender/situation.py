@@ -2,8 +2,10 @@
 """Everything that a verdict depends on, so that it can be asked for again with one thing changed."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from finetree_recommender import fit
@@ -14,7 +16,7 @@ from finetree_recommender.estimates import Evidence, FitState
 from finetree_recommender.fan import MEMORY, Fan, abroad, fan, memories, places
 from finetree_recommender.fit import Broken, Burden, Ground, States
 from finetree_recommender.gist import gist
-from finetree_recommender.hardware import memory_classes
+from finetree_recommender.hardware import class_lows
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import METHODS
 from finetree_recommender.pack import Pack
@@ -32,11 +34,10 @@ class Bound(NamedTuple):
     enough: float = math.inf
     """A GPU of this and more holds it."""
 
-    def state(self, gb: float) -> FitState:
-        """Whether the method fits a GPU of so much memory."""
-        if gb < self.needs:
-            return FitState.DOES_NOT_FIT
-        return FitState.FITS if gb >= self.enough else FitState.UNKNOWN
+
+Reach = tuple[tuple[int, int], ...]
+"""The bounds of each method as places among a pack's memory classes: of the first that is not too small, and of the
+first that is enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +80,6 @@ class Situation:
         """What the run must keep to."""
         return self.inputs.demands
 
-    @property
-    def bounds(self) -> tuple[Bound, ...]:
-        """What is carried over of each method to other GPUs; empty where nothing is."""
-        if self.evidence is None:
-            return ()
-        found: tuple[Bound, ...] | None = self.evidence.kept.get("bounds")
-        if found is None:
-            found = self.evidence.kept["bounds"] = _bounds(self.inputs, self.evidence)
-        return found
-
     def outcome(self) -> Outcome:
         """What the decision comes to; few gists exist, so that it is mostly known."""
         return outcome(self.pack, self.gist, self.ground)
@@ -126,11 +117,8 @@ class Situation:
     def abroad(self) -> Mapping[str, Verdict]:
         """The verdicts `elsewhere`, by every memory."""
         if not self.kept:
-            alike: dict[States | None, list[str]] = {}
-            for memory in memories(self.pack):
-                alike.setdefault(self._carried(memory), []).append(memory)
             heavy = self._away()
-            for states, words in alike.items():
+            for states, words in _alike(self.pack, _reach(self.pack, self.inputs, self.evidence)):
                 found = verdicts(self.pack, self._leanings(words, states), Ground(states, heavy))
                 self.kept.update(zip(words, found, strict=True))
         return self.kept
@@ -139,7 +127,7 @@ class Situation:
         """How much each method would break on other hardware, of which no estimate is at hand."""
         return burdens(self.pack, self.demands.elsewhere(priced=self.evidence is not None), None)
 
-    def _leanings(self, words: list[str], states: States | None) -> Iterator[Leaning]:
+    def _leanings(self, words: tuple[str, ...], states: States | None) -> Iterator[Leaning]:
         """What the rules lean to on other memories, where this is known of what fits."""
         read = read_states(self.pack, states)
         if read is not None:
@@ -152,18 +140,9 @@ class Situation:
             return self.ground
         return Ground(self.ground.states, burdens(self.pack, demands, self.evidence))
 
-    def _carried(self, memory: str) -> States | None:
-        """What this GPU's estimates say of a GPU of another class; None where they say nothing."""
-        item = memory_classes(self.pack).get(memory)
-        if item is None or not item.low or self.evidence is None:
-            return None
-        low = item.low
-        found = tuple([bound.state(low) for bound in self.bounds])
-        return found if any(state is not FitState.UNKNOWN for state in found) else None
 
-
-def _bounds(inputs: Inputs, evidence: Evidence | None) -> tuple[Bound, ...]:
-    """What is carried over of each method, in the order of `Method`; nothing where this hardware is no GPU.
+def _reach(pack: Pack, inputs: Inputs, evidence: Evidence | None) -> Reach:
+    """How far what is carried over of each method reaches, in the order of `Method`; empty where this is no GPU.
 
     What fits here fits where there is more memory, or as much as its recipe takes; what needs more at its smallest than
     a GPU has does not fit there. A method that fits here may be made smaller still, and is left to the rules below.
@@ -171,7 +150,28 @@ def _bounds(inputs: Inputs, evidence: Evidence | None) -> tuple[Bound, ...]:
     now = inputs.marketed_gb
     if evidence is None or now is None:
         return ()
-    return tuple([_bound(fit.best(evidence, method), now) for method in METHODS])
+    lows = class_lows(pack)
+    bounds = [_bound(fit.best(evidence, method), now) for method in METHODS]
+    return tuple([(bisect_left(lows, needs), bisect_left(lows, enough)) for needs, enough in bounds])
+
+
+@lru_cache(maxsize=4096)
+def _alike(pack: Pack, reach: Reach) -> tuple[tuple[States | None, tuple[str, ...]], ...]:
+    """Memories by what this GPU's estimates say of them; None where they say nothing."""
+    found: dict[States | None, list[str]] = {}
+    places = {item.key: place for place, item in enumerate(pack.rules.gate.classes) if item.low}
+    for memory in memories(pack):
+        states = tuple([_state(places[memory], *ends) for ends in reach]) if memory in places else ()
+        said = any(state is not FitState.UNKNOWN for state in states)
+        found.setdefault(states if said else None, []).append(memory)
+    return tuple((states, tuple(words)) for states, words in found.items())
+
+
+def _state(place: int, needs: int, enough: int) -> FitState:
+    """Whether a method fits a GPU of a class."""
+    if place < needs:
+        return FitState.DOES_NOT_FIT
+    return FitState.FITS if place >= enough else FitState.UNKNOWN
 
 
 def _bound(best: fit.Best, now: float) -> Bound:
