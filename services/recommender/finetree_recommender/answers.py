@@ -67,8 +67,10 @@ class Answers(NamedTuple):
 
     def without(self, names: tuple[str, ...]) -> "Answers":
         """The same, but for the answers under these names, which become unknown."""
-        rest = {name: UNKNOWN for name in names if getattr(self, name) != UNKNOWN}
-        return self._replace(**rest) if rest else self  # type: ignore[arg-type]  # priorities are no answer
+        values: list[Any] = list(self)
+        for name in names:
+            values[_PLACES[name]] = UNKNOWN
+        return tuple.__new__(Answers, values)
 
     def read(self, *names: str) -> tuple[str, ...]:
         """Inputs as "name=value", for the trace."""

@@ -42,6 +42,7 @@ MISSING_EVIDENCE = {
 def collect(
     situation: Situation,
     decision: Decision,
+    unmet: tuple[Caution, ...],
     *,
     missing: str,
     parameters: int | None,
@@ -50,7 +51,8 @@ def collect(
 ) -> tuple[Caution, ...]:
     """All cautions, the gravest first.
 
-    `missing` is the code of why there is no evidence, `rank` the adapter's, `rented` what could be rented.
+    `unmet` are the wishes that the verdict breaks, `missing` is the code of why there is no evidence, `rented` what
+    could be rented.
     """
     pack, inputs = situation.pack, situation.inputs
     return (
@@ -61,7 +63,7 @@ def collect(
         *recipe_cautions.cut_rows(situation, built),
         *recipe_cautions.experts(situation, decision.method),
         *recipe_cautions.idle_devices(built),
-        *wishes.unmet(situation, decision),
+        *unmet,
         *inputs.cautions,
         *wishes.contradictions(situation, decision),
         *wishes.unchecked(situation, decision),

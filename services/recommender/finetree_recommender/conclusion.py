@@ -68,7 +68,7 @@ def conclude(
     decision = situation.decide()
     neighbours = counterfactuals.explore(situation, decision)
     parameters = parameters_of(inputs, evidence)
-    unmet = len(tuple(wishes.unmet(situation, decision)))
+    unmet = tuple(wishes.unmet(situation, decision))
     built, applied = _recipe(pack, inputs, decision, parameters)
     revision = _revision(pack, evidence)
     overruled = decision.overruled_rule_id
@@ -81,11 +81,11 @@ def conclude(
         fit_steps=tuple(fit.steps(pack, evidence, decision.settled, applied, overruled)),
         methods=assess(situation, decision, rented),
         cautions=cautions.collect(
-            situation, decision, missing=missing, parameters=parameters, built=built, rented=rented
+            situation, decision, unmet, missing=missing, parameters=parameters, built=built, rented=rented
         ),
         counterfactuals=neighbours.flips,
         gaps=neighbours.gaps,
-        confidence=confidence.judge(situation, decision, neighbours, parameters, unmet),
+        confidence=confidence.judge(situation, decision, neighbours, parameters, len(unmet)),
         revision=revision,
         plan_digest=_digest(built, inputs, revision) if built is not None else "",
         others=other_packs.verdicts(others, situation, decision),
@@ -100,7 +100,7 @@ def _recipe(
         return None, ()
     adapted = decision.settled.adapted
     built = recipe.build(pack, inputs, decision.method, parameters=parameters, adapted=adapted)
-    return built, recipe.adaptations(pack, inputs, decision.method)[:adapted]
+    return built, recipe.adaptations(pack, inputs, decision.method)[:adapted] if adapted else ()
 
 
 def _priced(evidence: Evidence | None, decision: Decision) -> Priced | None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH, cpu_precision, suggested_sequence_length
+from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH, cpu_precision
 from finetree_runtime.plan import steps_of
 
 from finetree_recommender.answers import NAMES, UNKNOWN
@@ -29,6 +29,7 @@ class Case(NamedTuple):
     """Everything of a request that a recipe's rules read."""
 
     reading: Reading
+    """Whatever the method is: that of the reading is not read."""
     on_cpu: bool
     devices: int
     suggested_length: int
@@ -37,10 +38,6 @@ class Case(NamedTuple):
     """Positions of the model; 0 when unknown."""
     rows: int | None
     """Rows of the data, exactly."""
-
-    def by(self, method: Method) -> "Case":
-        """The same by another method."""
-        return self._replace(reading=self.reading._replace(method=method))
 
 
 class Part(NamedTuple):
@@ -87,12 +84,12 @@ class Draft(NamedTuple):
         return self.start.part.rules, self.sizes.rules, self.late.rules
 
 
-def case_of(pack: Pack, inputs: Inputs, method: Method, parameters: int | None) -> Case:
+def case_of(pack: Pack, inputs: Inputs, parameters: int | None) -> Case:
     """What the rules read of a request; `parameters` are those of the base model."""
     known: Case | None = inputs.kept.get((pack, parameters))
     if known is None:
         known = inputs.kept[pack, parameters] = _case(pack, inputs, parameters)
-    return known if known.reading.method is method else known.by(method)
+    return known
 
 
 def _case(pack: Pack, inputs: Inputs, parameters: int | None) -> Case:
@@ -110,27 +107,32 @@ def _case(pack: Pack, inputs: Inputs, parameters: int | None) -> Case:
         reading=reading,
         on_cpu=inputs.on_cpu,
         devices=max(1, inputs.hardware.count),
-        suggested_length=suggested_sequence_length(inputs.profile),
+        suggested_length=inputs.suggested_length,
         longest=inputs.model.longest if inputs.model is not None else 0,
         rows=examples,
     )
 
 
-def draft(pack: Pack, case: Case) -> Draft:
-    """The recipe that a pack's rules choose.
+def draft(pack: Pack, case: Case, method: Method) -> Draft:
+    """The recipe that a pack's rules choose for a method.
 
     The number of rows differs from request to request, but rules read no more of it than the range that it lies in, and
     the batch and the optimizer steps that come of it: the parts of recipes are kept by those.
     """
-    return _draft(pack, case, _starts_of(pack, case)[case.reading.method])
+    return _draft(pack, case, _starts(pack, case.reading)[method], _length(pack, case))
 
 
 def drafts(pack: Pack, case: Case) -> dict[Method, Draft]:
     """The recipes of all methods."""
-    return {method: _draft(pack, case, start) for method, start in _starts_of(pack, case).items()}
+    length = _length(pack, case)
+    return {method: _draft(pack, case, start, length) for method, start in _starts(pack, case.reading).items()}
 
 
-def _draft(pack: Pack, case: Case, start: Start) -> Draft:
+def _length(pack: Pack, case: Case) -> tuple[int, Computed]:
+    return sequence_length(pack, case.suggested_length, case.longest)
+
+
+def _draft(pack: Pack, case: Case, start: Start, length: tuple[int, Computed]) -> Draft:
     """The recipe that begins so; of the reading of the case nothing is read."""
     batch = steps = None
     if case.rows is not None:
@@ -138,15 +140,10 @@ def _draft(pack: Pack, case: Case, start: Start) -> Draft:
         while (taken := steps_of(case.rows, batch=batch, epochs=start.epochs)) < least and batch > 1:
             batch //= 2
         steps = _standing_for(_marks(pack, start.reading.profile, "steps"), taken)
-    tokens, rule = sequence_length(pack, case.suggested_length, case.longest)
+    tokens, rule = length
     devices = 0 if case.on_cpu else case.devices
     sizes = _sizes(pack, (start.batch.id, rule.id), tokens, batch, devices)
     return Draft(start, sizes, _late(pack, start, steps, sizes if _entangled(pack) else None))
-
-
-def _starts_of(pack: Pack, case: Case) -> Mapping[Method, Start]:
-    reading = case.reading
-    return _starts(pack, reading if reading.method is Method.FULL else reading._replace(method=Method.FULL))
 
 
 @lru_cache(maxsize=2048)

@@ -18,9 +18,10 @@ def asked(pack: Pack, answers: Answers) -> Answers:
 
 def gist(pack: Pack, answers: Answers) -> Answers:
     """Answers that lead to the same verdicts, whatever is broken and fits: those that no rule tells apart are one."""
-    words = alike(pack, memory_known=answers.memory != UNKNOWN)
-    first = [of[getattr(answers, name)] for name, of in words.items()]
-    return Answers._make((answers.memory, *first, answers.priorities))
+    memory, *words, priorities = answers
+    of = alike(pack, memory_known=memory != UNKNOWN).values()
+    # In one go, for it is made for each request and pack.
+    return tuple.__new__(Answers, (memory, *[firsts[word] for firsts, word in zip(of, words, strict=True)], priorities))
 
 
 @lru_cache(maxsize=128)

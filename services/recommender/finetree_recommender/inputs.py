@@ -3,13 +3,13 @@
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime import model_names
+from finetree_runtime.defaults import suggested_sequence_length
 
 from finetree_recommender.answers import CPU, PRIORITY_OF, SERVING_OF, UNKNOWN, WORD_OF, Answers
 from finetree_recommender.demands import Demands, plain
@@ -124,6 +124,14 @@ class Inputs:
         return self.request.HasField("model")
 
     @property
+    def suggested_length(self) -> int:
+        """Tokens that keep most rows whole; 0 when lengths are unknown."""
+        found: int | None = self.kept.get("suggested_length")
+        if found is None:
+            found = self.kept["suggested_length"] = suggested_sequence_length(self.profile)
+        return found
+
+    @property
     def examples(self) -> int | None:
         """Rows of the dataset."""
         return self.profile.examples if self.profile is not None else None
@@ -184,19 +192,20 @@ def _said(request: rec.RecommendRequest) -> Said:
     return Said(enums, request.task_count, _seconds(request), month_budget(request), tuple(request.priorities))
 
 
-@lru_cache(maxsize=8192)
 def _answers(pack: Pack, said: Said, memory: str) -> Answers:
-    """The answers in a pack's words; one has some 150 bytes beside what it shares."""
+    """The answers in a pack's words."""
     rules, count = pack.rules, said.task_count or None
-    words = {name: of[number] for (name, of), number in zip(WORD_OF.items(), said.enums, strict=True)}
-    words["task_count"] = bracket_key(rules.task_counts, count)
+    words = [of[number] for of, number in zip(WORD_OF.values(), said.enums, strict=True)]
     # A number answers the question that it is about, where nobody else did.
-    for name, brackets, number in (("time", rules.deadlines, said.seconds), ("tasks", rules.task_counts, count)):
-        implied = next((item.implies for item in brackets if number is not None and item.holds(number)), "")
-        if words[name] == UNKNOWN and implied:
-            words[name] = implied
-    priorities = tuple(PRIORITY_OF[item] for item in said.priorities)
-    return Answers(memory=memory, budget=bracket_key(rules.budget, said.month), priorities=priorities, **words)
+    for place, brackets, number in ((_TIME, rules.deadlines, said.seconds), (_TASKS, rules.task_counts, count)):
+        if number is not None and words[place] == UNKNOWN:
+            words[place] = next((item.implies for item in brackets if item.holds(number)), "") or UNKNOWN
+    counted = bracket_key(rules.task_counts, count)
+    priorities = tuple([PRIORITY_OF[item] for item in said.priorities])
+    return tuple.__new__(Answers, (memory, bracket_key(rules.budget, said.month), *words, counted, priorities))
+
+
+_TIME, _TASKS = (list(WORD_OF).index(name) for name in ("time", "tasks"))
 
 
 def bracket_key(brackets: tuple[Bracket, ...], number: float | None) -> str:

@@ -41,10 +41,9 @@ class Opinion(NamedTuple):
         evidence = self.situation.evidence
         priced = fit.best(evidence, method).priced if evidence is not None else None
         breaches = self.situation.broken.get(method, ())
-        found = reasons(Case(self.pack, self.situation.inputs, self.decision, method, priced, breaches, evidence))
-        first = next(found)
-        told = first if first.code not in _BARE else next((each for each in found if each.code not in _BARE), first)
-        return told.message
+        case = Case(self.pack, self.situation.inputs, self.decision, method, priced, breaches, evidence)
+        found = reasons(case, case.standing)
+        return next((each for each in found if each.code not in _BARE), found[0]).message
 
 
 def verdicts(packs: Iterable[Pack], situation: Situation, decision: Decision) -> tuple[OtherVerdict, ...]:

@@ -139,29 +139,30 @@ def _shortfall(pack: Pack, method: Method, need: str, task_kind: str) -> tuple[R
     return (Reason("BELOW_QUALITY_NEED", text, prior.id),)
 
 
-def reasons(case: Case) -> Iterator[Reason]:
-    """Reasons of a method, most important first."""
-    standing = case.standing
+def reasons(case: Case, standing: Standing) -> list[Reason]:
+    """Reasons of a method's standing, most important first."""
+    answers, found = case.inputs.answers, list[Reason]()
     if standing is Standing.RECOMMENDED:
-        yield _won(case)
+        found.append(_won(case))
     else:
         if case.priced is not None and case.priced.fit is FitState.DOES_NOT_FIT:
-            yield Reason("DOES_NOT_FIT", fit.shortage(case.method, case.priced), "fit.does_not_fit")
-        yield from (Reason(breach.code, breach.message, breach.rule_id) for breach in case.breaches)
-        yield from _lost(case)
+            found.append(Reason("DOES_NOT_FIT", fit.shortage(case.method, case.priced), "fit.does_not_fit"))
+        found += [Reason(breach.code, breach.message, breach.rule_id) for breach in case.breaches]
+        found += _lost(case)
         if standing is Standing.FITS_AGAINST_RULE:
-            yield Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", "fit.fits")
-    yield from shortfall(case.pack, case.inputs.answers, case.method)
-    for _, reason in _warned(case.pack, case.inputs.answers, case.method, case.evidence):
-        yield reason
-    yield from _bits(case)
+            found.append(Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", "fit.fits"))
+    found += shortfall(case.pack, answers, case.method)
+    found += [reason for _, reason in _warned(case.pack, answers, case.method, case.evidence)]
+    if case.method is Method.QLORA:
+        found += _bits(case)
+    return found
 
 
 def _bits(case: Case) -> Iterator[Reason]:
     """8-bit bases need a newer GPU than 4-bit ones."""
     rule, entry = case.pack.rules.capabilities.int8, case.inputs.device.entry
     has = entry.capability if entry is not None else None
-    if case.method is Method.QLORA and has is not None and has < rule.value:
+    if has is not None and has < rule.value:
         text = f"8-bit bases need compute capability {rule.value:.1f}, this GPU has {has:.1f}; 4-bit works"
         yield Reason("NO_INT8", text, rule.id)
 
@@ -209,29 +210,35 @@ def _lost(case: Case) -> Iterator[Reason]:
             yield _gated(case)
         if choice.passage.upgrade and case.decision.method is not None:
             yield Reason("LESS_PREFERRED", f"{case.decision.method} comes first here", choice.rule_id)
-    elif choice.overridden:
-        if case.method is not choice.method:
-            yield Reason("OVERRIDDEN", f"many different tasks decide for {choice.method}", choice.rule_id)
     elif choice.method is not None and case.method is not choice.method:
-        ours, theirs = choice.ballot.total(case.method), choice.ballot.total(choice.method)
-        if theirs == 0:
-            yield Reason(
-                "NO_VOTES", f"no answer decides, and rule {choice.rule_id} leads to {choice.method}", choice.rule_id
-            )
-        elif ours < theirs:
-            yield Reason("OUTVOTED", f"{ours} < {_votes(theirs)}", "votes.plurality")
-        else:
-            text = f"{ours} = {_votes(theirs)}, and {choice.method} is first by rule {choice.rule_id}"
-            yield Reason("LOST_TIE", text, choice.rule_id)
+        yield _behind(case, choice.method)
+
+
+def _behind(case: Case, chosen: Method) -> Reason:
+    """Why the rules put another method before one."""
+    choice = case.decision.choice
+    if choice.overridden:
+        return Reason("OVERRIDDEN", f"many different tasks decide for {chosen}", choice.rule_id)
+    ours, theirs = choice.ballot.total(case.method), choice.ballot.total(chosen)
+    if theirs == 0:
+        return Reason("NO_VOTES", f"no answer decides, and rule {choice.rule_id} leads to {chosen}", choice.rule_id)
+    if ours < theirs:
+        return Reason("OUTVOTED", f"{ours} < {_votes(theirs)}", "votes.plurality")
+    text = f"{ours} = {_votes(theirs)}, and {chosen} is first by rule {choice.rule_id}"
+    return Reason("LOST_TIE", text, choice.rule_id)
 
 
 def _gated(case: Case) -> Reason:
-    needs = case.pack.card(case.method).minimum_gpu_gb.value
-    speaker = case.pack.rules.gate.speaker
-    rule_id = case.decision.choice.passage.rule_id
-    if case.inputs.answers.memory == CPU:
+    has = None if case.inputs.answers.memory == CPU else case.inputs.marketed_gb or 0
+    return _too_small(case.pack, case.method, has, case.decision.choice.passage.rule_id)
+
+
+@lru_cache(maxsize=4096)
+def _too_small(pack: Pack, method: Method, has: float | None, rule_id: str) -> Reason:
+    """What the gate asks for and this GPU has not, in GB; None is a CPU."""
+    needs, speaker = pack.card(method).minimum_gpu_gb.value, pack.rules.gate.speaker
+    if has is None:
         return Reason("NO_GPU", f"{speaker} asks for a GPU of {needs:g} GB, this machine has none", rule_id)
-    has = case.inputs.marketed_gb or 0
     return Reason("GPU_TOO_SMALL", f"{speaker} asks for {needs:g} GB, this GPU has {has:g} GB", rule_id)
 
 

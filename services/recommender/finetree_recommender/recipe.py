@@ -11,7 +11,6 @@ from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime import plan
-from finetree_runtime.defaults import suggested_sequence_length
 from finetree_runtime.wire import delimited, key
 
 from finetree_recommender.answers import UNKNOWN
@@ -52,7 +51,7 @@ def questions(pack: Pack, inputs: Inputs, parameters: int | None, beside: bytes)
     unknown size. `beside` is what is asked with every recipe. It and what is found are EstimateRunRequests in bytes of
     the wire.
     """
-    case = case_of(pack, inputs, Method.FULL, parameters)
+    case = case_of(pack, inputs, parameters)
     named, length = _named(inputs), _length(pack, inputs)
     device, found = device_of(inputs), {}
     # Where nobody knows what there is to fit into, what a method takes at its smallest tells most.
@@ -74,8 +73,8 @@ def changes(pack: Pack, inputs: Inputs, method: Method) -> tuple[rs.RunSpec, ...
 
 def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None, adapted: int = 0) -> Recipe:
     """The recipe of a method, with its first `adapted` adaptations applied, complete and with its sources."""
-    choices = draft(pack, case_of(pack, inputs, method, parameters))
-    applied = adaptations(pack, inputs, method)[:adapted]
+    choices = draft(pack, case_of(pack, inputs, parameters), method)
+    applied = adaptations(pack, inputs, method)[:adapted] if adapted else ()
     given = _named(inputs) + _marker(method) + choices.raw + b"".join(map(_setting_of, applied))
     spec = rs.RunSpec.FromString(given)
     bare = plan.bare_of(spec, profile=inputs.profile)
@@ -126,7 +125,7 @@ def _sources(pack: Pack, choices: Draft, method: Method, applied: tuple[str, ...
 def _length(pack: Pack, inputs: Inputs) -> int:
     """Tokens of a sequence of every recipe."""
     longest = inputs.model.longest if inputs.model is not None else 0
-    return sequence_length(pack, suggested_sequence_length(inputs.profile), longest)[0]
+    return sequence_length(pack, inputs.suggested_length, longest)[0]
 
 
 @lru_cache(maxsize=1024)

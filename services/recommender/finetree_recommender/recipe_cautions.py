@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH, suggested_sequence_length
+from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH
 
 from finetree_recommender.demands import duration, seconds_of
 from finetree_recommender.drafting import BATCH, SEQUENCE, sequence_length
@@ -29,7 +29,7 @@ def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
     profile = situation.inputs.profile
     if built is None or profile is None:
         return
-    length, suggested = built.spec.training.sequence_length, suggested_sequence_length(profile)
+    length, suggested = built.spec.training.sequence_length, situation.inputs.suggested_length
     model = situation.inputs.model
     uncut, _ = sequence_length(situation.pack, suggested, model.longest if model is not None else 0)
     cut_to_fit = length < uncut
@@ -63,7 +63,7 @@ def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caut
         yield Caution(
             "LENGTHS_UNKNOWN", f"{text}take less; say how many tokens there are (total_tokens)", rule.unknown.id
         )
-    elif length > UNKNOWN_SEQUENCE_LENGTH and length == suggested_sequence_length(profile):
+    elif length > UNKNOWN_SEQUENCE_LENGTH and length == situation.inputs.suggested_length:
         text = f"only the average of the rows' lengths is known: those above {length:,} tokens lose their end; "
         yield Caution("LENGTHS_UNKNOWN", f"{text}say how long they are (dataset_profile.token_lengths)", rule.p99.id)
 

@@ -18,6 +18,8 @@ def check_lengths(request: rec.RecommendRequest) -> None:
         ("dataset.profile", request.dataset.profile),
         ("evaluation_profile", request.evaluation_profile),
     ):
+        if not profile.token_lengths:
+            continue
         bounds = [bucket.upper_bound for bucket in profile.token_lengths]
         if any(left >= right for left, right in pairwise(bounds)):
             raise invalid_field(f"{path}.token_lengths", "upper_bound must ascend from bucket to bucket; sort them")

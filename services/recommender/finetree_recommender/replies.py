@@ -99,12 +99,12 @@ def _step(step: Step) -> bytes:
 
 
 def _assessment(item: Assessment) -> bytes:
-    parts = [_standing(item.method, item.standing), *map(_reason, item.reasons), _votes(tuple(item.votes.items()))]
-    parts += (_badges(item.badges), delimited(_QUALITY, item.quality_percent.SerializeToString()))
+    parts = [_standing(item.method, item.standing), *map(_reason, item.reasons)]
+    parts.append(_known(tuple(item.votes.items()), item.badges, item.quality_percent.SerializeToString()))
     for before, interval in ((_BYTES, item.device_bytes), (_SECONDS, item.total_seconds), (_COST, item.cost_usd)):
         if interval is not None:
             parts.append(delimited(before, interval.SerializeToString()))
-    parts.append(_place(item.dominated_by, on_frontier=item.on_frontier))
+    parts.append(_place(item.dominated_by, item.on_frontier))
     return delimited(_METHODS, b"".join(parts))
 
 
@@ -121,17 +121,14 @@ def _reason(reason: Reason) -> bytes:
 
 
 @lru_cache(maxsize=KEPT)
-def _votes(votes: tuple[tuple[str, int], ...]) -> bytes:
-    return rec.MethodAssessment(votes=dict(votes)).SerializeToString(deterministic=True)
-
-
-@lru_cache(maxsize=KEPT)
-def _badges(badges: tuple[str, ...]) -> bytes:
-    return rec.MethodAssessment(badges=badges).SerializeToString()
+def _known(votes: tuple[tuple[str, int], ...], badges: tuple[str, ...], quality: bytes) -> bytes:
+    """What is said of a method without an estimate."""
+    message = rec.MethodAssessment(votes=dict(votes), badges=badges, quality_percent=ev.Interval.FromString(quality))
+    return message.SerializeToString(deterministic=True)
 
 
 @cache
-def _place(rival: Method | None, *, on_frontier: bool) -> bytes:
+def _place(rival: Method | None, on_frontier: bool) -> bytes:  # noqa: FBT001 - by name it takes twice the time
     place = rec.MethodAssessment(on_pareto_frontier=on_frontier, dominated_by=number(rival))
     return place.SerializeToString()
 
@@ -213,6 +210,4 @@ _SPEC, _CONFIDENCE, _REVISION, _DIGEST, _ESTIMATE, _SUMMARY, _METHODS = (
     key(rec.RecommendResponse, name)
     for name in ("spec", "confidence", "revision", "plan_digest", "estimate", "summary", "methods")
 )
-_QUALITY, _BYTES, _SECONDS, _COST = (
-    key(rec.MethodAssessment, name) for name in ("quality_percent", "device_bytes", "total_seconds", "cost_usd")
-)
+_BYTES, _SECONDS, _COST = (key(rec.MethodAssessment, name) for name in ("device_bytes", "total_seconds", "cost_usd"))

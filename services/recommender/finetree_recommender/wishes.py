@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a verdict does not give of what was wished, by how much, and what serving the result takes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from finetree_recommender import fit
 from finetree_recommender.demands import OVER_BUDGET, OVER_DEADLINE, duration, seconds_of, usd_of
 from finetree_recommender.estimates import FitState, Priced
 from finetree_recommender.figures import prior_of
 from finetree_recommender.methods import Method
+from finetree_recommender.pack import Pack
 from finetree_recommender.pipeline import Decision
 from finetree_recommender.reasons import shortfall
+from finetree_recommender.rules import Option
 from finetree_recommender.situation import Situation
 from finetree_recommender.trace import Caution
 
@@ -51,13 +54,10 @@ def _nearest(situation: Situation, code: str, method: Method) -> str:
 
 def contradictions(situation: Situation, decision: Decision) -> Iterator[Caution]:
     """Answers that no one method fits, and which of them gave way."""
-    asked = []
-    for question in situation.pack.rules.questions:
-        answer = situation.answers.get(question.input)
-        option = next((item for item in question.options if item.value == answer), None)
-        if option is not None and option.votes and question.input != "memory":
-            asked.append((question.input, option))
-    if len(asked) < 2 or set.intersection(*(set(option.votes) for _, option in asked)):
+    answers = situation.answers
+    known = ((name, options.get(answers.get(name))) for name, options in _voting(situation.pack))
+    asked = [(name, option) for name, option in known if option is not None]
+    if len(asked) < 2 or set(asked[0][1].votes).intersection(*[option.votes for _, option in asked[1:]]):
         return
     gave = [
         f"{name} {option.label if name == 'budget' else option.value.lower()} (for {' or '.join(option.votes)})"
@@ -67,6 +67,13 @@ def contradictions(situation: Situation, decision: Decision) -> Iterator[Caution
     if gave:
         text = f"no method has all of what was asked for; given up: {'; '.join(gave)}"
         yield Caution("CONTRADICTORY_WISHES", text, decision.rule_id)
+
+
+@lru_cache(maxsize=64)
+def _voting(pack: Pack) -> tuple[tuple[str, Mapping[str, Option]], ...]:
+    """The options that have votes, by their answers, of each question but that for the memory, by its input."""
+    questions = (question for question in pack.rules.questions if question.input != "memory")
+    return tuple((each.input, {item.value: item for item in each.options if item.votes}) for each in questions)
 
 
 def unchecked(situation: Situation, decision: Decision) -> Iterator[Caution]:
