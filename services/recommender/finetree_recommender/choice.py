@@ -204,12 +204,21 @@ def _stars(pack: Pack, winner: Method) -> Step:
 
 def _order(pack: Pack, answers: Answers, ballot: Ballot, leaf: Method, winner: Method) -> tuple[Method, ...]:
     """Winner, then feasible methods by votes, what matters, leaf and stars, then the rest by stars."""
-    matter = ties.applying(pack, answers)
+    matter = tuple([rule.id for rule in ties.applying(pack, answers)])
+    votes_for = tuple([ballot.total(method) if method in ballot.feasible else -1 for method in METHODS])
+    return _ordered(pack, matter, votes_for, leaf, winner)
 
-    def rank(method: Method) -> tuple[bool, bool, int, tuple[int, ...], bool, int]:
-        feasible = method in ballot.feasible
-        votes_for = ballot.total(method) if feasible else 0
-        tiers = tuple(rule.rank(method) for rule in matter) if matter else ()
-        return (method is not winner, not feasible, -votes_for, tiers, method is not leaf, pack.stars_rank(method))
+
+@lru_cache(maxsize=8192)
+def _ordered(
+    pack: Pack, matter: tuple[str, ...], votes_for: tuple[int, ...], leaf: Method, winner: Method
+) -> tuple[Method, ...]:
+    """The order; `votes_for` each method, -1 for one that is not feasible, `matter` are the ids of rules."""
+    by_id = {rule.id: rule for rule in pack.rules.tie_breaks}
+    votes = dict(zip(METHODS, votes_for, strict=True))
+
+    def rank(method: Method) -> tuple[bool, int, tuple[int, ...], bool, int]:
+        tiers = tuple([by_id[rule_id].rank(method) for rule_id in matter])
+        return (method is not winner, -votes[method], tiers, method is not leaf, pack.stars_rank(method))
 
     return tuple(sorted(METHODS, key=rank))

@@ -2,7 +2,7 @@
 """First stage: which methods the playbook lets this hardware run."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -10,7 +10,7 @@ from finetree_recommender import fit
 from finetree_recommender.answers import CPU, UNKNOWN, Answers
 from finetree_recommender.basic_rules import Cited
 from finetree_recommender.estimates import FitState
-from finetree_recommender.methods import Method
+from finetree_recommender.methods import METHODS, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.rules import MemoryClass
 from finetree_recommender.trace import Step
@@ -42,7 +42,7 @@ def pass_gate(pack: Pack, answers: Answers, states: fit.States | None = None) ->
     """Apply the hardware gate to the answers; a pack that asks for physics takes the estimator's word instead."""
     physics = pack.rules.gate.physics
     if physics is not None and states is not None:
-        return _by_physics(pack, answers.memory, dict(zip(Method, states, strict=True)), physics)
+        return _by_physics(pack, answers.memory, states, physics)
     return _by_memory(pack, answers.memory)
 
 
@@ -62,13 +62,15 @@ def _of_class(pack: Pack, found: MemoryClass) -> tuple[Method, ...]:
     return () if found.upgrade else tuple(m for m in order if pack.card(m).minimum_gpu_gb.value <= found.low)
 
 
-def _by_physics(pack: Pack, memory: str, states: Mapping[Method, FitState], rule: Cited) -> Passage:
+@lru_cache(maxsize=4096)
+def _by_physics(pack: Pack, memory: str, states: fit.States, rule: Cited) -> Passage:
     """Methods whose recipe fits; one that the estimator has no figure for is let through by its class."""
+    state = dict(zip(METHODS, states, strict=True))
     found = next((item for item in pack.rules.gate.classes if item.key == memory), None)
     by_class = _of_class(pack, found) if found is not None else ()
     order = pack.rules.stars_order.methods
     fits = (FitState.FITS, FitState.TIGHT)
-    allowed = tuple(m for m in order if states[m] in fits or (states[m] is FitState.UNKNOWN and m in by_class))
+    allowed = tuple(m for m in order if state[m] in fits or (state[m] is FitState.UNKNOWN and m in by_class))
     outcome = f"fits by the estimate: {', '.join(allowed)}" if allowed else "nothing fits by the estimate: upgrade"
     return Passage(allowed, not allowed, rule.id, partial(_step, pack, memory, rule, outcome))
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
-from finetree_recommender.answers import UNKNOWN, Answers, matches
-from finetree_recommender.methods import Method
+from finetree_recommender.answers import NAMES, UNKNOWN, Answers, matches
+from finetree_recommender.methods import METHODS, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.rules import Leaf, Node
 from finetree_recommender.trace import Step
@@ -36,11 +36,16 @@ def override(pack: Pack, answers: Answers) -> Walk | None:
     return Walk(rule.method, rule.id, partial(_told, pack, answers, rule, ("multi_task_override", "decides for"), read))
 
 
-def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Method)) -> Walk:
+def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = METHODS) -> Walk:
     """The tree's leaf; where the memory is unknown, the use case's, or the playbook's default.
 
     `feasible` are the methods that the hardware gate lets through.
     """
+    return _leaf(pack, answers.without(_unread(pack)), feasible)
+
+
+@lru_cache(maxsize=8192)
+def _leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Walk:
     if answers.memory == UNKNOWN:
         rules = (*pack.rules.use_cases, pack.rules.default_leaf)
         rule = next(rule for rule in rules if matches(rule.when, answers))
@@ -54,6 +59,15 @@ def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Meth
         name = node.yes if yes else node.no
         passed.append((node, yes))
     return Walk(Method(name), passed[-1][0].id, partial(_path, pack, answers, tuple(passed)))
+
+
+@lru_cache(maxsize=64)
+def _unread(pack: Pack) -> tuple[str, ...]:
+    """Inputs that neither the tree nor what stands in for it reads."""
+    rules = pack.rules
+    whens = [*(node.when for node in rules.tree.nodes), *(rule.when for rule in (*rules.use_cases, rules.default_leaf))]
+    read = {"memory", *(name for when in whens for name in when)}
+    return tuple(name for name in NAMES if name not in read)
 
 
 @lru_cache(maxsize=64)

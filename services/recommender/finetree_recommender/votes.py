@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The five questions: one vote for each method that an answer names, counted among the feasible ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from finetree_recommender.answers import UNKNOWN, Answers
+from finetree_recommender.answers import UNKNOWN, Answers, reader
 from finetree_recommender.methods import METHODS, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.rules import Option, Question
@@ -45,15 +45,26 @@ class Ballot:
 
 def count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot:
     """Count the votes of every answer that is known."""
+    votes, unanswered = _count(pack, _reader(pack)(answers))
+    return Ballot(votes, feasible, unanswered, len(pack.rules.questions), pack, answers)
+
+
+@lru_cache(maxsize=8192)
+def _count(pack: Pack, given: tuple[str, ...]) -> tuple[Mapping[Method, Mapping[str, int]], int]:
+    """The votes, and how many questions have no answer; `given` are the answers in the order of the questions."""
     votes: dict[Method, dict[str, int]] = {method: {} for method in METHODS}
     unanswered = 0
-    for question, options in _questions(pack):
-        answer = answers.get(question.input)
+    for (question, options), answer in zip(_questions(pack), given, strict=False):
         unanswered += answer == UNKNOWN
         option = options.get(answer)
         for method in option.votes if option is not None else ():
             votes[method][question.id] = 1
-    return Ballot(votes, feasible, unanswered, len(pack.rules.questions), pack, answers)
+    return votes, unanswered
+
+
+@lru_cache(maxsize=64)
+def _reader(pack: Pack) -> Callable[[Answers], tuple[str, ...]]:
+    return reader(question.input for question in pack.rules.questions)
 
 
 @lru_cache(maxsize=64)
