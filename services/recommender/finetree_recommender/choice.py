@@ -35,7 +35,7 @@ class Stage(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Remark:
     """A stage of one step."""
 
@@ -74,9 +74,12 @@ class Leaning(NamedTuple):
         return self.order if priced else self.within
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Choice:
-    """What the rules chose, before physics; compared and hashed by identity, as a key of what is kept for it."""
+    """What the rules chose, before physics; compared and hashed by identity, as a key of what is kept for it.
+
+    Not to be changed, nor are its parts: frozen, they would take thrice as long to make.
+    """
 
     leaning: Leaning
     passage: Passage

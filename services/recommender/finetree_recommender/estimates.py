@@ -50,9 +50,9 @@ class Refused:
     """Field paths and what is wrong with them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Evidence:
-    """Answers of one batch of estimates."""
+    """Answers of one batch of estimates. Not to be changed."""
 
     rows: Mapping[Candidate, Priced | Refused]
     """Of each method the recipe that fits, as the estimator chose it among the plain and the adapted ones."""

@@ -114,6 +114,8 @@ def best(evidence: Evidence, method: Method) -> Best:
 
 def _best(evidence: Evidence, method: Method) -> Best:
     priced = [(index, item) for index, item in evidence.of(method) if isinstance(item, Priced)]
+    if len(priced) == 1:  # as the estimator answers
+        return Best(priced[0][1].fit, *priced[0])
     for state in (FitState.FITS, FitState.TIGHT, FitState.UNKNOWN, FitState.DOES_NOT_FIT):
         found = [pair for pair in priced if pair[1].fit is state]
         if found:

@@ -16,7 +16,7 @@ from finetree_recommender.rules import MemoryClass
 from finetree_recommender.trace import Step
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Passage:
     """What the gate lets through."""
 
@@ -75,6 +75,7 @@ def _by_physics(pack: Pack, memory: str, states: fit.States, rule: Cited) -> Pas
     return Passage(allowed, not allowed, rule.id, partial(_step, pack, memory, rule, outcome))
 
 
+@lru_cache(maxsize=1024)
 def memory_words(pack: Pack, key: str) -> str:
     """A memory class for people."""
     if key == CPU:

@@ -34,9 +34,9 @@ class Said(NamedTuple):
     priorities: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inputs:
-    """A request, read."""
+    """A request, read. Not to be changed; frozen, it would take thrice as long to make, as each of these does."""
 
     request: rec.RecommendRequest
     pack: Pack

@@ -3,7 +3,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -40,9 +40,9 @@ Reach = tuple[tuple[int, int], ...]
 first that is enough."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Situation:
-    """A question: the pack, what was answered, what is demanded, and what the estimator said."""
+    """A question: the pack, what was answered, what is demanded, and what the estimator said. Not to be changed."""
 
     pack: Pack
     inputs: Inputs
@@ -51,10 +51,9 @@ class Situation:
     """What verdicts read of the figures."""
     gist: Answers
     """Answers that lead to the same verdicts as those that were given."""
-    kept: dict[str, Verdict] = field(default_factory=dict, repr=False, compare=False)
-    """Verdicts on other hardware, by its memory class."""
-    worded: list[Broken] = field(default_factory=list, repr=False, compare=False)
-    """What each method would break, once it was asked for."""
+    _abroad: Mapping[str, Verdict] | None = field(default=None, init=False, repr=False, compare=False)
+    _broken: Broken | None = field(default=None, init=False, repr=False, compare=False)
+    _fan: Fan | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> "Situation":
@@ -66,9 +65,9 @@ class Situation:
     @property
     def broken(self) -> Broken:
         """What each method would break, in words."""
-        if not self.worded:
-            self.worded.append(all_breaches(self.pack, self.demands, self.evidence, self.ground.burdens))
-        return self.worded[0]
+        if self._broken is None:
+            self._broken = all_breaches(self.pack, self.demands, self.evidence, self.ground.burdens)
+        return self._broken
 
     @property
     def answers(self) -> Answers:
@@ -92,17 +91,22 @@ class Situation:
         """The verdict, with other answers than the `gist`, or other demands, on the same hardware."""
         return verdict(self.pack, answers if answers is not None else self.gist, self._ground(demands))
 
-    def turned(self, name: str, value: str, demands: Demands) -> Verdict:
-        """The verdict with another answer of an input that is not the memory, and other demands."""
-        known = self.gist.memory != UNKNOWN
-        leaning = self.fan.after(places(self.pack, memory_known=known)[name, value])
-        (found,) = verdicts(self.pack, (leaning,), self._ground(demands))
-        return found
+    def turner(self, name: str) -> Callable[[str, Demands], Verdict]:
+        """Gives the verdict with another answer of an input that is not the memory, and other demands."""
+        ours, known = self.fan, places(self.pack, memory_known=self.gist.memory != UNKNOWN)
+
+        def turned(value: str, demands: Demands) -> Verdict:
+            leaning = ours.after(known[name, value])
+            return verdicts(self.pack, (leaning,), self._ground(demands))[0]
+
+        return turned
 
     @property
     def fan(self) -> Fan:
         """What the rules lean to after each change of an answer on the same hardware."""
-        return fan(self.pack, self.gist, read_states(self.pack, self.ground.states))
+        if self._fan is None:
+            self._fan = fan(self.pack, self.gist, read_states(self.pack, self.ground.states))
+        return self._fan
 
     def turns(self) -> list[Verdict]:
         """The verdicts on the same hardware after each change of an answer, by its place in the `fan`."""
@@ -116,12 +120,13 @@ class Situation:
 
     def abroad(self) -> Mapping[str, Verdict]:
         """The verdicts `elsewhere`, by every memory."""
-        if not self.kept:
-            heavy = self._away()
+        if self._abroad is None:
+            heavy, known = self._away(), dict[str, Verdict]()
             for states, words in _alike(self.pack, _reach(self.pack, self.inputs, self.evidence)):
                 found = verdicts(self.pack, self._leanings(words, states), Ground(states, heavy))
-                self.kept.update(zip(words, found, strict=True))
-        return self.kept
+                known.update(zip(words, found, strict=True))
+            self._abroad = known
+        return self._abroad
 
     def _away(self) -> tuple[Burden, ...]:
         """How much each method would break on other hardware, of which no estimate is at hand."""

@@ -92,8 +92,9 @@ def _month_budget(situation: Situation) -> Iterator[Number]:
 
     def verdict(usd: float) -> Verdict:
         demands = situation.demands if offered else situation.demands.within(min([*given, usd / runs]))
-        return situation.turned("budget", bracket_key(budget, usd), demands)
+        return turned(bracket_key(budget, usd), demands)
 
+    turned = situation.turner("budget")
     budget, costs = situation.pack.rules.budget, () if offered else _costs(situation)
     limits = tuple(cost * runs for cost in costs)
     points, now = (*_ends(budget), *limits), request.budget_usd_month

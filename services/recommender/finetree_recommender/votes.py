@@ -12,7 +12,7 @@ from finetree_recommender.rules import Option, Question
 from finetree_recommender.trace import Step
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ballot:
     """The count."""
 
