@@ -17,16 +17,16 @@ def time(interval: ev.Interval) -> str:
 
 def money(interval: ev.Interval) -> str:
     """Such as 0.29 (0.22 to 0.45); less than a cent where it is."""
-    return ranged(interval, "{:,.2f}") if interval.expected >= _CENT else f"less than {max(_CENT, interval.high):.2f}"
+    return ranged(interval, ",.2f") if interval.expected >= _CENT else f"less than {max(_CENT, interval.high):.2f}"
 
 
 def scaled(interval: ev.Interval, unit: float) -> str:
     """In multiples of a unit, to the tenth."""
-    low, expected, high = (value / unit for value in (interval.low, interval.expected, interval.high))
-    return ranged(ev.Interval(low=low, expected=expected, high=high), "{:,.1f}")
+    return ranged(interval, ",.1f", unit)
 
 
-def ranged(interval: ev.Interval, form: str) -> str:
-    """Such as 19.3 (17.9 to 20.8); without the interval where that is a point."""
-    low, expected, high = (form.format(value) for value in (interval.low, interval.expected, interval.high))
+def ranged(interval: ev.Interval, form: str, unit: float = 1) -> str:
+    """Such as 19.3 (17.9 to 20.8), in multiples of a unit; without the interval where that is a point."""
+    expected = format(interval.expected / unit, form)
+    low, high = format(interval.low / unit, form), format(interval.high / unit, form)
     return expected if low == high else f"{expected} ({low} to {high})"

@@ -86,7 +86,7 @@ class Inputs:
     @property
     def listing(self) -> tuple[Listed, ...]:
         """The inputs of all `blocks`."""
-        return tuple(chain.from_iterable(self.blocks))
+        return tuple(chain.from_iterable(block.listed for block in self.blocks))
 
     @property
     def cautions(self) -> tuple[Caution, ...]:

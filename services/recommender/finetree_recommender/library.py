@@ -50,24 +50,25 @@ class Library(Mapping[str, Pack]):
         self._clock = clock
         self._looked = clock()
         self._own: dict[str, Pack] = {}
+        self._packs = self._builtin
         self._problems: dict[str, str] = {}
         self._stamps: _Stamps = {}
         if folder is not None:
             self._stamps = _stamps(folder)
-            self._own, self._problems = self._read({})
+            self._take({})
             for name, problem in self._problems.items():
                 raise PackError(f"{name}: {problem}; mend it or take it out of the folder")
 
     def __getitem__(self, policy: str) -> Pack:
         self.refresh()
-        return self._packs()[policy]
+        return self._packs[policy]
 
     def __iter__(self) -> Iterator[str]:
         self.refresh()
-        return iter(self._packs())
+        return iter(self._packs)
 
     def __len__(self) -> int:
-        return len(self._packs())
+        return len(self._packs)
 
     def entries(self) -> tuple[Entry, ...]:
         """All packs with what is wrong with them, built-in ones first."""
@@ -90,12 +91,14 @@ class Library(Mapping[str, Pack]):
         if stamps == self._stamps:
             return
         self._stamps = stamps
-        self._own, self._problems = self._read(self._own)
+        self._take(self._own)
         for name, problem in self._problems.items():
             get_logger().error("policy_reload_failed", file=name, problem=problem)
 
-    def _packs(self) -> dict[str, Pack]:
-        return self._builtin | {pack.rules.id: pack for pack in self._own.values()}
+    def _take(self, before: Mapping[str, Pack]) -> None:
+        """Read the folder, where own packs were `before`."""
+        self._own, self._problems = self._read(before)
+        self._packs = self._builtin | {pack.rules.id: pack for pack in self._own.values()}
 
     def _entry(self, name: str) -> Entry:
         pack = self._own.get(name)

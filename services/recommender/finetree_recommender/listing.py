@@ -2,6 +2,7 @@
 """Every input as it was understood, in words; what was not given is "unknown"."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -27,8 +28,11 @@ class Listed(NamedTuple):
     known: bool
 
 
-Block = tuple[Listed, ...]
-"""Inputs that stand together and are kept together."""
+@dataclass(slots=True, eq=False)
+class Block:
+    """Inputs that stand together and are kept together; compared and hashed by identity, as a key of their bytes."""
+
+    listed: tuple[Listed, ...]
 
 
 def listing(
@@ -41,7 +45,7 @@ def listing(
     evidence: bool,
 ) -> Iterator[Block]:
     """All inputs, each once; `evidence` is whether the recipe takes published numbers first."""
-    yield (_listed("model", _model_words(request.model, model) if request.HasField("model") else None),)
+    yield _model(_model_words(request.model, model) if request.HasField("model") else None)
     yield _hardware(device)
     yield _limits(
         request.budget_usd_month if request.HasField("budget_usd_month") else None,
@@ -52,7 +56,7 @@ def listing(
     yield _answered(answers[_FIRST : _FIRST + len(ENUM_WORDS)], (bool(request.time), bool(request.tasks)))
     rent = request.can_rent if request.HasField("can_rent") else None
     yield _others(request.task_count, tuple(request.serving), tuple(request.priorities), rent=rent)
-    yield (_listed("dataset_profile.examples", _data_words(profile) if profile is not None else None),)
+    yield Block((_listed("dataset_profile.examples", _data_words(profile)),)) if profile is not None else _NO_DATA
     yield _EVIDENCE if evidence else _PLAYBOOK
 
 
@@ -61,34 +65,42 @@ def _listed(path: str, value: str | None) -> Listed:
 
 
 @lru_cache(maxsize=4096)
+def _model(words: str | None) -> Block:
+    return Block((_listed("model", words),))
+
+
+@lru_cache(maxsize=4096)
 def _hardware(device: Device) -> Block:
-    return (_listed("hardware", _hardware_words(device)),)
+    return Block((_listed("hardware", _hardware_words(device)),))
 
 
 @lru_cache(maxsize=4096)
 def _limits(month: float | None, run: float | None, runs: int, nanoseconds: int | None) -> Block:
     """What time and money there is."""
-    return (
+    listed = (
         _listed("budget_usd_month", f"{plain(month)} USD" if month is not None else None),
         _listed("budget_usd_run", f"{plain(run)} USD" if run is not None else None),
         _listed("runs_per_month", str(runs) if runs else None),
         _listed("deadline", f"{plain(nanoseconds / 1e9)} s" if nanoseconds is not None else None),
     )
+    return Block(listed)
 
 
 @lru_cache(maxsize=4096)
 def _others(tasks: int, serving: tuple[int, ...], priorities: tuple[int, ...], *, rent: bool | None) -> Block:
     """What was wished beside; servers and priorities by number."""
-    return (
+    listed = (
         _listed("task_count", str(tasks) if tasks else None),
         _listed("serving", ", ".join(SERVING_OF[item].lower() for item in serving) or None),
         _listed("priorities", ", ".join(PRIORITY_OF[item].lower() for item in priorities) or None),
         _listed("can_rent", str(rent).lower() if rent is not None else None),
     )
+    return Block(listed)
 
 
 # Never unknown: the pack says it where the request does not.
-_EVIDENCE, _PLAYBOOK = ((Listed("profile", words, known=True),) for words in ("evidence", "playbook"))
+_EVIDENCE, _PLAYBOOK = (Block((Listed("profile", words, known=True),)) for words in ("evidence", "playbook"))
+_NO_DATA = Block((_listed("dataset_profile.examples", None),))
 
 
 def _data_words(profile: rs.DatasetProfile) -> str:
@@ -100,10 +112,11 @@ def _data_words(profile: rs.DatasetProfile) -> str:
 def _answered(answers: tuple[str, ...], given: tuple[bool, bool]) -> Block:
     """The answers to questions, in the contract's order; `given` is whether the time and the tasks are answers."""
     told = dict(zip(_NUMBERED, given, strict=True))
-    return tuple(
+    listed = (
         _listed(name, _answer_words(name, answer, given=told.get(name, True)))
         for name, answer in zip(ENUM_WORDS, answers, strict=True)
     )
+    return Block(tuple(listed))
 
 
 def _answer_words(name: str, answer: str, *, given: bool) -> str | None:
@@ -114,8 +127,11 @@ def _answer_words(name: str, answer: str, *, given: bool) -> str | None:
 
 def _model_words(source: rs.ModelSource, model: Model | None) -> str:
     kind = source.WhichOneof("source")
-    words = {"hub": source.hub.id, "name": source.name, "path": "a local model"}.get(str(kind), "a shape")
+    words = source.name if kind == "name" else source.hub.id if kind == "hub" else _UNNAMED[kind == "path"]
     return f"{words}, {model.parameters} parameters" if model is not None and model.parameters else words
+
+
+_UNNAMED = ("a shape", "a local model")
 
 
 def _hardware_words(device: Device) -> str | None:

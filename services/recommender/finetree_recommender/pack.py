@@ -47,8 +47,8 @@ class Pack:
 
     @property
     def revision(self) -> ev.RevisionComponent:
-        """What a reply names the pack by."""
-        return ev.RevisionComponent(id=self.rules.id, sha256=self.sha256, date=self.rules.date)
+        """What a reply names the pack by; whoever takes it copies it."""
+        return _revision(self)
 
     def provenance(self, reference: str) -> ev.Provenance:
         """The source that a rule's `source` refers to; whoever takes it copies it.
@@ -69,6 +69,11 @@ class Pack:
     def stars_rank(self, method: Method) -> int:
         """Place of a method in the order of stars, 0 first."""
         return _ranks(self)[method]
+
+
+@lru_cache(maxsize=64)
+def _revision(pack: Pack) -> ev.RevisionComponent:
+    return ev.RevisionComponent(id=pack.rules.id, sha256=pack.sha256, date=pack.rules.date)
 
 
 @lru_cache(maxsize=64)

@@ -31,6 +31,8 @@ def check_pin(pinned: ev.RevisionComponent, pack: Pack, path: str) -> None:
     Raises:
         FailedPrecondition: REVISION_UNAVAILABLE.
     """
+    if not pinned.id and not pinned.sha256:
+        return
     ours = pack.revision
     for name in ("id", "sha256"):
         wanted, has = getattr(pinned, name), getattr(ours, name)

@@ -75,7 +75,7 @@ def _verdict(method: Method | None, line: str, rule_id: str, *, upgrade: bool) -
 
 @lru_cache(maxsize=KEPT)
 def _inputs(block: Block) -> bytes:
-    messages = [rec.NormalizedInput(field_path=each.field_path, value=each.value, known=each.known) for each in block]
+    messages = [rec.NormalizedInput(field_path=path, value=value, known=known) for path, value, known in block.listed]
     return rec.RecommendResponse(inputs=messages).SerializeToString()
 
 
@@ -87,15 +87,11 @@ def _chosen(choice: Choice) -> bytes:
 
 @lru_cache(maxsize=KEPT)
 def _step(step: Step) -> bytes:
-    message = rec.TraceStep(
-        stage=step.stage,
-        rule_id=step.rule_id,
-        inputs_read=step.inputs_read,
-        outcome=step.outcome,
-        provenance=ev.Provenance.FromString(step.provenance),
-        overruled_rule_id=step.overruled_rule_id,
-    )
-    return rec.RecommendResponse(trace=[message]).SerializeToString()
+    message = rec.TraceStep(stage=step.stage, rule_id=step.rule_id, inputs_read=step.inputs_read, outcome=step.outcome)
+    parts = [message.SerializeToString(), delimited(_PROVENANCE, step.provenance)]
+    if step.overruled_rule_id:
+        parts.append(delimited(_OVERRULED, step.overruled_rule_id.encode()))
+    return delimited(_TRACE, b"".join(parts))
 
 
 def _assessment(item: Assessment) -> bytes:
@@ -209,5 +205,9 @@ def _unknown_input(gap: Gap) -> bytes:
 _SPEC, _CONFIDENCE, _REVISION, _DIGEST, _ESTIMATE, _SUMMARY, _METHODS = (
     key(rec.RecommendResponse, name)
     for name in ("spec", "confidence", "revision", "plan_digest", "estimate", "summary", "methods")
+)
+_TRACE, _PROVENANCE, _OVERRULED = (
+    key(rec.RecommendResponse, "trace"),
+    *(key(rec.TraceStep, name) for name in ("provenance", "overruled_rule_id")),
 )
 _BYTES, _SECONDS, _COST = (key(rec.MethodAssessment, name) for name in ("device_bytes", "total_seconds", "cost_usd"))

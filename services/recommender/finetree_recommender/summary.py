@@ -2,6 +2,7 @@
 """A recommendation in plain words: one line, and a paragraph for people who know nothing of the rules."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from finetree_recommender.amounts import money, ranged, scaled, time
 from finetree_recommender.answers import CPU
@@ -20,6 +21,9 @@ UPGRADE_WORDS = "upgrade GPU first"
 _MOST_CHANGES = 2
 _REMARKS = ("DATASET_UNKNOWN", "MODEL_SIZE_UNKNOWN", "LENGTHS_UNKNOWN")
 """Cautions that say what is not known, rather than what could go wrong: told only where nothing could."""
+_ELSEWHERE = (RENT, NOT_SUPPORTED, "SERVING_NOTE")
+"""Cautions that are told in other sentences, or beside the paragraph."""
+_UNKNOWN = (*MISSING_EVIDENCE, *_REMARKS)
 _INPUTS = {
     "hardware": "on {}",
     "budget_usd_month": "with a budget of {}",
@@ -42,6 +46,15 @@ _QUESTIONS = {
     "tasks": "how many tasks there are",
 }
 """What an unknown input asks, by its field."""
+_SENTENCES = {
+    "MOST_VOTES": "your answers speak for it more than for any other method{runnable}",
+    "TREE_LEAF": "it is the usual choice where nothing speaks for another method",
+    "TIE_BREAK": "your answers speak as much for another method, and between the two the rules take this one",
+    "MULTI_TASK": "it is made for many different tasks over one model",
+    "FITS_HERE": "the rules prefer {preferred}, which does not fit into the memory, and this one does",
+    "OTHERS_DO_NOT_FIT": "the rules prefer {preferred}, which does not fit into the memory",
+}
+"""Why a method is taken, by the code of the reason that won."""
 _MATTERS = 0.5
 """Share of an unknown input's answers that would change the verdict, from which on it is asked for."""
 
@@ -120,7 +133,6 @@ def _why(answer: Recommendation) -> str:
     """One sentence, by the reason that won."""
     reason = answer.methods[0].reasons[0]
     choice = answer.decision.choice
-    preferred = answer.pack.card(choice.method).title if choice.method is not None else "what the rules prefer"
     questions = len(answer.pack.rules.questions)
     if reason.code == "MOST_VOTES" and choice.ballot.unanswered == questions - 1 and answer.inputs.hardware_known:
         return f"it is what the rules recommend for {_device(answer)}"
@@ -128,19 +140,12 @@ def _why(answer: Recommendation) -> str:
         return reason.message
     if reason.code == "MULTI_TASK" and answer.decision.method is not Method.ADAPTER:
         return "many different tasks over one model take one small file each by it"
-    sentences = {
-        "MOST_VOTES": f"your answers speak for it more than for any other method{_runnable(answer)}",
-        "TREE_LEAF": "it is the usual choice where nothing speaks for another method",
-        "TIE_BREAK": "your answers speak as much for another method, and between the two the rules take this one",
-        "MULTI_TASK": "it is made for many different tasks over one model",
-        "FITS_HERE": f"the rules prefer {preferred}, which does not fit into the memory, and this one does",
-        "OTHERS_DO_NOT_FIT": f"the rules prefer {preferred}, which does not fit into the memory",
-    }
-    return sentences.get(reason.code, reason.message)
-
-
-def _runnable(answer: Recommendation) -> str:
-    return " that this hardware can run" if answer.inputs.hardware_known else ""
+    sentence = _SENTENCES.get(reason.code)
+    if sentence is None:
+        return reason.message
+    preferred = answer.pack.card(choice.method).title if choice.method is not None else "what the rules prefer"
+    runnable = " that this hardware can run" if answer.inputs.hardware_known else ""
+    return sentence.format(preferred=preferred, runnable=runnable)
 
 
 def _device(answer: Recommendation) -> str:
@@ -165,7 +170,7 @@ def _figures(answer: Recommendation) -> str:
     takes = _unpriced(answer) if answer.priced is None else _priced(answer, answer.priced)
     if answer.decision.method is Method.FULL:  # the measure itself
         return takes
-    return f"Expect {ranged(quality, '{:.0f}')} percent of the quality of full fine-tuning. {takes}"
+    return f"Expect {ranged(quality, '.0f')} percent of the quality of full fine-tuning. {takes}"
 
 
 def _unpriced(answer: Recommendation) -> str:
@@ -199,9 +204,8 @@ def _renting(answer: Recommendation) -> str:
 
 
 def _caution(answer: Recommendation) -> str:
-    told = [item for item in answer.cautions if item.code not in (RENT, NOT_SUPPORTED, "SERVING_NOTE")]
-    graver = [item for item in told if item.code not in (*MISSING_EVIDENCE, *_REMARKS)]
-    found = next(iter([*graver, *told]), None)
+    told = [item for item in answer.cautions if item.code not in _ELSEWHERE]
+    found = next((item for item in told if item.code not in _UNKNOWN), told[0] if told else None)
     return f"Beware: {found.message}." if found is not None and found.code not in MISSING_EVIDENCE else ""
 
 
@@ -220,10 +224,15 @@ def _first_of_each(answer: Recommendation) -> Iterator[Counterfactual]:
 
 
 def _change(answer: Recommendation, flip: Counterfactual) -> str:
-    words = _INPUTS.get(flip.field_path, f"with {flip.field_path} {{}}").format(
-        flip.to_value.partition(" (")[0].replace("_", " ")
-    )
-    return f"{answer.pack.card(flip.method).title if flip.method is not None else 'nothing'} {words}"
+    title = answer.pack.card(flip.method).title if flip.method is not None else "nothing"
+    return f"{title} {_turned(flip.field_path, flip.to_value)}"
+
+
+@lru_cache(maxsize=4096)
+def _turned(field_path: str, value: str) -> str:
+    """Another value of an input, in words."""
+    words = value.partition(" (")[0].replace("_", " ")
+    return _INPUTS[field_path].format(words) if field_path in _INPUTS else f"with {field_path} {words}"
 
 
 def _others(answer: Recommendation) -> str:

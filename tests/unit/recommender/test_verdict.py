@@ -72,4 +72,4 @@ def test_any_answers_demands_and_estimates(any_pack, evidence):
 def test_what_no_rule_reads_changes_no_verdict(any_pack):
     read = asked(any_pack, Answers(memory="24", task_count="few", behavior_change="MINOR"))
     assert read.memory == "24"
-    assert asked(any_pack, read) is read
+    assert asked(any_pack, read) == read
