@@ -17,10 +17,11 @@ from finetree_recommender.estimator_client import EstimatorClient
 from finetree_recommender.estimator_program import EstimatorProgram
 from finetree_recommender.library import Entry, Library
 from finetree_recommender.loading import PackError
-from finetree_recommender.pack import parse
+from finetree_recommender.pack import DEFAULT_PACK, parse
 from finetree_recommender.policies import policy
 from finetree_recommender.servicer import SERVICE, RecommenderServicer
 from finetree_recommender.settings import ENV_PREFIX, Settings
+from finetree_recommender.warming import Warming
 
 ONCE_SECONDS = 60.0
 """Longest wait for the estimator's programs, which have to start first."""
@@ -37,7 +38,13 @@ def build(settings: Settings) -> Service:
     servicer = RecommenderServicer(Advisor(library, EstimatorClient(client, settings.estimator_time)), library)
     service = Service("finetree-recommender", distribution_version("finetree-recommender"), settings)
     service.add(recommender_pb2_grpc.add_RecommenderServiceServicer_to_server, servicer, SERVICE)
-    service.on_stop = client.close
+    warming = Warming(library[DEFAULT_PACK])
+
+    async def stop() -> None:
+        await client.close()
+        await warming.stop()
+
+    service.on_start, service.on_stop = warming.start, stop
     return service
 
 
