@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The discrete answers that rules read. Whatever was not given is "unknown", and stays so."""
 
-from collections.abc import Callable, Iterable
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
@@ -79,12 +77,6 @@ class Answers(NamedTuple):
         return tuple(f"{name}={self.get(name)}" for name in names)
 
 
-def reader(names: Iterable[str]) -> Callable[[Answers], tuple[Any, ...]]:
-    """Takes the answers of these inputs out of all answers, the memory last: few differ in what one stage reads."""
-    return itemgetter(*(Answers._fields.index(name) for name in names), _MEMORY, _MEMORY)  # twice, for one is no tuple
-
-
-_MEMORY = Answers._fields.index("memory")
 _PLACES = {name: place for place, name in enumerate(Answers._fields)}
 NAMES = tuple(name for name in Answers._fields if name != "priorities")
 """The inputs that have one answer."""

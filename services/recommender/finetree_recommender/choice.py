@@ -6,7 +6,7 @@ fit. A recommendation asks for dozens of choices, one for each change of its inp
 first, and make the words of the trace when those are read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
@@ -26,8 +26,8 @@ PLURALITY = "votes.plurality"
 """Rule of the most votes."""
 
 
-class Stage(Protocol):
-    """What a stage found."""
+class Stage(Hashable, Protocol):
+    """What a stage found; compared and hashed by identity, as a key of what is kept for it."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -35,7 +35,7 @@ class Stage(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Remark:
     """A stage of one step."""
 
@@ -149,7 +149,7 @@ def _choose(pack: Pack, answers: Answers, states: fit.States | None) -> Choice:
         stages, leaning = (passage, special, ballot), led(special.method, special.rule_id)
         return Choice(leaning, passage, ballot, tied=False, overridden=True, stages=stages)
     if len(leaders) == 1 and ballot.total(leaders[0]) > 0:
-        stages = (*stages, Remark(partial(_plurality, pack, ballot, leaders[0])))
+        stages = (*stages, _plurality(pack, ballot, leaders[0]))
         leaning = led(leaders[0], PLURALITY)
         return Choice(leaning, passage, ballot, tied=False, overridden=False, stages=stages)
     # A leaf that nothing contradicts is no tie: no question was answered.
@@ -195,7 +195,12 @@ def _upgrade_step(pack: Pack, answers: Answers, rule: UpgradeRule) -> Step:
     return Step("upgrade", rule.id, words, pack.cited(rule.source), answers.read(*rule.when))
 
 
-def _plurality(pack: Pack, ballot: Ballot, winner: Method) -> Step:
+@lru_cache(maxsize=8192)
+def _plurality(pack: Pack, ballot: Ballot, winner: Method) -> Remark:
+    return Remark(partial(_most_votes, pack, ballot, winner))
+
+
+def _most_votes(pack: Pack, ballot: Ballot, winner: Method) -> Step:
     tally = ", ".join(f"{method} {ballot.total(method)}" for method in ballot.feasible)
     return Step("votes", PLURALITY, f"{winner} has the most votes ({tally})", pack.cited("resolution: B6"))
 

@@ -16,7 +16,7 @@ from finetree_recommender.rules import MemoryClass
 from finetree_recommender.trace import Step
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Passage:
     """What the gate lets through."""
 

@@ -12,7 +12,7 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.wire import delimited, key
 
 from finetree_recommender.assess import Assessment
-from finetree_recommender.choice import Choice
+from finetree_recommender.choice import Choice, Stage
 from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.counterfactuals import Counterfactual, Gap
 from finetree_recommender.estimates import FitState, Priced
@@ -82,7 +82,13 @@ def _inputs(block: Block) -> bytes:
 @lru_cache(maxsize=KEPT // 2)
 def _chosen(choice: Choice) -> bytes:
     """The trace before the fit."""
-    return b"".join(map(_step, choice.steps))
+    return b"".join([_stage(stage) for stage in choice.stages])
+
+
+@lru_cache(maxsize=KEPT)
+def _stage(stage: Stage) -> bytes:
+    """The trace of a stage: many choices have some of theirs from others."""
+    return b"".join(map(_step, stage.steps))
 
 
 @lru_cache(maxsize=KEPT)

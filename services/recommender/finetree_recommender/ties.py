@@ -10,7 +10,7 @@ from finetree_recommender.trace import Step
 from finetree_recommender.wish_rules import TieBreak
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Narrowed:
     """What is left of tied methods, and by which rules."""
 

@@ -12,7 +12,7 @@ from finetree_recommender.rules import Leaf, Node
 from finetree_recommender.trace import Step
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Walk:
     """Where the tree leads."""
 

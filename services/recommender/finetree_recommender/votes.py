@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The five questions: one vote for each method that an answer names, counted among the feasible ones."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from finetree_recommender.answers import UNKNOWN, Answers, reader
+from finetree_recommender.answers import NAMES, UNKNOWN, Answers
 from finetree_recommender.methods import METHODS, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.rules import Option, Question
 from finetree_recommender.trace import Step
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ballot:
-    """The count."""
+    """The count; compared and hashed by identity, as a key of what is kept for it."""
 
     votes: Mapping[Method, Mapping[str, int]]
     """For every method, votes by question id; a question that did not name it is left out."""
     feasible: tuple[Method, ...]
+    leaders: tuple[Method, ...]
+    """Feasible methods with the most votes, in the order of stars."""
     unanswered: int
     """Questions whose answer is unknown."""
     asked: int
@@ -32,12 +34,6 @@ class Ballot:
         return len(self.votes[method])
 
     @property
-    def leaders(self) -> tuple[Method, ...]:
-        """Feasible methods with the most votes, in the order of stars."""
-        most = max((self.total(method) for method in self.feasible), default=0)
-        return tuple(method for method in self.feasible if self.total(method) == most)
-
-    @property
     def steps(self) -> tuple[Step, ...]:
         """The steps of the trace; made when they are read, for few of the many counts are told."""
         return tuple(_steps(self.pack, self.answers))
@@ -45,26 +41,30 @@ class Ballot:
 
 def count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot:
     """Count the votes of every answer that is known."""
-    votes, unanswered = _count(pack, _reader(pack)(answers))
-    return Ballot(votes, feasible, unanswered, len(pack.rules.questions), pack, answers)
+    return _count(pack, answers.without(_unread(pack)), feasible)
 
 
 @lru_cache(maxsize=8192)
-def _count(pack: Pack, given: tuple[str, ...]) -> tuple[Mapping[Method, Mapping[str, int]], int]:
-    """The votes, and how many questions have no answer; `given` are the answers in the order of the questions."""
+def _count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot:
+    """The count, which is that of all answers that differ in no question."""
     votes: dict[Method, dict[str, int]] = {method: {} for method in METHODS}
     unanswered = 0
-    for (question, options), answer in zip(_questions(pack), given, strict=False):
+    for question, options in _questions(pack):
+        answer = answers.get(question.input)
         unanswered += answer == UNKNOWN
         option = options.get(answer)
         for method in option.votes if option is not None else ():
             votes[method][question.id] = 1
-    return votes, unanswered
+    most = max((len(votes[method]) for method in feasible), default=0)
+    leaders = tuple(method for method in feasible if len(votes[method]) == most)
+    return Ballot(votes, feasible, leaders, unanswered, len(pack.rules.questions), pack, answers)
 
 
 @lru_cache(maxsize=64)
-def _reader(pack: Pack) -> Callable[[Answers], tuple[str, ...]]:
-    return reader(question.input for question in pack.rules.questions)
+def _unread(pack: Pack) -> tuple[str, ...]:
+    """Inputs that no question asks for."""
+    read = {question.input for question in pack.rules.questions}
+    return tuple(name for name in NAMES if name not in read)
 
 
 @lru_cache(maxsize=64)
