@@ -84,15 +84,16 @@ class Draft(NamedTuple):
         return self.start.part.rules, self.sizes.rules, self.late.rules
 
 
+def drafts_of(pack: Pack, inputs: Inputs, parameters: int | None) -> Mapping[Method, Draft]:
+    """The recipes of a request by all methods; `parameters` are those of the base model."""
+    found: Mapping[Method, Draft] | None = inputs.kept.get((pack, parameters))
+    if found is None:
+        found = inputs.kept[pack, parameters] = drafts(pack, case_of(pack, inputs, parameters))
+    return found
+
+
 def case_of(pack: Pack, inputs: Inputs, parameters: int | None) -> Case:
-    """What the rules read of a request; `parameters` are those of the base model."""
-    known: Case | None = inputs.kept.get((pack, parameters))
-    if known is None:
-        known = inputs.kept[pack, parameters] = _case(pack, inputs, parameters)
-    return known
-
-
-def _case(pack: Pack, inputs: Inputs, parameters: int | None) -> Case:
+    """What the rules read of a request."""
     examples = inputs.examples
     profile = "EVIDENCE" if inputs.evidence_profile else "PLAYBOOK"
     reading = Reading(
@@ -113,37 +114,29 @@ def _case(pack: Pack, inputs: Inputs, parameters: int | None) -> Case:
     )
 
 
-def draft(pack: Pack, case: Case, method: Method) -> Draft:
-    """The recipe that a pack's rules choose for a method.
+def drafts(pack: Pack, case: Case) -> dict[Method, Draft]:
+    """The recipes that a pack's rules choose, by method.
 
     The number of rows differs from request to request, but rules read no more of it than the range that it lies in, and
     the batch and the optimizer steps that come of it: the parts of recipes are kept by those.
     """
-    return _draft(pack, case, _starts(pack, case.reading)[method], _length(pack, case))
+    tokens, rule = sequence_length(pack, case.suggested_length, case.longest)
+    devices, entangled = 0 if case.on_cpu else case.devices, _entangled(pack)
+    found = {}
+    for method, start in _starts(pack, case.reading).items():
+        batch, steps = (None, None) if case.rows is None else _pace(pack, start, case.rows)
+        sizes = _sizes(pack, (start.batch.id, rule.id), tokens, batch, devices)
+        late = _late(pack, start, steps, sizes) if entangled else _late_alone(pack, start, steps)
+        found[method] = Draft(start, sizes, late)
+    return found
 
 
-def drafts(pack: Pack, case: Case) -> dict[Method, Draft]:
-    """The recipes of all methods."""
-    length = _length(pack, case)
-    return {method: _draft(pack, case, start, length) for method, start in _starts(pack, case.reading).items()}
-
-
-def _length(pack: Pack, case: Case) -> tuple[int, Computed]:
-    return sequence_length(pack, case.suggested_length, case.longest)
-
-
-def _draft(pack: Pack, case: Case, start: Start, length: tuple[int, Computed]) -> Draft:
-    """The recipe that begins so; of the reading of the case nothing is read."""
-    batch = steps = None
-    if case.rows is not None:
-        batch, least = start.batch.value, pack.rules.batch.minimum_steps.value
-        while (taken := steps_of(case.rows, batch=batch, epochs=start.epochs)) < least and batch > 1:
-            batch //= 2
-        steps = _standing_for(_marks(pack, start.reading.profile, "steps"), taken)
-    tokens, rule = length
-    devices = 0 if case.on_cpu else case.devices
-    sizes = _sizes(pack, (start.batch.id, rule.id), tokens, batch, devices)
-    return Draft(start, sizes, _late(pack, start, steps, sizes if _entangled(pack) else None))
+def _pace(pack: Pack, start: Start, rows: int) -> tuple[int, float]:
+    """Rows of a batch, and what stands for the optimizer steps that come of it."""
+    batch, least = start.batch.value, pack.rules.batch.minimum_steps.value
+    while (taken := steps_of(rows, batch=batch, epochs=start.epochs)) < least and batch > 1:
+        batch //= 2
+    return batch, _standing_for(_marks(pack, start.reading.profile, "steps"), taken)
 
 
 @lru_cache(maxsize=2048)
@@ -191,15 +184,14 @@ def _halved(rules: BatchRules, start: BatchStart) -> BatchStart:
     return replace(start, id=least.id, reason=least.reason, source=least.source, range=(1, most))
 
 
-def _late(pack: Pack, start: Start, steps: float | None, sizes: Part | None) -> Part:
-    """What tables choose that read the number of steps; `sizes` where they read or set those too."""
-    if sizes is None:
-        return _late_alone(pack, start, steps)
+def _late(pack: Pack, start: Start, steps: float | None, sizes: Part) -> Part:
+    """What tables choose that read the number of steps, where they read or set sizes too."""
     return _applied(pack, start, steps, {**start.part.choices, **sizes.choices})
 
 
 @lru_cache(maxsize=16384)
 def _late_alone(pack: Pack, start: Start, steps: float | None) -> Part:
+    """What they choose where they do not."""
     return _applied(pack, start, steps, start.part.choices)
 
 

@@ -14,7 +14,7 @@ from finetree_runtime import plan
 from finetree_runtime.wire import delimited, key
 
 from finetree_recommender.answers import UNKNOWN
-from finetree_recommender.drafting import SEQUENCE, Draft, case_of, device_of, draft, drafts, sequence_length
+from finetree_recommender.drafting import SEQUENCE, Draft, device_of, drafts_of, sequence_length
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
@@ -51,12 +51,11 @@ def questions(pack: Pack, inputs: Inputs, parameters: int | None, beside: bytes)
     unknown size. `beside` is what is asked with every recipe. It and what is found are EstimateRunRequests in bytes of
     the wire.
     """
-    case = case_of(pack, inputs, parameters)
     named, length = _named(inputs), _length(pack, inputs)
     device, found = device_of(inputs), {}
     # Where nobody knows what there is to fit into, what a method takes at its smallest tells most.
     unlimited = inputs.on_cpu and not inputs.request.hardware.cpu.memory_bytes
-    for method, drawn in drafts(pack, case).items():
+    for method, drawn in drafts_of(pack, inputs, parameters).items():
         spec, adapted = named + _marker(method) + drawn.raw, b""
         if unlimited:
             spec += b"".join(map(_setting_of, _adaptations(pack, method, length, device)))
@@ -73,12 +72,12 @@ def changes(pack: Pack, inputs: Inputs, method: Method) -> tuple[rs.RunSpec, ...
 
 def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None, adapted: int = 0) -> Recipe:
     """The recipe of a method, with its first `adapted` adaptations applied, complete and with its sources."""
-    choices = draft(pack, case_of(pack, inputs, parameters), method)
+    choices = drafts_of(pack, inputs, parameters)[method]
     applied = adaptations(pack, inputs, method)[:adapted] if adapted else ()
     given = _named(inputs) + _marker(method) + choices.raw + b"".join(map(_setting_of, applied))
     spec = rs.RunSpec.FromString(given)
     bare = plan.bare_of(spec, profile=inputs.profile)
-    settings = plan.settings_of(bare)
+    settings, _ = plan.resolution_of(bare)
     ids = tuple(rule.id for rule in applied)
     names = b"".join(map(_told_name, plan.named_paths(spec)))
     # Settings of thousands of bytes come once.
@@ -99,26 +98,29 @@ class _Ruled:
 @lru_cache(maxsize=4096)
 def _told_settings(pack: Pack, ruled: _Ruled, method: Method, applied: tuple[str, ...], bare: plan.Bare) -> bytes:
     """The sources of settings as a reply has them; `applied` are the ids of the adaptations."""
-    sources = _sources(pack, ruled.draft, method, applied)
-    ours = (sources.get(item.field_path, item) for item in plan.sources_of(bare))
-    return rec.RecommendResponse(setting_sources=ours).SerializeToString()
+    ours = _sources(pack, ruled.draft, method, applied)
+    return b"".join([ours.get(item.field_path) or _in_reply(item) for item in plan.resolution_of(bare)[1]])
+
+
+def _in_reply(source: ev.SettingSource) -> bytes:
+    return delimited(_SOURCES, source.SerializeToString())
 
 
 @lru_cache(maxsize=1024)
 def _told_name(path: str) -> bytes:
     """The source of a name that the request gave, as a reply has it."""
-    return rec.RecommendResponse(setting_sources=[plan.given(path)]).SerializeToString()
+    return _in_reply(plan.given(path))
 
 
-def _sources(pack: Pack, choices: Draft, method: Method, applied: tuple[str, ...]) -> Mapping[str, ev.SettingSource]:
-    """Where each value comes from, by its path; `applied` are the ids of the adaptations."""
+def _sources(pack: Pack, choices: Draft, method: Method, applied: tuple[str, ...]) -> Mapping[str, bytes]:
+    """Where each value comes from, by its path, as a reply has it; `applied` are the ids of the adaptations."""
     sources = {path: _source(pack, path, choice.rule) for path, choice in choices.choices.items()}
     for rule in (rule for rule in pack.rules.adaptations if rule.id in applied):
         for path in _settings(rule):
             sources[path] = _source(pack, path, Computed(rule.id, f"to make it fit: {rule.message}", rule.source))
     # The source of an empty method message, as `full: {}` is.
     reason = "the recommended method"
-    sources[method.field] = ev.SettingSource(field_path=method.field, rule_id="verdict", reason=reason)
+    sources[method.field] = _in_reply(ev.SettingSource(field_path=method.field, rule_id="verdict", reason=reason))
     return sources
 
 
@@ -153,19 +155,19 @@ def _settings(rule: Adaptation) -> Mapping[str, Value]:
     return {**rule.set, SEQUENCE: rule.cut_rows_at} if rule.cut_rows_at else rule.set
 
 
-def _source(pack: Pack, path: str, rule: Rule) -> ev.SettingSource:
+def _source(pack: Pack, path: str, rule: Rule) -> bytes:
     return _told(pack, path, (rule.id, rule.reason, rule.source), tuple(limits(rule)))
 
 
 @lru_cache(maxsize=8192)
-def _told(pack: Pack, path: str, rule: tuple[str, str, str], ends: tuple[float, ...]) -> ev.SettingSource:
-    """The source of a setting, by its rule's id, reason and source; recipes share most of theirs."""
+def _told(pack: Pack, path: str, rule: tuple[str, str, str], ends: tuple[float, ...]) -> bytes:
+    """The source of a setting in a reply, by its rule's id, reason and source; recipes share most of theirs."""
     rule_id, reason, reference = rule
     source = ev.SettingSource(field_path=path, rule_id=rule_id, reason=reason)
     source.provenance.CopyFrom(pack.provenance(reference))
     if ends:
         source.min, source.max = ends
-    return source
+    return _in_reply(source)
 
 
 def _named(inputs: Inputs) -> bytes:
@@ -197,4 +199,5 @@ def _marker(method: Method) -> bytes:
     return spec.SerializeToString()
 
 
+_SOURCES = key(rec.RecommendResponse, "setting_sources")
 _SPEC, _FALLBACK = key(est.EstimateRunRequest, "spec"), key(est.EstimateRunRequest, "fallbacks")

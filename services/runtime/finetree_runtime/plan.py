@@ -45,8 +45,8 @@ def resolve_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, 
     refusing it the caller's.
     """
     bare = bare_of(spec, profile=profile, positions=positions)
-    resolved = named_spec(settings_of(bare), spec)
-    return Resolved(resolved, (*map(given, named_paths(spec)), *sources_of(bare)))
+    settings, sources = resolution_of(bare)
+    return Resolved(named_spec(settings, spec), (*map(given, named_paths(spec)), *sources))
 
 
 def resolved_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> rs.RunSpec:
@@ -92,9 +92,12 @@ def settings_of(bare: Bare) -> bytes:
     return _kept_or_made(_resolved, bare)
 
 
-def sources_of(bare: Bare) -> tuple[ev.SettingSource, ...]:
-    """Where each value of those settings comes from, in field order; kept, so whoever takes one copies it."""
-    return _kept_or_made(_sources, bare)
+def resolution_of(bare: Bare) -> tuple[bytes, tuple[ev.SettingSource, ...]]:
+    """The `settings_of` a spec and where each value of them comes from, in field order.
+
+    The sources are kept, so whoever takes one copies it.
+    """
+    return _kept_or_made(_resolution, bare)
 
 
 def named_paths(spec: rs.RunSpec) -> list[str]:
@@ -130,11 +133,12 @@ def _resolved(bare: Bare) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _sources(bare: Bare) -> tuple[ev.SettingSource, ...]:
-    """Where each value of settings with every default comes from, in field order."""
+def _resolution(bare: Bare) -> tuple[bytes, tuple[ev.SettingSource, ...]]:
+    """Settings with every default in its place, and where each value comes from, in field order."""
     resolved = rs.RunSpec.FromString(bare.settings)
     filled = {default.field_path: default for default in _fill_in(resolved, bare.length, bare.positions)}
-    return tuple(_source(filled[path]) if path in filled else given(path) for path in set_paths(resolved))
+    sources = [_source(filled[path]) if path in filled else given(path) for path in set_paths(resolved)]
+    return resolved.SerializeToString(), tuple(sources)
 
 
 def _suggested(spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> int:
@@ -238,6 +242,12 @@ def _place(path: str) -> _Place:
 
 
 def _source(default: Default) -> ev.SettingSource:
+    return _source_of(default._replace(value=None))
+
+
+@lru_cache(maxsize=1024)
+def _source_of(default: Default) -> ev.SettingSource:
+    """The source of a default, whatever its value is: there are few."""
     return ev.SettingSource(
         field_path=default.field_path,
         rule_id=default.rule_id,

@@ -6,7 +6,7 @@ import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_recommender import recipe
-from finetree_recommender.drafting import case_of, draft
+from finetree_recommender.drafting import case_of, drafts
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import load_builtin
 from finetree_runtime.combinations import combination_problem
@@ -256,4 +256,4 @@ def test_numbers_that_the_rules_do_not_tell_apart_share_a_recipe_and_no_others_d
         inputs = read(parameters, dataset_profile={"examples": rows}, task_kind=draw.randint(0, 6))
         case, method = case_of(known, inputs, parameters), draw.choice(list(Method))
         exact = case._replace(reading=case.reading._replace(parameters=parameters, examples=rows))
-        assert draft(known, case, method).choices == draft(known, exact, method).choices, (parameters, rows)
+        assert drafts(known, case)[method].choices == drafts(known, exact)[method].choices, (parameters, rows)
