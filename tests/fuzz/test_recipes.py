@@ -6,12 +6,11 @@ and the trainer's planner (what ValidateJob answers with) takes the recipe on a 
 """
 
 import asyncio
-import contextlib
 import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,17 @@ import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2
-from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator import accelerators, models, prices
-from finetree_estimator.lookups import Knowledge
-from finetree_estimator.servicer import EstimatorServicer
-from finetree_estimator.shapes import count
 from finetree_recommender import replies
 from finetree_recommender.advisor import Advisor
-from finetree_recommender.estimates import Accelerator, Catalogue, Evidence, Model, Priced, Refused
-from finetree_recommender.estimator_client import priced
-from finetree_recommender.methods import Method
 from finetree_recommender.pack import load_builtin
 from finetree_runtime.errors import DomainError
-from finetree_runtime.validation import read, validate
+from finetree_runtime.validation import validate
 from finetree_trainer import hub
 from finetree_trainer.devices import Device
 from finetree_trainer.models import KNOWN, Models
 from finetree_trainer.resolve import Planner
+from fuzz_estimator import CARDS, MODELS, Known
 
 pytestmark = [pytest.mark.timeout(120)]
 
@@ -44,54 +36,6 @@ INPUTS = 1000
 """For each pack: models and cards come in turns, each of them several times, no two together twice."""
 COMMIT = "0" * 40
 GB = 10**9
-
-
-class Known:
-    """The estimator's servicer, as the recommender and the trainer ask it."""
-
-    def __init__(self) -> None:
-        self.servicer = EstimatorServicer(Knowledge(prices.packaged()))
-        self.known = Catalogue(
-            {card.name.casefold(): Accelerator(card.marketed_gb, card.native_bf16) for card in CARDS},
-            {
-                name.casefold(): Model(count(model.shape).total, model.shape.max_positions)
-                for model in MODELS
-                for name in (model.name, model.hub_id)
-            },
-        )
-
-    async def catalogue(self) -> Any:
-        return self.known
-
-    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
-        found: dict[tuple[Method, int], Priced | Refused] = {}
-        revision, parameters = ev.Revision(), 0
-        for method, raw in rows.items():
-            request = read(est.EstimateRunRequest, raw)
-            try:
-                answer = self.servicer.estimate(request)
-            except DomainError as error:
-                found[method, 0] = Refused(error.reason, str(error))
-                continue
-            found[method, answer.fallbacks_taken] = priced(answer)
-            revision, parameters = answer.revision, answer.total_parameters
-        return Evidence(found, revision, parameters or None)
-
-    async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
-        found = {}
-        for method, request in rows.items():
-            validate(request)
-            with contextlib.suppress(DomainError):
-                found[method] = self.servicer.estimate(request)
-        return found
-
-    async def estimate(self, spec: rs.RunSpec, profile: Any, evaluation: Any) -> est.Estimate:
-        request = est.EstimateRunRequest(spec=spec, dataset_profile=profile, evaluation_profile=evaluation)
-        return self.servicer.estimate(request)
-
-
-CARDS = accelerators.supported()
-MODELS = models.models()
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from finetree_recommender.votes import Ballot
 
 PLURALITY = "votes.plurality"
 """Rule of the most votes."""
+Orders = tuple[tuple[Method, ...], tuple[Method, ...]]
+"""What the fit stage tries, in this order, and those of it that are better than what is preferred."""
 
 
 class Stage(Hashable, Protocol):
@@ -68,6 +70,8 @@ class Leaning(NamedTuple):
     """Whether the playbook says upgrade."""
     gate_rule_id: str
     """Rule of the gate."""
+    above: tuple[Method, ...] = ()
+    """Methods of more quality than the one preferred, where the pack orders by it: no limit is a reason to take one."""
 
     def tried(self, *, priced: bool) -> tuple[Method, ...]:
         """What the fit stage tries, with and without figures."""
@@ -142,8 +146,11 @@ def _choose(pack: Pack, answers: Answers, states: fit.States | None) -> Choice:
     stages: tuple[Stage, ...] = (passage, ballot)
 
     def led(winner: Method, rule_id: str) -> Leaning:
-        order = _order(pack, answers, ballot, leaf.method, winner)
-        return _leaning(winner, rule_id, order, passage.feasible, (False, passage.rule_id))
+        orders: Orders = _order(pack, answers, ballot, leaf.method, winner), ()
+        if pack.rules.demands.nearest is not None:
+            orders = _by_quality(pack, passage.feasible, winner)
+        found = Verdict(winner, rule_id)
+        return _leaning(found, orders, passage.feasible, upgrade=False, gate_rule_id=passage.rule_id)
 
     if special is not None and special.method in passage.feasible:
         stages, leaning = (passage, special, ballot), led(special.method, special.rule_id)
@@ -176,17 +183,19 @@ _kept = lru_cache(maxsize=8192)(_choose)
 
 @lru_cache(maxsize=8192)
 def _leaning(
-    method: Method | None, rule_id: str, order: tuple[Method, ...], feasible: tuple[Method, ...], gate: tuple[bool, str]
+    verdict: Verdict, orders: Orders, feasible: tuple[Method, ...], *, upgrade: bool, gate_rule_id: str
 ) -> Leaning:
-    """Each once; `gate` is whether it says upgrade, and its rule."""
+    """Each once."""
+    order, above = orders
     within = tuple(method for method in order if method in feasible)
-    return Leaning(Verdict(method, rule_id), order, within, *gate)
+    return Leaning(verdict, order, within, upgrade, gate_rule_id, above)
 
 
 def _upgrade(pack: Pack, answers: Answers, passage: Passage, ballot: Ballot) -> Choice:
     rule = next(item for item in pack.rules.upgrade if matches(item.when, answers))
     stages = (passage, ballot, Remark(partial(_upgrade_step, pack, answers, rule)))
-    leaning = _leaning(None, rule.id, rule.order, passage.feasible, (True, passage.rule_id))
+    found, orders = Verdict(None, rule.id), (rule.order, ())
+    leaning = _leaning(found, orders, passage.feasible, upgrade=True, gate_rule_id=passage.rule_id)
     return Choice(leaning, passage, ballot, tied=False, overridden=False, stages=stages)
 
 
@@ -230,3 +239,12 @@ def _ordered(
         return (method is not winner, -votes[method], tiers, method is not leaf, pack.stars_rank(method))
 
     return tuple(sorted(METHODS, key=rank))
+
+
+@lru_cache(maxsize=256)
+def _by_quality(pack: Pack, feasible: tuple[Method, ...], winner: Method) -> Orders:
+    """Winner, then feasible methods by quality, those better than the winner last, then the rest."""
+    grades = {method: pack.card(method).quality_percent.expected for method in METHODS}
+    above = tuple(method for method in METHODS if grades[method] > grades[winner])
+    rank = {m: (m is not winner, m not in feasible, m in above, -grades[m], pack.stars_rank(m)) for m in METHODS}
+    return tuple(sorted(METHODS, key=rank.__getitem__)), above

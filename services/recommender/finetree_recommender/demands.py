@@ -70,15 +70,15 @@ def burdens(pack: Pack, demands: Demands, evidence: Evidence | None) -> tuple[Bu
     """How much each method would break, in the order of `Method`; a verdict reads no more of it, and asks often."""
     fixed = _fixed(pack, demands.serving, demands.capability)
     deadline, run_usd, examples = demands.deadline_seconds, demands.run_usd, demands.examples
-    slow = _over(all_seconds(pack, evidence, examples), deadline) if deadline is not None else NONE_OVER
+    late = _over(all_seconds(pack, evidence, examples), deadline) if deadline is not None else NONE_OVER
     dear = _over(all_usd(pack, evidence, examples), run_usd) if run_usd is not None else NONE_OVER
-    if not (True in slow or True in dear):
+    if not (True in late or True in dear):
         return fixed
     rules, found = pack.rules.demands, []
-    for known, too_slow, too_dear in zip(fixed, slow, dear, strict=True):
-        first = known.rule_id or (rules.deadline.id if too_slow else rules.budget.id)
-        more = too_slow + too_dear
-        found.append(Burden(known.hard, known.soft + more, first) if more else known)
+    places = _places(all_usd(pack, evidence, examples), dear) if rules.nearest is not None else dear
+    for known, slow, place in zip(fixed, late, places, strict=True):
+        first = known.rule_id or (rules.deadline.id if slow else rules.budget.id)
+        found.append(Burden(known.hard, slow, place, first) if slow or place else known)
     return tuple(found)
 
 
@@ -86,12 +86,19 @@ def burdens(pack: Pack, demands: Demands, evidence: Evidence | None) -> tuple[Bu
 def _fixed(pack: Pack, serving: tuple[str, ...], capability: float | None) -> tuple[Burden, ...]:
     """What each method breaks whatever it takes and costs."""
     demands = Demands(serving=serving, capability=capability)
-    return tuple([fit.burden(breaches(pack, demands, None, method)) for method in METHODS])
+    found = [breaches(pack, demands, None, method) for method in METHODS]
+    return tuple([Burden(len(each), rule_id=each[0].rule_id) if each else UNBURDENED for each in found])
 
 
 def _over(figures: Figures, limit: float) -> tuple[bool, ...]:
     # By way of a list: a generator takes twice the time, and this is asked a dozen times for each recommendation.
     return tuple([figure is not None and figure > limit for figure in figures])
+
+
+def _places(figures: Figures, over: tuple[bool, ...]) -> tuple[int, ...]:
+    """Of figures that are over a limit their place among those, 1 for the nearest; 0 for the others."""
+    order = sorted({figure for figure, known in zip(figures, over, strict=True) if known and figure is not None})
+    return tuple([order.index(f) + 1 if known and f is not None else 0 for f, known in zip(figures, over, strict=True)])
 
 
 def all_seconds(pack: Pack, evidence: Evidence | None, examples: int | None) -> Figures:

@@ -46,18 +46,27 @@ RUNS = (FitState.FITS, FitState.TIGHT)
 
 
 class Burden(NamedTuple):
-    """How much a method would break, the graver first: less is better, and nothing is least."""
+    """How much a method would break: things that do not work at all are graver than limits that it goes over."""
 
     hard: int = 0
     """Things that do not work at all."""
-    soft: int = 0
-    """Limits that it goes over."""
+    late: bool = False
+    """Whether it takes longer than the deadline."""
+    dear: int = 0
+    """0 within the budget of a run; else its place among those over it, 1 for the cheapest."""
     rule_id: str = ""
-    """Rule of the first of them; empty for none."""
+    """Rule of the first that it breaks; empty for none."""
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        """How many things do not work at all, and how many limits it goes over."""
+        return self.hard, self.late + bool(self.dear)
 
 
 UNBURDENED = Burden()
 """Of a method that breaks nothing."""
+NO_BURDENS = (UNBURDENED,) * len(Method)
+"""No method breaks anything."""
 
 
 class Ground(NamedTuple):
@@ -75,25 +84,13 @@ class Ground(NamedTuple):
         """What a method would break."""
         return self.burdens[_PLACES[method]]
 
-    def weight(self, method: Method) -> tuple[int, int]:
-        """How much a method would break."""
-        return self.burdens[_PLACES[method]][:2]
-
 
 _PLACES = {method: place for place, method in enumerate(Method)}
 
 
-def ground(evidence: Evidence | None, broken: Broken) -> Ground:
+def ground(evidence: Evidence | None, burdens: tuple[Burden, ...] = NO_BURDENS) -> Ground:
     """The ground of evidence and of what each method would break."""
-    return Ground(states(evidence) if evidence is not None else None, tuple(burden(broken.get(m, ())) for m in METHODS))
-
-
-def burden(breaches: tuple[Breach, ...]) -> Burden:
-    """How much breaches weigh."""
-    if not breaches:
-        return UNBURDENED
-    hard = sum(breach.hard for breach in breaches)
-    return Burden(hard, len(breaches) - hard, breaches[0].rule_id)
+    return Ground(states(evidence) if evidence is not None else None, burdens)
 
 
 def states(evidence: Evidence) -> States:
@@ -125,25 +122,46 @@ def _best(evidence: Evidence, method: Method) -> Best:
     return Best(FitState.UNKNOWN, 0, None)
 
 
-def taken(pack: Pack, ground: Ground, order: tuple[Method, ...], *, proof_needed: bool) -> Method | None:
-    """The first method of an order that fits and breaks no wish, else the one that breaks least.
+def taken(
+    pack: Pack, ground: Ground, order: tuple[Method, ...], above: tuple[Method, ...] = (), *, proof_needed: bool
+) -> Method | None:
+    """The first method of an order that fits and breaks no wish, else what breaks least: `_least`.
 
     With `proof_needed` (the playbook said upgrade) a method is taken only where the estimator shows that it fits;
-    otherwise a method whose fit is unknown keeps its place.
+    otherwise a method whose fit is unknown keeps its place. What is `above` the first is taken only where nothing else
+    runs.
     """
     if ground.states is None:
         # What is beyond the gate comes last in the order.
-        return None if proof_needed else min(order, key=ground.weight, default=None)
+        return None if proof_needed else _least(pack, ground, order, above)
     first = order[0] if order else None
     if first is not None and ground.state(first) in RUNS and ground.burden(first) == UNBURDENED:
         return first  # as it mostly is
-    unknown = [method for method in _with_fallbacks(pack, order) if ground.state(method) is FitState.UNKNOWN]
+    tried = _with_fallbacks(pack, order)
+    unknown = [method for method in tried if ground.state(method) is FitState.UNKNOWN]
     if first is not None and not proof_needed and first in unknown and ground.burden(first) == UNBURDENED:
         return first
-    fitting = [method for method in _with_fallbacks(pack, order) if ground.state(method) in RUNS]
-    if fitting:
-        return min(fitting, key=ground.weight)
+    found = _least(pack, ground, tuple([method for method in tried if ground.state(method) in RUNS]), above)
+    if found is not None:
+        return found
     return None if proof_needed or not unknown else unknown[0]
+
+
+def _least(pack: Pack, ground: Ground, order: tuple[Method, ...], above: tuple[Method, ...]) -> Method | None:
+    """The method that breaks least, the first of several; None of none.
+
+    By most packs that is the one that breaks the fewest things. A pack with `demands.nearest` sees to it that no larger
+    budget takes a method that is later in the order (docs/decisions/0016): of the methods that keep the deadline, or of
+    all where none does, the first that is within the budget, and where none is, the cheapest.
+    """
+    if pack.rules.demands.nearest is None or not order:
+        return min(order, key=lambda method: ground.burden(method).weight, default=None)
+    burdens = {method: ground.burden(method) for method in order}
+    hard = min(burden.hard for burden in burdens.values())
+    works = [method for method in order if burdens[method].hard == hard]
+    asked = [method for method in works if method not in above] or works
+    timely = [method for method in asked if not burdens[method].late] or asked
+    return min(timely, key=lambda method: burdens[method].dear)
 
 
 @lru_cache(maxsize=4096)
@@ -225,7 +243,9 @@ def room(priced: Priced | None) -> str:
 
 @lru_cache(maxsize=4096)
 def _with_fallbacks(pack: Pack, order: tuple[Method, ...]) -> tuple[Method, ...]:
-    """The order, with what a method becomes under a 4-bit base right behind it."""
+    """The order, with what a method becomes under a 4-bit base right behind it, unless quality orders them."""
+    if pack.rules.demands.nearest is not None:
+        return order
     result: dict[Method, None] = {}
     for method in order:
         result[method] = None

@@ -62,9 +62,9 @@ def decide(
 ) -> Decision:
     """Run all stages; without evidence the rules alone decide. `broken` is what each method would break.
 
-    `ground` is that of the evidence and of what would be broken, where it is at hand.
+    `ground` is that of the evidence and of what would be broken; without it nothing is.
     """
-    ground = ground if ground is not None else fit.ground(evidence, broken)
+    ground = ground if ground is not None else fit.ground(evidence)
     choice = choose(pack, answers, evidence)
     leaning = choice.leaning
     found = _outcome(pack, leaning, ground)
@@ -83,7 +83,7 @@ def outcome(pack: Pack, answers: Answers, ground: Ground) -> Outcome:
 
 def _outcome(pack: Pack, leaning: Leaning, ground: Ground) -> Outcome:
     order = leaning.tried(priced=ground.states is not None)
-    method = fit.taken(pack, ground, order, proof_needed=leaning.upgrade)
+    method = fit.taken(pack, ground, order, leaning.above, proof_needed=leaning.upgrade)
     return Outcome(method, *_ruling(leaning, method, ground))
 
 
@@ -108,7 +108,7 @@ def verdicts(pack: Pack, leanings: Iterable[Leaning], ground: Ground) -> list[Ve
                 found.append(leaning.verdict)
                 continue
         else:
-            method = _taken(pack, ground, order, proof_needed=leaning.upgrade)
+            method = _taken(pack, ground, order, leaning.above, proof_needed=leaning.upgrade)
         found.append(Verdict(method, _ruling(leaning, method, ground)[0]))
     return found
 

@@ -171,7 +171,10 @@ def _won(case: Case) -> Reason:
     decision, choice = case.decision, case.decision.choice
     if choice.method is not None and choice.method in decision.settled.passed:
         broken = decision.settled.passed[choice.method][0].message
-        return Reason("KEEPS_WISHES", f"{choice.method} comes first by the rules, but {broken}", decision.rule_id)
+        text = f"{choice.method} comes first by the rules, but {broken}"
+        if case.breaches and case.pack.rules.demands.nearest is not None:
+            return Reason("NEAREST_TO_WISHES", f"{text}; {case.method} comes nearest", decision.rule_id)
+        return Reason("KEEPS_WISHES", text, decision.rule_id)
     if decision.overruled_rule_id:
         if decision.settled.state is FitState.UNKNOWN:
             return Reason("OTHERS_DO_NOT_FIT", "what the rules prefer does not fit", decision.rule_id)

@@ -3,7 +3,8 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import pairwise, permutations, product
 
 from finetree_recommender.answers import UNKNOWN, Answers
 from finetree_recommender.choice import Verdict
@@ -182,14 +183,31 @@ def _examples(situation: Situation) -> Iterator[Number]:
 
 
 def _crossings(situation: Situation) -> Iterator[float]:
-    """Rows at which a method's own hours or cost reach a limit, and the ends of the table."""
+    """Rows at which a method's own hours or cost reach a limit, the ends of the table, and where costs change order."""
     pack, demands = situation.pack, situation.demands
     low, high = pack.rules.times.examples[0], pack.rules.times.examples[-1]
     yield from (low, high)
+    if pack.rules.demands.nearest is not None and demands.run_usd is not None:
+        yield from _swaps(pack)
     for method in Method:
         for figure, limit in ((seconds_of, demands.deadline_seconds), (usd_of, demands.run_usd)):
             if limit is not None:
                 yield _bisect(lambda rows, f=figure, m=method: f(pack, None, m, rows) or 0.0, limit, low, high)  # type: ignore[misc]  # bound now
+
+
+@lru_cache(maxsize=64)
+def _swaps(pack: Pack) -> tuple[float, ...]:
+    """Rows up to which a method is cheaper than another, or is not, by the pack's own cost: at most one a segment."""
+    found = set[float]()
+    for (low, high), (one, other) in product(pairwise(pack.rules.times.examples), permutations(Method, 2)):
+        cheaper = partial(_cheaper, pack, one, other)
+        if cheaper(low) != cheaper(high):
+            found.add(_bisect(lambda rows, c=cheaper, at=low: c(rows) != c(at), 0, low, high))  # type: ignore[misc]  # bound now
+    return tuple(sorted(found))
+
+
+def _cheaper(pack: Pack, one: Method, other: Method, rows: int) -> bool:
+    return (usd_of(pack, None, one, rows) or 0.0) < (usd_of(pack, None, other, rows) or 0.0)
 
 
 def _bisect(figure: Callable[[int], float], limit: float, low: int, high: int) -> float:

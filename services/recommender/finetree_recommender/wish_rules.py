@@ -71,10 +71,15 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class DemandRules:
-    """What is checked against the figures of a method: the deadline of a run, and its budget."""
+    """What is checked against the figures of a method: the deadline of a run, and its budget.
+
+    With `nearest`, what is taken in place of a method over a limit goes by quality: the best within the limits, at most
+    as good as what the rules prefer, and where none is within, what comes nearest. Without it, by the rules' order.
+    """
 
     deadline: Cited
     budget: Cited
+    nearest: Cited | None = None
 
 
 @dataclass(frozen=True, slots=True)

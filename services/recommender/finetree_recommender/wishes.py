@@ -18,16 +18,32 @@ from finetree_recommender.trace import Caution
 
 
 def unmet(situation: Situation, decision: Decision) -> Iterator[Caution]:
-    """The wishes that the verdict breaks: no method that trains here keeps them all."""
+    """The wishes that the verdict breaks: of the methods that the rules would take here none keeps them all."""
     method = decision.method
     if method is None:
         return
     for breach in situation.broken.get(method, ()):
-        text = f"{method} {breach.message}; no method here keeps every wish{_nearest(situation, breach.code, method)}"
+        text = f"{method} {breach.message}; {_kept_by(situation, decision)}{_nearest(situation, breach.code, method)}"
         if breach.code == OVER_BUDGET and _rented_by_default(situation):
             text += "; that is at the price of renting: say so where the hardware is your own (ownership)"
         yield Caution(breach.code, text, breach.rule_id)
     yield from _quality(situation, method)
+
+
+def _kept_by(situation: Situation, decision: Decision) -> str:
+    """Whether any method that trains here keeps every wish, for people."""
+    choice = decision.choice
+    asked = [m for m in choice.leaning.above if m in choice.passage.feasible and m in _running(situation)]
+    kept = [method for method in asked if not situation.broken.get(method, ())]
+    if not kept:
+        return "no method here keeps every wish"
+    return f"only {' and '.join(kept)} would keep every wish, which is more than the rules ask for"
+
+
+def _running(situation: Situation) -> list[Method]:
+    """The methods that train here; all of them where nothing was estimated."""
+    evidence = situation.evidence
+    return [m for m in Method if evidence is None or fit.best(evidence, m).state in (FitState.FITS, FitState.TIGHT)]
 
 
 def _rented_by_default(situation: Situation) -> bool:
@@ -42,8 +58,7 @@ def _nearest(situation: Situation, code: str, method: Method) -> str:
         return ""
     figure, words = kind
     pack, evidence, examples = situation.pack, situation.evidence, situation.demands.examples
-    running = (m for m in Method if evidence is None or fit.best(evidence, m).state in (FitState.FITS, FitState.TIGHT))
-    found = [(value, m) for m in running if (value := figure(pack, evidence, m, examples)) is not None]
+    found = [(value, m) for m in _running(situation) if (value := figure(pack, evidence, m, examples)) is not None]
     if not found:
         return ""
     value, nearest = min(found)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_recommender.conclusion import conclude
+from finetree_recommender.conclusion import Recommendation, conclude
 from finetree_recommender.counterfactuals import Counterfactual
 from finetree_recommender.estimates import Evidence, FitState, Priced
 from finetree_recommender.methods import Method
-from finetree_recommender.pack import load_builtin
+from finetree_recommender.pack import load_builtin, parse
 
 GIB = 2**30
 ALL_FIT = {"full": "FITS", "lora": "FITS", "qlora": "FITS", "prefix": "FITS", "adapter": "FITS"}
@@ -65,9 +65,43 @@ def ask(pack, read):
     return lambda request: conclude(pack, read(**request), None, "ESTIMATOR_UNAVAILABLE")
 
 
+CROSSING = b"""
+id: crossing
+date: "2026-11-26"
+title: LoRA is cheaper than QLoRA from some thousand rows on
+extends: evidence-1
+sources: {house: {kind: MEASURED, source: "Runs of the house", date: "2026-11"}}
+times:
+  examples: [100, 1000, 10000, 100000]
+  source: "house: hours"
+  hours:
+    FULL: [8, 24, 120, 720]
+    LORA: [1, 2, 8, 72]
+    QLORA: [0.5, 3, 20, 240]
+    PREFIX: [0.5, 1, 2, 24]
+    ADAPTER: [1, 3, 10, 96]
+  usd_per_hour: {FULL: 2.5, LORA: 1.5, QLORA: 0.8, PREFIX: 0.4, ADAPTER: 1.5}
+  price_source: "house: prices"
+"""
+
+
+@pytest.fixture
+def by_evidence(read):
+    """The answer to a request by the rules of evidence-1, or of a pack over it."""
+
+    def answer(request: dict[str, Any], text: bytes = b"") -> Recommendation:
+        packs = load_builtin()
+        policy = parse(text, packs) if text else packs["evidence-1"]
+        return conclude(policy, read(**request).reread(policy), None, "ESTIMATOR_UNAVAILABLE")
+
+    return answer
+
+
 @pytest.mark.parametrize("request_", REQUESTS, ids=str)
-def test_a_threshold_is_where_the_verdict_changes(ask, request_):
+@pytest.mark.parametrize("asked", ["ask", "by_evidence"])
+def test_a_threshold_is_where_the_verdict_changes(asked, request_, request):
     """At the threshold the verdict is the one told; one step nearer it is another."""
+    ask = request.getfixturevalue(asked)
     answer = ask(request_)
     for flip in (flip for flip in answer.counterfactuals if flip.threshold is not None):
         step = STEPS.get(flip.unit, 1)
@@ -87,6 +121,20 @@ def test_a_change_of_an_answer_is_told_exactly_where_it_changes_the_verdict(ask,
         reached = {ask(request_ | {name: value}).decision.method for value in values}
         told = {flip.method for flip in answer.counterfactuals if flip.field_path == name}
         assert told == reached - {answer.decision.method, None}
+
+
+@pytest.mark.parametrize("rows", [100, 1000, 4000, 90_000])
+def test_where_no_method_is_within_the_budget_rows_are_told_at_which_another_is_the_cheapest(by_evidence, rows):
+    fields = {"hardware": gpu(24), "budget_usd_run": 0, "serving": ["SERVING_TARGET_VLLM"]}
+    answer = by_evidence(fields | {"dataset_profile": {"examples": rows}}, CROSSING)
+    found = [flip for flip in answer.counterfactuals if flip.field_path == "dataset_profile.examples"]
+    # Outside of the table nobody knows what a run costs.
+    assert [flip for flip in found if 1000 < flip.threshold < 10_000]
+    for flip in found:
+        nearer = flip.threshold - (1 if flip.threshold > rows else -1)
+        for examples, taken in ((flip.threshold, True), (nearer, False)):
+            asked = by_evidence(fields | {"dataset_profile": {"examples": int(examples)}}, CROSSING)
+            assert (asked.decision.method is flip.method) is taken, flip
 
 
 def flips(answer) -> dict[tuple[str, Method | None], Counterfactual]:

@@ -63,6 +63,8 @@ def test_memory_classes_hold_where_nothing_was_estimated(known, memory, expected
             for memory in ("cpu", "below_8", "8", "16", "24", "80")
         ),
         ({"qlora": "TIGHT"}, {"memory": "8"}, Method.QLORA),
+        # Speed is no reason to take prefixes (B35), nor may their fitting in more memory be one.
+        ({"qlora": "FITS", "prefix": "FITS"}, {"memory": "16", "priorities": ("SPEED",)}, Method.QLORA),
         ({"prefix": "FITS"}, {"memory": "24"}, Method.PREFIX),
         ({}, {"memory": "24"}, None),
         ({}, {"memory": "cpu"}, None),

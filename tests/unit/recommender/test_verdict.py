@@ -44,7 +44,7 @@ def wishes(draw: random.Random) -> Demands:
 
 def test_all_answers_of_the_five_questions(any_pack):
     words = vocabulary(any_pack.rules)
-    nothing = fit.ground(None, {})
+    nothing = fit.ground(None)
     for row in product(*((*words[name], UNKNOWN) for name in ("memory", "budget", "quality", "time", "tasks"))):
         answers = Answers(*row)
         whole = decide(any_pack, answers, None)
@@ -59,9 +59,12 @@ def test_any_answers_demands_and_estimates(any_pack, evidence):
         answers, demands = drawn(draw, any_pack), wishes(draw)
         found = evidence(**{m.field: draw.choice(STATES) for m in Method}) if draw.random() < 0.8 else None
         broken = all_breaches(any_pack, demands, found)
-        whole = decide(any_pack, answers, found, broken)
-        ground = fit.ground(found, broken)
-        assert ground.burdens == burdens(any_pack, demands, found)
+        ground = fit.ground(found, burdens(any_pack, demands, found))
+        for method, breaches in broken.items():
+            hard = sum(breach.hard for breach in breaches)
+            assert ground.burden(method).weight == (hard, len(breaches) - hard)
+            assert ground.burden(method).rule_id == (breaches[0].rule_id if breaches else "")
+        whole = decide(any_pack, answers, found, broken, ground)
         for read in (answers, asked(any_pack, answers), gist(any_pack, answers)):
             assert verdict(any_pack, read, ground) == (whole.method, whole.rule_id), (answers, demands)
             assert outcome(any_pack, read, ground) == (whole.method, whole.rule_id, whole.overruled_rule_id)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The estimator's own code, as the recommender and the trainer ask it, without the sockets between them."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from finetree_api.estimator.v1 import estimator_pb2 as est
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_estimator import accelerators, models, prices
+from finetree_estimator.lookups import Knowledge
+from finetree_estimator.servicer import EstimatorServicer
+from finetree_estimator.shapes import count
+from finetree_recommender.estimates import Accelerator, Catalogue, Evidence, Model, Priced, Refused
+from finetree_recommender.estimator_client import priced
+from finetree_recommender.methods import Method
+from finetree_runtime.errors import DomainError
+from finetree_runtime.validation import read, validate
+
+CARDS = accelerators.supported()
+MODELS = models.models()
+
+
+class Known:
+    """The estimator's servicer, as the recommender and the trainer ask it."""
+
+    def __init__(self) -> None:
+        self.servicer = EstimatorServicer(Knowledge(prices.packaged()))
+        self.known = Catalogue(
+            {card.name.casefold(): Accelerator(card.marketed_gb, card.native_bf16) for card in CARDS},
+            {
+                name.casefold(): Model(count(model.shape).total, model.shape.max_positions)
+                for model in MODELS
+                for name in (model.name, model.hub_id)
+            },
+        )
+
+    async def catalogue(self) -> Any:
+        return self.known
+
+    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
+        found: dict[tuple[Method, int], Priced | Refused] = {}
+        revision, parameters = ev.Revision(), 0
+        for method, raw in rows.items():
+            request = read(est.EstimateRunRequest, raw)
+            try:
+                answer = self.servicer.estimate(request)
+            except DomainError as error:
+                found[method, 0] = Refused(error.reason, str(error))
+                continue
+            found[method, answer.fallbacks_taken] = priced(answer)
+            revision, parameters = answer.revision, answer.total_parameters
+        return Evidence(found, revision, parameters or None)
+
+    async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
+        found = {}
+        for method, request in rows.items():
+            validate(request)
+            with contextlib.suppress(DomainError):
+                found[method] = self.servicer.estimate(request)
+        return found
+
+    async def estimate(self, spec: rs.RunSpec, profile: Any, evaluation: Any) -> est.Estimate:
+        request = est.EstimateRunRequest(spec=spec, dataset_profile=profile, evaluation_profile=evaluation)
+        return self.servicer.estimate(request)

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""More budget, more memory or a higher wish for quality never takes a method of less quality by evidence-1.
+
+Random requests over the whole catalogue, each asked again along one of them, just below and at every price that the
+estimator finds for it: the recommender's advisor asks the estimator's servicer, without the sockets between them.
+docs/decisions/0016 says why it holds, and of which requests.
+"""
+
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import pytest
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_recommender.advisor import Advisor
+from finetree_recommender.conclusion import Recommendation
+from finetree_recommender.estimates import Evidence
+from finetree_recommender.methods import Method
+from finetree_recommender.pack import load_builtin
+from fuzz_estimator import CARDS, MODELS, Known
+
+pytestmark = [pytest.mark.timeout(120)]
+
+PACK = load_builtin()["evidence-1"]
+GRADES = {method: PACK.card(method).quality_percent.expected for method in Method}
+BELOW = 1 - 1e-9
+"""Times a price: just too little."""
+MONTHS = (0, 0.01, 49.99, 50, 99.99, 100, 500, 500.01, 1999.99, 2000, 10**6)
+"""Budgets of a month: nothing, next to nothing, and the ends of the pack's brackets."""
+GIGABYTES = (2, 4, 6, 8, 11, 12, 16, 24, 32, 48, 80, 141)
+QUALITIES = sorted((word for word in rec.QualityNeed.values() if word), reverse=True)
+"""The contract has the best first."""
+
+
+class Remembering(Known):
+    """The estimator, which is asked the same for most rungs of a ladder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: dict[tuple[tuple[Method, bytes], ...], Evidence] = {}
+
+    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
+        asked = tuple(rows.items())
+        if asked not in self._found:
+            self._found[asked] = await super().price(rows)
+        return self._found[asked]
+
+
+ADVISOR = Advisor({"evidence-1": PACK}, Remembering())
+
+
+async def ask(request: rec.RecommendRequest) -> Recommendation:
+    return await ADVISOR.recommend(request)
+
+
+def drawn(draw: random.Random) -> rec.RecommendRequest:
+    """A model on hardware with its data, and half of the words that the contract has for what is wanted."""
+    request = rec.RecommendRequest(policy="evidence-1")
+    request.model.hub.id = draw.choice(MODELS).hub_id
+    request.hardware.accelerator = draw.choice(CARDS).name
+    if draw.random() < 0.4:
+        request.hardware.unknown_accelerator.marketed_memory_gb = draw.choice(GIGABYTES)
+        request.ownership.owned.CopyFrom(rs.OwnedHardware(tariff_per_kwh=0.3, currency_code="USD"))
+    rows = int(10 ** draw.uniform(0, 6.5))
+    request.dataset_profile.examples = rows
+    request.dataset_profile.token_lengths.add(upper_bound=int(2 ** draw.uniform(4, 13)), count=rows)
+    for field in request.DESCRIPTOR.fields:
+        if field.enum_type is None or draw.random() < (0.8 if field.is_repeated else 0.5):
+            continue
+        words = [value.number for value in field.enum_type.values if value.number]
+        if field.name == "serving":
+            request.serving.extend(draw.sample(words, 1))
+        elif not field.is_repeated:
+            setattr(request, field.name, draw.choice(words))
+    request.runs_per_month = draw.choice((0, 1, 3))
+    return request
+
+
+async def limited(draw: random.Random, request: rec.RecommendRequest) -> rec.RecommendRequest:
+    """The request with a deadline, or a budget of a run, near what one of the methods takes."""
+    method = draw.choice((await ask(request)).methods)
+    if method.total_seconds is not None and draw.random() < 0.5:
+        seconds = int(method.total_seconds.expected * draw.choice((0.5, 1, 1.1)))
+        request.deadline.FromSeconds(max(1, min(seconds, 31_536_000)))
+    if method.cost_usd is not None and draw.random() < 0.3:
+        request.budget_usd_run = method.cost_usd.expected
+    return request
+
+
+async def prices(request: rec.RecommendRequest) -> list[float]:
+    """What a run of each method costs, and just too little for it."""
+    found = [method.cost_usd.expected for method in (await ask(request)).methods if method.cost_usd is not None]
+    return [cost * times for cost in found for times in (BELOW, 1)]
+
+
+async def months(draw: random.Random) -> AsyncIterator[rec.RecommendRequest]:
+    request = await limited(draw, drawn(draw))
+    runs = max(1, request.runs_per_month)
+    for usd in sorted((*MONTHS, *(cost * runs for cost in await prices(request)))):
+        yield changed(request, budget_usd_month=usd)
+
+
+async def runs(draw: random.Random) -> AsyncIterator[rec.RecommendRequest]:
+    request = await limited(draw, drawn(draw))
+    for usd in sorted((*(month / max(1, request.runs_per_month) for month in MONTHS), *await prices(request))):
+        yield changed(request, budget_usd_run=usd)
+
+
+async def qualities(draw: random.Random) -> AsyncIterator[rec.RecommendRequest]:
+    request = await limited(draw, drawn(draw))
+    for word in QUALITIES:
+        yield changed(request, quality=word)
+
+
+async def memories(draw: random.Random) -> AsyncIterator[rec.RecommendRequest]:
+    """Without limits on what a run takes: another GPU takes another time, and has another price."""
+    request = drawn(draw)
+    request.ClearField("ownership")
+    for gb in GIGABYTES:
+        more = changed(request)
+        more.hardware.unknown_accelerator.marketed_memory_gb = gb
+        yield more
+
+
+def changed(request: rec.RecommendRequest, **fields: Any) -> rec.RecommendRequest:
+    other = rec.RecommendRequest()
+    other.CopyFrom(request)
+    for name, value in fields.items():
+        setattr(other, name, value)
+    return other
+
+
+@pytest.mark.parametrize(("raised", "ladders"), [(months, 100), (runs, 80), (qualities, 80), (memories, 40)])
+async def test_more_never_takes_a_method_of_less_quality(
+    raised: Callable[[random.Random], AsyncIterator[rec.RecommendRequest]], ladders: int
+):
+    draw, steps = random.Random(raised.__name__), Counter[Method | None]()
+    for _ in range(ladders):
+        before: Method | None = None
+        async for request in raised(draw):
+            method = (await ask(request)).decision.method
+            assert grade(method) >= grade(before), f"{before}, then {method}\n{request}"
+            steps[method] += method is not before
+            before = method
+    assert len(steps) >= 4, steps
+
+
+def grade(method: Method | None) -> float:
+    return GRADES[method] if method is not None else 0.0
