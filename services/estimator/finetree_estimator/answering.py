@@ -13,6 +13,7 @@ from functools import partial
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime import validation
+from finetree_runtime.digest import revision_text
 from finetree_runtime.errors import DomainError, FailedPrecondition, invalid_field
 
 from finetree_estimator import comparison, engine, fallbacks, largest, listing, offers, remedies, smallest, writing
@@ -41,6 +42,8 @@ class Present:
     revision: ev.Revision
     written: bytes
     """The revision on the wire."""
+    covered: str
+    """What a plan's digest covers of it."""
 
 
 def validate(questions: Iterable[tuple[Question, str, bytes]]) -> None:
@@ -54,7 +57,7 @@ def validate(questions: Iterable[tuple[Question, str, bytes]]) -> None:
 
 def answer(questions: Sequence[Question], knowledge: Knowledge, revision: ev.Revision) -> None:
     """Give each validated question its answer or its error."""
-    present = Present(knowledge, revision, revision.SerializeToString(deterministic=True))
+    present = Present(knowledge, revision, revision.SerializeToString(deterministic=True), revision_text(revision))
     going = [(question, _steps(question.request, present)) for question in questions if question.error is None]
     while going:
         going = [(question, steps) for question, steps in going if _goes_on(question, steps)]
@@ -97,9 +100,9 @@ def _steps(request: pb.EstimateRunRequest, present: Present) -> Answering:
 def _beside(chosen: Chosen, present: Present) -> writing.Belongings:
     """The resolved spec and the plan's digest."""
     return writing.Belongings(
-        spec=chosen.reading.spec.SerializeToString(deterministic=True),
+        spec=chosen.reading.written,
         revision=present.written,
-        plan_digest=chosen.reading.digest(present.revision),
+        plan_digest=chosen.reading.digest(present.covered),
         fallbacks_taken=chosen.taken,
     )
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.combinations import sequence_problem
 from finetree_runtime.digest import settings_digest
 from finetree_runtime.errors import InvalidArgument, invalid_field
-from finetree_runtime.plan import LONGEST_KEPT, named_spec, resolved_settings, spec_profile
+from finetree_runtime.plan import LONGEST_KEPT, named_bytes, named_spec, resolved_settings, spec_profile
 
 from finetree_estimator import rows
 from finetree_estimator.accelerators import AcceleratorEntry
@@ -82,8 +81,8 @@ class Reading:
     _settings: bytes
     _spec: rs.RunSpec | None = None
 
-    def digest(self, revision: ev.Revision) -> str:
-        """Hash of the plan: the resolved spec, what is known of the data, and the revision."""
+    def digest(self, revision: str) -> str:
+        """Hash of the plan: the resolved spec, what is known of the data, and the `digest.revision_text`."""
         return settings_digest(self._settings, self.given, self.profile, revision)
 
     @property
@@ -92,6 +91,11 @@ class Reading:
         if self._spec is None:
             self._spec = named_spec(self._settings, self.given)
         return self._spec
+
+    @property
+    def written(self) -> bytes:
+        """The resolved spec on the wire."""
+        return named_bytes(self._settings, self.given)
 
 
 def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.RunSpec | None = None) -> Reading:

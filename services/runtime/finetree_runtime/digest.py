@@ -24,13 +24,13 @@ def plan_digest(spec: rs.RunSpec, profile: rs.DatasetProfile | None, revision: e
     by hand and the same plan from a recommendation have the same digest. What was learned from observed runs is left
     out too: it changes with every run that ends, and no approval would outlive the next one.
     """
-    return _digest(_text(spec), profile, revision)
+    return _digest(_text(spec), profile, revision_text(revision))
 
 
-def settings_digest(settings: bytes, spec: rs.RunSpec, profile: rs.DatasetProfile | None, revision: ev.Revision) -> str:
+def settings_digest(settings: bytes, spec: rs.RunSpec, profile: rs.DatasetProfile | None, revision: str) -> str:
     """The `plan_digest` of `plan.named_spec(settings, spec)`, whose text is put together instead: settings come again.
 
-    Names stand first in a spec (model, dataset) and in its hardware (accelerator).
+    `revision` is its `revision_text`. Names stand first in a spec (model, dataset) and in its hardware (accelerator).
     """
     before, hardware, after = _kept_settings(settings) if len(settings) <= LONGEST_KEPT else _settings_parts(settings)
     parts = [_part(_MODEL, spec.model)] if spec.HasField("model") else []
@@ -44,18 +44,23 @@ def settings_digest(settings: bytes, spec: rs.RunSpec, profile: rs.DatasetProfil
     return _digest(f"{{{','.join([*parts, *after])}}}", profile, revision)
 
 
-def _digest(of_spec: str, profile: rs.DatasetProfile | None, revision: ev.Revision) -> str:
+def _digest(of_spec: str, profile: rs.DatasetProfile | None, revision: str) -> str:
     # It is kept, for most specs have the profile in them too.
     of_profile = (
         "" if profile is None else _kept_text(profile.DESCRIPTOR, profile.SerializeToString(deterministic=True))
     )
-    text = f"spec{of_spec};profile{of_profile};{_revision_text(revision.SerializeToString())}"
+    text = f"spec{of_spec};profile{of_profile};{revision}"
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def revision_text(revision: ev.Revision) -> str:
+    """What a digest covers of a revision, for `settings_digest`."""
+    return _revision_text(revision.SerializeToString())
 
 
 @lru_cache(maxsize=16)
 def _revision_text(raw: bytes) -> str:
-    """What a digest covers of a revision; a service has one for days."""
+    """The same of a revision's bytes; a service has one for days."""
     revision = ev.Revision.FromString(raw)
     return "".join(f"{name}{_text(getattr(revision, name))};" for name in ("engine", "catalogue", "price_book"))
 

@@ -7,7 +7,7 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime import plan
 from finetree_runtime.combinations import combination_problem
 from finetree_runtime.defaults import cpu_precision, suggested_sequence_length
-from finetree_runtime.digest import plan_digest, settings_digest
+from finetree_runtime.digest import plan_digest, revision_text, settings_digest
 
 
 def lora_spec(**training: float) -> rs.RunSpec:
@@ -154,7 +154,27 @@ def test_the_digest_of_settings_and_names_is_that_of_the_whole_spec(
 
     expected = plan_digest(plan.named_spec(settings, spec), profile, revision)
     for _ in range(2):  # made, and kept
-        assert settings_digest(settings, spec, profile, revision) == expected
+        assert settings_digest(settings, spec, profile, revision_text(revision)) == expected
+
+
+@pytest.mark.parametrize("hardware", HARDWARE, ids=["named", "quoted", "cpu", "empty", "none"])
+@pytest.mark.parametrize("dataset", [rs.DatasetSource(name="alpaca"), None], ids=["dataset", "no dataset"])
+@pytest.mark.parametrize("name", ["word", "word " * 2000], ids=["short", "long"])
+@pytest.mark.parametrize("unknown", [b"", b"\xfa\x7f\x03new"], ids=["known fields", "a field of a later version"])
+def test_the_bytes_of_settings_and_names_are_those_of_the_whole_spec(
+    hardware: rs.Hardware | None, dataset: rs.DatasetSource | None, name: str, unknown: bytes
+) -> None:
+    spec = rs.RunSpec(model=rs.ModelSource(name="a"), hardware=hardware, dataset=dataset, precision=rs.PRECISION_BF16)
+    spec.prefix.init_text = name
+    spec.checkpoints.keep = 3
+    spec.MergeFromString(unknown)
+    if hardware is not None:
+        spec.hardware.MergeFromString(unknown)
+    settings = plan.resolved_settings(spec)
+
+    expected = plan.named_spec(settings, spec).SerializeToString(deterministic=True)
+    for _ in range(2):  # made, and kept
+        assert plan.named_bytes(settings, spec) == expected
 
 
 def test_difference_names_the_fields() -> None:
