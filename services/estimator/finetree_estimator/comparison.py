@@ -46,15 +46,15 @@ def nearest(reading: Reading) -> list[pb.EvidenceRow]:
 
 def _playbook(compared: Compared) -> bytes:
     """A figure of the playbook beside the computed one, as the body of a message."""
-    figure = compared.figure
-    body = _VALUE + _DOUBLE.pack(figure.value) + _words(figure.kind, figure.stated_for, figure.source)
-    if figure.interpolated:
+    (kind, value, stated_for, source, _, _, interpolated, extrapolated, _), computed, note = compared
+    body = _VALUE + _DOUBLE.pack(value) + _words(kind, stated_for, source)
+    if interpolated:
         body += _INTERPOLATED
-    if figure.extrapolated:
+    if extrapolated:
         body += _EXTRAPOLATED
-    if compared.computed is not None:
-        body += _COMPUTED.bytes_of(compared.computed)
-    return body + delimited(_NOTE, compared.note.encode()) if compared.note else body
+    if computed is not None:
+        body += _COMPUTED.bytes_of(computed)
+    return body + delimited(_NOTE, note.encode()) if note else body
 
 
 @lru_cache(maxsize=1024)

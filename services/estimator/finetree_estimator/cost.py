@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Money, energy and carbon of a run: an hourly price for rented devices, a tariff and watts for owned ones."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
-from finetree_estimator.intervals import Interval, Kind, Source
+from finetree_estimator.intervals import Interval, Kind, Source, made
 from finetree_estimator.prices import billed
 from finetree_estimator.run import Owned, Rented, Run, Term
 
@@ -19,6 +20,7 @@ CLEAN_CARBON, DIRTY_CARBON = 0.030, 0.713
 943137)."""
 CARBON = Source(Kind.PUBLISHED, "Ember and Energy Institute, by Our World in Data", "world, 2023", "2024-07")
 OWN_CARBON = Source(Kind.COMPUTED, "carbon", "carbon_kg_per_kwh")
+_ENERGY, _CARBON, _OWN_CARBON = (ENERGY,), (CARBON,), (OWN_CARBON,)
 
 
 class Cost(NamedTuple):
@@ -50,7 +52,8 @@ def estimate(run: Run, seconds: Interval) -> Cost:
     Whole instances are paid: on a price for eight devices a run on one of them costs eight.
     """
     hours = seconds.scaled(1 / 3600)
-    energy = hours.scaled(watts(run) / 1000, ENERGY) if watts(run) > 0 else None
+    power = watts(run)
+    energy = hours.scaled(power / 1000, _ENERGY) if power > 0 else None
     carbon = carbon_of(energy, run.carbon_kg_per_kwh) if energy is not None else None
     if isinstance(run.payment, Rented):
         price = run.payment
@@ -69,7 +72,7 @@ def estimate(run: Run, seconds: Interval) -> Cost:
             carbon,
         )
     if isinstance(run.payment, Owned) and energy is not None:
-        hourly = watts(run) / 1000 * run.payment.tariff / run.devices
+        hourly = power / 1000 * run.payment.tariff / run.devices
         amount = energy.scaled(run.payment.tariff)
         currency = run.payment.currency
         return Cost(amount, currency, energy, hourly=hourly, monthly=_monthly(amount, run), carbon_kg=carbon)
@@ -78,17 +81,22 @@ def estimate(run: Run, seconds: Interval) -> Cost:
 
 def rent(hours: Interval, price: Rented, devices: int) -> Interval:
     """Cost of `hours` on the instances that hold so many devices, in the price's currency."""
-    source = Source(Kind.PUBLISHED, "price-book", price.price_id, price.date)
-    return hours.scaled(price.hourly * billed(devices, price.min_count), source)
+    return hours.scaled(price.hourly * billed(devices, price.min_count), _listed(price.price_id, price.date))
+
+
+@lru_cache(maxsize=4096)
+def _listed(price_id: str, date: str) -> tuple[Source, ...]:
+    """What a price rests on."""
+    return (Source(Kind.PUBLISHED, "price-book", price_id, date),)
 
 
 def carbon_of(energy_kwh: Interval, kg_per_kwh: float) -> Interval:
     """Carbon in kilograms of CO2 equivalent; 0 per kilowatt-hour means an unknown place anywhere in the world."""
     if kg_per_kwh > 0:
-        return energy_kwh.scaled(kg_per_kwh, OWN_CARBON)
-    expected = energy_kwh.scaled(WORLD_CARBON, CARBON)
+        return energy_kwh.scaled(kg_per_kwh, _OWN_CARBON)
+    expected = energy_kwh.scaled(WORLD_CARBON, _CARBON)
     low, high = energy_kwh.low * CLEAN_CARBON, energy_kwh.high * DIRTY_CARBON
-    return Interval(low, expected.expected, high, expected.sources, expected.coverage)
+    return made((low, expected.expected, high, expected.sources, expected.coverage))
 
 
 def watts(run: Run) -> float:

@@ -11,6 +11,9 @@ from typing import NamedTuple
 COVERAGE = 0.9
 """Share of cases that every interval of the estimator is meant to cover (reference goal: held-out rows, 90 %)."""
 
+MOST_TOGETHER = 4096
+"""Pairs of tuples of sources that are kept; there are some ten for each device: a megabyte."""
+
 
 class Kind(Enum):
     """Kind of source; the names are those of the contract's ProvenanceKind."""
@@ -45,8 +48,8 @@ class Interval(NamedTuple):
     sources: tuple[Source, ...] = ()
     coverage: float = COVERAGE
 
-    def scaled(self, factor: float, *sources: Source) -> "Interval":
-        """The interval times a known, non-negative factor."""
+    def scaled(self, factor: float, sources: tuple[Source, ...] = ()) -> "Interval":
+        """The interval times a known, non-negative factor that rests on `sources`."""
         low, expected, high, own, coverage = self
         merged = together(own, sources) if sources else own
         return made((low * factor, expected * factor, high * factor, merged, coverage))
@@ -109,7 +112,29 @@ def _deviations(coverage: float) -> float:
     return NormalDist().inv_cdf((1 + coverage) / 2)
 
 
-@lru_cache(maxsize=4096)
 def together(sources: tuple[Source, ...], more: tuple[Source, ...]) -> tuple[Source, ...]:
-    """The sources of both without repetition, in order."""
+    """The sources of both without repetition, in order.
+
+    An answer asks for ten of them, mostly of the very tuples that the last one had: so they are looked up by identity,
+    which costs a fraction of their hash.
+    """
+    found = _TOGETHER.get((id(sources), id(more)))
+    return found[2] if found is not None else _put_together(sources, more)
+
+
+def _put_together(sources: tuple[Source, ...], more: tuple[Source, ...]) -> tuple[Source, ...]:
+    """The same, kept: with the two, so that no others can have their identities."""
+    if len(_TOGETHER) >= MOST_TOGETHER:
+        _TOGETHER.clear()
+    joined = _joined(sources, more)
+    _TOGETHER[id(sources), id(more)] = sources, more, joined
+    return joined
+
+
+_TOGETHER: dict[tuple[int, int], tuple[tuple[Source, ...], tuple[Source, ...], tuple[Source, ...]]] = {}
+
+
+@lru_cache(maxsize=4096)
+def _joined(sources: tuple[Source, ...], more: tuple[Source, ...]) -> tuple[Source, ...]:
+    """The same by value: whoever makes the same tuples again gets one and the same back."""
     return tuple(dict.fromkeys((*sources, *more)))

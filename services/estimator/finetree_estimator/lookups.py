@@ -44,12 +44,18 @@ def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
         return _shape_of_path(model.path, knowledge.model_root)
     name = model.name if source == "name" else model.hub.id
     try:
-        return Described(catalogue_model(name).shape)
+        return _catalogued(name)
     except UnknownNameError as error:
         text = f"no model {name!r} in the catalogue{_instead(error)}"
         raise NotFound("MODEL_NOT_FOUND", text, metadata={"model": name}) from error
 
 
+@lru_cache(maxsize=1024)
+def _catalogued(name: str) -> Described:
+    return Described(catalogue_model(name).shape)
+
+
+@lru_cache(maxsize=1024)
 def read_device(name: str, *, fp32: bool) -> Device:
     """A named accelerator. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED).
 

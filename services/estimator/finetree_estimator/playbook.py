@@ -8,7 +8,7 @@ sizes on straight lines in log-log, and where a computed interval leaves one out
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum
 from functools import cache, lru_cache, partial
 from itertools import pairwise
@@ -83,12 +83,24 @@ def compare(run: Run, estimate: Estimate, *, examples: int, runs_per_month: floa
     """The playbook's figures for a run of so many examples (0: unknown), each beside the computed one."""
     bits = run.method.bits if isinstance(run.method, QuantizedLora) else 0
     computed = _computed(estimate, runs_per_month)
+    hourly = estimate.cost.hourly if estimate.cost is not None else 0.0
+    here = _Here(estimate.total_parameters, run.device.name, run.devices, hourly)
     found = []
     for figure in figures(name_of(run.method), bits, examples, run.device.usable_bytes):
         interval = computed.get(figure.kind)
-        note = "" if interval is None or _agrees(figure, interval) else _note(run, estimate, figure, interval)
+        note = "" if interval is None or _agrees(figure, interval) else _note(figure, interval, here)
         found.append(_compared((figure, interval, note)))
     return tuple(found)
+
+
+class _Here(NamedTuple):
+    """What a run is where the playbook speaks of another."""
+
+    parameters: int
+    device: str
+    devices: int
+    hourly: float
+    """Price of an hour of one device; 0 where it has none."""
 
 
 def figures(method: str, bits: int, examples: int, usable_bytes: int) -> tuple[Figure, ...]:
@@ -228,31 +240,32 @@ def _agrees(figure: Figure, computed: Interval) -> bool:
     return (figure.value <= computed.high) and (figure.at_least or computed.low <= figure.value)
 
 
-def _note(run: Run, estimate: Estimate, figure: Figure, computed: Interval) -> str:
+def _note(figure: Figure, computed: Interval, here: _Here) -> str:
     """How far the figure lies outside the computed interval, and what is different there (playbook) and here."""
-    above = figure.value > computed.high
-    factor = figure.value / computed.expected if above and computed.expected else computed.expected / figure.value
-    by = "far" if computed.expected == 0 else f"{factor:,.0f} times" if factor >= 10 else f"{factor:.1f} times"
-    hourly = estimate.cost.hourly if estimate.cost is not None else 0.0
-    differences = (
-        *_unlike(figure, estimate.total_parameters, run.device.name, run.devices, hourly),
-        _unsaid(figure.kind, above=above),
-    )
+    value, expected = figure.value, computed.expected
+    above = value > computed.high
+    factor = value / expected if above and expected else expected / value
+    by = "far" if expected == 0 else f"{factor:,.0f} times" if factor >= 10 else f"{factor:.1f} times"
+    differences = _unlike(figure, here)
+    differences.append(_unsaid(figure.kind, above=above))
     return f"{by} {'above' if above else 'below'} the computed: {'; '.join(differences)}"
 
 
-def _unlike(figure: Figure, parameters: int, device: str, devices: int, hourly: float) -> Iterator[str]:
+def _unlike(figure: Figure, here: _Here) -> list[str]:
     """Where the run is not what the playbook speaks of. What names and prices say of each other is said again."""
-    if not LIKE_BASE[0] <= parameters <= LIKE_BASE[1]:
-        yield _other_size(figure.stated_for, parameters)
-    if figure.gpu and (other := _other_gpu(figure.gpu, device)):
-        yield other
-    if devices > 1:
-        yield f"one GPU there, {devices} here"
-    if figure.hourly and hourly and (other := _other_price(figure.hourly, hourly)):
-        yield other
-    if figure.extrapolated:
-        yield "beyond the table there"
+    _, _, stated_for, _, gpu, hourly, _, extrapolated, _ = figure
+    found = []
+    if not LIKE_BASE[0] <= here.parameters <= LIKE_BASE[1]:
+        found.append(_other_size(stated_for, here.parameters))
+    if gpu and (other := _other_gpu(gpu, here.device)):
+        found.append(other)
+    if here.devices > 1:
+        found.append(f"one GPU there, {here.devices} here")
+    if hourly and here.hourly and (other := _other_price(hourly, here.hourly)):
+        found.append(other)
+    if extrapolated:
+        found.append("beyond the table there")
+    return found
 
 
 @lru_cache(maxsize=1024)

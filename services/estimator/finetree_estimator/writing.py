@@ -81,7 +81,7 @@ def estimate_bytes(estimate: Estimate, device: Device, beside: Belongings, compa
     parts = [
         delimited(_SPEC, beside.spec),
         delimited(_MEMORY, _memory(estimate.memory, device.usable_bytes)),
-        delimited(_FIT, _fit(estimate.fit).SerializeToString()),
+        delimited(_FIT, _fit(estimate.fit)),
         delimited(_TIME, _times(times)) if times is not None else b"",
         delimited(_COST, _cost(cost)) if cost is not None else b"",
         numbers.SerializeToString(),
@@ -103,7 +103,7 @@ def summary_bytes(estimate: Estimate, device: Device, revision: bytes, fallbacks
     )
     parts = [
         delimited(_MEMORY, _DEVICE.bytes_of(estimate.memory.device) + usable),
-        delimited(_FIT, _fit(estimate.fit).SerializeToString()),
+        delimited(_FIT, _fit(estimate.fit)),
     ]
     if estimate.times is not None:
         parts.append(delimited(_TIME, _TOTAL.bytes_of(estimate.times.total)))
@@ -187,9 +187,10 @@ def _usable(usable_bytes: int) -> bytes:
     return pb.MemoryEstimate(usable_device_bytes=usable_bytes).SerializeToString()
 
 
-def _fit(fit: Fit) -> pb.Fit:
-    verdict = _VERDICTS[fit.verdict]
-    return pb.Fit(verdict=verdict, headroom_bytes=fit.headroom_bytes, summary=fit.summary, probability=fit.probability)
+def _fit(fit: Fit) -> bytes:
+    verdict, headroom = _VERDICTS[fit.verdict], fit.headroom_bytes
+    found = pb.Fit(verdict=verdict, headroom_bytes=headroom, summary=fit.summary, probability=fit.probability)
+    return found.SerializeToString()
 
 
 def _times(times: Times) -> bytes:
