@@ -128,8 +128,10 @@ def _score_bytes(run: Run) -> float:
     """Bytes per token and head of attention scores that are kept; fused kernels keep none."""
     if run.eager_attention:
         return float((4 + run.recipe.activation_bytes) * run.sequence_length)
+    if not run.device.is_cpu:
+        return 0.0
     span = run.rows.attention_span if run.rows is not None else float(run.sequence_length)
-    return c.SHORT_ROW_SCORES_BYTES * span if run.device.is_cpu and span <= c.SHORT_ROW_TOKENS else 0.0
+    return c.SHORT_ROW_SCORES_BYTES * span if span <= c.SHORT_ROW_TOKENS else 0.0
 
 
 def _mlp(run: Recipe) -> float:

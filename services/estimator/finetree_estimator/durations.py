@@ -12,7 +12,6 @@ from finetree_estimator.run import EvaluationPlan, Rows, Run
 from finetree_estimator.shapes import active_parameters
 from finetree_estimator.steptime import (
     Work,
-    attention_efficiency,
     forward_elementwise_seconds,
     forward_flops,
     forward_overhead_seconds,
@@ -56,7 +55,7 @@ def estimate(run: Run) -> Times | None:
     tokens = step.micro_batches * step.tokens * run.devices
     below, above = _rate_ends(run, rows)
     sources = _rate_sources(run.device.sources, is_cpu=run.device.is_cpu)
-    longest = seconds * (1 + above) + step.micro_batches * held_up_seconds(run)
+    longest = seconds * (1 + above) + step.micro_batches * held_up_seconds(run, work)
     step_interval = made((seconds * (1 - below), seconds, longest, sources, COVERAGE))
     evaluation = evaluation_seconds(run, run.evaluation)
     phases = (
@@ -97,7 +96,7 @@ def _loss_seconds(run: Run, rows: Rows, work: Work) -> float:
     """Seconds of one look at the loss: a forward pass over all held-out rows, packed."""
     dense, attention, head = forward_flops(run, rows, work)
     batches = math.ceil(rows.tokens / c.EVALUATION_TOKENS)
-    flops = dense + attention / attention_efficiency(run) + head
+    flops = dense + attention / work.attention_efficiency + head
     per_token = flops / run.device.training_flops + forward_elementwise_seconds(run, rows, work)
     return rows.tokens * per_token + batches * forward_overhead_seconds(run)
 

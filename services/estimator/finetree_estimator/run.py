@@ -158,28 +158,26 @@ class Recipe:
     """Whether a device's share of the batch is a single micro-batch."""
     on_cpu: bool
 
-    @property
-    def sharded(self) -> bool:
-        """Whether the weights themselves are spread over devices."""
-        return self.sharding == "full" and self.devices > 1
+    sharded: bool = field(init=False)
+    """Whether the weights themselves are spread over devices."""
+    raised: bool = field(init=False)
+    """Whether what is not packed of a quantised base, and with it the residual stream, is float32.
 
-    @property
-    def raised(self) -> bool:
-        """Whether what is not packed of a quantised base, and with it the residual stream, is float32.
+    prepare_model_for_kbit_training (PEFT) leaves a GPTQ model as it is, and TRL and the FSDP examples do not call
+    it for a sharded one: a shard is one flat tensor, so that all of a unit's weights have one type.
+    """
+    activation_bytes: int = field(init=False)
+    """Bytes per number of what layers and head give: float32 after a raised base that no autocast takes down."""
 
-        prepare_model_for_kbit_training (PEFT) leaves a GPTQ model as it is, and TRL and the FSDP examples do not call
-        it for a sharded one: a shard is one flat tensor, so that all of a unit's weights have one type.
-        """
+    def __post_init__(self) -> None:
+        sharded = self.sharding == "full" and self.devices > 1
+        quantized = isinstance(self.method, QuantizedLora) and not self.method.grouped
         raises = self.program.raises_quantized_base and not self.program.casts_module
-        if not isinstance(self.method, QuantizedLora) or not raises:
-            return False
-        return not self.method.grouped and not self.sharded
-
-    @property
-    def activation_bytes(self) -> int:
-        """Bytes per number of what layers and head give: float32 after a raised base that no autocast takes down."""
+        raised = quantized and raises and not sharded
         autocast = self.weight_bytes > self.compute_bytes
-        return 4 if self.raised and not autocast else self.compute_bytes
+        object.__setattr__(self, "sharded", sharded)
+        object.__setattr__(self, "raised", raised)
+        object.__setattr__(self, "activation_bytes", 4 if raised and not autocast else self.compute_bytes)
 
 
 recipe_of = lru_cache(maxsize=4096)(Recipe)

@@ -58,6 +58,18 @@ class Work(NamedTuple):
     load_seconds: float
     """Until the model is on the device: start of the worker, and reading 16-bit weights."""
     layer: Layer
+    kept_bytes: float
+    """Bytes per token that layers keep on a GPU, with what is computed again: what the step's small kernels go over."""
+    attention_efficiency: float
+    """Share of the dense products' rate that attention reaches."""
+    again: float
+    """How much more than the forward and the backward pass a step is, where what is not kept is computed again."""
+    call_seconds: float
+    """Of a micro-batch, in which the device waits for calls."""
+    unpacked_bytes: float
+    """Bytes that unpacking a quantised base and decomposing weights move in a micro-batch, whatever its tokens."""
+    slower_unpacked_bytes: float
+    """What the slowest kernels in use add to it."""
 
 
 @lru_cache(maxsize=4096)
@@ -68,6 +80,9 @@ def work_of(recipe: Recipe) -> Work:
     again = 1.0 if recipe.checkpointing else 0.0
     backward = 2.0 - method.frozen_layers / shape.layers if isinstance(method, Full) else 1.0
     dense = 2.0 * (active_parameters(shape) - counted.embeddings - counted.lm_head)
+    # Forward and backward rearrange the weights once each; the products for weight gradients have none.
+    passes = 4 if recipe.checkpointing else 3
+    adapter_bytes = 0.0 if recipe.on_cpu else traffic.adapter_bytes(recipe) + traffic.cast_bytes(recipe)
     return Work(
         dense=dense,
         trained_dense=dense * (1.0 + backward + again),
@@ -78,14 +93,26 @@ def work_of(recipe: Recipe) -> Work:
         head=2.0 * shape.vocab * shape.hidden * _alignment_factor(recipe),
         head_passes=3.0 if isinstance(method, Full) else 2.0,
         adapters=0.0 if isinstance(method, Full | Prefix) else 6.0 * trained,
-        adapter_bytes=0.0 if recipe.on_cpu else traffic.adapter_bytes(recipe) + traffic.cast_bytes(recipe),
+        adapter_bytes=adapter_bytes,
         float32_head=recipe.activation_bytes > recipe.compute_bytes,
         update_bytes=traffic.update_bytes(recipe, trained),
         saved_bytes=trained * recipe.master_bytes,
         checkpoint_bytes=trained * (recipe.master_bytes + state_bytes(recipe)),
         load_seconds=c.IMPORT_SECONDS + 2.0 * counted.total / c.DISK_BYTES_PER_SECOND,
         layer=layer_of(recipe),
+        kept_bytes=passes / 3 * (shape.layers * _moved(layer_of(recipe), adapter_bytes)),
+        attention_efficiency=1.0 if recipe.on_cpu else recipe.program.attention_efficiency,
+        again=passes / 3,
+        call_seconds=shape.layers * passes * layer_overhead_seconds(recipe),
+        unpacked_bytes=(passes - 1) * traffic.unpacking_bytes(recipe)
+        + (passes - 2) * traffic.decomposing_bytes(recipe),
+        slower_unpacked_bytes=(passes - 1) * traffic.slower_unpacking_bytes(recipe),
     )
+
+
+def _moved(layer: Layer, adapter_bytes: float) -> float:
+    """Bytes per token that a layer keeps, but for what is moved by its adapters as `adapter_bytes` say."""
+    return layer.norms + layer.attention + layer.mlp + (0.0 if adapter_bytes else layer.trained)
 
 
 def _alignment_factor(recipe: Recipe) -> float:
@@ -104,7 +131,9 @@ def step_of(run: Run, rows: Rows) -> Step:
 
 def step_seconds(run: Run, rows: Rows, step: Step, work: Work) -> float:
     """Seconds of an optimizer step, of all devices at once."""
-    micro = step.tokens * training_flops(run, rows, step, work) / run.device.training_flops + overhead_seconds(run)
+    micro = step.tokens * training_flops(run, rows, step, work) / run.device.training_flops + overhead_seconds(
+        run, work
+    )
     micro += step.tokens * elementwise_seconds(run, rows, work)
     if run.devices == 1:
         return step.micro_batches * micro + work.update_bytes / run.device.bandwidth
@@ -121,7 +150,7 @@ def training_flops(run: Run, rows: Rows, step: Step, work: Work) -> float:
     _, attention, head = forward_flops(run, rows, work)
     slower = _float32_factor(run) if work.float32_head else 1.0
     head_passes = work.head_passes + (1.0 if _computes_head_again(run, rows, step) else 0.0)
-    spans = attention * work.attention_passes / attention_efficiency(run)
+    spans = attention * work.attention_passes / work.attention_efficiency
     return work.trained_dense + spans + (head * head_passes + work.adapters) * slower
 
 
@@ -145,42 +174,29 @@ def _float32_factor(run: Run) -> float:
     return max(1.0, run.device.training_flops / rate) if rate else 1.0
 
 
-def attention_efficiency(run: Run) -> float:
-    """Share of the dense products' rate that attention reaches."""
-    return 1.0 if run.device.is_cpu else run.program.attention_efficiency
-
-
-def overhead_seconds(run: Run) -> float:
+def overhead_seconds(run: Run, work: Work) -> float:
     """Seconds of a micro-batch that do not depend on its tokens: small kernels, and unpacking a quantised base."""
-    passes = 3 + (1 if run.checkpointing else 0)
-    # Forward and backward rearrange the weights once each; the products for weight gradients have none.
-    seconds = run.shape.layers * passes * layer_overhead_seconds(run) + (passes - 1) * repack_seconds(run)
-    moved = (passes - 1) * traffic.unpacking_bytes(run) + (passes - 2) * traffic.decomposing_bytes(run)
-    return seconds + moved / run.device.bandwidth
+    seconds = work.call_seconds
+    if run.device.is_cpu:
+        seconds += (3 if run.checkpointing else 2) * repack_seconds(run)
+    return seconds + work.unpacked_bytes / run.device.bandwidth
 
 
-def held_up_seconds(run: Run) -> float:
+def held_up_seconds(run: Run, work: Work) -> float:
     """What a micro-batch may take longer for reasons that no rate has: host, kernels, the way between devices."""
     if run.device.is_cpu:
         return 0.0
-    passes = 3 + (1 if run.checkpointing else 0)
-    host = run.shape.layers * passes * layer_overhead_seconds(run) * c.SLOWEST_HOST
-    kernels = (passes - 1) * traffic.slower_unpacking_bytes(run) / run.device.bandwidth
-    return host + kernels + sharing.held_up_seconds(run)
+    kernels = work.slower_unpacked_bytes / run.device.bandwidth
+    return work.call_seconds * c.SLOWEST_HOST + kernels + sharing.held_up_seconds(run)
 
 
 def elementwise_seconds(run: Run, rows: Rows, work: Work) -> float:
     """Seconds per token and step outside of matrix products: norms, gates, softmax, adapters' additions, the loss."""
-    again = 4 / 3 if run.checkpointing else 1.0
     if run.device.is_cpu:
         saved = run.shape.layers * saved_by(work.layer, run)
-        return again * saved / run.compute_bytes / (c.CPU_ELEMENTWISE * run.device.cores)
-    layer = work.layer
-    # What is kept for adapters is moved by them.
-    kept = layer.norms + layer.attention + layer.mlp + (0.0 if work.adapter_bytes else layer.trained)
-    saved = run.shape.layers * kept
+        return work.again * saved / run.compute_bytes / (c.CPU_ELEMENTWISE * run.device.cores)
     logits = c.LOGITS_BYTES[min(4, max(2, run.compute_bytes))] * run.shape.vocab * loss_share(run, rows)
-    moved = again * saved + (0.0 if run.loss == "fused" else logits)
+    moved = work.kept_bytes + (0.0 if run.loss == "fused" else logits)
     left = c.COMPILED_SHARE if run.program.compiled else 1.0
     scores = traffic.score_bytes(run) if run.eager_attention else 0.0
     return left * (c.ELEMENTWISE_TRAFFIC * moved + work.adapter_bytes + scores) / run.device.bandwidth
@@ -200,16 +216,16 @@ def repack_seconds(run: Run) -> float:
 
 def forward_overhead_seconds(run: Run) -> float:
     """Seconds of a forward pass that do not depend on its tokens."""
-    return run.shape.layers * layer_overhead_seconds(run) + repack_seconds(run)
+    return run.shape.layers * layer_overhead_seconds(run.recipe) + repack_seconds(run)
 
 
-def layer_overhead_seconds(run: Run) -> float:
+def layer_overhead_seconds(recipe: Recipe) -> float:
     """Seconds of a layer's pass in which the device waits for calls."""
-    if run.device.is_cpu:
+    if recipe.on_cpu:
         return c.CPU_LAYER_OVERHEAD
     # Experts that come in turn take a layer's calls each, and wait for the list of their tokens.
-    turns = 1 + run.shape.experts if run.program.experts_in_turn else 1
-    return turns * run.program.layer_overhead * (c.COMPILED_SHARE if run.program.compiled else 1.0)
+    turns = 1 + recipe.shape.experts if recipe.program.experts_in_turn else 1
+    return turns * recipe.program.layer_overhead * (c.COMPILED_SHARE if recipe.program.compiled else 1.0)
 
 
 def loss_share(run: Run, rows: Rows) -> float:

@@ -44,17 +44,17 @@ def _own_bytes(recipe: Recipe) -> int:
     return 4 if recipe.program.copies_adapter_inputs and not recipe.sharded else recipe.compute_bytes
 
 
-def decomposing_bytes(run: Run) -> float:
+def decomposing_bytes(recipe: Recipe) -> float:
     """Bytes of a forward pass in which DoRA finds the lengths of the adapted weights' columns, whatever the tokens.
 
     The product of an adapter's matrices is written, read and added to the weights, and the sum's norm is taken (PEFT).
     """
-    method = run.method.lora if isinstance(run.method, QuantizedLora) else run.method
+    method = recipe.method.lora if isinstance(recipe.method, QuantizedLora) else recipe.method
     if not isinstance(method, LoraAdapters) or not method.weight_decomposed:
         return 0.0
-    own = _own_bytes(run.recipe)
-    weights = sum(linear.weights for linear in target_linears(run.shape, method.targets))
-    return float(run.shape.layers * weights * (4 * own + run.compute_bytes))
+    own = _own_bytes(recipe)
+    weights = sum(linear.weights for linear in target_linears(recipe.shape, method.targets))
+    return float(recipe.shape.layers * weights * (4 * own + recipe.compute_bytes))
 
 
 def cast_bytes(recipe: Recipe) -> float:
@@ -107,13 +107,13 @@ def _update_traffic(recipe: Recipe) -> tuple[int, int]:
     return (c.OPTIMIZER_TRAFFIC if recipe.program.fused_optimizer else c.UNFUSED_OPTIMIZER_TRAFFIC), 0
 
 
-def unpacking_bytes(run: Run) -> float:
+def unpacking_bytes(recipe: Recipe) -> float:
     """Bytes that unpacking a quantised base moves in one pass, whatever the tokens; 0 where there is none."""
-    return linear_weights(run.shape) * c.DEQUANTIZE_BYTES if isinstance(run.method, QuantizedLora) else 0.0
+    return linear_weights(recipe.shape) * c.DEQUANTIZE_BYTES if isinstance(recipe.method, QuantizedLora) else 0.0
 
 
-def slower_unpacking_bytes(run: Run) -> float:
+def slower_unpacking_bytes(recipe: Recipe) -> float:
     """What the slowest kernels in use add to it: GPTQ's have changed by a factor of five, bitsandbytes' have not."""
-    if not isinstance(run.method, QuantizedLora) or not run.method.grouped:
+    if not isinstance(recipe.method, QuantizedLora) or not recipe.method.grouped:
         return 0.0
-    return linear_weights(run.shape) * (c.UNFUSED_GPTQ_BYTES - c.DEQUANTIZE_BYTES)
+    return linear_weights(recipe.shape) * (c.UNFUSED_GPTQ_BYTES - c.DEQUANTIZE_BYTES)

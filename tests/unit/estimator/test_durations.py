@@ -28,6 +28,14 @@ def elementwise(run):
     return steptime.elementwise_seconds(run, ROWS, steptime.work_of(run.recipe))
 
 
+def overhead(run):
+    return steptime.overhead_seconds(run, steptime.work_of(run.recipe))
+
+
+def held_up_by(run):
+    return steptime.held_up_seconds(run, steptime.work_of(run.recipe))
+
+
 def matrix_part(run):
     """FLOPs of the layers' weights per token, in units of the weights of their projections."""
     dense, _, _ = forward(run, ROWS)
@@ -69,7 +77,7 @@ def test_rows_of_a_batch_fall_into_micro_batches(make_run):
 
 def test_unpacking_a_quantised_base_costs_the_same_for_few_and_many_tokens(make_run):
     plain, quantized = make_run(), make_run(method=QuantizedLora(make_run().method))
-    extra = steptime.overhead_seconds(quantized) - steptime.overhead_seconds(plain)
+    extra = overhead(quantized) - overhead(plain)
 
     assert extra > 0
     assert flops(quantized) == flops(plain)
@@ -172,27 +180,27 @@ def test_sharded_weights_are_gathered_for_every_micro_batch(make_run):
 
 def test_a_time_is_as_wide_as_the_rate_and_what_may_hold_a_micro_batch_up(make_run):
     run = make_run()
-    step, held_up = durations.estimate(run).step, steptime.held_up_seconds(run)
+    step, held_up = durations.estimate(run).step, held_up_by(run)
 
     assert step.low / step.expected == pytest.approx(1 / 1.25)
     assert step.high == pytest.approx(step.expected / 0.7 + 4 * held_up)
     assert 0 < 4 * held_up < 0.3 * step.expected
-    assert steptime.held_up_seconds(make_run(checkpointing=True)) == pytest.approx(4 / 3 * held_up)
+    assert held_up_by(make_run(checkpointing=True)) == pytest.approx(4 / 3 * held_up)
 
 
 def test_gptq_and_a_narrow_link_may_hold_a_run_up(make_run, gpu, cpu):
     """AutoGPTQ of 2023 moved 22 bytes more a weight; a board may give a card four lanes of PCIe 3."""
     run = make_run(device=replace(gpu, link_bandwidth=24.8e9))
-    lora, plain = run.method, steptime.held_up_seconds(run)
-    gptq = steptime.held_up_seconds(replace(run, method=QuantizedLora(lora, grouped=True)))
+    lora, plain = run.method, held_up_by(run)
+    gptq = held_up_by(replace(run, method=QuantizedLora(lora, grouped=True)))
     sharded = replace(run, devices=2, sharding="full")
     nvlink = replace(sharded, device=replace(gpu, link_bandwidth=240e9))
 
     assert (gptq - plain) * gpu.bandwidth == pytest.approx(2 * 22 * linear_weights(run.shape))
-    assert steptime.held_up_seconds(replace(run, method=QuantizedLora(lora))) == plain
-    assert steptime.held_up_seconds(nvlink) == plain
+    assert held_up_by(replace(run, method=QuantizedLora(lora))) == plain
+    assert held_up_by(nvlink) == plain
     assert sharing.held_up_seconds(sharded) == pytest.approx(3.21e9 * 2 * (1 / 3.2e9 - 0.07 / 24.8e9), rel=0.01)
-    assert steptime.held_up_seconds(replace(run, device=cpu)) == 0
+    assert held_up_by(replace(run, device=cpu)) == 0
 
 
 def test_packed_weights_travel_packed(make_run, gpu):
@@ -235,13 +243,13 @@ def test_dora_goes_over_the_adapted_weights_in_each_forward_pass(make_run):
     dora = replace(plain, method=replace(plain.method, weight_decomposed=True))
     weights, numbers = 28 * 3072 * 3072, 28 * 3072
 
-    assert traffic.decomposing_bytes(dora) == 18 * weights
-    assert traffic.decomposing_bytes(plain) == traffic.decomposing_bytes(make_run(method=Full())) == 0
+    assert traffic.decomposing_bytes(dora.recipe) == 18 * weights
+    assert traffic.decomposing_bytes(plain.recipe) == traffic.decomposing_bytes(make_run(method=Full()).recipe) == 0
     assert traffic.adapter_bytes(dora.recipe) - traffic.adapter_bytes(plain.recipe) == 2 * 16 * numbers
-    extra = steptime.overhead_seconds(dora) - steptime.overhead_seconds(plain)
+    extra = overhead(dora) - overhead(plain)
     again = replace(dora, checkpointing=True), replace(plain, checkpointing=True)
     assert extra * plain.device.bandwidth == pytest.approx(18 * weights)
-    assert steptime.overhead_seconds(again[0]) - steptime.overhead_seconds(again[1]) == pytest.approx(2 * extra)
+    assert overhead(again[0]) - overhead(again[1]) == pytest.approx(2 * extra)
 
 
 def test_products_behind_a_raised_base_cast_what_they_read_and_write(make_run):
@@ -273,7 +281,7 @@ def test_compilation_leaves_half_of_the_elementwise_traffic_and_of_the_calls(mak
         make_run(loss="fused", program=variant(TORCHTUNE, compiled=on, frozen_kept=False)) for on in (False, True)
     )
 
-    assert steptime.overhead_seconds(compiled) == pytest.approx(0.55 * steptime.overhead_seconds(eager))
+    assert overhead(compiled) == pytest.approx(0.55 * overhead(eager))
     # What is kept is less as well.
     assert 0.3 * elementwise(eager) < elementwise(compiled) < 0.56 * elementwise(eager)
 
@@ -302,9 +310,9 @@ def test_experts_in_turn_take_a_layers_calls_each(make_run):
     mixture = make_run(shape=model("mixtral-8x7b").shape, method=QV, program=TRANSFORMERS)
     stacked = replace(mixture, program=FINETREE)
 
-    assert steptime.layer_overhead_seconds(mixture) == pytest.approx(9 * TRANSFORMERS.layer_overhead)
-    assert steptime.layer_overhead_seconds(stacked) == FINETREE.layer_overhead
-    assert steptime.layer_overhead_seconds(make_run(program=TRANSFORMERS)) == TRANSFORMERS.layer_overhead
+    assert steptime.layer_overhead_seconds(mixture.recipe) == pytest.approx(9 * TRANSFORMERS.layer_overhead)
+    assert steptime.layer_overhead_seconds(stacked.recipe) == FINETREE.layer_overhead
+    assert steptime.layer_overhead_seconds(make_run(program=TRANSFORMERS).recipe) == TRANSFORMERS.layer_overhead
 
 
 @pytest.mark.parametrize(
