@@ -52,7 +52,7 @@ class Soundness:
 
     def certain(self, message: Message) -> bool:
         """Whether a message certainly keeps all rules."""
-        return self._look(message) is True
+        return self._look(message.DESCRIPTOR.full_name, message) is True
 
     def prepare(self, full_name: str) -> None:
         """Compile the rules of a type and of all that are in it, so that no request waits for it."""
@@ -62,9 +62,8 @@ class Soundness:
                 if field.message_type is not None:
                     self.prepare(field.message_type.full_name)
 
-    def _look(self, message: Message) -> bool | None:
-        """Whether a message is certainly valid; None where the rules of a field that is set are not plain."""
-        name = message.DESCRIPTOR.full_name
+    def _look(self, name: str, message: Message) -> bool | None:
+        """Whether a message of a type is certainly valid; None where the rules of a field that is set are not plain."""
         checks, needed = self._rules.get(name) or self._compile(name)
         fields = message.ListFields()
         for field, value in fields:
@@ -78,12 +77,19 @@ class Soundness:
         numbers = [field.number for field, _ in fields]
         return not any(one_of.isdisjoint(numbers) for one_of in needed)
 
-    def _part(self, message: Message) -> bool:
-        """Whether a message within one is certainly valid."""
-        name, raw = message.DESCRIPTOR.full_name, message.SerializeToString()
-        if (name, raw) in self._kept:
-            return True
-        found = self._look(message)
+    def _part(self, name: str) -> Check:
+        """What tells whether a message of a type, within another one, is certainly valid."""
+        kept = self._kept
+
+        def check(message: Message) -> bool:
+            raw = message.SerializeToString()
+            return (name, raw) in kept or self._look_at_part(name, raw, message)
+
+        return check
+
+    def _look_at_part(self, name: str, raw: bytes, message: Message) -> bool:
+        """The same for one that is not remembered; it is from now on, if it is valid."""
+        found = self._look(name, message)
         if found is None:
             found = not list(self._violated(name, raw))
         if found and len(raw) <= LONGEST_KEPT:
@@ -122,7 +128,7 @@ class Soundness:
     def _check_of_value(self, field: FieldDescriptor, rules: dict[str, Any]) -> Check | None:
         """The same for one value."""
         if not rules:
-            return self._part if field.message_type is not None else _PASS
+            return self._part(field.message_type.full_name) if field.message_type is not None else _PASS
         kind, plain = next(iter(rules.items()))
         if len(rules) > 1 or field.message_type is not None:
             return None

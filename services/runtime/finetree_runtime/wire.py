@@ -5,7 +5,7 @@ An answer has dozens of small messages. Made one by one, each costs several call
 way into the answer; most of them are the same in the next one.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 
 from google.protobuf.message import Message
 
@@ -24,19 +24,12 @@ def delimited(before: bytes, body: bytes) -> bytes:
     return before + varint(len(body)) + body
 
 
+@lru_cache(maxsize=8192)
 def varint(number: int) -> bytes:
     """A number in groups of seven bits, the lowest first; all but the last have the top bit set."""
-    if number < 0x80:
-        return _ONE_GROUP[number]
-    if number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
     groups = bytearray()
     while number > 0x7F:
         groups.append(number & 0x7F | 0x80)
         number >>= 7
     groups.append(number)
     return bytes(groups)
-
-
-_ONE_GROUP = tuple(bytes((number,)) for number in range(0x80))
-"""Most lengths are that short."""
