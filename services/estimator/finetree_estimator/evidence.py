@@ -27,7 +27,6 @@ from finetree_estimator.distance import (
 )
 from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.methods import QuantizedLora, name_of
-from finetree_estimator.moments import peak_tokens
 from finetree_estimator.names import UnknownNameError, table
 from finetree_estimator.run import Run
 from finetree_estimator.shapes import Shape, count
@@ -83,7 +82,7 @@ def case_of(run: Run) -> Case:
         run.shape.experts > 0,
         run.eager_attention,
     )
-    peak = peak_tokens(run)
+    peak = run.peak_tokens
     mean = step_of(run, run.rows).tokens if run.rows is not None else peak
     return Case(setting, _log_parameters(run.shape), _size(peak), _size(mean))
 

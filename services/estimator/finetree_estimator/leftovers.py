@@ -17,7 +17,7 @@ from finetree_estimator.activations import layer_of
 from finetree_estimator.holdings import Moment, held
 from finetree_estimator.intervals import Interval, around, made, together
 from finetree_estimator.memory import Component, Memory
-from finetree_estimator.moments import loss_moment, moment_of, peak_tokens
+from finetree_estimator.moments import loss_moment, moment_of
 from finetree_estimator.run import Rows, Run, Stretch
 
 _EULER = 0.5615
@@ -32,7 +32,7 @@ def left_over(run: Run) -> Interval | None:
     rows = run.rows
     if rows is None or not rows.stretches or run.packing or run.device.is_cpu or run.program.cache == "expandable":
         return None
-    recipe, tokens = run.recipe, peak_tokens(run)
+    recipe, tokens = run.recipe, run.peak_tokens
     holds, layer = held(recipe), layer_of(recipe)
     at_loss = loss_moment(run, holds, layer, tokens)
     spare = moment_of(run, holds, layer, tokens).total - at_loss.total
@@ -78,7 +78,7 @@ def _of_logits(run: Run, rows: Rows, moment: Moment, spare: float, trained: floa
         # Chunks are equally large whatever the rows.
         return 0.0
     per_logit = c.RENEWED_LOGITS_BYTES[4 if run.recipe.activation_bytes == 4 else 2]
-    renewed = c.RENEWED_LOGITS * min(moment.transient, per_logit * run.shape.vocab * peak_tokens(run))
+    renewed = c.RENEWED_LOGITS * min(moment.transient, per_logit * run.shape.vocab * run.peak_tokens)
     widest = 4.0 * run.shape.vocab
     first = renewed * (_renewed(run, rows, widest, _in_step(run)) - 1)
     again = _renewed(run, rows, widest, _micro_batches(run)) - 1
@@ -88,7 +88,7 @@ def _of_logits(run: Run, rows: Rows, moment: Moment, spare: float, trained: floa
 def _of_activations(run: Run, rows: Rows, moment: Moment) -> float:
     """Of what layers keep: many blocks of few sizes, which serve one another for a while."""
     widest = float(layer_of(run.recipe).stream * run.shape.intermediate)
-    if run.checkpointing or widest * peak_tokens(run) < c.OWN_SEGMENT:
+    if run.checkpointing or widest * run.peak_tokens < c.OWN_SEGMENT:
         return 0.0
     return c.RENEWED_ACTIVATIONS * math.log(_renewed(run, rows, widest, _micro_batches(run))) * moment.activations
 

@@ -17,7 +17,7 @@ from finetree_estimator.activations import Layer, layer_of
 from finetree_estimator.holdings import Held, Moment, held
 from finetree_estimator.intervals import COVERAGE, Interval, Source, around, made, total
 from finetree_estimator.methods import name_of
-from finetree_estimator.moments import moment_of, peak_tokens
+from finetree_estimator.moments import moment_of
 from finetree_estimator.run import Recipe, Run
 
 
@@ -62,12 +62,12 @@ def decided_by(run: Run) -> Hashable:
     shares = run.rows.target_fraction if run.rows is not None and run.loss == "completion-only" else 1.0
     scores = run.sequence_length if run.eager_attention else 0
     more = run.batch > run.micro_batch * run.devices
-    return run.recipe, peak_tokens(run), more, run.loss, shares, scores, run.offloaded, run.device.context_bytes
+    return run.recipe, run.peak_tokens, more, run.loss, shares, scores, run.offloaded, run.device.context_bytes
 
 
 def estimate(run: Run) -> Memory:
     """Peaks of one device of a run, and of the host."""
-    recipe, tokens = run.recipe, peak_tokens(run)
+    recipe, tokens = run.recipe, run.peak_tokens
     holds, layer, spreads = _fixed(recipe)
     moment = moment_of(run, holds, layer, tokens)
     runtime = _runtime(run, holds, tokens)

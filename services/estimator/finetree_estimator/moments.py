@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fullest moment of a step: what is alive then beside weights and optimizer states."""
 
-import math
-
 from finetree_estimator import constants as c
 from finetree_estimator import cpu_memory
 from finetree_estimator.activations import Layer, layer_of, saved_by, saved_per_layer, stored_bytes
@@ -14,11 +12,11 @@ from finetree_estimator.run import Run
 def peak_moment(run: Run) -> Moment:
     """The moment of a step at which most is alive: at the loss, while a layer is differentiated, or at the update."""
     recipe = run.recipe
-    return moment_of(run, held(recipe), layer_of(recipe), peak_tokens(run))
+    return moment_of(run, held(recipe), layer_of(recipe), run.peak_tokens)
 
 
 def moment_of(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
-    """The same where it is known what the run holds, what its layers keep, and its `peak_tokens`."""
+    """The same where it is known what the run holds, what its layers keep, and its `Run.peak_tokens`."""
     gradients = holds.gradients
     if run.device.is_cpu:
         peak = cpu_memory.peak(run, tokens, gradients)
@@ -51,26 +49,6 @@ def loss_moment(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
         # The head's gradient grows chunk by chunk, while the logits, or the other chunks, are still there.
         logits += holds.chunk_gradient + (0.0 if before else holds.head_gradient)
     return Moment(before, kept, logits)
-
-
-def peak_tokens(run: Run) -> float:
-    """Tokens of the largest micro-batch of one device.
-
-    Packing fills a micro-batch up to micro-batch x sequence length, or with all rows of the batch; without packing the
-    worker sorts a batch by length, so that some micro-batch has the longest rows.
-    """
-    full = float(run.micro_batch * run.sequence_length)
-    rows = run.rows
-    if rows is None:
-        return full
-    if not run.packing:
-        return min(full, float(run.micro_batch * rows.longest))
-    # Row lengths are usually spread as widely as their mean; that is assumed where only the mean is known.
-    variance = rows.mean_square - rows.mean**2 if rows.longest_known else rows.mean**2
-    spread = math.sqrt(max(0.0, variance))
-    share = -(-run.batch // run.devices)
-    whole_batch = share * rows.mean + 3 * spread * math.sqrt(share)
-    return max(float(rows.longest), min(full, whole_batch))
 
 
 def activation_bytes(run: Run) -> float:

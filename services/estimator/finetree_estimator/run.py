@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run as the formulas see it: every setting resolved, every name looked up, plain numbers."""
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -237,6 +238,7 @@ class Run:
     """Whether each weight is updated as soon as its gradient is there."""
 
     _recipe: Recipe | None = field(default=None, init=False, compare=False, repr=False)
+    _peak_tokens: float | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def recipe(self) -> Recipe:
@@ -259,3 +261,29 @@ class Run:
                 self.device.is_cpu,
             )
         return self._recipe
+
+    @property
+    def peak_tokens(self) -> float:
+        """Tokens of the largest micro-batch of one device."""
+        if self._peak_tokens is None:
+            self._peak_tokens = _most_tokens(self)
+        return self._peak_tokens
+
+
+def _most_tokens(run: Run) -> float:
+    """Packing fills a micro-batch up to micro-batch x sequence length, or with all rows of the batch.
+
+    Without packing the worker sorts a batch by length, so that some micro-batch has the longest rows.
+    """
+    full = float(run.micro_batch * run.sequence_length)
+    rows = run.rows
+    if rows is None:
+        return full
+    if not run.packing:
+        return min(full, float(run.micro_batch * rows.longest))
+    # Row lengths are usually spread as widely as their mean; that is assumed where only the mean is known.
+    variance = rows.mean_square - rows.mean**2 if rows.longest_known else rows.mean**2
+    spread = math.sqrt(max(0.0, variance))
+    share = -(-run.batch // run.devices)
+    whole_batch = share * rows.mean + 3 * spread * math.sqrt(share)
+    return max(float(rows.longest), min(full, whole_batch))

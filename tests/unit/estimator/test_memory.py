@@ -120,7 +120,7 @@ def test_checkpointing_keeps_the_layers_inputs_only(make_run):
 
 def test_the_loss_and_the_layer_peak_do_not_add_up(make_run):
     run = make_run(checkpointing=True, loss="full-logits", rows=None)
-    tokens = moments.peak_tokens(run)
+    tokens = run.peak_tokens
     loss, layer = moments.loss_peak(run, tokens), moments.layer_peak(run) * tokens
 
     assert parts(run)[Component.TRANSIENT_PEAK] == max(loss, layer)
@@ -161,13 +161,13 @@ def test_accumulation_keeps_all_gradients_of_a_fully_trained_model(make_run):
 def test_short_rows_need_less_than_the_limit_allows(make_run):
     short = Rows(1000, 50.0, 2600.0, 64, 0.5)
 
-    assert moments.peak_tokens(make_run(rows=short)) == 4 * 64
-    assert moments.peak_tokens(make_run(rows=None)) == 4 * 512
+    assert make_run(rows=short).peak_tokens == 4 * 64
+    assert make_run(rows=None).peak_tokens == 4 * 512
     only_mean = Rows(1000, 50.0, 2500.0, 512, 0.5, longest_known=False)
-    assert moments.peak_tokens(make_run(rows=only_mean)) == 4 * 512
-    assert moments.peak_tokens(make_run(rows=only_mean, packing=True)) == 16 * 50 + 3 * 50 * 4
+    assert make_run(rows=only_mean).peak_tokens == 4 * 512
+    assert make_run(rows=only_mean, packing=True).peak_tokens == 16 * 50 + 3 * 50 * 4
     # Packing fills a micro-batch, but never with more than the batch has.
-    assert moments.peak_tokens(make_run(rows=short, packing=True)) == pytest.approx(16 * 50 + 3 * 10 * 4)
+    assert make_run(rows=short, packing=True).peak_tokens == pytest.approx(16 * 50 + 3 * 10 * 4)
 
 
 def test_eager_attention_keeps_its_scores(make_run):
