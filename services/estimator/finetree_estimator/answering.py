@@ -60,7 +60,7 @@ def answer(questions: Sequence[Question], knowledge: Knowledge, revision: ev.Rev
     present = Present(knowledge, revision, revision.SerializeToString(deterministic=True), revision_text(revision))
     going = [(question, _steps(question.request, present)) for question in questions if question.error is None]
     while going:
-        going = [(question, steps) for question, steps in going if _goes_on(question, steps)]
+        going = [answering for answering in going if _goes_on(*answering)]
 
 
 def _goes_on(question: Question, steps: Answering) -> bool:
@@ -89,22 +89,15 @@ def _steps(request: pb.EstimateRunRequest, present: Present) -> Answering:
     yield
     if not chosen.told:
         return writing.summary_bytes(estimate, run.device, present.written, chosen.taken)
-    beside = _beside(chosen, present)
+    spec = chosen.reading.written
     yield
-    compared = comparison.fields(chosen.request, chosen.reading, estimate)
+    digest = chosen.reading.digest(present.covered)
+    beside = writing.Belongings(spec, present.written, digest, chosen.taken)
     yield
-    answer = writing.estimate_bytes(estimate, run.device, beside, compared)
+    compared = yield from comparison.fields(chosen.request, chosen.reading, estimate)
+    yield
+    answer = yield from writing.estimate_bytes(estimate, run.device, beside, compared)
     return _searched(chosen, estimate, answer, present.knowledge) if request.view == pb.ESTIMATE_VIEW_FULL else answer
-
-
-def _beside(chosen: Chosen, present: Present) -> writing.Belongings:
-    """The resolved spec and the plan's digest."""
-    return writing.Belongings(
-        spec=chosen.reading.written,
-        revision=present.written,
-        plan_digest=chosen.reading.digest(present.covered),
-        fallbacks_taken=chosen.taken,
-    )
 
 
 def _searched(chosen: Chosen, estimate: engine.Estimate, answer: bytes, knowledge: Knowledge) -> bytes:

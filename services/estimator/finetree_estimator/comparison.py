@@ -2,6 +2,7 @@
 """Messages of what stands beside the computed numbers: the playbook's figures, measured runs, confidence."""
 
 import struct
+from collections.abc import Generator
 from functools import lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -26,11 +27,13 @@ _COMPUTED, _NOTE = Place(key(pb.PlaybookFigure, "computed")), key(pb.PlaybookFig
 _LEVELS = {level: pb.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{level.name}") for level in Level}
 
 
-def fields(request: pb.EstimateRunRequest, reading: Reading, estimate: Estimate) -> bytes:
-    """Confidence and the playbook's figures, as fields of an Estimate."""
+def fields(request: pb.EstimateRunRequest, reading: Reading, estimate: Estimate) -> Generator[None, None, bytes]:
+    """Confidence and the playbook's figures, as fields of an Estimate, in steps."""
     examples = reading.profile.examples if reading.profile is not None else 0
     figures = playbook.compare(reading.run, estimate, examples=examples, runs_per_month=request.runs_per_month)
-    return _confidence(estimate.confidence) + b"".join([delimited(_PLAYBOOK, _playbook(figure)) for figure in figures])
+    yield
+    found = [delimited(_PLAYBOOK, _playbook(figure)) for figure in figures]
+    return _confidence(estimate.confidence) + b"".join(found)
 
 
 def _confidence(found: Confidence) -> bytes:

@@ -54,19 +54,19 @@ class Confidence:
     """What of it stands on the wire, for who writes it more than once."""
 
 
-def of(run: Run, *, told: bool = True) -> Confidence:
+def of(run: Run, case: Case | None = None, *, told: bool = True) -> Confidence:
     """Confidence in the estimate of a run, with what was learned from observed runs of its device.
 
-    Without `told` the reasons are left out.
+    `case` is its `evidence.case_of`, where that is known. Without `told` the reasons are left out.
     """
     learned = run.correction.memory.observations, run.correction.step_time.observations
     of_memory = _weights(MEMORY, learned[0] >= OBSERVED_ENOUGH)
     of_time = _weights(TIME, learned[1] >= OBSERVED_ENOUGH)
-    return _of(case_of(run), of_memory, of_time, told=told)
+    return _of(case or case_of(run), of_memory, of_time, told)
 
 
 @lru_cache(maxsize=4096)
-def _of(case: Case, of_memory: Weights, of_time: Weights, *, told: bool) -> Confidence:
+def _of(case: Case, of_memory: Weights, of_time: Weights, told: bool) -> Confidence:  # noqa: FBT001  # a key
     memory, time = _nearest(case, of_memory), nearest(case, of_time)
     reasons = _reasons(case, memory, time, of_memory, of_time) if told else ()
     return Confidence(level(memory.distance), level(time.distance), memory.distance, time.distance, reasons)

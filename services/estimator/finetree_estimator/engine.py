@@ -3,10 +3,11 @@
 
 from collections import OrderedDict
 from collections.abc import Generator, Hashable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from finetree_estimator import confidence, cost, durations, fit, leftovers, memory
 from finetree_estimator.correction import correct_memory, correct_times
+from finetree_estimator.evidence import case_of
 from finetree_estimator.methods import name_of, trainable_parameters
 from finetree_estimator.run import Run
 from finetree_estimator.shapes import count
@@ -41,6 +42,7 @@ class Estimate(NamedTuple):
     notes: tuple[str, ...]
 
 
+Made = TypeVar("Made")
 Fitted = tuple[memory.Memory, fit.Fit]
 """Memory of a run and whether it fits."""
 
@@ -50,13 +52,17 @@ def estimate(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Es
 
     Arguments and errors are those of `steps`.
     """
-    making = steps(run, fitted, told=told)
+    return at_once(steps(run, fitted, told=told))
+
+
+def at_once(making: Generator[None, None, Made]) -> Made:
+    """What steps make, taken one after the other."""
     while True:
         try:
             next(making)
         except StopIteration as end:
-            found: Estimate = end.value
-            return found
+            made: Made = end.value
+            return made
 
 
 def steps(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Generator[None, None, Estimate]:
@@ -65,32 +71,27 @@ def steps(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Gener
     `fitted` is what `fit_of` says of the run, where that is known. Without `told`, what is for people is left out:
     notes and the reasons of the confidence.
     """
-    known = confidence.of(run, told=told)
+    case = case_of(run)
     yield
-    peaks, fits = fitted or _fit(run, known.memory_distance)
+    known = confidence.of(run, case, told=told)
+    yield
+    peaks, fits = fitted or (yield from _fit(run, known.memory_distance))
     _guard("memory in bytes", peaks.device.high, peaks.host.high)
     yield
-    times = _times(run, known)
+    times = durations.estimate(run)
+    yield
+    if times is not None:
+        times = _widened(times, run, known)
     yield
     price = _price(run, times) if times is not None else None
     yield
-    return Estimate(
-        memory=peaks,
-        fit=fits,
-        times=times,
-        cost=price,
-        trainable_parameters=trainable_parameters(run.method, run.shape),
-        total_parameters=count(run.shape).total,
-        optimizer_steps=run.steps,
-        confidence=known,
-        notes=tuple(_notes(run, peaks, fits, times)) if told else (),
-    )
+    notes = tuple(_notes(run, peaks, fits, times)) if told else ()
+    trained, total = trainable_parameters(run.method, run.shape), count(run.shape).total
+    return Estimate(peaks, fits, times, price, trained, total, run.steps, known, notes)
 
 
-def _times(run: Run, known: confidence.Confidence) -> durations.Times | None:
-    times = durations.estimate(run)
-    if times is None:
-        return None
+def _widened(times: durations.Times, run: Run, known: confidence.Confidence) -> durations.Times:
+    """Times as wide as the distance from anything measured says, and with what was observed."""
     times = widen_times(times, confidence.time_spread(known.time_distance))
     if run.correction.step_time.observations:
         times = correct_times(times, run.correction, narrow=run.rows is not None and run.rows.mean_known)
@@ -107,7 +108,7 @@ def _price(run: Run, times: durations.Times) -> cost.Cost:
 
 def fit_of(run: Run) -> Fitted:
     """Memory of a run and whether it fits: the part of `estimate` that searches repeat."""
-    return _fit(run, confidence.memory_distance(run))
+    return at_once(_fit(run, confidence.memory_distance(run)))
 
 
 def exceeds(run: Run) -> bool:
@@ -116,9 +117,10 @@ def exceeds(run: Run) -> bool:
     return 0 < usable < memory.counted_bytes(run)
 
 
-def _fit(run: Run, distance: float) -> Fitted:
-    spread = confidence.memory_spread(distance)
-    peaks = widen_memory(memory.estimate(run), spread) if run.device.is_cpu else _kept_peaks(run, spread)
+def _fit(run: Run, distance: float) -> Generator[None, None, Fitted]:
+    """Memory of a run whose nearest measured peak is so far, and whether it fits, in steps."""
+    peaks = yield from _peaks(run, confidence.memory_spread(distance))
+    yield
     peaks = correct_memory(peaks, run.correction)
     usable = run.device.usable_bytes
     fits = fit.judge(peaks.device, usable)
@@ -130,16 +132,21 @@ def _fit(run: Run, distance: float) -> Fitted:
 _PEAKS: OrderedDict[Hashable, memory.Memory] = OrderedDict()
 
 
-def _kept_peaks(run: Run, spread: float) -> memory.Memory:
-    """Peaks on GPUs: who compares GPUs, prices or sizes of the data asks for the same ones again."""
-    key = memory.decided_by(run), spread
+def _peaks(run: Run, spread: float) -> Generator[None, None, memory.Memory]:
+    """Peaks, in steps. Those on GPUs are kept: who compares GPUs, prices or sizes of the data asks for them again."""
+    key = None if run.device.is_cpu else (memory.decided_by(run), spread)
     peaks = _PEAKS.get(key)
     if peaks is not None:
         _PEAKS.move_to_end(key)
         return peaks
-    peaks = _PEAKS[key] = widen_memory(memory.estimate(run), spread)
-    if len(_PEAKS) > MOST_PEAKS:
-        _PEAKS.popitem(last=False)
+    yield
+    peaks = memory.estimate(run)
+    yield
+    peaks = widen_memory(peaks, spread)
+    if key is not None:
+        _PEAKS[key] = peaks
+        if len(_PEAKS) > MOST_PEAKS:
+            _PEAKS.popitem(last=False)
     return peaks
 
 

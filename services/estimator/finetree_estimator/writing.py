@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From domain values to messages of the contract."""
 
+from collections.abc import Generator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -64,13 +65,19 @@ class Belongings(NamedTuple):
     fallbacks_taken: int
 
 
-def estimate_bytes(estimate: Estimate, device: Device, beside: Belongings, compared: bytes) -> bytes:
-    """An estimate as the bytes of its message, fields in the order of their numbers, as protobuf writes them.
+def estimate_bytes(
+    estimate: Estimate, device: Device, beside: Belongings, compared: bytes
+) -> Generator[None, None, bytes]:
+    """An estimate as the bytes of its message, fields in the order of their numbers, as protobuf writes them, in steps.
 
     `compared` are the fields from `comparison.fields`.
     A message would be built, copied and read once more on its way to the wire, which takes longer than the formulas.
     """
     times, cost = estimate.times, estimate.cost
+    peaks = _memory(estimate.memory, device.usable_bytes)
+    yield
+    phases = _times(times) if times is not None else b""
+    yield
     numbers = pb.Estimate(
         trainable_parameters=estimate.trainable_parameters,
         total_parameters=estimate.total_parameters,
@@ -80,9 +87,9 @@ def estimate_bytes(estimate: Estimate, device: Device, beside: Belongings, compa
     )
     parts = [
         delimited(_SPEC, beside.spec),
-        delimited(_MEMORY, _memory(estimate.memory, device.usable_bytes)),
+        delimited(_MEMORY, peaks),
         delimited(_FIT, _fit(estimate.fit)),
-        delimited(_TIME, _times(times)) if times is not None else b"",
+        delimited(_TIME, phases) if times is not None else b"",
         delimited(_COST, _cost(cost)) if cost is not None else b"",
         numbers.SerializeToString(),
         delimited(_REVISION, beside.revision),
