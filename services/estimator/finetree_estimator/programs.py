@@ -104,7 +104,8 @@ TRANSFORMERS = Program(
 """transformers and PEFT: adapters are float32 and cast their inputs (autocast_adapter_dtype); a quantised base is
 prepared by prepare_model_for_kbit_training; accelerate raises sharded trainable weights to float32 (its FSDP guide).
 Experts are packed, and come in turn, as in the runs that were published, made before version 5 stacked them. A loss in
-chunks is TRL's, its default since 2026-06 (chunked_nll, huggingface/trl@f2cd5771 sft_trainer.py)."""
+chunks is TRL's, its default since 2026-06 (chunked_nll, huggingface/trl@f2cd5771 sft_trainer.py); by then TRL took a
+quantised base as it was loaded."""
 LITGPT = Program(
     "litgpt",
     rms_norm_bytes=4,
@@ -178,3 +179,9 @@ def variant(
     if not frozen_kept:
         program = replace(program, keeps_shard_inputs=False, copies_to_shard=False)
     return replace(program, compiled=True, rms_norm_bytes=2) if compiled else program
+
+
+@cache
+def unraised(program: Program) -> Program:
+    """The program where nobody raises what is not packed of a quantised base; the same each time."""
+    return replace(program, raises_quantized_base=False)

@@ -36,6 +36,7 @@ from finetree_estimator.programs import (
     TRANSFORMERS,
     UNSLOTH,
     Program,
+    unraised,
     variant,
 )
 from finetree_estimator.run import Rows, Run
@@ -116,8 +117,9 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.Ru
         raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
     method = _method(chosen.method, shape) if len(settings) <= LONGEST_KEPT else read_method(chosen.spec, shape)
     program = PROGRAM_NAMES[request.program]
-    if request.compiled or request.sharding_library or request.allocator_cache:
-        program = _as_used(program, request)
+    trl = program is TRANSFORMERS and chosen.loss == "chunked"
+    if trl or request.compiled or request.sharding_library or request.allocator_cache:
+        program = _as_used(program, request, as_loaded=trl)
     data = training_rows(chosen, profile, chosen.sequence_length, spread=program.cache != "expandable")
     steps = chosen.steps(data.count) if data is not None else 0
     weight, compute, master = chosen.number_sizes(program)
@@ -156,7 +158,7 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.Ru
     return Reading(run, profile, chosen, given, settings)
 
 
-def _as_used(program: Program, request: pb.EstimateRunRequest) -> Program:
+def _as_used(program: Program, request: pb.EstimateRunRequest, *, as_loaded: bool) -> Program:
     """The program with what the request says of it. Raises InvalidArgument: the suite's worker is what it is."""
     if program is FINETREE and request.compiled:
         raise invalid_field(
@@ -171,7 +173,8 @@ def _as_used(program: Program, request: pb.EstimateRunRequest) -> Program:
     kept = request.sharding_library in (pb.SHARDING_LIBRARY_UNSPECIFIED, pb.SHARDING_LIBRARY_FSDP)
     cache = _CACHES.get(request.allocator_cache, "")
     casts = request.sharding_library == pb.SHARDING_LIBRARY_DEEPSPEED
-    return variant(program, compiled=request.compiled, frozen_kept=kept, cache=cache, casts_module=casts)
+    used = variant(program, compiled=request.compiled, frozen_kept=kept, cache=cache, casts_module=casts)
+    return unraised(used) if as_loaded else used
 
 
 @lru_cache(maxsize=4096)

@@ -143,6 +143,16 @@ def test_the_spread_is_read_where_an_allocator_keeps_what_it_leaves_over():
     assert run(text % "TRAINING_PROGRAM_FINETREE").rows.stretches == ()
 
 
+def test_trl_leaves_a_quantised_base_as_it_was_loaded():
+    """Its SFTTrainer calls no prepare_model_for_kbit_training since 2025-12; a float32 base under autocast is said."""
+    asked = '{"program": "TRAINING_PROGRAM_TRANSFORMERS"}'
+    whole, chunked = (run(asked, qlora={}, loss_kernel=f"LOSS_KERNEL_{kind}") for kind in ("FULL_LOGITS", "CHUNKED"))
+    mixed = run(asked, qlora={}, loss_kernel="LOSS_KERNEL_CHUNKED", precision="PRECISION_BF16_MIXED")
+
+    assert (whole.recipe.raised, chunked.recipe.raised) == (True, False)
+    assert mixed.weight_bytes == 4
+
+
 def test_the_total_of_tokens_corrects_the_buckets():
     profile = rs.DatasetProfile(examples=10, total_tokens=800)
     profile.token_lengths.add(upper_bound=100, count=10)
