@@ -45,8 +45,12 @@ class Times(NamedTuple):
     processed_tokens: int
 
 
-def estimate(run: Run) -> Times | None:
-    """Time of a run; None where the number of rows, hence of steps, is unknown."""
+def estimate(run: Run, spread: float = 1.0) -> Times | None:
+    """Time of a run; None where the number of rows, hence of steps, is unknown.
+
+    The ends of what goes with the device's rate are farther from the expected values by the power `spread`: times err
+    by factors, not by differences. Loading, tokenising and saving depend on disk and core, however near the case is.
+    """
     rows = run.rows
     if rows is None or run.steps == 0:
         return None
@@ -58,17 +62,26 @@ def estimate(run: Run) -> Times | None:
     longest = seconds * (1 + above) + step.micro_batches * held_up_seconds(run, work)
     step_interval = made((seconds * (1 - below), seconds, longest, sources, COVERAGE))
     evaluation = evaluation_seconds(run, run.evaluation)
+    evaluated = made((evaluation * (1 - below), evaluation, evaluation * (1 + above), sources, COVERAGE))
+    low, expected, high = step_interval[:3]
+    rate = made((tokens / high, tokens / expected, tokens / low, sources, COVERAGE))
     phases = (
         (Phase.LOAD, _phase(work.load_seconds)),
         (Phase.TOKENIZE, _phase(rows.tokens / c.TOKENIZE_TOKENS_PER_SECOND)),
-        (Phase.TRAIN, step_interval.scaled(run.steps)),
-        (Phase.EVALUATE, made((evaluation * (1 - below), evaluation, evaluation * (1 + above), sources, COVERAGE))),
+        (Phase.TRAIN, _wider(step_interval.scaled(run.steps), spread)),
+        (Phase.EVALUATE, _wider(evaluated, spread)),
         (Phase.SAVE, _phase(save_seconds(run, work))),
     )
     whole = total([interval for _, interval in phases])
-    low, expected, high = step_interval[:3]
-    rate = made((tokens / high, tokens / expected, tokens / low, sources, COVERAGE))
-    return Times(phases, whole, step_interval, rate, round(tokens * run.steps))
+    return Times(phases, whole, _wider(step_interval, spread), _wider(rate, spread), round(tokens * run.steps))
+
+
+def _wider(interval: Interval, spread: float) -> Interval:
+    low, expected, high, sources, coverage = interval
+    if spread == 1.0 or low <= 0 or expected <= 0:
+        return interval
+    low, high = expected * (low / expected) ** spread, expected * (high / expected) ** spread
+    return made((low, expected, high, sources, coverage))
 
 
 def save_seconds(run: Run, work: Work) -> float:

@@ -11,7 +11,6 @@ from finetree_estimator.evidence import case_of
 from finetree_estimator.methods import name_of, trainable_parameters
 from finetree_estimator.run import Run
 from finetree_estimator.shapes import count
-from finetree_estimator.widening import widen_memory, widen_times
 
 MOST_PEAKS = 1024
 """Peaks that are kept, the ones asked for last: some five megabytes."""
@@ -78,10 +77,9 @@ def steps(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Gener
     peaks, fits = fitted or (yield from _fit(run, known.memory_distance))
     _guard("memory in bytes", peaks.device.high, peaks.host.high)
     yield
-    times = durations.estimate(run)
-    yield
+    times = durations.estimate(run, confidence.time_spread(known.time_distance))
     if times is not None:
-        times = _widened(times, run, known)
+        times = _corrected(times, run)
     yield
     price = _price(run, times) if times is not None else None
     yield
@@ -90,9 +88,7 @@ def steps(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Gener
     return Estimate(peaks, fits, times, price, trained, total, run.steps, known, notes)
 
 
-def _widened(times: durations.Times, run: Run, known: confidence.Confidence) -> durations.Times:
-    """Times as wide as the distance from anything measured says, and with what was observed."""
-    times = widen_times(times, confidence.time_spread(known.time_distance))
+def _corrected(times: durations.Times, run: Run) -> durations.Times:
     if run.correction.step_time.observations:
         times = correct_times(times, run.correction, narrow=run.rows is not None and run.rows.mean_known)
     _guard("time in seconds", times.total.high)
@@ -140,9 +136,7 @@ def _peaks(run: Run, spread: float) -> Generator[None, None, memory.Memory]:
         _PEAKS.move_to_end(key)
         return peaks
     yield
-    peaks = memory.estimate(run)
-    yield
-    peaks = widen_memory(peaks, spread)
+    peaks = memory.estimate(run, spread)
     if key is not None:
         _PEAKS[key] = peaks
         if len(_PEAKS) > MOST_PEAKS:

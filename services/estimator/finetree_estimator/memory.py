@@ -15,7 +15,7 @@ from finetree_estimator import constants as c
 from finetree_estimator import cpu_memory
 from finetree_estimator.activations import Layer, layer_of
 from finetree_estimator.holdings import Held, Moment, held
-from finetree_estimator.intervals import COVERAGE, Interval, Source, around, made, total
+from finetree_estimator.intervals import COVERAGE, Interval, Source, around, made, together
 from finetree_estimator.methods import name_of
 from finetree_estimator.moments import moment_of
 from finetree_estimator.run import Recipe, Run
@@ -65,8 +65,11 @@ def decided_by(run: Run) -> Hashable:
     return run.recipe, run.peak_tokens, more, run.loss, shares, scores, run.offloaded, run.device.context_bytes
 
 
-def estimate(run: Run) -> Memory:
-    """Peaks of one device of a run, and of the host."""
+def estimate(run: Run, spread: float = 1.0) -> Memory:
+    """Peaks of one device of a run, and of the host.
+
+    The ends are `spread` times as far from the expected values as near measured runs, but never uselessly far.
+    """
     recipe, tokens = run.recipe, run.peak_tokens
     holds, layer, spreads = _fixed(recipe)
     moment = moment_of(run, holds, layer, tokens)
@@ -83,19 +86,42 @@ def estimate(run: Run) -> Memory:
         runtime,
         fragments,
     )
-    components = tuple(
-        [
-            (kind, made((size * down, size, size * up, sources, COVERAGE)))
-            for (kind, down, up, sources), size in zip(spreads, sizes, strict=True)
-            if size > 0
-        ]
-    )
-    device = total([interval for _, interval in components])
+    components, whole = _components(spreads, sizes, spread)
     # Outside the allocator: of a GPU its context, of a process everything that holds no tensor.
     outside = runtime if recipe.on_cpu else run.device.context_bytes + holds.collectives
-    reserved = device.scaled(1 - outside / device.expected)
-    allocated = device.scaled(1 - (outside + fragments) / device.expected)
+    reserved = _wider(whole.scaled(1 - outside / whole.expected), spread)
+    allocated = _wider(whole.scaled(1 - (outside + fragments) / whole.expected), spread)
+    device = _wider(whole, spread)
     return Memory(components, allocated, reserved, device, _host(run, device, holds, tokens))
+
+
+def _components(
+    spreads: "_Spreads", sizes: tuple[float, ...], spread: float
+) -> tuple[tuple[tuple[Component, Interval], ...], Interval]:
+    """Those that there are, their ends `spread` times as far, and the sum of them before that.
+
+    In one go, since nine of them are in every answer.
+    """
+    low = expected = high = 0.0
+    seen = merged = tuple[Source, ...]()
+    found = []
+    for (kind, down, up, sources), size in zip(spreads, sizes, strict=True):
+        if size <= 0:
+            continue
+        below, above = size * down, size * up
+        low, expected, high = low + below, expected + size, high + above
+        if sources is not seen:
+            seen, merged = sources, together(merged, sources)
+        ends = max(0.0, size - spread * (size - below)), size, size + spread * (above - size)
+        found.append((kind, made((*ends, sources, COVERAGE))))
+    return tuple(found), made((low, expected, high, merged, COVERAGE))
+
+
+def _wider(peak: Interval, spread: float) -> Interval:
+    low, expected, high, sources, coverage = peak
+    low = max(expected - spread * (expected - low), expected * (2 - c.WIDEST))
+    high = min(expected + spread * (high - expected), expected * c.WIDEST)
+    return made((low, expected, high, sources, coverage))
 
 
 def counted_bytes(run: Run) -> float:

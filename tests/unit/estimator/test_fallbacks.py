@@ -63,7 +63,7 @@ def test_the_chosen_run_is_the_one_that_the_changed_request_asks_for(changes):
 
 def test_only_the_chosen_run_is_estimated_as_a_whole(monkeypatch):
     whole, real = [], engine.durations.estimate
-    monkeypatch.setattr(engine.durations, "estimate", lambda run: whole.append(run) or real(run))
+    monkeypatch.setattr(engine.durations, "estimate", lambda run, spread: whole.append(run) or real(run, spread))
     found = fallbacks.choose(asked(CHECKPOINTED, SHORT, QUANTIZED), KNOWLEDGE)
     estimate_of(found)
 

@@ -183,10 +183,10 @@ def test_the_searches_are_short(monkeypatch):
     calls = 0
     real = memory.estimate
 
-    def counted(run: Run) -> memory.Memory:
+    def counted(run: Run, spread: float) -> memory.Memory:
         nonlocal calls
         calls += 1
-        return real(run)
+        return real(run, spread)
 
     monkeypatch.setattr(memory, "estimate", counted)
     monkeypatch.setattr(engine, "_PEAKS", OrderedDict())  # what other tests have asked for is not to be known
