@@ -22,6 +22,7 @@ LARGE_STATES = 0.02
 """Share of the device from which on 8-bit optimizer states are worth their while."""
 
 _MICRO_BATCH, _SHARDING, _IN_BACKWARD = "training.micro_batch_size", "hardware.sharding", "optimizer_in_backward"
+_CHECKPOINTING = "gradient_checkpointing"
 MAJOR = ("method", "devices")
 """Groups whose changes are made only where all smaller ones do not do."""
 
@@ -87,7 +88,7 @@ def _micro_batch(spec: rs.RunSpec) -> Iterator[Change]:
 
 
 def _checkpointing(spec: rs.RunSpec) -> Iterator[Change]:
-    path, now = "gradient_checkpointing", spec.gradient_checkpointing
+    path, now = _CHECKPOINTING, spec.gradient_checkpointing
     if spec.WhichOneof("method") == "prefix" or now == rs.GRADIENT_CHECKPOINTING_OFFLOADED:
         return
     if now == rs.GRADIENT_CHECKPOINTING_OFF:
@@ -136,10 +137,11 @@ def _in_backward(reading: Reading) -> Iterator[Change]:
     if not isinstance(run.method, Full) or reading.spec.optimizer_in_backward:
         return
     for level, rows in enumerate(sorted({run.micro_batch, 1}, reverse=True), start=1):
-        patches = [(_IN_BACKWARD, "true")]
-        if rows != run.micro_batch:
+        patches, batch = [(_IN_BACKWARD, "true")], rows * run.devices
+        # Another batch means another micro-batch too, where the request names none.
+        if rows != run.micro_batch or batch != run.batch:
             patches.append((_MICRO_BATCH, str(rows)))
-        if (batch := rows * run.devices) != run.batch:
+        if batch != run.batch:
             patches.append(("training.effective_batch_size", str(batch)))
         if training.max_grad_norm:
             patches.append(("training.max_grad_norm", "0"))
@@ -194,7 +196,9 @@ def _method(reading: Reading) -> Iterator[Change]:
     if to_qlora:
         names = {"full": "all weights", "prefix": "prefixes", "adapter": "adapter layers"}
         text = f"QLoRA in place of {names[str(method)]}"
-        yield Change("method", 2, 34, text, (("qlora", "{}"), *_rate("qlora"), *reset), silent)
+        # A prefix goes without checkpointing; what replaces it has the suite's default again.
+        recompute = ((_CHECKPOINTING, '"GRADIENT_CHECKPOINTING_FULL"'),) if method == "prefix" else ()
+        yield Change("method", 2, 34, text, (("qlora", "{}"), *_rate("qlora"), *recompute, *reset), silent)
 
 
 def _rate(method: str) -> tuple[tuple[str, str], ...]:

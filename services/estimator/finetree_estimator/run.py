@@ -257,7 +257,7 @@ class Run:
                 self.nodes,
                 self.checkpointing,
                 self.optimizer_in_backward,
-                self.batch == self.micro_batch * self.devices,
+                self.batch <= self.micro_batch * self.devices,
                 self.device.is_cpu,
             )
         return self._recipe

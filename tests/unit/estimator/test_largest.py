@@ -75,6 +75,18 @@ def test_a_micro_batch_is_at_most_the_share_of_a_batch_that_was_asked_for():
     assert search(left_open[0].spec, left_open[1]).micro_batch == 50
 
 
+def test_a_batch_that_devices_share_unevenly_is_one_micro_batch_of_each():
+    """17 rows on 3 devices are 6, 6 and 5: no gradients of an earlier micro-batch wait, and what fits is told."""
+    hardware = {"model": {"name": "tinyllama-1.1b"}, "hardware": {"accelerator": "a16", "count": 3}}
+    training = {"effective_batch_size": 17, "sequence_length": 128}
+    request, reading = case(hardware | {"full": {}, "training": training, "optimizer_in_backward": True})
+    found = search(request.spec, reading)
+    request.spec.training.micro_batch_size = found.micro_batch
+
+    assert found.micro_batch == 6
+    assert fits(read(request, KNOWLEDGE).run)
+
+
 def test_rows_are_never_longer_than_the_model():
     request, reading = case({"model": {"name": "phi-1.5"}, "lora": {}, "hardware": {"accelerator": "a100-80gb"}})
 

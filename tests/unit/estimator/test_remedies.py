@@ -84,6 +84,28 @@ def test_the_service_says_of_the_patched_spec_what_the_remedy_promised(spec):
         assert after.fit.verdict == remedy.verdict == pb.FIT_VERDICT_FITS
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"prefix": {}, "model": {"name": "llama-3.1-8b"}, "hardware": {"accelerator": "rtx-2000-ada"}},
+        {"full": {}, "training": {"effective_batch_size": 1}, "precision": "PRECISION_FP16_MIXED"}
+        | {"model": {"name": "deepseek-coder-6.7b"}, "hardware": {"accelerator": "a100-80gb-pcie", "count": 3}},
+    ],
+    ids=["prefix", "full"],
+)
+def test_patches_to_a_spec_that_leaves_much_open_do_what_was_promised(spec):
+    """Defaults depend on the method and on the batch: what a remedy rests on, its patches say."""
+    estimate = SERVICER.estimate(request_of(spec, view="ESTIMATE_VIEW_FULL"))
+
+    assert estimate.remedies
+    for remedy in estimate.remedies:
+        asked = request_of(spec)
+        asked.spec.CopyFrom(patched(asked.spec, ((patch.field_path, patch.json_value) for patch in remedy.patches)))
+        after = SERVICER.estimate(asked)
+        assert after.memory.device_bytes == remedy.device_bytes
+        assert after.fit.verdict == remedy.verdict == pb.FIT_VERDICT_FITS
+
+
 @pytest.mark.parametrize("spec", CASES, ids=IDS)
 def test_no_part_of_a_remedy_does_on_its_own(spec):
     request = request_of(spec)
