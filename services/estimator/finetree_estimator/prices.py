@@ -9,6 +9,7 @@ import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cache
 from pathlib import Path
 
@@ -204,7 +205,7 @@ def _quote(row: Mapping[str | None, str | None]) -> Quote:
     for column, most in _LONGEST.items():
         if len(cells.get(column, "")) > most:
             raise _ColumnError(column, f"is longer than {most} characters")
-    if not _DATE.fullmatch(cells["date"]):
+    if not _is_date(cells["date"]):
         raise _ColumnError("date", f"{cells['date']!r} is no ISO 8601 date such as 2026-07-15, 2026-07 or 2026")
     return Quote(
         price_id=cells["price_id"],
@@ -218,6 +219,17 @@ def _quote(row: Mapping[str | None, str | None]) -> Quote:
         term=_term(cells.get("term", "")),
         min_count=_min_count(cells.get("min_count", "")),
     )
+
+
+def _is_date(text: str) -> bool:
+    """Whether it is a year, a month or a day that there is."""
+    if not _DATE.fullmatch(text):
+        return False
+    try:
+        date.fromisoformat(text + "0000-01-01"[len(text) :])
+    except ValueError:
+        return False
+    return True
 
 
 def _accelerator(text: str) -> str:

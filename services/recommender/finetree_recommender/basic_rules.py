@@ -6,6 +6,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from finetree_recommender.methods import Method
 
@@ -13,11 +14,20 @@ When = Mapping[str, tuple[str, ...]]
 """A condition: for each named input, the answers that satisfy it. All named inputs must agree; empty is always true."""
 
 
+class SourceKind(StrEnum):
+    """What a number rests on; the values are the contract's names."""
+
+    MEASURED = "MEASURED"
+    PUBLISHED = "PUBLISHED"
+    PLAYBOOK = "PLAYBOOK"
+    COMPUTED = "COMPUTED"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A work that numbers are taken from."""
 
-    kind: str
+    kind: SourceKind
     source: str
     date: str = ""
 

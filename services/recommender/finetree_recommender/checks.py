@@ -16,6 +16,7 @@ from finetree_recommender.content_checks import check_content
 from finetree_recommender.fields import assign, path_for
 from finetree_recommender.loading import PackError
 from finetree_recommender.methods import Method
+from finetree_recommender.number_checks import check_numbers
 from finetree_recommender.reach import NUMBERS, check_reach
 from finetree_recommender.recipe_rules import Row, Table
 from finetree_recommender.rules import MemoryClass, Rules
@@ -38,6 +39,7 @@ def check(rules: Rules, resolve: Callable[[str], Any]) -> None:
     _sources(references, resolve)
     named = [item for item in items if hasattr(item, "id") and item is not rules]
     _unique(item.id for item in named)
+    check_numbers(rules)
     _contiguous("gate", rules.gate.classes)
     for name in ("budget", "deadlines", "task_counts"):
         _contiguous(name, getattr(rules, name))
@@ -48,6 +50,7 @@ def check(rules: Rules, resolve: Callable[[str], Any]) -> None:
     _tie_breaks(rules)
     _serving(rules)
     _methods(rules)
+    _profiles(rules)
     for method in Method:
         for profile in PROFILES:
             _recipe(rules, method, profile)
@@ -201,6 +204,14 @@ def _batch_starts(rules: Rules, method: Method) -> None:
         for kind in start.task_kinds:
             if kind not in ENUM_WORDS["task_kind"]:
                 raise PackError(f"rule {start.id}: {kind} is no kind of task")
+
+
+def _profiles(rules: Rules) -> None:
+    named = [("pack", rules.profile)]
+    named += [(f"rule {table.rows[0].id}", profile) for table in rules.recipe for profile in table.profiles]
+    for place, profile in named:
+        if profile not in PROFILES:
+            raise PackError(f"{place}: there is no profile {profile!r}; profiles are {', '.join(PROFILES)}")
 
 
 def _recipe(rules: Rules, method: Method, profile: str) -> None:

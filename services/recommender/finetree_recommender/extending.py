@@ -110,17 +110,21 @@ def _key_of(entries: list[Any]) -> Callable[[Raw], object] | None:
     if not entries or not all(isinstance(item, dict) for item in entries):
         return None
     if all("id" in item for item in entries):
-        return lambda item: item["id"]
+        return lambda item: repr(item["id"])
     if all("knob" in item for item in entries):
         return lambda item: repr([item.get(key) for key in _TABLE_KEYS])
     for key in ("method", "prefix", "name"):
         if all(key in item for item in entries):
-            return lambda item, key=key: item[key]  # type: ignore[misc]  # the key is bound now, not later
+            return lambda item, key=key: repr(item[key])  # type: ignore[misc]  # the key is bound now, not later
     return None
 
 
 def _list(own: list[Raw], base: list[Raw], key_of: Callable[[Raw], object]) -> list[Raw]:
     ours = {key_of(item): item for item in own}
+    if len(ours) < len(own):
+        keys = [key_of(item) for item in own]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise PackError(f"{twice} is given twice in one list; keep one of them")
     theirs = {key_of(item) for item in base}
     new = [item for item in own if key_of(item) not in theirs]
     kept = [_value(ours[key_of(item)], item) if key_of(item) in ours else item for item in base]

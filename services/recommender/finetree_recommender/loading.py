@@ -53,7 +53,9 @@ def _convert(kind: Any, value: object, where: str) -> Any:
         if not isinstance(value, dict):
             raise PackError(f"rule {where}: expected keys and values, found {value!r}")
         key_kind, value_kind = typing.get_args(kind)
-        return {_convert(key_kind, key, where): _convert(value_kind, item, where) for key, item in value.items()}
+        return {
+            _convert(key_kind, key, where): _convert(value_kind, item, f"{where}.{key}") for key, item in value.items()
+        }
     if isinstance(kind, types.UnionType):
         return _one_of(typing.get_args(kind), value, where)
     if dataclasses.is_dataclass(kind):

@@ -38,9 +38,11 @@ def check_reach(rules: Rules) -> None:
     upgraded = words | {"memory": sizes if physics else upgrades}
     _first_match("upgrade", rules.upgrade, upgraded)
     _no_gap(rules.upgrade, upgraded)
+    for table in rules.recipe:
+        _known_input(table, words)
     for method, profile in product(Method, ("PLAYBOOK", "EVIDENCE")):
         tables = [table for table in rules.recipe if method in table.methods and profile in table.profiles]
-        _tables([table for table in tables if not table.factor], method, profile, words)
+        _tables([table for table in tables if not table.factor], method, profile)
 
 
 def _less(words: tuple[str, ...], without: tuple[str, ...]) -> tuple[str, ...]:
@@ -107,12 +109,11 @@ def _whens(rules: Iterable[Leaf | UpgradeRule]) -> list[When]:
     return [rule.when for rule in rules]
 
 
-def _tables(tables: Sequence[Table], method: Method, profile: str, words: Words) -> None:
+def _tables(tables: Sequence[Table], method: Method, profile: str) -> None:
     """Of the tables of a knob the first that has a row for the case sets it."""
     always: dict[str, str] = {}
     said: dict[tuple[str, str], set[str]] = {}
     for table in tables:
-        _known_input(table, words)
         if table.knob in always:
             text = f"rule {table.rows[0].id}: {always[table.knob]} always sets {table.knob} of {method} in {profile}"
             raise PackError(f"{text}, and nothing reaches this one")

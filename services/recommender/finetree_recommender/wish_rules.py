@@ -2,6 +2,7 @@
 """The shape of rules on what is wished: budgets, deadlines, servers, priorities, quality, and what a GPU can do."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from finetree_recommender.basic_rules import Cited, Number
 from finetree_recommender.methods import Method
@@ -110,6 +111,13 @@ class QualityPrior:
     note: str = ""
 
 
+class FloorEnd(StrEnum):
+    """Which end of an interval must reach a floor."""
+
+    LOW = "low"
+    EXPECTED = "expected"
+
+
 @dataclass(frozen=True, slots=True)
 class QualityFloor:
     """What a quality need asks of a prior, percent; `by` says which end of the interval must reach it."""
@@ -117,7 +125,7 @@ class QualityFloor:
     id: str
     need: str
     percent: float
-    by: str
+    by: FloorEnd
     source: str
 
 

@@ -130,6 +130,8 @@ ROW = b"a,t4,x,1,USD,2026,y\n"
         (HEADER + b"a,t4,x,1,$$$,2026,y\n", "line 2: currency"),
         (HEADER + b"a,t4,x,1,USD,15.07.2026,y\n", "line 2: date: '15.07.2026' is no ISO 8601 date"),
         (HEADER + b"a,t4,x,1,USD,2026-13,y\n", "line 2: date"),
+        (HEADER + b"a,t4,x,1,USD,2026-02-30,y\n", "line 2: date: '2026-02-30' is no ISO 8601 date"),
+        (HEADER + b"a,t4,x,1,USD,0000,y\n", "line 2: date"),
         (HEADER + ROW + ROW, "line 3: price_id: 'a' is the id of line 2 too"),
         (HEADER + b"a" * 129 + b",t4,x,1,USD,2026,y\n", "line 2: price_id: is longer than 128"),
         (HEADER + b'a,t4,x,1,USD,2026,"two\nlines"\nb,t4,x,?,USD,2026,y\n', "line 4: hourly_price"),

@@ -120,3 +120,16 @@ def test_the_documented_pack_loads():
     assert "house.full.budget" in {rule.id for rule in house.rules.cautions}
     ranks = [table for table in house.rules.recipe if table.knob == "lora.rank" and table.input == "examples"]
     assert [row.id for table in ranks for row in table.rows] == ["house.rank"]
+
+
+@pytest.mark.parametrize("rule_id", ["[1]", "{a: 1}", "null"])
+def test_an_id_that_is_no_word_is_refused(extend, rule_id):
+    rule = f"cautions:\n  - {{id: {rule_id}, method: LORA, when: {{}}, message: m, source: 'playbook L1'}}\n"
+    with pytest.raises(PackError, match="expected str"):
+        extend(rule)
+
+
+def test_a_rule_that_is_given_twice_is_refused(extend):
+    rule = "  - {id: dont.full.quick, method: LORA, when: {}, message: m, source: 'playbook L1'}\n"
+    with pytest.raises(PackError, match=r"'dont.full.quick' is given twice"):
+        extend("cautions:\n" + rule + rule)

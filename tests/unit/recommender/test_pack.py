@@ -101,6 +101,13 @@ def test_another_byte_is_another_revision(pack):
         ("chart.24", {"gb": 40}, ["content.hardware", "once"]),
         ("reference.prefix", {"method": "FULL"}, ["content.reference_gpus", "exactly once"]),
         ("dont.lora.memory", {"when": {"memory": ["24"]}}, ["dont.lora.memory", "the gate keeps LORA from"]),
+        ("recipe.rank.playbook", {"range": [4]}, ["recipe.rank.playbook", "two numbers"]),
+        ("recipe.rank.playbook", {"range": [64, 4]}, ["recipe.rank.playbook", "two numbers"]),
+        ("recipe.rank.playbook", {"value": 128}, ["recipe.rank.playbook", "128 is outside of its range"]),
+        ("recipe.batch", {"range": [1, 2, 3]}, ["recipe.batch", "two numbers"]),
+        ("gate.tolerance", {"value": float("nan")}, ["gate.tolerance", "value is nan"]),
+        ("gate.tolerance", {"value": -0.05}, ["gate.tolerance", "value is -0.05"]),
+        ("chart.24", {"hours": float("inf")}, ["chart.24", "hours is inf"]),
     ],
 )
 def test_a_defect_is_named_with_its_rule(rule_id, changes, words):
@@ -117,6 +124,41 @@ def test_figures_of_cards_are_of_known_kinds_and_there_once(name, words):
     raw["methods"][0]["figures"][0]["name"] = name
     with pytest.raises(PackError, match=r"card LORA.*" + words):
         parse(written(raw))
+
+
+def test_hours_are_there_for_each_size_of_data_and_above_0():
+    for hours in ([1.0, 2.0], [0.0, 1.0, 2.0, 3.0], [-1.0, 1.0, 2.0, 3.0]):
+        times = RAW["times"] | {"hours": RAW["times"]["hours"] | {"LORA": hours}}
+        with pytest.raises(PackError, match=r"times: LORA needs hours above 0 for each of 4 sizes|hours is -1"):
+            parse(written(RAW | {"times": times}))
+
+
+def test_a_size_of_data_is_larger_than_the_one_before():
+    times = RAW["times"] | {"examples": [100, 1000, 1000, 100_000]}
+    with pytest.raises(PackError, match="each larger than the one before"):
+        parse(written(RAW | {"times": times}))
+
+
+def test_a_source_says_what_kind_it_is():
+    sources = RAW["sources"] | {"torchtune": RAW["sources"]["torchtune"] | {"kind": "HEARSAY"}}
+    with pytest.raises(PackError, match=r"torchtune\.kind: 'HEARSAY' is none of MEASURED"):
+        parse(written(RAW | {"sources": sources}))
+
+
+def test_a_table_of_factors_reads_an_input_that_there_is():
+    tables = copy.deepcopy(RAW["recipe"])
+    next(table for table in tables if table.get("factor") and table["input"] == "steps")["input"] = "moon"
+    with pytest.raises(PackError, match=r"recipe.learning_rate.few_steps: no input 'moon'"):
+        parse(written(RAW | {"recipe": tables}))
+
+
+def test_a_table_has_rows_and_a_profile_that_there_is():
+    tables = copy.deepcopy(RAW["recipe"])
+    tables[0]["rows"] = []
+    with pytest.raises(PackError, match="has no rows"):
+        parse(written(RAW | {"recipe": tables}))
+    with pytest.raises(PackError, match="there is no profile 'HOUSE'"):
+        parse(TEXT + b"profile: HOUSE\n")
 
 
 def test_a_guide_that_a_card_names_exists():
