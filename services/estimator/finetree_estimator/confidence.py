@@ -142,6 +142,7 @@ _PHRASES: dict[str, Callable[[Setting], str]] = {
     "program": lambda setting: f"of {setting.program}",
     "mixture": lambda setting: "of a mixture of experts" if setting.mixture else "of a dense model",
     "eager": lambda setting: "with eager attention" if setting.eager else "with fused attention",
+    "guessed": lambda setting: "of a guessed architecture" if setting.guessed else "of a known architecture",
 }
 
 

@@ -45,6 +45,8 @@ class Setting(NamedTuple):
     """Whether the model is a mixture of experts."""
     eager: bool
     """Whether attention keeps its scores."""
+    guessed: bool = False
+    """Whether the model's architecture is guessed: no measured run's is."""
 
 
 class Case(NamedTuple):
@@ -86,6 +88,7 @@ class Weights:
     program: float
     mixture: float
     eager: float
+    guessed: float
     parameters: float
     tokens: float
     by_peak: bool
@@ -113,6 +116,7 @@ MEMORY = Weights(
     program=0.10,
     mixture=0.30,
     eager=0.25,
+    guessed=0.35,
     parameters=0.20,
     tokens=0.20,
     by_peak=True,
@@ -133,6 +137,7 @@ TIME = Weights(
     program=0.15,
     mixture=0.35,
     eager=0.20,
+    guessed=0.25,
     parameters=0.15,
     tokens=0.20,
     by_peak=False,
@@ -153,6 +158,7 @@ def terms(one: Setting, other: Setting, weights: Weights) -> dict[str, float]:
         "program": weights.program * (one.program != other.program),
         "mixture": weights.mixture * (one.mixture != other.mixture),
         "eager": weights.eager * (one.eager != other.eager),
+        "guessed": weights.guessed * (one.guessed != other.guessed),
     }
     return {name: term for name, term in found.items() if term > 0}
 
@@ -172,6 +178,8 @@ def apart(one: Setting, other: Setting, weights: Weights) -> float:
         far += weights.program
     if one.mixture != other.mixture:
         far += weights.mixture
+    if one.guessed != other.guessed:
+        far += weights.guessed
     return far + (weights.eager if one.eager != other.eager else 0.0)
 
 

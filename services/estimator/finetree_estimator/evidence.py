@@ -81,6 +81,7 @@ def case_of(run: Run) -> Case:
         run.program.name,
         run.shape.experts > 0,
         run.eager_attention,
+        run.shape.guessed,
     )
     peak = run.peak_tokens
     mean = step_of(run, run.rows).tokens if run.rows is not None else peak

@@ -161,6 +161,7 @@ def _given_shape(given: rs.ModelShape) -> Described:
         dense_intermediate=given.dense_intermediate_size,
         extra=given.extra_parameters,
         family=family,
+        guessed=bool(family) and family not in LAYOUTS,
     )
     if (problem := contradiction(shape)) is not None:
         raise invalid_field(f"spec.model.shape.{problem.field}", problem.text)
@@ -168,7 +169,7 @@ def _given_shape(given: rs.ModelShape) -> Described:
         text = "is needed: hidden_size is no multiple of attention_heads"
         raise invalid_field("spec.model.shape.head_dim", text)
     guessed = f"the family {family!r} is not known: module names are taken to be a Llama's"
-    return Described(shape, (guessed,) if family and family not in LAYOUTS else ())
+    return Described(shape, (guessed,) if shape.guessed else ())
 
 
 def _shape_of_path(path: str, root: Path | None) -> Described:

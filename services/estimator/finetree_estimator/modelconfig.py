@@ -56,6 +56,8 @@ _OTHER_LAYERS = {
 """Settings that only models with layers of another kind have."""
 _VARIANTS = {"do_layer_norm_before": True, "no_bias": True, "qk_layernorm": False, "add_cross_attention": False}
 """Switches whose other value no released model of the supported families uses, or whose layers are not counted."""
+_OTHER_HEADS = ("MaskedLM", "PreTraining", "SequenceClassification", "TokenClassification", "QuestionAnswering")
+"""Ends of class names of models that generate nothing."""
 
 
 class ConfigError(ValueError):
@@ -139,6 +141,7 @@ def _refuse_other_kinds(config: dict[str, Any], name: str) -> None:
             raise ConfigError(f"{key}: {kind} is not supported; give model.shape with the nearest dimensions")
     if config.get("is_encoder_decoder") is True:
         raise ConfigError("is_encoder_decoder: only decoder-only models are supported")
+    _refuse_guesses(config, name)
     for key, value in _VARIANTS.items():
         if name in FAMILIES and isinstance(config.get(key), bool) and config[key] is not value:
             raise ConfigError(f"{key}: this variant of {name} is not supported; give model.shape")
@@ -147,6 +150,20 @@ def _refuse_other_kinds(config: dict[str, Any], name: str) -> None:
             raise ConfigError(f"{key}: layers with experts in turn with others are not supported")
     if config.get("word_embed_proj_dim", config.get("hidden_size")) != config.get("hidden_size"):
         raise ConfigError("word_embed_proj_dim: embeddings of another width are not supported")
+
+
+def _refuse_guesses(config: dict[str, Any], name: str) -> None:
+    """Of a family that is not known: what would be guessed wrongly by far. Raises ConfigError."""
+    if name in FAMILIES:
+        return
+    classes = config.get("architectures")
+    if isinstance(classes, list) and classes and all(str(item).endswith(_OTHER_HEADS) for item in classes):
+        raise ConfigError(f"architectures: {str(classes[0])[:64]} generates no text; only decoders are supported")
+    if any(config.get(spelling) for spelling in _NAMES["num_experts"]):
+        return
+    for key, value in config.items():
+        if "experts" in key and isinstance(value, int) and value > 1:
+            raise ConfigError(f"{key[:64]}: experts that are told like this are not known; give model.shape")
 
 
 def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
@@ -176,6 +193,7 @@ def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
         lm_head_bias=_switch(config, family.lm_head_bias),
         learned_positions=0 if family.position_offset is None else positions + family.position_offset,
         family=name if name in FAMILIES else "",
+        guessed=name not in FAMILIES,
     )
     shape = _with_experts(config, family, shape)
     if name in ("falcon", "gpt_bigcode"):

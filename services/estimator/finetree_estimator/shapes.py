@@ -62,6 +62,8 @@ class Shape:
     """Parameters of the layers that nothing else counts, spread evenly; what is left over is outside of them."""
     family: str = ""
     """config.json's model_type; empty when unknown."""
+    guessed: bool = False
+    """Whether a family was named that nobody here knows: what dimensions do not tell is then a Llama's."""
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:

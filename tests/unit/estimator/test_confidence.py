@@ -45,6 +45,13 @@ def test_a_quantised_base_lowers_confidence_and_says_so(published):
     assert "no measured peak or speed is of a 4-bit base" in found.reasons
 
 
+def test_a_guessed_architecture_lowers_confidence_and_says_so(published):
+    found = confidence.of(replace(published, shape=replace(published.shape, guessed=True)))
+
+    assert (found.memory, found.time) == (Level.MEDIUM, Level.MEDIUM)
+    assert "no measured peak or speed is of a guessed architecture" in found.reasons
+
+
 def test_a_cpu_is_far_from_published_runs_and_says_so(published, cpu):
     found = confidence.of(replace(published, device=cpu, program=FINETREE))
 

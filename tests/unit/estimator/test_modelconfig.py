@@ -83,7 +83,7 @@ def test_a_known_family_needs_no_note_and_an_unknown_one_is_read_with_a_warning(
     nameless = modelconfig.parse(SMALL)
 
     assert known.notes == ()
-    assert guessed.shape == replace(known.shape, family="")
+    assert guessed.shape == replace(known.shape, family="", guessed=True)
     assert "'mystery' is not known" in guessed.notes[0]
     assert "names no model_type" in nameless.notes[0]
 
@@ -130,6 +130,8 @@ def test_the_note_reaches_the_answer(tmp_path):
         ({"expansion_ratio": 0}, "expansion_ratio"),
         ({"model_type": "stablelm", "qk_layernorm": True}, "this variant of stablelm"),
         ({"model_type": "opt", "word_embed_proj_dim": 32}, "word_embed_proj_dim"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM generates no text"),
+        ({"model_type": "mystery", "moe_num_experts": 64}, "moe_num_experts: experts that are told like this"),
     ],
 )
 def test_what_a_config_says_wrongly_is_refused_by_its_name(changes, complaint):
