@@ -7,6 +7,10 @@ from typing import Any
 
 import click
 
+MOST = (1 << 53) - 1
+"""Largest whole number that the contract has anywhere."""
+LONGEST = 100 * 365 * 86400.0
+"""Seconds that no wait and no deadline needs; narrower limits are the service's."""
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -22,7 +26,10 @@ class Duration(click.ParamType[float]):
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value))
         if found is None or float(found[1]) == 0:
             self.fail(f"{value!r} is no duration; write 90, 90s, 15m or 2h", param, ctx)
-        return float(found[1]) * _UNITS[found[2]]
+        seconds = float(found[1]) * _UNITS[found[2]]
+        if seconds > LONGEST:
+            self.fail(f"{value!r} is longer than a century", param, ctx)
+        return seconds
 
 
 class Label(click.ParamType[tuple[str, str]]):
@@ -40,10 +47,32 @@ class Label(click.ParamType[tuple[str, str]]):
         return key, text
 
 
+class Whole(click.ParamType[int]):
+    """A whole number from `least` on, as far as the contract's numbers reach; narrower limits are the service's."""
+
+    name = "integer"
+
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = self._least - 1
+        if not self._least <= number <= MOST:
+            self.fail(f"{value!r} is no whole number from {self._least} to {MOST:,}", param, ctx)
+        return number
+
+
 class Amount(click.ParamType[float]):
-    """A finite number from 0 on: "50", "0.5", "1e3"."""
+    """A finite number from 0 on: "50", "0.5", "1e3". With `most`, no larger one."""
 
     name = "number"
+
+    def __init__(self, most: float = math.inf) -> None:
+        self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number."""
@@ -51,8 +80,9 @@ class Amount(click.ParamType[float]):
             number = float(value)
         except ValueError:
             number = math.nan
-        if not 0 <= number < math.inf:
-            self.fail(f"{value!r} is no number from 0 on", param, ctx)
+        if not 0 <= number <= self._most or number == math.inf:
+            reach = "on" if self._most == math.inf else f"to {self._most:,.0f}"
+            self.fail(f"{value!r} is no number from 0 {reach}", param, ctx)
         return number
 
 

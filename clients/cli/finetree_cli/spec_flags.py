@@ -9,6 +9,7 @@ import click
 
 from finetree_cli.errors import BadInput
 from finetree_cli.model_folder import model_folder
+from finetree_cli.param_types import MOST, Amount, Whole
 
 if TYPE_CHECKING:
     from finetree import Client
@@ -29,7 +30,7 @@ class HardwareFlags:
     gpu_memory: float | None = None
     cpu: bool = False
     this_machine: bool = False
-    count: int = 0
+    count: int | None = None
     cores: int = 0
     memory_gb: float = 0.0
 
@@ -65,9 +66,9 @@ def hardware_options(command: F) -> F:
         click.option(
             "--this-machine", is_flag=True, help="What the trainer finds on its machine, with measured rates."
         ),
-        click.option("--gpus", "count", type=int, default=0, metavar="N", help="Number of GPUs. [default: 1]"),
-        click.option("--cores", type=int, default=0, metavar="N", help="Cores of a machine without a GPU."),
-        click.option("--memory-gb", type=float, default=0.0, metavar="GB", help="Its memory."),
+        click.option("--gpus", "count", type=Whole(1), metavar="N", help="Number of GPUs. [default: 1]"),
+        click.option("--cores", type=Whole(), default=0, metavar="N", help="Cores of a machine without a GPU."),
+        click.option("--memory-gb", type=Amount(MOST / 1e9), default=0.0, metavar="GB", help="Its memory."),
     )
 
 
@@ -77,8 +78,8 @@ def data_options(command: F) -> F:
         command,
         click.option("--dataset", metavar="NAME", help="A dataset of `finetree datasets list`."),
         click.option("--eval-dataset", metavar="NAME", help="A held-out dataset to evaluate on."),
-        click.option("--examples", type=int, metavar="N", help="Rows, where there is no dataset yet."),
-        click.option("--tokens", type=int, default=0, metavar="N", help="Tokens of all rows."),
+        click.option("--examples", type=Whole(), metavar="N", help="Rows, where there is no dataset yet."),
+        click.option("--tokens", type=Whole(), default=0, metavar="N", help="Tokens of all rows."),
         click.option("--target-fraction", type=float, default=0.0, metavar="0..1", help="Share that is learned."),
     )
 
@@ -123,9 +124,9 @@ def hardware(flags: HardwareFlags, client: "Client") -> "run_spec_pb2.Hardware |
         return machine_hardware(client.capacity(wait_for_rate=RATE_WAIT_SECONDS))
     if flags.gpu_memory is not None:
         unknown = rs.UnknownAccelerator(marketed_memory_gb=flags.gpu_memory, name=flags.gpu or "")
-        return rs.Hardware(unknown_accelerator=unknown, count=flags.count)
+        return rs.Hardware(unknown_accelerator=unknown, count=flags.count or 0)
     if flags.gpu is not None:
-        return rs.Hardware(accelerator=flags.gpu, count=flags.count)
+        return rs.Hardware(accelerator=flags.gpu, count=flags.count or 0)
     if flags.cpu:
         memory = round(flags.memory_gb * 1e9)
         return rs.Hardware(cpu=rs.CpuDevice(cores=flags.cores, memory_bytes=memory))

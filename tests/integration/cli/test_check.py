@@ -85,6 +85,8 @@ def test_an_undecided_plan_is_3_only_when_asked_for(folder, here):
     [
         (["job.yaml"], "POLICY_EMPTY", "--max-cost-usd"),
         (["job.yaml", "--max-hours", "soon"], "USAGE", "soon"),
+        (["job.yaml", "--max-hours", "0"], "INVALID_REQUEST", "error: policy.max_seconds: must be greater than 0"),
+        (["job.yaml", "--fits", "--tokens", "9" * 30], "USAGE", "no whole number from 0"),
         (["nowhere.yaml", "--fits"], "JOB_FILE_UNREADABLE", "nowhere.yaml"),
         (["job.yaml", "--fits", "--accelerator", "rtx-9999"], "ACCELERATOR_NOT_FOUND", "did you mean"),
         (["broken.yaml", "--fits"], "JOB_FILE_INVALID", "broken.yaml:2:1"),

@@ -10,7 +10,7 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_cli import job_file
 from finetree_cli.errors import BadInput
 from finetree_cli.output import Output
-from finetree_cli.param_types import Amount, Names
+from finetree_cli.param_types import MOST, Amount, Duration, Names, Whole
 from finetree_cli.policy_file import LimitFlags, policy
 from finetree_cli.render import check as text
 from finetree_cli.render import github
@@ -113,6 +113,26 @@ def test_an_amount_is_a_finite_number_from_0_on(word):
     assert math.isclose(Amount().convert("1e3", None, None), 1000.0)
     with pytest.raises(click.BadParameter):
         Amount().convert(word, None, None)
+
+
+def test_an_amount_is_at_most_what_it_may_be():
+    assert math.isclose(Amount(10).convert("10", None, None), 10.0)
+    with pytest.raises(click.BadParameter, match="from 0 to 10"):
+        Amount(10).convert("10.5", None, None)
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "1.5", "nan", "many", "", str(MOST + 1), "9" * 40])
+def test_a_whole_number_is_one_that_the_contract_can_hold(word):
+    assert Whole(1).convert(str(MOST), None, None) == MOST
+    with pytest.raises(click.BadParameter, match="no whole number from 1 to"):
+        Whole(1).convert(word, None, None)
+
+
+@pytest.mark.parametrize("word", ["0h", "-1h", "soon", "9" * 30 + "h"])
+def test_a_duration_is_above_0_and_shorter_than_a_century(word):
+    assert math.isclose(Duration().convert("1.5h", None, None), 5400.0)
+    with pytest.raises(click.BadParameter):
+        Duration().convert(word, None, None)
 
 
 def test_names_are_listed_once_and_known():

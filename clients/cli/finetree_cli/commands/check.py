@@ -8,7 +8,7 @@ import click
 
 from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import BadInput, CliError, GateFailed
-from finetree_cli.param_types import Amount
+from finetree_cli.param_types import Amount, Whole
 from finetree_cli.policy_file import LimitFlags
 from finetree_cli.spec_flags import ownership_options
 
@@ -48,10 +48,10 @@ LEVELS = ("low", "medium", "high")
     help="Whether a limit inside the predicted range stops the pipeline too.",
 )
 @click.option("--accelerator", metavar="NAME", help="Hardware in place of the job's; a name of `finetree gpus`.")
-@click.option("--count", type=click.IntRange(1), metavar="N", help="Number of devices in place of the job's.")
+@click.option("--count", type=Whole(1), metavar="N", help="Number of devices in place of the job's.")
 @click.option("--runs-per-month", type=Amount(), metavar="N", help="How often it runs, for the cost of a month.")
-@click.option("--examples", type=click.IntRange(1), metavar="N", help="Rows of the data, where the job names none.")
-@click.option("--tokens", type=click.IntRange(0), default=0, metavar="N", help="Tokens of all rows.")
+@click.option("--examples", type=Whole(1), metavar="N", help="Rows of the data, where the job names none.")
+@click.option("--tokens", type=Whole(), default=0, metavar="N", help="Tokens of all rows.")
 @click.option("--target-fraction", type=Amount(), default=0.0, metavar="0..1", help="Share that is learned.")
 @ownership_options
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Prices of your own (CSV).")
@@ -113,11 +113,11 @@ def _placed(ask: "Any", job: "JobFile", limits: "Policy") -> "estimator_pb2.Chec
             return answer
     except BadInput as error:
         cause = error.__cause__
-        found = [
-            item
-            for violation in (cause.violations if isinstance(cause, FinetreeError) else ())
-            if violation.field.startswith("policy") and (item := limits.problem(violation.field, violation.description))
-        ]
+        violations = cause.violations if isinstance(cause, FinetreeError) else ()
+        of_limits = [item for item in violations if item.field.startswith("policy")]
+        found = [item for each in of_limits if (item := limits.problem(each.field, each.description))]
+        if of_limits and len(of_limits) == len(violations) and not found and cause is not None:
+            raise cause from None  # limits from flags stand in no file
         if not found:
             raise
         raise BadInput(error.message, remedy=error.remedy, reason=error.reason, problems=found) from cause

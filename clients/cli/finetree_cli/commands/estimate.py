@@ -10,7 +10,7 @@ from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import BadInput
 from finetree_cli.job_file import JobFile
 from finetree_cli.model_folder import model_folder
-from finetree_cli.param_types import Names
+from finetree_cli.param_types import Names, Whole
 from finetree_cli.spec_flags import (
     DataFlags,
     HardwareFlags,
@@ -52,12 +52,12 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
     help="A name of `finetree models list --catalogue`, a hub id (org/name), or ./FOLDER with a config.json.",
 )
 @click.option("--method", type=click.Choice(METHODS), help="Fine-tuning method.")
-@click.option("--rank", type=int, help="Rank of LoRA and QLoRA.")
+@click.option("--rank", type=Whole(), help="Rank of LoRA and QLoRA.")
 @click.option("--epochs", type=float, help="Passes over the data.")
-@click.option("--steps", type=int, help="Optimizer steps, instead of --epochs.")
-@click.option("--batch", type=int, help="Rows of an optimizer step.")
-@click.option("--micro-batch", type=int, help="Rows of one forward pass.")
-@click.option("--sequence-length", type=int, help="Longest row in tokens.")
+@click.option("--steps", type=Whole(), help="Optimizer steps, instead of --epochs.")
+@click.option("--batch", type=Whole(), help="Rows of an optimizer step.")
+@click.option("--micro-batch", type=Whole(), help="Rows of one forward pass.")
+@click.option("--sequence-length", type=Whole(), help="Longest row in tokens.")
 @hardware_options
 @data_options
 @ownership_options

@@ -9,7 +9,7 @@ import click
 from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import BadInput
 from finetree_cli.model_folder import model_folder
-from finetree_cli.param_types import Duration, Names
+from finetree_cli.param_types import Duration, Names, Whole
 from finetree_cli.spec_flags import (
     DataFlags,
     HardwareFlags,
@@ -74,9 +74,9 @@ PRIORITY = {"quality": 1, "speed": 2, "cost": 3, "memory": 4, "simplicity": 5, "
 @choice("--experience", EXPERIENCE, "How much you have done of this.")
 @click.option("--budget", type=float, metavar="USD", help="Budget of a month.")
 @click.option("--budget-run", type=float, metavar="USD", help="Budget of one run.")
-@click.option("--runs-per-month", type=int, default=0, metavar="N", help="Runs of a month.")
+@click.option("--runs-per-month", type=Whole(), default=0, metavar="N", help="Runs of a month.")
 @click.option("--deadline", type=Duration(), metavar="DURATION", help="Longest time for one run, such as 8h.")
-@click.option("--task-count", type=int, default=0, metavar="N", help="Tasks, and so adapters, to be served.")
+@click.option("--task-count", type=Whole(), default=0, metavar="N", help="Tasks, and so adapters, to be served.")
 @click.option("--serve", type=Names(tuple(SERVING)), default=(), help=f"Of {', '.join(SERVING)}: all that serve it.")
 @click.option(
     "--priority", type=Names(tuple(PRIORITY)), default=(), help=f"Of {', '.join(PRIORITY)}: first things first."

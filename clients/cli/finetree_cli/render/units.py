@@ -44,10 +44,12 @@ def money(amount: float, currency: str) -> str:
 
 def count(number: float) -> str:
     """A large number: "135 M", "4.9 M", "812"."""
-    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if abs(number) >= unit:
-            return f"{number / (1e3 if name == 'k' else unit):.3g} {name}"
-    return f"{number:.0f}"
+    if abs(number) < 1e4:
+        return f"{number:.0f}"
+    # Rounded before the unit is chosen: 999.9 million are a billion.
+    shown = float(f"{number:.3g}")
+    unit, name = next(pair for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if abs(shown) >= pair[0])
+    return f"{shown / unit:.3g} {name}"
 
 
 def rate(flops: float) -> str:
