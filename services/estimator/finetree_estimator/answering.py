@@ -118,6 +118,7 @@ def _check_pins(pinned: ev.Revision, present: ev.Revision) -> None:
     """Refuse a pinned revision that this program does not have; the rule pack is the recommender's and passes."""
     for name in ("engine", "catalogue", "price_book", "calibration"):
         wanted, have = getattr(pinned, name), getattr(present, name)
-        if (wanted.id and wanted.id != have.id) or (wanted.sha256 and wanted.sha256 != have.sha256):
-            text = f"{name} {wanted.id or wanted.sha256} is not to be had; this server has {have.id or 'none'}"
-            raise FailedPrecondition("REVISION_UNAVAILABLE", f"pinned.{name}: {text}", metadata={"component": name})
+        for pin, found in ((wanted.id, have.id), (wanted.sha256, have.sha256)):
+            if pin and pin != found:
+                text = f"{name} {pin} is not to be had; this server has {found or 'none'}"
+                raise FailedPrecondition("REVISION_UNAVAILABLE", f"pinned.{name}: {text}", metadata={"component": name})

@@ -254,5 +254,7 @@ def _bounds(rows: Sequence[Row], *, whole: bool) -> None:
 def _assignable(row: Row, path: str) -> None:
     try:
         assign(rs.RunSpec(), path, row.value)
-    except (TypeError, ValueError) as error:
+    except TypeError:
+        raise PackError(f"rule {row.id}: {row.value!r} is no value of {path}") from None
+    except ValueError as error:
         raise PackError(f"rule {row.id}: {error}") from None

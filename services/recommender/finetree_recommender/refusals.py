@@ -45,7 +45,8 @@ def check_estimator_pins(pinned: ev.Revision) -> None:
     """A pinned revision that nobody confirmed must not pass for one that was used."""
     for name in ("engine", "catalogue", "price_book", "calibration"):
         if pinned.HasField(name):
-            text = f"pinned.{name}: the estimator that holds it gave no answer; try again, or pin none"
+            why = "nothing was estimated, so that nobody confirms it"
+            text = f"pinned.{name}: {why}; name model and hardware, try again where no estimator answered, or pin none"
             raise FailedPrecondition("REVISION_UNAVAILABLE", text, violations=[(f"pinned.{name}", text)])
 
 

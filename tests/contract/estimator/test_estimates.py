@@ -193,6 +193,18 @@ async def test_another_revision_is_not_to_be_had(stub, request_of, explain, part
     assert f"pinned.{part}" in found.message
 
 
+async def test_what_was_pinned_and_what_there_is_are_told_by_what_differs(stub, request_of, explain):
+    request = request_of()
+    request.pinned.engine.id, request.pinned.engine.sha256 = "engine-1", "0" * 64
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.EstimateRun(request)
+
+    told = explain(caught.value).message
+    assert "0" * 64 in told
+    assert "engine-1 is not" not in told
+
+
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 

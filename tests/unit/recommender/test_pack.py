@@ -71,7 +71,7 @@ def test_another_byte_is_another_revision(pack):
         ("budget.usd_100_500", {"through": False}, ["budget.usd_100_500", "belongs to both or to neither"]),
         ("recipe.rank.playbook", {"source": None}, ["recipe.rank.playbook", "without a source"]),
         ("recipe.rank.playbook", {"source": "hearsay: somewhere"}, ["recipe.rank.playbook", "hearsay"]),
-        ("recipe.rank.playbook", {"value": "eight"}, ["recipe.rank.playbook"]),
+        ("recipe.rank.playbook", {"value": "eight"}, ["recipe.rank.playbook", "'eight' is no value of lora.rank"]),
         ("recipe.schedule", {"value": "SCHEDULE_SAWTOOTH"}, ["recipe.schedule", "SCHEDULE_SAWTOOTH"]),
         ("recipe.epochs.large_data", {"below": 1000000}, ["recipe.epochs.large_data", "gap"]),
         ("recipe.epochs.medium_data", {"below": 9000}, ["recipe.epochs.medium_data", "overlap"]),
