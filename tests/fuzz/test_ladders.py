@@ -70,9 +70,9 @@ def drawn(draw: random.Random) -> rec.RecommendRequest:
         if field.enum_type is None or draw.random() < (0.8 if field.is_repeated else 0.5):
             continue
         words = [value.number for value in field.enum_type.values if value.number]
-        if field.name == "serving":
-            request.serving.extend(draw.sample(words, 1))
-        elif not field.is_repeated:
+        if field.is_repeated:
+            getattr(request, field.name).extend(draw.sample(words, 1))
+        else:
             setattr(request, field.name, draw.choice(words))
     request.runs_per_month = draw.choice((0, 1, 3))
     return request

@@ -143,6 +143,9 @@ def _choose(pack: Pack, answers: Answers, states: fit.States | None) -> Choice:
     special = tree.override(pack, answers)
     leaf = tree.leaf(pack, answers, passage.feasible)
     leaders = ballot.leaders
+    # A leaf that nothing contradicts is no tie: no question was answered.
+    tied = ballot.total(leaders[0]) > 0
+    preferred = ties.narrow(pack, answers, leaders)
     stages: tuple[Stage, ...] = (passage, ballot)
 
     def led(winner: Method, rule_id: str) -> Leaning:
@@ -152,16 +155,15 @@ def _choose(pack: Pack, answers: Answers, states: fit.States | None) -> Choice:
         found = Verdict(winner, rule_id)
         return _leaning(found, orders, passage.feasible, upgrade=False, gate_rule_id=passage.rule_id)
 
-    if special is not None and special.method in passage.feasible:
+    # Where nobody votes, what matters comes before the tree and what hangs beside it.
+    left = passage.feasible if tied else preferred.methods
+    if special is not None and special.method in left:
         stages, leaning = (passage, special, ballot), led(special.method, special.rule_id)
         return Choice(leaning, passage, ballot, tied=False, overridden=True, stages=stages)
-    if len(leaders) == 1 and ballot.total(leaders[0]) > 0:
+    if len(leaders) == 1 and tied:
         stages = (*stages, _plurality(pack, ballot, leaders[0]))
         leaning = led(leaders[0], PLURALITY)
         return Choice(leaning, passage, ballot, tied=False, overridden=False, stages=stages)
-    # A leaf that nothing contradicts is no tie: no question was answered.
-    tied = ballot.total(leaders[0]) > 0
-    preferred = ties.narrow(pack, answers, leaders)
     stages = (*stages, preferred)
     if preferred.cuts and len(preferred.methods) == 1:
         leaning = led(preferred.methods[0], preferred.cuts[-1][0].id)

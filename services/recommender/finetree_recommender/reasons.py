@@ -172,8 +172,9 @@ def _won(case: Case) -> Reason:
     if choice.method is not None and choice.method in decision.settled.passed:
         broken = decision.settled.passed[choice.method][0].message
         text = f"{choice.method} comes first by the rules, but {broken}"
-        if case.breaches and case.pack.rules.demands.nearest is not None:
-            return Reason("NEAREST_TO_WISHES", f"{text}; {case.method} comes nearest", decision.rule_id)
+        nearest = case.pack.rules.demands.nearest
+        if case.breaches and nearest is not None:
+            return Reason("NEAREST_TO_WISHES", f"{text}; {case.method} comes nearest", nearest.id)
         return Reason("KEEPS_WISHES", text, decision.rule_id)
     if decision.overruled_rule_id:
         if decision.settled.state is FitState.UNKNOWN:

@@ -89,6 +89,13 @@ def test_many_tasks_get_an_adapter_each(known):
     assert decide(known, Answers(memory="8", tasks="MANY_DIFFERENT"), None).method is Method.QLORA
 
 
+@pytest.mark.parametrize("quality", ["MAXIMUM", "CRITICAL", "EXPERIMENTAL"])
+def test_many_tasks_get_qlora_adapters_where_memory_matters_most(known, quality):
+    """A higher wish for quality must not lead from LoRA to QLoRA."""
+    answers = Answers(memory="80", quality=quality, tasks="MANY_DIFFERENT", priorities=("MEMORY",))
+    assert decide(known, answers, None).method is Method.QLORA
+
+
 @pytest.mark.parametrize("kind", [UNKNOWN, *KINDS])
 @pytest.mark.parametrize("need", ["MAXIMUM", "CRITICAL", "IMPORTANT", "ACCEPTABLE", "EXPERIMENTAL", UNKNOWN])
 def test_full_fine_tuning_is_taken_exactly_where_lora_is_not_expected_to_suffice(known, kind, need):

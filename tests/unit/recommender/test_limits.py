@@ -70,9 +70,10 @@ def test_of_what_is_within_the_budget_the_best_is_taken_and_where_nothing_is_the
 def test_an_answer_over_the_budget_says_by_how_much_and_that_it_comes_nearest(ask):
     answer = ask(ALL, budget_usd_run=0)
     assert answer.decision.rule_id == "demand.budget"
-    assert answer.methods[0].reasons[0].code == "NEAREST_TO_WISHES"
-    assert answer.methods[0].reasons[0].message == (
-        "LORA comes first by the rules, but costs 5.00 USD a run, the budget is 0.00 USD; PREFIX comes nearest"
+    assert answer.methods[0].reasons[0] == (
+        "NEAREST_TO_WISHES",
+        "LORA comes first by the rules, but costs 5.00 USD a run, the budget is 0.00 USD; PREFIX comes nearest",
+        "demand.nearest",
     )
     over = next(caution for caution in answer.cautions if caution.code == "OVER_BUDGET")
     assert over.message.startswith(

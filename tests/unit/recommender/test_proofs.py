@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds of every built-in pack over all 720 answers of the five questions, and over random requests."""
 
-from itertools import product
+from itertools import permutations, product
 from typing import Any
 
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_recommender.answers import Answers
+from finetree_recommender.answers import PRIORITY_WORDS, Answers
 from finetree_recommender.conclusion import conclude
 from finetree_recommender.estimates import Accelerator, Catalogue, Model
+from finetree_recommender.fit import ground
 from finetree_recommender.inputs import normalize
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import BUILTIN, load_builtin
-from finetree_recommender.pipeline import decide
+from finetree_recommender.pipeline import decide, outcome
 from finetree_recommender.replies import recommendation
 from google.protobuf import json_format
 from hypothesis import given, settings
@@ -54,9 +55,11 @@ FORCED_BY_THE_VOTE = [
     ("quality", "80 unlimited ACCEPTABLE DAYS SIMILAR", "IMPORTANT", "FULL", "LORA"),
 ]
 PACKS = load_builtin()
+NOTHING = ground(None)
+"""Nothing is estimated, and nothing broken."""
 
 
-def descents(name: str) -> list[tuple[str, str, str, str, str]]:
+def descents(name: str, priorities: tuple[str, ...] = ()) -> list[tuple[str, str, str, str, str]]:
     """Every step to the next answer of an axis after which the verdict has less quality by the pack's own figures."""
     pack = PACKS[name]
     grades: dict[Method | None, float] = {m: pack.card(m).quality_percent.expected for m in Method} | {None: 0}
@@ -67,8 +70,8 @@ def descents(name: str) -> list[tuple[str, str, str, str, str]]:
             place = scale.index(answers.get(axis)) + 1
             if place == len(scale):
                 continue
-            before = decide(pack, answers, None).method
-            after = decide(pack, answers.changed(axis, scale[place]), None).method
+            asked = answers._replace(priorities=priorities)
+            before, after = (outcome(pack, each, NOTHING).method for each in (asked, asked.changed(axis, scale[place])))
             if grades[after] < grades[before]:
                 words = " ".join(answers.get(question) for question in AXES)
                 found.append((axis, words, scale[place], str(before), str(after)))
@@ -98,6 +101,11 @@ def test_no_answer_is_a_dead_end_and_every_verdict_can_run(name):
 )
 def test_more_memory_budget_or_quality_never_takes_a_method_of_less_quality(name, exceptions):
     assert descents(name) == exceptions
+
+
+@pytest.mark.parametrize("priorities", [(), *permutations(PRIORITY_WORDS, 1), ("MODULARITY", "MEMORY")], ids=str)
+def test_whatever_matters_more_never_takes_a_method_of_less_quality_by_the_evidence(priorities):
+    assert descents("evidence-1", priorities) == []
 
 
 def test_the_playbooks_exceptions_are_no_more_than_its_vote_forces():
