@@ -32,20 +32,24 @@ class Layer(NamedTuple):
     """Bytes that adapters of experts cost until the backward pass, whatever the tokens: of all layers."""
     one_layer: float
     """The same of the one layer that is differentiated."""
+    saved: float
+    """What the layer keeps in all."""
 
 
 @lru_cache(maxsize=4096)
 def layer_of(recipe: Recipe) -> Layer:
     """What a decoder layer of a run keeps and needs."""
     stream = stream_bytes(recipe)
+    norms, attention, mlp, trained = _norms(recipe), _attention(recipe), _mlp(recipe), _trained_inputs(recipe)
     return Layer(
-        _norms(recipe),
-        _attention(recipe),
-        _mlp(recipe),
-        _trained_inputs(recipe),
+        norms,
+        attention,
+        mlp,
+        trained,
         stream * (3 * recipe.shape.intermediate * _experts_at_once(recipe) + 4 * recipe.shape.hidden),
         stream,
         *_adapted_expert_bytes(recipe),
+        norms + attention + mlp + trained,
     )
 
 
@@ -63,6 +67,8 @@ def saved_per_layer(run: Run) -> float:
 
 def saved_by(layer: Layer, run: Run) -> float:
     """The same where the layer is known: what the run's rows add to it are attention's scores."""
+    if not run.eager_attention and not run.device.is_cpu:
+        return layer.saved
     attention = layer.attention + run.shape.heads * _score_bytes(run)
     return layer.norms + attention + layer.mlp + layer.trained
 
@@ -125,11 +131,9 @@ def _attention(run: Recipe) -> int:
 
 
 def _score_bytes(run: Run) -> float:
-    """Bytes per token and head of attention scores that are kept; fused kernels keep none."""
+    """Bytes per token and head of attention scores that are kept; a GPU's fused kernels keep none."""
     if run.eager_attention:
         return float((4 + run.recipe.activation_bytes) * run.sequence_length)
-    if not run.device.is_cpu:
-        return 0.0
     span = run.rows.attention_span if run.rows is not None else float(run.sequence_length)
     return c.SHORT_ROW_SCORES_BYTES * span if span <= c.SHORT_ROW_TOKENS else 0.0
 

@@ -33,6 +33,9 @@ and therefore time widens less."""
 class Level(Enum):
     """The names are those of the contract's ConfidenceLevel."""
 
+    # Enum's own hashes the name, in Python; members are single, so their identity will do.
+    __hash__ = object.__hash__
+
     LOW = 1
     MEDIUM = 2
     HIGH = 3

@@ -5,15 +5,23 @@ from enum import Enum
 from typing import NamedTuple
 
 from finetree_estimator.intervals import Interval, probability_below
+from finetree_estimator.names import GIB
 
 
 class Verdict(Enum):
     """The names are those of the contract's FitVerdict."""
 
+    # Enum's own hashes the name, in Python; members are single, so their identity will do.
+    __hash__ = object.__hash__
+
     UNSPECIFIED = "unknown"
     FITS = "fits"
     TIGHT = "tight"
     DOES_NOT_FIT = "does not fit"
+
+
+_WORDS = {verdict: verdict.value for verdict in Verdict}
+"""An enum's own `value` is found in Python."""
 
 
 class Fit(NamedTuple):
@@ -36,14 +44,13 @@ class Fit(NamedTuple):
     @property
     def summary(self) -> str:
         """One line for people."""
-        usable, expected, headroom = self.usable_bytes, self.peak.expected, self.headroom_bytes
+        usable, (_, expected, high, _, _) = self.usable_bytes, self.peak
         if usable <= 0:
-            return f"needs about {_gib(expected)}; the device's memory is unknown"
-        margin = "to spare" if headroom >= 0 else "too much"
-        return (
-            f"{self.verdict.value}: needs about {_gib(expected)} (up to {_gib(self.peak.high)}) of {_gib(usable)}, "
-            f"{_gib(abs(headroom))} ({abs(headroom) / usable:.0%}) {margin}"
-        )
+            return f"needs about {expected / GIB:.1f} GiB; the device's memory is unknown"
+        headroom = self.headroom_bytes
+        left, margin = abs(headroom), "to spare" if headroom >= 0 else "too much"
+        needs = f"needs about {expected / GIB:.1f} GiB (up to {high / GIB:.1f} GiB) of {usable / GIB:.1f} GiB"
+        return f"{_WORDS[self.verdict]}: {needs}, {left / GIB:.1f} GiB ({left / usable:.0%}) {margin}"
 
 
 def judge(peak: Interval, usable_bytes: int) -> Fit:
@@ -56,7 +63,3 @@ def judge(peak: Interval, usable_bytes: int) -> Fit:
     elif peak.expected <= usable_bytes:
         verdict = Verdict.TIGHT
     return Fit(verdict, peak, usable_bytes)
-
-
-def _gib(size: float) -> str:
-    return f"{size / 1024**3:.1f} GiB"

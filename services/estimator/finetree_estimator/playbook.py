@@ -133,10 +133,11 @@ def _segments(sizes: tuple[int, ...], values: tuple[float, ...]) -> _Segments:
 
 def _at(segments: _Segments, size: int) -> tuple[float, bool]:
     for x0, x1, y0, y1, slope in segments:
+        if size > x1:
+            continue
         if size in (x0, x1):
             return float(y0 if size == x0 else y1), False
-        if size < x1:
-            return float(y0 * (size / x0) ** slope), size < x0
+        return float(y0 * (size / x0) ** slope), size < x0
     x0, _, y0, _, slope = segments[-1]
     return float(y0 * (size / x0) ** slope), True
 
@@ -217,7 +218,7 @@ def _computed(estimate: Estimate, runs_per_month: float) -> dict[FigureKind, Int
     found = {FigureKind.GPU_MEMORY_GB: _in_unit(estimate.memory.device, 1 / GIB, _DEVICE_PEAK)}
     if estimate.times is not None:
         hours = _in_unit(estimate.times.total, 1 / 3600, _TOTAL_TIME)
-        found |= {FigureKind.TIME_HOURS: hours, FigureKind.CHART_TIME_HOURS: hours}
+        found[FigureKind.TIME_HOURS] = found[FigureKind.CHART_TIME_HOURS] = hours
     cost = estimate.cost
     if cost is not None and cost.amount is not None and cost.currency == DOLLARS:
         found[FigureKind.COST_USD] = _in_unit(cost.amount, 1.0, _AMOUNT)

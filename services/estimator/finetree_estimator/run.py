@@ -103,6 +103,9 @@ NOT_EVALUATED = EvaluationPlan()
 class Term(Enum):
     """How a price is committed to; the names are those of the contract's PriceTerm."""
 
+    # Enum's own hashes the name, in Python; members are single, so their identity will do.
+    __hash__ = object.__hash__
+
     ON_DEMAND = "on-demand"
     SPOT = "spot"
     RESERVED = "reserved"
