@@ -9,7 +9,7 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_cli.demo import dataset, sizing
 from finetree_cli.output import Output
-from finetree_cli.render import estimate, events, units
+from finetree_cli.render import catalogue, estimate, events, units
 from finetree_cli.spec_flags import machine_hardware
 
 
@@ -42,6 +42,18 @@ from finetree_cli.spec_flags import machine_hardware
 )
 def test_units(found, expected):
     assert found == expected
+
+
+def test_gpus_that_cannot_be_trained_on_yet_say_so_in_the_list(capsys):
+    found = [
+        pb.Accelerator(name="apple-m9", architecture="Apple silicon", unsupported="Apple's GPUs are not supported yet"),
+        pb.Accelerator(name="t4", architecture="Turing", marketed_memory_gb=16, usable_bytes=15 << 30),
+    ]
+    catalogue.show_accelerators(Output(), found)
+    apple, turing = (line.split() for line in capsys.readouterr().out.splitlines() if "apple" in line or "t4" in line)
+
+    assert " ".join(apple) == "apple-m9 Apple silicon - not supported yet - - -"
+    assert " ".join(turing) == "t4 Turing 16 GB 15.00 GiB - no -"
 
 
 def step(number: int, total: int = 100) -> event_pb2.JobEvent:

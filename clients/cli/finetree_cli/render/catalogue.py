@@ -19,19 +19,20 @@ def show_models(out: Output, models: Iterable[estimator_pb2.Model]) -> None:
 
 
 def show_accelerators(out: Output, found: Iterable[estimator_pb2.Accelerator]) -> None:
-    """GPUs as a table."""
+    """GPUs as a table; of those that cannot be trained on yet, that they cannot stands in place of what is usable."""
     rows = [
         (
             item.name,
             item.architecture,
-            f"{item.marketed_memory_gb:g} GB",
-            units.size(item.usable_bytes),
+            f"{item.marketed_memory_gb:g} GB" if item.marketed_memory_gb else NONE,
+            "not supported yet" if item.unsupported else units.size(item.usable_bytes),
             units.rate(item.dense_flops_per_second) if item.dense_flops_per_second else NONE,
+            NONE if item.unsupported else "yes" if item.native_bf16 else "no",
             units.money(item.typical_hourly_usd, "USD") if item.typical_hourly_usd else NONE,
         )
         for item in found
     ]
-    out.table(["GPU", "Architecture", ">Memory", ">Usable", ">bf16", ">An hour"], rows)
+    out.table(["GPU", "Architecture", ">Memory", ">Usable", ">16 bits", "bf16", ">An hour"], rows)
 
 
 def show_prices(out: Output, found: Iterable[estimator_pb2.Price]) -> None:
