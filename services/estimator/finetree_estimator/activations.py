@@ -12,7 +12,8 @@ from typing import NamedTuple
 from finetree_estimator import constants as c
 from finetree_estimator.layouts import Role
 from finetree_estimator.methods import Full, LoraAdapters, Prefix, QuantizedLora, target_linears
-from finetree_estimator.run import Recipe, Run
+from finetree_estimator.recipe import Recipe
+from finetree_estimator.run import Run
 
 
 class Layer(NamedTuple):

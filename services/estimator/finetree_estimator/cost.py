@@ -40,10 +40,10 @@ class Cost(NamedTuple):
     """None where the number of runs per month is not known."""
     carbon_kg: Interval | None = None
 
-    def largest(self) -> tuple[float, ...]:
+    def largest(self) -> list[float]:
         """The upper ends of all its numbers."""
         parts = (self.amount, self.energy_kwh, self.monthly, self.carbon_kg)
-        return tuple(part.high for part in parts if part is not None)
+        return [part.high for part in parts if part is not None]
 
 
 def estimate(run: Run, seconds: Interval) -> Cost:

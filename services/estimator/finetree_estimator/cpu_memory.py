@@ -14,7 +14,8 @@ from finetree_estimator.holdings import Moment, is_mixed
 from finetree_estimator.layouts import Role
 from finetree_estimator.methods import Bottleneck, Full, LoraAdapters, Method, Prefix, QuantizedLora, target_linears
 from finetree_estimator.methods import trainable_parameters as count_trainable
-from finetree_estimator.run import Recipe, Rows, Run
+from finetree_estimator.recipe import Recipe
+from finetree_estimator.run import Rows, Run
 from finetree_estimator.shapes import Shape
 
 RUNTIME = 0.49e9

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from finetree_estimator import constants as c
 from finetree_estimator.methods import Full, QuantizedLora, trainable_parameters
-from finetree_estimator.run import Recipe, Run
+from finetree_estimator.recipe import Recipe
+from finetree_estimator.run import Run
 from finetree_estimator.shapes import Shape, count, linear_weights, routed_weights
 
 

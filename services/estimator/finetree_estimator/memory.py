@@ -18,7 +18,8 @@ from finetree_estimator.holdings import Held, Moment, held
 from finetree_estimator.intervals import COVERAGE, Interval, Source, around, made, together
 from finetree_estimator.methods import name_of
 from finetree_estimator.moments import moment_of
-from finetree_estimator.run import Recipe, Run
+from finetree_estimator.recipe import Recipe
+from finetree_estimator.run import Run
 
 
 class Component(Enum):

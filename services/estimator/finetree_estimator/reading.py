@@ -9,7 +9,8 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.combinations import sequence_problem
 from finetree_runtime.digest import settings_digest
 from finetree_runtime.errors import InvalidArgument, invalid_field
-from finetree_runtime.plan import LONGEST_KEPT, named_bytes, named_spec, resolved_settings, spec_profile
+from finetree_runtime.naming import named_bytes
+from finetree_runtime.plan import LONGEST_KEPT, named_spec, resolved_settings, spec_profile
 
 from finetree_estimator import rows
 from finetree_estimator.accelerators import AcceleratorEntry

@@ -47,6 +47,7 @@ FORMULAS = (
     "prices",
     "programs",
     "reading",
+    "recipe",
     "rows",
     "run",
     "shapes",

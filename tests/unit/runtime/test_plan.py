@@ -8,6 +8,7 @@ from finetree_runtime import plan
 from finetree_runtime.combinations import combination_problem
 from finetree_runtime.defaults import cpu_precision, suggested_sequence_length
 from finetree_runtime.digest import plan_digest, revision_text, settings_digest
+from finetree_runtime.naming import named_bytes
 
 
 def lora_spec(**training: float) -> rs.RunSpec:
@@ -174,7 +175,7 @@ def test_the_bytes_of_settings_and_names_are_those_of_the_whole_spec(
 
     expected = plan.named_spec(settings, spec).SerializeToString(deterministic=True)
     for _ in range(2):  # made, and kept
-        assert plan.named_bytes(settings, spec) == expected
+        assert named_bytes(settings, spec) == expected
 
 
 def test_difference_names_the_fields() -> None:
