@@ -54,10 +54,10 @@ def collect(
     `unmet` are the wishes that the verdict breaks, `missing` is the code of why there is no evidence, `rented` what
     could be rented.
     """
-    pack, inputs = situation.pack, situation.inputs
+    inputs = situation.inputs
     return (
         *_evidence(situation, missing, decision),
-        *renting.advice(pack, decision.method or decision.choice.method, _usable(situation, rented), inputs.limits),
+        *(_advised(situation, decision, rented) if rented else ()),
         *_smaller(situation, decision, parameters),
         *_sharding(situation, decision),
         *recipe_cautions.cut_rows(situation, built),
@@ -80,6 +80,12 @@ def collect(
         *_unknown(inputs, parameters),
         *recipe_cautions.unknown_lengths(situation, built),
     )
+
+
+def _advised(situation: Situation, decision: Decision, rented: tuple[renting.Offer, ...]) -> Iterator[Caution]:
+    """What to rent."""
+    preferred = decision.method or decision.choice.method
+    return renting.advice(situation.pack, preferred, _usable(situation, rented), situation.inputs.limits)
 
 
 def _usable(situation: Situation, rented: tuple[renting.Offer, ...]) -> tuple[renting.Offer, ...]:
