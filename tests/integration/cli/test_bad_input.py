@@ -33,7 +33,7 @@ def run(suite, monkeypatch, capsys, tmp_path):
         (["recommend", "--model", "llama-9000", "--gpu", "rtx-4090"], "MODEL_NOT_FOUND"),
         (["estimate", "--model", "llama-3.1-8b", "--method", "lora", "--gpu", "rtx-9999"], "ACCELERATOR_NOT_FOUND"),
         (["recommend", "--model", "llama-3.1-8b", "--gpu-memory", "-8"], "INVALID_REQUEST"),
-        (["recommend", "--model", "llama-3.1-8b", "--examples", "-1"], "INVALID_REQUEST"),
+        (["recommend", "--model", "llama-3.1-8b", "--task-count", "1000001"], "INVALID_REQUEST"),
         (["jobs", "show", "01a212dc-88c4-74e3-805b-cf62f434531c"], "JOB_NOT_FOUND"),
         (["datasets", "show", "01a212dc-88c4-74e3-805b-cf62f434531c"], "DATASET_NOT_FOUND"),
     ],
