@@ -66,6 +66,7 @@ def collect(
         *unmet,
         *inputs.cautions,
         *wishes.contradictions(situation, decision),
+        *wishes.slower(situation, decision),
         *wishes.unchecked(situation, decision),
         *_advice(situation, decision.method),
         *recipe_cautions.few_rows(situation),

@@ -119,6 +119,20 @@ def unchecked(situation: Situation, decision: Decision) -> Iterator[Caution]:
             yield Caution("BUDGET_AT_RISK", text, rules.budget.id)
 
 
+def slower(situation: Situation, decision: Decision) -> Iterator[Caution]:
+    """A run that takes longer than the time that was wished for, where no deadline says how long that is exactly."""
+    method, demands, pack = decision.method, situation.demands, situation.pack
+    if method is None or demands.deadline_seconds is not None:
+        return
+    wished = next((each for each in pack.rules.deadlines if each.implies == situation.answers.time), None)
+    seconds = seconds_of(pack, situation.evidence, method, demands.examples)
+    if wished is None or seconds is None or seconds <= wished.high:
+        return
+    text = f"{wished.key} were wished for, and {method} is expected to take {duration(seconds)}"
+    text += f"{_nearest(situation, OVER_DEADLINE, method)}: fewer rows, fewer epochs or faster hardware make it shorter"
+    yield Caution("SLOWER_THAN_WISHED", text, wished.id)
+
+
 def device_notes(situation: Situation) -> Iterator[Caution]:
     """What the GPU's generation cannot do."""
     entry, rules = situation.inputs.device.entry, situation.pack.rules.capabilities

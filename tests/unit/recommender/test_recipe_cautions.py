@@ -121,6 +121,31 @@ def test_a_run_of_weeks_is_told_with_what_would_make_it_shorter(pack, read, evid
 
 
 @pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (({"time": "TIME_NEED_MINUTES"}, 3600), None),
+        (({"time": "TIME_NEED_MINUTES"}, 9000), "minutes were wished for, and LORA is expected to take 2.5 h"),
+        (({"time": "TIME_NEED_HOURS"}, 86_400), None),
+        (({"time": "TIME_NEED_HOURS"}, 172_800), "hours were wished for, and LORA is expected to take 48.0 h"),
+        (({"time": "TIME_NEED_DAYS"}, 1e6), None),
+        (({}, 1e6), None),
+        # A deadline is a limit, held against the figures by itself.
+        (({"time": "TIME_NEED_MINUTES", "deadline": "9001s"}, 9000), None),
+    ],
+)
+def test_a_run_slower_than_was_wished_for_is_told_with_what_is_quickest(pack, read, evidence, asked, words):
+    wished, seconds = asked
+    found, inputs = evidence(lora="FITS", prefix="FITS"), read(**ON_24, **wished)
+    long = ev.Interval(low=seconds, expected=seconds, high=seconds)
+    rows = {key: row._replace(total_seconds=long) for key, row in found.rows.items() if key[0] is Method.LORA}
+    told = conclude(pack, inputs, Evidence(found.rows | rows, found.revision, found.parameters), "")
+    assert told.decision.method is Method.LORA
+    messages = [item.message for item in told.cautions if item.code == "SLOWER_THAN_WISHED"]
+    assert len(messages) == (words is not None)
+    assert all(message.startswith(f"{words}; the quickest, PREFIX, takes") for message in messages)
+
+
+@pytest.mark.parametrize(
     ("fits", "told"),
     [
         ({"lora": "FITS"}, ["EXPERTS_NOT_ADAPTED"]),
