@@ -79,7 +79,6 @@ class Gathering(Generic[Item]):
     def __init__(self, hand_on: Callable[[list[Item]], None], *, most: int = MOST) -> None:
         self._hand_on = hand_on
         self._sizing = Sizing(most)
-        self._most = most
         self._group: list[Item] = []
         self._timer: asyncio.Handle | None = None
         self._ended = 0.0
@@ -100,7 +99,7 @@ class Gathering(Generic[Item]):
         self._group.append(item)
         loop, wanted = asyncio.get_running_loop(), self._sizing.wanted
         # A group is nobody's call: what it does must not be taken for the work of whoever came first or last.
-        if len(self._group) == max(wanted, 1):
+        if len(self._group) == wanted:
             self._cancel_timer()
             self._timer = loop.call_soon(self._answer, context=contextvars.Context())
         elif self._timer is None:

@@ -2,7 +2,7 @@
 """The estimator's rpcs: messages in, messages out. What is decided, is decided in the modules that it calls."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -10,13 +10,14 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime import validation
-from finetree_runtime.errors import FailedPrecondition, invalid_field, to_status
+from finetree_runtime.errors import FailedPrecondition, to_status
 from finetree_runtime.handlers import in_bytes
 from finetree_runtime.identity import distribution_version
 from finetree_runtime.paging import PageTokens, page_size
 
 from finetree_estimator import (
     answering,
+    batches,
     gate,
     listing,
     revision,
@@ -38,9 +39,6 @@ FEATURES = ("cpu", "shape", "price-book", "batch", "remedies", "check", "what-fi
 """Features that a client may look for in GetServerInfo."""
 MAX_BATCH_ROWS = 1000
 """Rows of a batch, as the contract limits them."""
-ROWS_AT_A_TIME = 32
-"""Rows of a batch that are answered abreast, before other calls get their turn (a row takes some 0.2 ms,
-one in the FULL view some 8 ms)."""
 
 Entry = TypeVar("Entry")
 
@@ -97,9 +95,9 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     async def BatchEstimateRuns(self, request: bytes, context: Any) -> bytes:  # type: ignore[override]
         """Estimate many runs; a row that fails carries its own status."""
         rows = validation.read(pb.BatchEstimateRunsRequest, request).rows
-        _check_keys([row.key for row in rows])
+        batches.check_keys([row.key for row in rows])
         results = []
-        for first, end in _abreast(rows):
+        for first, end in batches.abreast(rows):
             await asyncio.sleep(0)
             results += self._rows(first, rows[first:end])
         return b"".join(results)
@@ -275,24 +273,3 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
 def _model_names(entry: ModelEntry) -> tuple[str, ...]:
     return entry.name, entry.hub_id, entry.family, *entry.aliases
-
-
-def _abreast(rows: Sequence[pb.BatchEstimateRow]) -> Iterator[tuple[int, int]]:
-    """Begin and end of the rows that are answered together: ROWS_AT_A_TIME, or a single one in the FULL view."""
-    first, taken = 0, 0
-    for number, row in enumerate(rows):
-        weight = ROWS_AT_A_TIME if row.request.view == pb.ESTIMATE_VIEW_FULL else 1
-        if taken and taken + weight > ROWS_AT_A_TIME:
-            yield first, number
-            first, taken = number, 0
-        taken += weight
-    if taken:
-        yield first, len(rows)
-
-
-def _check_keys(keys: list[str]) -> None:
-    seen: set[str] = set()
-    for number, key in enumerate(keys):
-        if key in seen:
-            raise invalid_field(f"rows[{number}].key", f"{key!r} is the key of an earlier row; keys must differ")
-        seen.add(key)

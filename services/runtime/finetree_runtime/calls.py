@@ -12,6 +12,7 @@ import inspect
 import re
 import time
 from collections.abc import Awaitable, Callable
+from logging import INFO
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
@@ -71,7 +72,7 @@ class Calls:
         self._authenticator = authenticator
         self._max_call_seconds = max_call_seconds
         self._metrics = metrics
-        self._log = get_logger()
+        self._log = get_logger().bind()  # the logger itself, which need not be made for each line
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
         self._running = 0
         self._idle = asyncio.Event()
@@ -220,6 +221,8 @@ class Calls:
             self._idle.set()
         if self._metrics is not None:
             self._metrics.observe(kind, call.method, code, seconds)
+        if not self._log.is_enabled_for(INFO):
+            return
         line = {"method": call.method, "code": code, "ms": round(seconds * 1000, 3), "peer": peer}
         self._log.info("rpc", **call.fields | line, request_id=call.request_id, principal=call.principal.name)
 

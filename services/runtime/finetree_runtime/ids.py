@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import struct
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetree_runtime.errors import invalid_field
@@ -18,6 +21,9 @@ DEFAULT_PROJECT = "default"
 _SEGMENT = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _lock = threading.Lock()
 _last = 0
+_POOL_BYTES = 4096
+"""Random bytes that are fetched at once: every call of a service needs an id, and the system is asked for each else."""
+_pool: Iterator[tuple[int]] = iter(())
 
 
 def uuid7() -> uuid.UUID:
@@ -35,12 +41,24 @@ def uuid7_text() -> str:
 
 
 def _uuid7() -> int:
-    global _last  # noqa: PLW0603  # the one state that makes ids of a process increase
+    global _last, _pool  # noqa: PLW0603  # what makes ids of a process increase, and what makes them unknowable
     with _lock:
         nanoseconds = time.time_ns()
         ticks = nanoseconds // 1_000_000 << 12 | (nanoseconds % 1_000_000) * 4096 // 1_000_000
         _last = ticks = max(ticks, _last + 1)
-    return (ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62 | secrets.randbits(62)
+        drawn = next(_pool, None)
+        if drawn is None:
+            _pool = struct.iter_unpack("Q", secrets.token_bytes(_POOL_BYTES))
+            drawn = next(_pool)
+    return (ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62 | drawn[0] >> 2
+
+
+def _forget_pool() -> None:
+    global _pool  # noqa: PLW0603  # the parent draws from the same one
+    _pool = iter(())
+
+
+os.register_at_fork(after_in_child=_forget_pool)
 
 
 @dataclass(frozen=True, slots=True)

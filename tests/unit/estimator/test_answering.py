@@ -6,8 +6,10 @@ import asyncio
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator import prices
+from finetree_estimator.batches import ROWS_AT_A_TIME
+from finetree_estimator.batches import abreast as taken_together
 from finetree_estimator.lookups import Knowledge
-from finetree_estimator.servicer import ROWS_AT_A_TIME, EstimatorServicer, _abreast
+from finetree_estimator.servicer import EstimatorServicer
 from finetree_runtime import validation
 from finetree_runtime.errors import DomainError, to_status
 from google.protobuf import json_format
@@ -102,4 +104,4 @@ def test_other_calls_wait_for_a_few_rows_or_for_one_that_is_searched_for(views, 
     view = {"b": pb.ESTIMATE_VIEW_BASIC, "f": pb.ESTIMATE_VIEW_FULL}
     rows = [pb.BatchEstimateRow(request=pb.EstimateRunRequest(view=view[each])) for each in views]
 
-    assert list(_abreast(rows)) == expected
+    assert list(taken_together(rows)) == expected

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -40,6 +42,26 @@ def test_uuid7_as_text_is_a_later_uuid_in_its_usual_form():
     assert str(uuid.UUID(text)) == text
     assert (uuid.UUID(text).version, uuid.UUID(text).variant) == (7, uuid.RFC_4122)
     assert uuid.UUID(text) > first
+
+
+FORKED = """
+import os
+from finetree_runtime import ids
+
+ids.uuid7()  # random bits are drawn ahead
+inside, outside = os.pipe()
+child = os.fork()
+os.write(outside, b"%d " % (ids.uuid7().int & (1 << 62) - 1))
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+print(len(set(os.read(inside, 100).split())))
+"""
+
+
+def test_a_process_that_was_forked_draws_other_random_bits():
+    told = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "2"
 
 
 def test_names_are_read_in_full_and_short():
