@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import re
 import time
@@ -56,6 +57,7 @@ if TYPE_CHECKING:  # grpc's classes are generic only in their type stubs
     Context = aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
     Behaviour = Callable[..., Any]
+    Work = Callable[[Any, Context], Awaitable[Any] | bytes]
 
 
 class Calls:
@@ -119,18 +121,13 @@ class Calls:
 
     def _in_bytes(self, method: str, inner: Behaviour) -> Behaviour:
         """A handler that takes bytes; what waits for nothing, or briefly, needs no time limit."""
-        waits = inspect.iscoroutinefunction(inner)
+        if not inspect.iscoroutinefunction(inner):
+            return self._surrounded(method, "unary", inner)
 
-        async def work(raw: bytes, rpc: Context) -> Any:
-            if waits:
-                return await self._limited(inner(raw, rpc))
-            answer = inner(raw, rpc)
-            return answer if isinstance(answer, bytes) else await answer
+        def work(raw: bytes, rpc: Context) -> Awaitable[Any]:
+            return self._limited(inner(raw, rpc))
 
-        async def behaviour(raw: bytes, rpc: Context) -> Any:
-            return await self._surround(method, "unary", rpc, work, raw)
-
-        return behaviour
+        return self._surrounded(method, "unary", work)
 
     def _unary(self, method: str, inner: Behaviour, deserialize: Callable[[bytes], Any]) -> Behaviour:
         """A handler of one message, read here, where errors are mapped, and validated by the same bytes."""
@@ -140,10 +137,7 @@ class Calls:
             check(request, raw)
             return await self._limited(inner(request, rpc))
 
-        async def behaviour(raw: bytes, rpc: Context) -> Any:
-            return await self._surround(method, "unary", rpc, work, raw)
-
-        return behaviour
+        return self._surrounded(method, "unary", work)
 
     def _streaming(self, method: str, kind: str, inner: Behaviour) -> Behaviour:
         """A handler of streams. A generator's messages are written from here, so that it is closed here.
@@ -158,14 +152,13 @@ class Calls:
                 request = Checked(request)
             return await (inner(request, rpc) if kind == "client_stream" else write_all(inner(request, rpc), rpc))
 
-        async def behaviour(request: Any, rpc: Context) -> Any:
-            return await self._surround(method, kind, rpc, work, request)
+        return self._surrounded(method, kind, work)
 
-        return behaviour
+    def _surrounded(self, method: str, kind: str, work: Work) -> Behaviour:
+        """What gRPC calls: a partial, since a coroutine for each layer costs more than what it does."""
+        return functools.partial(Calls._surround, self, method, kind, work)
 
-    async def _surround(
-        self, method: str, kind: str, rpc: Context, work: Callable[[Any, Context], Awaitable[Any]], request: Any
-    ) -> Any:
+    async def _surround(self, method: str, kind: str, work: Work, request: Any, rpc: Context) -> Any:
         started, peer = time.monotonic(), rpc.peer()
         metadata = {str(key): value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
         call = _begin(method, metadata, rpc, started)
@@ -176,7 +169,8 @@ class Calls:
         code = Code.OK.name
         try:
             call.principal = await self._authenticator.authenticate(method, metadata, peer)
-            return await work(request, rpc)
+            answer = work(request, rpc)
+            return answer if isinstance(answer, bytes) else await answer
         except asyncio.CancelledError:
             code = (Code.DEADLINE_EXCEEDED if context.remaining() == 0.0 else Code.CANCELLED).name
             raise
