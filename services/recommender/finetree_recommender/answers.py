@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The discrete answers that rules read. Whatever was not given is "unknown", and stays so."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
@@ -80,6 +81,11 @@ class Answers(NamedTuple):
 _PLACES = {name: place for place, name in enumerate(Answers._fields)}
 NAMES = tuple(name for name in Answers._fields if name != "priorities")
 """The inputs that have one answer."""
+
+
+def unread(read: Collection[str]) -> tuple[str, ...]:
+    """The inputs of one answer but those that are read: what `Answers.without` is to leave out."""
+    return tuple(name for name in NAMES if name not in read)
 
 
 def vocabulary(rules: Rules) -> dict[str, tuple[str, ...]]:

@@ -14,7 +14,7 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH, cpu_precision
 from finetree_runtime.plan import steps_of
 
-from finetree_recommender.answers import NAMES, UNKNOWN
+from finetree_recommender.answers import UNKNOWN, unread
 from finetree_recommender.inputs import Inputs
 from finetree_recommender.methods import Method
 from finetree_recommender.pack import Pack
@@ -242,7 +242,7 @@ def _tables(pack: Pack, profile: str) -> Iterator[Table]:
 def _unread(pack: Pack, profile: str) -> tuple[str, ...]:
     """Inputs that no rule of a profile's recipes reads."""
     read = {"task_kind", *(table.input for table in _tables(pack, profile))}
-    return tuple(name for name in NAMES if name not in read)
+    return unread(read)
 
 
 def sequence_length(pack: Pack, suggested: int, longest: int) -> tuple[int, Computed]:

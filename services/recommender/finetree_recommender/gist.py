@@ -7,7 +7,7 @@ Whatever kind of rule comes to read an answer has to be named here too.
 from collections.abc import Mapping
 from functools import lru_cache
 
-from finetree_recommender.answers import NAMES, UNKNOWN, Answers, vocabulary
+from finetree_recommender.answers import NAMES, UNKNOWN, Answers, unread, vocabulary
 from finetree_recommender.pack import Pack
 
 
@@ -57,4 +57,4 @@ def _unread(pack: Pack) -> tuple[str, ...]:
     whens += [node.when for node in rules.tree.nodes] + [rule.when for rule in rules.upgrade] + [rules.override.unless]
     named = {name for when in whens for name in when}
     asked = {question.input for question in rules.questions} | {rule.input for rule in rules.tie_breaks}
-    return tuple(name for name in NAMES if name not in {"memory"} | named | asked)
+    return unread({"memory"} | named | asked)

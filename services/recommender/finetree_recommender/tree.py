@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
-from finetree_recommender.answers import NAMES, UNKNOWN, Answers, matches
+from finetree_recommender.answers import UNKNOWN, Answers, matches, unread
 from finetree_recommender.methods import METHODS, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.rules import Leaf, Node
@@ -67,7 +67,7 @@ def _unread(pack: Pack) -> tuple[str, ...]:
     rules = pack.rules
     whens = [*(node.when for node in rules.tree.nodes), *(rule.when for rule in (*rules.use_cases, rules.default_leaf))]
     read = {"memory", *(name for when in whens for name in when)}
-    return tuple(name for name in NAMES if name not in read)
+    return unread(read)
 
 
 @lru_cache(maxsize=64)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from finetree_recommender.answers import NAMES, UNKNOWN, Answers
+from finetree_recommender.answers import UNKNOWN, Answers, unread
 from finetree_recommender.methods import METHODS, Method
 from finetree_recommender.pack import Pack
 from finetree_recommender.rules import Option, Question
@@ -64,7 +64,7 @@ def _count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot
 def _unread(pack: Pack) -> tuple[str, ...]:
     """Inputs that no question asks for."""
     read = {question.input for question in pack.rules.questions}
-    return tuple(name for name in NAMES if name not in read)
+    return unread(read)
 
 
 @lru_cache(maxsize=64)
