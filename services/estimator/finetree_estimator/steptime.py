@@ -132,9 +132,8 @@ def step_of(run: Run, rows: Rows) -> Step:
 
 def step_seconds(run: Run, rows: Rows, step: Step, work: Work) -> float:
     """Seconds of an optimizer step, of all devices at once."""
-    micro = step.tokens * training_flops(run, rows, step, work) / run.device.training_flops + overhead_seconds(
-        run, work
-    )
+    micro = step.tokens * training_flops(run, rows, step, work) / run.device.training_flops
+    micro += overhead_seconds(run, work)
     micro += step.tokens * elementwise_seconds(run, rows, work)
     if run.devices == 1:
         return step.micro_batches * micro + work.update_bytes / run.device.bandwidth
