@@ -14,7 +14,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime import validation
 from finetree_runtime.digest import revision_text
-from finetree_runtime.errors import DomainError, FailedPrecondition, invalid_field
+from finetree_runtime.errors import FailedPrecondition, invalid_field
 
 from finetree_estimator import comparison, engine, fallbacks, largest, listing, offers, remedies, smallest, writing
 from finetree_estimator.fallbacks import Chosen
@@ -27,11 +27,11 @@ Answering = Generator[None, None, bytes]
 
 @dataclass(slots=True)
 class Question:
-    """A request, and its answer (an Estimate) or the error that refuses it."""
+    """A request, and its answer (an Estimate) or the error that refuses it: no DomainError, where the fault is ours."""
 
     request: pb.EstimateRunRequest
     answer: bytes | None = None
-    error: DomainError | None = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def validate(questions: Iterable[tuple[Question, str, bytes]]) -> None:
     for question, path, raw in questions:
         try:
             validation.validate(question.request, path=path, raw=raw)
-        except DomainError as error:
+        except Exception as error:  # noqa: BLE001  # as in `_goes_on`
             question.error = error
 
 
@@ -69,7 +69,7 @@ def _goes_on(question: Question, steps: Answering) -> bool:
         next(steps)
     except StopIteration as end:
         question.answer = end.value
-    except DomainError as error:
+    except Exception as error:  # noqa: BLE001  # a fault of ours with one request must not fail those beside it
         question.error = error
     else:
         return True

@@ -28,13 +28,12 @@ FIRST_TRY, LAST_TRY = 8, 256
 
 
 class Sizing:
-    """How many calls to wait for: one as long as they come singly, up to `most` where they crowd.
+    """How many calls to wait for: one as long as they come singly, up to MOST where they crowd.
 
     A larger number is tried now and then, and kept where so many came; a number that did not come is halved.
     """
 
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._usual = 1
         self._trying = False
         self._full = 0
@@ -43,7 +42,7 @@ class Sizing:
     @property
     def wanted(self) -> int:
         """Calls that the next group is to have."""
-        return min(self._most, max(FEWEST, 2 * self._usual)) if self._trying else self._usual
+        return min(MOST, max(FEWEST, 2 * self._usual)) if self._trying else self._usual
 
     def rested(self) -> None:
         """Note that the server has waited for a call: a number that came without a break is counted anew."""
@@ -56,13 +55,13 @@ class Sizing:
             self._had_all(count)
         else:
             self._lacked(count)
-        self._trying = self._full >= self._patience and self._usual < self._most
+        self._trying = self._full >= self._patience and self._usual < MOST
         if self._trying:
             self._full = 0
 
     def _had_all(self, count: int) -> None:
         if self._trying:
-            self._usual, self._patience = min(self._most, count), FIRST_TRY
+            self._usual, self._patience = min(MOST, count), FIRST_TRY
         self._full += 1
 
     def _lacked(self, count: int) -> None:
@@ -76,9 +75,9 @@ class Sizing:
 class Gathering(Generic[Item]):
     """Gathers what calls ask and hands it on in groups; whoever asked awaits what `hand_on` makes of it."""
 
-    def __init__(self, hand_on: Callable[[list[Item]], None], *, most: int = MOST) -> None:
+    def __init__(self, hand_on: Callable[[list[Item]], None]) -> None:
         self._hand_on = hand_on
-        self._sizing = Sizing(most)
+        self._sizing = Sizing()
         self._group: list[Item] = []
         self._timer: asyncio.Handle | None = None
         self._ended = 0.0
@@ -100,7 +99,8 @@ class Gathering(Generic[Item]):
         loop, wanted = asyncio.get_running_loop(), self._sizing.wanted
         # A group is nobody's call: what it does must not be taken for the work of whoever came first or last.
         if len(self._group) == wanted:
-            self._cancel_timer()
+            if self._timer is not None:
+                self._timer.cancel()
             self._timer = loop.call_soon(self._answer, context=contextvars.Context())
         elif self._timer is None:
             self._timer = loop.call_later(WAIT_SECONDS * wanted, self._answer, context=contextvars.Context())
@@ -110,7 +110,3 @@ class Gathering(Generic[Item]):
         self._hand_on(group)
         self._sizing.came(len(group))
         self._ended = time.perf_counter()
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()

@@ -10,7 +10,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime import validation
-from finetree_runtime.errors import FailedPrecondition, to_status
+from finetree_runtime.errors import DomainError, FailedPrecondition, to_status
 from finetree_runtime.handlers import in_bytes
 from finetree_runtime.identity import distribution_version
 from finetree_runtime.paging import PageTokens, page_size
@@ -73,7 +73,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         )
 
     @in_bytes
-    def EstimateRun(self, request: bytes, context: Any) -> bytes | asyncio.Future[bytes]:  # type: ignore[override]
+    def EstimateRun(self, request: bytes, context: Any) -> bytes | asyncio.Future[bytes]:  # type: ignore[override]  # bytes
         """Estimate one run; at once, unless so many ask that it is answered with others."""
         self._relearn()
         answer = self._answers.find(request)
@@ -193,24 +193,13 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         """Answer calls that were gathered, abreast."""
         self._relearn()
         asked = [waiting for waiting in group if not waiting.answer.done()]  # a call may have been cancelled
-        try:
-            answering.validate((waiting.question, "", waiting.raw) for waiting in asked)
-            answering.answer([waiting.question for waiting in asked], self._knowledge, self._revision)
-        except Exception:  # noqa: BLE001  # a fault of ours with one request must not fail the others
-            self._answer_each(asked)
-            return
+        answering.validate((waiting.question, "", waiting.raw) for waiting in asked)
+        answering.answer([waiting.question for waiting in asked], self._knowledge, self._revision)
         for raw, question, answer in asked:
             if question.error is not None:
                 answer.set_exception(question.error)
             else:
                 answer.set_result(writing.run_response(self._kept(raw, question)))
-
-    def _answer_each(self, asked: list[Waiting]) -> None:
-        for raw, question, answer in asked:
-            try:
-                answer.set_result(self._answer_alone(raw, question.request))
-            except Exception as error:  # noqa: BLE001  # it is for whoever asked
-                answer.set_exception(error)
 
     def check(self, request: pb.CheckPlanRequest) -> pb.CheckPlanResponse:
         """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
@@ -249,8 +238,10 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def _new(self, row_key: str, key: bytes, question: Question) -> bytes:
         """The result of a row that was not known."""
-        if question.error is not None:
+        if isinstance(question.error, DomainError):
             return writing.batch_error(row_key, to_status(question.error))
+        if question.error is not None:
+            raise question.error
         return writing.batch_result(row_key, self._kept(key, question))
 
     def _page(

@@ -2,13 +2,15 @@
 """Calls that crowd are gathered and answered abreast, each as it would be alone; one by itself never waits."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_estimator import answering, prices
+from finetree_estimator import answering, fallbacks, prices
 from finetree_estimator.gathering import FEWEST, FIRST_TRY, LAST_TRY, MOST, Gathering, Sizing
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import EstimatorServicer
+from finetree_runtime import validation
 from finetree_runtime.errors import InvalidArgument, NotFound
 from google.protobuf import json_format
 
@@ -141,20 +143,24 @@ async def test_a_call_that_was_cancelled_is_not_answered(monkeypatch):
     assert sizes == [FEWEST - 1]
 
 
-async def test_a_fault_of_ours_fails_one_call_only(monkeypatch):
+@pytest.mark.parametrize(("module", "name"), [(validation, "validate"), (fallbacks, "choose")])
+async def test_a_fault_of_ours_fails_one_call_only(monkeypatch, module, name):
     servicer, _ = gathering_servicer(monkeypatch)
-    answer = answering.answer
+    sound = getattr(module, name)
 
-    def faulty(questions: list[answering.Question], *rest: object) -> None:
-        if any(question.request.dataset_profile.examples == 101 for question in questions):
+    def faulty(asked: Any, *more: Any, **named: Any) -> Any:
+        if isinstance(asked, pb.EstimateRunRequest) and asked.dataset_profile.examples == 101:
             raise ZeroDivisionError
-        answer(questions, *rest)
+        return sound(asked, *more, **named)
 
-    monkeypatch.setattr(answering, "answer", faulty)
+    monkeypatch.setattr(module, name, faulty)
     answers = await waited_for(servicer, (0, 1, 2, 4))
 
     assert isinstance(answers[1], ZeroDivisionError)
     assert all(isinstance(answers[place], bytes) for place in (0, 2, 3))
+    batch = pb.BatchEstimateRunsRequest(rows=[{"key": "1", "request": pb.EstimateRunRequest.FromString(request(1))}])
+    with pytest.raises(ZeroDivisionError):
+        await servicer.BatchEstimateRuns(batch.SerializeToString(), None)
 
 
 async def test_what_is_no_request_is_refused_at_once(monkeypatch):
