@@ -2,11 +2,14 @@
 """How far the estimator is from published measurements: memory and speed, by source, method and device count.
 
     python benchmarks/estimator/accuracy.py --fit FILE.csv --validation FILE.csv [--json OUT] [--rows]
+    python benchmarks/estimator/accuracy.py --validation MY_RUNS.csv
 
-Constants are fitted on the first file and never on the second. Scored is `expected` of the quantity that a row measured
-(allocated, reserved or device peak). A row is under-predicted when it measured more than the upper end of that
-quantity, which is what the fit verdict goes by. Rows above 92 % of their card are left out, as are rows of methods that
-the suite does not have: near a full card the allocator frees its cache and tries again, and peaks say little.
+Constants are fitted on the first file and never on the second, which may be any table with the columns that rows.py
+reads; a source that nobody has described is read by its words (row_sources.py). Scored is `expected` of the quantity
+that a row measured (allocated, reserved or device peak). A row is under-predicted when it measured more than the upper
+end of that quantity, which is what the fit verdict goes by. Rows above 92 % of their card are left out, as are rows of
+methods that the suite does not have: near a full card the allocator frees its cache and tries again, and peaks say
+little.
 """
 
 import argparse
@@ -23,7 +26,8 @@ from finetree_estimator.accelerators import accelerator
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_runtime.errors import DomainError
-from rows import MeasuredRow, measured_rows, request
+from row_requests import request
+from rows import MeasuredRow, measured_rows
 
 FULL_CARD = 0.92
 
@@ -141,11 +145,13 @@ def print_table(title: str, found: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     """Score the files and print, or write, the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fit", type=Path, required=True)
-    parser.add_argument("--validation", type=Path)
+    parser.add_argument("--fit", type=Path, help="rows that constants were fitted on")
+    parser.add_argument("--validation", type=Path, help="rows of any other sources")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", action="store_true", help="print every row, worst last")
     options = parser.parse_args()
+    if options.fit is None and options.validation is None:
+        parser.error("give --fit, --validation or both")
     servicer = EstimatorServicer(Knowledge(prices.packaged()))
     results = {}
     for title, path in (("fit", options.fit), ("validation", options.validation)):

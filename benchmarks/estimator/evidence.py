@@ -21,7 +21,8 @@ from finetree_estimator.accelerators import accelerator
 from finetree_estimator.lookups import Knowledge, read_model
 from finetree_estimator.prices import packaged
 from finetree_estimator.shapes import count
-from rows import MeasuredRow, measured_rows, request
+from row_requests import request
+from rows import MeasuredRow, measured_rows
 
 OUTPUT = Path(__file__).parents[2] / "services/estimator/finetree_estimator/data/evidence.csv"
 FULL_CARD = 0.92

@@ -34,7 +34,8 @@ from finetree_estimator.accelerators import accelerator
 from finetree_estimator.lookups import Knowledge, read_model
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.shapes import count
-from rows import GIB, MeasuredRow, measured_rows, request
+from row_requests import request
+from rows import GIB, MeasuredRow, measured_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = Path(__file__).with_name("peer_calls.py")

@@ -6,6 +6,10 @@ digits (with the learned positions of its sequence length), LitGPT prints the tr
 """
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_estimator.listing import model_message
+from finetree_estimator.models import model as catalogue_model
+from finetree_estimator.names import UnknownNameError
+from other_shapes import SHAPES
 
 CATALOGUE = {
     "meta-llama/Llama-3.2-3B": "llama-3.2-3b",
@@ -36,7 +40,28 @@ _MPT = {
 """Width, layers and heads (github:mosaicml/llm-foundry scripts/train/yamls/pretrain/mpt-*.yaml)."""
 
 
-def shape_of(model: str, params_b: float, sequence_length: int) -> rs.ModelShape | None:
+def described(name: str, params_b: float, sequence_length: int) -> tuple[str | None, rs.ModelShape | None]:
+    """Catalogue name and shape of a published model; both None when nothing is known of it.
+
+    `params_b` is its size in billions, where the name alone does not tell.
+    """
+    known = CATALOGUE.get(name) or CATALOGUE.get(f"{name}/{params_b:g}")
+    shape = SHAPES.get(name.lower()) or _shape_of(name, params_b, sequence_length)
+    if known is None and shape is not None:
+        return None, shape
+    try:
+        entry = catalogue_model(known or name)
+    except UnknownNameError:
+        return None, None
+    if 0 < entry.shape.max_positions < sequence_length:
+        # IBM cut rows far beyond a model's positions; memory and time do not ask whether the answer makes sense.
+        shape = model_message(entry).shape
+        shape.max_position_embeddings = 0
+        return entry.name, shape
+    return entry.name, None
+
+
+def _shape_of(model: str, params_b: float, sequence_length: int) -> rs.ModelShape | None:
     """Shape of a published model that the catalogue does not have; None when it is not known."""
     if model in _MPT:
         return _mpt(model, sequence_length)

@@ -15,7 +15,8 @@ from finetree_runtime.validation import validate
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks" / "estimator"))
 
-from rows import GIB, MeasuredRow, measured_rows, request
+from row_requests import request
+from rows import GIB, MeasuredRow, measured_rows
 
 PEFT = "github:huggingface/peft@1234567 method_comparison/result.json"
 IBM = "github:atlarge-research/Kavier data.csv"
@@ -159,3 +160,32 @@ def test_a_run_out_of_memory_has_an_outcome_and_no_peak(read):
     row = read(**LITGPT_ROW | {"peak_mem_gib": "", "metric_value": "OOM"})
 
     assert (row.outcome, row.peak_bytes) == ("oom", None)
+
+
+def test_a_source_that_nobody_described_is_read_by_its_words(read, servicer):
+    changes = {
+        "source": "github:somebody/torchtune-runs@abc README.md",
+        "model": "Qwen/Qwen2.5-7B",
+        "method": "qlora",
+        "quant": "bnb.nf4",
+        "optimizer": "PagedAdamW8bit",
+        "precision": "bf16",
+        "attention": "flash_attention_2",
+        "gpu": "NVIDIA GeForce RTX 4090",
+        "note": "nvidia-smi; LoRA on all linear layers; chunked cross-entropy",
+    }
+    row = read(**changes)
+    asked = request(row)
+    validate(asked)
+
+    assert (row.family, row.quantity, row.accelerator) == ("somebody/torchtune-runs", "device", "rtx-4090")
+    assert asked.program == pb.TRAINING_PROGRAM_TORCHTUNE
+    assert asked.spec.loss_kernel == rs.LOSS_KERNEL_CHUNKED
+    assert asked.spec.optimizer == rs.OPTIMIZER_PAGED_ADAMW_8BIT
+    assert asked.spec.qlora.lora.targets == rs.TARGET_PRESET_ALL_LINEAR
+    assert servicer.estimate(asked).memory.device_bytes.expected > 0
+
+
+@pytest.mark.parametrize("changes", [{"gpu": "Abacus 3000"}, {"quant": "aqlm"}, {"optimizer": "muon"}])
+def test_words_that_the_estimator_does_not_know_leave_a_row_unasked(read, changes):
+    assert not read(**changes).answerable

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the sources of published measurements say in prose of all their rows: program, loss, what a peak is.
+
+Four sources were read, and stand here with where it is said. Of any other one a table of the same columns is read by
+its words: what trains by the name of the program in its source or notes (transformers where none is named), what its
+peaks are by how they were read ("max_memory_allocated", "max_memory_reserved", "nvidia-smi"), and so on. Nothing that
+is read so enters a fit.
+"""
+
+import re
+from dataclasses import dataclass
+
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What holds for all rows of a source."""
+
+    family: str
+    """Of sources: peft, ibm, litgpt, llm-foundry; the repository, or the first word, of any other."""
+    program: pb.TrainingProgram.ValueType
+    quantity: str
+    """What a peak is: allocated, reserved or device."""
+    loss: rs.LossKernel.ValueType = rs.LOSS_KERNEL_FULL_LOGITS
+    dropout: float = 0.05
+    """Of adapters."""
+    accumulation: int = 1
+    """Micro-batches of a step, where a row does not say."""
+    full_rows: bool = False
+    """Whether every row has the sequence length."""
+
+
+KNOWN = {
+    # PEFT's comparison sets no dropout and prints max_memory_reserved.
+    "huggingface/peft": Source("peft", pb.TRAINING_PROGRAM_TRANSFORMERS, "reserved", dropout=0.0),
+    # fms-hf-tuning's dropout; accumulation as in the README of IBM/ado's sfttrainer actuator; peaks are NVML's.
+    "Kavier": Source("ibm", pb.TRAINING_PROGRAM_TRANSFORMERS, "device", accumulation=4, full_rows=True),
+    # LitGPT's scripts compute the logits in chunks of 128 positions (finetune/lora.py, lm_head_chunk_size).
+    "litgpt": Source("litgpt", pb.TRAINING_PROGRAM_LITGPT, "allocated", rs.LOSS_KERNEL_CHUNKED),
+    "llm-foundry": Source("llm-foundry", pb.TRAINING_PROGRAM_LLM_FOUNDRY, "allocated", full_rows=True),
+}
+"""By what names them in the column `source`."""
+
+_PROGRAMS = {
+    "torchtune": pb.TRAINING_PROGRAM_TORCHTUNE,
+    "unsloth": pb.TRAINING_PROGRAM_UNSLOTH,
+    # They leave what is not packed of a quantised base in 16 bits, as Unsloth does (docs/estimates.md).
+    "axolotl": pb.TRAINING_PROGRAM_UNSLOTH,
+    "llama-factory": pb.TRAINING_PROGRAM_UNSLOTH,
+    "llamafactory": pb.TRAINING_PROGRAM_UNSLOTH,
+    "lit-gpt": pb.TRAINING_PROGRAM_LITGPT,
+    "own loop": pb.TRAINING_PROGRAM_PYTORCH,
+}
+_QUANTITIES = {
+    "allocated": r"max_memory_allocated|allocated",
+    "reserved": r"max_memory_reserved|reserved",
+    "device": r"nvidia-smi|nvml|pynvml|memory in use",
+}
+_LOSSES = {
+    rs.LOSS_KERNEL_FUSED: r"liger|fused (linear )?cross|cut cross|unsloth",
+    rs.LOSS_KERNEL_CHUNKED: r"chunked",
+}
+
+
+def source_of(source: str, note: str) -> Source:
+    """What holds for the rows of a source, as its column and the row's note name it."""
+    for part, known in KNOWN.items():
+        if part in source:
+            return known
+    words = f"{source} {note}".lower()
+    program = next((found for name, found in _PROGRAMS.items() if name in words), pb.TRAINING_PROGRAM_TRANSFORMERS)
+    quantity = next((name for name, pattern in _QUANTITIES.items() if re.search(pattern, words)), "reserved")
+    loss = next((kind for kind, pattern in _LOSSES.items() if re.search(pattern, words)), rs.LOSS_KERNEL_FULL_LOGITS)
+    return Source(_name(source), program, quantity, loss, full_rows="padded to their own" not in words)
+
+
+def _name(source: str) -> str:
+    repository = re.match(r"(?:github|hf):([\w.-]+/[\w.-]+)", source)
+    return repository.group(1) if repository else source.split(maxsplit=1)[0]
