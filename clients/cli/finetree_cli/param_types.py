@@ -57,10 +57,7 @@ class Whole(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number."""
-        try:
-            number = int(value)
-        except ValueError:
-            number = self._least - 1
+        number = int(value) if re.fullmatch(r"[+-]?\d{1,20}", str(value), re.ASCII) else self._least - 1
         if not self._least <= number <= MOST:
             self.fail(f"{value!r} is no whole number from {self._least} to {MOST:,}", param, ctx)
         return number
@@ -77,8 +74,11 @@ class Amount(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number."""
         try:
-            number = float(value)
+            number = float(value) + 0.0  # a negative zero is none
         except ValueError:
+            number = math.nan
+        # Python alone reads "1_0" and digits of other scripts.
+        if not re.fullmatch(r"[\d.eE+-]+", str(value), re.ASCII):
             number = math.nan
         if not 0 <= number <= self._most or number == math.inf:
             reach = "on" if self._most == math.inf else f"to {self._most:,.0f}"

@@ -3,7 +3,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
@@ -33,14 +33,14 @@ def of(
     asked.CopyFrom(run)
     asked.view = pb.ESTIMATE_VIEW_FULL
     found = estimate(asked)
-    movable = bool(run.spec.hardware.accelerator) and not run.spec.ownership.HasField("owned")
+    free = movable(run.spec)
     if _too_large(policy, answer):
         yield from _lighter(policy, asked, found, knowledge)
-        yield from (_on(option, run.spec) for option in found.smallest_hardware if movable)
-    if movable:
+        yield from (_on(option, run.spec) for option in found.smallest_hardware if free)
+    if free:
         yield from _offered(run.spec, found, knowledge)
         yield from _faster(run.spec, found, knowledge)
-    yield from _shorter(policy, answer)
+    yield from shorter(policy, answer)
 
 
 def applied(run: pb.EstimateRunRequest, remedy: pb.Remedy) -> pb.EstimateRunRequest:
@@ -50,6 +50,16 @@ def applied(run: pb.EstimateRunRequest, remedy: pb.Remedy) -> pb.EstimateRunRequ
     for patch in remedy.patches:
         apply_patch(changed.spec, patch.field_path, patch.json_value)
     return changed
+
+
+def movable(spec: rs.RunSpec) -> bool:
+    """Whether other hardware is worth a word: not to whoever owns some, nor in place of a CPU."""
+    return bool(spec.hardware.accelerator) and not spec.ownership.HasField("owned")
+
+
+def together(one: pb.Remedy, other: pb.Remedy) -> pb.Remedy:
+    """Both changes."""
+    return pb.Remedy(patches=(*one.patches, *other.patches), summary=f"{one.summary}, {other.summary}")
 
 
 def _too_large(policy: pb.PlanPolicy, answer: pb.Estimate) -> bool:
@@ -62,10 +72,12 @@ def _lighter(
     policy: pb.PlanPolicy, asked: pb.EstimateRunRequest, found: pb.Estimate, knowledge: Knowledge
 ) -> Iterator[pb.Remedy]:
     """What the search for a run that fits, or stays below the policy's limit, finds."""
-    items: Iterable[pb.Remedy] = found.remedies
+    items: Sequence[pb.Remedy] = found.remedies
     if policy.HasField("max_device_bytes"):
         lighter = remedies.search(asked, read(asked, knowledge), knowledge, limit_bytes=policy.max_device_bytes)
-        items = map(remedy_message, lighter)
+        items = [remedy_message(item) for item in lighter]
+    if not items and (least := remedies.furthest(asked, read(asked, knowledge), knowledge)) is not None:
+        items = [remedy_message(least)]  # it will not do either, but says how far the limit is
     yield from (pb.Remedy(patches=item.patches, summary=_summary(item)) for item in items)
 
 
@@ -84,7 +96,7 @@ def _on(option: pb.HardwareOption, spec: rs.RunSpec) -> pb.Remedy:
         patches.append(_patch("hardware.count", option.count, f"{option.count} devices"))
     if option.count > 1 and option.sharding:
         name = rs.Sharding.Name(option.sharding)
-        patches.append(_patch("hardware.sharding", name, name.removeprefix("SHARDING_").lower().replace("_", " ")))
+        patches.append(_patch("hardware.sharding", name, f"{name.removeprefix('SHARDING_').lower()} sharding"))
     return pb.Remedy(patches=patches, summary=_said(patch.summary for patch in patches if patch.summary))
 
 
@@ -129,7 +141,7 @@ def _rented_on(spec: rs.RunSpec, accelerator: str, price_id: str = "") -> list[e
     return patches
 
 
-def _shorter(policy: pb.PlanPolicy, answer: pb.Estimate) -> Iterator[pb.Remedy]:
+def shorter(policy: pb.PlanPolicy, answer: pb.Estimate) -> Iterator[pb.Remedy]:
     """Fewer passes or steps, so that even the upper end of what grows with them is within its limit."""
     share = min(_shares(policy, answer), default=1.0)
     total = answer.time.total_seconds.high

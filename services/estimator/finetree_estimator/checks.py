@@ -13,6 +13,8 @@ from finetree_estimator.fit import Verdict as FitVerdict
 from finetree_estimator.intervals import Interval
 
 GIB = 1024**3
+MANY = 1e9
+"""From here on a number of times says no more than that it is large."""
 LEVELS = ("unstated", "low", "medium", "high")
 """Levels of confidence; the index is the contract's number."""
 
@@ -50,16 +52,26 @@ def money(currency: str) -> Callable[[float], str]:
     return lambda amount: f"{amount:,.2f} {currency}" if amount >= 0.01 or amount == 0 else f"{amount:.2g} {currency}"
 
 
+def amount(unit: str) -> Callable[[float], str]:
+    """Writes a number of a unit."""
+    return lambda value: f"{brief(value)} {unit}"
+
+
+def level(number: float) -> str:
+    """Writes a level of confidence."""
+    return LEVELS[round(number)]
+
+
 def hours(seconds: float) -> str:
     """Seconds as people read them: "40 s", "12 min", "8.4 h"."""
     if seconds < 60:
         return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{_brief(seconds / 3600)} h"
+    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{brief(seconds / 3600)} h"
 
 
-def _brief(value: float) -> str:
-    """Three significant digits, whole beyond a thousand."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+def brief(value: float) -> str:
+    """Three significant digits, whole from a thousand to a billion."""
+    return f"{value:,.0f}" if 1000 <= value < MANY else f"{value:.3g}"
 
 
 def size(count: float) -> str:
@@ -69,6 +81,7 @@ def size(count: float) -> str:
 
 def within(rule: Rule, measured: Interval | None, limit: float, missing: str) -> Finding:
     """Hold a number against its upper limit; `missing` says what to give where there is no number."""
+    limit += 0.0  # a negative zero is written as none
     if measured is None:
         return Finding(rule, Verdict.UNDECIDED, None, limit, missing)
     verdict = judge(measured, limit)
@@ -133,8 +146,12 @@ def _range(text: Callable[[float], str], measured: Interval) -> str:
 
 
 def _share(part: float, whole: float) -> str:
-    """A share in percent, never "0 %" for what is not zero; beyond tenfold as a factor."""
+    """A share in percent, never "0 %" for what is not zero nor "100 %" for less; beyond tenfold as a factor."""
     percent = 100 * part / whole
+    if 99 < percent < 100:
+        return "over 99 %"
+    if percent > 100 * MANY:
+        return "over a billion times the limit"
     if percent > 1000:
-        return f"{percent / 100:,.3g} times the limit"
+        return f"{brief(percent / 100)} times the limit"
     return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"

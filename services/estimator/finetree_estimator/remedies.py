@@ -72,6 +72,18 @@ def search(
     return found
 
 
+def furthest(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge) -> Remedy | None:
+    """Of all changes that lower memory those that go furthest together, the settings first; None where there are none.
+
+    It says how much a run needs at the least where `search` finds nothing.
+    """
+    changes = list(_effects(request, reading, knowledge))
+    minor = [change for change in changes if change.group not in MAJOR]
+    sets = [(*_strongest(minor, major), *major) for major in _majors(changes)]
+    tried = [_remedy(request, reading, knowledge, chosen) for chosen in sets if chosen]
+    return min((remedy for remedy in tried if remedy is not None), key=lambda item: item.peak.high, default=None)
+
+
 def _inside(peak: Interval, verdict: Verdict, limit_bytes: int) -> bool:
     if not limit_bytes:
         return verdict is Verdict.FITS

@@ -105,6 +105,8 @@ async def passes(stub: object, request: pb.CheckPlanRequest, patches: list[ev.Sp
         ({"max_seconds": 200}, {"model": {"name": "llama-3.2-3b"}}),
         ({"max_cost": 0.015}, {"model": {"name": "llama-3.2-3b"}, "hardware": {"accelerator": "rtx-4090"}}),
         ({"max_seconds": 60}, {"model": {"name": "llama-3.2-1b"}, "training": {"max_steps": 500}}),
+        # No single change keeps both: a lighter run is also made shorter.
+        ({"max_seconds": 6000, "must_fit": True}, {"model": {"name": "llama-3.1-8b"}, "training": {"epochs": 20}}),
         (
             {"max_cost": 0.05, "must_fit": True},
             {"model": {"name": "llama-3.2-3b"}, "ownership": {"rented": {"price_id": "vast/rtx-4090/2026-07-15"}}},
@@ -132,6 +134,41 @@ async def test_a_fix_is_one_change_after_which_that_rule_passes(stub, check_of):
         apply_patch(alone.run.spec, check.fix.field_path, check.fix.json_value)
         verdicts = {item.rule_id: item.verdict for item in (await stub.CheckPlan(alone)).checks}
         assert verdicts[check.rule_id] == PASS
+
+
+@pytest.mark.parametrize(
+    ("policy", "spec", "told"),
+    [
+        ({"max_cost": 1e-9}, {}, ["policy.max_cost may still take", "limit 1e-09 USD"]),
+        ({"max_device_bytes": 1 << 20}, {}, ["policy.max_device_bytes may still", "limit 1 MiB", "one row at"]),
+        (
+            {"max_seconds": 1e-3, "must_fit": True},
+            {"model": {"name": "llama-3.1-8b"}},
+            ["policy.must_fit passes", "but then policy.max_seconds does not"],
+        ),
+        (
+            {"must_fit": True},
+            {"model": {"name": "llama-3.1-405b"}, "ownership": {"owned": {"tariff_per_kwh": 0.3}}},
+            ["policy.must_fit may still take", "8 devices", "other hardware is not proposed"],
+        ),
+        ({"max_cost": 1}, {"hardware": {"cpu": {"cores": 2}}}, ["nothing is left to", "policy.max_cost cannot be"]),
+    ],
+)
+async def test_where_no_change_would_pass_it_says_so_and_why(stub, check_of, policy, spec, told):
+    reply = await stub.CheckPlan(check_of(policy, spec))
+
+    assert reply.verdict in (FAIL, UNDECIDED)
+    assert not reply.remedies
+    assert [part for part in told if part not in reply.no_remedy] == [], reply.no_remedy
+    broken = [check.rule_id for check in reply.checks if check.verdict != PASS]
+    assert all(rule in reply.no_remedy for rule in broken)
+
+
+@pytest.mark.parametrize("policy", [{"max_cost": 1e9}, {"max_seconds": 200}])
+async def test_where_a_change_passes_or_none_is_needed_there_is_nothing_to_explain(stub, check_of, policy):
+    reply = await stub.CheckPlan(check_of(policy, {"model": {"name": "llama-3.2-3b"}}))
+    assert (reply.verdict == PASS) == (not reply.remedies)
+    assert not reply.no_remedy
 
 
 async def test_owned_hardware_is_not_replaced_by_another(stub, check_of):
@@ -180,6 +217,7 @@ INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
             {"hardware": {"cpu": {"cores": 2}}},
             (INVALID, "CURRENCY_UNKNOWN", "policy.currency_code"),
         ),
+        ({"max_cost": 1, "currency_code": "E1"}, {}, (INVALID, "CURRENCY_UNKNOWN", "policy.currency_code")),
         ({"max_cost": -1}, {}, (INVALID, "INVALID_REQUEST", "policy.max_cost")),
         ({"max_seconds": "NaN"}, {}, (INVALID, "INVALID_REQUEST", "policy.max_seconds")),
         ({"max_cost": 1}, {"lora": {"rank": -8}}, (INVALID, "INVALID_REQUEST", "run.spec.lora.rank")),

@@ -108,9 +108,10 @@ def test_a_policy_file_that_is_not_there_is_named():
     assert (caught.value.reason, caught.value.remedy) == ("POLICY_FILE_UNREADABLE", "")
 
 
-@pytest.mark.parametrize("word", ["-1", "nan", "inf", "many", ""])
+@pytest.mark.parametrize("word", ["-1", "nan", "inf", "many", "", "1_0", "\u0661", " 1", "1e400"])
 def test_an_amount_is_a_finite_number_from_0_on(word):
     assert math.isclose(Amount().convert("1e3", None, None), 1000.0)
+    assert math.copysign(1, Amount().convert("-0", None, None)) == 1
     with pytest.raises(click.BadParameter):
         Amount().convert(word, None, None)
 
@@ -121,7 +122,7 @@ def test_an_amount_is_at_most_what_it_may_be():
         Amount(10).convert("10.5", None, None)
 
 
-@pytest.mark.parametrize("word", ["0", "-1", "1.5", "nan", "many", "", str(MOST + 1), "9" * 40])
+@pytest.mark.parametrize("word", ["0", "-1", "1.5", "nan", "many", "", "1_0", "\u0661", str(MOST + 1), "9" * 40])
 def test_a_whole_number_is_one_that_the_contract_can_hold(word):
     assert Whole(1).convert(str(MOST), None, None) == MOST
     with pytest.raises(click.BadParameter, match="no whole number from 1 to"):
@@ -148,6 +149,17 @@ def test_the_text_says_what_failed_what_would_pass_and_what_it_rests_on(capsys):
     for part in ("FAIL", "policy.max_cost", "too much", "training.micro_batch_size: 1", "9 GiB", "a note", "engine-9"):
         assert part in out
     assert "Plan: sha256:ab" in out
+
+
+def test_where_nothing_would_pass_text_and_summary_say_why(monkeypatch, tmp_path, capsys):
+    found = answer()
+    found.ClearField("remedies")
+    found.no_remedy = "none of 3 changes that were tried: policy.max_cost may still take 5 USD"
+    text.show(Output(), found)
+    assert "What would pass: none of 3 changes" in capsys.readouterr().out
+    monkeypatch.setenv(github.SUMMARY, str(tmp_path / "summary.md"))
+    github.show(Output(), found, job_file.parse(JOB, "job.yaml"), failed=True)
+    assert "What would pass: none of 3 changes" in (tmp_path / "summary.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

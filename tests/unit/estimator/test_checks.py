@@ -56,6 +56,21 @@ def test_the_help_says_by_how_much(limit, text):
     assert text.endswith("41") or found.help == text
 
 
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [
+        (5e-324, "exceeds it by at least over a billion times the limit"),
+        (1e-3, "exceeds it by at least 5,999 times the limit, probably 7,999 times the limit"),
+        (1e9, "over 99 % to spare"),
+        (-0.0, "limit 0 kWh: exceeds it"),
+    ],
+)
+def test_a_distance_is_a_number_that_people_can_read(limit, text):
+    found = checks.within(Rule("policy.max_energy_kwh", checks.amount("kWh"), "hardware"), span(6, 8, 9, 1), limit, "")
+    assert text in found.help
+    assert "inf" not in found.help
+
+
 def test_a_number_that_there_is_not_is_undecided_and_says_what_to_give():
     found = checks.within(HOURS, None, 5.0, "give dataset_profile.examples")
     assert (found.verdict, found.measured, found.help) == (Verdict.UNDECIDED, None, "give dataset_profile.examples")

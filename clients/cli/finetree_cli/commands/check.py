@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from finetree_cli.policy_file import Policy
 
 LEVELS = ("low", "medium", "high")
+OTHER_CURRENCY = "flags are in US dollars: state the limit in a file (--policy) with max_cost and its currency_code"
 
 
 @click.command(
@@ -115,12 +116,16 @@ def _placed(ask: "Any", job: "JobFile", limits: "Policy") -> "estimator_pb2.Chec
         cause = error.__cause__
         violations = cause.violations if isinstance(cause, FinetreeError) else ()
         of_limits = [item for item in violations if item.field.startswith("policy")]
-        found = [item for each in of_limits if (item := limits.problem(each.field, each.description))]
-        if of_limits and len(of_limits) == len(violations) and not found and cause is not None:
-            raise cause from None  # limits from flags stand in no file
-        if not found:
+        if cause is None or not of_limits or len(of_limits) < len(violations):
             raise
-        raise BadInput(error.message, remedy=error.remedy, reason=error.reason, problems=found) from cause
+        found = [item for each in of_limits if (item := limits.problem(each.field, each.description))]
+        if found:
+            text = f"{limits.file} states a limit that cannot be held"
+            raise BadInput(text, remedy=error.remedy, reason=error.reason, problems=found) from cause
+        if error.reason == "CURRENCY_UNKNOWN":
+            text = of_limits[0].description.partition(";")[0]
+            raise BadInput(f"--max-cost-usd: {text}", remedy=OTHER_CURRENCY, reason=error.reason) from cause
+        raise cause from None  # limits from flags stand in no file
 
 
 def _failure(answer: "estimator_pb2.CheckPlanResponse", fail_on: str) -> CliError | None:

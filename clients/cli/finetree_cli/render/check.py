@@ -21,6 +21,8 @@ def show(out: Output, answer: pb.CheckPlanResponse) -> None:
         out.text(f"  - {remedy.summary}")
         for patch in remedy.patches:
             out.text(f"      {setting(patch)}")
+    if answer.no_remedy:
+        out.text(f"What would pass: {answer.no_remedy}")
     for note in answer.estimate.notes:
         out.text(f"Note: {note}")
     out.text(f"Verdict: {verdict(answer.verdict)}")

@@ -60,6 +60,8 @@ def table(answer: pb.CheckPlanResponse) -> str:
     for remedy in answer.remedies:
         changes = ", ".join(f"`{setting(patch).replace('`', '')}`" for patch in remedy.patches)
         lines.append(f"- {_cell(remedy.summary)} ({changes})")
+    if answer.no_remedy:
+        lines += ["", f"What would pass: {_cell(answer.no_remedy)}"]
     estimate = answer.estimate
     lines += ["", f"Plan `{estimate.plan_digest}`, computed with {_cell(revision(estimate.revision))}.", ""]
     return "\n".join(lines)

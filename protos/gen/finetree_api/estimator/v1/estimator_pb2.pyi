@@ -1774,8 +1774,11 @@ class CheckPlanResponse(_message.Message):
     CHECKS_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
     REMEDIES_FIELD_NUMBER: _builtins.int
+    NO_REMEDY_FIELD_NUMBER: _builtins.int
     verdict: _evidence_pb2.CheckVerdict.ValueType
     """PASS when all pass; FAIL when one fails; else UNDECIDED when an interval straddles its limit."""
+    no_remedy: _builtins.str
+    """Why no change that was tried passes every check, one line for people; empty where one does or none is needed."""
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[_evidence_pb2.Check]:
         """One check for each limit, in the order of the policy's fields."""
@@ -1795,10 +1798,11 @@ class CheckPlanResponse(_message.Message):
         checks: _abc.Iterable[_evidence_pb2.Check] | None = ...,
         estimate: Global___Estimate | None = ...,
         remedies: _abc.Iterable[Global___Remedy] | None = ...,
+        no_remedy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "estimate", b"estimate", "remedies", b"remedies", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "estimate", b"estimate", "no_remedy", b"no_remedy", "remedies", b"remedies", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
