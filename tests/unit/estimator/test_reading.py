@@ -48,6 +48,20 @@ def test_each_method_is_read(parts, method):
     assert type(run(**parts).method) is method
 
 
+def test_deepspeed_keeps_float32_beside_16_bit_weights_on_one_device_too():
+    """Llama-3-8B under ZeRO-2 on one A100 of 80 GB: 46 GB are held before a step, and the update does not fit."""
+    text = '{"program": "TRAINING_PROGRAM_TRANSFORMERS", "sharding_library": "SHARDING_LIBRARY_%s"}'
+    parts = {"full": {}, "precision": "PRECISION_BF16", "model": {"name": "llama-3-8b"}}
+    parts["hardware"] = {"accelerator": "a100-80gb", "count": 1}
+
+    plain, deepspeed = (run(text % library, **parts).recipe for library in ("UNSPECIFIED", "DEEPSPEED"))
+
+    assert [(each.weight_bytes, each.compute_bytes, each.master_bytes) for each in (plain, deepspeed)] == [
+        (2, 2, 2),
+        (2, 2, 4),
+    ]
+
+
 def test_settings_of_the_methods_are_read():
     assert run(qlora={"quantization": "QUANTIZATION_INT8"}).method.bits == 8
     assert run(prefix={"virtual_tokens": 30}).method.virtual_tokens == 30
