@@ -100,11 +100,27 @@ def _request(line: bytes) -> "estimator_pb2.EstimateRunRequest | FinetreeError":
     if len(line) > MAX_LINE_BYTES:
         return InvalidSpec(f"longer than {MAX_LINE_BYTES} bytes; this is no request")
     try:
-        return message_from_dict(estimator_pb2.EstimateRunRequest, json.loads(line))
+        return message_from_dict(estimator_pb2.EstimateRunRequest, json.loads(line, object_pairs_hook=_once_each))
     except FinetreeError as error:
         return error
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        return InvalidSpec("nested too deeply; this is no request")
+    except UnicodeDecodeError:
+        return InvalidSpec("not JSON: the line is no UTF-8 text")
+    except ValueError as error:
         return InvalidSpec(f"not JSON: {error}")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all there once, as proto JSON and job files have it. Raises InvalidSpec."""
+    from finetree import InvalidSpec
+
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InvalidSpec(f"{twice[:64]!r} is given twice in one object; keep one of them")
+    return found
 
 
 def _answers(chunk: _Chunk, engine: "Engine") -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.combinations import Problem, combination_problem
+from finetree_runtime.errors import invalid_field
 from finetree_runtime.plan import LONGEST_KEPT, steps_of
 
 from finetree_estimator import devices
@@ -210,8 +211,12 @@ def _looks(wanted: rs.Evaluation) -> Looks:
 
 
 def _owned(ownership: rs.Ownership) -> Owned | None:
-    """Terms of own hardware, where it is the run's."""
+    """Terms of own hardware, where it is the run's. Raises InvalidArgument."""
     if ownership.WhichOneof("kind") != "owned":
         return None
     owned = ownership.owned
-    return Owned(owned.tariff_per_kwh, owned.currency_code.upper() or "USD", owned.watts)
+    currency = owned.currency_code.upper() or "USD"
+    if not (len(currency) == 3 and currency.isascii() and currency.isalpha()):
+        text = f"{owned.currency_code!r} is no ISO 4217 code such as USD"
+        raise invalid_field("spec.ownership.owned.currency_code", text)
+    return Owned(owned.tariff_per_kwh, currency, owned.watts)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from finetree_estimator.shapes import Shape
 
+SHORTEST_ROW = 8
+"""Tokens that the contract's sequence_length is at the least: a model with fewer positions could not be asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
@@ -25,6 +28,8 @@ def contradiction(shape: Shape) -> Contradiction | None:
         return Contradiction("attention_heads", f"is more than the hidden size of {shape.hidden}")
     if shape.kv_heads > shape.heads or shape.heads % shape.kv_heads:
         return Contradiction("kv_heads", f"does not divide {shape.heads} attention heads")
+    if 0 < shape.max_positions < SHORTEST_ROW:
+        return Contradiction("max_position_embeddings", f"is less than the {SHORTEST_ROW} tokens of the shortest row")
     return _of_experts(shape) if shape.experts else _of_dense(shape)
 
 

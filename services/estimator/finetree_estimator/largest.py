@@ -18,6 +18,8 @@ from finetree_estimator.run import Run
 
 MOST_ROWS = 65_536
 """Rows of a micro-batch at most, as the contract limits them."""
+MOST_BATCH = 1_048_576
+"""Rows of an effective batch at most, as the contract limits them."""
 MOST_TOKENS = 16_777_216
 """Tokens of a row at most, as the contract limits them."""
 FINE, COARSE, FINE_UNTIL = 8, 64, 512
@@ -50,7 +52,7 @@ def _micro_batch(run: Run, *, batch_is_open: bool) -> int:
     """The largest micro-batch that fits; 0 when none does."""
     whole = min(MOST_ROWS, -(-run.batch // run.devices))
     rows = run.rows.count if run.rows is not None else MOST_ROWS
-    most = max(whole, min(MOST_ROWS, rows // run.devices)) if batch_is_open else whole
+    most = max(whole, min(MOST_ROWS, min(rows, MOST_BATCH) // run.devices)) if batch_is_open else whole
 
     def fits(rows: int) -> bool:
         return _fits(replace(run, micro_batch=rows, batch=max(run.batch, rows * run.devices)))

@@ -127,8 +127,15 @@ def _of_json(rpc: Rpc, content: bytes) -> Message:
     try:
         return json_format.Parse(content, request)
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-        text = f"stdin is no {request.DESCRIPTOR.name} in proto JSON: {error}"
+        text = f"stdin is no {request.DESCRIPTOR.name} in proto JSON: {_in_words(content, error)}"
         raise InvalidArgument("MALFORMED_REQUEST", text) from error
+
+
+def _in_words(content: bytes, error: Exception) -> str:
+    """What is wrong with proto JSON, where the library says it in Python's words."""
+    if "recursion" in str(error):
+        return "nested too deeply"
+    return str(error) if content.lstrip().startswith(b"{") else "expected an object in braces"
 
 
 def _of_bytes(rpc: Rpc, content: bytes) -> Message:

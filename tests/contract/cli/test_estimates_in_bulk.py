@@ -59,6 +59,23 @@ def test_each_line_is_answered_in_its_place(run):
     assert "4 of 6 lines failed" in err
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"spec": {"model": {"name": "small"}, "lora": {}, "lora": {"rank": 4}}}', "'lora' is given twice"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"spec": {"lora": {"dropout": Infinity}}}', "spec.lora.dropout: expected a number"),
+        ('{"spec": {"lora": {"rank": 1e300}}}', "spec.lora.rank: expected a whole number"),
+    ],
+)
+def test_a_line_that_says_two_things_or_no_number_is_refused_in_words(run, line, told):
+    code, out, _ = run("estimate", "--requests", write(line, GOOD))
+    refused, answered = map(json.loads, out.splitlines())
+    assert code == 0
+    assert told in refused["error"]["message"]
+    assert "estimate" in answered
+
+
 def test_strict_is_3_once_all_lines_are_answered(run):
     code, out, err = run("estimate", "--requests", write(UNKNOWN, GOOD), "--strict")
     assert (code, len(out.splitlines())) == (3, 2)
@@ -133,6 +150,10 @@ def test_a_comparison_has_each_method_on_each_gpu(run):
     assert code == 0
     assert out.count("lora") == 2
     assert "ACCELERATOR_NOT_FOUND" in out
+    assert out.count("'nope'") == 1  # the reason stands below the table, once
+    code, _, err = run("estimate", "--model", "small", "--compare", "--accelerators", "nope,nada", "--json")
+    assert code == 2
+    assert "'nope'" in err
 
 
 def test_what_is_compared_differs_in_method_and_hardware_alone(run):

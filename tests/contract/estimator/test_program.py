@@ -68,6 +68,8 @@ async def test_once_gives_the_served_answer_to_the_byte(stub, request_of):
     ("text", "reason"),
     [
         ("{", "MALFORMED_REQUEST"),
+        ("null", "MALFORMED_REQUEST"),
+        ("[" * 100_000, "MALFORMED_REQUEST"),
         ('{"spec": {"colour": "red"}}', "MALFORMED_REQUEST"),
         ("{}", "INVALID_REQUEST"),
         ('{"spec": {"model": {"name": "nope"}, "lora": {}, "hardware": {"accelerator": "t4"}}}', "MODEL_NOT_FOUND"),

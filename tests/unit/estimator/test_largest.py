@@ -75,6 +75,14 @@ def test_a_micro_batch_is_at_most_the_share_of_a_batch_that_was_asked_for():
     assert search(left_open[0].spec, left_open[1]).micro_batch == 50
 
 
+def test_what_is_proposed_can_be_asked_for_however_many_devices_there_are():
+    hardware = {"model": {"name": "smollm2-135m-instruct"}, "hardware": {"accelerator": "b300", "count": 4096}}
+    request, reading = case(hardware | {"lora": {}, "training": {"sequence_length": 8}}, {"examples": 10**9})
+    found = search(request.spec, reading)
+
+    assert found.micro_batch == 1_048_576 // 4096
+
+
 def test_a_batch_that_devices_share_unevenly_is_one_micro_batch_of_each():
     """17 rows on 3 devices are 6, 6 and 5: no gradients of an earlier micro-batch wait, and what fits is told."""
     hardware = {"model": {"name": "tinyllama-1.1b"}, "hardware": {"accelerator": "a16", "count": 3}}

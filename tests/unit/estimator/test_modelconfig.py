@@ -115,6 +115,7 @@ def test_the_note_reaches_the_answer(tmp_path):
         ({"num_key_value_heads": 3}, "num_key_value_heads does not divide 4 attention heads"),
         ({"num_key_value_heads": 8}, "num_key_value_heads does not divide 4 attention heads"),
         ({"num_attention_heads": 5}, "head_dim is missing"),
+        ({"max_position_embeddings": 7}, "max_position_embeddings is less than the 8 tokens"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is not true or false"),
         ({"attention_bias": 1}, "attention_bias is not true or false"),
         ({"model_type": 7}, "model_type is not a name"),

@@ -213,6 +213,12 @@ def test_payment():
     assert run(hardware={"cpu": {"cores": 2}}).payment is None
 
 
+@pytest.mark.parametrize("code", ["X1", "eu", "€€€", "   "])
+def test_a_currency_is_a_code_of_three_letters(code):
+    with pytest.raises(InvalidArgument, match=r"owned\.currency_code: .* is no ISO 4217 code"):
+        run(ownership={"owned": {"tariff_per_kwh": 0.3, "currency_code": code}})
+
+
 def test_a_shape_takes_the_usual_defaults():
     shape = {"hidden_size": 64, "layers": 2, "intermediate_size": 128, "attention_heads": 4, "vocab_size": 1000}
     found = run(model={"shape": shape}).shape

@@ -132,6 +132,9 @@ def _compare(settings: Settings, file: str | None, flags: dict[str, Any]) -> Non
     ):
         request = _request(client, _job(file), flags)
         cells = compare(request, asked, flags["methods"], named_accelerators(request, flags["accelerators"] or ()))
+    failures = [cell.error for cell in cells if cell.error is not None]
+    if len(failures) == len(cells):
+        raise failures[0]
     if write is not None:
         write(f"{_model_name(request.spec.model)}: memory by method", rendered.rows(cells))
     if settings.out.json:

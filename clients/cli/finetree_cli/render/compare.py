@@ -16,8 +16,10 @@ NONE = "-"
 
 
 def show(out: Output, cells: Sequence[Cell]) -> None:
-    """One line for each method on each accelerator."""
+    """One line for each method on each accelerator; below, once each, why some could not be answered."""
     out.table(["GPU", "Method", ">Memory", ">Range", "Fit", ">Time", ">Cost"], [_line(cell) for cell in cells])
+    for message in dict.fromkeys(cell.error.message for cell in cells if cell.error is not None):
+        out.text(message)
 
 
 def document(cells: Sequence[Cell]) -> dict[str, Any]:
