@@ -19,8 +19,8 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_estimator.accelerators import accelerator
 from finetree_estimator.lookups import Knowledge, read_model
+from finetree_estimator.parameters import count
 from finetree_estimator.prices import packaged
-from finetree_estimator.shapes import count
 from row_requests import request
 from rows import MeasuredRow, measured_rows
 

@@ -14,8 +14,8 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_estimator.accelerators import accelerator
 from finetree_estimator.lookups import Knowledge, read_model
+from finetree_estimator.parameters import count
 from finetree_estimator.servicer import EstimatorServicer
-from finetree_estimator.shapes import count
 from other_rows import QUANTITIES, TABLES, OtherRow, other_rows
 from row_requests import request
 from rows import GIB, MeasuredRow

@@ -16,6 +16,7 @@ from finetree_runtime.settings import SettingsError, load_or_exit
 
 from finetree_estimator import prices
 from finetree_estimator.lookups import Knowledge
+from finetree_estimator.quotes import PriceBook
 from finetree_estimator.servicer import NAME, EstimatorServicer
 from finetree_estimator.settings import PREFIX, Settings
 
@@ -67,7 +68,7 @@ def knowledge(settings: Settings) -> Knowledge:
     return replace(known, calibration=learning.load(settings.state_dir, known))
 
 
-def _price_book(settings: Settings) -> prices.PriceBook:
+def _price_book(settings: Settings) -> PriceBook:
     if settings.price_book is None and settings.price_book_extends:
         text = f"--price-book-extends ({PREFIX}_PRICE_BOOK_EXTENDS): needs --price-book, the file that extends"
         raise SettingsError("SETTING_INVALID", text)

@@ -8,13 +8,14 @@ from functools import lru_cache
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_runtime.wire import delimited, key
 
-from finetree_estimator import evidence, playbook
+from finetree_estimator import evidence
+from finetree_estimator.against_playbook import Compared, compare
 from finetree_estimator.confidence import Confidence, Level
 from finetree_estimator.encoding import Place, provenance_message
 from finetree_estimator.engine import Estimate
 from finetree_estimator.evidence import Near
 from finetree_estimator.intervals import Source
-from finetree_estimator.playbook import Compared, FigureKind
+from finetree_estimator.playbook import FigureKind
 from finetree_estimator.reading import Reading
 
 _KINDS = {kind: pb.PlaybookFigureKind.Value(f"PLAYBOOK_FIGURE_KIND_{kind.name}") for kind in FigureKind}
@@ -30,7 +31,7 @@ _LEVELS = {level: pb.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{level.name}") for
 def fields(request: pb.EstimateRunRequest, reading: Reading, estimate: Estimate) -> Generator[None, None, bytes]:
     """Confidence and the playbook's figures, as fields of an Estimate, in steps."""
     examples = reading.profile.examples if reading.profile is not None else 0
-    figures = playbook.compare(reading.run, estimate, examples=examples, runs_per_month=request.runs_per_month)
+    figures = compare(reading.run, estimate, examples=examples, runs_per_month=request.runs_per_month)
     yield
     found = [delimited(_PLAYBOOK, _playbook(figure)) for figure in figures]
     return _confidence(estimate.confidence) + b"".join(found)

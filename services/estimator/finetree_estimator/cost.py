@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from finetree_estimator.intervals import Interval, Kind, Source, made
-from finetree_estimator.prices import billed
+from finetree_estimator.quotes import billed
 from finetree_estimator.run import Owned, Rented, Run, Term
 
 HOST_WATTS = 100.0

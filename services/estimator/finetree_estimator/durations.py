@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from finetree_estimator import constants as c
 from finetree_estimator.intervals import COVERAGE, Interval, Source, around, made, total
+from finetree_estimator.parameters import active_parameters
 from finetree_estimator.run import EvaluationPlan, Rows, Run
-from finetree_estimator.shapes import active_parameters
 from finetree_estimator.steptime import (
     Work,
     forward_elementwise_seconds,

@@ -9,8 +9,8 @@ from finetree_estimator import confidence, cost, durations, fit, leftovers, memo
 from finetree_estimator.correction import correct_memory, correct_times
 from finetree_estimator.evidence import case_of
 from finetree_estimator.methods import name_of, trainable_parameters
+from finetree_estimator.parameters import count
 from finetree_estimator.run import Run
-from finetree_estimator.shapes import count
 
 MOST_PEAKS = 1024
 """Peaks that are kept, the ones asked for last: some five megabytes."""

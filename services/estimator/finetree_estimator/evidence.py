@@ -28,8 +28,9 @@ from finetree_estimator.distance import (
 from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.methods import QuantizedLora, name_of
 from finetree_estimator.names import UnknownNameError, table
+from finetree_estimator.parameters import count
 from finetree_estimator.run import Run
-from finetree_estimator.shapes import Shape, count
+from finetree_estimator.shapes import Shape
 from finetree_estimator.steptime import step_of
 
 NEAREST = 5

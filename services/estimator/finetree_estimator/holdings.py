@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from finetree_estimator import constants as c
 from finetree_estimator.methods import Full, QuantizedLora, trainable_parameters
+from finetree_estimator.parameters import count, linear_weights, routed_weights
 from finetree_estimator.recipe import Recipe
 from finetree_estimator.run import Run
-from finetree_estimator.shapes import Shape, count, linear_weights, routed_weights
+from finetree_estimator.shapes import Shape
 
 
 class Held(NamedTuple):

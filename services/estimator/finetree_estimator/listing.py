@@ -10,8 +10,9 @@ from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.lookups import read_accelerator
 from finetree_estimator.models import ModelEntry
 from finetree_estimator.offers import Offer
-from finetree_estimator.prices import PriceBook, Quote
-from finetree_estimator.shapes import Shape, active_parameters, count
+from finetree_estimator.parameters import active_parameters, count
+from finetree_estimator.quotes import PriceBook, Quote
+from finetree_estimator.shapes import Shape
 from finetree_estimator.writing import interval_message, term_value
 
 

@@ -12,6 +12,7 @@ from finetree_runtime.errors import InvalidArgument, NotFound, invalid_field
 from finetree_estimator import devices, modelconfig, unknown_models
 from finetree_estimator.accelerators import AcceleratorEntry, accelerator
 from finetree_estimator.calibration import EMPTY, Calibration
+from finetree_estimator.config_values import ConfigError
 from finetree_estimator.consistency import contradiction
 from finetree_estimator.factors import Correction
 from finetree_estimator.families import ALIASES
@@ -19,7 +20,7 @@ from finetree_estimator.layouts import LAYOUTS
 from finetree_estimator.modelconfig import Described
 from finetree_estimator.models import model as catalogue_model
 from finetree_estimator.names import UnknownNameError
-from finetree_estimator.prices import PriceBook, Quote
+from finetree_estimator.quotes import PriceBook, Quote
 from finetree_estimator.run import Device, Rented
 from finetree_estimator.shapes import Shape
 
@@ -182,7 +183,7 @@ def _shape_of_path(path: str, root: Path | None) -> Described:
         raise NotFound("MODEL_NOT_FOUND", f"spec.model.path: {text}", violations=[("spec.model.path", text)])
     try:
         return modelconfig.read(file)
-    except modelconfig.ConfigError as error:
+    except ConfigError as error:
         raise invalid_field("spec.model.path", f"{path!r} describes no known model: {error}") from error
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from finetree_estimator.layouts import ATTENTION_ROLES, LAYOUTS, LLAMA, Role, ends_with, layout, roles_of
-from finetree_estimator.shapes import LayerKind, Linear, Shape, count, layer_kinds, width
+from finetree_estimator.parameters import count
+from finetree_estimator.shapes import LayerKind, Linear, Shape, layer_kinds, width
 
 PRESET_ROLES: dict[str, frozenset[Role]] = {
     "all-linear": frozenset(Role),

@@ -6,37 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetree_estimator.config_values import SPELLINGS, ConfigError, expansion, flag, number, switch
 from finetree_estimator.consistency import contradiction
-from finetree_estimator.families import ALIASES, FAMILIES, Family, Switch
+from finetree_estimator.families import ALIASES, FAMILIES, Family
 from finetree_estimator.shapes import Shape
 
 MAX_CONFIG_BYTES = 1 << 20
 """Larger files are not model configurations."""
-_LIMITS = {
-    "hidden_size": 1 << 20,
-    "num_hidden_layers": 4096,
-    "intermediate_size": 1 << 22,
-    "num_attention_heads": 8192,
-    "num_key_value_heads": 8192,
-    "head_dim": 1 << 16,
-    "vocab_size": 1 << 24,
-    "max_position_embeddings": 1 << 30,
-    "num_experts": 1 << 16,
-    "num_experts_per_tok": 1 << 16,
-    "first_k_dense_replace": 4096,
-    "num_ln_in_parallel_attn": 2,
-}
-"""Largest sensible values, those of the contract's ModelShape."""
-_NAMES = {
-    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model"),
-    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers"),
-    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
-    "num_key_value_heads": ("num_key_value_heads", "num_kv_heads"),
-    "intermediate_size": ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner"),
-    "max_position_embeddings": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
-    "num_experts": ("num_local_experts", "num_experts", "n_routed_experts"),
-}
-"""Spellings of a dimension, the most usual first."""
 _CONTRACT_NAMES = {
     "attention_heads": "num_attention_heads",
     "kv_heads": "num_key_value_heads",
@@ -58,10 +34,6 @@ _VARIANTS = {"do_layer_norm_before": True, "no_bias": True, "qk_layernorm": Fals
 """Switches whose other value no released model of the supported families uses, or whose layers are not counted."""
 _OTHER_HEADS = ("MaskedLM", "PreTraining", "SequenceClassification", "TokenClassification", "QuestionAnswering")
 """Ends of class names of models that generate nothing."""
-
-
-class ConfigError(ValueError):
-    """A config.json that does not describe a decoder-only transformer; the text says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +131,7 @@ def _refuse_guesses(config: dict[str, Any], name: str) -> None:
     classes = config.get("architectures")
     if isinstance(classes, list) and classes and all(str(item).endswith(_OTHER_HEADS) for item in classes):
         raise ConfigError(f"architectures: {str(classes[0])[:64]} generates no text; only decoders are supported")
-    if any(config.get(spelling) for spelling in _NAMES["num_experts"]):
+    if any(config.get(spelling) for spelling in SPELLINGS["num_experts"]):
         return
     for key, value in config.items():
         if "experts" in key and isinstance(value, int) and value > 1:
@@ -167,30 +139,30 @@ def _refuse_guesses(config: dict[str, Any], name: str) -> None:
 
 
 def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
-    hidden = _number(config, family, "hidden_size")
-    layers = _number(config, family, "num_hidden_layers")
-    heads = _number(config, family, "num_attention_heads")
+    hidden = number(config, family, "hidden_size")
+    layers = number(config, family, "num_hidden_layers")
+    heads = number(config, family, "num_attention_heads")
     if "head_dim" not in family.defaults and not config.get("head_dim") and hidden % heads:
         raise ConfigError("head_dim is missing: hidden_size is no multiple of num_attention_heads")
-    positions = 0 if family.unlimited else _number(config, family, "max_position_embeddings", 0)
+    positions = 0 if family.unlimited else number(config, family, "max_position_embeddings", 0)
     shape = Shape(
         hidden=hidden,
         layers=layers,
-        intermediate=_number(config, family, "intermediate_size", _expansion(config) * hidden),
+        intermediate=number(config, family, "intermediate_size", expansion(config) * hidden),
         heads=heads,
-        kv_heads=_number(config, family, "num_key_value_heads", heads),
-        head_dim=_number(config, family, "head_dim", hidden // heads),
-        vocab=_number(config, family, "vocab_size"),
-        tied=_flag(config, "tie_word_embeddings", default=family.tied),
+        kv_heads=number(config, family, "num_key_value_heads", heads),
+        head_dim=number(config, family, "head_dim", hidden // heads),
+        vocab=number(config, family, "vocab_size"),
+        tied=flag(config, "tie_word_embeddings", default=family.tied),
         gated=family.gated,
         max_positions=positions,
-        qkv_bias=_switch(config, family.qkv_bias),
-        output_bias=_switch(config, family.output_bias),
-        mlp_bias=_switch(config, family.mlp_bias),
+        qkv_bias=switch(config, family.qkv_bias),
+        output_bias=switch(config, family.output_bias),
+        mlp_bias=switch(config, family.mlp_bias),
         norms_per_layer=family.norms,
         norm_bias=family.norm_bias,
-        head_norms=_switch(config, family.head_norms),
-        lm_head_bias=_switch(config, family.lm_head_bias),
+        head_norms=switch(config, family.head_norms),
+        lm_head_bias=switch(config, family.lm_head_bias),
         learned_positions=0 if family.position_offset is None else positions + family.position_offset,
         family=name if name in FAMILIES else "",
         guessed=name not in FAMILIES,
@@ -198,22 +170,22 @@ def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
     shape = _with_experts(config, family, shape)
     if name in ("falcon", "gpt_bigcode"):
         shape = _with_shared_keys(config, shape)
-    if _flag(config, "use_parallel_residual", default=False) and name == "stablelm":
+    if flag(config, "use_parallel_residual", default=False) and name == "stablelm":
         shape = replace(shape, norms_per_layer=1)
     return replace(shape, extra=_extra(config, family, shape))
 
 
 def _with_experts(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
     """Experts, and the layers without any."""
-    experts = _number(config, family, "num_experts", 0)
+    experts = number(config, family, "num_experts", 0)
     if not experts:
         return shape
-    width = _number(config, family, "moe_intermediate_size", shape.intermediate)
-    dense = max(_number(config, family, "first_k_dense_replace", 0), _plain_layers(config))
+    width = number(config, family, "moe_intermediate_size", shape.intermediate)
+    dense = max(number(config, family, "first_k_dense_replace", 0), _plain_layers(config))
     return replace(
         shape,
         experts=experts,
-        active_experts=_number(config, family, "num_experts_per_tok", 1),
+        active_experts=number(config, family, "num_experts_per_tok", 1),
         intermediate=width,
         shared_expert=_shared_width(config, family, shape, width),
         dense_layers=dense,
@@ -231,25 +203,25 @@ def _plain_layers(config: dict[str, Any]) -> int:
 def _shared_width(config: dict[str, Any], family: Family, shape: Shape, width: int) -> int:
     if shape.family == "llama4_text":
         return width
-    shared = _number(config, family, "n_shared_experts", 0) * width
-    return _number(config, family, "shared_expert_intermediate_size", shared)
+    shared = number(config, family, "n_shared_experts", 0) * width
+    return number(config, family, "shared_expert_intermediate_size", shared)
 
 
 def _with_shared_keys(config: dict[str, Any], shape: Shape) -> Shape:
     """Falcon and GPT-BigCode: keys and values of one head, or of as many as another setting says."""
-    newer = _flag(config, "new_decoder_architecture", default=False)
-    if not newer and _flag(config, "multi_query", default=True):
+    newer = flag(config, "new_decoder_architecture", default=False)
+    if not newer and flag(config, "multi_query", default=True):
         shape = replace(shape, kv_heads=1)
-    if shape.family == "falcon" and not newer and _flag(config, "parallel_attn", default=True):
+    if shape.family == "falcon" and not newer and flag(config, "parallel_attn", default=True):
         shape = replace(shape, norms_per_layer=1)
     if newer:
-        shape = replace(shape, norms_per_layer=_number(config, Family(), "num_ln_in_parallel_attn", 2))
-    return replace(shape, max_positions=0) if _flag(config, "alibi", default=False) else shape
+        shape = replace(shape, norms_per_layer=number(config, Family(), "num_ln_in_parallel_attn", 2))
+    return replace(shape, max_positions=0) if flag(config, "alibi", default=False) else shape
 
 
 def _extra(config: dict[str, Any], family: Family, shape: Shape) -> int:
     """Parameters of all layers that no dimension tells."""
-    extra = shape.layers * (shape.q_width + shape.kv_width) if _switch(config, family.wide_norms) else 0
+    extra = shape.layers * (shape.q_width + shape.kv_width) if switch(config, family.wide_norms) else 0
     mixtures = shape.layers - shape.dense_layers
     if shape.family == "gpt_oss":
         # A sink per head and a bias per expert in the router.
@@ -258,39 +230,3 @@ def _extra(config: dict[str, Any], family: Family, shape: Shape) -> int:
         # The gate of the shared expert.
         extra += mixtures * shape.hidden
     return extra
-
-
-def _expansion(config: dict[str, Any]) -> int:
-    ratio = config.get("expansion_ratio", 4)
-    if isinstance(ratio, bool) or not isinstance(ratio, int) or not 0 < ratio <= 64:
-        raise ConfigError("expansion_ratio is not a sensible number")
-    return ratio
-
-
-def _switch(config: dict[str, Any], switch: Switch) -> bool:
-    return switch if isinstance(switch, bool) else _flag(config, switch.key, default=switch.default)
-
-
-def _flag(config: dict[str, Any], name: str, *, default: bool) -> bool:
-    value = config.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} is not true or false")
-    return value
-
-
-def _number(config: dict[str, Any], family: Family, name: str, default: int | None = None) -> int:
-    """A dimension by any of its names; zero and null mean the default where there is one."""
-    fallback = family.defaults.get(name, default)
-    for spelling in _NAMES.get(name, (name,)):
-        value = config.get(spelling)
-        if value is None or (value == 0 and fallback is not None and not isinstance(value, bool)):
-            continue
-        sensible = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LIMITS.get(name, 1 << 22)
-        if not sensible:
-            raise ConfigError(f"{spelling} is not a sensible number")
-        return int(value)
-    if fallback is None:
-        raise ConfigError(f"{name} is missing")
-    return fallback

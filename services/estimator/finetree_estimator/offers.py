@@ -8,7 +8,7 @@ from finetree_estimator import cost, engine
 from finetree_estimator.accelerators import AcceleratorEntry, accelerator
 from finetree_estimator.fit import Verdict
 from finetree_estimator.intervals import Interval
-from finetree_estimator.prices import PriceBook, Quote
+from finetree_estimator.quotes import PriceBook, Quote
 from finetree_estimator.run import Run
 
 MOST = 8

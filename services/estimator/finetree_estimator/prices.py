@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The price book: dated quotes of one device for an hour, from the package or from a file of the user's."""
+"""Price books as CSV: the packaged one, and files of the user's. Each refusal names line and column."""
 
 import csv
 import hashlib
 import io
 import math
 import re
-import statistics
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
 from pathlib import Path
 
 from finetree_estimator.accelerators import accelerator
-from finetree_estimator.names import UnknownNameError, nearest_names, raw
-from finetree_estimator.run import Rented, Term
+from finetree_estimator.names import UnknownNameError, raw
+from finetree_estimator.quotes import PriceBook, Quote
+from finetree_estimator.run import Term
 
 COLUMNS = ("price_id", "accelerator", "provider", "hourly_price", "currency", "date", "source")
 """Columns that a price book file must have (CSV with a header)."""
@@ -23,6 +22,8 @@ OPTIONAL_COLUMNS = ("region", "term", "min_count")
 """Columns that it may have; without them a price is on demand, of any region, for any number of devices."""
 MOST_DEVICES = 4096
 """Largest `min_count`, as many devices as a run may have."""
+MOST_BYTES = 16 << 20
+"""Largest file; the packaged book is a thousandth of it."""
 
 _DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 _LONGEST = {"price_id": 128, "provider": 128, "region": 128, "source": 512}
@@ -30,107 +31,6 @@ _LONGEST = {"price_id": 128, "provider": 128, "region": 128, "source": 512}
 
 class PriceBookError(ValueError):
     """A price book that cannot be used; the text names the line and the column, and what is wrong there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """Currency units for one device and hour."""
-
-    price_id: str
-    accelerator: str
-    """By its catalogue name."""
-    provider: str
-    hourly: float
-    currency: str
-    date: str
-    """ISO 8601, of a day, a month or a year."""
-    source: str
-    region: str = ""
-    term: Term = Term.ON_DEMAND
-    min_count: int = 1
-    """Devices of the smallest instance; larger ones are multiples of it."""
-
-    def hourly_of(self, devices: int) -> float:
-        """Price of an hour of the instances that hold so many devices."""
-        return self.hourly * billed(devices, self.min_count)
-
-    def terms(self) -> Rented:
-        """The quote as terms of payment."""
-        return Rented(
-            self.price_id,
-            self.provider,
-            self.hourly,
-            self.currency,
-            self.date,
-            self.source,
-            self.region,
-            self.term,
-            self.min_count,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PriceBook:
-    """Quotes with what identifies them."""
-
-    quotes: tuple[Quote, ...]
-    book_id: str
-    sha256: str
-    _groups: Mapping[str, tuple[Quote, ...]] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        groups: dict[str, list[Quote]] = {}
-        for quote in self.quotes:
-            groups.setdefault(quote.accelerator, []).append(quote)
-        # The dataclass is frozen; what is derived from its fields is set once, here.
-        object.__setattr__(self, "_groups", {name: tuple(group) for name, group in groups.items()})
-
-    def __hash__(self) -> int:
-        # The digest stands for the quotes, which take a hundred times as long to hash.
-        return hash(self.sha256)
-
-    @property
-    def date(self) -> str:
-        """Date of the newest quote."""
-        return max((quote.date for quote in self.quotes), default="")
-
-    def find(self, price_id: str) -> Quote:
-        """The quote with this id. Raises UnknownNameError."""
-        for quote in self.quotes:
-            if quote.price_id == price_id:
-                return quote
-        raise UnknownNameError(price_id, nearest_names(price_id, (quote.price_id for quote in self.quotes)))
-
-    def cheapest(self, accelerator: str, devices: int = 1) -> Quote | None:
-        """The lowest price of so many accelerators, by their catalogue name; None when there is no quote.
-
-        On demand before spot and reserved, which not everybody can have; in US dollars before any other currency, since
-        amounts of different currencies have no order.
-        """
-        return min(self.of(accelerator), key=lambda quote: _preference(quote, devices), default=None)
-
-    def of(self, accelerator: str) -> tuple[Quote, ...]:
-        """The quotes of an accelerator by its catalogue name."""
-        return self._groups.get(accelerator, ())
-
-    def typical(self, accelerator: str) -> float:
-        """Median of an accelerator's quotes on demand in USD per hour; 0 when there is none."""
-        quotes = [
-            quote.hourly for quote in self.of(accelerator) if quote.currency == "USD" and quote.term is Term.ON_DEMAND
-        ]
-        return statistics.median(quotes) if quotes else 0.0
-
-    def extended(self, other: "PriceBook") -> "PriceBook":
-        """This book with the quotes of another; where both have an id, the other's counts."""
-        theirs = {quote.price_id for quote in other.quotes}
-        kept = tuple(quote for quote in self.quotes if quote.price_id not in theirs)
-        digest = hashlib.sha256((self.sha256 + other.sha256).encode()).hexdigest()
-        return PriceBook(kept + other.quotes, f"{self.book_id}+{other.book_id}", digest)
-
-
-def billed(devices: int, min_count: int) -> int:
-    """Devices that are paid where only whole instances of `min_count` are sold."""
-    return math.ceil(devices / min_count) * min_count
 
 
 @cache
@@ -141,7 +41,11 @@ def packaged() -> PriceBook:
 
 def from_file(path: Path) -> PriceBook:
     """A user's price book. Raises PriceBookError with the line, OSError when the file cannot be read."""
-    return read(path.read_bytes(), path.stem)
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise PriceBookError(f"is larger than {MOST_BYTES >> 20} MiB; this is no price book")
+    return read(content, path.stem)
 
 
 def read(content: bytes, book_id: str) -> PriceBook:
@@ -205,6 +109,8 @@ def _quote(row: Mapping[str | None, str | None]) -> Quote:
     for column, most in _LONGEST.items():
         if len(cells.get(column, "")) > most:
             raise _ColumnError(column, f"is longer than {most} characters")
+        if not cells.get(column, "").isprintable():
+            raise _ColumnError(column, "has a character that cannot be printed")
     if not _is_date(cells["date"]):
         raise _ColumnError("date", f"{cells['date']!r} is no ISO 8601 date such as 2026-07-15, 2026-07 or 2026")
     return Quote(
@@ -242,7 +148,8 @@ def _accelerator(text: str) -> str:
 
 def _hourly(text: str) -> float:
     try:
-        hourly = float(text)
+        # Python alone reads "1_0" and digits of other scripts.
+        hourly = float(text) if re.fullmatch(r"[\d.eE+-]+", text, re.ASCII) else math.nan
     except ValueError:
         hourly = math.nan
     if not 0 <= hourly < 1e6:
@@ -267,8 +174,3 @@ def _min_count(text: str) -> int:
     if not re.fullmatch(r"\d{0,5}", text, re.ASCII) or not 1 <= int(text or 1) <= MOST_DEVICES:
         raise _ColumnError("min_count", f"{text[:40]!r} is no whole number from 1 to {MOST_DEVICES}")
     return int(text or 1)
-
-
-def _preference(quote: Quote, devices: int) -> tuple[bool, bool, str, float, str]:
-    rank = quote.hourly_of(devices)
-    return quote.term is not Term.ON_DEMAND, quote.currency != "USD", quote.currency, rank, quote.price_id

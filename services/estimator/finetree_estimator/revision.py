@@ -9,7 +9,7 @@ from importlib import resources
 from finetree_estimator.accelerators import accelerators
 from finetree_estimator.models import models
 from finetree_estimator.names import raw
-from finetree_estimator.prices import PriceBook
+from finetree_estimator.quotes import PriceBook
 
 ENGINE_ID = "engine-1"
 """Changes when the same request may get another answer for another reason than its data."""
@@ -18,6 +18,7 @@ ENGINE_DATE = "2026-11-26"
 FORMULAS = (
     "accelerators",
     "activations",
+    "against_playbook",
     "calibration",
     "choices",
     "confidence",
@@ -25,6 +26,7 @@ FORMULAS = (
     "correction",
     "cost",
     "cpu_memory",
+    "cpu_tensors",
     "devices",
     "distance",
     "durations",
@@ -43,9 +45,11 @@ FORMULAS = (
     "models",
     "moments",
     "names",
+    "parameters",
     "playbook",
     "prices",
     "programs",
+    "quotes",
     "reading",
     "recipe",
     "rows",

@@ -3,8 +3,8 @@
 
 from finetree_estimator import constants as c
 from finetree_estimator.methods import Full, QuantizedLora, trainable_parameters
+from finetree_estimator.parameters import count, linear_weights
 from finetree_estimator.run import Run
-from finetree_estimator.shapes import count, linear_weights
 
 
 def micro_batch_seconds(run: Run) -> float:

@@ -14,7 +14,7 @@ from finetree_estimator.engine import fit_of
 from finetree_estimator.fit import Verdict
 from finetree_estimator.intervals import Interval
 from finetree_estimator.lookups import Knowledge
-from finetree_estimator.prices import PriceBook
+from finetree_estimator.quotes import PriceBook
 from finetree_estimator.reading import Reading, moved, read
 
 COUNTS = (1, 2, 4, 8)

@@ -15,9 +15,9 @@ from finetree_estimator import sharing, traffic
 from finetree_estimator.activations import Layer, layer_of, saved_by
 from finetree_estimator.holdings import state_bytes
 from finetree_estimator.methods import Full, Prefix, trainable_parameters
+from finetree_estimator.parameters import active_parameters, count, linear_weights
 from finetree_estimator.recipe import Recipe
 from finetree_estimator.run import Rows, Run
-from finetree_estimator.shapes import active_parameters, count, linear_weights
 
 
 class Step(NamedTuple):

@@ -9,9 +9,10 @@ these is bound by the memory's bandwidth, whatever the rate of the matrix units.
 from finetree_estimator import constants as c
 from finetree_estimator.activations import stream_bytes
 from finetree_estimator.methods import LoraAdapters, QuantizedLora, target_linears
+from finetree_estimator.parameters import linear_weights
 from finetree_estimator.recipe import Recipe
 from finetree_estimator.run import Run
-from finetree_estimator.shapes import Linear, layer_kinds, linear_weights
+from finetree_estimator.shapes import Linear, layer_kinds
 
 
 def adapter_bytes(recipe: Recipe) -> float:

@@ -4,7 +4,7 @@
 import pytest
 from finetree_estimator import modelconfig
 from finetree_estimator.models import models
-from finetree_estimator.shapes import count
+from finetree_estimator.parameters import count
 
 
 @pytest.mark.parametrize("entry", models(), ids=lambda entry: entry.name)

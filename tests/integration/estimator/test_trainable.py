@@ -20,7 +20,8 @@ from finetree_estimator.methods import (
     trainable_parameters,
 )
 from finetree_estimator.models import models
-from finetree_estimator.shapes import Shape, count
+from finetree_estimator.parameters import count
+from finetree_estimator.shapes import Shape
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import full
 from finetree_worker.models import linear_names

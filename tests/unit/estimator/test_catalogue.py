@@ -9,7 +9,7 @@ from finetree_estimator.families import FAMILIES
 from finetree_estimator.lookups import Knowledge, read_model
 from finetree_estimator.modelconfig import Described
 from finetree_estimator.names import UnknownNameError
-from finetree_estimator.shapes import active_parameters, count
+from finetree_estimator.parameters import active_parameters, count
 
 
 def last_place(printed: str) -> tuple[float, float]:

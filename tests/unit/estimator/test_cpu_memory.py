@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_estimator import cpu_memory, memory
+from finetree_estimator import cpu_memory, cpu_tensors, memory
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.memory import Component
 from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, trainable_parameters
@@ -91,13 +91,13 @@ def test_long_rows_keep_no_scores(small):
     scores, narrow, output, normalizer = 4 * 9 * 256, 2 * 576, 2 * 576, 4 * 9
     float32 = 3 * 4 * 576
 
-    difference = cpu_memory.kept_per_token(small) - cpu_memory.kept_per_token(long)
+    difference = cpu_tensors.kept_per_token(small) - cpu_tensors.kept_per_token(long)
     assert difference == scores + float32 + output - 3 * narrow - output - normalizer
 
 
 def test_projections_that_read_the_same_tensor_share_its_dropped_copy(small):
     adapted = {
-        name: cpu_memory.kept_per_token(replace(small, method=LoraAdapters(8, PRESETS[name], 0.1), master_bytes=4))
+        name: cpu_tensors.kept_per_token(replace(small, method=LoraAdapters(8, PRESETS[name], 0.1), master_bytes=4))
         for name in ("query-value", "attention")
     }
 

@@ -7,9 +7,9 @@ from finetree_estimator import durations, sharing, steptime, traffic
 from finetree_estimator.durations import Phase
 from finetree_estimator.methods import PRESETS, Full, LoraAdapters, Prefix, QuantizedLora
 from finetree_estimator.models import model
+from finetree_estimator.parameters import linear_weights
 from finetree_estimator.programs import FINETREE, TORCHTUNE, TRANSFORMERS, variant
 from finetree_estimator.run import EvaluationPlan, Rows
-from finetree_estimator.shapes import linear_weights
 from finetree_estimator.steptime import Step
 
 ROWS = Rows(1000, 200.0, 45_000.0, 512, 0.5)

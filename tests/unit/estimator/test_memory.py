@@ -10,9 +10,9 @@ from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.memory import Component
 from finetree_estimator.methods import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
 from finetree_estimator.models import model
+from finetree_estimator.parameters import routed_weights
 from finetree_estimator.programs import FINETREE, LITGPT, TRANSFORMERS
 from finetree_estimator.run import Device, EvaluationPlan, Owned, Rows, Run
-from finetree_estimator.shapes import routed_weights
 
 GIB = 1024**3
 LORA = LoraAdapters(8, PRESETS["all-linear"], 0.1)

@@ -14,7 +14,8 @@ from finetree_estimator.methods import (
     trainable_parameters,
 )
 from finetree_estimator.models import model
-from finetree_estimator.shapes import Shape, active_parameters, count, linear_weights
+from finetree_estimator.parameters import active_parameters, count, linear_weights
+from finetree_estimator.shapes import Shape
 
 LLAMA = model("llama-3.2-3b").shape
 SMOL = model("smollm2-135m-instruct").shape

@@ -9,8 +9,9 @@ from finetree_estimator.consistency import contradiction
 from finetree_estimator.families import FAMILIES
 from finetree_estimator.lookups import Knowledge, read_model
 from finetree_estimator.models import model
+from finetree_estimator.parameters import count
 from finetree_estimator.prices import packaged
-from finetree_estimator.shapes import Shape, count
+from finetree_estimator.shapes import Shape
 from finetree_runtime.errors import InvalidArgument
 from google.protobuf import json_format
 from hypothesis import given, settings
@@ -104,7 +105,7 @@ def test_the_note_reaches_the_answer(tmp_path):
     [
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"hidden_size": True}, "hidden_size is not a sensible number"),
-        ({"hidden_size": 64.0}, "hidden_size is not a sensible number"),
+        ({"hidden_size": 64.0}, "hidden_size is not a sensible number: 64.0, where 1 to 1,048,576 is meant"),
         ({"hidden_size": 1 << 21}, "hidden_size is not a sensible number"),
         ({"num_hidden_layers": 4097}, "num_hidden_layers is not a sensible number"),
         ({"vocab_size": -1}, "vocab_size is not a sensible number"),

@@ -5,7 +5,8 @@ import pytest
 from finetree_estimator import engine, offers
 from finetree_estimator.devices import known
 from finetree_estimator.fit import Verdict
-from finetree_estimator.prices import PriceBook, Quote, packaged
+from finetree_estimator.prices import packaged
+from finetree_estimator.quotes import PriceBook, Quote
 from finetree_estimator.run import Rented, Term
 
 GIB = 1024**3

@@ -3,20 +3,12 @@ import re
 
 import pytest
 from finetree_estimator import prices
-from finetree_estimator.names import UnknownNameError
-from finetree_estimator.prices import PriceBook, PriceBookError, Quote, billed
+from finetree_estimator.prices import PriceBookError
+from finetree_estimator.quotes import Quote
 from finetree_estimator.run import Term
 
 HEADER = b"price_id,accelerator,provider,hourly_price,currency,date,source\n"
 LONG = b"price_id,accelerator,provider,hourly_price,currency,date,source,region,term,min_count\n"
-
-
-def quote(price_id: str, hourly: float, **parts: object) -> Quote:
-    return Quote(price_id, "h100", "x", hourly, **({"currency": "USD", "date": "2026", "source": "y"} | parts))
-
-
-def book(*quotes: Quote) -> PriceBook:
-    return PriceBook(quotes, "test", "0")
 
 
 def test_every_quote_of_the_built_in_book_has_a_source_a_date_and_an_id_that_says_who_what_and_when():
@@ -36,48 +28,6 @@ def test_the_built_in_book_tells_spot_reserved_and_whole_instances():
     assert len({entry.accelerator for entry in quotes}) >= 20
 
 
-def test_a_price_is_found_by_its_id():
-    assert prices.packaged().find("runpod/rtx-4090/2026-07-15").hourly == 0.69
-    with pytest.raises(UnknownNameError) as caught:
-        prices.packaged().find("runpod/rtx-4090/2026-07-51")
-    assert "runpod/rtx-4090/2026-07-15" in caught.value.nearest
-
-
-def test_on_demand_goes_before_a_cheaper_spot_price():
-    spot = quote("spot", 1.0, term=Term.SPOT)
-
-    assert book(spot, quote("plain", 2.0)).cheapest("h100").price_id == "plain"
-    assert book(spot).cheapest("h100").price_id == "spot"
-    assert book(spot).cheapest("a100-80gb") is None
-
-
-def test_whole_instances_are_what_is_compared():
-    eight = quote("eight", 1.0, min_count=8)
-    found = book(eight, quote("one", 2.0))
-
-    assert found.cheapest("h100", 1).price_id == "one"
-    assert found.cheapest("h100", 8).price_id == "eight"
-    assert [billed(count, 8) for count in (1, 8, 9)] == [8, 8, 16]
-
-
-def test_dollars_go_before_other_currencies_which_cannot_be_compared():
-    yen, dollars = quote("yen", 1.0, currency="JPY"), quote("dollars", 2.0)
-
-    assert book(yen, dollars).cheapest("h100").price_id == "dollars"
-    assert book(yen).cheapest("h100").price_id == "yen"
-
-
-def test_the_typical_price_is_the_median_on_demand_in_dollars():
-    found = book(
-        *(quote(str(price), price) for price in (1.0, 3.0, 9.0)),
-        quote("spot", 0.1, term=Term.SPOT),
-        quote("yen", 300.0, currency="JPY"),
-    )
-
-    assert found.typical("h100") == 3.0
-    assert found.typical("t4") == 0.0
-
-
 def test_a_users_book_may_name_an_accelerator_as_it_likes_and_leave_columns_out():
     found = prices.read(HEADER + b"mine,NVIDIA A100-SXM4-80GB,me,1.5,chf,2026-11,contract\n", "mine")
 
@@ -88,19 +38,6 @@ def test_a_users_book_may_give_region_term_and_instance_size():
     found = prices.read(LONG + b"mine,h100,me,1.5,USD,2026,contract,here,Reserved,8\n", "mine").quotes[0]
 
     assert (found.region, found.term, found.min_count) == ("here", Term.RESERVED, 8)
-
-
-def test_a_book_that_extends_ours_keeps_our_quotes_but_for_those_it_replaces():
-    ours = prices.packaged()
-    mine = prices.read(
-        HEADER + b"runpod/rtx-4090/2026-07-15,rtx-4090,me,9,USD,2026,x\nnew,t4,me,1,USD,2026,x\n", "mine"
-    )
-    both = ours.extended(mine)
-
-    assert len(both.quotes) == len(ours.quotes) + 1
-    assert (both.find("runpod/rtx-4090/2026-07-15").hourly, both.find("new").hourly) == (9, 1)
-    assert both.book_id == f"{ours.book_id}+mine"
-    assert both.sha256 not in {ours.sha256, mine.sha256}
 
 
 ROW = b"a,t4,x,1,USD,2026,y\n"
@@ -134,7 +71,10 @@ ROW = b"a,t4,x,1,USD,2026,y\n"
         (HEADER + b"a,t4,x,1,USD,0000,y\n", "line 2: date"),
         (HEADER + ROW + ROW, "line 3: price_id: 'a' is the id of line 2 too"),
         (HEADER + b"a" * 129 + b",t4,x,1,USD,2026,y\n", "line 2: price_id: is longer than 128"),
-        (HEADER + b'a,t4,x,1,USD,2026,"two\nlines"\nb,t4,x,?,USD,2026,y\n', "line 4: hourly_price"),
+        (HEADER + b'a,t4,x,1,USD,2026,"two\nlines"\n', "line 3: source: has a character that cannot be printed"),
+        (HEADER + b'a,t4,x,1,"U\nD",2026,y\nb,t4,x,1,USD,2026,y\n', "line 3: currency"),
+        (HEADER + b"a\x1b[31m,t4,x,1,USD,2026,y\n", "line 2: price_id: has a character that cannot be printed"),
+        (HEADER + b"a,t4,x,1_0,USD,2026,y\n", "line 2: hourly_price: '1_0'"),
         (HEADER + b"a,t4,\xff,1,USD,2026,y\n", "line 2: is not UTF-8 text"),
         (HEADER + b'a,t4,"x"z,1,USD,2026,y\n', "line 2: is not CSV"),
         (
@@ -148,3 +88,11 @@ ROW = b"a,t4,x,1,USD,2026,y\n"
 def test_a_bad_price_book_is_refused_with_line_and_column(content, complaint):
     with pytest.raises(PriceBookError, match=re.escape(complaint)):
         prices.read(content, "mine")
+
+
+def test_a_file_that_never_ends_is_no_price_book(monkeypatch, tmp_path):
+    monkeypatch.setattr(prices, "MOST_BYTES", 1 << 20)
+    file = tmp_path / "prices.csv"
+    file.write_bytes(HEADER + ROW * (1 << 16))
+    with pytest.raises(PriceBookError, match="is larger than 1 MiB"):
+        prices.from_file(file)

@@ -9,9 +9,9 @@ from finetree_estimator.holdings import held
 from finetree_estimator.memory import Component
 from finetree_estimator.methods import PRESETS, Full, LoraAdapters, QuantizedLora, preset_targets
 from finetree_estimator.models import model
+from finetree_estimator.parameters import count
 from finetree_estimator.programs import FINETREE, LITGPT, PYTORCH, TORCHTUNE, TRANSFORMERS, variant
 from finetree_estimator.run import Rows
-from finetree_estimator.shapes import count
 
 GIB = 1024**3
 LORA = LoraAdapters(8, PRESETS["all-linear"], 0.1)
