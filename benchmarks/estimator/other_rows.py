@@ -26,6 +26,7 @@ _PROGRAMS = {
     "litgpt": pb.TRAINING_PROGRAM_LITGPT,
     "torchtune": pb.TRAINING_PROGRAM_TORCHTUNE,
     "unsloth": pb.TRAINING_PROGRAM_UNSLOTH,
+    "axolotl": pb.TRAINING_PROGRAM_AXOLOTL,
     "pytorch": pb.TRAINING_PROGRAM_PYTORCH,
 }
 _QUANTIZATIONS = {

@@ -46,10 +46,9 @@ KNOWN = {
 _PROGRAMS = {
     "torchtune": pb.TRAINING_PROGRAM_TORCHTUNE,
     "unsloth": pb.TRAINING_PROGRAM_UNSLOTH,
-    # They leave what is not packed of a quantised base in 16 bits, as Unsloth does (docs/estimates.md).
-    "axolotl": pb.TRAINING_PROGRAM_UNSLOTH,
-    "llama-factory": pb.TRAINING_PROGRAM_UNSLOTH,
-    "llamafactory": pb.TRAINING_PROGRAM_UNSLOTH,
+    "axolotl": pb.TRAINING_PROGRAM_AXOLOTL,
+    "llama-factory": pb.TRAINING_PROGRAM_AXOLOTL,
+    "llamafactory": pb.TRAINING_PROGRAM_AXOLOTL,
     "lit-gpt": pb.TRAINING_PROGRAM_LITGPT,
     "own loop": pb.TRAINING_PROGRAM_PYTORCH,
 }

@@ -25,8 +25,8 @@ class Layer(NamedTuple):
     trained: float
     """Inputs that gradients of trained weights need."""
     gradients: float
-    """What exists at once while the layer is differentiated: the MLP's three wide tensors, and four of the residual
-    stream's width (traced: 3.7 to 3.8 wide ones)."""
+    """What exists at once while the layer is differentiated: the MLP's three wide tensors (one, where it overwrites
+    what it kept), and four of the residual stream's width (traced: 3.7 to 3.8 wide ones)."""
     stream: int
     """Bytes per number of the residual stream."""
     experts: float
@@ -47,11 +47,16 @@ def layer_of(recipe: Recipe) -> Layer:
         attention,
         mlp,
         trained,
-        stream * (3 * recipe.shape.intermediate * _experts_at_once(recipe) + 4 * recipe.shape.hidden),
+        stream * (_wide_at_once(recipe) * recipe.shape.intermediate + 4 * recipe.shape.hidden),
         stream,
         *_adapted_expert_bytes(recipe),
         norms + attention + mlp + trained,
     )
+
+
+def _wide_at_once(recipe: Recipe) -> float:
+    """Tensors of the MLP's width that its backward pass makes, for each token."""
+    return 1.0 if _fused_mlp(recipe) else 3 * _experts_at_once(recipe)
 
 
 def _experts_at_once(recipe: Recipe) -> float:
@@ -144,6 +149,8 @@ def _mlp(run: Recipe) -> float:
     s = run.shape
     written_out = s.family in _PLAIN_GELU and not run.program.own_classes
     tensors = 3 if s.gated else 4 if written_out else 1
+    if _fused_mlp(run):
+        tensors = 2
     if run.program.compiled:
         # The gate's activation and a written-out GELU's steps are computed again from their inputs.
         tensors = 2 if s.gated else 1
@@ -185,6 +192,18 @@ def _quantized_inputs(run: Recipe) -> float:
     return float(run.compute_bytes * (kept + before))
 
 
+def _fused_mlp(run: Recipe) -> bool:
+    """Whether the MLP and its adapters are one function: so where all three are adapted, and nothing is dropped."""
+    method = run.method.lora if isinstance(run.method, QuantizedLora) else run.method
+    if not run.program.fuses_adapted_mlp or not isinstance(method, LoraAdapters) or method.dropout > 0:
+        return False
+    s = run.shape
+    if not s.gated or s.experts or s.mlp_bias:
+        return False
+    adapted = {linear.role for linear in target_linears(s, method.targets)}
+    return adapted >= {Role.GATE, Role.UP, Role.DOWN}
+
+
 _SAME_INPUT = {
     Role.KEY: Role.QUERY,
     Role.VALUE: Role.QUERY,
@@ -199,7 +218,10 @@ def _lora_inputs(run: Recipe, method: LoraAdapters) -> float:
     """Inputs of adapters: a copy each, or one for all that read the same; dropout makes them differ."""
     total, read = 0.0, set[Role]()
     copied = _copied_input_bytes(run)
+    fused = _fused_mlp(run)
     for linear in target_linears(run.shape, method.targets):
+        if fused and linear.role is Role.DOWN:
+            continue  # what it reads is computed again
         used = max(1, run.shape.active_experts) if linear.routed else 1
         source = _SAME_INPUT.get(linear.role, linear.role)
         if method.dropout > 0 or copied or source not in read:

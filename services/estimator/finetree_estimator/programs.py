@@ -75,6 +75,9 @@ class Program:
     """What becomes of memory that its allocator holds and nobody uses: kept, emptied (each step) or expandable."""
     own_classes: bool = False
     """Whether models are the program's own classes rather than transformers', with native kernels for all families."""
+    fuses_adapted_mlp: bool = False
+    """Whether an MLP whose three projections are adapted, without dropout, is one function that keeps its input and the
+    halves before the gate, and overwrites them in the backward pass."""
     expands_kv: bool = False
     """Whether grouped keys and values are repeated to one per query head before attention."""
 
@@ -141,9 +144,13 @@ UNSLOTH = Program(
     rms_norm_bytes=2,
     adapter_bytes=4,
     keeps_shard_inputs=True,
+    fuses_adapted_mlp=True,
     cache="expandable",
 )
-"""Unsloth: kernels of its own that keep a norm's input as it is; importing it asks for segments that expand."""
+"""Unsloth: kernels of its own that keep a norm's input as it is, and an MLP with its adapters in one (LoRA_MLP of its
+kernels/fast_lora.py); importing it asks for segments that expand."""
+AXOLOTL = replace(TRANSFORMERS, name="axolotl", raises_quantized_base=False)
+"""Axolotl and LLaMA-Factory: transformers' Trainer and PEFT, and a base prepared by themselves, as it was loaded."""
 LLM_FOUNDRY = Program(
     "llm-foundry",
     rms_norm_bytes=2,
@@ -158,7 +165,8 @@ LLM_FOUNDRY = Program(
 """LLM Foundry: MPT's classes under FSDP with low-precision layer norms, and attention of the first FlashAttention."""
 PYTORCH = Program("pytorch", rms_norm_bytes=4, native_loss=True, own_classes=True)
 """A plain loop: torch's AdamW as it comes, and torch's cross-entropy of logits that a variable of the loop holds."""
-PROGRAMS = {each.name: each for each in (FINETREE, TRANSFORMERS, LITGPT, TORCHTUNE, UNSLOTH, LLM_FOUNDRY, PYTORCH)}
+_ALL = (FINETREE, TRANSFORMERS, LITGPT, TORCHTUNE, UNSLOTH, AXOLOTL, LLM_FOUNDRY, PYTORCH)
+PROGRAMS = {each.name: each for each in _ALL}
 """By name."""
 
 

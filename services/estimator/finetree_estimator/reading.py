@@ -29,6 +29,7 @@ from finetree_estimator.methods import (
     target_linears,
 )
 from finetree_estimator.programs import (
+    AXOLOTL,
     FINETREE,
     LITGPT,
     LLM_FOUNDRY,
@@ -58,6 +59,7 @@ PROGRAM_NAMES = {
     pb.TRAINING_PROGRAM_UNSLOTH: UNSLOTH,
     pb.TRAINING_PROGRAM_LLM_FOUNDRY: LLM_FOUNDRY,
     pb.TRAINING_PROGRAM_PYTORCH: PYTORCH,
+    pb.TRAINING_PROGRAM_AXOLOTL: AXOLOTL,
 }
 _CACHES = {
     pb.ALLOCATOR_CACHE_KEPT: "kept",

@@ -76,6 +76,10 @@ class _TrainingProgramEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Train
     """LLM Foundry (Composer)."""
     TRAINING_PROGRAM_PYTORCH: _TrainingProgram.ValueType  # 7
     """A loop of one's own over classes of one's own, in plain PyTorch."""
+    TRAINING_PROGRAM_AXOLOTL: _TrainingProgram.ValueType  # 8
+    """Axolotl, LLaMA-Factory and others over transformers and PEFT that leave in 16 bits what is not packed of a quantised
+    base.
+    """
 
 class TrainingProgram(_TrainingProgram, metaclass=_TrainingProgramEnumTypeWrapper):
     """The program that trains: it decides number formats and copies that a RunSpec does not say."""
@@ -96,6 +100,10 @@ TRAINING_PROGRAM_LLM_FOUNDRY: TrainingProgram.ValueType  # 6
 """LLM Foundry (Composer)."""
 TRAINING_PROGRAM_PYTORCH: TrainingProgram.ValueType  # 7
 """A loop of one's own over classes of one's own, in plain PyTorch."""
+TRAINING_PROGRAM_AXOLOTL: TrainingProgram.ValueType  # 8
+"""Axolotl, LLaMA-Factory and others over transformers and PEFT that leave in 16 bits what is not packed of a quantised
+base.
+"""
 Global___TrainingProgram: _TypeAlias = TrainingProgram  # noqa: Y015
 
 class _ShardingLibrary:
