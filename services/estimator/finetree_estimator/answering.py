@@ -9,6 +9,7 @@ answered does not depend on the others.
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
@@ -51,29 +52,23 @@ def validate(questions: Iterable[tuple[Question, str, bytes]]) -> None:
     for question, path, raw in questions:
         try:
             validation.validate(question.request, path=path, raw=raw)
-        except Exception as error:  # noqa: BLE001  # as in `_goes_on`
+        except Exception as error:  # noqa: BLE001  # as in `_answering`
             question.error = error
 
 
 def answer(questions: Sequence[Question], knowledge: Knowledge, revision: ev.Revision) -> None:
     """Give each validated question its answer or its error."""
     present = Present(knowledge, revision, revision.SerializeToString(deterministic=True), revision_text(revision))
-    going = [(question, _steps(question.request, present)) for question in questions if question.error is None]
-    while going:
-        going = [answering for answering in going if _goes_on(*answering)]
+    going = [_answering(question, present) for question in questions if question.error is None]
+    for _ in zip_longest(*going):  # a step of each, by itertools alone
+        pass
 
 
-def _goes_on(question: Question, steps: Answering) -> bool:
-    """Take a question's next step; whether there are more."""
+def _answering(question: Question, present: Present) -> Generator[None, None, None]:
     try:
-        next(steps)
-    except StopIteration as end:
-        question.answer = end.value
+        question.answer = yield from _steps(question.request, present)
     except Exception as error:  # noqa: BLE001  # a fault of ours with one request must not fail those beside it
         question.error = error
-    else:
-        return True
-    return False
 
 
 def _steps(request: pb.EstimateRunRequest, present: Present) -> Answering:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.digest import revision_text, settings_digest
+from finetree_runtime.naming import names_of
 
 from finetree_recommender import cautions, confidence, counterfactuals, fit, recipe, renting, wishes
 from finetree_recommender import others as other_packs
@@ -112,7 +113,7 @@ def _priced(evidence: Evidence | None, decision: Decision) -> Priced | None:
 
 
 def _digest(built: Recipe, inputs: Inputs, revision: ev.Revision) -> str:
-    return settings_digest(built.settings, built.spec, inputs.profile, revision_text(revision))
+    return settings_digest(built.settings, names_of(built.spec), inputs.profile, revision_text(revision))
 
 
 def parameters_of(inputs: Inputs, evidence: Evidence | None) -> int | None:

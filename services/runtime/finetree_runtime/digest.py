@@ -8,9 +8,10 @@ from typing import Any
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from google.protobuf import message_factory
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from finetree_runtime.naming import Names
 from finetree_runtime.plan import LONGEST_KEPT
 
 _MODEL, _DATASET, _HARDWARE = (rs.RunSpec.DESCRIPTOR.fields_by_name[name] for name in ("model", "dataset", "hardware"))
@@ -27,29 +28,26 @@ def plan_digest(spec: rs.RunSpec, profile: rs.DatasetProfile | None, revision: e
     return _digest(_text(spec), profile, revision_text(revision))
 
 
-def settings_digest(settings: bytes, spec: rs.RunSpec, profile: rs.DatasetProfile | None, revision: str) -> str:
-    """The `plan_digest` of `plan.named_spec(settings, spec)`, whose text is put together instead: settings come again.
+def settings_digest(settings: bytes, names: Names, profile: rs.DatasetProfile | None, revision: str) -> str:
+    """The `plan_digest` of the `plan.named_spec`, whose text is put together instead: settings and names come again.
 
     `revision` is its `revision_text`. Names stand first in a spec (model, dataset) and in its hardware (accelerator).
     """
     before, hardware, after = _kept_settings(settings) if len(settings) <= LONGEST_KEPT else _settings_parts(settings)
-    parts = [_part(_MODEL, spec.model)] if spec.HasField("model") else []
-    if spec.HasField("dataset"):
-        parts.append(_part(_DATASET, spec.dataset))
+    model, dataset, accelerator = names
+    parts = [] if model is None else [_kept_part(_MODEL, model)]
+    if dataset is not None:
+        parts.append(_kept_part(_DATASET, dataset))
     parts += before
-    if spec.hardware.WhichOneof("device") == "accelerator":
-        hardware = [_part(_ACCELERATOR, spec.hardware.accelerator), *(hardware or ())]
+    if accelerator is not None:
+        hardware = [f"{_ACCELERATOR.number}={accelerator!r}", *(hardware or ())]
     if hardware is not None:
         parts.append(f"{_HARDWARE.number}={{{','.join(hardware)}}}")
     return _digest(f"{{{','.join([*parts, *after])}}}", profile, revision)
 
 
 def _digest(of_spec: str, profile: rs.DatasetProfile | None, revision: str) -> str:
-    # It is kept, for most specs have the profile in them too.
-    of_profile = (
-        "" if profile is None else _kept_text(profile.DESCRIPTOR, profile.SerializeToString(deterministic=True))
-    )
-    text = f"spec{of_spec};profile{of_profile};{revision}"
+    text = f"spec{of_spec};profile{'' if profile is None else _text(profile)};{revision}"
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
@@ -99,10 +97,12 @@ def _part(field: FieldDescriptor, value: Any) -> str:
         return f"{field.number}={list(value) if field.is_repeated else value!r}"
     if field.is_repeated:
         return f"{field.number}=[{','.join(map(_text, value))}]"
-    return f"{field.number}={_kept_text(value.DESCRIPTOR, value.SerializeToString(deterministic=True))}"
+    return _kept_part(field, value.SerializeToString(deterministic=True))
 
 
 @lru_cache(maxsize=4096)
-def _kept_text(kind: Descriptor, raw: bytes) -> str:
-    """The text of a part of a message: specs that are asked about in turn share most of their parts."""
-    return _text(message_factory.GetMessageClass(kind).FromString(raw))
+def _kept_part(field: FieldDescriptor, raw: bytes) -> str:
+    """The text of a field that holds a message, by its bytes: specs that are asked about in turn share most of them."""
+    kind = field.message_type
+    assert kind is not None  # noqa: S101  # it holds a message
+    return f"{field.number}={_text(message_factory.GetMessageClass(kind).FromString(raw))}"

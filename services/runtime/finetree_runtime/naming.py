@@ -2,6 +2,7 @@
 """A resolved spec as bytes of the wire, from its settings and its names: settings come again, names differ."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
@@ -12,23 +13,48 @@ _MODEL, _DATASET, _HARDWARE = (key(rs.RunSpec, name) for name in ("model", "data
 _ACCELERATOR = key(rs.Hardware, "accelerator")
 
 
-def named_bytes(settings: bytes, spec: rs.RunSpec) -> bytes:
+class Names(NamedTuple):
+    """The names in a spec, messages as bytes of the wire; None of what it does not name."""
+
+    model: bytes | None
+    dataset: bytes | None
+    accelerator: str | None
+
+
+def names_of(spec: rs.RunSpec) -> Names:
+    """The names in a spec, read once for all that is put together of them and of its settings."""
+    hardware = spec.hardware
+    return Names(
+        spec.model.SerializeToString(deterministic=True) if spec.HasField("model") else None,
+        spec.dataset.SerializeToString(deterministic=True) if spec.HasField("dataset") else None,
+        hardware.accelerator if hardware.WhichOneof("device") == "accelerator" else None,
+    )
+
+
+def named_bytes(settings: bytes, names: Names) -> bytes:
     """The `plan.named_spec` as bytes of the wire, put together instead of read and written: settings come again.
 
     Names stand first in a spec, and in its hardware.
     """
     before, hardware, after = _split(settings) if len(settings) <= LONGEST_KEPT else _split.__wrapped__(settings)
-    parts = [before]
-    if spec.HasField("dataset"):
-        parts.insert(0, delimited(_DATASET, spec.dataset.SerializeToString(deterministic=True)))
-    if spec.HasField("model"):
-        parts.insert(0, delimited(_MODEL, spec.model.SerializeToString(deterministic=True)))
-    if spec.hardware.WhichOneof("device") == "accelerator":
-        hardware = delimited(_ACCELERATOR, spec.hardware.accelerator.encode()) + (hardware or b"")
-    if hardware is not None:
-        parts.append(delimited(_HARDWARE, hardware))
-    parts.append(after)
-    return b"".join(parts)
+    model, dataset, accelerator = names
+    return b"".join(
+        (
+            delimited(_MODEL, model) if model is not None else b"",
+            delimited(_DATASET, dataset) if dataset is not None else b"",
+            before,
+            _hardware(accelerator, hardware),
+            after,
+        )
+    )
+
+
+@lru_cache(maxsize=1024)
+def _hardware(accelerator: str | None, other: bytes | None) -> bytes:
+    """The field that says what is trained on: the accelerator's name, and what else is said of hardware."""
+    if accelerator is not None:
+        other = delimited(_ACCELERATOR, accelerator.encode()) + (other or b"")
+    return b"" if other is None else delimited(_HARDWARE, other)
 
 
 @lru_cache(maxsize=4096)

@@ -3,7 +3,8 @@
 
 Most requests are valid, and most of their parts were seen before. So the plain rules (ranges, lengths, known values)
 are compiled from the contract's own, valid parts are remembered by their bytes, and a part with other rules is asked
-about alone. What is not certain is validated as a whole, so that errors are those of the validation library.
+about alone. A type of which too many differ to be remembered is looked at each time. What is not certain is validated
+as a whole, so that errors are those of the validation library.
 """
 
 import math
@@ -18,8 +19,9 @@ from google.protobuf.message_factory import GetMessageClass
 
 LONGEST_KEPT = 512
 """Bytes of a part up to which it is remembered; a few dozen are usual."""
-MOST_KEPT = 4096
-"""Parts that are remembered, of all types: some two megabytes at most."""
+MOST_KEPT = 1024
+"""Parts of a type that are remembered: a few dozen bytes each, half a megabyte at most. A type that has had so many is
+remembered no more where a look at it tells: what comes once costs more to remember than to look at."""
 
 Check = Callable[[Any], bool]
 """Whether a field's value certainly keeps its rules."""
@@ -48,7 +50,7 @@ class Soundness:
         self._pool = pool
         self._violated = violated
         self._rules: dict[str, _Rules] = {}
-        self._kept: set[tuple[str, bytes]] = set()
+        self._kept: dict[str, set[bytes]] = {}
 
     def certain(self, message: Message) -> bool:
         """Whether a message certainly keeps all rules."""
@@ -79,23 +81,25 @@ class Soundness:
 
     def _part(self, name: str) -> Check:
         """What tells whether a message of a type, within another one, is certainly valid."""
-        kept = self._kept
+        kept = self._kept.setdefault(name, set())
 
         def check(message: Message) -> bool:
+            if len(kept) >= MOST_KEPT and (found := self._look(name, message)) is not None:
+                return found
             raw = message.SerializeToString()
-            return (name, raw) in kept or self._look_at_part(name, raw, message)
+            return raw in kept or self._look_at_part(name, message, raw, kept)
 
         return check
 
-    def _look_at_part(self, name: str, raw: bytes, message: Message) -> bool:
+    def _look_at_part(self, name: str, message: Message, raw: bytes, kept: set[bytes]) -> bool:
         """The same for one that is not remembered; it is from now on, if it is valid."""
         found = self._look(name, message)
         if found is None:
             found = not list(self._violated(name, raw))
         if found and len(raw) <= LONGEST_KEPT:
-            if len(self._kept) >= MOST_KEPT:
-                self._kept.clear()
-            self._kept.add((name, raw))
+            if len(kept) >= MOST_KEPT:
+                kept.clear()
+            kept.add(raw)
         return found
 
     def _compile(self, name: str) -> _Rules:

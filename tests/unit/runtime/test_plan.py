@@ -8,7 +8,7 @@ from finetree_runtime import plan
 from finetree_runtime.combinations import combination_problem
 from finetree_runtime.defaults import cpu_precision, suggested_sequence_length
 from finetree_runtime.digest import plan_digest, revision_text, settings_digest
-from finetree_runtime.naming import named_bytes
+from finetree_runtime.naming import named_bytes, names_of
 
 
 def lora_spec(**training: float) -> rs.RunSpec:
@@ -155,7 +155,7 @@ def test_the_digest_of_settings_and_names_is_that_of_the_whole_spec(
 
     expected = plan_digest(plan.named_spec(settings, spec), profile, revision)
     for _ in range(2):  # made, and kept
-        assert settings_digest(settings, spec, profile, revision_text(revision)) == expected
+        assert settings_digest(settings, names_of(spec), profile, revision_text(revision)) == expected
 
 
 @pytest.mark.parametrize("hardware", HARDWARE, ids=["named", "quoted", "cpu", "empty", "none"])
@@ -175,7 +175,7 @@ def test_the_bytes_of_settings_and_names_are_those_of_the_whole_spec(
 
     expected = plan.named_spec(settings, spec).SerializeToString(deterministic=True)
     for _ in range(2):  # made, and kept
-        assert named_bytes(settings, spec) == expected
+        assert named_bytes(settings, names_of(spec)) == expected
 
 
 def test_difference_names_the_fields() -> None:

@@ -107,9 +107,29 @@ def test_a_part_with_other_rules_is_asked_about_alone_and_once():
     assert [name for name, raw in asked if raw] == ["finetree_api.trainer.v1.JobRequest"] * 2
 
 
-def test_what_is_remembered_is_bounded():
+def test_what_is_remembered_is_bounded_and_no_answer_depends_on_it():
     sound = Soundness(validation._pool(), validation._violated)
     for number in range(MOST_KEPT + 10):
-        sound.certain(recommender_pb2.RecommendRequest(model={"name": f"m{number}"}))
+        assert sound.certain(recommender_pb2.RecommendRequest(model={"name": f"m{number}"}))
 
-    assert 0 < len(sound._kept) <= MOST_KEPT
+    assert max(map(len, sound._kept.values())) == MOST_KEPT
+    assert sound.certain(recommender_pb2.RecommendRequest(model={"name": "another"}))
+    assert not sound.certain(recommender_pb2.RecommendRequest(model={"name": "x" * 129}))
+
+
+def test_parts_that_have_to_be_asked_about_are_remembered_however_many_there_were():
+    asked = Counter()
+    sound = Soundness(
+        validation._pool(), lambda name, raw: asked.update([bool(raw)]) or validation._violated(name, raw)
+    )
+    jobs = [
+        trainer_pb2.CreateJobRequest(
+            request_id="a", job={"spec": json_format.ParseDict(SPEC, RunSpec()), "labels": {"number": str(number)}}
+        )
+        for number in range(MOST_KEPT + 1)
+    ]
+    assert all(map(sound.certain, jobs))
+    assert sound.certain(jobs[-1])
+
+    assert asked[True] == len(jobs)
+    assert max(map(len, sound._kept.values())) <= MOST_KEPT
