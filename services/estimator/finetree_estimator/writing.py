@@ -2,7 +2,7 @@
 """From domain values to messages of the contract."""
 
 from collections.abc import Generator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 
 from finetree_estimator.cost import Cost
 from finetree_estimator.durations import Phase, Times
-from finetree_estimator.encoding import Place, interval_bytes
+from finetree_estimator.encoding import Place, Row, interval_bytes
 from finetree_estimator.engine import Estimate
 from finetree_estimator.fit import Fit, Verdict
 from finetree_estimator.intervals import Interval
@@ -181,12 +181,17 @@ def hardware_message(option: Option) -> pb.HardwareOption:
 
 def _memory(memory: Memory, usable_bytes: int) -> bytes:
     if not memory.written:
-        peaks = [_COMPONENTS[component].bytes_of(interval) for component, interval in memory.components]
-        peaks += _ALLOCATED.bytes_of(memory.allocated), _RESERVED.bytes_of(memory.reserved)
-        peaks.append(_DEVICE.bytes_of(memory.device))
-        memory.written.extend((b"".join(peaks), _HOST.bytes_of(memory.host)))
+        kinds, sizes = zip(*memory.components, strict=True)
+        peaks = _peaks(kinds).bytes_of((*sizes, memory.allocated, memory.reserved, memory.device))
+        memory.written.extend((peaks, _HOST.bytes_of(memory.host)))
     before, host = memory.written
     return before + _usable(usable_bytes) + host
+
+
+@cache
+def _peaks(kinds: tuple[Component, ...]) -> Row:
+    """The components that there are, of nine, and the peaks behind them."""
+    return Row(*(_COMPONENTS[kind] for kind in kinds), _ALLOCATED, _RESERVED, _DEVICE)
 
 
 @lru_cache(maxsize=1024)
@@ -201,9 +206,14 @@ def _fit(fit: Fit) -> bytes:
 
 
 def _times(times: Times) -> bytes:
-    parts = [_PHASES[phase].bytes_of(seconds) for phase, seconds in times.phases]
-    parts += (_TOTAL.bytes_of(times.total), _RATE.bytes_of(times.tokens_per_second), _STEP.bytes_of(times.step))
-    return b"".join(parts)
+    phases, seconds = zip(*times.phases, strict=True)
+    return _durations(phases).bytes_of((*seconds, times.total, times.tokens_per_second, times.step))
+
+
+@cache
+def _durations(phases: tuple[Phase, ...]) -> Row:
+    """The phases of a run, which are always the same, and what they amount to behind them."""
+    return Row(*(_PHASES[phase] for phase in phases), _TOTAL, _RATE, _STEP)
 
 
 def _cost(cost: Cost) -> bytes:
