@@ -7,7 +7,7 @@ from dataclasses import replace
 from finetree_estimator.durations import Phase, Times
 from finetree_estimator.factors import Correction, Factor
 from finetree_estimator.intervals import Interval, Source, together, total
-from finetree_estimator.memory import COUNTED, Memory
+from finetree_estimator.memory import COUNTED, Memory, Parts
 
 BY_RATE = frozenset({Phase.TRAIN, Phase.EVALUATE})
 """Phases whose time goes with the device's rate; the others depend on disk and tokenizer."""
@@ -22,7 +22,7 @@ def correct_memory(peaks: Memory, correction: Correction) -> Memory:
     device = _beyond(peaks.device, counted, factor, source)
     return replace(
         peaks,
-        components=tuple(
+        parts=Parts.of(
             (kind, interval if kind in COUNTED else factor.apply(interval, source))
             for kind, interval in peaks.components
         ),

@@ -3,11 +3,10 @@
 
 import math
 from enum import Enum
-from functools import lru_cache
 from typing import NamedTuple
 
 from finetree_estimator import constants as c
-from finetree_estimator.intervals import COVERAGE, Interval, Source, around, made, total
+from finetree_estimator.intervals import COVERAGE, Interval, Source, made, summed, together
 from finetree_estimator.parameters import active_parameters
 from finetree_estimator.run import EvaluationPlan, Rows, Run
 from finetree_estimator.steptime import (
@@ -58,30 +57,35 @@ def estimate(run: Run, spread: float = 1.0) -> Times | None:
     seconds = step_seconds(run, rows, step, work)
     tokens = step.micro_batches * step.tokens * run.devices
     below, above = _rate_ends(run, rows)
-    sources = _rate_sources(run.device.sources, is_cpu=run.device.is_cpu)
-    longest = seconds * (1 + above) + step.micro_batches * held_up_seconds(run, work)
-    step_interval = made((seconds * (1 - below), seconds, longest, sources, COVERAGE))
+    # What goes with the device's rate rests on its sources too.
+    sources = together(_CPU_RATE if run.device.is_cpu else _GPU_RATE, run.device.sources)
+    low, high = seconds * (1 - below), seconds * (1 + above) + step.micro_batches * held_up_seconds(run, work)
+    steps = run.steps
     evaluation = evaluation_seconds(run, run.evaluation)
-    evaluated = made((evaluation * (1 - below), evaluation, evaluation * (1 + above), sources, COVERAGE))
-    low, expected, high = step_interval[:3]
-    rate = made((tokens / high, tokens / expected, tokens / low, sources, COVERAGE))
+    load, tokenize = _phase(work.load_seconds), _phase(rows.tokens / c.TOKENIZE_TOKENS_PER_SECOND)
+    train = _wider(low * steps, seconds * steps, high * steps, sources, spread)
+    evaluate = _wider(evaluation * (1 - below), evaluation, evaluation * (1 + above), sources, spread)
+    save = _phase(save_seconds(run, work))
     phases = (
-        (Phase.LOAD, _phase(work.load_seconds)),
-        (Phase.TOKENIZE, _phase(rows.tokens / c.TOKENIZE_TOKENS_PER_SECOND)),
-        (Phase.TRAIN, _wider(step_interval.scaled(run.steps), spread)),
-        (Phase.EVALUATE, _wider(evaluated, spread)),
-        (Phase.SAVE, _phase(save_seconds(run, work))),
+        (Phase.LOAD, load),
+        (Phase.TOKENIZE, tokenize),
+        (Phase.TRAIN, train),
+        (Phase.EVALUATE, evaluate),
+        (Phase.SAVE, save),
     )
-    whole = total([interval for _, interval in phases])
-    return Times(phases, whole, _wider(step_interval, spread), _wider(rate, spread), round(tokens * run.steps))
+    return Times(
+        phases,
+        summed((load, tokenize, train, evaluate, save), together(_FORMULAS, sources)),
+        _wider(low, seconds, high, sources, spread),
+        _wider(tokens / high, tokens / seconds, tokens / low, sources, spread),
+        round(tokens * steps),
+    )
 
 
-def _wider(interval: Interval, spread: float) -> Interval:
-    low, expected, high, sources, coverage = interval
-    if spread == 1.0 or low <= 0 or expected <= 0:
-        return interval
-    low, high = expected * (low / expected) ** spread, expected * (high / expected) ** spread
-    return made((low, expected, high, sources, coverage))
+def _wider(low: float, expected: float, high: float, sources: tuple[Source, ...], spread: float) -> Interval:
+    if spread != 1.0 and low > 0 and expected > 0:
+        low, high = expected * (low / expected) ** spread, expected * (high / expected) ** spread
+    return made((low, expected, high, sources, COVERAGE))
 
 
 def save_seconds(run: Run, work: Work) -> float:
@@ -137,14 +141,10 @@ def _rate_ends(run: Run, rows: Rows) -> tuple[float, float]:
     return below if rows.mean_known else 1 - (1 - below) * c.SHORTEST_ROWS, above
 
 
-@lru_cache(maxsize=1024)
-def _rate_sources(of_device: tuple[Source, ...], *, is_cpu: bool) -> tuple[Source, ...]:
-    """What a time rests on that goes with the device's rate: the same tuple for the same device."""
-    return (c.TIME_FORMULAS, c.CPU_CONSTANTS if is_cpu else c.TIME_FIT, *of_device)
-
-
 def _phase(seconds: float) -> Interval:
-    return around(seconds, below=c.PHASE_SPREAD, above=2 * c.PHASE_SPREAD, sources=_FORMULAS)
+    return made((seconds * _PHASE_BELOW, seconds, seconds * _PHASE_ABOVE, _FORMULAS, COVERAGE))
 
 
 _FORMULAS = (c.TIME_FORMULAS,)
+_CPU_RATE, _GPU_RATE = (c.TIME_FORMULAS, c.CPU_CONSTANTS), (c.TIME_FORMULAS, c.TIME_FIT)
+_PHASE_BELOW, _PHASE_ABOVE = 1 - c.PHASE_SPREAD, 1 + 2 * c.PHASE_SPREAD

@@ -6,14 +6,14 @@ packed, it is one call of `struct` and its sources' bytes, which are kept. What 
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.wire import delimited, key, varint
 
-from finetree_estimator.intervals import Interval, Source
+from finetree_estimator.intervals import COVERAGE, Interval, Source
 
 MOST_SOURCES = 32
 """Sources of an interval, as the contract limits them."""
@@ -65,38 +65,50 @@ class Place:
 
 
 class Row:
-    """Places one behind the other, written in one go: a third of the time that they take one by one.
+    """Places one behind the other, written in one go: in two thirds of the time that they take one by one.
 
-    As with a place, what is between the numbers is kept by the identities of the sources.
+    As with a place, what is between the numbers is kept by the identities of the sources. The intervals' coverage is
+    COVERAGE.
     """
 
     def __init__(self, *places: Place) -> None:
         self._places = places
-        self._frames: dict[tuple[int, ...], tuple[tuple[tuple[Source, ...], ...], struct.Struct, list[Any]]] = {}
+        self._frames: dict[tuple[int, ...], _Frame] = {}
 
     def bytes_of(self, intervals: Iterable[Interval]) -> bytes:
         """The fields with these intervals, one for each place."""
-        low, expected, high, sources, coverage = zip(*intervals, strict=True)
-        frame = self._frames.get(tuple(map(id, sources)))
-        _, numbers, kept = frame if frame is not None else self._frame(sources)
-        parts = kept.copy()
-        parts[1::_STRIDE], parts[3::_STRIDE], parts[5::_STRIDE], parts[7::_STRIDE] = low, expected, high, coverage
-        return numbers.pack(*parts)
+        low, expected, high, sources, _ = zip(*intervals, strict=True)
+        return self.bytes_in_columns(low, expected, high, sources)
 
-    def _frame(
-        self, sources: tuple[tuple[Source, ...], ...]
-    ) -> tuple[tuple[tuple[Source, ...], ...], struct.Struct, list[Any]]:
-        """The sources, and bytes and numbers in turn: how they are packed, and themselves."""
+    def bytes_in_columns(
+        self,
+        low: Sequence[float],
+        expected: Sequence[float],
+        high: Sequence[float],
+        sources: Sequence[tuple[Source, ...]],
+    ) -> bytes:
+        """The same of intervals whose ends and sources stand in columns."""
+        frame = self._frames.get(tuple(map(id, sources)))
+        _, pack, kept = frame if frame is not None else self._frame(sources)
+        parts = kept.copy()
+        parts[1::_STRIDE], parts[3::_STRIDE], parts[5::_STRIDE] = low, expected, high
+        return pack(*parts)
+
+    def _frame(self, sources: Sequence[tuple[Source, ...]]) -> "_Frame":
         parts: list[Any] = [b""]
         for place, of_place in zip(self._places, sources, strict=True):
             _, before, behind = place.frame(of_place)
             parts[-1] += before + bytes((_LOW,))
-            parts += 0.0, bytes((_EXPECTED,)), 0.0, bytes((_HIGH,)), 0.0, bytes((_COVERAGE,)), 0.0, behind
+            parts += 0.0, bytes((_EXPECTED,)), 0.0, bytes((_HIGH,)), 0.0, _covered.pack(_COVERAGE, COVERAGE) + behind
         form = "".join("d" if isinstance(part, float) else f"{len(part)}s" for part in parts)
         if len(self._frames) >= MOST_FRAMES:
             self._frames.clear()
-        found = self._frames[tuple(map(id, sources))] = sources, struct.Struct(f"<{form}"), parts
+        found = self._frames[tuple(map(id, sources))] = tuple(sources), struct.Struct(f"<{form}").pack, parts
         return found
+
+
+_Frame = tuple[tuple[tuple[Source, ...], ...], Callable[..., bytes], list[Any]]
+"""The sources of a row, what packs it, and its parts in turn: bytes and numbers."""
 
 
 @lru_cache(maxsize=4096)
@@ -117,8 +129,9 @@ def _double(name: str) -> int:
     return ev.Interval.DESCRIPTOR.fields_by_name[name].number << 3 | _FIXED64
 
 
-_STRIDE = 8
-"""Parts of a row from one interval to the next: four numbers, and what is before each."""
+_STRIDE = 6
+"""Parts of a row from one interval to the next: three numbers, and what is before each."""
 _NUMBERS = struct.Struct("<BdBdBdBd")
 _packed = _NUMBERS.pack
+_covered = struct.Struct("<Bd")
 _LOW, _EXPECTED, _HIGH, _COVERAGE = map(_double, ("low", "expected", "high", "coverage"))

@@ -71,18 +71,25 @@ def exact(value: float, *sources: Source) -> Interval:
 
 def total(parts: Iterable[Interval]) -> Interval:
     """Sum of intervals whose errors go together: ends add up to ends (the cautious case)."""
-    low = expected = high = 0.0
+    parts = tuple(parts)
     seen: tuple[Source, ...] = ()
     merged: tuple[Source, ...] = ()
-    for part_low, part_expected, part_high, sources, _ in parts:
-        low += part_low
-        expected += part_expected
-        high += part_high
+    for _, _, _, sources, _ in parts:
         # Neighbours mostly share one and the same tuple.
         if sources is not seen:
             seen = sources
             merged = together(merged, sources)
-    return made((low, expected, high, merged, COVERAGE))
+    return summed(parts, merged)
+
+
+def summed(parts: Iterable[Interval], sources: tuple[Source, ...]) -> Interval:
+    """The `total` of parts, where it is known what they rest on together."""
+    low = expected = high = 0.0
+    for part_low, part_expected, part_high, _, _ in parts:
+        low += part_low
+        expected += part_expected
+        high += part_high
+    return made((low, expected, high, sources, COVERAGE))
 
 
 def probability_below(interval: Interval, limit: float) -> float:

@@ -16,7 +16,7 @@ from finetree_estimator import constants as c
 from finetree_estimator.activations import layer_of
 from finetree_estimator.holdings import Moment, held
 from finetree_estimator.intervals import Interval, around, made, together
-from finetree_estimator.memory import Component, Memory
+from finetree_estimator.memory import Component, Memory, Parts
 from finetree_estimator.moments import loss_moment, moment_of
 from finetree_estimator.run import Rows, Run, Stretch
 
@@ -49,13 +49,13 @@ def with_left_over(peaks: Memory, more: Interval, usable_bytes: int) -> Memory:
     room = max(0.0, usable_bytes - peaks.device.expected) if usable_bytes else more.expected
     low, expected, high, sources, coverage = more
     added = made((min(low, room), min(expected, room), high, sources, coverage))
-    components = tuple(
+    parts = Parts.of(
         (kind, _plus(size, added) if kind is Component.FRAGMENTATION else size) for kind, size in peaks.components
     )
     full = max(peaks.device.high, float(usable_bytes)) if usable_bytes else math.inf
     outside = peaks.device.expected - peaks.reserved.expected
     reserved = _peak_plus(peaks.reserved, added, full - outside)
-    return replace(peaks, components=components, reserved=reserved, device=_peak_plus(peaks.device, added, full))
+    return replace(peaks, parts=parts, reserved=reserved, device=_peak_plus(peaks.device, added, full))
 
 
 def _plus(one: Interval, other: Interval) -> Interval:

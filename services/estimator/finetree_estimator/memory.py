@@ -6,7 +6,7 @@ activations and logits at the loss, activations and gradients of a layer, or all
 coincide, so the largest counts and not their sum.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache, lru_cache
@@ -46,16 +46,41 @@ COUNTED = frozenset(
 
 
 @dataclass(slots=True)
+class Parts:
+    """The components that there are, a column for each end of their intervals: an answer is written by columns."""
+
+    kinds: tuple[Component, ...]
+    low: Sequence[float]
+    expected: Sequence[float]
+    high: Sequence[float]
+    sources: Sequence[tuple[Source, ...]]
+
+    @classmethod
+    def of(cls, components: Iterable[tuple[Component, Interval]]) -> "Parts":
+        """The columns of intervals."""
+        kinds, intervals = zip(*components, strict=True)
+        low, expected, high, sources, _ = zip(*intervals, strict=True)
+        return cls(kinds, low, expected, high, sources)
+
+
+@dataclass(slots=True)
 class Memory:
     """Bytes. The components' expected values add up to `device.expected`. Not to be changed: they are kept."""
 
-    components: tuple[tuple[Component, Interval], ...]
+    parts: Parts
     allocated: Interval
     reserved: Interval
     device: Interval
     host: Interval
     written: list[bytes] = field(default_factory=list, init=False, compare=False, repr=False)
     """What of it stands on the wire, for who writes it more than once."""
+
+    @property
+    def components(self) -> list[tuple[Component, Interval]]:
+        """The components one by one."""
+        parts = self.parts
+        columns = zip(parts.kinds, parts.low, parts.expected, parts.high, parts.sources, strict=True)
+        return [(kind, Interval(low, expected, high, sources)) for kind, low, expected, high, sources in columns]
 
 
 def decided_by(run: Run) -> Hashable:
@@ -87,25 +112,23 @@ def estimate(run: Run, spread: float = 1.0) -> Memory:
         runtime,
         fragments,
     )
-    components, whole = _components(spreads, sizes, spread)
+    parts, whole = _parts(spreads, sizes, spread)
     # Outside the allocator: of a GPU its context, of a process everything that holds no tensor.
     outside = runtime if recipe.on_cpu else run.device.context_bytes + holds.collectives
-    reserved = _wider(whole.scaled(1 - outside / whole.expected), spread)
-    allocated = _wider(whole.scaled(1 - (outside + fragments) / whole.expected), spread)
-    device = _wider(whole, spread)
-    return Memory(components, allocated, reserved, device, _host(run, device, holds, tokens))
+    reserved = _wider(whole, 1 - outside / whole.expected, spread)
+    allocated = _wider(whole, 1 - (outside + fragments) / whole.expected, spread)
+    device = _wider(whole, 1.0, spread)
+    return Memory(parts, allocated, reserved, device, _host(run, device, holds, tokens))
 
 
-def _components(
-    spreads: "_Spreads", sizes: tuple[float, ...], spread: float
-) -> tuple[tuple[tuple[Component, Interval], ...], Interval]:
+def _parts(spreads: "_Spreads", sizes: tuple[float, ...], spread: float) -> tuple[Parts, Interval]:
     """Those that there are, their ends `spread` times as far, and the sum of them before that.
 
     In one go, since nine of them are in every answer.
     """
     low = expected = high = 0.0
     seen = merged = tuple[Source, ...]()
-    found = []
+    kinds, lows, mids, highs, rests_on = [], [], [], [], []
     for (kind, down, up, sources), size in zip(spreads, sizes, strict=True):
         if size <= 0:
             continue
@@ -113,13 +136,18 @@ def _components(
         low, expected, high = low + below, expected + size, high + above
         if sources is not seen:
             seen, merged = sources, together(merged, sources)
-        ends = max(0.0, size - spread * (size - below)), size, size + spread * (above - size)
-        found.append((kind, made((*ends, sources, COVERAGE))))
-    return tuple(found), made((low, expected, high, merged, COVERAGE))
+        kinds.append(kind)
+        lows.append(max(0.0, size - spread * (size - below)))
+        mids.append(size)
+        highs.append(size + spread * (above - size))
+        rests_on.append(sources)
+    return Parts(tuple(kinds), lows, mids, highs, rests_on), made((low, expected, high, merged, COVERAGE))
 
 
-def _wider(peak: Interval, spread: float) -> Interval:
+def _wider(peak: Interval, share: float, spread: float) -> Interval:
+    """A share of a peak, its ends `spread` times as far from the expected value, but never uselessly far."""
     low, expected, high, sources, coverage = peak
+    low, expected, high = low * share, expected * share, high * share
     low = max(expected - spread * (expected - low), expected * (2 - c.WIDEST))
     high = min(expected + spread * (high - expected), expected * c.WIDEST)
     return made((low, expected, high, sources, coverage))

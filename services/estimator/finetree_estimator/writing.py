@@ -39,6 +39,7 @@ _COMPONENTS, _PHASES = {kind: _component(kind) for kind in Component}, {phase: _
 _ALLOCATED, _RESERVED, _DEVICE, _HOST = (
     Place(key(pb.MemoryEstimate, f"{name}_bytes")) for name in ("allocated", "reserved", "device", "host")
 )
+_PEAKS = Row(_ALLOCATED, _RESERVED, _DEVICE)
 _TOTAL, _RATE, _STEP = (
     Place(key(pb.TimeEstimate, name)) for name in ("total_seconds", "tokens_per_second", "step_seconds")
 )
@@ -181,17 +182,18 @@ def hardware_message(option: Option) -> pb.HardwareOption:
 
 def _memory(memory: Memory, usable_bytes: int) -> bytes:
     if not memory.written:
-        kinds, sizes = zip(*memory.components, strict=True)
-        peaks = _peaks(kinds).bytes_of((*sizes, memory.allocated, memory.reserved, memory.device))
-        memory.written.extend((peaks, _HOST.bytes_of(memory.host)))
+        parts = memory.parts
+        components = _components(parts.kinds).bytes_in_columns(parts.low, parts.expected, parts.high, parts.sources)
+        peaks = _PEAKS.bytes_of((memory.allocated, memory.reserved, memory.device))
+        memory.written.extend((components + peaks, _HOST.bytes_of(memory.host)))
     before, host = memory.written
     return before + _usable(usable_bytes) + host
 
 
 @cache
-def _peaks(kinds: tuple[Component, ...]) -> Row:
-    """The components that there are, of nine, and the peaks behind them."""
-    return Row(*(_COMPONENTS[kind] for kind in kinds), _ALLOCATED, _RESERVED, _DEVICE)
+def _components(kinds: tuple[Component, ...]) -> Row:
+    """The components that there are, of nine."""
+    return Row(*(_COMPONENTS[kind] for kind in kinds))
 
 
 @lru_cache(maxsize=1024)
