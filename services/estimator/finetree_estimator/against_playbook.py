@@ -9,7 +9,7 @@ from finetree_estimator.engine import Estimate
 from finetree_estimator.intervals import Interval, Kind, Source, made
 from finetree_estimator.methods import QuantizedLora, name_of
 from finetree_estimator.names import GIB
-from finetree_estimator.playbook import BASE, Figure, FigureKind, figures
+from finetree_estimator.playbook import BASE, Figure, FigureKind, Stated, figures
 from finetree_estimator.run import Run
 
 LIKE_BASE = (6e9, 8.5e9)
@@ -36,19 +36,19 @@ def compare(run: Run, estimate: Estimate, *, examples: int, runs_per_month: floa
     bits = run.method.bits if isinstance(run.method, QuantizedLora) else 0
     computed = _computed(estimate, runs_per_month)
     hourly = estimate.cost.hourly if estimate.cost is not None else 0.0
-    here = _Here(estimate.total_parameters, run.device.name, run.devices, hourly)
+    here = _Here(_other_size(estimate.total_parameters), run.device.name, run.devices, hourly)
     found = []
     for figure in figures(name_of(run.method), bits, examples, run.device.usable_bytes):
-        interval = computed.get(figure.kind)
-        note = "" if interval is None or _agrees(figure, interval) else _note(figure, interval, here)
-        found.append(_compared((figure, interval, note)))
+        interval = computed.get(figure.stated.kind)
+        found.append(_compared((figure, interval, "" if interval is None else _note(figure, interval, here))))
     return tuple(found)
 
 
 class _Here(NamedTuple):
     """What a run is where the playbook speaks of another."""
 
-    parameters: int
+    other_size: str
+    """Its model's, where that is not the base's; else empty."""
     device: str
     devices: int
     hourly: float
@@ -69,6 +69,7 @@ def _computed(estimate: Estimate, runs_per_month: float) -> dict[FigureKind, Int
     return found
 
 
+_PROBABLY = f"probably {BASE}"
 _DEVICE_PEAK = (Source(Kind.COMPUTED, "estimate", "memory"),)
 _TOTAL_TIME = (Source(Kind.COMPUTED, "estimate", "time"),)
 _AMOUNT = (Source(Kind.COMPUTED, "estimate", "cost"),)
@@ -79,42 +80,44 @@ def _in_unit(interval: Interval, factor: float, sources: tuple[Source, ...]) -> 
     return made((low * factor, expected * factor, high * factor, sources, coverage))
 
 
-def _agrees(figure: Figure, computed: Interval) -> bool:
-    return (figure.value <= computed.high) and (figure.at_least or computed.low <= figure.value)
-
-
 def _note(figure: Figure, computed: Interval, here: _Here) -> str:
-    """How far the figure lies outside the computed interval, and what is different there (playbook) and here."""
-    value, expected = figure.value, computed.expected
-    above = value > computed.high
+    """How far the figure lies outside the computed interval, and what is different there (playbook) and here.
+
+    Empty where it lies inside.
+    """
+    stated, value, _, extrapolated = figure
+    low, expected, high, _, _ = computed
+    above = value > high
+    if not above and (stated.at_least or low <= value):
+        return ""
     factor = value / expected if above and expected else expected / value
     by = "far" if expected == 0 else f"{factor:,.0f} times" if factor >= 10 else f"{factor:.1f} times"
-    differences = _unlike(figure, here)
-    differences.append(_unsaid(figure.kind, above=above))
+    differences = _unlike(stated, here)
+    if extrapolated:
+        differences.append("beyond the table there")
+    differences.append(_unsaid(stated.kind, above=above))
     return f"{by} {'above' if above else 'below'} the computed: {'; '.join(differences)}"
 
 
-def _unlike(figure: Figure, here: _Here) -> list[str]:
+def _unlike(stated: Stated, here: _Here) -> list[str]:
     """Where the run is not what the playbook speaks of. What names and prices say of each other is said again."""
-    _, _, stated_for, _, gpu, hourly, _, extrapolated, _ = figure
+    other_size, device, devices, hourly = here
     found = []
-    if not LIKE_BASE[0] <= here.parameters <= LIKE_BASE[1]:
-        found.append(_other_size(stated_for, here.parameters))
-    if gpu and (other := _other_gpu(gpu, here.device)):
+    if other_size:
+        found.append(f"{BASE if stated.stated_for.startswith(BASE) else _PROBABLY} there, {other_size} here")
+    if stated.gpu and (other := _other_gpu(stated.gpu, device)):
         found.append(other)
-    if here.devices > 1:
-        found.append(f"one GPU there, {here.devices} here")
-    if hourly and here.hourly and (other := _other_price(hourly, here.hourly)):
+    if devices > 1:
+        found.append(f"one GPU there, {devices} here")
+    if stated.hourly and hourly and (other := _other_price(stated.hourly, hourly)):
         found.append(other)
-    if extrapolated:
-        found.append("beyond the table there")
     return found
 
 
 @lru_cache(maxsize=1024)
-def _other_size(stated_for: str, parameters: int) -> str:
-    there = BASE if stated_for.startswith(BASE) else f"probably {BASE}"
-    return f"{there} there, {parameters / 1e9:.3g}B here"
+def _other_size(parameters: int) -> str:
+    """A size that is not that of the base; empty where it is."""
+    return "" if LIKE_BASE[0] <= parameters <= LIKE_BASE[1] else f"{parameters / 1e9:.3g}B"
 
 
 @lru_cache(maxsize=1024)

@@ -3,7 +3,7 @@
 
 import struct
 from collections.abc import Generator
-from functools import lru_cache
+from functools import cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_runtime.wire import delimited, key
@@ -14,8 +14,7 @@ from finetree_estimator.confidence import Confidence, Level
 from finetree_estimator.encoding import Place, provenance_message
 from finetree_estimator.engine import Estimate
 from finetree_estimator.evidence import Near
-from finetree_estimator.intervals import Source
-from finetree_estimator.playbook import FigureKind
+from finetree_estimator.playbook import FigureKind, Stated
 from finetree_estimator.reading import Reading
 
 _KINDS = {kind: pb.PlaybookFigureKind.Value(f"PLAYBOOK_FIGURE_KIND_{kind.name}") for kind in FigureKind}
@@ -50,8 +49,8 @@ def nearest(reading: Reading) -> list[pb.EvidenceRow]:
 
 def _playbook(compared: Compared) -> bytes:
     """A figure of the playbook beside the computed one, as the body of a message."""
-    (kind, value, stated_for, source, _, _, interpolated, extrapolated, _), computed, note = compared
-    body = _VALUE + _DOUBLE.pack(value) + _words(kind, stated_for, source)
+    (stated, value, interpolated, extrapolated), computed, note = compared
+    body = _VALUE + _DOUBLE.pack(value) + _words(stated)
     if interpolated:
         body += _INTERPOLATED
     if extrapolated:
@@ -61,11 +60,11 @@ def _playbook(compared: Compared) -> bytes:
     return body + delimited(_NOTE, note.encode()) if note else body
 
 
-@lru_cache(maxsize=1024)
-def _words(kind: FigureKind, stated_for: str, source: Source) -> bytes:
+@cache
+def _words(stated: Stated) -> bytes:
     """What a figure says of itself, whatever its value."""
     return pb.PlaybookFigure(
-        kind=_KINDS[kind], stated_for=stated_for, provenance=provenance_message(source)
+        kind=_KINDS[stated.kind], stated_for=stated.stated_for, provenance=provenance_message(stated.source)
     ).SerializeToString()
 
 

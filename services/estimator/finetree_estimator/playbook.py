@@ -8,6 +8,7 @@ its dataset sizes they are answered on straight lines in log-log.
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache, lru_cache, partial
 from itertools import pairwise
@@ -35,27 +36,32 @@ class FigureKind(Enum):
     GPU_MEMORY_GB = "GB"
 
 
-class Figure(NamedTuple):
-    """A figure of the playbook in the unit of its kind."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Stated:
+    """What a row of the playbook says whatever the value. There are few: as keys of caches they go by identity."""
 
     kind: FigureKind
-    value: float
     stated_for: str
     source: Source
     gpu: str = ""
     """GPU that it is stated for, every word of it part of the device's name; empty where it names none."""
     hourly: float = 0.0
     """Dollars of an hour that it is computed with; 0 where it states none."""
-    interpolated: bool = False
-    extrapolated: bool = False
     at_least: bool = False
     """Whether the playbook gives it as a lower bound."""
 
 
+class Figure(NamedTuple):
+    """A figure of the playbook in the unit of its kind."""
+
+    stated: Stated
+    value: float
+    interpolated: bool = False
+    extrapolated: bool = False
+
+
 # As `intervals.made`: the constructors of these tuples are written in Python, and each answer has ten.
-_figure: Callable[[tuple[FigureKind, float, str, Source, str, float, bool, bool, bool]], Figure] = partial(
-    tuple.__new__, Figure
-)
+_figure: Callable[[tuple[Stated, float, bool, bool]], Figure] = partial(tuple.__new__, Figure)
 
 
 def figures(method: str, bits: int, examples: int, usable_bytes: int) -> tuple[Figure, ...]:
@@ -109,26 +115,24 @@ def _source(locator: str) -> Source:
 
 
 class _Curve(NamedTuple):
-    """A row of a table by dataset size: what its figures have in common, the sizes that it has, and its lines."""
+    """A row of a table by dataset size: what it says whatever the size, the sizes that it has, and its lines."""
 
-    figure: Figure
+    stated: Stated
     sizes: frozenset[int]
     segments: _Segments
 
     def at(self, examples: int) -> Figure:
         """The figure at a size."""
-        kind, _, stated_for, source, gpu, hourly, *_ = self.figure
         value, beyond = _at(self.segments, examples)
-        known = beyond or examples in self.sizes
-        return _figure((kind, value, stated_for, source, gpu, hourly, not known, beyond, False))
+        return _figure((self.stated, value, not (beyond or examples in self.sizes), beyond))
 
 
 @cache
 def _hours(method: str) -> _Curve:
     table = _tables()["hours"]
     sizes = tuple(table["examples"])
-    figure = Figure(FigureKind.TIME_HOURS, 0.0, f"{BASE}, appropriate hardware", _source(table["locator"]))
-    return _Curve(figure, frozenset(sizes), _segments(sizes, tuple(table[method])))
+    stated = Stated(FigureKind.TIME_HOURS, f"{BASE}, appropriate hardware", _source(table["locator"]))
+    return _Curve(stated, frozenset(sizes), _segments(sizes, tuple(table[method])))
 
 
 @cache
@@ -136,10 +140,9 @@ def _cost(method: str) -> _Curve:
     table = _tables()["cost"]
     row, sizes = table[method], tuple(table["examples"])
     stated_for = f"{BASE}, {row['gpu']} at ${row['usd_per_hour']:.2f} an hour"
-    figure = Figure(
-        FigureKind.COST_USD, 0.0, stated_for, _source(table["locator"]), gpu=row["gpu"], hourly=row["usd_per_hour"]
-    )
-    return _Curve(figure, frozenset(sizes), _segments(sizes, tuple(row["usd"])))
+    source = _source(table["locator"])
+    stated = Stated(FigureKind.COST_USD, stated_for, source, gpu=row["gpu"], hourly=row["usd_per_hour"])
+    return _Curve(stated, frozenset(sizes), _segments(sizes, tuple(row["usd"])))
 
 
 @lru_cache(maxsize=1024)
@@ -154,15 +157,28 @@ def _chart(method: str, usable_bytes: int) -> tuple[Figure, ...]:
         return ()
     reached = [row for row in rows if usable_bytes >= CLASS_SHARE * row["gpu_gb"] * GIB]
     row = max(reached, key=lambda item: item["gpu_gb"]) if reached else min(rows, key=lambda item: item["gpu_gb"])
-    at_least, source = row.get("at_least", False), _source(row["locator"])
-    monthly = f"{row['gpu']}, a lower bound" if at_least else row["gpu"]
+    hours, monthly = _charted(row["gpu"], row["locator"], at_least=row.get("at_least", False))
+    return Figure(hours, row["hours"]), Figure(monthly, row["monthly_usd"])
+
+
+@cache
+def _charted(gpu: str, locator: str, *, at_least: bool) -> tuple[Stated, Stated]:
+    """What a row of the chart says of its hours and of its dollars a month."""
+    source, bound = _source(locator), f"{gpu}, a lower bound" if at_least else gpu
     return (
-        Figure(FigureKind.CHART_TIME_HOURS, row["hours"], row["gpu"], source, gpu=row["gpu"]),
-        Figure(FigureKind.CHART_MONTHLY_USD, row["monthly_usd"], monthly, source, gpu=row["gpu"], at_least=at_least),
+        Stated(FigureKind.CHART_TIME_HOURS, gpu, source, gpu),
+        Stated(FigureKind.CHART_MONTHLY_USD, bound, source, gpu, at_least=at_least),
     )
 
 
 def _memory(method: str, bits: int) -> Figure:
     table = _tables()["memory_gb_8bit" if bits == 8 else "memory_gb"]
-    stated = "smallest GPU of the method, 8-bit base" if bits == 8 else "smallest GPU of the method"
-    return Figure(FigureKind.GPU_MEMORY_GB, table[method], stated, _source(table["locator"]))
+    return Figure(_asked(eight_bit=bits == 8), table[method])
+
+
+@cache
+def _asked(*, eight_bit: bool) -> Stated:
+    """What the playbook says of the memory that methods ask for."""
+    table = _tables()["memory_gb_8bit" if eight_bit else "memory_gb"]
+    stated = "smallest GPU of the method, 8-bit base" if eight_bit else "smallest GPU of the method"
+    return Stated(FigureKind.GPU_MEMORY_GB, stated, _source(table["locator"]))

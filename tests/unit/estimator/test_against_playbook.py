@@ -15,7 +15,7 @@ PRICE = Rented("x/y", "x", 0.39, "USD", "2026-07-15", "x")
 
 def compared(run, *, examples=1000, runs_per_month=0.0):
     found = against_playbook.compare(run, engine.estimate(run), examples=examples, runs_per_month=runs_per_month)
-    return {item.figure.kind: item for item in found}
+    return {item.figure.stated.kind: item for item in found}
 
 
 def test_computed_figures_stand_beside_the_playbooks_in_its_units(make_run):
@@ -64,9 +64,10 @@ def test_a_figure_inside_the_computed_interval_carries_no_note(make_run):
     found = compared(run)[FigureKind.GPU_MEMORY_GB]
 
     value = (found.computed.low + found.computed.high) / 2
-    assert against_playbook._agrees(found.figure._replace(value=value), found.computed)
-    assert not against_playbook._agrees(found.figure._replace(value=found.computed.high * 1.01), found.computed)
-    assert not against_playbook._agrees(found.figure._replace(value=found.computed.low * 0.99), found.computed)
+    here = against_playbook._Here("", run.device.name, 1, 0.0)
+    assert not against_playbook._note(found.figure._replace(value=value), found.computed, here)
+    assert against_playbook._note(found.figure._replace(value=found.computed.high * 1.01), found.computed, here)
+    assert against_playbook._note(found.figure._replace(value=found.computed.low * 0.99), found.computed, here)
 
 
 def test_several_gpus_and_a_size_beyond_the_table_are_named_as_differences(make_run):
