@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetree_cli.errors import BadInput
+from finetree_cli.program_flags import say_program
 from finetree_cli.spec_flags import ownership
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def run_of(job: "JobFile", out: "Output", flags: dict[str, Any]) -> "estimator_p
         profile.target_fraction = flags["target_fraction"]
     else:
         _count_local_data(job, out, request)
+    say_program(request, flags)
     return request
 
 

@@ -10,6 +10,7 @@ from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import BadInput, CliError, GateFailed
 from finetree_cli.param_types import Amount, Whole
 from finetree_cli.policy_file import LimitFlags
+from finetree_cli.program_flags import program_options
 from finetree_cli.spec_flags import ownership_options
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ OTHER_CURRENCY = "flags are in US dollars: state the limit in a file (--policy) 
 @click.option("--tokens", type=Whole(), default=0, metavar="N", help="Tokens of all rows.")
 @click.option("--target-fraction", type=Amount(), default=0.0, metavar="0..1", help="Share that is learned.")
 @ownership_options
+@program_options
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Prices of your own (CSV).")
 @click.option("--local", is_flag=True, help="Use no server, even where an address is given.")
 @click.option(

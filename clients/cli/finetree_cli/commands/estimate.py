@@ -11,6 +11,7 @@ from finetree_cli.errors import BadInput
 from finetree_cli.job_file import JobFile
 from finetree_cli.model_folder import model_folder
 from finetree_cli.param_types import Names, Whole
+from finetree_cli.program_flags import program_options, say_program
 from finetree_cli.spec_flags import (
     DataFlags,
     HardwareFlags,
@@ -42,6 +43,7 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
         "finetree estimate job.yaml --gpu rtx-4090 --json | jq .memory.device_bytes.high",
         "finetree estimate --model llama-3.1-8b --method lora --rank 16 --gpu a100-80gb --examples 5000 --full",
         "finetree estimate job.yaml --compare --methods lora,qlora --accelerators rtx-4090,a100-80gb --chart gpus.svg",
+        "finetree estimate job.yaml --program unsloth --gpu rtx-4090",
         "finetree estimate --requests requests.jsonl --local",
     ),
 )
@@ -61,6 +63,7 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 @hardware_options
 @data_options
 @ownership_options
+@program_options
 @click.option("--full", "full_view", is_flag=True, help="Also what would fit, and the nearest measured runs.")
 @click.option("--compare", is_flag=True, help="The run by every method on several GPUs, as a table.")
 @click.option(
@@ -199,6 +202,7 @@ def _request(client: "Client", job: JobFile | None, flags: dict[str, Any]) -> "e
     if owner is not None:
         request.spec.ownership.CopyFrom(owner)
     _add_data(client, request, DataFlags.take(flags))
+    say_program(request, flags)
     return request
 
 
