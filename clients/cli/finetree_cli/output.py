@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 120
 """Columns where stdout is no terminal: a table that is read by a program or a log is not squeezed into 80."""
+HARMLESS = "\n\t\u200c\u200d"
+"""Of what cannot be printed: ends of lines, tabs, and what scripts and emoji join letters with."""
+
+
+def plain(text: str) -> str:
+    """Text of somebody's without what a terminal would obey: names, data and messages may hold escape sequences."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter in HARMLESS else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
 
 
 @dataclass(slots=True)
@@ -37,11 +48,15 @@ class Output:
 
     def text(self, text: str = "") -> None:
         """A line of the answer for people."""
+        click.echo(plain(text))
+
+    def styled(self, text: str) -> None:
+        """A line with the colours that this program has put there; what is somebody's in it must be `plain`."""
         click.echo(text)
 
     def say(self, text: str) -> None:
         """A line of talk."""
-        click.echo(text, err=True)
+        click.echo(plain(text), err=True)
 
     def console(self, *, err: bool = False) -> "Console":
         """A rich console on stdout, or on stderr."""
@@ -53,11 +68,11 @@ class Output:
 
     def heading(self, text: str) -> None:
         """The head of a section; bold on a terminal."""
-        self.console().print(text, style="bold")
+        self.console().print(plain(text), style="bold")
 
     def paragraph(self, text: str) -> None:
         """Running text, wrapped to the width of the terminal."""
-        self.console().print(text)
+        self.console().print(plain(text))
 
     def bullet(self, text: str) -> None:
         """An item of a list, wrapped and set in."""
@@ -73,13 +88,13 @@ class Output:
         from rich.text import Text
 
         table = Table(
-            title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+            title=plain(title) or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
         )
         for column in columns:
             justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
             table.add_column(column.removeprefix(">"), justify=justify, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(plain(cell)) for cell in row))
         self.console().print(table)
 
 

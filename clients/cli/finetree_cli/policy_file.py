@@ -82,7 +82,8 @@ def _read(name: str) -> Policy:
         root = job_file.compose(text, file)
     except BadInput as error:
         reason = error.reason.replace("JOB_", "POLICY_")
-        raise BadInput(error.message, reason=reason, problems=error.problems) from error
+        text = error.message.replace("no job file", "no policy file")
+        raise BadInput(text, reason=reason, problems=error.problems) from error
     reader = JobReader(file)
     reader.read(root, found.message)
     if reader.problems:

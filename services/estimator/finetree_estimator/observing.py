@@ -40,6 +40,8 @@ def to_point(observation: pb.Observation, knowledge: Knowledge) -> Point:
     Raises InvalidArgument (OBSERVATION_IMPLAUSIBLE among them) and NotFound.
     """
     _check_size(observation)
+    if not observation.job.isprintable():
+        raise invalid_field("observation.job", "has a character that cannot be printed")
     end_time = _microseconds(observation.end_time)
     _check_measured(observation)
     run, spec = _run(observation.run, knowledge)

@@ -158,6 +158,7 @@ async def test_an_implausible_observation_is_refused_and_changes_nothing(learnin
 
 WRONG = {
     "no time": ({"end_time": "yesterday"}, {}, "INVALID_REQUEST", "observation.end_time"),
+    "a name that a terminal would obey": ({"job": "jobs/\x1b[31m"}, {}, "INVALID_REQUEST", "observation.job"),
     "time without a zone": ({"end_time": "2026-11-01T10:00:00"}, {}, "INVALID_REQUEST", "observation.end_time"),
     "an unnamed card": (
         {},

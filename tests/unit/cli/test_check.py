@@ -102,6 +102,12 @@ def test_what_is_no_policy_is_refused_with_its_place(policy_file, content, flags
     assert told in " ".join([error.message, error.remedy, *map(str, error.problems)])
 
 
+def test_a_file_without_an_end_is_no_policy():
+    with pytest.raises(BadInput, match="this is no policy file") as caught:
+        policy("/dev/zero", LimitFlags())
+    assert caught.value.reason == "POLICY_FILE_INVALID"
+
+
 def test_a_policy_file_that_is_not_there_is_named():
     with pytest.raises(BadInput) as caught:
         policy("/nowhere/policy.yaml", LimitFlags())

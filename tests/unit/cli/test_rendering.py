@@ -8,7 +8,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_cli.demo import dataset, sizing
-from finetree_cli.output import Output
+from finetree_cli.output import Output, plain
 from finetree_cli.render import catalogue, estimate, events, units
 from finetree_cli.spec_flags import machine_hardware
 
@@ -148,3 +148,25 @@ def test_what_is_unknown_is_left_out_and_no_zero(capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "8 of 135 M parameters are trained"
     assert [line for line in printed if line.startswith("Near")] == ["Near: a: 1.00 GiB", "Near: b: 4665 tokens/s"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Z\u00fcrich \u6f22\u5b57\n\tnext", "Z\u00fcrich \u6f22\u5b57\n\tnext"),
+        ("a\x1b]0;title\x07b", "a\ufffd]0;title\ufffdb"),
+        ("safe\u202eevil\r", "safe\ufffdevil\ufffd"),
+        ("\U0001f468\u200d\U0001f4bb", "\U0001f468\u200d\U0001f4bb"),
+    ],
+)
+def test_nothing_that_is_shown_commands_the_terminal(capsys, text, shown):
+    assert plain(text) == shown
+    out = Output()
+    out.text(text)
+    out.say(text)
+    out.heading(text)
+    out.paragraph(text)
+    out.bullet(text)
+    out.table(["name"], [[text]], title=text)
+    captured = capsys.readouterr()
+    assert not set("\x1b\x07\r\u202e") & set(captured.out + captured.err)

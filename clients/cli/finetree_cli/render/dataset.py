@@ -9,7 +9,7 @@ from typing import Any
 import click
 from finetree_api.trainer.v1 import dataset_pb2, event_pb2
 
-from finetree_cli.output import Output, as_dict
+from finetree_cli.output import Output, as_dict, plain
 
 BAR = 30
 """Columns of the longest bar of a histogram."""
@@ -74,17 +74,17 @@ def show(out: Output, reports: Sequence[event_pb2.DatasetReport], found: Sequenc
             out.text(_line(one))
     for report in reports:
         for bad in report.bad_rows:
-            out.text(_safe(f"{report.split} row {bad.row}{', ' * bool(bad.field)}{bad.field}: {bad.problem}"))
+            out.text(plain(f"{report.split} row {bad.row}{', ' * bool(bad.field)}{bad.field}: {bad.problem}"))
     if not any(one.count for one in found):
         out.text("Nothing is skipped, cut, left out or repeated.")
     for note in reports[0].notes if reports else ():
-        out.text(_safe(note))
+        out.text(plain(note))
     for report in reports[:1]:
         _show_lengths(out, report)
         _show_reading(out, report)
         out.text()
         out.text(f"Row {report.example_row} as the model reads it, {_legend()}:")
-        out.text(marked(report.example_spans))
+        out.styled(marked(report.example_spans))
 
 
 def _numbers(report: event_pb2.DatasetReport) -> tuple[str, ...]:
@@ -142,7 +142,7 @@ def show_row(out: Output, row: dataset_pb2.PreviewRow) -> None:
     facts += [word for word, holds in (("cut", row.truncated), ("left out", row.dropped)) if holds]
     facts += ["has nothing to learn"] * row.no_target + ["shortened here"] * row.shortened
     out.text(f"{row.split} row {row.row}: {', '.join(facts)}")
-    out.text(marked(row.spans))
+    out.styled(marked(row.spans))
     out.text()
 
 
@@ -153,11 +153,11 @@ def _legend() -> str:
 def marked(spans: Iterable[dataset_pb2.TextSpan]) -> str:
     """The text of spans: in colour on a terminal, else with a mark before each line."""
     if sys.stdout.isatty():
-        return "".join(click.style(_safe(span.text), **_style(span)) for span in spans)
+        return "".join(click.style(plain(span.text), **_style(span)) for span in spans)
     lines = []
     for span in spans:
         mark = _MARKS["cut" if span.cut else "learned" if span.trained else "read"]
-        lines += [mark + line for line in _safe(span.text).removesuffix("\n").split("\n")]
+        lines += [mark + line for line in plain(span.text).removesuffix("\n").split("\n")]
     return "\n".join(lines)
 
 
@@ -165,10 +165,3 @@ def _style(span: dataset_pb2.TextSpan) -> dict[str, Any]:
     if span.cut:
         return {"strikethrough": True, "dim": True}
     return {"fg": "green", "bold": True} if span.trained else {}
-
-
-def _safe(text: str) -> str:
-    """Text of somebody's data without what a terminal would obey."""
-    return "".join(
-        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )

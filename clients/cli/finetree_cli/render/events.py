@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
-from finetree_cli.output import Output, as_dict
+from finetree_cli.output import Output, as_dict, plain
 from finetree_cli.render import units
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class BarView:
         else:
             line = text(event)
             if line:
-                self._progress.console.print(line, soft_wrap=True)
+                self._progress.console.print(plain(line), soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._progress.start()
