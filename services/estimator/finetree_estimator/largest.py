@@ -14,7 +14,7 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_estimator.engine import fit_of
 from finetree_estimator.fit import Verdict
 from finetree_estimator.reading import Reading, training_rows
-from finetree_estimator.run import Run
+from finetree_estimator.run import Rows, Run
 
 MOST_ROWS = 65_536
 """Rows of a micro-batch at most, as the contract limits them."""
@@ -61,9 +61,19 @@ def _micro_batch(run: Run, *, batch_is_open: bool) -> int:
 
 
 def lengthened(reading: Reading, length: int) -> Run:
-    """The run with another sequence length: other rows are cut."""
-    rows = training_rows(reading.chosen, reading.profile, length)
-    return replace(reading.run, sequence_length=length, rows=rows)
+    """The run with another sequence length: other rows are cut, of those that are held out too."""
+    run, rows = reading.run, training_rows(reading.chosen, reading.profile, length)
+    held = run.evaluation.rows
+    plan = run.evaluation if held is None else run.evaluation._replace(rows=_cut(held, run.sequence_length, length))
+    return replace(run, sequence_length=length, rows=rows, evaluation=plan)
+
+
+def _cut(held: Rows, limit: int, length: int) -> Rows:
+    """Held-out rows at another length. Where the longest was cut, nothing says how much longer it was: up to that."""
+    longest = length if held.longest >= limit else min(held.longest, length)
+    mean = min(held.mean, float(longest)) if held.mean_known else float(longest)
+    square = min(held.mean_square, mean * longest) if held.mean_known else mean * mean
+    return replace(held, longest=longest, mean=mean, mean_square=square)
 
 
 def _fits(run: Run) -> bool:

@@ -5,8 +5,9 @@ import json
 import math
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator import accelerators, models, prices
+from finetree_estimator import accelerators, gate, models, prices
 from finetree_estimator.changes import apply_patch
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import EstimatorServicer
@@ -15,7 +16,8 @@ from finetree_runtime.validation import validate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-SERVICER = EstimatorServicer(Knowledge(prices.packaged()))
+KNOWLEDGE = Knowledge(prices.packaged())
+SERVICER = EstimatorServicer(KNOWLEDGE)
 
 
 def sizes(high):
@@ -194,3 +196,36 @@ def asking(request, estimate, patches):
         apply_patch(changed.spec, path, value)
     validate(changed)
     return changed
+
+
+LIMITS = {
+    "max_cost": [0.0, 5e-324, 0.1, 1e12],
+    "max_seconds": [5e-324, 60.0, 1e6],
+    "max_device_bytes": [1, 8 << 30, 2**53 - 1],
+    "must_fit": [True],
+    "max_energy_kwh": [0.0, 1.0],
+    "min_confidence": [pb.CONFIDENCE_LEVEL_LOW, pb.CONFIDENCE_LEVEL_HIGH],
+}
+POLICIES = st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in LIMITS.items()})
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(requests(), POLICIES.filter(bool))
+def test_any_plan_passes_or_says_what_would_pass_or_why_nothing_would(request, limits):
+    asked = pb.CheckPlanRequest(run=request, policy=pb.PlanPolicy(**limits))
+    validate(asked)
+    try:
+        reply = gate.check_plan(asked, SERVICER.estimate, KNOWLEDGE)
+    except DomainError:
+        return
+    passed = reply.verdict == ev.CHECK_VERDICT_PASS
+    assert [passed, bool(reply.remedies), bool(reply.no_remedy)].count(True) == 1
+    for text in (reply.no_remedy, *(check.help for check in reply.checks)):
+        assert not {"inf", "nan"} & set(text.split())
+    for remedy in reply.remedies:
+        changed = pb.CheckPlanRequest()
+        changed.CopyFrom(asked)
+        for patch in remedy.patches:
+            apply_patch(changed.run.spec, patch.field_path, patch.json_value)
+        validate(changed)
+        assert gate.check_plan(changed, SERVICER.estimate, KNOWLEDGE).verdict == ev.CHECK_VERDICT_PASS

@@ -75,6 +75,18 @@ def test_a_micro_batch_is_at_most_the_share_of_a_batch_that_was_asked_for():
     assert search(left_open[0].spec, left_open[1]).micro_batch == 50
 
 
+@pytest.mark.parametrize("profile", [{"examples": 500}, {"examples": 500, "total_tokens": 1000}, MIXED], ids=str)
+def test_held_out_rows_that_are_answered_on_a_cpu_grow_with_the_others(profile):
+    """Forty questions with their caches at once are the peak there, not a step of four rows."""
+    spec = {"prefix": {}, "hardware": {"cpu": {"cores": 8, "memory_bytes": 64 << 30}}}
+    looks = {"split_fraction": 0.1, "metrics": ["METRIC_EXACT_MATCH"], "before_training": True}
+    request, reading = case(spec | {"training": {"sequence_length": 160}, "evaluation": looks}, profile)
+    request.spec.training.sequence_length = search(request.spec, reading).sequence_length
+
+    assert request.spec.training.sequence_length > 160
+    assert fits(read(request, KNOWLEDGE).run)
+
+
 def test_what_is_proposed_can_be_asked_for_however_many_devices_there_are():
     hardware = {"model": {"name": "smollm2-135m-instruct"}, "hardware": {"accelerator": "b300", "count": 4096}}
     request, reading = case(hardware | {"lora": {}, "training": {"sequence_length": 8}}, {"examples": 10**9})
