@@ -106,9 +106,6 @@ COLLECTIVES = 1.5e9
 """Buffers of the communication library on each device of several. Fitted on LoRA runs of 4 and 8 A100."""
 COLLECTIVES_ACROSS = 2.0e9
 """What several machines add to it. Fitted on LoRA runs of 2 x 8 A100."""
-WAITING_GRADIENTS = 0.65
-"""Share of a sharded model's 16-bit gradients that wait to be reduced between machines. Fitted on full runs of 2 x 8
-A100 that are connected by TCP."""
 ZERO_GROUP = 1e9
 """Numbers of a shard that ZeRO-3 updates at once, and so needs float32 gradients of (DeepSpeed's sub_group_size)."""
 GATHERED_LAYERS = 2

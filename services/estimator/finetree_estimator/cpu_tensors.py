@@ -3,12 +3,12 @@
 
 from functools import lru_cache
 
-from finetree_estimator.holdings import is_mixed
 from finetree_estimator.layouts import Role
 from finetree_estimator.methods import Bottleneck, Full, LoraAdapters, Method, Prefix, QuantizedLora, target_linears
 from finetree_estimator.methods import trainable_parameters as count_trainable
 from finetree_estimator.run import Rows, Run
 from finetree_estimator.shapes import Shape
+from finetree_estimator.stored import is_mixed
 
 FLOAT = 4
 """Bytes of a float32 number."""

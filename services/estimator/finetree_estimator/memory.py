@@ -107,7 +107,7 @@ def estimate(run: Run, spread: float = 1.0) -> Memory:
         moment.gradients,
         holds.optimizer_states,
         moment.activations,
-        moment.transient + (_more_for_setup(holds, moment, runtime, fragments) if holds.setup else 0.0),
+        moment.transient + (_more_for_setup(holds, moment, runtime, fragments) if holds.whole.setup else 0.0),
         holds.quantization,
         runtime,
         fragments,
@@ -163,7 +163,7 @@ def _more_for_setup(holds: Held, moment: Moment, runtime: float, fragments: floa
     """What the setting up of a sharded model needs beyond a step."""
     static = holds.base_weights + holds.trainable_weights + holds.optimizer_states + holds.quantization
     step = static + moment.gradients + moment.activations + moment.transient + runtime + fragments
-    return max(0.0, holds.setup + runtime - step)
+    return max(0.0, holds.whole.setup + runtime - step)
 
 
 def _runtime(run: Run, holds: Held, tokens: float) -> float:

@@ -4,9 +4,10 @@
 from finetree_estimator import constants as c
 from finetree_estimator import cpu_memory
 from finetree_estimator.activations import Layer, layer_of, saved_by, saved_per_layer, stored_bytes
-from finetree_estimator.holdings import Held, Moment, held, is_mixed
+from finetree_estimator.holdings import Held, Moment, held
 from finetree_estimator.methods import Full
 from finetree_estimator.run import Run
+from finetree_estimator.stored import is_mixed
 
 
 def peak_moment(run: Run) -> Moment:
@@ -24,31 +25,62 @@ def moment_of(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
     saved = saved_by(layer, run)
     at_loss = loss_moment(run, holds, layer, tokens)
     before, kept, logits, _ = at_loss
-    differentiated = (_differentiated(run, layer, saved) + _held_gradients(run, layer)) * tokens + layer.one_layer
+    whole = holds.whole
+    computed = (_differentiated(run, layer, saved) + _held_gradients(run, layer)) * tokens + layer.one_layer
+    differentiated = computed + whole.fetched
     # The head's gradient waits for that of the embeddings. Only one that autocast made is added to in its place.
     copies = (1 if is_mixed(run) else 2) + (1 if before else 0)
-    after = max(differentiated, holds.update_copies - holds.whole, copies * holds.tied_gradient)
+    updated = holds.update_copies - whole.kept - whole.gradients
+    after = max(differentiated, whole.root_gradients, updated, copies * holds.tied_gradient)
     # The totals first: of four moments three would be made for nothing.
     while_kept = before + kept + max(logits, differentiated)
     if while_kept >= gradients + after:
         moment = at_loss if logits >= differentiated else Moment(before, kept, differentiated)
     else:
         moment = Moment(gradients, 0.0, after)
-    if holds.whole:
-        return moment._replace(cached=max(0.0, gradients + holds.update_copies - moment.total))
+    if run.recipe.sharded:
+        asked = _asked_for(run, holds, kept + max(logits, computed), max(computed, whole.root_gradients))
+        return moment._replace(cached=max(0.0, asked - moment.total))
     return moment
+
+
+def _asked_for(run: Run, holds: Held, kept: float, last: float) -> float:
+    """Bytes that a sharded step asks the allocator for, since a block serves the stream that first asked for it.
+
+    `kept` is what activations need where most are kept, `last` where none but the last layer's are. FSDP gathers
+    weights and reduces gradients on streams of their own: shards of gradients never lie where activations lay, whatever
+    moment is fullest (torch's FullyShardedDataParallel and fully_shard; c10/cuda/CUDACachingAllocator.cpp). The
+    optimizer's states and copies come between the blocks of the first step's activations.
+    """
+    whole = holds.whole
+    if run.program.casts_module:
+        return holds.gradients + holds.update_copies
+    shards = holds.gradients - whole.gradients
+    computed = max(kept, whole.gradients + last)
+    more = _added_up(run, holds) - shards
+    if more <= 0 and run.program.cache != "expandable":
+        return shards + whole.fetched + holds.update_copies + computed
+    # Between whole gradients, and in segments that expand, there is room for what the update makes.
+    return shards + whole.fetched + max(max(0.0, more) + kept, computed, holds.update_copies)
 
 
 def loss_moment(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
     """What is alive at the loss of a run on GPUs."""
     # From the second micro-batch on, the gradients of the first are there already.
-    before = holds.gradients if run.batch > run.micro_batch * run.devices else 0.0
+    before = _added_up(run, holds)
     kept = _kept(run, layer, saved_by(layer, run)) * tokens + layer.experts
-    logits = loss_peak(run, tokens)
+    logits = loss_peak(run, tokens) + holds.whole.head
     if run.loss != "full-logits":
         # The head's gradient grows chunk by chunk, while the logits, or the other chunks, are still there.
         logits += holds.chunk_gradient + (0.0 if before else holds.head_gradient)
     return Moment(before, kept, logits)
+
+
+def _added_up(run: Run, holds: Held) -> float:
+    """Bytes of the gradients of a batch's earlier micro-batches."""
+    if run.batch <= run.micro_batch * run.devices:
+        return 0.0
+    return holds.whole.unreduced or holds.gradients - holds.whole.gradients
 
 
 def activation_bytes(run: Run) -> float:

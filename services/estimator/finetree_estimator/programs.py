@@ -63,6 +63,12 @@ class Program:
     optimizers); each update then needs its gradients in float32, too."""
     copies_to_shard: bool = True
     """Whether whole copies of a module exist while it is cut into shards."""
+    shards_embeddings: bool = False
+    """Whether fully_shard makes units of the embeddings and of an untied head, which are whole only while in use:
+    so torchtitan, xtuner and prime-rl; accelerate leaves both in the root unit."""
+    adds_whole_gradients: bool = False
+    """Whether the gradients of all but a batch's last micro-batch are added up whole before they are reduced to shards
+    (accelerate's no_sync under FSDP)."""
     keeps_frozen_whole: bool = False
     """Whether sharded layers without gradients stay whole from the forward pass to the end of the backward pass."""
     packs_experts: bool = True
@@ -102,6 +108,7 @@ TRANSFORMERS = Program(
     loss_chunk=256,
     casts_chunk_head=True,
     keeps_shard_inputs=True,
+    adds_whole_gradients=True,
     experts_in_turn=True,
 )
 """transformers and PEFT: adapters are float32 and cast their inputs (autocast_adapter_dtype); a quantised base is
@@ -145,6 +152,7 @@ UNSLOTH = Program(
     adapter_bytes=4,
     keeps_shard_inputs=True,
     fuses_adapted_mlp=True,
+    adds_whole_gradients=True,
     cache="expandable",
 )
 """Unsloth: kernels of its own that keep a norm's input as it is, and an MLP with its adapters in one (LoRA_MLP of its
@@ -163,7 +171,7 @@ LLM_FOUNDRY = Program(
     own_classes=True,
 )
 """LLM Foundry: MPT's classes under FSDP with low-precision layer norms, and attention of the first FlashAttention."""
-PYTORCH = Program("pytorch", rms_norm_bytes=4, native_loss=True, own_classes=True)
+PYTORCH = Program("pytorch", rms_norm_bytes=4, native_loss=True, own_classes=True, shards_embeddings=True)
 """A plain loop: torch's AdamW as it comes, and torch's cross-entropy of logits that a variable of the loop holds."""
 _ALL = (FINETREE, TRANSFORMERS, LITGPT, TORCHTUNE, UNSLOTH, AXOLOTL, LLM_FOUNDRY, PYTORCH)
 PROGRAMS = {each.name: each for each in _ALL}

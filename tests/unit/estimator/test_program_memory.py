@@ -175,7 +175,7 @@ def test_zero_updates_by_float32_copies_of_16_bit_gradients(make_run, sharding, 
     changes = {"method": Full(), "weight_bytes": 2, "master_bytes": 4, "devices": 2, "sharding": sharding}
     zero, other = (held(make_run(program=program, **changes).recipe) for program in (DEEPSPEED, TRANSFORMERS))
 
-    assert zero.gradients == other.gradients / 2
+    assert zero.gradients - zero.whole.gradients == (other.gradients - other.whole.gradients) / 2
     assert zero.update_copies == pytest.approx(at_update, rel=0.01)
     assert zero.trainable_weights == other.trainable_weights
 
@@ -312,4 +312,4 @@ def test_sharded_weights_are_in_shards_again_at_the_update(make_run):
     found = memory.estimate(run)
 
     assert found.allocated.expected == pytest.approx(10 * count(run.shape).total, rel=0.01)
-    assert found.reserved.expected > found.allocated.expected + held(run.recipe).whole
+    assert found.reserved.expected > found.allocated.expected + held(run.recipe).whole.gradients
