@@ -49,6 +49,22 @@ def _llama(
     )
 
 
+def _minigpt(hidden: int, layers: int) -> rs.ModelShape:
+    """A minGPT over the 65 characters of Shakespeare: biases but for its own head, rows of 128 (SeanNaren/minGPT)."""
+    return rs.ModelShape(
+        hidden_size=hidden,
+        layers=layers,
+        attention_heads=16,
+        intermediate_size=4 * hidden,
+        vocab_size=65,
+        attention_bias=True,
+        attention_output_bias=True,
+        mlp_bias=True,
+        norm_bias=True,
+        learned_positions=128,
+    )
+
+
 SHAPES = {
     "gpt2-book": _book(50257),
     "gpt2-book-padded": _book(50304),
@@ -246,5 +262,37 @@ SHAPES = {
         gated_mlp=True,
         family="qwen3",
     ),
+    # LitGPT's, some with fewer layers (lightning-thunder's benchmark_litgpt.py).
+    "stablecode-alpha-3b": rs.ModelShape(
+        hidden_size=2560,
+        layers=32,
+        attention_heads=32,
+        intermediate_size=10240,
+        vocab_size=49152,
+        attention_bias=True,
+        attention_output_bias=True,
+        mlp_bias=True,
+        norm_bias=True,
+        family="gpt_neox",
+    ),
+    **{f"llama-2-13b-{layers}-layers": _llama(5120, layers, 40, 13824, 32000) for layers in (2, 4, 10, 20)},
+    **{f"mistral-7b-{layers}-layers": _llama(4096, layers, 32, 14336, 32000, kv_heads=8) for layers in (2, 4, 16)},
+    "mistral-7b-v0.2": _llama(4096, 32, 32, 14336, 32000, kv_heads=8),
+    "qwen3-0.6b-long": rs.ModelShape(
+        hidden_size=1024,
+        layers=28,
+        attention_heads=16,
+        kv_heads=8,
+        head_dim=128,
+        intermediate_size=3072,
+        vocab_size=151936,
+        tied_embeddings=True,
+        gated_mlp=True,
+        family="qwen3",
+    ),
+    "cs336-2.1b": _llama(1600, 48, 25, 6400, 50304),
+    "mingpt-1.6b": _minigpt(3072, 14),
+    "mingpt-1.7b": _minigpt(3072, 15),
+    "mingpt-17b": _minigpt(8192, 21),
 }
 """Models that the catalogue does not have, by their config.json."""
