@@ -126,6 +126,11 @@ def test_what_would_fit_is_told(capsys):
         smallest_hardware=[pb.HardwareOption(accelerator="l40s", count=2, usable_device_bytes=44 << 30)],
     )
     found.smallest_hardware[0].device_bytes.expected = 40 << 30
+    price = pb.Price(price_id="x/l4", accelerator="l4", provider="x", term=pb.PRICE_TERM_ON_DEMAND, currency_code="USD")
+    for _ in range(5):
+        offer = found.offers.add(price=price, count=2)
+        offer.hours.expected = 1.5
+        offer.amount.low, offer.amount.expected, offer.amount.high = 1, 2, 4
     estimate.show_what_fits(Output(), found)
     estimate.show_what_fits(Output(), pb.Estimate())
 
@@ -133,6 +138,7 @@ def test_what_would_fit_is_told(capsys):
         "Remedy: recompute activations: about 13.5 GiB, fits",
         "Largest that fits, all else as it is: not even one row at a time; 320 tokens a row",
         "Smallest hardware that fits: 2 x l40s (40.00 GiB of 44.00 GiB each)",
+        *["Offer: 2 x l4 from x, on demand: 1 h 30 min, $2.00 ($1.00 to $4.00) (x/l4)"] * 3,
     ]
 
 

@@ -64,7 +64,7 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 @data_options
 @ownership_options
 @program_options
-@click.option("--full", "full_view", is_flag=True, help="Also what would fit, and the nearest measured runs.")
+@click.option("--full", "full_view", is_flag=True, help="Also what would fit, offers, and the nearest measured runs.")
 @click.option("--compare", is_flag=True, help="The run by every method on several GPUs, as a table.")
 @click.option(
     "--methods", type=Names(METHODS), default=METHODS, metavar="A,B", help="Methods to compare. [default: all]"

@@ -6,6 +6,9 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_cli.output import Output
 from finetree_cli.render import units
 
+MOST_OFFERS = 3
+"""Of the offers on which a run fits, the cheapest."""
+
 
 def show(out: Output, estimate: pb.Estimate) -> None:
     """Memory by component, fit, time by phase, cost and remarks."""
@@ -28,17 +31,29 @@ def _measured(row: pb.EvidenceRow) -> str:
 
 
 def show_what_fits(out: Output, estimate: pb.Estimate) -> None:
-    """Changes that make it fit, the largest sizes and the smallest hardware, as far as they were searched."""
+    """Changes that make it fit, the largest sizes, the smallest hardware and offers, as far as they were searched."""
     for remedy in estimate.remedies:
         out.text(f"Remedy: {remedy.summary}")
     if estimate.HasField("largest"):
         largest = estimate.largest
-        rows = f"{largest.micro_batch_size} rows" if largest.micro_batch_size else "not even one row"
+        rows = f"{largest.micro_batch_size} {'row' if largest.micro_batch_size == 1 else 'rows'}"
+        rows = rows if largest.micro_batch_size else "not even one row"
         length = f"{largest.sequence_length} tokens a row" if largest.sequence_length else "no number of tokens a row"
         out.text(f"Largest that fits, all else as it is: {rows} at a time; {length}")
     for option in estimate.smallest_hardware:
         peak = f"{units.size(option.device_bytes.expected)} of {units.size(option.usable_device_bytes)}"
         out.text(f"Smallest hardware that fits: {option.count} x {option.accelerator} ({peak} each)")
+    for offer in estimate.offers[:MOST_OFFERS]:
+        out.text(f"Offer: {_offer(offer)}")
+
+
+def _offer(offer: pb.Offer) -> str:
+    """What a run takes at a price of the book."""
+    price = offer.price
+    term = units.word(pb.PriceTerm, price.term)
+    hours = units.duration(offer.hours.expected * 3600)
+    amount = units.money_range(offer.amount, price.currency_code)
+    return f"{offer.count} x {price.accelerator} from {price.provider}, {term}: {hours}, {amount} ({price.price_id})"
 
 
 def show_memory(out: Output, estimate: pb.Estimate) -> None:
