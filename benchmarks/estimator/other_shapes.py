@@ -251,6 +251,15 @@ SHAPES = {
         gated_mlp=True,
         head_norms=True,
     ),
+    "gpt2-plain-padded": rs.ModelShape(
+        hidden_size=768,
+        layers=12,
+        attention_heads=12,
+        intermediate_size=3072,
+        vocab_size=50304,
+        tied_embeddings=True,
+        learned_positions=1024,
+    ),
     "qwen3-tiny": rs.ModelShape(
         hidden_size=512,
         layers=3,
