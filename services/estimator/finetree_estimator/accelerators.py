@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 
 from finetree_runtime.device_names import UNSUPPORTED, Named, by_name, canonical
 
-from finetree_estimator.names import GIB, UnknownNameError, nearest_names, split, table
+from finetree_estimator.names import GIB, MIB, UnknownNameError, nearest_names, split, table
 
 LINK_SHARE = 0.8
 """Of a link's rate that a copy between devices gets (github:stas00/ml-engineering network/README.md expects 80 % and
@@ -34,6 +34,8 @@ class AcceleratorEntry:
     usable_bytes: int
     """Total that PyTorch reports; 0 for what is not supported."""
     bandwidth: float
+    cache_bytes: float
+    """Of the L2 cache; 0 when unknown."""
     dense_flops: float
     """16-bit tensor cores, dense, adding in float32; 0 without tensor cores."""
     fp32_flops: float
@@ -117,6 +119,7 @@ def _accelerator(row: dict[str, str]) -> AcceleratorEntry:
         marketed_gb=float(row["marketed_memory_gb"]),
         usable_bytes=round(float(row["usable_gib"] or 0) * GIB),
         bandwidth=float(row["bandwidth_gb_s"] or 0) * 1e9,
+        cache_bytes=float(row["l2_mb"] or 0) * MIB,
         dense_flops=tensor * 1e12,
         fp32_flops=fp32 * 1e12,
         training_flops=float(training) * 1e12,

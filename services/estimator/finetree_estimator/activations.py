@@ -100,7 +100,7 @@ def stored_bytes(run: Recipe) -> int:
 
 _FLOAT32_SCALES = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "olmo2", "olmo3"})
 """Families whose norms multiply by their scale before they return to 16 bits (transformers' modules)."""
-_PLAIN_GELU = frozenset({"gpt2", "phi", "gptj", "codegen"})
+PLAIN_GELU = frozenset({"gpt2", "phi", "gptj", "codegen"})
 """Families whose activation is written out as products and a tanh, which keep their inputs (NewGELUActivation)."""
 
 
@@ -147,7 +147,7 @@ def _score_bytes(run: Run) -> float:
 def _mlp(run: Recipe) -> float:
     """The activation's input and, behind a gate, its output and the other half; copies of the tokens for experts."""
     s = run.shape
-    written_out = s.family in _PLAIN_GELU and not run.program.own_classes
+    written_out = s.family in PLAIN_GELU and not run.program.own_classes
     tensors = 3 if s.gated else 4 if written_out else 1
     if _fused_mlp(run):
         tensors = 2

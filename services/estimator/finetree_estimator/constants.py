@@ -154,12 +154,25 @@ through a softmax in float32 (6) and back (6), read by the product with the valu
 EAGER_SCORE_GRADIENT_TRAFFIC = 34
 """The same backward: written (2), to float32 (6), the softmax's gradient (12), back (6), scaled (4), read twice (4)."""
 COMPILED_SHARE = 0.55
-"""What compilation leaves of elementwise traffic and of calls: what is kept is then written once and read once, 2 bytes
-for ELEMENTWISE_TRAFFIC's 3.6."""
-BANDWIDTH_SHARE = 0.77
+"""What compilation leaves of adapters' traffic and of calls (own assumption; the layers' own traffic is counted)."""
+BANDWIDTH_SHARE = 0.82
 """Share of a memory's bandwidth that a GPU's elementwise kernels reach. Fitted."""
 ELEMENTWISE_TRAFFIC = 3.6
-"""Bytes moved outside of matrix products per byte that is kept for the backward pass, over a whole step. Fitted."""
+"""Bytes moved per byte that a prefix or the layers of an adapter method keep for the backward pass, over a whole step.
+Fitted when all traffic was counted so."""
+LOSS_TRAFFIC = 50.0
+"""Bytes moved per logit by a loss of transformers in 16 bits: to float32 (6), log-softmax (reads twice, writes: 12),
+its gradient's zeros (4), the gradient through it (reads three times, writes: 16), back to 16 bits (6) are 44; the copy
+of the shifted logits that releases until 4.45 made and its gradient are 20 more."""
+COMPILED_LOSS_TRAFFIC = 8.0
+"""The same where the loss is compiled: 16-bit logits read for the maximum and for the sum, read again, and their
+gradient written."""
+CACHE_SHARE = 0.5
+"""Share of a device's L2 cache that tensors on their way from one kernel to the next may fill: weights and the tensors
+beside them pass through it, too (own assumption)."""
+CACHED_TRAFFIC = 0.5
+"""Share of elementwise traffic that reaches the memory where a tensor stays in the cache between two kernels: what is
+written, not what is read."""
 GATHERS = 2
 """Times that sharded weights are gathered for a micro-batch: forward and backward."""
 EXPOSED_TRAFFIC = 0.066
@@ -228,7 +241,7 @@ KNOWN_RATE = (0.30, 0.25)
 """Half-widths (below, above) of the rate of an accelerator with published runs: the same run moves by 10-30 %."""
 PRODUCTS_RATE = (0.40, 0.35)
 """The same where the rate follows from the measured rate of products alone: on the accelerators that have both,
-training reaches 0.76 to 0.81 of it below 300 TFLOP/s and 0.61 to 0.62 above."""
+training reaches 0.84 to 0.90 of it below 300 TFLOP/s and 0.71 to 0.72 above."""
 CLASS_RATE = (0.50, 0.50)
 """The same where the rate is a typical share of the peak."""
 UNKNOWN_RATE = (0.65, 1.0)

@@ -38,6 +38,7 @@ def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
         watts=entry.watts,
         link_bandwidth=entry.link_bandwidth,
         float32_flops=FP32_SHARE * entry.fp32_flops,
+        cache_bytes=entry.cache_bytes,
         context_bytes=c.CUDA_CONTEXTS.get(entry.segment, c.CUDA_CONTEXT),
         sources=(Source(kind, "accelerators", entry.name, entry.date),),
         notes=tuple(_notes(entry, fp32=fp32)),
@@ -79,6 +80,7 @@ def by_memory_class(marketed_gb: float) -> Device:
         bandwidth=c.BANDWIDTH_SHARE * twin.bandwidth,
         watts=twin.watts,
         link_bandwidth=twin.link_bandwidth,
+        cache_bytes=twin.cache_bytes,
         sources=(Source(Kind.COMPUTED, "accelerators", f"class of {twin.name}", twin.date),),
         notes=(f"the accelerator is not named: speed and power are those of {twin.display_name}",),
     )

@@ -10,6 +10,8 @@ from importlib import resources
 
 GIB = 1024**3
 """Bytes of a gibibyte."""
+MIB = 1024**2
+"""Bytes of a mebibyte."""
 
 
 class UnknownNameError(LookupError):

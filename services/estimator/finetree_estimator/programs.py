@@ -35,11 +35,14 @@ class Program:
     """Whether the loss of all logits is computed in their own type unless autocast makes it float32."""
     fused_optimizer: bool = False
     """Whether the optimizer reads and writes each number once."""
-    layer_overhead: float = 0.38e-3
+    layer_overhead: float = 0.40e-3
     """Seconds per layer and pass in which the device waits for calls. Fitted on runs with short micro-batches."""
-    attention_efficiency: float = 0.69
+    attention_efficiency: float = 0.81
     """Share of the dense products' rate that attention reaches: FlashAttention-2, as in torch since 2.2. Fitted."""
-    gather_overhead: float = 5.6e-3
+    attention_ceiling: float = 350e12
+    """FLOP/s that attention reaches at most, however fast the products are: FlashAttention-2 was written for Ampere and
+    is no faster on what came later (35 % of an H100's peak by the FlashAttention-3 paper, arXiv 2407.08608)."""
+    gather_overhead: float = 4.85e-3
     """Seconds per layer and gather of sharded weights that nothing hides. Fitted on runs with short micro-batches."""
     loss_chunk: int = 1024
     """Targets whose logits a chunked loss computes at once."""
@@ -77,8 +80,12 @@ class Program:
     """Whether the experts of a mixture are computed one after another, each with the tokens that chose it."""
     compiled: bool = False
     """Whether layers and loss are compiled: what is cheap is computed again rather than kept."""
+    compiles_loss: bool = True
+    """Whether the loss is part of what is compiled, for its time; a loop of one's own computes it outside the model."""
     cache: str = "kept"
     """What becomes of memory that its allocator holds and nobody uses: kept, emptied (each step) or expandable."""
+    fused_kernels: bool = False
+    """Whether norms, rotary embedding and the MLP's activation are one kernel each, forward and backward."""
     own_classes: bool = False
     """Whether models are the program's own classes rather than transformers', with native kernels for all families."""
     fuses_adapted_mlp: bool = False
@@ -149,6 +156,7 @@ segments that expand."""
 UNSLOTH = Program(
     "unsloth",
     rms_norm_bytes=2,
+    fused_kernels=True,
     adapter_bytes=4,
     keeps_shard_inputs=True,
     fuses_adapted_mlp=True,
@@ -165,13 +173,21 @@ LLM_FOUNDRY = Program(
     adapter_bytes=4,
     keeps_fused_projection=True,
     fused_optimizer=True,
-    layer_overhead=0.02e-3,
-    gather_overhead=0.07e-3,
-    attention_efficiency=0.45,
+    layer_overhead=0.28e-3,
+    gather_overhead=0.9e-3,
+    attention_efficiency=0.435,
+    attention_ceiling=180e12,
     own_classes=True,
 )
 """LLM Foundry: MPT's classes under FSDP with low-precision layer norms, and attention of the first FlashAttention."""
-PYTORCH = Program("pytorch", rms_norm_bytes=4, native_loss=True, own_classes=True, shards_embeddings=True)
+PYTORCH = Program(
+    "pytorch",
+    rms_norm_bytes=4,
+    native_loss=True,
+    own_classes=True,
+    shards_embeddings=True,
+    compiles_loss=False,
+)
 """A plain loop: torch's AdamW as it comes, and torch's cross-entropy of logits that a variable of the loop holds."""
 _ALL = (FINETREE, TRANSFORMERS, LITGPT, TORCHTUNE, UNSLOTH, AXOLOTL, LLM_FOUNDRY, PYTORCH)
 PROGRAMS = {each.name: each for each in _ALL}

@@ -30,6 +30,7 @@ FORMULAS = (
     "devices",
     "distance",
     "durations",
+    "elementwise",
     "engine",
     "evidence",
     "factors",

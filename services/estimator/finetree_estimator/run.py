@@ -77,6 +77,8 @@ class Device:
     """To the other devices of a machine, in one direction; 0 when unknown, and for a CPU."""
     float32_flops: float = 0.0
     """Rate of products in float32 beside faster 16-bit ones; 0 where there is no difference, or it is unknown."""
+    cache_bytes: float = 0.0
+    """Of its L2 cache; 0 where unknown, and for a CPU."""
     context_bytes: float = c.CUDA_CONTEXT
     """What a process takes of a GPU outside its allocator."""
     sources: tuple[Source, ...] = ()

@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from finetree_estimator import constants as c
-from finetree_estimator import sharing, traffic
+from finetree_estimator import elementwise, sharing, traffic
 from finetree_estimator.activations import Layer, layer_of, saved_by
 from finetree_estimator.holdings import state_bytes
-from finetree_estimator.methods import Full, Prefix, trainable_parameters
+from finetree_estimator.methods import Bottleneck, Full, Prefix, trainable_parameters
 from finetree_estimator.parameters import active_parameters, count, linear_weights
 from finetree_estimator.recipe import Recipe
 from finetree_estimator.run import Rows, Run
@@ -45,7 +45,7 @@ class Work(NamedTuple):
     """Of the output head where it is computed, in a forward pass."""
     head_passes: float
     adapters: float
-    """Of adapters, forward and backward."""
+    """Of adapters in a step."""
     adapter_bytes: float
     """Bytes per token that low-rank adapters move in a step, and the casts around a quantised base's products."""
     float32_head: bool
@@ -59,8 +59,10 @@ class Work(NamedTuple):
     load_seconds: float
     """Until the model is on the device: start of the worker, and reading 16-bit weights."""
     layer: Layer
-    kept_bytes: float
-    """Bytes per token that layers keep on a GPU, with what is computed again: what the step's small kernels go over."""
+    layer_bytes: float
+    """Bytes per token that the layers' operations move between their products in a step, on a GPU."""
+    fused_bytes: float
+    """The same where they are hand-fused kernels."""
     attention_efficiency: float
     """Share of the dense products' rate that attention reaches."""
     again: float
@@ -68,7 +70,8 @@ class Work(NamedTuple):
     call_seconds: float
     """Of a micro-batch, in which the device waits for calls."""
     unpacked_bytes: float
-    """Bytes that unpacking a quantised base and decomposing weights move in a micro-batch, whatever its tokens."""
+    """Bytes that unpacking a quantised base, decomposing and casting weights move in a micro-batch, whatever its
+    tokens."""
     slower_unpacked_bytes: float
     """What the slowest kernels in use add to it."""
 
@@ -93,7 +96,7 @@ def work_of(recipe: Recipe) -> Work:
         attention_passes=1.0 + c.ATTENTION_BACKWARD + again,
         head=2.0 * shape.vocab * shape.hidden * _alignment_factor(recipe),
         head_passes=3.0 if isinstance(method, Full) else 2.0,
-        adapters=0.0 if isinstance(method, Full | Prefix) else 6.0 * trained,
+        adapters=0.0 if isinstance(method, Full | Prefix) else (6.0 + 2.0 * again) * trained,
         adapter_bytes=adapter_bytes,
         float32_head=recipe.activation_bytes > recipe.compute_bytes,
         update_bytes=traffic.update_bytes(recipe, trained),
@@ -101,19 +104,25 @@ def work_of(recipe: Recipe) -> Work:
         checkpoint_bytes=trained * (recipe.master_bytes + state_bytes(recipe)),
         load_seconds=c.IMPORT_SECONDS + 2.0 * counted.total / c.DISK_BYTES_PER_SECOND,
         layer=layer_of(recipe),
-        kept_bytes=passes / 3 * (shape.layers * _moved(layer_of(recipe), adapter_bytes)),
-        attention_efficiency=1.0 if recipe.on_cpu else recipe.program.attention_efficiency,
+        layer_bytes=_layer_bytes(recipe, fused=False),
+        fused_bytes=_layer_bytes(recipe, fused=True),
+        attention_efficiency=recipe.program.attention_efficiency,
         again=passes / 3,
         call_seconds=shape.layers * passes * layer_overhead_seconds(recipe),
         unpacked_bytes=(passes - 1) * traffic.unpacking_bytes(recipe)
-        + (passes - 2) * traffic.decomposing_bytes(recipe),
+        + (passes - 2) * traffic.decomposing_bytes(recipe)
+        + elementwise.weight_cast_bytes(recipe, trained),
         slower_unpacked_bytes=(passes - 1) * traffic.slower_unpacking_bytes(recipe),
     )
 
 
-def _moved(layer: Layer, adapter_bytes: float) -> float:
-    """Bytes per token that a layer keeps, but for what is moved by its adapters as `adapter_bytes` say."""
-    return layer.norms + layer.attention + layer.mlp + (0.0 if adapter_bytes else layer.trained)
+def _layer_bytes(recipe: Recipe, *, fused: bool) -> float:
+    """Bytes per token that layers move between their products in a step, with what is computed again."""
+    moved = elementwise.layer_traffic(recipe, fused=fused)
+    # What full training keeps is the products' inputs; low-rank adapters are counted in traffic.py.
+    own = isinstance(recipe.method, Prefix | Bottleneck)
+    others = c.ELEMENTWISE_TRAFFIC * layer_of(recipe).trained if own else 0.0
+    return recipe.shape.layers * (moved.forward * (2 if recipe.checkpointing else 1) + moved.backward + others)
 
 
 def _alignment_factor(recipe: Recipe) -> float:
@@ -150,8 +159,15 @@ def training_flops(run: Run, rows: Rows, step: Step, work: Work) -> float:
     _, attention, head = forward_flops(run, rows, work)
     slower = _float32_factor(run) if work.float32_head else 1.0
     head_passes = work.head_passes + (1.0 if _computes_head_again(run, rows, step) else 0.0)
-    spans = attention * work.attention_passes / work.attention_efficiency
+    spans = attention * work.attention_passes / _attention_share(run, work)
     return work.trained_dense + spans + (head * head_passes + work.adapters) * slower
+
+
+def _attention_share(run: Run, work: Work) -> float:
+    """Share of the dense products' rate that attention's kernel reaches, which no faster products raise for ever."""
+    if run.device.is_cpu:
+        return 1.0
+    return min(work.attention_efficiency, run.program.attention_ceiling / run.device.training_flops)
 
 
 def _computes_head_again(run: Run, rows: Rows, step: Step) -> bool:
@@ -195,11 +211,20 @@ def elementwise_seconds(run: Run, rows: Rows, work: Work) -> float:
     if run.device.is_cpu:
         saved = run.shape.layers * saved_by(work.layer, run)
         return work.again * saved / run.compute_bytes / (c.CPU_ELEMENTWISE * run.device.cores)
-    logits = c.LOGITS_BYTES[min(4, max(2, run.compute_bytes))] * run.shape.vocab * loss_share(run, rows)
-    moved = work.kept_bytes + (0.0 if run.loss == "fused" else logits)
+    layers = work.fused_bytes if run.loss == "fused" else work.layer_bytes
     left = c.COMPILED_SHARE if run.program.compiled else 1.0
     scores = traffic.score_bytes(run) if run.eager_attention else 0.0
-    return left * (c.ELEMENTWISE_TRAFFIC * moved + work.adapter_bytes + scores) / run.device.bandwidth
+    others = _loss_bytes(run, rows) + left * (work.adapter_bytes + scores)
+    return (elementwise.memory_share(run, rows) * layers + others) / run.device.bandwidth
+
+
+def _loss_bytes(run: Run, rows: Rows) -> float:
+    """Bytes per token that a loss of written logits moves: no cache holds them."""
+    if run.loss == "fused":
+        return 0.0
+    compiled = run.program.compiled and run.program.compiles_loss
+    per_logit = c.COMPILED_LOSS_TRAFFIC if compiled else c.LOSS_TRAFFIC
+    return per_logit * run.shape.vocab * loss_share(run, rows)
 
 
 def forward_elementwise_seconds(run: Run, rows: Rows, work: Work) -> float:

@@ -298,7 +298,7 @@ async def test_predictions_are_made_anew_for_other_formulas(report_of, tmp_path,
     await first.report(report_of())
     point = first.calibration.points[0]
     first.close()
-    monkeypatch.setattr("finetree_estimator.constants.ELEMENTWISE_TRAFFIC", 100.0)
+    monkeypatch.setattr("finetree_estimator.constants.LOSS_TRAFFIC", 10_000.0)
     monkeypatch.setattr("finetree_estimator.learning._basis", lambda: "other formulas")
 
     again = Learner(tmp_path, KNOWN)

@@ -127,7 +127,7 @@ def test_another_makers_accelerators_are_known_and_say_why_they_do_not_work():
 def test_the_numbers_of_an_accelerator_are_plausible(entry):
     assert 0.85 < entry.usable_bytes / (entry.marketed_gb * GIB) < 1.0
     # A GeForce's clock rises above the one of its peak, since half of its tensor cores' products are idle.
-    assert 0.3 < entry.training_flops / (entry.dense_flops or entry.fp32_flops) < 1.0
+    assert 0.3 < entry.training_flops / (entry.dense_flops or entry.fp32_flops) < 1.05
     assert 80e9 < entry.bandwidth <= 8e12
     assert 10e9 < entry.link_bandwidth < 800e9
     assert 30 <= entry.watts <= 1400
@@ -185,9 +185,9 @@ def test_nvlink_is_faster_than_pcie_and_both_lose_a_fifth():
 @pytest.mark.parametrize(
     ("name", "tflops", "spread", "note"),
     [
-        ("a100-80gb", 217, constants.KNOWN_RATE, ""),
-        ("rtx-4090", 0.78 * 178.8, constants.PRODUCTS_RATE, "follows from the measured rate of its products"),
-        ("rtx-4070", 0.84 * 58.3, constants.CLASS_RATE, "its speed is its class's"),
+        ("a100-80gb", 225, constants.KNOWN_RATE, ""),
+        ("rtx-4090", 0.85 * 178.8, constants.PRODUCTS_RATE, "follows from the measured rate of its products"),
+        ("rtx-4070", 0.92 * 58.3, constants.CLASS_RATE, "its speed is its class's"),
     ],
 )
 def test_the_less_a_rate_rests_on_the_wider_it_is(name, tflops, spread, note):
@@ -200,11 +200,11 @@ def test_the_less_a_rate_rests_on_the_wider_it_is(name, tflops, spread, note):
 
 
 def test_training_reaches_less_of_a_faster_cards_products():
-    """0.78 below 300 TFLOP/s, 0.62 above, as on the accelerators of which both were published."""
+    """0.85 below 300 TFLOP/s, 0.715 above, as on the accelerators of which both were published."""
     for row in table("accelerators.csv"):
         if row["training_evidence"] == "products":
             alone = float(row["source"].partition("products alone ")[2].partition(" TFLOP/s")[0])
-            assert float(row["training_tflops"]) / alone == pytest.approx(0.78 if alone < 300 else 0.62, rel=0.01)
+            assert float(row["training_tflops"]) / alone == pytest.approx(0.85 if alone < 300 else 0.715, rel=0.01)
 
 
 @pytest.mark.parametrize(
