@@ -68,7 +68,10 @@ def _wants_json(arguments: list[str]) -> bool:
 def _of_usage(error: click.ClickException) -> Failure:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "finetree"
-    message = error.format_message() or f"{command} needs a command"
+    message = error.format_message()
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # whose message is the whole help
+        known = error.ctx.command.list_commands(error.ctx) if isinstance(error.ctx.command, click.Group) else []
+        message = f"{command} needs a command: {', '.join(known)}"
     return Failure(ExitCode.USAGE, message, "USAGE", f"see `{command} --help`")
 
 

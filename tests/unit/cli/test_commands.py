@@ -184,6 +184,15 @@ def test_bad_input_is_2_and_one_object_with_json(words, capsys, monkeypatch):
         assert error["message"] in plain.err
 
 
+@pytest.mark.parametrize(("words", "known"), [([], "estimate, check"), (["prices"], "list"), (["jobs"], "logs, show")])
+def test_a_command_that_is_only_begun_names_what_may_follow(capsys, words, known):
+    assert entry.run(words) == ExitCode.USAGE
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: {' '.join(['finetree', *words])} needs a command: ")
+    assert known in first
+    assert "--help" in second
+
+
 def test_an_unexpected_error_is_70_with_an_id_and_no_stack(monkeypatch, capsys):
     monkeypatch.setattr("finetree_cli.command.Settings.client", lambda _: 1 / 0)
     monkeypatch.delenv("FINETREE_DEBUG", raising=False)
