@@ -146,6 +146,8 @@ def test_prices_of_ones_own(folder, here):
     done = here(*words, "--price-book", "mine.csv")
     assert done.returncode == 3
     assert json.loads(done.stdout)["estimate"]["cost"]["price_id"] == "mine"
+    told = here("estimate", "small.yaml", "--examples", "50", "--price-book", "mine.csv", "--local", "--json")
+    assert json.loads(told.stdout)["cost"]["price_id"] == "mine"
 
 
 def test_without_the_local_engine_the_refusal_says_what_to_install(folder, monkeypatch, capsys):

@@ -76,6 +76,7 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 @click.option(
     "--requests", metavar="FILE", help="One EstimateRunRequest as JSON a line (- for stdin), answered in order."
 )
+@click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Prices of your own (CSV).")
 @click.option("--strict", is_flag=True, help="With --requests: exit with 3 when a line fails.")
 @click.option("--local", is_flag=True, help="Use no server: the estimator runs in a process of its own.")
 @pass_settings
@@ -104,8 +105,8 @@ def _estimate(settings: Settings, file: str | None, flags: dict[str, Any]) -> No
     from finetree_cli.engine import engine
     from finetree_cli.placed_errors import placed
 
-    local, folder = flags["local"], model_folder(flags["model"])
-    with engine(settings, "EstimateRun", local=local, model=folder) as asked, settings.client() as client:
+    own = {"local": flags["local"], "price_book": flags["price_book"], "model": model_folder(flags["model"])}
+    with engine(settings, "EstimateRun", **own) as asked, settings.client() as client:
         job = _job(file)
         request = _request(client, job, flags)
         if flags["full_view"]:
@@ -128,9 +129,9 @@ def _compare(settings: Settings, file: str | None, flags: dict[str, Any]) -> Non
     from finetree_cli.render import compare as rendered
 
     write = _chart_writer(flags["chart"])
-    folder = model_folder(flags["model"])
+    own = {"local": flags["local"], "price_book": flags["price_book"], "model": model_folder(flags["model"])}
     with (
-        engine(settings, "BatchEstimateRuns", local=flags["local"], model=folder) as asked,
+        engine(settings, "BatchEstimateRuns", **own) as asked,
         settings.client() as client,
     ):
         request = _request(client, _job(file), flags)
@@ -152,7 +153,7 @@ def _answer_lines(settings: Settings, file: str | None, flags: dict[str, Any]) -
 
     if file is not None or flags["compare"] or flags["model"]:
         raise BadInput("--requests holds whole requests", remedy="leave the job file, --model and --compare out")
-    with engine(settings, "BatchEstimateRuns", local=flags["local"]) as asked:
+    with engine(settings, "BatchEstimateRuns", local=flags["local"], price_book=flags["price_book"]) as asked:
         request_lines.answer(flags["requests"], asked, settings.out, strict=flags["strict"])
 
 

@@ -100,7 +100,8 @@ def show_cost(out: Output, estimate: pb.Estimate) -> None:
     cost = estimate.cost
     if not cost.HasField("amount"):
         return
-    source = " ".join(part for part in (cost.provider, cost.price_id, cost.price_date) if part)
+    beside = [part for part in (cost.provider, cost.price_date) if part and part not in cost.price_id]
+    source = ", ".join([*([cost.price_id] if cost.price_id else []), *beside])
     energy = f"; {cost.energy_kwh.expected:.3g} kWh" if cost.HasField("energy_kwh") else ""
     out.text(f"Cost: {units.money_range(cost.amount, cost.currency_code)}{f' ({source})' if source else ''}{energy}")
 
