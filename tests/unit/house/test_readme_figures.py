@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[3]
-README = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+README, ESTIMATES = (
+    re.sub(r"\s+", " ", (ROOT / name).read_text(encoding="utf-8")) for name in ("README.md", "docs/estimates.md")
+)
 RESULTS = ROOT / "benchmarks/results"
 
 
@@ -76,6 +78,25 @@ def trained():
     yield f"LoRA trains {ratio['lora']} times as many tokens"
     yield f"QLoRA {ratio['qlora']}, prefix tuning {ratio['prefix']} and full fine-tuning {ratio['full']} times"
     yield f"adapter layers {ratio['adapter']} times"
+
+
+def compared_in_full():
+    """What the page on estimates says of three of them: peer, our figure on the same rows."""
+    for what, name in (("memory", "fitcheck-llm"), ("memory", "alloc"), ("throughput", "ftuneai")):
+        found = result("estimator/peers.json", "elsewhere", what, "all", name)
+        theirs, ours = found["peer"], found["finetree_on_the_same"]
+        means, middles = (
+            [percent(each[f"{kind}_absolute_percent"] / 100) for each in (theirs, ours)] for kind in ("mean", "median")
+        )
+        yield (
+            f"{name}, answers {theirs['n']}" if name == "fitcheck-llm" else f"{name} answers {theirs['n']}",
+            f"{means[0]} off on average, {middles[0]} in the median, where this one is {means[1]} and {middles[1]}",
+        )
+
+
+@pytest.mark.parametrize("words", [words for pair in compared_in_full() for words in pair])
+def test_a_figure_of_the_page_on_estimates_is_the_measured_one(words):
+    assert words in ESTIMATES
 
 
 @pytest.mark.parametrize("words", [*estimated(), *compared(), *recommended(), *trained()])
