@@ -32,12 +32,14 @@ def moment_of(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
     copies = (1 if is_mixed(run) else 2) + (1 if before else 0)
     updated = holds.update_copies - whole.kept - whole.gradients
     after = max(differentiated, whole.root_gradients, updated, copies * holds.tied_gradient)
+    gone = _autocast_copies(run, holds)
     # The totals first: of four moments three would be made for nothing.
     while_kept = before + kept + max(logits, differentiated)
-    if while_kept >= gradients + after:
+    if while_kept >= gradients + after - gone:
         moment = at_loss if logits >= differentiated else Moment(before, kept, differentiated)
     else:
-        moment = Moment(gradients, 0.0, after)
+        # What comes last has the room of the copies; what that leaves of it, gradients have.
+        moment = Moment(gradients - max(0.0, gone - after), 0.0, max(0.0, after - gone))
     if run.recipe.sharded:
         asked = _asked_for(run, holds, kept + max(logits, computed), max(computed, whole.root_gradients))
         return moment._replace(cached=max(0.0, asked - moment.total))
@@ -62,6 +64,16 @@ def _asked_for(run: Run, holds: Held, kept: float, last: float) -> float:
         return shards + whole.fetched + holds.update_copies + computed
     # Between whole gradients, and in segments that expand, there is room for what the update makes.
     return shards + whole.fetched + max(max(0.0, more) + kept, computed, holds.update_copies)
+
+
+def _autocast_copies(run: Run, holds: Held) -> float:
+    """Bytes of base weights that the end of the backward pass has no more: autocast's 16-bit copies of float32 weights.
+
+    A product's node keeps its copy and goes with it, and autocast's own references go as the forward pass leaves it
+    (torch's autocast_mode, clear_cache); 16-bit weights that a library holds, or gathers from shards, stay.
+    """
+    library = run.program.casts_module or run.sharding != "replicated"
+    return holds.base_weights if is_mixed(run) and run.weight_bytes < run.master_bytes and not library else 0.0
 
 
 def loss_moment(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
