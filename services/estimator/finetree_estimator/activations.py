@@ -14,6 +14,7 @@ from finetree_estimator.layouts import Role
 from finetree_estimator.methods import Full, LoraAdapters, Prefix, QuantizedLora, target_linears
 from finetree_estimator.recipe import Recipe
 from finetree_estimator.run import Run
+from finetree_estimator.scores import score_bytes
 
 
 class Layer(NamedTuple):
@@ -73,10 +74,8 @@ def saved_per_layer(run: Run) -> float:
 
 def saved_by(layer: Layer, run: Run) -> float:
     """The same where the layer is known: what the run's rows add to it are attention's scores."""
-    if not run.eager_attention and not run.device.is_cpu:
-        return layer.saved
-    attention = layer.attention + run.shape.heads * _score_bytes(run)
-    return layer.norms + attention + layer.mlp + layer.trained
+    scores = score_bytes(run)
+    return layer.saved + scores if scores else layer.saved
 
 
 def stream_bytes(run: Recipe) -> int:
@@ -134,14 +133,6 @@ def _attention(run: Recipe) -> int:
         # Values are a view of the joint buffer: its queries and keys stay with them.
         fused += size * (s.q_width + s.kv_width)
     return fused
-
-
-def _score_bytes(run: Run) -> float:
-    """Bytes per token and head of attention scores that are kept; a GPU's fused kernels keep none."""
-    if run.eager_attention:
-        return float((4 + run.recipe.activation_bytes) * run.sequence_length)
-    span = run.rows.attention_span if run.rows is not None else float(run.sequence_length)
-    return c.SHORT_ROW_SCORES_BYTES * span if span <= c.SHORT_ROW_TOKENS else 0.0
 
 
 def _mlp(run: Recipe) -> float:

@@ -20,6 +20,7 @@ from finetree_estimator.methods import name_of
 from finetree_estimator.moments import moment_of
 from finetree_estimator.recipe import Recipe
 from finetree_estimator.run import Run
+from finetree_estimator.scores import score_length
 
 
 class Component(Enum):
@@ -86,9 +87,17 @@ class Memory:
 def decided_by(run: Run) -> Hashable:
     """All that `estimate` depends on, for a run on GPUs: runs that share it have the same peaks."""
     shares = run.rows.target_fraction if run.rows is not None and run.loss == "completion-only" else 1.0
-    scores = run.sequence_length if run.eager_attention else 0
     more = run.batch > run.micro_batch * run.devices
-    return run.recipe, run.peak_tokens, more, run.loss, shares, scores, run.offloaded, run.device.context_bytes
+    return (
+        run.recipe,
+        run.peak_tokens,
+        more,
+        run.loss,
+        shares,
+        score_length(run),
+        run.offloaded,
+        run.device.context_bytes,
+    )
 
 
 def estimate(run: Run, spread: float = 1.0) -> Memory:

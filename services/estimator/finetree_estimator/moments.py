@@ -7,6 +7,7 @@ from finetree_estimator.activations import Layer, layer_of, saved_by, saved_per_
 from finetree_estimator.holdings import Held, Moment, held
 from finetree_estimator.methods import Full
 from finetree_estimator.run import Run
+from finetree_estimator.scores import score_length
 from finetree_estimator.stored import is_mixed
 
 
@@ -164,5 +165,5 @@ def _held_gradients(run: Run, layer: Layer) -> float:
 
 def _differentiated(run: Run, layer: Layer, saved: float) -> float:
     # Scores are differentiated when the MLP's part is done and freed.
-    scores = c.SCORE_GRADIENT_BYTES * run.shape.heads * run.sequence_length if run.eager_attention else 0.0
+    scores = float(c.SCORE_GRADIENT_BYTES * run.shape.heads * score_length(run))
     return max(layer.gradients, scores - layer.mlp) + (saved if run.checkpointing else 0.0)

@@ -93,6 +93,8 @@ class Program:
     halves before the gate, and overwrites them in the backward pass."""
     expands_kv: bool = False
     """Whether grouped keys and values are repeated to one per query head before attention."""
+    hands_over_groups: bool = False
+    """Whether grouped keys and values go to torch's attention as they are where a kernel of its takes them."""
 
 
 FINETREE = Program(
@@ -117,6 +119,7 @@ TRANSFORMERS = Program(
     keeps_shard_inputs=True,
     adds_whole_gradients=True,
     experts_in_turn=True,
+    hands_over_groups=True,
 )
 """transformers and PEFT: adapters are float32 and cast their inputs (autocast_adapter_dtype); a quantised base is
 prepared by prepare_model_for_kbit_training; accelerate raises sharded trainable weights to float32 (its FSDP guide).

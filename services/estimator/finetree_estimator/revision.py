@@ -55,6 +55,7 @@ FORMULAS = (
     "recipe",
     "rows",
     "run",
+    "scores",
     "shapes",
     "sharing",
     "steptime",

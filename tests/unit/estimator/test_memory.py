@@ -176,6 +176,23 @@ def test_eager_attention_keeps_its_scores(make_run):
     assert activations.saved_per_layer(eager) - activations.saved_per_layer(plain) == (4 + 2) * 24 * 512
 
 
+def test_float32_groups_of_queries_keep_scores_where_no_mask_is_needed(make_run):
+    """Torch's kernels for groups take no float32: its own products keep every score, and keys and values once for each
+    query head, as a traced call does (sdpa_kernel(SDPBackend.MATH), enable_gqa)."""
+
+    def beyond_kernels(**changes: object) -> float:
+        run = make_run(**{"program": TRANSFORMERS, "weight_bytes": 4, "compute_bytes": 4} | changes)
+        return activations.saved_per_layer(run) - activations.layer_of(run.recipe).saved
+
+    whole = {"rows": Rows(1000, 512.0, 512.0**2, 512, 0.5)}
+    repeated, scores = 2 * 4 * (24 - 8) * 128, 4 * 24 * 512
+
+    assert beyond_kernels() == repeated
+    assert beyond_kernels(**whole) == beyond_kernels(micro_batch=1) == repeated + scores
+    assert beyond_kernels(**whole, compute_bytes=2) == beyond_kernels(**whole, program=LITGPT) == 0
+    assert beyond_kernels(**whole, shape=model("llama-2-7b").shape) == 0
+
+
 def test_on_a_cpu_the_host_is_the_device(make_run, cpu):
     estimate = memory.estimate(make_run(device=cpu))
 
