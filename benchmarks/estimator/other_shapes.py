@@ -225,6 +225,12 @@ SHAPES = {
     "baichuan-7b": _llama(4096, 32, 32, 11008, 64000),
     "open-llama-7b": _llama(4096, 32, 32, 11008, 32000),
     "llama-1b-ao": _llama(1536, 24, 24, 6144, 32000),
+    "llama-30b": _llama(6656, 60, 52, 17920, 32000),
+    "cs336-23m": _llama(512, 4, 16, 1344, 10000),
+    "cs336-small": _llama(768, 12, 12, 3072, 10000),
+    "cs336-medium": _llama(1024, 24, 16, 4096, 10000),
+    "cs336-large": _llama(1280, 36, 20, 5120, 10000),
+    "cs336-2.7b": _llama(2560, 32, 32, 10240, 10000),
     "internlm-7b": _llama(4096, 32, 32, 11008, 103168, biases=True),
     "internlm-20b": _llama(5120, 60, 40, 13824, 103168),
     "deepspeed-6.9b": rs.ModelShape(
