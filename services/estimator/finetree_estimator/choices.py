@@ -104,14 +104,17 @@ class Choices:
         if self.full and self.bf16:
             shared = program.casts_module or (program.sharded_master and self.devices > 1)
             return self._shared_sizes(program) if shared else (2, 2, 2)
+        if self.full and self.devices > 1 and self.sharding == "full":
+            return self._shared_sizes(program)
         # Adapters are float32 whatever the base is (PEFT's autocast_adapter_dtype, and the worker's rule).
         frozen_mixed = not self.full and not self.bf16
         return program.mixed_base_bytes if frozen_mixed else 2, 2, 4
 
     def _shared_sizes(self, program: Program) -> tuple[int, int, int]:
-        """The same of a fully trained model whose shards are float32: DeepSpeed keeps 16-bit weights beside them.
+        """The same of a fully trained model whose shards are float32.
 
-        Its engine does so on one device as well, whose shard is the whole (single_partition_of_fp32_groups).
+        FSDP gathers 16-bit weights from them and keeps none. DeepSpeed keeps them beside, and its engine does so on one
+        device as well, whose shard is the whole (single_partition_of_fp32_groups).
         """
         if program.casts_module and (self.devices == 1 or self.sharding in ("gradients", "full")):
             return 2, 2, 4

@@ -121,6 +121,9 @@ def loss_peak(run: Run, tokens: float) -> float:
         per_logit, kept = c.COMPILED_CHUNK_BYTES if chunks else c.COMPILED_LOGITS_BYTES, c.COMPILED_CHUNK_BYTES
     if run.program.native_loss and (run.compute_bytes == run.master_bytes or run.program.casts_module):
         per_logit = min(per_logit, c.NATIVE_LOGITS_COPIES * size + capped)
+    elif run.program.native_loss and run.recipe.sharded and not run.program.compiled:
+        # Without autocast, loops raise 16-bit logits themselves (`output.float()` in torchtitan and prime-rl).
+        per_logit = c.NATIVE_LOGITS_COPIES * 4.0 + capped
     if run.loss == "completion-only":
         targets *= run.rows.target_fraction if run.rows is not None else 1.0
     if run.loss in ("completion-only", "chunked"):

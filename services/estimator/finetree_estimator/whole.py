@@ -84,9 +84,13 @@ def _fetched(recipe: Recipe) -> float:
 
 
 def _gradients(recipe: Recipe) -> float:
-    """A layer's in the type of the reduction, and the head's in that of its weights."""
+    """A layer's in the type of the reduction, while the next one's appear in that of the computation; and the head's.
+
+    `fully_shard` drops what it reduced only after the next layer's backward pass (FSDPParamGroup.post_backward).
+    """
     head = 0 if _apart(recipe) else recipe.compute_bytes * recipe.shape.vocab * recipe.shape.hidden
-    return gradient_bytes(recipe) * layer_weights(recipe) + head
+    computed = 0 if recipe.program.casts_module else recipe.compute_bytes
+    return (gradient_bytes(recipe) + computed) * layer_weights(recipe) + head
 
 
 def _unreduced(recipe: Recipe) -> float:

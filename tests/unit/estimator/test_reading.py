@@ -86,6 +86,15 @@ def test_number_formats(precision, method, sizes):
     assert (found.weight_bytes, found.compute_bytes, found.master_bytes) == sizes
 
 
+@pytest.mark.parametrize(("library", "weights"), [("FSDP", 4), ("FSDP2", 4), ("DEEPSPEED", 2)])
+def test_mixed_precision_gathers_from_float32_shards_unless_deepspeed_has_16_bit_ones(library, weights):
+    text = f'{{"program": "TRAINING_PROGRAM_PYTORCH", "sharding_library": "SHARDING_LIBRARY_{library}"}}'
+    hardware = {"accelerator": "h100", "count": 8, "sharding": "SHARDING_FULL"}
+    found = run(text, full={}, precision="PRECISION_BF16_MIXED", hardware=hardware)
+
+    assert (found.weight_bytes, found.compute_bytes, found.master_bytes) == (weights, 2, 4)
+
+
 def test_steps_and_rows_leave_out_what_is_held_out():
     found = run(training={"epochs": 2, "effective_batch_size": 10}, evaluation={"split_fraction": 0.1})
 

@@ -8,7 +8,7 @@ from finetree_estimator.activations import layer_of
 from finetree_estimator.holdings import held
 from finetree_estimator.methods import Full
 from finetree_estimator.models import model
-from finetree_estimator.moments import loss_moment, moment_of, peak_moment
+from finetree_estimator.moments import loss_moment, loss_peak, moment_of, peak_moment
 from finetree_estimator.programs import PYTORCH, TORCHTUNE, TRANSFORMERS, variant
 from finetree_estimator.run import Run
 from finetree_estimator.whole import whole
@@ -46,7 +46,7 @@ def test_layers_are_gathered_for_a_moment_and_the_root_for_a_step(sharded):
     found = whole(sharded().recipe)
 
     assert (found.kept, found.fetched, found.head) == (2 * 2 * MATRIX, 2 * 2 * LAYER, 0)
-    assert found.gradients == 4 * LAYER + 2 * MATRIX
+    assert found.gradients == (4 + 2) * LAYER + 2 * MATRIX
     assert not any(whole(sharded(sharding="gradients").recipe))
 
 
@@ -62,7 +62,7 @@ def test_what_is_gathered_for_layers_is_gone_at_the_loss(sharded):
 
 
 def test_embeddings_and_head_are_reduced_after_the_last_layer(sharded):
-    """Two float32 gradients of 2.1 GB take more than a layer's of 0.9 GB and the head's 16-bit one."""
+    """Two float32 gradients of 2.1 GB take more than layers' of 1.3 GB and the head's 16-bit one."""
     run = sharded(micro_batch=1, batch=8, sequence_length=64, program=TORCHTUNE)
     found = whole(run.recipe)
 
@@ -96,8 +96,8 @@ def test_a_loop_of_ones_own_has_embeddings_and_head_apart_under_fully_shard(shar
     apart, older = (whole(sharded(program=program).recipe) for program in (newer, PYTORCH))
     both = whole(sharded(program=newer, shape=tied).recipe)
 
-    assert (apart.kept, apart.head, apart.gradients) == (0, 2 * MATRIX, 4 * LAYER)
-    assert apart.root_gradients == (4 + 2) * MATRIX - 4 * LAYER
+    assert (apart.kept, apart.head, apart.gradients) == (0, 2 * MATRIX, (4 + 2) * LAYER)
+    assert apart.root_gradients == (4 + 2) * MATRIX - (4 + 2) * LAYER
     assert (older.kept, older.head) == (2 * 2 * MATRIX, 0)
     assert (both.kept, both.head) == (2 * 128_256 * 3072, 0)
 
@@ -114,6 +114,15 @@ def test_shards_of_gradients_never_lie_where_activations_lay(sharded):
     assert apart.gradients == 0
     assert apart.cached >= shards
     assert cast.cached == 0
+
+
+def test_a_loop_raises_the_logits_that_it_gets_from_shards(sharded):
+    """16-bit ones: torchtitan's and prime-rl's models return `output.float()`; autocast would do it in the loss."""
+    loop = sharded(program=PYTORCH, loss="full-logits")
+    compiled = replace(loop, program=variant(PYTORCH, compiled=True, frozen_kept=True))
+
+    each = [loss_peak(run, 1) / LLAMA.vocab for run in (loop, replace(loop, devices=1), compiled)]
+    assert each == [16, 14, 10]
 
 
 def test_in_segments_that_expand_an_update_finds_room(sharded):
