@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The accelerators of the catalogue, from the package's data files, found by any sensible spelling of their name."""
 
+import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -91,6 +92,28 @@ def accelerator(name: str) -> AcceleratorEntry:
     if entry is None:
         raise UnknownNameError(name, nearest_names(name, (entry.name for entry in supported())))
     return entry
+
+
+@lru_cache(maxsize=4096)
+def other_memories(name: str) -> tuple[AcceleratorEntry, ...]:
+    """Accelerators with more or less memory that a name without any means as well ("A100"), in the order of theirs.
+
+    None for a name of the catalogue, whose list shows the others. Raises UnknownNameError.
+    """
+    entry, words = accelerator(name), canonical(name)
+    told = {f"{entry.marketed_gb:g}", f"{entry.marketed_gb:g}gb", "laptop"} & set(words.split("-"))
+    if told or words == canonical(entry.name):
+        return ()
+    alike = [other for other in supported() if _series(other) == _series(entry)]
+    # Of each memory the one for the same slot, where there is one.
+    alike.sort(key=lambda other: other.name.endswith("pcie") == entry.name.endswith("pcie"))
+    found = {other.marketed_gb: other for other in alike if other.marketed_gb != entry.marketed_gb}
+    return tuple(found[size] for size in sorted(found))
+
+
+def _series(entry: AcceleratorEntry) -> str:
+    """A name without memory and slot."""
+    return re.sub(r"-(\d+gb|pcie)\b", "", entry.name)
 
 
 @cache

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a spec names: its model's shape, its device, its price."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from finetree_runtime import device_names
 from finetree_runtime.errors import InvalidArgument, NotFound, invalid_field
 
 from finetree_estimator import devices, modelconfig, unknown_models
-from finetree_estimator.accelerators import AcceleratorEntry, accelerator
+from finetree_estimator.accelerators import AcceleratorEntry, accelerator, other_memories
 from finetree_estimator.calibration import EMPTY, Calibration
 from finetree_estimator.config_values import ConfigError
 from finetree_estimator.consistency import contradiction
@@ -70,7 +70,12 @@ def read_device(name: str, *, fp32: bool) -> Device:
         raise
     if entry.unsupported:
         raise _not_supported(f"{entry.display_name}: {entry.unsupported}")
-    return devices.known(entry, fp32=fp32)
+    device = devices.known(entry, fp32=fp32)
+    if others := other_memories(name):
+        sizes = " and ".join(f"{other.marketed_gb:g} GB ({other.name})" for other in others)
+        text = f"{name[:64]!r} is taken for {entry.display_name}; it is sold with {sizes} as well"
+        device = replace(device, notes=(text, *device.notes))
+    return device
 
 
 def read_accelerator(name: str) -> AcceleratorEntry:

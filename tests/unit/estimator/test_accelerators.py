@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 from finetree_estimator import constants
-from finetree_estimator.accelerators import UNSUPPORTED, accelerator, accelerators, canonical, supported
+from finetree_estimator.accelerators import UNSUPPORTED, accelerator, accelerators, canonical, other_memories, supported
 from finetree_estimator.devices import by_memory_class, known
 from finetree_estimator.lookups import read_accelerator
 from finetree_estimator.names import GIB, UnknownNameError, table
@@ -65,6 +65,27 @@ SPELLINGS = {
 @pytest.mark.parametrize(("name", "asked"), [(name, asked) for name, many in SPELLINGS.items() for asked in many])
 def test_an_accelerator_is_found_as_people_and_programs_write_it(name, asked):
     assert accelerator(asked).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("A100", ["a100-40gb"]),
+        ("NVIDIA A100 SXM4", ["a100-40gb"]),
+        ("A100 PCIe", ["a100-40gb-pcie"]),
+        ("v100", ["v100-32gb"]),
+        ("GeForce GTX 1060 Laptop GPU", []),
+        ("A100 80GB", []),
+        ("A100 80", []),
+        ("a100-80gb", []),
+        ("rtx-3060", []),
+        ("RTX 3060", []),
+        ("4090", []),
+        ("t4", []),
+    ],
+)
+def test_a_name_that_tells_no_memory_may_mean_a_smaller_card(name, others):
+    assert [entry.name for entry in other_memories(name)] == others
 
 
 def test_no_listed_name_means_two_accelerators():

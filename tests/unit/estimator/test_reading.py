@@ -212,6 +212,14 @@ def test_a_cpu_computes_in_the_faster_format():
     assert run(hardware=fast32).device.training_flops == pytest.approx(1.8e11)
 
 
+def test_a_device_of_several_memories_is_told_apart():
+    vague, clear = run(hardware={"accelerator": "A100"}).device, run(hardware={"accelerator": "a100-80gb"}).device
+
+    assert vague.usable_bytes == clear.usable_bytes
+    assert vague.notes[0] == "'A100' is taken for NVIDIA A100 SXM 80GB; it is sold with 40 GB (a100-40gb) as well"
+    assert vague.notes[1:] == clear.notes
+
+
 def test_payment():
     owned = run(ownership={"owned": {"tariff_per_kwh": 0.3, "currency_code": "eur"}}).payment
     cheapest = run(ownership={"rented": {}}).payment
