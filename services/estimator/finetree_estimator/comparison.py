@@ -3,7 +3,7 @@
 
 import struct
 from collections.abc import Generator
-from functools import cache
+from functools import cache, lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_runtime.wire import delimited, key
@@ -23,6 +23,7 @@ _DOUBLE = struct.Struct("<d")
 _VALUE = pb.PlaybookFigure(value=1.0).SerializeToString()[: -_DOUBLE.size]
 _INTERPOLATED = pb.PlaybookFigure(interpolated=True).SerializeToString()
 _EXTRAPOLATED = pb.PlaybookFigure(extrapolated=True).SerializeToString()
+_REASONS = key(pb.Confidence, "reasons")
 _COMPUTED, _NOTE = Place(key(pb.PlaybookFigure, "computed")), key(pb.PlaybookFigure, "note")
 _LEVELS = {level: pb.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{level.name}") for level in Level}
 
@@ -38,8 +39,21 @@ def fields(request: pb.EstimateRunRequest, reading: Reading, estimate: Estimate)
 
 def _confidence(found: Confidence) -> bytes:
     if not found.written:
-        found.written.append(delimited(_CONFIDENCE, confidence_message(found).SerializeToString()))
+        levels = pb.Confidence(
+            memory=_LEVELS[found.memory],
+            time=_LEVELS[found.time],
+            memory_distance=found.memory_distance,
+            time_distance=found.time_distance,
+        )
+        body = b"".join((levels.SerializeToString(), *map(_reason, found.reasons)))
+        found.written.append(delimited(_CONFIDENCE, body))
     return found.written[0]
+
+
+@lru_cache(maxsize=4096)
+def _reason(text: str) -> bytes:
+    """The field of a reason, most of which are those of many runs."""
+    return delimited(_REASONS, text.encode())
 
 
 def nearest(reading: Reading) -> list[pb.EvidenceRow]:
@@ -76,15 +90,4 @@ def evidence_message(near: Near) -> pb.EvidenceRow:
         tokens_per_second=near.row.tokens_per_second,
         distance=near.distance,
         provenance=provenance_message(near.row.source),
-    )
-
-
-def confidence_message(found: Confidence) -> pb.Confidence:
-    """Levels, distances and reasons."""
-    return pb.Confidence(
-        memory=_LEVELS[found.memory],
-        time=_LEVELS[found.time],
-        memory_distance=found.memory_distance,
-        time_distance=found.time_distance,
-        reasons=found.reasons,
     )

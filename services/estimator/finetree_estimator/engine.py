@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from finetree_estimator import confidence, cost, durations, fit, leftovers, memory
 from finetree_estimator.correction import correct_memory, correct_times
 from finetree_estimator.evidence import case_of
+from finetree_estimator.factors import UNCORRECTED
 from finetree_estimator.methods import name_of, trainable_parameters
 from finetree_estimator.parameters import count
 from finetree_estimator.run import Run
@@ -151,7 +152,7 @@ def _guard(what: str, *values: float) -> None:
 
 
 def _notes(run: Run, peaks: memory.Memory, fits: fit.Fit, times: durations.Times | None) -> list[str]:
-    notes = [*run.notes, *run.device.notes, *run.correction.notes()]
+    notes = [*run.notes, *run.device.notes, *(() if run.correction is UNCORRECTED else run.correction.notes())]
     if run.rows is None or run.steps == 0:
         notes.append("time and cost are left out: the number of rows is unknown (give dataset_profile.examples)")
     if run.rows is None or not run.rows.longest_known:

@@ -43,8 +43,9 @@ _PEAKS = Row(_ALLOCATED, _RESERVED, _DEVICE)
 _TOTAL, _RATE, _STEP = (
     Place(key(pb.TimeEstimate, name)) for name in ("total_seconds", "tokens_per_second", "step_seconds")
 )
-_SPEC, _MEMORY, _FIT, _TIME, _COST, _REVISION, _DIGEST = (
-    key(pb.Estimate, name) for name in ("resolved_spec", "memory", "fit", "time", "cost", "revision", "plan_digest")
+_SPEC, _MEMORY, _FIT, _TIME, _COST, _NOTES, _REVISION, _DIGEST = (
+    key(pb.Estimate, name)
+    for name in ("resolved_spec", "memory", "fit", "time", "cost", "notes", "revision", "plan_digest")
 )
 _AMOUNT, _ENERGY, _MONTHLY, _CARBON = (
     Place(key(pb.CostEstimate, name)) for name in ("amount", "energy_kwh", "monthly_amount", "carbon_kg")
@@ -84,7 +85,6 @@ def estimate_bytes(
         total_parameters=estimate.total_parameters,
         optimizer_steps=estimate.optimizer_steps,
         processed_tokens=times.processed_tokens if times is not None else 0,
-        notes=estimate.notes,
     )
     parts = [
         delimited(_SPEC, beside.spec),
@@ -93,6 +93,7 @@ def estimate_bytes(
         delimited(_TIME, phases) if times is not None else b"",
         delimited(_COST, _cost(cost)) if cost is not None else b"",
         numbers.SerializeToString(),
+        *map(_note, estimate.notes),
         delimited(_REVISION, beside.revision),
         delimited(_DIGEST, beside.plan_digest.encode()),
         compared,
@@ -188,6 +189,12 @@ def _memory(memory: Memory, usable_bytes: int) -> bytes:
         memory.written.extend((components + peaks, _HOST.bytes_of(memory.host)))
     before, host = memory.written
     return before + _usable(usable_bytes) + host
+
+
+@lru_cache(maxsize=1024)
+def _note(text: str) -> bytes:
+    """The field of a note, most of which are in many answers."""
+    return delimited(_NOTES, text.encode())
 
 
 @cache
