@@ -85,7 +85,6 @@ def _steps(request: pb.EstimateRunRequest, present: Present) -> Answering:
     if not chosen.told:
         return writing.summary_bytes(estimate, run.device, present.written, chosen.taken)
     spec = chosen.reading.written
-    yield
     digest = chosen.reading.digest(present.covered)
     beside = writing.Belongings(spec, present.written, digest, chosen.taken)
     yield

@@ -70,7 +70,7 @@ def of(run: Run, case: Case | None = None, *, told: bool = True) -> Confidence:
 
 @lru_cache(maxsize=4096)
 def _of(case: Case, of_memory: Weights, of_time: Weights, told: bool) -> Confidence:  # noqa: FBT001  # a key
-    memory, time = _nearest(case, of_memory), nearest(case, of_time)
+    memory, time = nearest(case, of_memory), nearest(case, of_time)
     reasons = _reasons(case, memory, time, of_memory, of_time) if told else ()
     return Confidence(level(memory.distance), level(time.distance), memory.distance, time.distance, reasons)
 

@@ -15,9 +15,10 @@ BY_RATE = frozenset({Phase.TRAIN, Phase.EVALUATE})
 
 def correct_memory(peaks: Memory, correction: Correction) -> Memory:
     """Peaks with the factor on everything but what is counted exactly."""
-    factor, source = correction.memory, correction.source
+    factor = correction.memory
     if not factor.observations:
         return peaks
+    source = correction.source
     counted = total(interval for kind, interval in peaks.components if kind in COUNTED)
     device = _beyond(peaks.device, counted, factor, source)
     return replace(

@@ -72,7 +72,6 @@ def steps(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Gener
     notes and the reasons of the confidence.
     """
     case = case_of(run)
-    yield
     known = confidence.of(run, case, told=told)
     yield
     peaks, fits = fitted or (yield from _fit(run, known.memory_distance))
@@ -83,7 +82,6 @@ def steps(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Gener
         times = _corrected(times, run)
     yield
     price = _price(run, times) if times is not None else None
-    yield
     notes = tuple(_notes(run, peaks, fits, times)) if told else ()
     trained, total = trainable_parameters(run.method, run.shape), count(run.shape).total
     return Estimate(peaks, fits, times, price, trained, total, run.steps, known, notes)

@@ -69,7 +69,7 @@ def rows() -> tuple[Row, ...]:
 def case_of(run: Run) -> Case:
     """A run as the distance sees it."""
     method, devices = name_of(run.method), run.devices
-    name, architecture = _known(run.device.name, is_cpu=run.device.is_cpu)
+    name, architecture = _known(run.device.name, run.device.is_cpu)
     setting = Setting(
         "lora" if method == "qlora" else method,
         run.method.bits if isinstance(run.method, QuantizedLora) else 0,
@@ -157,7 +157,7 @@ def _log_parameters(shape: Shape) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _known(name: str, *, is_cpu: bool) -> tuple[str, str]:
+def _known(name: str, is_cpu: bool) -> tuple[str, str]:  # noqa: FBT001  # a key
     """Catalogue name and architecture of a device; empty where no measured run has it: it differs from all alike."""
     if is_cpu:
         return CPU, CPU
@@ -182,7 +182,7 @@ def _named(name: str) -> tuple[str, str]:
 
 
 def _row(row: dict[str, str]) -> Row:
-    name, architecture = _known(row["accelerator"], is_cpu=row["accelerator"] == CPU)
+    name, architecture = _known(row["accelerator"], row["accelerator"] == CPU)
     setting = Setting(
         method=row["method"],
         bits=int(row["bits"]),
