@@ -8,6 +8,7 @@ from typing import NamedTuple
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import InvalidArgument
+from finetree_runtime.naming import Split
 from finetree_runtime.validation import validate
 
 from finetree_estimator import engine
@@ -34,20 +35,20 @@ class Chosen(NamedTuple):
         return self.request.view != pb.ESTIMATE_VIEW_SUMMARY
 
 
-def choose(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Chosen:
+def choose(request: pb.EstimateRunRequest, knowledge: Knowledge, spec: Split | None = None) -> Chosen:
     """The run that is answered: the request's own, or the first fallback that fits.
 
-    Of runs that are tried only the peak is computed. Raises what `read` raises, for the run and for each fallback that
-    is tried.
+    Of runs that are tried only the peak is computed. `spec` is the request's in two, where it is at hand. Raises what
+    `read` raises, for the run and for each fallback that is tried.
     """
-    reading = read(request, knowledge)
+    reading = read(request, knowledge, spec=spec)
     if not request.fallbacks:
         return Chosen(request, reading, None, 0)
     verdict, found = _fit(reading.run)
     tried: dict[Verdict, tuple[Reading, engine.Fitted | None, int]] = {verdict: (reading, found, 0)}
     if verdict is not Verdict.FITS:
-        for taken, spec in enumerate(_changed(request), start=1):
-            reading = read(request, knowledge, changed=spec)
+        for taken, changed in enumerate(_changed(request), start=1):
+            reading = read(request, knowledge, changed=changed)
             verdict, found = _fit(reading.run)
             # Of runs that do not fit the last is the smallest; of others the least changed one is wanted.
             if verdict is Verdict.DOES_NOT_FIT or verdict not in tried:

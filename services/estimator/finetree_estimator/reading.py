@@ -9,8 +9,8 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.combinations import sequence_problem
 from finetree_runtime.digest import settings_digest
 from finetree_runtime.errors import InvalidArgument, invalid_field
-from finetree_runtime.naming import Names, named_bytes, names_of
-from finetree_runtime.plan import LONGEST_KEPT, named_spec, resolved_settings, spec_profile
+from finetree_runtime.naming import Names, Split, named_bytes, split
+from finetree_runtime.plan import LONGEST_KEPT, bare_of, named_spec, settings_of, spec_profile
 
 from finetree_estimator import rows
 from finetree_estimator.accelerators import AcceleratorEntry
@@ -82,13 +82,13 @@ class Reading:
     """What the spec chooses."""
     given: rs.RunSpec
     """The spec before defaults were filled in; not to be changed."""
+    _names: Names
     _settings: bytes
     _spec: rs.RunSpec | None = None
-    _names: Names | None = None
 
     def digest(self, revision: str) -> str:
         """Hash of the plan: the resolved spec, what is known of the data, and the `digest.revision_text`."""
-        return settings_digest(self._settings, self._named, self.profile, revision)
+        return settings_digest(self._settings, self._names, self.profile, revision)
 
     @property
     def spec(self) -> rs.RunSpec:
@@ -100,26 +100,27 @@ class Reading:
     @property
     def written(self) -> bytes:
         """The resolved spec on the wire."""
-        return named_bytes(self._settings, self._named)
-
-    @property
-    def _named(self) -> Names:
-        if self._names is None:
-            self._names = names_of(self.given)
-        return self._names
+        return named_bytes(self._settings, self._names)
 
 
-def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.RunSpec | None = None) -> Reading:
+def read(
+    request: pb.EstimateRunRequest,
+    knowledge: Knowledge,
+    *,
+    changed: rs.RunSpec | None = None,
+    spec: Split | None = None,
+) -> Reading:
     """Understand a request. Raises InvalidArgument and NotFound with the reasons that the rpc documents.
 
-    `changed` is a spec to take in place of the request's own.
+    `changed` is a spec to take in place of the request's own, `spec` is that one in two, where it is at hand.
     """
     given = request.spec if changed is None else changed
+    names, without_names = spec or split(given)
     _require(given)
     profile = request.dataset_profile if request.HasField("dataset_profile") else spec_profile(given)
     model = read_model(given.model, knowledge)
     shape = model.shape
-    settings = resolved_settings(given, profile=profile, positions=shape.max_positions)
+    settings = settings_of(bare_of(given, profile=profile, positions=shape.max_positions, settings=without_names))
     chosen = choices(settings)
     problem = chosen.problem or sequence_problem(chosen.spec, shape.max_positions)
     if problem is not None:
@@ -133,7 +134,7 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.Ru
     data = training_rows(chosen, profile, chosen.sequence_length, spread=program.cache != "expandable")
     steps = chosen.steps(data.count) if data is not None else 0
     weight, compute, master = chosen.number_sizes(program)
-    accelerator = given.hardware.accelerator
+    accelerator = names.accelerator or ""
     run = Run(  # in the order of its fields: by name each would be searched for, which takes thrice as long
         shape,
         method,
@@ -165,7 +166,7 @@ def read(request: pb.EstimateRunRequest, knowledge: Knowledge, *, changed: rs.Ru
         chosen.nodes,
         chosen.in_backward,
     )
-    return Reading(run, profile, chosen, given, settings)
+    return Reading(run, profile, chosen, given, names, settings)
 
 
 def _as_used(program: Program, request: pb.EstimateRunRequest, *, as_loaded: bool) -> Program:

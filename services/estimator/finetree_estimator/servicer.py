@@ -168,11 +168,10 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         self._relearn()
         key = key_of(request)
         known = self._answers.find(key)
-        return pb.Estimate.FromString(self._answer(key, request) if known is None else known)
+        return pb.Estimate.FromString(self._answer(key, Question(request)) if known is None else known)
 
-    def _answer(self, key: bytes, request: pb.EstimateRunRequest) -> bytes:
-        """The answer to a validated request that is not kept yet; it is kept from then on."""
-        question = Question(request)
+    def _answer(self, key: bytes, question: Question) -> bytes:
+        """The answer to a validated question that is not kept yet; it is kept from then on. Raises its error."""
         answering.answer([question], self._knowledge, self._revision)
         if question.error is not None:
             raise question.error
@@ -186,8 +185,9 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def _answer_alone(self, raw: bytes, request: pb.EstimateRunRequest) -> bytes:
         """The response to a request that is not validated yet."""
-        validation.validate(request, raw=raw)
-        return writing.run_response(self._answer(raw, request))
+        question = Question(request)
+        answering.validate([(question, "", raw)])
+        return writing.run_response(self._answer(raw, question))
 
     def _answer_group(self, group: list[Waiting]) -> None:
         """Answer calls that were gathered, abreast."""

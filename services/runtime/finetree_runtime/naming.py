@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_runtime.plan import LONGEST_KEPT
+from finetree_runtime.plan import LONGEST_KEPT, unnamed
 from finetree_runtime.wire import delimited, key
 
 _MODEL, _DATASET, _HARDWARE = (key(rs.RunSpec, name) for name in ("model", "dataset", "hardware"))
@@ -31,12 +31,27 @@ def names_of(spec: rs.RunSpec) -> Names:
     )
 
 
+class Split(NamedTuple):
+    """A spec in two, each of which comes again in other specs."""
+
+    names: Names
+    settings: bytes
+    """What `plan.unnamed` makes of it."""
+
+
+def split(spec: rs.RunSpec) -> Split:
+    """The names of a spec, and the rest of it."""
+    return Split(names_of(spec), unnamed(spec))
+
+
 def named_bytes(settings: bytes, names: Names) -> bytes:
     """The `plan.named_spec` as bytes of the wire, put together instead of read and written: settings come again.
 
     Names stand first in a spec, and in its hardware.
     """
-    before, hardware, after = _split(settings) if len(settings) <= LONGEST_KEPT else _split.__wrapped__(settings)
+    before, hardware, after = (
+        _around_names(settings) if len(settings) <= LONGEST_KEPT else _around_names.__wrapped__(settings)
+    )
     model, dataset, accelerator = names
     return b"".join(
         (
@@ -58,7 +73,7 @@ def _hardware(accelerator: str | None, other: bytes | None) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _split(settings: bytes) -> tuple[bytes, bytes | None, bytes]:
+def _around_names(settings: bytes) -> tuple[bytes, bytes | None, bytes]:
     """Settings before hardware, in it without the accelerator's name (None without any), and after it."""
     spec = rs.RunSpec.FromString(settings)
     hardware: bytes | None = None

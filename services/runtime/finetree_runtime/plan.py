@@ -73,18 +73,31 @@ class Bare(NamedTuple):
     """Those of the model, where they limit the length; else 0."""
 
 
-def bare_of(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> Bare:
-    """What the defaults of a spec read; arguments as those of `resolve_spec`."""
+def unnamed(spec: rs.RunSpec) -> bytes:
+    """A spec without the names in it, as bytes of the wire: they are what differs from request to request."""
     settings = rs.RunSpec()
     settings.CopyFrom(spec)
-    # No default reads these names, and they are what differs from request to request.
     for name in NAMES:
         settings.ClearField(name)
     if settings.hardware.WhichOneof("device") == "accelerator":
         settings.hardware.accelerator = ""
-    length = 0 if settings.training.sequence_length else _suggested(spec, profile)
+    return settings.SerializeToString()
+
+
+def bare_of(
+    spec: rs.RunSpec,
+    *,
+    profile: rs.DatasetProfile | None = None,
+    positions: int = 0,
+    settings: bytes | None = None,
+) -> Bare:
+    """What the defaults of a spec read, which are no names; arguments as those of `resolve_spec`.
+
+    `settings` is what `unnamed` makes of it, where that is at hand.
+    """
+    length = 0 if spec.training.sequence_length else _suggested(spec, profile)
     limit = positions if 0 < positions < (length or UNKNOWN_SEQUENCE_LENGTH) else 0
-    return Bare(settings.SerializeToString(), length, limit)
+    return Bare(unnamed(spec) if settings is None else settings, length, limit)
 
 
 def settings_of(bare: Bare) -> bytes:

@@ -52,9 +52,9 @@ class Soundness:
         self._rules: dict[str, _Rules] = {}
         self._kept: dict[str, set[bytes]] = {}
 
-    def certain(self, message: Message) -> bool:
-        """Whether a message certainly keeps all rules."""
-        return self._look(message.DESCRIPTOR.full_name, message) is True
+    def certain(self, message: Message, besides: int = 0) -> bool:
+        """Whether a message certainly keeps all rules; a field of which that is known may be passed over."""
+        return self._look(message.DESCRIPTOR.full_name, message, besides) is True
 
     def prepare(self, full_name: str) -> None:
         """Compile the rules of a type and of all that are in it, so that no request waits for it."""
@@ -64,12 +64,15 @@ class Soundness:
                 if field.message_type is not None:
                     self.prepare(field.message_type.full_name)
 
-    def _look(self, name: str, message: Message) -> bool | None:
+    def _look(self, name: str, message: Message, besides: int = 0) -> bool | None:
         """Whether a message of a type is certainly valid; None where the rules of a field that is set are not plain."""
         checks, needed = self._rules.get(name) or self._compile(name)
         fields = message.ListFields()
         for field, value in fields:
-            check = checks.get(field.number)
+            number = field.number
+            if number == besides:
+                continue
+            check = checks.get(number)
             if check is None:
                 return None
             if not check(value):

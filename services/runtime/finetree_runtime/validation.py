@@ -76,6 +76,14 @@ def validate(message: Message, *, path: str = "", raw: bytes | None = None) -> N
         raise _invalid([_violation(item.proto, path) for item in found])
 
 
+def certain(message: Message, besides: int = 0) -> bool:
+    """Whether a message certainly keeps the rules of the contract; where this is not certain, `validate` tells.
+
+    `besides` is the number of a field of which it is known.
+    """
+    return _soundness().certain(message, besides)
+
+
 def warm(messages: Iterable[str]) -> None:
     """Validate an empty message of each full name: the first one of a type compiles its rules, which takes ms."""
     for name in messages:

@@ -143,7 +143,7 @@ async def test_a_call_that_was_cancelled_is_not_answered(monkeypatch):
     assert sizes == [FEWEST - 1]
 
 
-@pytest.mark.parametrize(("module", "name"), [(validation, "validate"), (fallbacks, "choose")])
+@pytest.mark.parametrize(("module", "name"), [(validation, "certain"), (fallbacks, "choose")])
 async def test_a_fault_of_ours_fails_one_call_only(monkeypatch, module, name):
     servicer, _ = gathering_servicer(monkeypatch)
     sound = getattr(module, name)
