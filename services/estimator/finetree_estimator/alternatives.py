@@ -93,7 +93,11 @@ def _summary(remedy: pb.Remedy) -> str:
 def _on(option: pb.HardwareOption, spec: rs.RunSpec) -> pb.Remedy:
     patches = _rented_on(spec, option.accelerator)
     if option.count != max(1, spec.hardware.count):
-        patches.append(_patch("hardware.count", option.count, f"{option.count} devices"))
+        patches.append(
+            _patch("hardware.count", option.count, "1 device" if option.count == 1 else f"{option.count} devices")
+        )
+    if spec.hardware.nodes > 1:
+        patches.append(_patch("hardware.nodes", 1, "in one machine"))
     if option.count > 1 and option.sharding:
         name = rs.Sharding.Name(option.sharding)
         patches.append(_patch("hardware.sharding", name, f"{name.removeprefix('SHARDING_').lower()} sharding"))

@@ -41,7 +41,16 @@ def combination_problem(spec: rs.RunSpec) -> Problem | None:
             f"{training.effective_batch_size} rows that it is part of; lower it"
         )
         return Problem("MICRO_BATCH_TOO_LARGE", "training.micro_batch_size", text)
-    return None
+    return _machines_problem(spec.hardware)
+
+
+def _machines_problem(hardware: rs.Hardware) -> Problem | None:
+    """Devices are spread over the machines evenly."""
+    devices, machines = max(1, hardware.count), max(1, hardware.nodes)
+    if devices % machines == 0:
+        return None
+    text = f"{devices} devices are not spread evenly over {machines} machines; take a number that divides them"
+    return Problem("NODES_UNEVEN", "hardware.nodes", text)
 
 
 def _experts_problem(spec: rs.RunSpec) -> Problem | None:

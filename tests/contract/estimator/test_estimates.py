@@ -239,6 +239,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
             {"training": {"effective_batch_size": 2, "micro_batch_size": 3}},
             (INVALID, "MICRO_BATCH_TOO_LARGE", "spec.training.micro_batch_size"),
         ),
+        ({"hardware": {"accelerator": "h100", "nodes": 2}}, (INVALID, "NODES_UNEVEN", "spec.hardware.nodes")),
         (
             {"training": {"sequence_length": 131_073}},
             (INVALID, "SEQUENCE_TOO_LONG", "spec.training.sequence_length"),

@@ -59,3 +59,15 @@ def test_micro_batch_larger_than_batch_is_a_problem() -> None:
     problem = combination_problem(resolve_spec(spec).spec)
     assert problem is not None
     assert problem.reason == "MICRO_BATCH_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("count", "nodes", "uneven"),
+    [(0, 0, False), (8, 2, False), (1, 1, False), (2, 3, True), (0, 2, True), (6, 4, True)],
+)
+def test_devices_are_spread_evenly_over_machines(count: int, nodes: int, *, uneven: bool) -> None:
+    spec = rs.RunSpec(lora=rs.Lora(), hardware=rs.Hardware(accelerator="h100", count=count, nodes=nodes))
+    problem = combination_problem(resolve_spec(spec).spec)
+    assert (problem is not None) is uneven
+    if problem is not None:
+        assert (problem.reason, problem.field_path) == ("NODES_UNEVEN", "hardware.nodes")

@@ -40,7 +40,7 @@ class EstimatorServiceStub:
     """Estimates one run.
 
     Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
-    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, ACCELERATOR_NOT_SUPPORTED: another maker's
+    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, NODES_UNEVEN, ACCELERATOR_NOT_SUPPORTED: another maker's
     accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
     ListModels, ListAccelerators and ListPrices say what there is), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin
     another revision or none).
@@ -108,7 +108,7 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     """Estimates one run.
 
     Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
-    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, ACCELERATOR_NOT_SUPPORTED: another maker's
+    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, NODES_UNEVEN, ACCELERATOR_NOT_SUPPORTED: another maker's
     accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
     ListModels, ListAccelerators and ListPrices say what there is), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin
     another revision or none).
@@ -179,7 +179,7 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Estimates one run.
 
         Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
-        MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, ACCELERATOR_NOT_SUPPORTED: another maker's
+        MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, NODES_UNEVEN, ACCELERATOR_NOT_SUPPORTED: another maker's
         accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
         ListModels, ListAccelerators and ListPrices say what there is), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin
         another revision or none).
