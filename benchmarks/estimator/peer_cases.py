@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Published runs as other estimators are asked: plain values, beside what was measured and what this project answers.
 
-Two kinds of rows become cases: those that constants were fitted on or validated with (`fitted`), and those of sources
-that nobody fitted on (`elsewhere`: the tables of other_rows.py). One device, since most peers know no more. A peak
-above 92 % of its card is counted and left out.
+Two kinds of rows become cases: those that constants were fitted on or validated with (one card), and those of sources
+that nobody fitted on (the tables of other_rows.py, which have runs on several cards too). A peak above 92 % of its card
+is counted and left out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -120,7 +120,8 @@ class Cases:
 
     def _other(self, table: str, row: OtherRow, quantity: str, measured: float) -> Asked:
         estimate = self._servicer.estimate(row.request)
-        groups = [row.request.spec.WhichOneof("method") or "", table]
+        spec = row.request.spec
+        groups = [spec.WhichOneof("method") or "", table, "one card" if spec.hardware.count == 1 else "several cards"]
         if not row.source.startswith(OF_PEERS):
             groups.append("no peer's own")
         ours = Answer(_peak(estimate, quantity), estimate.time.tokens_per_second.expected)
@@ -154,6 +155,8 @@ class Cases:
             "fused_loss": spec.loss_kernel == rs.LOSS_KERNEL_FUSED,
             "unsloth": asked.program == pb.TRAINING_PROGRAM_UNSLOTH,
             "accelerator": spec.hardware.accelerator,
+            "devices": spec.hardware.count,
+            "sharding": rs.Sharding.Name(spec.hardware.sharding).removeprefix("SHARDING_").lower(),
             "gpu_gib": card.usable_bytes / GIB,
             "gpu_flops": card.dense_flops,
             **_method(spec),
@@ -164,8 +167,7 @@ class Cases:
 def _other() -> Iterable[tuple[str, OtherRow]]:
     for path in TABLES:
         for row in other_rows((path,)):
-            if row.request.spec.hardware.count == 1:
-                yield path.stem, row
+            yield path.stem, row
 
 
 def _method(spec: rs.RunSpec) -> dict[str, Any]:

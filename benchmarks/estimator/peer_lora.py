@@ -25,10 +25,14 @@ from peer_words import (
 
 
 def ftuneai(case: Case) -> Answer:
-    """ftuneai: dimensions, method, batch, checkpointing, flash attention, LoRA on q+v, all attention or all linears."""
+    """ftuneai: dimensions, method, batch, checkpointing, flash attention, LoRA on q+v, all attention or all linears.
+
+    Of several devices their number and what they share.
+    """
     from ftuneai.core import memory, models, time
 
-    only(case, methods=("full", "lora", "qlora"))
+    only(case, methods=("full", "lora", "qlora"), several=True)
+    sharing = {"full": "fsdp", "gradients": "zero_2", "optimizer": "zero_1"}
     presets = {"q,v": "attention", "attention": "attention_all", "all-linear": "all_linear"}
     optimizers = {"adamw": "adamw", "adamw-8bit": "adam_8bit", "paged-adamw-8bit": "adam_8bit"}
     spec = models.ModelSpec(
@@ -56,6 +60,8 @@ def ftuneai(case: Case) -> Answer:
         lora_rank=case["rank"] or 16,
         lora_target=models.LoRATarget(preset(case, presets)),
         flash_attention=case["attention"] != "eager",
+        sharding=models.ShardingStrategy(sharing.get(case["sharding"], "none")),
+        num_gpus=case["devices"],
     )
     gpu = models.GPUSpec(
         name=case["accelerator"],
@@ -66,7 +72,7 @@ def ftuneai(case: Case) -> Answer:
         memory_bandwidth_gbps=0,
     )
     peak = memory.MemoryEstimator(spec, config).estimate().total_gb * GIB
-    hours = time.TimeEstimator(spec, config).estimate(gpu, MANY_ROWS, epochs=1).total_hours
+    hours = time.TimeEstimator(spec, config).estimate(gpu, MANY_ROWS, epochs=1, num_gpus=case["devices"]).total_hours
     return {"peak_bytes": peak, "tokens_per_second": MANY_ROWS * case["sequence_length"] / (hours * 3600)}
 
 
@@ -179,10 +185,12 @@ def fitcheck(case: Case) -> Answer:
 def unsloth(case: Case) -> Answer:
     """Unsloth (its Studio's): dimensions, LoRA on any linears, checkpointing, attention kernel; no float32 weights.
 
+    Of several devices their number, where they share everything.
+
     It describes Unsloth's kernels (no logits in full); the module is loaded by its path, since the package's own
     import asks for a GPU.
     """
-    only(case, methods=("full", "lora", "qlora"))
+    only(case, methods=("full", "lora", "qlora"), several=case["sharding"] == "full")
     if case["weights"] == "fp32":
         raise CannotSayError("weights in float32")
     optimizers = {
@@ -218,7 +226,7 @@ def unsloth(case: Case) -> Answer:
         load_in_4bit=case["method"] == "qlora",
         attention_implementation=KERNELS[case["attention"]],
     )
-    return {"peak_bytes": vram.estimate_training_vram(arch, config).total}
+    return {"peak_bytes": vram.estimate_training_vram(arch, config).min_gpu_vram(case["devices"])}
 
 
 def _module(path: str) -> Any:

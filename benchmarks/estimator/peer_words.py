@@ -19,8 +19,13 @@ class CannotSayError(Exception):
     """The peer has no input for something that the case depends on."""
 
 
-def only(case: Case, methods: tuple[str, ...]) -> None:
-    """Refuse other methods, and what no peer has an input for. Raises CannotSayError."""
+def only(case: Case, methods: tuple[str, ...], *, several: bool = False) -> None:
+    """Refuse other methods, several devices where they cannot be told, and what no peer has an input for.
+
+    Raises CannotSayError.
+    """
+    if case["devices"] > 1 and not several:
+        raise CannotSayError("several devices")
     if case["method"] not in methods:
         raise CannotSayError(f"the method {case['method']}")
     if case["variant"] == "dora":

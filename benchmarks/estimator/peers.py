@@ -6,12 +6,12 @@
 
 Each peer is installed at a pinned version into a virtual environment of its own (under --cache, else temporary) and
 asked by `peer_calls.py`, whose functions say what each can be told; the rule of LLaMA-Factory's README is a formula
-here. The project's own number is EstimateRun's, asked in process. Rows: one GPU, a known architecture, a method and a
-number format that the estimator knows, and a measured peak (memory) or a measured rate (throughput): those of --fit and
---validation, and under `elsewhere` those of the sources that no constant of ours was fitted on (other_rows.py; formulas
-were mended by them; "no peer's own" leaves out what peers measured and fitted theirs on). Peaks above 92 % of a card
-are counted, not scored: the allocator bends there (it frees its cache and tries again), whatever the run needs. Each
-estimator is scored on the rows that it answers, and the project once more on exactly those rows.
+here. The project's own number is EstimateRun's, asked in process. Rows: a known architecture, a method and a number
+format that the estimator knows, and a measured peak (memory) or a measured rate (throughput): those of --fit and
+--validation on one GPU, and under `elsewhere` all of the sources that no constant of ours was fitted on (other_rows.py;
+formulas were mended by them; "no peer's own" leaves out what peers measured and fitted theirs on). Peaks above 92 % of
+a card are counted, not scored: the allocator bends there (it frees its cache and tries again), whatever the run needs.
+Each estimator is scored on the rows that it answers, and the project once more on exactly those rows.
 
 Every tool predicts one number and does not say of which quantity (canifinetune says: reserved); it is held against the
 quantity that the row measured. The project's is `expected` of that quantity.
@@ -67,6 +67,8 @@ def ask_rule(asked: dict[str, Any]) -> Answer:
     README.md, "Hardware Requirement", at commit d1a60cd8). It knows neither batch nor length.
     """
     factors = {"full": 18.0 if asked["weights"] == "fp32" else 8.0, "lora": 2.0, "qlora": 0.5}
+    if asked["devices"] > 1:
+        return Answer(None, None, "cannot be told: several devices")
     if asked["method"] not in factors:
         return Answer(None, None, f"cannot be told: the method {asked['method']}")
     return Answer(factors[asked["method"]] * asked["parameters"], None)

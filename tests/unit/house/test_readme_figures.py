@@ -51,17 +51,18 @@ def estimated():
 
 def compared():
     """What it says of other estimators on rows that nobody fitted on: of those that answer most, the closest."""
-    everything = result("estimator/peers.json", "elsewhere", "memory", "all")
+    everything = result("estimator/peers.json", "elsewhere", "memory", "one card")
     ours = everything.pop("finetree")["peer"]
     most = {name: each for name, each in everything.items() if each["peer"]["n"] > ours["n"] / 2}
     best = min(most.values(), key=lambda each: each["peer"]["mean_absolute_percent"])
-    off = percent(ours["mean_absolute_percent"] / 100)
-    yield f"On the {ours['n']} of all these that are of one card it is {off} off"
-    theirs, same = best["peer"], best["finetree_on_the_same"]
-    yield (
-        f"the best other open tool answers {theirs['n']} of them, {percent(theirs['mean_absolute_percent'] / 100)} off "
-        f"where it is {percent(same['mean_absolute_percent'] / 100)}"
-    )
+    (off, _), (theirs, same) = errors(ours, ours), errors(best["peer"], best["finetree_on_the_same"])
+    yield f"On the {ours['n']} of all these that are of one card it is {off[0]} off"
+    yield f"the best other open tool answers {best['peer']['n']} of them, {theirs[0]} off where it is {same[0]}"
+
+
+def errors(*scores: dict[str, float]) -> list[list[str]]:
+    """Mean and median error of each score."""
+    return [[percent(each[f"{kind}_absolute_percent"] / 100) for kind in ("mean", "median")] for each in scores]
 
 
 def recommended():
@@ -80,21 +81,25 @@ def trained():
     yield f"adapter layers {ratio['adapter']} times"
 
 
+COMPARED = (
+    ("memory", "one card", "fitcheck-llm"),
+    ("memory", "one card", "alloc"),
+    ("memory", "several cards", "ftuneai"),
+    ("throughput", "all", "ftuneai"),
+)
+"""Whom the page on estimates compares, and on what."""
+
+
 def compared_in_full():
-    """What the page on estimates says of three of them: peer, our figure on the same rows."""
-    for what, name in (("memory", "fitcheck-llm"), ("memory", "alloc"), ("throughput", "ftuneai")):
-        found = result("estimator/peers.json", "elsewhere", what, "all", name)
-        theirs, ours = found["peer"], found["finetree_on_the_same"]
-        means, middles = (
-            [percent(each[f"{kind}_absolute_percent"] / 100) for each in (theirs, ours)] for kind in ("mean", "median")
-        )
-        yield (
-            f"{name}, answers {theirs['n']}" if name == "fitcheck-llm" else f"{name} answers {theirs['n']}",
-            f"{means[0]} off on average, {middles[0]} in the median, where this one is {means[1]} and {middles[1]}",
-        )
+    """What it says of them, and of the project on the same rows."""
+    for what, rows, name in COMPARED:
+        found = result("estimator/peers.json", "elsewhere", what, rows, name)
+        theirs, ours = errors(found["peer"], found["finetree_on_the_same"])
+        yield f"answers {found['peer']['n']}"
+        yield f"{theirs[0]} off on average, {theirs[1]} in the median, where this one is {ours[0]} and {ours[1]}"
 
 
-@pytest.mark.parametrize("words", [words for pair in compared_in_full() for words in pair])
+@pytest.mark.parametrize("words", [*compared_in_full()])
 def test_a_figure_of_the_page_on_estimates_is_the_measured_one(words):
     assert words in ESTIMATES
 
