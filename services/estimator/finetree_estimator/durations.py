@@ -15,6 +15,7 @@ from finetree_estimator.steptime import (
     forward_flops,
     forward_overhead_seconds,
     held_up_seconds,
+    spared_seconds,
     step_of,
     step_seconds,
     work_of,
@@ -59,7 +60,8 @@ def estimate(run: Run, spread: float = 1.0) -> Times | None:
     below, above = _rate_ends(run, rows)
     # What goes with the device's rate rests on its sources too.
     sources = together(_CPU_RATE if run.device.is_cpu else _GPU_RATE, run.device.sources)
-    low, high = seconds * (1 - below), seconds * (1 + above) + step.micro_batches * held_up_seconds(run, work)
+    low = (seconds - step.micro_batches * spared_seconds(run, rows, step, work)) * (1 - below)
+    high = seconds * (1 + above) + step.micro_batches * held_up_seconds(run, work)
     steps = run.steps
     evaluation = evaluation_seconds(run, run.evaluation)
     load, tokenize = _phase(work.load_seconds), _phase(rows.tokens / c.TOKENIZE_TOKENS_PER_SECOND)

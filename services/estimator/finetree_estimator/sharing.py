@@ -11,8 +11,17 @@ def micro_batch_seconds(run: Run) -> float:
     """Seconds that each micro-batch waits: sharded weights are gathered for both passes, and gradients reduced."""
     if run.devices == 1 or run.sharding != "full":
         return 0.0
-    moved = c.EXPOSED_TRAFFIC * _gathered_bytes(run) / _link(run)
-    return c.GATHERS * run.shape.layers * run.program.gather_overhead + moved
+    return waiting_seconds(run) + c.EXPOSED_TRAFFIC * _gathered_bytes(run) / _link(run)
+
+
+def waiting_seconds(run: Run) -> float:
+    """The part of it that does not go with the bytes: calls of the sharding library, and waiting for each other.
+
+    Published runs tell two kinds of programs apart that no request does: under transformers' Trainer each gather waits
+    whatever the micro-batch, in loops that fetch ahead (OLMo-core, fms-fsdp) next to nothing does.
+    """
+    sharded = run.devices > 1 and run.sharding == "full"
+    return c.GATHERS * run.shape.layers * run.program.gather_overhead if sharded else 0.0
 
 
 def held_up_seconds(run: Run) -> float:

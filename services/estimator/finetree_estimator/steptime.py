@@ -70,8 +70,7 @@ class Work(NamedTuple):
     call_seconds: float
     """Of a micro-batch, in which the device waits for calls."""
     unpacked_bytes: float
-    """Bytes that unpacking a quantised base, decomposing and casting weights move in a micro-batch, whatever its
-    tokens."""
+    """Bytes that unpacking, decomposing and casting weights move in a micro-batch, whatever its tokens."""
     slower_unpacked_bytes: float
     """What the slowest kernels in use add to it."""
 
@@ -141,14 +140,18 @@ def step_of(run: Run, rows: Rows) -> Step:
 
 def step_seconds(run: Run, rows: Rows, step: Step, work: Work) -> float:
     """Seconds of an optimizer step, of all devices at once."""
-    micro = step.tokens * training_flops(run, rows, step, work) / run.device.training_flops
-    micro += overhead_seconds(run, work)
-    micro += step.tokens * elementwise_seconds(run, rows, work)
+    micro = _computing_seconds(run, rows, step, work)
     if run.devices == 1:
         return step.micro_batches * micro + work.update_bytes / run.device.bandwidth
     micro += sharing.micro_batch_seconds(run)
     spread = run.devices if run.sharding != "replicated" else 1
     return step.micro_batches * micro + work.update_bytes / run.device.bandwidth / spread + sharing.step_seconds(run)
+
+
+def _computing_seconds(run: Run, rows: Rows, step: Step, work: Work) -> float:
+    """Seconds of a micro-batch on a device by itself."""
+    seconds = step.tokens * training_flops(run, rows, step, work) / run.device.training_flops
+    return seconds + overhead_seconds(run, work) + step.tokens * elementwise_seconds(run, rows, work)
 
 
 def training_flops(run: Run, rows: Rows, step: Step, work: Work) -> float:
@@ -206,6 +209,13 @@ def held_up_seconds(run: Run, work: Work) -> float:
     return work.call_seconds * c.SLOWEST_HOST + kernels + sharing.held_up_seconds(run)
 
 
+def spared_seconds(run: Run, rows: Rows, step: Step, work: Work) -> float:
+    """What a micro-batch may take less: waiting may hide behind computing, and a loop's loss be compiled as well."""
+    hidden = min(sharing.waiting_seconds(run), _computing_seconds(run, rows, step, work))
+    logits = _loss_bytes(run, rows) - _loss_bytes(run, rows, whole=True)
+    return hidden + step.tokens * logits / run.device.bandwidth
+
+
 def elementwise_seconds(run: Run, rows: Rows, work: Work) -> float:
     """Seconds per token and step outside of matrix products: norms, gates, softmax, adapters' additions, the loss."""
     if run.device.is_cpu:
@@ -218,11 +228,11 @@ def elementwise_seconds(run: Run, rows: Rows, work: Work) -> float:
     return (elementwise.memory_share(run, rows) * layers + others) / run.device.bandwidth
 
 
-def _loss_bytes(run: Run, rows: Rows) -> float:
-    """Bytes per token that a loss of written logits moves: no cache holds them."""
+def _loss_bytes(run: Run, rows: Rows, *, whole: bool = False) -> float:
+    """Bytes per token that a loss of written logits moves, which no cache holds; `whole`: compiled with the model."""
     if run.loss == "fused":
         return 0.0
-    compiled = run.program.compiled and run.program.compiles_loss
+    compiled = run.program.compiled and (whole or run.program.compiles_loss)
     per_logit = c.COMPILED_LOSS_TRAFFIC if compiled else c.LOSS_TRAFFIC
     return per_logit * run.shape.vocab * loss_share(run, rows)
 

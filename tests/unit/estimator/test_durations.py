@@ -9,7 +9,7 @@ from finetree_estimator.methods import PRESETS, Full, LoraAdapters, Prefix, Quan
 from finetree_estimator.models import model
 from finetree_estimator.parameters import linear_weights
 from finetree_estimator.programs import FINETREE, PYTORCH, TORCHTUNE, TRANSFORMERS, variant
-from finetree_estimator.run import EvaluationPlan, Rows
+from finetree_estimator.run import EvaluationPlan, Rows, Run
 from finetree_estimator.steptime import Step
 
 ROWS = Rows(1000, 200.0, 45_000.0, 512, 0.5)
@@ -302,6 +302,24 @@ def test_a_loop_of_ones_own_compiles_its_model_not_its_loss(make_run):
     slow, fast = (elementwise(make_run(loss="full-logits", program=program)) for program in (own, whole))
 
     assert (slow - fast) * make_run().device.bandwidth == pytest.approx((50 - 8) * 128_256)
+
+
+def test_a_step_may_take_less_where_nothing_waits_and_the_loss_is_compiled(make_run, gpu):
+    """Waiting for shards hides behind computing, if there is enough of it; the ends of the rate go on top."""
+    alone = make_run(loss="full-logits", program=PYTORCH)
+    shared = replace(alone, device=replace(gpu, link_bandwidth=240e9), devices=4, sharding="full")
+    compiled = replace(alone, program=variant(PYTORCH, compiled=True, frozen_kept=True))
+    waiting = 2 * 28 * PYTORCH.gather_overhead
+
+    def spared(run: Run, tokens: float = 8000.0) -> float:
+        return steptime.spared_seconds(run, ROWS, Step(1, tokens), steptime.work_of(run.recipe))
+
+    assert spared(alone) == 0
+    assert spared(shared) == pytest.approx(waiting)
+    assert 0 < spared(shared, 10.0) < waiting
+    assert spared(compiled) == pytest.approx(8000 * 42 * 128_256 / gpu.bandwidth)
+    step, tokens = durations.estimate(compiled).step, steptime.step_of(compiled, compiled.rows).tokens
+    assert step.low == pytest.approx((step.expected - 4 * spared(compiled, tokens)) / 1.25)
 
 
 def test_attention_grows_no_faster_than_its_kernel(make_run, gpu):
