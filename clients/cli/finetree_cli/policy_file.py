@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from finetree_cli.job_reader import FileProblem, Place
 
+COSTS = ("max_cost", "max_monthly_cost")
+"""Limits in a currency."""
 SECONDS_PER_HOUR = 3600
 GIB = 1 << 30
 
@@ -44,12 +46,13 @@ class Policy:
 
     def problem(self, path: str, text: str) -> "FileProblem | None":
         """A service's word on a limit with its place in the file; None where the limit is a flag's."""
-        from finetree_cli.job_reader import FileProblem, Place
+        from finetree_cli.job_reader import FileProblem
 
-        if not self.file:
-            return None
         name = path.removeprefix("policy").removeprefix(".")
-        return FileProblem(self.places.get(name, Place(self.file, 1, 1)), name, text)
+        # A currency that is not stated is that of the costs.
+        stated = [name, *COSTS] if name == "currency_code" else [name]
+        place = next((self.places[each] for each in stated if each in self.places), None)
+        return FileProblem(place, name, text) if place is not None else None
 
 
 def policy(file: str | None, flags: LimitFlags) -> Policy:
@@ -59,7 +62,8 @@ def policy(file: str | None, flags: LimitFlags) -> Policy:
         BadInput: the file is no policy, nothing is limited, or limits are in two currencies.
     """
     found = _read(file) if file is not None else _empty()
-    _add(found.message, flags)
+    for name in _add(found.message, flags):
+        found.places.pop(name, None)  # what a flag says is none of the file's any more
     if not {item.name for item, _ in found.message.ListFields()} - {"currency_code"}:
         remedy = "give --max-cost-usd, --max-hours, --max-memory-gib, --fits or another limit, or --policy FILE"
         raise BadInput("no limit is named", remedy=remedy, reason="POLICY_EMPTY")
@@ -91,7 +95,8 @@ def _read(name: str) -> Policy:
     return Policy(found.message, file, reader.places)
 
 
-def _add(message: "estimator_pb2.PlanPolicy", flags: LimitFlags) -> None:
+def _add(message: "estimator_pb2.PlanPolicy", flags: LimitFlags) -> list[str]:
+    """Set what flags say; the names of it."""
     in_dollars = {"max_cost": flags.max_cost_usd, "max_monthly_cost": flags.max_monthly_cost_usd}
     if any(value is not None for value in in_dollars.values()):
         if message.currency_code.upper() not in ("", "USD"):
@@ -107,9 +112,10 @@ def _add(message: "estimator_pb2.PlanPolicy", flags: LimitFlags) -> None:
         "must_fit": flags.fits or None,
         "min_confidence": _level(flags.min_confidence),
     }
-    for name, value in limits.items():
-        if value is not None:
-            setattr(message, name, value)
+    told = {name: value for name, value in limits.items() if value is not None}
+    for name, value in told.items():
+        setattr(message, name, value)
+    return list(told)
 
 
 def _times(value: float | None, unit: int) -> float | int | None:

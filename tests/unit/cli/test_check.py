@@ -102,6 +102,20 @@ def test_what_is_no_policy_is_refused_with_its_place(policy_file, content, flags
     assert told in " ".join([error.message, error.remedy, *map(str, error.problems)])
 
 
+@pytest.mark.parametrize(
+    ("content", "flags", "line"),
+    [
+        ("must_fit: true\nmax_cost: 5\ncurrency_code: EUR\n", LimitFlags(), 3),
+        ("must_fit: true\nmax_cost: 5\n", LimitFlags(), 2),  # in US dollars, without a word
+        ("must_fit: true\n", LimitFlags(max_cost_usd=5.0), None),
+        ("max_cost: 5\n", LimitFlags(max_cost_usd=6.0), None),
+    ],
+)
+def test_a_currency_is_refused_where_it_is_stated(policy_file, content, flags, line):
+    problem = policy(policy_file(content), flags).problem("policy.currency_code", "limits are in USD")
+    assert (problem.place.line if problem is not None else None) == line
+
+
 def test_a_file_without_an_end_is_no_policy():
     with pytest.raises(BadInput, match="this is no policy file") as caught:
         policy("/dev/zero", LimitFlags())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from finetree_cli.policy_file import Policy
 
 LEVELS = ("low", "medium", "high")
-OTHER_CURRENCY = "flags are in US dollars: state the limit in a file (--policy) with max_cost and its currency_code"
+OTHER_CURRENCY = "flags are in US dollars: state the limit in a file (--policy) with its currency_code"
 
 
 @click.command(
@@ -126,7 +126,8 @@ def _placed(ask: "Any", job: "JobFile", limits: "Policy") -> "estimator_pb2.Chec
             raise BadInput(text, remedy=error.remedy, reason=error.reason, problems=found) from cause
         if error.reason == "CURRENCY_UNKNOWN":
             text = of_limits[0].description.partition(";")[0]
-            raise BadInput(f"--max-cost-usd: {text}", remedy=OTHER_CURRENCY, reason=error.reason) from cause
+            flag = "--max-cost-usd" if limits.message.HasField("max_cost") else "--max-monthly-cost-usd"
+            raise BadInput(f"{flag}: {text}", remedy=OTHER_CURRENCY, reason=error.reason) from cause
         raise cause from None  # limits from flags stand in no file
 
 
