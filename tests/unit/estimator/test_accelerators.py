@@ -52,6 +52,8 @@ SPELLINGS = {
     "h100-pcie": ("NVIDIA H100 PCIe", "H800 PCIe"),
     "h100-nvl": ("NVIDIA H100 NVL",),
     "gh200-96gb": ("NVIDIA GH200 480GB",),
+    "h20": ("NVIDIA H20",),
+    "gb10": ("NVIDIA GB10", "DGX Spark"),
     "b200": ("NVIDIA B200",),
     "mi300x": ("AMD Instinct MI300X",),
     "rx-7900-xtx": ("AMD Radeon RX 7900 XTX", "7900 XTX"),

@@ -39,6 +39,11 @@ CPU = Device("cpu", Hardware(cpu=run_spec_pb2.CpuDevice(cores=2), count=1), "CPU
         ("NVIDIA H100 NVL", 94, "h100-nvl"),
         ("Tesla V100S-PCIE-32GB", 32, "v100-32gb-pcie"),
         ("NVIDIA GH200 480GB", 96, "gh200-96gb"),
+        ("NVIDIA GB200", 186, "gb200"),
+        ("NVIDIA GB300", 288, "gb300"),
+        ("NVIDIA B300 SXM6 AC", 288, "b300"),
+        ("NVIDIA H20", 96, "h20"),
+        ("NVIDIA GB10", 128, "gb10"),
     ],
 )
 def test_cards_are_called_as_the_catalogue_calls_them(name, gib, known):

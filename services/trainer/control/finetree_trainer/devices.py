@@ -14,7 +14,9 @@ CPU = "cpu"
 
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"GH200", "gh200-96gb"),
+    (r"GB300", "gb300"),
     (r"B300", "b300"),
+    (r"GB200", "gb200"),
     (r"B200", "b200"),
     (r"H200.*NVL", "h200-nvl"),
     (r"H200", "h200"),
