@@ -8,7 +8,9 @@ device only speed depends strongly. A run on a CPU and one on a GPU have little 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 FAR = 1.0
@@ -20,10 +22,11 @@ CPU = "cpu"
 """Accelerator and architecture of a processor."""
 
 
-class Setting(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Setting:
     """What two runs have in common or not.
 
-    A tuple, since it is a key of caches: a dataclass takes several times as long to hash.
+    Equal ones come from `setting_of` as one and the same: the keys of caches go by its identity.
     """
 
     method: str
@@ -49,6 +52,10 @@ class Setting(NamedTuple):
     """Whether the model's architecture is guessed: no measured run's is."""
 
 
+setting_of = lru_cache(maxsize=4096)(Setting)
+"""The setting with these fields, in their order."""
+
+
 class Case(NamedTuple):
     """A run as far as the distance sees it; sizes are natural logarithms."""
 
@@ -58,6 +65,11 @@ class Case(NamedTuple):
     """Tokens of the largest micro-batch: memory grows with it."""
     mean_tokens: float
     """Tokens of an average micro-batch: speed depends on it."""
+
+
+# As `intervals.made`: the constructor is written in Python.
+case_made: Callable[[tuple[Setting, float, float, float]], Case] = partial(tuple.__new__, Case)
+"""The case with these fields."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,7 +20,9 @@ from finetree_estimator.distance import (
     Setting,
     Weights,
     apart,
+    case_made,
     per_log,
+    setting_of,
     sizes,
     terms,
     tokens_of,
@@ -70,7 +72,7 @@ def case_of(run: Run) -> Case:
     """A run as the distance sees it."""
     method, devices = name_of(run.method), run.devices
     name, architecture = _known(run.device.name, run.device.is_cpu)
-    setting = Setting(
+    setting = setting_of(
         "lora" if method == "qlora" else method,
         run.method.bits if isinstance(run.method, QuantizedLora) else 0,
         "offloaded" if run.offloaded else "full" if run.checkpointing else "off",
@@ -86,7 +88,7 @@ def case_of(run: Run) -> Case:
     )
     peak = run.peak_tokens
     mean = step_of(run, run.rows).tokens if run.rows is not None else peak
-    return Case(setting, _log_parameters(run.shape), _size(peak), _size(mean))
+    return case_made((setting, _log_parameters(run.shape), _size(peak), _size(mean)))
 
 
 def nearest_evidence(case: Case, most: int = NEAREST) -> tuple[Near, ...]:
@@ -183,18 +185,19 @@ def _named(name: str) -> tuple[str, str]:
 
 def _row(row: dict[str, str]) -> Row:
     name, architecture = _known(row["accelerator"], row["accelerator"] == CPU)
-    setting = Setting(
-        method=row["method"],
-        bits=int(row["bits"]),
-        checkpointing=row["checkpointing"],
-        accelerator=name,
-        architecture=architecture,
-        devices=int(row["devices"]),
-        sharding=row["sharding"] or ALONE,
-        nodes=int(row["nodes"]),
-        program=row["program"],
-        mixture=False,
-        eager=False,
+    setting = setting_of(
+        row["method"],
+        int(row["bits"]),
+        row["checkpointing"],
+        name,
+        architecture,
+        int(row["devices"]),
+        row["sharding"] or ALONE,
+        int(row["nodes"]),
+        row["program"],
+        False,  # noqa: FBT003  # no mixture
+        False,  # noqa: FBT003  # and no eager attention was measured
+        False,  # noqa: FBT003  # nor is any architecture guessed
     )
     peak, mean = (_size(float(row[column])) for column in ("peak_tokens", "mean_tokens"))
     return Row(
