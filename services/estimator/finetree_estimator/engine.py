@@ -3,7 +3,7 @@
 
 from collections import OrderedDict
 from collections.abc import Generator, Hashable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from finetree_estimator import confidence, cost, durations, fit, leftovers, memory
 from finetree_estimator.correction import correct_memory, correct_times
@@ -42,7 +42,6 @@ class Estimate(NamedTuple):
     notes: tuple[str, ...]
 
 
-Made = TypeVar("Made")
 Fitted = tuple[memory.Memory, fit.Fit]
 """Memory of a run and whether it fits."""
 
@@ -52,16 +51,12 @@ def estimate(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Es
 
     Arguments and errors are those of `steps`.
     """
-    return at_once(steps(run, fitted, told=told))
-
-
-def at_once(making: Generator[None, None, Made]) -> Made:
-    """What steps make, taken one after the other."""
+    making = steps(run, fitted, told=told)
     while True:
         try:
             next(making)
         except StopIteration as end:
-            made: Made = end.value
+            made: Estimate = end.value
             return made
 
 
@@ -74,7 +69,7 @@ def steps(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Gener
     case = case_of(run)
     known = confidence.of(run, case, told=told)
     yield
-    peaks, fits = fitted or (yield from _fit(run, known.memory_distance))
+    peaks, fits = fitted or _fit(run, known.memory_distance)
     _guard("memory in bytes", peaks.device.high, peaks.host.high)
     yield
     times = durations.estimate(run, confidence.time_spread(known.time_distance))
@@ -103,7 +98,7 @@ def _price(run: Run, times: durations.Times) -> cost.Cost:
 
 def fit_of(run: Run) -> Fitted:
     """Memory of a run and whether it fits: the part of `estimate` that searches repeat."""
-    return at_once(_fit(run, confidence.memory_distance(run)))
+    return _fit(run, confidence.memory_distance(run))
 
 
 def exceeds(run: Run) -> bool:
@@ -112,11 +107,9 @@ def exceeds(run: Run) -> bool:
     return 0 < usable < memory.counted_bytes(run)
 
 
-def _fit(run: Run, distance: float) -> Generator[None, None, Fitted]:
-    """Memory of a run whose nearest measured peak is so far, and whether it fits, in steps."""
-    peaks = yield from _peaks(run, confidence.memory_spread(distance))
-    yield
-    peaks = correct_memory(peaks, run.correction)
+def _fit(run: Run, distance: float) -> Fitted:
+    """Memory of a run whose nearest measured peak is so far, and whether it fits."""
+    peaks = correct_memory(_peaks(run, confidence.memory_spread(distance)), run.correction)
     usable = run.device.usable_bytes
     fits = fit.judge(peaks.device, usable)
     # Judged by what must be there: what is left over for nothing is given back when the device is full.
@@ -127,14 +120,13 @@ def _fit(run: Run, distance: float) -> Generator[None, None, Fitted]:
 _PEAKS: OrderedDict[Hashable, memory.Memory] = OrderedDict()
 
 
-def _peaks(run: Run, spread: float) -> Generator[None, None, memory.Memory]:
-    """Peaks, in steps. Those on GPUs are kept: who compares GPUs, prices or sizes of the data asks for them again."""
+def _peaks(run: Run, spread: float) -> memory.Memory:
+    """Peaks. Those on GPUs are kept: who compares GPUs, prices or sizes of the data asks for them again."""
     key = None if run.device.is_cpu else (memory.decided_by(run), spread)
     peaks = _PEAKS.get(key)
     if peaks is not None:
         _PEAKS.move_to_end(key)
         return peaks
-    yield
     peaks = memory.estimate(run, spread)
     if key is not None:
         _PEAKS[key] = peaks
