@@ -66,8 +66,8 @@ class Sizing:
 
     def _lacked(self, count: int) -> None:
         self._full = 0
-        if self._trying:
-            self._patience = min(LAST_TRY, 2 * self._patience)
+        # What came before a break is likely to come again soon, what never came is not.
+        self._patience = min(LAST_TRY, 2 * self._patience) if self._trying else FIRST_TRY
         fair = max(count, self._usual if self._trying else self._usual // 2)
         self._usual = fair if fair >= FEWEST else 1
 

@@ -58,6 +58,17 @@ def test_a_crowd_that_goes_is_forgotten_after_a_few_groups():
     assert groups <= MOST.bit_length()
 
 
+def test_a_crowd_that_pauses_is_soon_found_again():
+    sizing, groups = crowded(16, 2000), 0
+    sizing.came(2)
+    assert sizing.wanted < 16
+    while sizing.wanted < 16:
+        sizing.came(sizing.wanted)
+        groups += 1
+
+    assert groups <= FIRST_TRY
+
+
 def test_a_server_that_rests_between_calls_never_holds_one_back():
     sizing = Sizing()
     for _ in range(10 * LAST_TRY):
