@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import re
+from dataclasses import replace
 
 import pytest
 from finetree_estimator import evidence
@@ -95,7 +96,7 @@ CHANGES = {
 @BOTH
 @pytest.mark.parametrize("name", CHANGES)
 def test_each_respect_adds_its_own_term_in_either_direction(weights, name):
-    other = PLAIN._replace(**CHANGES[name])
+    other = replace(PLAIN, **CHANGES[name])
 
     assert list(terms(PLAIN, other, weights)) == [name]
     assert terms(PLAIN, other, weights) == terms(other, PLAIN, weights)
@@ -105,23 +106,23 @@ def test_each_respect_adds_its_own_term_in_either_direction(weights, name):
 
 @BOTH
 def test_two_adapters_are_nearer_to_each_other_than_to_full_training(weights):
-    adapters, full = (terms(PLAIN, PLAIN._replace(method=name), weights)["method"] for name in ("prefix", "full"))
+    adapters, full = (terms(PLAIN, replace(PLAIN, method=name), weights)["method"] for name in ("prefix", "full"))
 
     assert adapters < full
 
 
 @BOTH
 def test_two_quantised_bases_are_nearer_than_a_quantised_and_a_plain_one(weights):
-    four = PLAIN._replace(bits=4)
+    four = replace(PLAIN, bits=4)
 
-    assert terms(four, PLAIN._replace(bits=8), weights)["bits"] < terms(four, PLAIN, weights)["bits"]
+    assert terms(four, replace(PLAIN, bits=8), weights)["bits"] < terms(four, PLAIN, weights)["bits"]
 
 
 @BOTH
 def test_accelerators_of_one_architecture_are_nearer_and_unknown_ones_are_not_the_same(weights):
-    same = terms(PLAIN, PLAIN._replace(accelerator="a10g"), weights)["accelerator"]
-    other = terms(PLAIN, PLAIN._replace(accelerator="h100", architecture="Hopper"), weights)["accelerator"]
-    unknown = PLAIN._replace(accelerator="", architecture="")
+    same = terms(PLAIN, replace(PLAIN, accelerator="a10g"), weights)["accelerator"]
+    other = terms(PLAIN, replace(PLAIN, accelerator="h100", architecture="Hopper"), weights)["accelerator"]
+    unknown = replace(PLAIN, accelerator="", architecture="")
 
     assert 0 < same < other < 1
     assert terms(unknown, unknown, weights)["accelerator"] == other
@@ -129,7 +130,7 @@ def test_accelerators_of_one_architecture_are_nearer_and_unknown_ones_are_not_th
 
 @BOTH
 def test_a_cpu_is_far_from_every_gpu_and_near_to_itself(weights):
-    cpu = PLAIN._replace(accelerator="cpu", architecture="cpu")
+    cpu = replace(PLAIN, accelerator="cpu", architecture="cpu")
 
     assert terms(cpu, PLAIN, weights)["accelerator"] == 1.0
     assert terms(cpu, cpu, weights) == {}
@@ -137,14 +138,14 @@ def test_a_cpu_is_far_from_every_gpu_and_near_to_itself(weights):
 
 @BOTH
 def test_more_devices_are_farther(weights):
-    far = [terms(PLAIN, PLAIN._replace(devices=devices), weights)["devices"] for devices in (2, 8, 64)]
+    far = [terms(PLAIN, replace(PLAIN, devices=devices), weights)["devices"] for devices in (2, 8, 64)]
 
     assert far == sorted(far)
-    assert far[0] > terms(PLAIN._replace(devices=2), PLAIN._replace(devices=4), weights)["devices"]
+    assert far[0] > terms(replace(PLAIN, devices=2), replace(PLAIN, devices=4), weights)["devices"]
 
 
 def test_only_speed_depends_on_the_number_of_machines():
-    several = PLAIN._replace(nodes=2)
+    several = replace(PLAIN, nodes=2)
 
     assert terms(PLAIN, several, MEMORY) == {}
     assert list(terms(PLAIN, several, TIME)) == ["nodes"]
