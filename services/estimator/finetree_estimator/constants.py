@@ -147,7 +147,7 @@ ALIGNED_NUMBERS = 8
 to matrix multiplication, tensor core requirements)."""
 UNALIGNED_FACTOR = 2.0
 """Time of products whose rows have not (GPT-2's vocabulary of 50,257, or one with a token added for padding), in units
-of aligned ones: half of the width is read at once (own assumption)."""
+of aligned ones: half of the width is read at once (own assumption). Products in float32 need no tensor cores."""
 EAGER_SCORE_TRAFFIC = 24
 """Bytes moved per attention score forward where no kernel fuses them, in 16 bits: written (2), scaled (4), masked (4),
 through a softmax in float32 (6) and back (6), read by the product with the values (2)."""

@@ -16,7 +16,15 @@ from finetree_estimator.run import Device
 USABLE_SHARE = 0.98
 """Of the GiB that a label promises (24 GB cards show 23.6 GiB, 80 GB A100s 79.2; reference B4)."""
 FP32_SHARE = 0.6
-"""Of an accelerator's float32 peak that training in float32 reaches (own assumption, wide interval)."""
+"""Of an accelerator's float32 peak that training in float32 reaches: as in 16 bits 0.85 of what products alone do, 0.66
+to 0.79 on an RTX 4090, RTX 5090, RTX PRO 6000 and H200 NVL (github:xzwgit/gpu-flops-bench README)."""
+FP32_SHARE_64_LANES = 0.74
+"""The same of multiprocessors with 64 float32 lanes, none of which is shared with integers: products alone reach 14 of
+16 TFLOP/s on a V100 (github:qhduan/transformers-benchmarks) and 11.4 of 13.4 on an RTX 2080 Ti
+(github:bewantbe/busy-gemm-benchmark)."""
+LANES_64 = frozenset({("Pascal", "hbm"), ("Volta", "hbm"), ("Ampere", "hbm")})
+"""Architecture and segment of such multiprocessors; all of Turing's are (CUDA C++ Programming Guide, throughput of
+arithmetic instructions)."""
 
 
 @lru_cache(maxsize=1024)
@@ -25,7 +33,7 @@ def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
     below, above = _rate_spread(entry)
     rate = entry.training_flops
     if fp32 and entry.fp32_flops:
-        rate, (below, above) = min(rate, FP32_SHARE * entry.fp32_flops), c.CLASS_RATE
+        rate, (below, above) = min(rate, _fp32_flops(entry)), c.CLASS_RATE
     kind = Kind.PUBLISHED if entry.measured or entry.products_measured else Kind.COMPUTED
     return Device(
         entry.display_name,
@@ -37,12 +45,18 @@ def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
         bandwidth=c.BANDWIDTH_SHARE * entry.bandwidth,
         watts=entry.watts,
         link_bandwidth=entry.link_bandwidth,
-        float32_flops=FP32_SHARE * entry.fp32_flops,
+        float32_flops=_fp32_flops(entry),
         cache_bytes=entry.cache_bytes,
         context_bytes=c.CUDA_CONTEXTS.get(entry.segment, c.CUDA_CONTEXT),
         sources=(Source(kind, "accelerators", entry.name, entry.date),),
         notes=tuple(_notes(entry, fp32=fp32)),
     )
+
+
+def _fp32_flops(entry: AcceleratorEntry) -> float:
+    """Rate of products in float32."""
+    lanes_64 = entry.architecture == "Turing" or (entry.architecture, entry.segment) in LANES_64
+    return (FP32_SHARE_64_LANES if lanes_64 else FP32_SHARE) * entry.fp32_flops
 
 
 def _rate_spread(entry: AcceleratorEntry) -> tuple[float, float]:

@@ -238,6 +238,23 @@ def test_what_slows_a_card_down_is_said(name, note):
     assert any(note in text for text in known(accelerator(name), fp32=False).notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("a100-80gb", 0.74),
+        ("v100-32gb", 0.74),
+        ("rtx-2080-ti", 0.74),
+        ("rtx-4090", 0.6),
+        ("h100", 0.6),
+        ("gtx-1080", 0.6),
+    ],
+)
+def test_float32_lanes_that_are_shared_with_integers_reach_less_of_their_peak(name, share):
+    entry = accelerator(name)
+
+    assert known(entry, fp32=True).training_flops == pytest.approx(min(share * entry.fp32_flops, entry.training_flops))
+
+
 def test_float32_is_slower_where_tensor_cores_stand_idle():
     half, single = (known(accelerator("rtx-4090"), fp32=fp32).training_flops for fp32 in (False, True))
     pascal = [known(accelerator("gtx-1080"), fp32=fp32).training_flops for fp32 in (False, True)]

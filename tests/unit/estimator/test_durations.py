@@ -347,12 +347,14 @@ def test_plain_attention_goes_over_its_scores_again_and_again(make_run):
     assert moved == pytest.approx(traffic.score_bytes(eager))
 
 
-def test_a_vocabulary_that_is_no_multiple_of_eight_doubles_the_heads_time(make_run, cpu):
+def test_a_vocabulary_that_is_no_multiple_of_eight_doubles_the_heads_time_on_tensor_cores(make_run, cpu):
     run = make_run()
     odd = replace(run, shape=replace(run.shape, vocab=run.shape.vocab + 1))
-    heads = [steptime.work_of(each.recipe).head for each in (run, odd, replace(odd, device=cpu))]
+    single = replace(odd, compute_bytes=4, weight_bytes=4)
+    heads = [steptime.work_of(each.recipe).head for each in (run, odd, replace(odd, device=cpu), single)]
 
     assert heads[1] == 2 * heads[2]
+    assert heads[3] == heads[2]
     assert heads[2] == pytest.approx(heads[0], rel=1e-4)
 
 
