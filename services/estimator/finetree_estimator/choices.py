@@ -14,6 +14,7 @@ from finetree_runtime.errors import invalid_field
 from finetree_runtime.plan import LONGEST_KEPT, steps_of
 
 from finetree_estimator import devices
+from finetree_estimator.names import is_currency
 from finetree_estimator.programs import Program
 from finetree_estimator.run import Device, EvaluationPlan, Owned, Rows
 
@@ -219,7 +220,7 @@ def _owned(ownership: rs.Ownership) -> Owned | None:
         return None
     owned = ownership.owned
     currency = owned.currency_code.upper() or "USD"
-    if not (len(currency) == 3 and currency.isascii() and currency.isalpha()):
+    if not is_currency(currency):
         text = f"{owned.currency_code!r} is no ISO 4217 code such as USD"
         raise invalid_field("spec.ownership.owned.currency_code", text)
     return Owned(owned.tariff_per_kwh, currency, owned.watts)

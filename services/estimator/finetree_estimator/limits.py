@@ -10,6 +10,7 @@ from finetree_runtime.errors import invalid_field
 from finetree_estimator import checks, fit
 from finetree_estimator.checks import Finding, Rule
 from finetree_estimator.intervals import Interval, Kind, Source
+from finetree_estimator.names import is_currency
 
 NO_ROWS = "the number of rows is: give dataset_profile.examples"
 NO_POWER = "the device's power is: give ownership.owned.watts"
@@ -70,7 +71,7 @@ def _footprint(policy: pb.PlanPolicy, answer: pb.Estimate) -> Iterator[Finding]:
 
 def _require_currency(policy: pb.PlanPolicy, cost: pb.CostEstimate) -> None:
     wanted = policy.currency_code.upper() or "USD"
-    if not (len(wanted) == 3 and wanted.isascii() and wanted.isalpha()):
+    if not is_currency(wanted):
         text = f"{policy.currency_code!r} is no ISO 4217 code such as USD"
         raise invalid_field("policy.currency_code", text, "CURRENCY_UNKNOWN")
     if cost.currency_code and wanted != cost.currency_code:

@@ -45,3 +45,8 @@ def nearest_names(name: str, *groups: Iterable[str]) -> tuple[str, ...]:
 def split(text: str) -> tuple[str, ...]:
     """Parts of a cell that holds several names, separated by semicolons."""
     return tuple(part for part in text.split(";") if part)
+
+
+def is_currency(code: str) -> bool:
+    """Whether it has the form of an ISO 4217 code: three letters."""
+    return len(code) == 3 and code.isascii() and code.isalpha()

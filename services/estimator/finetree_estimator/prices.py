@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from finetree_estimator.accelerators import accelerator
-from finetree_estimator.names import UnknownNameError, raw
+from finetree_estimator.names import UnknownNameError, is_currency, raw
 from finetree_estimator.quotes import PriceBook, Quote
 from finetree_estimator.run import Term
 
@@ -158,7 +158,7 @@ def _hourly(text: str) -> float:
 
 
 def _currency(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z]{3}", text):
+    if not is_currency(text):
         raise _ColumnError("currency", f"{text[:40]!r} is no three-letter code such as USD")
     return text.upper()
 
