@@ -83,7 +83,8 @@ def held(recipe: Recipe) -> Held:
         optimizer_states=0.0 if _pages(recipe) and not recipe.on_cpu else trainable * state_bytes(recipe) / spread,
         quantization=_quantization(recipe) / shards,
         gradients=_gradients(recipe, trainable) + gathered.gradients,
-        head_gradient=float(head * trained_bytes(recipe)),
+        # What is gathered from shards is of 16 bits, and so is its gradient until it is reduced.
+        head_gradient=float(head * (recipe.compute_bytes if recipe.sharded else trained_bytes(recipe))),
         chunk_gradient=float(head * recipe.compute_bytes),
         tied_gradient=_tied_gradient(recipe),
         whole=gathered,

@@ -32,7 +32,8 @@ def moment_of(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
     # The head's gradient waits for that of the embeddings. Only one that autocast made is added to in its place.
     copies = (1 if is_mixed(run) else 2) + (1 if before else 0)
     updated = holds.update_copies - whole.kept - whole.gradients
-    after = max(differentiated, whole.root_gradients, updated, copies * holds.tied_gradient)
+    late = 0.0 if before else whole.root_shards
+    after = max(differentiated - late, whole.root_gradients, updated, copies * holds.tied_gradient)
     gone = _autocast_copies(run, holds)
     # The totals first: of four moments three would be made for nothing.
     while_kept = before + kept + max(logits, differentiated)
@@ -116,12 +117,12 @@ def loss_peak(run: Run, tokens: float) -> float:
     size = run.recipe.activation_bytes
     capped = size if run.shape.family in _CAPPED_LOGITS else 0
     per_logit, kept = c.LOGITS_BYTES[min(4, max(2, size))] + capped, c.CHUNKED_LOGITS_BYTES + capped
-    if run.program.compiled:
+    if run.program.compiled and run.program.compiles_loss:
         chunks = run.loss in ("completion-only", "chunked")
         per_logit, kept = c.COMPILED_CHUNK_BYTES if chunks else c.COMPILED_LOGITS_BYTES, c.COMPILED_CHUNK_BYTES
     if run.program.native_loss and (run.compute_bytes == run.master_bytes or run.program.casts_module):
         per_logit = min(per_logit, c.NATIVE_LOGITS_COPIES * size + capped)
-    elif run.program.native_loss and run.recipe.sharded and not run.program.compiled:
+    elif run.program.native_loss and run.recipe.sharded:
         # Without autocast, loops raise 16-bit logits themselves (`output.float()` in torchtitan and prime-rl).
         per_logit = c.NATIVE_LOGITS_COPIES * 4.0 + capped
     if run.loss == "completion-only":

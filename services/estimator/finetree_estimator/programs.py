@@ -69,6 +69,9 @@ class Program:
     shards_embeddings: bool = False
     """Whether fully_shard makes units of the embeddings and of an untied head, which are whole only while in use:
     so torchtitan, xtuner and prime-rl; accelerate leaves both in the root unit."""
+    reduces_float32: bool = False
+    """Whether gradients of 16-bit computation are reduced in float32 (torchtitan's and Composer's default) rather than
+    as they are (accelerate and Lightning give MixedPrecision one type for everything)."""
     adds_whole_gradients: bool = False
     """Whether the gradients of all but a batch's last micro-batch are added up whole before they are reduced to shards
     (accelerate's no_sync under FSDP)."""
@@ -181,6 +184,7 @@ LLM_FOUNDRY = Program(
     attention_efficiency=0.435,
     attention_ceiling=180e12,
     own_classes=True,
+    reduces_float32=True,
 )
 """LLM Foundry: MPT's classes under FSDP with low-precision layer norms, and attention of the first FlashAttention."""
 PYTORCH = Program(
@@ -189,6 +193,7 @@ PYTORCH = Program(
     native_loss=True,
     own_classes=True,
     shards_embeddings=True,
+    reduces_float32=True,
     compiles_loss=False,
 )
 """A plain loop: torch's AdamW as it comes, and torch's cross-entropy of logits that a variable of the loop holds."""

@@ -30,6 +30,8 @@ class Whole(NamedTuple):
     """All gradients, where micro-batches are added up before anything is reduced; 0 where each is reduced."""
     root_gradients: float = 0.0
     """What the reduction of the embeddings' and the head's gradients needs beyond `gradients`, after the last layer."""
+    root_shards: float = 0.0
+    """Shards of those gradients, which are not there while a layer of the first micro-batch is differentiated."""
     setup: float = 0.0
     """While a model is cut into shards: all that is sharded so far, and copies of the largest unit."""
 
@@ -50,6 +52,7 @@ def whole(recipe: Recipe) -> Whole:
         gradients=_gradients(recipe) if trained else 0.0,
         unreduced=_unreduced(recipe),
         root_gradients=_root_gradients(recipe) if trained else 0.0,
+        root_shards=gradient_bytes(recipe) * _last_weights(recipe) / recipe.devices if trained else 0.0,
         setup=_setup(recipe),
     )
 
@@ -90,7 +93,13 @@ def _gradients(recipe: Recipe) -> float:
     """
     head = 0 if _apart(recipe) else recipe.compute_bytes * recipe.shape.vocab * recipe.shape.hidden
     computed = 0 if recipe.program.casts_module else recipe.compute_bytes
-    return (gradient_bytes(recipe) + computed) * layer_weights(recipe) + head
+    return (_reduced_bytes(recipe) + computed) * layer_weights(recipe) + head
+
+
+def _reduced_bytes(recipe: Recipe) -> int:
+    """Bytes per number of gradients that are reduced."""
+    own = gradient_bytes(recipe)
+    return own if recipe.program.reduces_float32 else min(own, recipe.compute_bytes)
 
 
 def _unreduced(recipe: Recipe) -> float:
@@ -105,10 +114,17 @@ def _unreduced(recipe: Recipe) -> float:
 
 
 def _root_gradients(recipe: Recipe) -> float:
-    reduced = gradient_bytes(recipe) * outside_weights(recipe)
-    if _apart(recipe):
-        reduced = (gradient_bytes(recipe) + recipe.compute_bytes) * count(stored_shape(recipe)).embeddings
-    return max(0.0, reduced - _gradients(recipe))
+    # The root's 16-bit ones take the place of its weights.
+    fresh = (_reduced_bytes(recipe) + (recipe.compute_bytes if _apart(recipe) else 0)) * _last_weights(recipe)
+    if stored_shape(recipe).tied:
+        # The head's, the embeddings', and their sum.
+        fresh = max(fresh, 3 * recipe.compute_bytes * _last_weights(recipe))
+    return max(0.0, float(fresh) - _gradients(recipe))
+
+
+def _last_weights(recipe: Recipe) -> int:
+    """Weights whose gradients are reduced after the last layer's."""
+    return count(stored_shape(recipe)).embeddings if _apart(recipe) else outside_weights(recipe)
 
 
 def _setup(recipe: Recipe) -> float:

@@ -9,7 +9,7 @@ from finetree_estimator.holdings import held
 from finetree_estimator.methods import Full
 from finetree_estimator.models import model
 from finetree_estimator.moments import loss_moment, loss_peak, moment_of, peak_moment
-from finetree_estimator.programs import PYTORCH, TORCHTUNE, TRANSFORMERS, variant
+from finetree_estimator.programs import LLM_FOUNDRY, PYTORCH, TORCHTUNE, TRANSFORMERS, variant
 from finetree_estimator.run import Run
 from finetree_estimator.whole import whole
 
@@ -46,14 +46,14 @@ def test_layers_are_gathered_for_a_moment_and_the_root_for_a_step(sharded):
     found = whole(sharded().recipe)
 
     assert (found.kept, found.fetched, found.head) == (2 * 2 * MATRIX, 2 * 2 * LAYER, 0)
-    assert found.gradients == (4 + 2) * LAYER + 2 * MATRIX
+    assert found.gradients == (2 + 2) * LAYER + 2 * MATRIX
     assert not any(whole(sharded(sharding="gradients").recipe))
 
 
 def test_what_is_gathered_for_layers_is_gone_at_the_loss(sharded):
     run = sharded(micro_batch=1, batch=8)
     holds, layer, tokens = held(run.recipe), layer_of(run.recipe), run.peak_tokens
-    holds = holds._replace(whole=holds.whole._replace(root_gradients=0.0))
+    holds = holds._replace(whole=holds.whole._replace(root_gradients=0.0, root_shards=0.0), update_copies=0.0)
     without = holds._replace(whole=holds.whole._replace(fetched=0.0))
     here, there = (moment_of(run, each, layer, tokens).total for each in (holds, without))
 
@@ -63,11 +63,20 @@ def test_what_is_gathered_for_layers_is_gone_at_the_loss(sharded):
 
 def test_embeddings_and_head_are_reduced_after_the_last_layer(sharded):
     """Two float32 gradients of 2.1 GB take more than layers' of 1.3 GB and the head's 16-bit one."""
-    run = sharded(micro_batch=1, batch=8, sequence_length=64, program=TORCHTUNE)
+    run = sharded(micro_batch=1, batch=8, sequence_length=64, program=LLM_FOUNDRY)
     found = whole(run.recipe)
 
+    assert found.gradients == (4 + 2) * LAYER + 2 * MATRIX
     assert found.root_gradients == 4 * 2 * MATRIX - found.gradients
+    assert found.root_shards == 4 * 2 * MATRIX / 8
     assert peak_moment(run).total == held(run.recipe).gradients + found.root_gradients
+
+
+def test_a_matrix_in_both_places_has_two_gradients_and_their_sum(sharded):
+    """As a traced step of a small Llama shows whose tied matrix is four layers large (trace_sharding.json)."""
+    found = whole(sharded(shape=model("llama-3.2-3b").shape).recipe)
+
+    assert found.root_gradients + found.gradients == 3 * 2 * 128_256 * 3072
 
 
 @pytest.mark.parametrize(
@@ -121,8 +130,14 @@ def test_a_loop_raises_the_logits_that_it_gets_from_shards(sharded):
     loop = sharded(program=PYTORCH, loss="full-logits")
     compiled = replace(loop, program=variant(PYTORCH, compiled=True, frozen_kept=True))
 
-    each = [loss_peak(run, 1) / LLAMA.vocab for run in (loop, replace(loop, devices=1), compiled)]
-    assert each == [16, 14, 10]
+    each = [loss_peak(run, 1) / LLAMA.vocab for run in (loop, compiled, replace(loop, devices=1))]
+    assert each == [16, 16, 14]
+
+
+def test_a_loss_in_chunks_adds_up_16_bit_gradients_of_a_gathered_head(sharded):
+    one, eight = (held(sharded(devices=devices).recipe) for devices in (1, 8))
+
+    assert (one.head_gradient, eight.head_gradient) == (4 * MATRIX, 2 * MATRIX)
 
 
 def test_in_segments_that_expand_an_update_finds_room(sharded):
@@ -133,4 +148,4 @@ def test_in_segments_that_expand_an_update_finds_room(sharded):
     )
 
     assert kept._replace(cached=0) == expandable._replace(cached=0)
-    assert kept.cached - expandable.cached == pytest.approx(held(run.recipe).update_copies)
+    assert 0 < kept.cached - expandable.cached <= held(run.recipe).update_copies
