@@ -110,15 +110,19 @@ def nearest(case: Case, weights: Weights) -> Near:
     for base, points in _by_setting(case.setting, weights):
         if base >= best:
             break
-        for row_parameters, row_tokens, number in points:
+        for row_parameters, of_model in points.items():
             by_parameters = base + of_parameters * abs(parameters - row_parameters)
-            # The terms only add up: most rows are too far already by the size of their model.
-            if by_parameters < best and (far := by_parameters + of_tokens * abs(tokens - row_tokens)) < best:
-                best, found = far, number
+            if by_parameters >= best:
+                continue  # the terms only add up: most rows are too far already by the size of their model
+            for row_tokens, number in of_model:
+                far = by_parameters + of_tokens * abs(tokens - row_tokens)
+                if far < best:
+                    best, found = far, number
     return Near(measured(peaks=weights.by_peak)[found], min(FAR, round(best, DIGITS)))
 
 
-_Points = list[tuple[float, float, int]]
+_Points = dict[float, list[tuple[float, int]]]
+"""Logarithms of tokens and numbers of rows, by the logarithm of their model's parameters."""
 
 
 @cache
@@ -129,14 +133,14 @@ def measured(*, peaks: bool) -> tuple[Row, ...]:
 
 @cache
 def _groups(weights: Weights) -> dict[Setting, _Points]:
-    """Rows that measured it, by setting: logarithms of parameters and tokens, and the row's number."""
+    """Rows that measured it, by setting."""
     groups: dict[Setting, _Points] = {}
     for number, row in enumerate(measured(peaks=weights.by_peak)):
-        point = (row.case.parameters, tokens_of(row.case, weights), number)
-        group = groups.setdefault(row.case.setting, [])
+        of_model = groups.setdefault(row.case.setting, {}).setdefault(row.case.parameters, [])
+        tokens = tokens_of(row.case, weights)
         # Of rows of the same sizes the first is as near as any.
-        if all(point[:2] != other[:2] for other in group):
-            group.append(point)
+        if all(tokens != other for other, _ in of_model):
+            of_model.append((tokens, number))
     return groups
 
 
