@@ -95,7 +95,7 @@ def _note(figure: Figure, computed: Interval, here: _Here) -> str:
     differences = _unlike(stated, here)
     if extrapolated:
         differences.append("beyond the table there")
-    differences.append(_unsaid(stated.kind, above=above))
+    differences.append(_UNSAID[stated.kind][above])
     return f"{by} {'above' if above else 'below'} the computed: {'; '.join(differences)}"
 
 
@@ -132,8 +132,7 @@ def _other_price(there: float, here: float) -> str:
     return "" if SAME_PRICE[0] <= there / here <= SAME_PRICE[1] else f"${there:.2f} an hour there, ${here:.2f} here"
 
 
-def _unsaid(kind: FigureKind, *, above: bool) -> str:
-    """What the playbook leaves open."""
-    if kind is FigureKind.GPU_MEMORY_GB:
-        return "the size of a card there, a peak here" if above else "rows and batch are not stated there"
-    return "row lengths and epochs are not stated there"
+_UNSAID = dict.fromkeys(FigureKind, ("row lengths and epochs are not stated there",) * 2) | {
+    FigureKind.GPU_MEMORY_GB: ("rows and batch are not stated there", "the size of a card there, a peak here")
+}
+"""What the playbook leaves open where a figure of it is below the computed one, and where it is above."""

@@ -4,7 +4,7 @@
 from functools import lru_cache
 from typing import NamedTuple
 
-from finetree_estimator.intervals import Interval, Kind, Source, made
+from finetree_estimator.intervals import Interval, Kind, Source, made, together
 from finetree_estimator.quotes import billed
 from finetree_estimator.run import Owned, Rented, Run, Term
 
@@ -94,9 +94,9 @@ def carbon_of(energy_kwh: Interval, kg_per_kwh: float) -> Interval:
     """Carbon in kilograms of CO2 equivalent; 0 per kilowatt-hour means an unknown place anywhere in the world."""
     if kg_per_kwh > 0:
         return energy_kwh.scaled(kg_per_kwh, _OWN_CARBON)
-    expected = energy_kwh.scaled(WORLD_CARBON, _CARBON)
-    low, high = energy_kwh.low * CLEAN_CARBON, energy_kwh.high * DIRTY_CARBON
-    return made((low, expected.expected, high, expected.sources, expected.coverage))
+    low, expected, high, sources, coverage = energy_kwh
+    ends = low * CLEAN_CARBON, expected * WORLD_CARBON, high * DIRTY_CARBON
+    return made((*ends, together(sources, _CARBON), coverage))
 
 
 def watts(run: Run) -> float:
