@@ -212,7 +212,8 @@ def held_up_seconds(run: Run, work: Work) -> float:
 
 def spared_seconds(run: Run, rows: Rows, step: Step, work: Work) -> float:
     """What a micro-batch may take less: waiting may hide behind computing, and a loop's loss be compiled as well."""
-    hidden = min(sharing.waiting_seconds(run), _computing_seconds(run, rows, step, work))
+    waiting = sharing.waiting_seconds(run)
+    hidden = min(waiting, _computing_seconds(run, rows, step, work)) if waiting else 0.0
     logits = _loss_bytes(run, rows) - _loss_bytes(run, rows, whole=True)
     return hidden + step.tokens * logits / run.device.bandwidth
 

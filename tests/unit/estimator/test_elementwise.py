@@ -39,8 +39,18 @@ def test_hand_fused_kernels_read_and_write_once(make_run):
 def test_compilation_leaves_a_third_of_a_plain_layer(make_run):
     eager, compiled = (moved(make_run(program=variant(FINETREE, compiled=on, frozen_kept=True))) for on in (0, 1))
 
+    assert compiled.forward == 2 * 4 * HIDDEN + 4 * QUERIES_AND_KEYS + 8 * HIDDEN + 6 * MLP
+    assert compiled.backward == 2 * 6 * HIDDEN + 4 * QUERIES_AND_KEYS + 8 * HIDDEN + 12 * MLP
     assert 0.25 < compiled.forward / eager.forward < 0.4
     assert 0.2 < compiled.backward / eager.backward < 0.4
+
+
+def test_a_trained_scale_has_a_gradient_too(make_run):
+    """It reads the norm's output and its gradient again: four bytes a feature of both norms."""
+    trained, frozen = (moved(make_run(method=method, master_bytes=2)) for method in (Full(), Prefix(8)))
+
+    assert trained.forward == frozen.forward
+    assert trained.backward - frozen.backward == 2 * 4 * HIDDEN
 
 
 def test_layer_norm_is_one_kernel_and_a_written_out_gelu_is_many(make_run):
@@ -68,9 +78,10 @@ def test_autocast_takes_a_float32_stream_down_for_five_products(make_run):
 def test_a_mixture_copies_tokens_for_each_expert(make_run):
     mixtral = model("mixtral-8x7b").shape
     dense = replace(mixtral, experts=0, active_experts=0)
-    two, one = (moved(make_run(shape=shape)).forward for shape in (mixtral, dense))
+    two, one = (moved(make_run(shape=shape)) for shape in (mixtral, dense))
 
-    assert two - one == 10 * mixtral.intermediate + 2 * 16 * mixtral.hidden
+    assert two.forward - one.forward == 10 * mixtral.intermediate + 2 * 16 * mixtral.hidden
+    assert two.backward - one.backward == 18 * mixtral.intermediate + 2 * 16 * mixtral.hidden
 
 
 def test_only_what_a_cache_cannot_hold_goes_to_memory_twice(make_run, gpu):
