@@ -148,11 +148,18 @@ to matrix multiplication, tensor core requirements)."""
 UNALIGNED_FACTOR = 2.0
 """Time of products whose rows have not (GPT-2's vocabulary of 50,257, or one with a token added for padding), in units
 of aligned ones: half of the width is read at once (own assumption). Products in float32 need no tensor cores."""
-EAGER_SCORE_TRAFFIC = 24
-"""Bytes moved per attention score forward where no kernel fuses them, in 16 bits: written (2), scaled (4), masked (4),
-through a softmax in float32 (6) and back (6), read by the product with the values (2)."""
-EAGER_SCORE_GRADIENT_TRAFFIC = 34
-"""The same backward: written (2), to float32 (6), the softmax's gradient (12), back (6), scaled (4), read twice (4)."""
+EAGER_SCORE_TRAFFIC = (24, 34)
+"""Bytes moved per attention score forward and backward where no kernel fuses them, by transformers in 16 bits. Written
+(2), scaled (4), masked (4), through a softmax in float32 (6) and back (6), read by the product with the values (2);
+written (2), to float32 (6), the softmax's gradient (12), back (6), scaled (4), read twice (4)."""
+AUTOCAST_SCORE_TRAFFIC = (32, 38)
+"""The same of classes of one's own under autocast, which copies scores to float32 for the softmax, and what it gives to
+16 bits for the product: 2, 4, 4, copied (6), softmax (8), copied (6), 2; 2, 6, 12, 6, filled where masked (4), 4, 4."""
+FLOAT32_SCORE_TRAFFIC = (32, 36)
+"""The same in float32: 4, 8, 8, 8, 4; 4, 12, 8, masks of either kind (4), 8."""
+COMPILED_SCORE_TRAFFIC = (8, 12)
+"""The same in 16 bits where scale, mask and softmax are one kernel: written, read, written, read; written, read with
+the softmax's output, written, read twice."""
 COMPILED_SHARE = 0.55
 """What compilation leaves of adapters' traffic and of calls (own assumption; the layers' own traffic is counted)."""
 BANDWIDTH_SHARE = 0.82

@@ -226,7 +226,7 @@ def elementwise_seconds(run: Run, rows: Rows, work: Work) -> float:
     layers = work.fused_bytes if run.loss == "fused" else work.layer_bytes
     left = c.COMPILED_SHARE if run.program.compiled else 1.0
     scores = traffic.score_bytes(run) if run.eager_attention else 0.0
-    others = _loss_bytes(run, rows) + left * (work.adapter_bytes + scores)
+    others = _loss_bytes(run, rows) + left * work.adapter_bytes + scores
     return (elementwise.memory_share(run, rows) * layers + others) / run.device.bandwidth
 
 

@@ -8,7 +8,7 @@ these is bound by the memory's bandwidth, whatever the rate of the matrix units.
 
 from finetree_estimator import constants as c
 from finetree_estimator.activations import stream_bytes
-from finetree_estimator.methods import LoraAdapters, QuantizedLora, target_linears
+from finetree_estimator.methods import Full, LoraAdapters, QuantizedLora, target_linears
 from finetree_estimator.parameters import linear_weights
 from finetree_estimator.recipe import Recipe
 from finetree_estimator.run import Run
@@ -83,10 +83,23 @@ def _used(recipe: Recipe, linear: Linear) -> int:
 def score_bytes(run: Run) -> float:
     """Bytes per token that attention's scores move in a step where each operation goes over them by itself.
 
-    Counted from transformers' eager attention: scores of a whole padded row, whatever is masked.
+    Scores of a whole padded row, whatever is masked.
     """
-    moved = c.EAGER_SCORE_TRAFFIC * (2 if run.checkpointing else 1) + c.EAGER_SCORE_GRADIENT_TRAFFIC
+    forward, backward = _score_traffic(run.recipe)
+    moved = forward * (2 if run.checkpointing else 1) + backward
     return float(run.shape.layers * run.shape.heads * run.sequence_length * moved)
+
+
+def _score_traffic(recipe: Recipe) -> tuple[int, int]:
+    """Bytes moved per attention score, forward and backward."""
+    if recipe.program.compiled:
+        return c.COMPILED_SCORE_TRAFFIC
+    if recipe.compute_bytes > 2:
+        return c.FLOAT32_SCORE_TRAFFIC
+    # Shards, and what DeepSpeed holds, are of 16 bits without autocast.
+    shared = recipe.sharded or recipe.program.casts_module
+    autocast = isinstance(recipe.method, Full) and recipe.master_bytes > recipe.compute_bytes and not shared
+    return c.AUTOCAST_SCORE_TRAFFIC if autocast and recipe.program.own_classes else c.EAGER_SCORE_TRAFFIC
 
 
 def update_bytes(recipe: Recipe, trained: int) -> float:

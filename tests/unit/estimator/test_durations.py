@@ -347,6 +347,23 @@ def test_plain_attention_goes_over_its_scores_again_and_again(make_run):
     assert moved == pytest.approx(traffic.score_bytes(eager))
 
 
+@pytest.mark.parametrize(
+    ("program", "numbers", "moved"),
+    [
+        (PYTORCH, {"master_bytes": 2}, 24 + 34),
+        (PYTORCH, {"master_bytes": 4}, 32 + 38),
+        (PYTORCH, {"master_bytes": 4, "devices": 2, "sharding": "full"}, 24 + 34),
+        (TRANSFORMERS, {"master_bytes": 4}, 24 + 34),
+        (PYTORCH, {"master_bytes": 4, "compute_bytes": 4}, 32 + 36),
+        (variant(PYTORCH, compiled=True, frozen_kept=True), {"master_bytes": 4}, 8 + 12),
+    ],
+)
+def test_scores_are_copied_for_a_softmax_under_autocast_and_fused_by_compilation(make_run, program, numbers, moved):
+    run = make_run(eager_attention=True, method=Full(), program=program, **numbers)
+
+    assert traffic.score_bytes(run) == moved * 28 * 24 * 512
+
+
 def test_a_vocabulary_that_is_no_multiple_of_eight_doubles_the_heads_time_on_tensor_cores(make_run, cpu):
     run = make_run()
     odd = replace(run, shape=replace(run.shape, vocab=run.shape.vocab + 1))
