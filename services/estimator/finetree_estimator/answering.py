@@ -19,7 +19,18 @@ from finetree_runtime.errors import FailedPrecondition, invalid_field
 from finetree_runtime.naming import Split, split
 from finetree_runtime.sound_spec import sound
 
-from finetree_estimator import comparison, engine, fallbacks, largest, listing, offers, remedies, smallest, writing
+from finetree_estimator import (
+    comparison,
+    engine,
+    fallbacks,
+    largest,
+    listing,
+    offers,
+    remedies,
+    revision,
+    smallest,
+    writing,
+)
 from finetree_estimator.fallbacks import Chosen
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.reading import moved
@@ -51,6 +62,12 @@ class Present:
     covered: str
     """What a plan's digest covers of it."""
 
+    @classmethod
+    def of(cls, knowledge: Knowledge) -> "Present":
+        """What answers are given with by who knows this."""
+        found = writing.revision_message(revision.parts(knowledge.prices, knowledge.calibration.part))
+        return cls(knowledge, found, found.SerializeToString(deterministic=True), revision_text(found))
+
 
 def validate(questions: Iterable[tuple[Question, str, bytes]]) -> None:
     """Hold requests against the contract's rules: each with its path in a batch, and its bytes."""
@@ -64,9 +81,8 @@ def validate(questions: Iterable[tuple[Question, str, bytes]]) -> None:
             question.error = error
 
 
-def answer(questions: Sequence[Question], knowledge: Knowledge, revision: ev.Revision) -> None:
+def answer(questions: Sequence[Question], present: Present) -> None:
     """Give each validated question its answer or its error."""
-    present = Present(knowledge, revision, revision.SerializeToString(deterministic=True), revision_text(revision))
     going = [_answering(question, present) for question in questions if question.error is None]
     for _ in zip_longest(*going):  # a step of each, by itertools alone
         pass

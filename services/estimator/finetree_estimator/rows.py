@@ -20,14 +20,14 @@ def from_profile(
     examples, total_tokens, fraction = profile.examples, profile.total_tokens, profile.target_fraction
     count = max(1, round(examples * share))
     target = 1.0 if learns_all or fraction == 0 else fraction
-    buckets = list(_buckets(profile)) if profile.token_lengths else []
-    rows = sum([number for _, _, number in buckets])
+    buckets = list(_buckets(profile)) if profile.token_lengths else ()
+    rows = sum([number for _, _, number in buckets]) if buckets else 0
     if rows == 0:
         mean = total_tokens / examples if total_tokens else float(sequence_length)
         mean = min(max(mean, 1.0), float(sequence_length))
         # The longest row is unknown: memory is that of rows at the limit.
-        known = total_tokens > 0
-        return Rows(count, mean, mean * mean, sequence_length, target, longest_known=False, mean_known=known)
+        longest_known, mean_known = False, total_tokens > 0
+        return Rows(count, mean, mean * mean, sequence_length, target, longest_known, mean_known)
     middle = sum(length * number for length, _, number in buckets) / rows
     scale = total_tokens / examples / middle if total_tokens else 1.0
     lengths = [(min(length * scale, float(upper), float(sequence_length)), number) for length, upper, number in buckets]

@@ -20,12 +20,11 @@ from finetree_estimator import (
     batches,
     gate,
     listing,
-    revision,
     telling,
     writing,
 )
 from finetree_estimator.accelerators import accelerators
-from finetree_estimator.answering import Question
+from finetree_estimator.answering import Present, Question
 from finetree_estimator.answers import Answers, key_of
 from finetree_estimator.gathering import Gathering
 from finetree_estimator.lookups import Knowledge
@@ -62,15 +61,14 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         page_token_key: str = "",
         max_request_bytes: int = 0,
     ) -> None:
-        self._knowledge = knowledge if learner is None else replace(knowledge, calibration=learner.calibration)
+        self._present = Present.of(
+            knowledge if learner is None else replace(knowledge, calibration=learner.calibration)
+        )
         self._learner = learner
         self._answers = Answers()
         self._gathering = Gathering(self._answer_group)
         self._tokens = PageTokens(page_token_key)
         self._max_request_bytes = max_request_bytes
-        self._revision = writing.revision_message(
-            revision.parts(self._knowledge.prices, self._knowledge.calibration.part)
-        )
 
     @in_bytes
     def EstimateRun(self, request: bytes, context: Any) -> bytes | asyncio.Future[bytes]:  # type: ignore[override]  # bytes
@@ -114,16 +112,16 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     ) -> pb.ListAcceleratorsResponse:
         """List the accelerators of the catalogue."""
         entries, token = self._page(request, "accelerators", accelerators(), lambda entry: (entry.name,))
-        messages = [listing.accelerator_message(entry, self._knowledge.prices) for entry in entries]
+        messages = [listing.accelerator_message(entry, self._present.knowledge.prices) for entry in entries]
         return pb.ListAcceleratorsResponse(accelerators=messages, next_page_token=token)
 
     async def ListPrices(self, request: pb.ListPricesRequest, context: Any) -> pb.ListPricesResponse:
         """List the quotes of the price book."""
-        quotes = listing.select_prices(self._knowledge.prices, request)
+        quotes = listing.select_prices(self._present.knowledge.prices, request)
         scope = f"prices/{request.accelerator}/{request.provider}/{request.term}"
         entries, token = self._cut(scope, quotes, request.page_size, request.page_token)
         prices = map(listing.price_message, entries)
-        book = self._revision.price_book
+        book = self._present.revision.price_book
         return pb.ListPricesResponse(prices=prices, next_page_token=token, price_book=book)
 
     async def CheckPlan(self, request: pb.CheckPlanRequest, context: Any) -> pb.CheckPlanResponse:
@@ -136,19 +134,19 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         """Take what a run measured."""
         accepted = await self._learning().report(request)
         self._relearn()
-        return pb.ReportObservationResponse(accepted=accepted, calibration=self._revision.calibration)
+        return pb.ReportObservationResponse(accepted=accepted, calibration=self._present.revision.calibration)
 
     async def GetCalibration(self, request: pb.GetCalibrationRequest, context: Any) -> pb.GetCalibrationResponse:
         """Say what was learned from observed runs."""
         self._relearn()
-        return telling.calibration_message(request, self._knowledge.calibration, self._tokens)
+        return telling.calibration_message(request, self._present.knowledge.calibration, self._tokens)
 
     async def ResetCalibration(self, request: pb.ResetCalibrationRequest, context: Any) -> pb.ResetCalibrationResponse:
         """Forget what was learned."""
-        device = telling.device_name(request.device, self._knowledge.calibration)
+        device = telling.device_name(request.device, self._present.knowledge.calibration)
         removed = await self._learning().reset(device)
         self._relearn()
-        return pb.ResetCalibrationResponse(removed=removed, calibration=self._revision.calibration)
+        return pb.ResetCalibrationResponse(removed=removed, calibration=self._present.revision.calibration)
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
         """Say what this server is."""
@@ -161,7 +159,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
             features=self._features(),
             limits=limits,
         )
-        return pb.GetServerInfoResponse(server=server, revision=self._revision)
+        return pb.GetServerInfoResponse(server=server, revision=self._present.revision)
 
     def estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
         """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
@@ -172,7 +170,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def _answer(self, key: bytes, question: Question) -> bytes:
         """The answer to a validated question that is not kept yet; it is kept from then on. Raises its error."""
-        answering.answer([question], self._knowledge, self._revision)
+        answering.answer([question], self._present)
         if question.error is not None:
             raise question.error
         return self._kept(key, question)
@@ -194,7 +192,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         self._relearn()
         asked = [waiting for waiting in group if not waiting.answer.done()]  # a call may have been cancelled
         answering.validate((waiting.question, "", waiting.raw) for waiting in asked)
-        answering.answer([waiting.question for waiting in asked], self._knowledge, self._revision)
+        answering.answer([waiting.question for waiting in asked], self._present)
         for raw, question, answer in asked:
             if question.error is not None:
                 answer.set_exception(question.error)
@@ -203,7 +201,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def check(self, request: pb.CheckPlanRequest) -> pb.CheckPlanResponse:
         """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
-        return gate.check_plan(request, self.estimate, self._knowledge)
+        return gate.check_plan(request, self.estimate, self._present.knowledge)
 
     def _features(self) -> tuple[str, ...]:
         return (*FEATURES, "calibration") if self._learner is not None else FEATURES
@@ -216,11 +214,11 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def _relearn(self) -> None:
         """Go over to the present calibration; its revision is in every answer from then on."""
-        if self._learner is None or self._learner.calibration is self._knowledge.calibration:
+        knowledge = self._present.knowledge
+        if self._learner is None or self._learner.calibration is knowledge.calibration:
             return
-        self._knowledge = replace(self._knowledge, calibration=self._learner.calibration)
+        self._present = Present.of(replace(knowledge, calibration=self._learner.calibration))
         self._answers.forget()
-        self._revision.calibration.CopyFrom(telling.part_message(self._knowledge.calibration.part))
 
     def _rows(self, first: int, rows: Sequence[pb.BatchEstimateRow]) -> list[bytes]:
         """Results of rows that begin with this number, as the response has them; what is not known is asked abreast."""
@@ -230,7 +228,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         asked = {at: Question(row.request) for at, row in enumerate(rows) if known[at] is None}
         # What was answered before was valid then.
         answering.validate((question, f"rows[{first + at}].request", keys[at]) for at, question in asked.items())
-        answering.answer(list(asked.values()), self._knowledge, self._revision)
+        answering.answer(list(asked.values()), self._present)
         return [
             writing.batch_result(row.key, answer) if answer is not None else self._new(row.key, key, asked[at])
             for at, (row, key, answer) in enumerate(zip(rows, keys, known, strict=True))
