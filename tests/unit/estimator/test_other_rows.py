@@ -27,8 +27,8 @@ def found():
 
 
 def test_every_row_is_a_sound_request_with_something_measured():
-    assert len(ROWS) >= 330
-    assert len({row.source for row in ROWS}) >= 19
+    assert len(ROWS) >= 740
+    assert len({row.source for row in ROWS}) >= 60
     for row in ROWS:
         validate(row.request)
         assert row.peaks or row.tokens_per_second
@@ -102,7 +102,7 @@ def test_nine_of_ten_speeds_are_inside_intervals_that_say_something(found):
 
     assert len(inside) >= 180
     assert sum(inside) / len(inside) >= 0.9
-    assert statistics.mean(rate.high / rate.expected for _, rate in rates) < 1.4
+    assert statistics.mean(rate.high / rate.expected for _, rate in rates) < 1.5
 
 
 def test_whole_runs_take_the_hours_that_are_foretold():

@@ -411,8 +411,9 @@ class EstimateRunRequest(_message.Message):
     carbon_kg_per_kwh: _builtins.float
     """Kilograms of CO2 equivalent for a kilowatt-hour; 0 means the world's average."""
     compiled: _builtins.bool
-    """Whether the program compiles its layers and its loss (torch.compile): less is kept and moved. Not with this suite's
-    worker, which runs eagerly.
+    """Whether the program compiles its layers and its loss (torch.compile): less is kept and moved. Of
+    TRAINING_PROGRAM_PYTORCH its layers alone: such a loop computes the loss outside of them. Not with this suite's worker,
+    which runs eagerly.
     """
     sharding_library: Global___ShardingLibrary.ValueType
     """What spreads the weights. This suite's worker takes SHARDING_LIBRARY_FSDP2 and no other."""
