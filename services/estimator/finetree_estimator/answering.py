@@ -31,9 +31,9 @@ from finetree_estimator import (
     smallest,
     writing,
 )
+from finetree_estimator.elsewhere import moved
 from finetree_estimator.fallbacks import Chosen
 from finetree_estimator.lookups import Knowledge
-from finetree_estimator.reading import moved
 
 _SPEC = pb.EstimateRunRequest.SPEC_FIELD_NUMBER
 Answering = Generator[None, None, bytes]

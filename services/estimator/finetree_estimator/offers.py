@@ -4,6 +4,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from finetree_runtime.errors import DomainError
+
 from finetree_estimator import cost, engine
 from finetree_estimator.accelerators import AcceleratorEntry, accelerator
 from finetree_estimator.fit import Verdict
@@ -17,6 +19,9 @@ MOST_ESTIMATES = 12
 """Accelerators that a run is estimated on: those whose price of a FLOP is lowest (an estimate takes about 0.3 ms)."""
 
 
+Move = Callable[[AcceleratorEntry], Run]
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """A quote, and the run on it: hours, and the cost in the quote's currency."""
@@ -28,13 +33,12 @@ class Offer:
     verdict: Verdict
 
 
-def search(
-    run: Run, estimate: engine.Estimate, book: PriceBook, move: Callable[[AcceleratorEntry], Run]
-) -> list[Offer]:
+def search(run: Run, estimate: engine.Estimate, book: PriceBook, move: Move) -> list[Offer]:
     """At most MOST quotes of the whole book on which the run fits as it is, by expected cost.
 
     Amounts of different currencies have no order, so all are in one: that of the run's own cost, or else US dollars.
-    Empty where the time is unknown. `estimate` is the run's own, `move` gives the run on another accelerator.
+    Empty where the time is unknown. `estimate` is the run's own, `move` gives the run on another accelerator, or
+    raises DomainError where it cannot be there.
     """
     if estimate.times is None:
         return []
@@ -42,7 +46,7 @@ def search(
     found = [
         offer
         for entry in _candidates(run, estimate, book, currency)
-        for offer in _on(move(entry), book.of(entry.name), currency)
+        for offer in _on(move, entry, book.of(entry.name), currency)
     ]
     return sorted(found, key=lambda offer: (offer.amount.expected, offer.quote.price_id))[:MOST]
 
@@ -60,11 +64,12 @@ def _candidates(run: Run, estimate: engine.Estimate, book: PriceBook, currency: 
     return sorted(large, key=lambda entry: (price[entry.name] / entry.training_flops, entry.name))[:MOST_ESTIMATES]
 
 
-def _on(run: Run, quotes: Iterable[Quote], currency: str) -> Iterator[Offer]:
-    """The offers of one accelerator; none where the run does not surely fit."""
+def _on(move: Move, entry: AcceleratorEntry, quotes: Iterable[Quote], currency: str) -> Iterator[Offer]:
+    """The offers of one accelerator; none where the run cannot be, or does not surely fit."""
     try:
+        run = move(entry)
         estimate = engine.estimate(run)
-    except engine.BeyondLimitError:
+    except (engine.BeyondLimitError, DomainError):
         return
     if estimate.fit.verdict is not Verdict.FITS or estimate.times is None:
         return

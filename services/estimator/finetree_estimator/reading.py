@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a request to the run that the formulas see: defaults filled in, names looked up, contradictions refused."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -13,7 +13,6 @@ from finetree_runtime.naming import Names, Split, named_bytes, split
 from finetree_runtime.plan import LONGEST_KEPT, bare_of, named_spec, settings_of, spec_profile
 
 from finetree_estimator import rows
-from finetree_estimator.accelerators import AcceleratorEntry
 from finetree_estimator.choices import Choices, choices
 from finetree_estimator.factors import UNCORRECTED, Correction
 from finetree_estimator.lookups import Knowledge, read_correction, read_device, read_model, read_rent
@@ -214,13 +213,6 @@ def read_method(spec: rs.RunSpec, shape: Shape) -> Method:
         double=spec.qlora.double_quantization,
         grouped=stored == rs.QUANTIZATION_GPTQ_INT4,
     )
-
-
-def moved(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, entry: AcceleratorEntry) -> Run:
-    """The run of a request on as many accelerators of another kind, without terms of payment."""
-    spec = rs.RunSpec(model=reading.spec.model, hardware=rs.Hardware(accelerator=entry.name))
-    device = read_device(entry.name, fp32=reading.chosen.fp32)
-    return replace(reading.run, device=device, correction=correction_of(request, spec, knowledge), payment=None)
 
 
 def correction_of(request: pb.EstimateRunRequest, spec: rs.RunSpec, knowledge: Knowledge) -> Correction:

@@ -30,6 +30,7 @@ FORMULAS = (
     "devices",
     "distance",
     "durations",
+    "elsewhere",
     "elementwise",
     "engine",
     "evidence",

@@ -10,12 +10,13 @@ from finetree_runtime.errors import DomainError
 
 from finetree_estimator import constants as c
 from finetree_estimator.accelerators import AcceleratorEntry, accelerator, supported
+from finetree_estimator.elsewhere import moved
 from finetree_estimator.engine import fit_of
 from finetree_estimator.fit import Verdict
 from finetree_estimator.intervals import Interval
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.quotes import PriceBook
-from finetree_estimator.reading import Reading, moved, read
+from finetree_estimator.reading import Reading, read
 
 COUNTS = (1, 2, 4, 8)
 """Devices that are tried: one machine's, in powers of two."""
