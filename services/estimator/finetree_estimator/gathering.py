@@ -30,7 +30,8 @@ FIRST_TRY, LAST_TRY = 8, 256
 class Sizing:
     """How many calls to wait for: one as long as they come singly, up to MOST where they crowd.
 
-    A larger number is tried now and then, and kept where so many came; a number that did not come is halved.
+    A larger number is tried now and then, and kept where so many came, whereupon a still larger one is tried; a number
+    that did not come is halved.
     """
 
     def __init__(self) -> None:
@@ -60,9 +61,9 @@ class Sizing:
             self._full = 0
 
     def _had_all(self, count: int) -> None:
-        if self._trying:
-            self._usual, self._patience = min(MOST, count), FIRST_TRY
         self._full += 1
+        if self._trying:  # a crowd that is larger than it was is likely to be larger still
+            self._usual, self._patience, self._full = min(MOST, count), FIRST_TRY, FIRST_TRY
 
     def _lacked(self, count: int) -> None:
         self._full = 0
