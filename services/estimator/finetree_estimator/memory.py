@@ -16,7 +16,7 @@ from finetree_estimator import cpu_memory
 from finetree_estimator.activations import Layer, layer_of
 from finetree_estimator.holdings import Held, Moment, held
 from finetree_estimator.intervals import COVERAGE, Interval, Source, around, made, together
-from finetree_estimator.methods import name_of
+from finetree_estimator.methods import QuantizedLora, name_of
 from finetree_estimator.moments import moment_of
 from finetree_estimator.recipe import Recipe
 from finetree_estimator.run import Run
@@ -199,17 +199,24 @@ _Spreads = tuple[tuple[Component, float, float, tuple[Source, ...]], ...]
 def _fixed(recipe: Recipe) -> tuple[Held, Layer, _Spreads]:
     """All that a recipe decides, in one look-up."""
     tensors = cpu_memory.tensors_spread(recipe) if recipe.on_cpu else None
-    return held(recipe), layer_of(recipe), _spreads(name_of(recipe.method), recipe.devices > 1, tensors)
+    return held(recipe), layer_of(recipe), _spreads(_counted_spread(recipe), recipe.devices > 1, tensors)
+
+
+def _counted_spread(recipe: Recipe) -> float:
+    method = recipe.method
+    integers = isinstance(method, QuantizedLora) and (method.grouped or method.bits == 8)
+    return c.INTEGER_SPREAD if integers and not recipe.on_cpu else c.METHOD_SPREAD[name_of(method)]
 
 
 @cache
-def _spreads(method: str, several: bool, on_cpu: tuple[float, float] | None) -> _Spreads:  # noqa: FBT001  # a key
+def _spreads(counted: float, several: bool, on_cpu: tuple[float, float] | None) -> _Spreads:  # noqa: FBT001  # a key
     """How far the ends of each component are, as factors. Counted parts are exact; kernels and allocators are not.
 
-    `on_cpu` are the half-widths of what is counted tensor by tensor there; None on a GPU.
+    `counted` is the half-width of what is counted on one device; `on_cpu` are those of what is counted tensor by
+    tensor on a CPU, None on a GPU.
     """
     shared = c.DEVICES_SPREAD if several else 0.0
-    counted = c.METHOD_SPREAD[method] + shared
+    counted += shared
     fit = (c.MEMORY_FIT if on_cpu is None else c.CPU_CONSTANTS,)
     found = []
     for kind in Component:
