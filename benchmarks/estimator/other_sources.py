@@ -101,6 +101,9 @@ def main() -> None:
         print(f"mean over sources: {over_sources(of)}")
         body[path.stem] = {"rows": len(rows), "mean_over_sources": over_sources(of), "tables": result}
         found += of
+    peaks = [one for one in found if one.kind == "memory"]
+    sources = len({one.group.split(" · ", 1)[0] for one in peaks})
+    body["all"] = {"sources": sources, "memory": summary(peaks)}
     if options.rows:
         for one in sorted(found, key=lambda one: (one.kind, one.group, abs(one.error))):
             print(f"{one.error:+8.1%} {one.kind} {one.group}: {one.label}  {shown(one)}")
