@@ -102,7 +102,7 @@ def layer_transient(run: Run, size: int = 0) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _kept(shape: Shape, method: Method, size: int, stream: int, short: bool) -> tuple[float, float]:  # noqa: FBT001
+def _kept(shape: Shape, method: Method, size: int, stream: int, short: bool) -> tuple[float, float]:  # noqa: FBT001  # a key
     """What a layer keeps: bytes per token, and bytes per padded token of queries, keys and values in attention."""
     full = isinstance(method, Full)
     # A norm keeps its float32 input, and for its weight's gradient the normalised one.

@@ -126,10 +126,7 @@ def read(
         path = f"spec.{problem.field_path}"
         raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
     method = _method(chosen.method, shape) if len(settings) <= LONGEST_KEPT else read_method(chosen.spec, shape)
-    program = PROGRAM_NAMES[request.program]
-    trl = program is TRANSFORMERS and chosen.loss == "chunked"
-    if trl or request.compiled or request.sharding_library or request.allocator_cache:
-        program = _as_used(program, request, as_loaded=trl)
+    program = _program(request, chosen)
     data = training_rows(chosen, profile, chosen.sequence_length, spread=program.cache != "expandable")
     steps = chosen.steps(data.count) if data is not None else 0
     weight, compute, master = chosen.number_sizes(program)
@@ -166,6 +163,15 @@ def read(
         chosen.in_backward,
     )
     return Reading(run, profile, chosen, given, names, settings)
+
+
+def _program(request: pb.EstimateRunRequest, chosen: Choices) -> Program:
+    """The program that trains, as it is used. Raises what `_as_used` raises."""
+    program = PROGRAM_NAMES[request.program]
+    trl = program is TRANSFORMERS and chosen.loss == "chunked"
+    if trl or request.compiled or request.sharding_library or request.allocator_cache:
+        return _as_used(program, request, as_loaded=trl)
+    return program
 
 
 def _as_used(program: Program, request: pb.EstimateRunRequest, *, as_loaded: bool) -> Program:
