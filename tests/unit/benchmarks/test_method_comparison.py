@@ -14,7 +14,7 @@ from finetree_estimator import observing
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.prices import packaged
 from finetree_runtime.validation import validate
-from finetree_worker import events
+from finetree_worker.events import types
 from finetree_worker.plan import Metric
 from google.protobuf import json_format
 
@@ -194,21 +194,21 @@ def test_the_worker_takes_the_spec_of_every_run(method: str, purpose: str, tmp_p
 
 def test_what_the_worker_tells_is_kept_as_it_was_told() -> None:
     recorder = method_process.Recorder()
-    recorder.emit(events.AttemptStarted(0, 2, 10, 100, 1, "cpu", "bf16"))
+    recorder.emit(types.AttemptStarted(0, 2, 10, 100, 1, "cpu", "bf16"))
     for step in (1, 2):
         numbers = {"step": step, "loss": 1.0 / step, "tokens": 50 * step, "target_tokens": 5 * step}
         zeros = dict.fromkeys(("epoch", "grad_norm", "tokens_per_second", "elapsed_seconds", "remaining_seconds"), 0.0)
         recorder.emit(
-            events.StepMetrics(total_steps=2, learning_rate=1e-3, step_seconds=0.5, memory_bytes=1, **numbers, **zeros)
+            types.StepMetrics(total_steps=2, learning_rate=1e-3, step_seconds=0.5, memory_bytes=1, **numbers, **zeros)
         )
-    recorder.emit(events.EvalMetrics(2, 0.7, 2.0, 0.75, 4, 3, 4, 1.5, token_accuracy=0.8))
-    recorder.emit(events.Alert(events.Level.WARNING, "NON_FINITE_LOSS", "", 1))
+    recorder.emit(types.EvalMetrics(2, 0.7, 2.0, 0.75, 4, 3, 4, 1.5, token_accuracy=0.8))
+    recorder.emit(types.Alert(types.Level.WARNING, "NON_FINITE_LOSS", "", 1))
     found = recorder.found
     assert found["losses"] == [1.0, 0.5]
     assert (found["steps"], found["tokens"], found["trainable_parameters"]) == (2, 100, 10)
     assert found["evaluations"][0]["exact_match"] == 0.75
     assert found["alerts"] == ["NON_FINITE_LOSS"]
-    assert recorder.poll() is events.Signal.NONE
+    assert recorder.poll() is types.Signal.NONE
 
 
 # ------------------------------------------------------------------------------------------------------- statistics

@@ -6,7 +6,7 @@ from finetree_api.types.v1 import run_spec_pb2
 from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.plan import resolve_spec
 from finetree_trainer import capabilities
-from finetree_worker import choices, planning
+from finetree_worker import choices, plan_from_task
 
 STOPPING = {"early_stopping_patience": 2, "every_steps": 5, "split_fraction": 0.1}
 WORKER = {
@@ -32,7 +32,7 @@ def test_a_base_may_be_quantised_as_the_worker_can():
 
 
 def test_the_methods_are_those_of_the_worker():
-    assert set(capabilities.METHODS) == set(planning.ARTIFACT_FOLDERS)
+    assert set(capabilities.METHODS) == set(plan_from_task.ARTIFACT_FOLDERS)
 
 
 @pytest.mark.parametrize("method", capabilities.METHODS)

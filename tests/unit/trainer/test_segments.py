@@ -40,6 +40,6 @@ def test_nothing_behind_a_damaged_record_is_believed(tmp_path, damage):
 
 
 def test_the_worker_writes_what_is_read_here(tmp_path):
-    segment = pytest.importorskip("finetree_worker.segment")
+    segment = pytest.importorskip("finetree_worker.events.journal")
     assert segment.FILE_NAME == segments.FILE_NAME
     assert segment.MAX_RECORD_BYTES == segments.MAX_RECORD_BYTES
