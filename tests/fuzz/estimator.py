@@ -12,9 +12,9 @@ from finetree_estimator import accelerators, models, prices
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.parameters import count
 from finetree_estimator.servicer import EstimatorServicer
-from finetree_recommender.estimates import Accelerator, Catalogue, Evidence, Model, Priced, Refused
-from finetree_recommender.estimator_client import priced
-from finetree_recommender.methods import Method
+from finetree_recommender.estimator.client import priced
+from finetree_recommender.estimator.values import Accelerator, Catalogue, Evidence, Model, Priced, Refused
+from finetree_recommender.method import Method
 from finetree_runtime.errors import DomainError
 from finetree_runtime.validation import read, validate
 
