@@ -23,7 +23,7 @@ from finetree_estimator.servicer import EstimatorServicer
 from finetree_runtime.combinations import combination_problem
 from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.plan import resolve_spec
-from finetree_trainer import capabilities
+from finetree_trainer.jobs import capabilities
 from finetree_worker import data, events, models
 from finetree_worker.errors import PlanError
 from finetree_worker.loop import Loop
