@@ -3,8 +3,8 @@
 
 import pytest
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.combinations import combination_problem, sequence_problem
-from finetree_runtime.plan import resolve_spec
+from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
+from finetree_runtime.runspec.resolve import resolve_spec
 
 
 def lora_spec(**training: int) -> rs.RunSpec:

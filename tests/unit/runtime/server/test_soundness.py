@@ -9,8 +9,8 @@ from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.recommender.v1 import recommender_pb2
 from finetree_api.trainer.v1 import trainer_pb2
 from finetree_api.types.v1.run_spec_pb2 import RunSpec
-from finetree_runtime import validation
-from finetree_runtime.soundness import MOST_KEPT, Soundness
+from finetree_runtime.server import validation
+from finetree_runtime.server.soundness import MOST_KEPT, Soundness
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime import validation
-from finetree_runtime.naming import split
-from finetree_runtime.sound_spec import sound
+from finetree_runtime.runspec.naming import split
+from finetree_runtime.server import validation
+from finetree_runtime.server.sound_spec import sound
 from google.protobuf import json_format
 
 SPECS = (

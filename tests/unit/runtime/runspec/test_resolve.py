@@ -4,11 +4,11 @@
 import pytest
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime import plan
-from finetree_runtime.combinations import combination_problem
-from finetree_runtime.defaults import cpu_precision, suggested_sequence_length
-from finetree_runtime.digest import plan_digest, revision_text, settings_digest
-from finetree_runtime.naming import named_bytes, names_of
+from finetree_runtime.runspec import resolve
+from finetree_runtime.runspec.conflicts import combination_problem
+from finetree_runtime.runspec.defaults import cpu_precision, suggested_sequence_length
+from finetree_runtime.runspec.digest import plan_digest, revision_text, settings_digest
+from finetree_runtime.runspec.naming import named_bytes, names_of
 
 
 def lora_spec(**training: float) -> rs.RunSpec:
@@ -19,40 +19,40 @@ def lora_spec(**training: float) -> rs.RunSpec:
 
 
 def test_lora_gets_the_quick_reference_defaults() -> None:
-    spec = plan.resolve_spec(lora_spec()).spec
+    spec = resolve.resolve_spec(lora_spec()).spec
     assert (spec.lora.rank, spec.lora.alpha, round(spec.lora.dropout, 6)) == (8, 16.0, 0.1)
     assert spec.lora.targets == rs.TARGET_PRESET_ALL_LINEAR
     assert spec.training.packing == rs.PACKING_ON
 
 
 def test_alpha_follows_a_given_rank() -> None:
-    spec = plan.resolve_spec(rs.RunSpec(lora=rs.Lora(rank=32))).spec
+    spec = resolve.resolve_spec(rs.RunSpec(lora=rs.Lora(rank=32))).spec
     assert spec.lora.alpha == 64.0
 
 
 def test_given_values_stay_even_when_they_are_zero() -> None:
     given = lora_spec(weight_decay=0.0, max_grad_norm=0.0, seed=0)
     given.lora.dropout = 0.0
-    spec = plan.resolve_spec(given).spec
+    spec = resolve.resolve_spec(given).spec
     assert (spec.training.weight_decay, spec.training.max_grad_norm, spec.lora.dropout) == (0.0, 0.0, 0.0)
 
 
 def test_max_steps_is_not_joined_by_epochs() -> None:
-    spec = plan.resolve_spec(lora_spec(max_steps=7)).spec
+    spec = resolve.resolve_spec(lora_spec(max_steps=7)).spec
     assert spec.training.WhichOneof("length") == "max_steps"
 
 
 def test_request_is_not_changed() -> None:
     given = lora_spec()
     before = given.SerializeToString(deterministic=True)
-    plan.resolve_spec(given)
+    resolve.resolve_spec(given)
     assert given.SerializeToString(deterministic=True) == before
 
 
 def test_every_set_value_has_exactly_one_source() -> None:
-    resolved = plan.resolve_spec(lora_spec(learning_rate=1e-3))
+    resolved = resolve.resolve_spec(lora_spec(learning_rate=1e-3))
     paths = [source.field_path for source in resolved.sources]
-    assert paths == plan.set_paths(resolved.spec)
+    assert paths == resolve.set_paths(resolved.spec)
     assert len(paths) == len(set(paths))
     by_path = {source.field_path: source for source in resolved.sources}
     assert by_path["training.learning_rate"].rule_id == "request"
@@ -61,8 +61,8 @@ def test_every_set_value_has_exactly_one_source() -> None:
 
 
 def test_resolving_twice_changes_nothing() -> None:
-    once = plan.resolve_spec(lora_spec()).spec
-    assert plan.resolve_spec(once).spec == once
+    once = resolve.resolve_spec(lora_spec()).spec
+    assert resolve.resolve_spec(once).spec == once
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_resolving_twice_changes_nothing() -> None:
     [(1, 10, 4, 3), (2, 10, 4, 6), (2.5, 8, 4, 5), (0.1, 8, 4, 1), (3, 1, 16, 3)],
 )
 def test_optimizer_steps_count_the_short_last_batch(epochs: float, examples: int, batch: int, steps: int) -> None:
-    assert plan.optimizer_steps(lora_spec(epochs=epochs, effective_batch_size=batch), examples) == steps
+    assert resolve.optimizer_steps(lora_spec(epochs=epochs, effective_batch_size=batch), examples) == steps
 
 
 def test_cpu_precision_follows_the_measured_rates() -> None:
@@ -98,8 +98,8 @@ CPU = rs.Hardware(cpu=rs.CpuDevice(cores=2))
     ids=["gpu", "unnamed gpu", "prefix", "cpu", "unknown"],
 )
 def test_activations_are_recomputed_where_memory_is_short(spec, expected) -> None:
-    assert plan.resolve_spec(spec).spec.gradient_checkpointing == expected
-    assert combination_problem(plan.resolve_spec(spec).spec) is None
+    assert resolve.resolve_spec(spec).spec.gradient_checkpointing == expected
+    assert combination_problem(resolve.resolve_spec(spec).spec) is None
 
 
 def test_sequence_length_keeps_99_percent_whole() -> None:
@@ -112,16 +112,16 @@ def test_sequence_length_keeps_99_percent_whole() -> None:
     averages = ((5 * 3000, 6016), (5 * 1000, 0), (5 * 1025, 2112), (10**15, 0))
     for tokens, length in averages:
         assert suggested_sequence_length(rs.DatasetProfile(examples=5, total_tokens=tokens)) == length
-    assert plan.resolve_spec(lora_spec(), profile=profile).spec.training.sequence_length == 320
+    assert resolve.resolve_spec(lora_spec(), profile=profile).spec.training.sequence_length == 320
 
 
 def test_digest_changes_with_spec_profile_and_revision_but_not_with_the_pack() -> None:
-    spec, profile = plan.resolve_spec(lora_spec()).spec, rs.DatasetProfile(examples=5)
+    spec, profile = resolve.resolve_spec(lora_spec()).spec, rs.DatasetProfile(examples=5)
     revision = ev.Revision(engine=ev.RevisionComponent(id="engine-1", sha256="aa"))
     digest = plan_digest(spec, profile, revision)
     assert digest == plan_digest(spec, profile, revision)
     other = lora_spec(seed=1)
-    assert plan_digest(plan.resolve_spec(other).spec, profile, revision) != digest
+    assert plan_digest(resolve.resolve_spec(other).spec, profile, revision) != digest
     assert plan_digest(spec, rs.DatasetProfile(examples=6), revision) != digest
     assert plan_digest(spec, profile, ev.Revision()) != digest
     with_pack = ev.Revision(engine=revision.engine, pack=ev.RevisionComponent(id="playbook-1"))
@@ -151,9 +151,9 @@ def test_the_digest_of_settings_and_names_is_that_of_the_whole_spec(
     spec.prefix.init_text = name
     spec.checkpoints.keep = 3
     profile, revision = rs.DatasetProfile(examples=5), ev.Revision(engine=ev.RevisionComponent(id="engine-1"))
-    settings = plan.resolved_settings(spec)
+    settings = resolve.resolved_settings(spec)
 
-    expected = plan_digest(plan.named_spec(settings, spec), profile, revision)
+    expected = plan_digest(resolve.named_spec(settings, spec), profile, revision)
     for _ in range(2):  # made, and kept
         assert settings_digest(settings, names_of(spec), profile, revision_text(revision)) == expected
 
@@ -171,9 +171,9 @@ def test_the_bytes_of_settings_and_names_are_those_of_the_whole_spec(
     spec.MergeFromString(unknown)
     if hardware is not None:
         spec.hardware.MergeFromString(unknown)
-    settings = plan.resolved_settings(spec)
+    settings = resolve.resolved_settings(spec)
 
-    expected = plan.named_spec(settings, spec).SerializeToString(deterministic=True)
+    expected = resolve.named_spec(settings, spec).SerializeToString(deterministic=True)
     for _ in range(2):  # made, and kept
         assert named_bytes(settings, names_of(spec)) == expected
 
@@ -181,7 +181,7 @@ def test_the_bytes_of_settings_and_names_are_those_of_the_whole_spec(
 def test_difference_names_the_fields() -> None:
     left, right = lora_spec(seed=1), lora_spec(seed=2)
     right.optimizer = rs.OPTIMIZER_SGD
-    assert plan.difference(left, right) == {
+    assert resolve.difference(left, right) == {
         "optimizer": ("", '"OPTIMIZER_SGD"'),
         "training.seed": ('"1"', '"2"'),
     }

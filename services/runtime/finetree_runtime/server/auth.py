@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from finetree_runtime.context import LOCAL, Principal
+from finetree_runtime.server.context import LOCAL, Principal
 
 
 class Authenticator(Protocol):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from finetree_runtime.settings import Duration, Secret, ServiceSettings, SettingsError, load, required, setting
+from finetree_runtime.config.settings import Duration, Secret, ServiceSettings, SettingsError, load, required, setting
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

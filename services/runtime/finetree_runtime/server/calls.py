@@ -21,10 +21,11 @@ from google.rpc import status_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
-from finetree_runtime import context
-from finetree_runtime.auth import Authenticator
 from finetree_runtime.errors import Code, DeadlineExceeded, DomainError, to_status
-from finetree_runtime.handlers import (
+from finetree_runtime.ids import uuid7, uuid7_text
+from finetree_runtime.server import context
+from finetree_runtime.server.auth import Authenticator
+from finetree_runtime.server.handlers import (
     Checked,
     Registrar,
     SurroundingRegistrar,
@@ -35,9 +36,8 @@ from finetree_runtime.handlers import (
     takes_bytes,
     write_all,
 )
-from finetree_runtime.ids import uuid7, uuid7_text
-from finetree_runtime.logging import get_logger
-from finetree_runtime.metrics import CallMetrics
+from finetree_runtime.server.logging import get_logger
+from finetree_runtime.server.metrics import CallMetrics
 
 REQUEST_ID = "x-request-id"
 SERVER_VERSION = "finetree-server-version"

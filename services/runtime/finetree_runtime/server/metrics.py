@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetree_runtime.settings import SettingsError
+from finetree_runtime.config.settings import SettingsError
 
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 

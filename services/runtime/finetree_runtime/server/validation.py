@@ -18,7 +18,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from finetree_runtime.errors import InvalidArgument, Violation
-from finetree_runtime.soundness import Soundness
+from finetree_runtime.server.soundness import Soundness
 
 _Message = TypeVar("_Message", bound=Message)
 

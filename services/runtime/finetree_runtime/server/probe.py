@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask a service how it is: `python -m finetree_runtime.probe ADDRESS [SERVICE]`; exit status 0 means SERVING.
+"""Ask a service how it is: `python -m finetree_runtime.server.probe ADDRESS [SERVICE]`; exit status 0 means SERVING.
 
 Containers and scripts use it where no grpc health probe is at hand. Without SERVICE it asks whether the process lives,
 with one (for example finetree_api.estimator.v1.EstimatorService) whether that service is ready.
@@ -17,7 +17,7 @@ TIMEOUT_SECONDS = 2.0
 def main(arguments: list[str]) -> int:
     """Print the health status; return 0 when it is SERVING, 1 when it is not, 2 on wrong usage."""
     if not 1 <= len(arguments) <= 2:
-        sys.stderr.write("usage: python -m finetree_runtime.probe ADDRESS [SERVICE]\n")
+        sys.stderr.write("usage: python -m finetree_runtime.server.probe ADDRESS [SERVICE]\n")
         return 2
     request = health_pb2.HealthCheckRequest(service=arguments[1] if len(arguments) == 2 else "")
     with grpc.insecure_channel(arguments[0]) as channel:

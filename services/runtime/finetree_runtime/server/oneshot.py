@@ -20,8 +20,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, status_pb2
 
 from finetree_runtime.errors import DomainError, InvalidArgument, to_status
-from finetree_runtime.handlers import takes_bytes
-from finetree_runtime.validation import validate
+from finetree_runtime.server.handlers import takes_bytes
+from finetree_runtime.server.validation import validate
 
 OnceFormat = Literal["json", "lines", "frames"]
 """How requests and answers are written."""

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import logging as stdlib, sys
-from finetree_runtime import logging
+from finetree_runtime.server import logging
 logging.configure(sys.argv[1])
 log = logging.get_logger()
 log.info("job_started", job="projects/default/jobs/j", things={"a", "a"})

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_runtime.plan import LONGEST_KEPT, unnamed
-from finetree_runtime.wire import delimited, key
+from finetree_runtime.runspec.resolve import LONGEST_KEPT, unnamed
+from finetree_runtime.runspec.wire import delimited, key
 
 _MODEL, _DATASET, _HARDWARE = (key(rs.RunSpec, name) for name in ("model", "dataset", "hardware"))
 _ACCELERATOR = key(rs.Hardware, "accelerator")

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from finetree_runtime.values import Duration, Secret, convert, kind_of, metavar
+from finetree_runtime.config.values import Duration, Secret, convert, kind_of, metavar
 
 __all__ = [
     "Duration",

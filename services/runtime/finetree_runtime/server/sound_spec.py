@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_runtime.naming import Split
-from finetree_runtime.validation import certain
+from finetree_runtime.runspec.naming import Split
+from finetree_runtime.server.validation import certain
 
 LONGEST_KEPT = 512
 """Bytes of a part up to which it is remembered; what is longer is validated as a whole."""

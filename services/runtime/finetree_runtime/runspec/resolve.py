@@ -17,7 +17,7 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH, Default, defaults_for, suggested_sequence_length
+from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH, Default, defaults_for, suggested_sequence_length
 
 NAMES: tuple[Literal["model"], Literal["dataset"]] = ("model", "dataset")
 """Fields of a RunSpec, its first, that say what is trained and not how."""

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
-from finetree_runtime import validation
+from finetree_runtime.server import validation
 
 if TYPE_CHECKING:  # grpc's classes are generic only in their type stubs
     Context = aio.ServicerContext[Any, Any]

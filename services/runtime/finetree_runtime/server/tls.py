@@ -8,8 +8,8 @@ from pathlib import Path
 
 import grpc
 
-from finetree_runtime.logging import get_logger
-from finetree_runtime.settings import ServiceSettings, SettingsError
+from finetree_runtime.config.settings import ServiceSettings, SettingsError
+from finetree_runtime.server.logging import get_logger
 
 
 def is_local(address: str) -> bool:

@@ -11,8 +11,8 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from finetree_runtime.naming import Names
-from finetree_runtime.plan import LONGEST_KEPT
+from finetree_runtime.runspec.naming import Names
+from finetree_runtime.runspec.resolve import LONGEST_KEPT
 
 _MODEL, _DATASET, _HARDWARE = (rs.RunSpec.DESCRIPTOR.fields_by_name[name] for name in ("model", "dataset", "hardware"))
 _ACCELERATOR = rs.Hardware.DESCRIPTOR.fields_by_name["accelerator"]

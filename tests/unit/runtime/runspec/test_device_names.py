@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from finetree_runtime import model_names
-from finetree_runtime.device_names import UNSUPPORTED, Named, by_name, canonical, counted, unsupported
+from finetree_runtime.runspec import model_names
+from finetree_runtime.runspec.device_names import UNSUPPORTED, Named, by_name, canonical, counted, unsupported
 
 
 @pytest.mark.parametrize(

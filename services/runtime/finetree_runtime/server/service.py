@@ -32,13 +32,13 @@ from google.protobuf import descriptor_pool
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from finetree_runtime import logging, tls, validation
-from finetree_runtime.auth import Authenticator, LocalAuthenticator
-from finetree_runtime.calls import Calls
+from finetree_runtime.config.settings import ServiceSettings, SettingsError
 from finetree_runtime.errors import DomainError
-from finetree_runtime.handlers import Registrar
-from finetree_runtime.metrics import CallMetrics
-from finetree_runtime.settings import ServiceSettings, SettingsError
+from finetree_runtime.server import logging, tls, validation
+from finetree_runtime.server.auth import Authenticator, LocalAuthenticator
+from finetree_runtime.server.calls import Calls
+from finetree_runtime.server.handlers import Registrar
+from finetree_runtime.server.metrics import CallMetrics
 
 Hook = Callable[[], Awaitable[None]]
 
