@@ -30,7 +30,7 @@ from finetree_recommender.advisor import Advisor
 from finetree_recommender.estimator_client import EstimatorClient
 from finetree_recommender.library import Library
 from finetree_recommender.pack import DEFAULT_PACK
-from finetree_runtime.server import COLLECT_EVERY
+from finetree_runtime.server.service import COLLECT_EVERY
 
 SECONDS = 60.0
 """Longest wait for an answer of the estimator."""

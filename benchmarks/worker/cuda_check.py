@@ -145,7 +145,7 @@ def train(folder: Path, device: str) -> None:
 def task_plan(folder: Path, device: str) -> Any:
     """The worker's plan of the case in `folder`, from the same spec that the estimator gets."""
     from finetree_api.trainer.v1 import worker_pb2
-    from finetree_runtime.plan import resolve_spec
+    from finetree_runtime.runspec.resolve import resolve_spec
     from finetree_worker.planning import train_plan
     from google.protobuf import json_format
 

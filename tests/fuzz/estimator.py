@@ -16,7 +16,7 @@ from finetree_recommender.estimates import Accelerator, Catalogue, Evidence, Mod
 from finetree_recommender.estimator_client import priced
 from finetree_recommender.methods import Method
 from finetree_runtime.errors import DomainError
-from finetree_runtime.validation import read, validate
+from finetree_runtime.server.validation import read, validate
 
 CARDS = accelerators.supported()
 MODELS = models.models()

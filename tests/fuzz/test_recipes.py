@@ -23,7 +23,7 @@ from finetree_recommender import replies
 from finetree_recommender.advisor import Advisor
 from finetree_recommender.pack import load_builtin
 from finetree_runtime.errors import DomainError
-from finetree_runtime.validation import validate
+from finetree_runtime.server.validation import validate
 from finetree_trainer.jobs.planner import Planner
 from finetree_trainer.models import hub
 from finetree_trainer.models.locate import KNOWN, Models

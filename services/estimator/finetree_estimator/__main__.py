@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
-from finetree_runtime import once
+from finetree_runtime.config.settings import SettingsError, load_or_exit
 from finetree_runtime.errors import DomainError
-from finetree_runtime.identity import distribution_version
-from finetree_runtime.server import Service, run
-from finetree_runtime.settings import SettingsError, load_or_exit
+from finetree_runtime.server import oneshot
+from finetree_runtime.server.identity import distribution_version
+from finetree_runtime.server.service import Service, run
 
 from finetree_estimator import prices
 from finetree_estimator.lookups import Knowledge
@@ -42,13 +42,13 @@ def main() -> int:
         print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201 - a program's last words
         return 2
     if settings.once:
-        rpc = once.Rpc(
+        rpc = oneshot.Rpc(
             getattr(estimator_pb2, f"{settings.once_method}Request"),
             getattr(estimator_pb2, f"{settings.once_method}Response"),
             getattr(servicer, settings.once_method),
             settings.max_request_bytes,
         )
-        return once.run(rpc, settings.once_format, once.Streams.standard())
+        return oneshot.run(rpc, settings.once_format, oneshot.Streams.standard())
     service = Service(NAME, distribution_version(NAME), settings)
     if learner is not None:
         service.on_stop = _closing(learner)

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from finetree_runtime.device_names import UNSUPPORTED, Named, by_name, canonical
+from finetree_runtime.runspec.device_names import UNSUPPORTED, Named, by_name, canonical
 
 from finetree_estimator.names import GIB, MIB, UnknownNameError, nearest_names, split, table
 

@@ -13,11 +13,11 @@ from itertools import zip_longest
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime import validation
-from finetree_runtime.digest import revision_text
 from finetree_runtime.errors import FailedPrecondition, invalid_field
-from finetree_runtime.naming import Split, split
-from finetree_runtime.sound_spec import sound
+from finetree_runtime.runspec.digest import revision_text
+from finetree_runtime.runspec.naming import Split, split
+from finetree_runtime.server import validation
+from finetree_runtime.server.sound_spec import sound
 
 from finetree_estimator import (
     comparison,

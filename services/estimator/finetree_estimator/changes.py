@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.plan import canonical, resolved_spec
+from finetree_runtime.runspec.resolve import canonical, resolved_spec
 from google.protobuf import json_format
 
 from finetree_estimator.methods import Full, trainable_parameters

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.combinations import Problem, combination_problem
 from finetree_runtime.errors import invalid_field
-from finetree_runtime.plan import LONGEST_KEPT, steps_of
+from finetree_runtime.runspec.conflicts import Problem, combination_problem
+from finetree_runtime.runspec.resolve import LONGEST_KEPT, steps_of
 
 from finetree_estimator import devices
 from finetree_estimator.names import is_currency

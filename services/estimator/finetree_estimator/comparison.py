@@ -6,7 +6,7 @@ from collections.abc import Generator
 from functools import cache, lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_runtime.wire import delimited, key
+from finetree_runtime.runspec.wire import delimited, key
 
 from finetree_estimator import evidence
 from finetree_estimator.against_playbook import Compared, compare

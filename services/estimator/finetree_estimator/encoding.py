@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime.wire import delimited, key, varint
+from finetree_runtime.runspec.wire import delimited, key, varint
 
 from finetree_estimator.intervals import COVERAGE, Interval, Source
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import InvalidArgument
-from finetree_runtime.naming import Split
-from finetree_runtime.validation import validate
+from finetree_runtime.runspec.naming import Split
+from finetree_runtime.server.validation import validate
 
 from finetree_estimator import engine
 from finetree_estimator.fit import Verdict

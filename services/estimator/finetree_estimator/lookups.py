@@ -6,8 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime import device_names
 from finetree_runtime.errors import InvalidArgument, NotFound, invalid_field
+from finetree_runtime.runspec import device_names
 
 from finetree_estimator import devices, modelconfig, unknown_models
 from finetree_estimator.accelerators import AcceleratorEntry, accelerator, other_memories

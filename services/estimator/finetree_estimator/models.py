@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from finetree_runtime import model_names
+from finetree_runtime.runspec import model_names
 
 from finetree_estimator.names import UnknownNameError, nearest_names, split, table
 from finetree_estimator.shapes import Shape

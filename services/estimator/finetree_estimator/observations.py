@@ -13,8 +13,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import AlreadyExists, ResourceExhausted, Unavailable
-from finetree_runtime.settings import SettingsError
 
 FILE_NAME = "observations.db"
 LOCK_NAME = "service.lock"

@@ -6,11 +6,11 @@ from functools import lru_cache
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.combinations import sequence_problem
-from finetree_runtime.digest import settings_digest
 from finetree_runtime.errors import InvalidArgument, invalid_field
-from finetree_runtime.naming import Names, Split, named_bytes, split
-from finetree_runtime.plan import LONGEST_KEPT, bare_of, named_spec, settings_of, spec_profile
+from finetree_runtime.runspec.conflicts import sequence_problem
+from finetree_runtime.runspec.digest import settings_digest
+from finetree_runtime.runspec.naming import Names, Split, named_bytes, split
+from finetree_runtime.runspec.resolve import LONGEST_KEPT, bare_of, named_spec, settings_of, spec_profile
 
 from finetree_estimator import rows
 from finetree_estimator.choices import Choices, choices

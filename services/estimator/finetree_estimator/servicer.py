@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime import validation
 from finetree_runtime.errors import DomainError, FailedPrecondition, to_status
-from finetree_runtime.handlers import in_bytes
-from finetree_runtime.identity import distribution_version
 from finetree_runtime.paging import PageTokens, page_size
+from finetree_runtime.server import validation
+from finetree_runtime.server.handlers import in_bytes
+from finetree_runtime.server.identity import distribution_version
 
 from finetree_estimator import (
     answering,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime.wire import delimited, key
+from finetree_runtime.runspec.wire import delimited, key
 from google.rpc import status_pb2
 
 from finetree_estimator.cost import Cost

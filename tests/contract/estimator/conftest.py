@@ -11,7 +11,7 @@ from finetree_estimator.__main__ import FULL_NAME
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import NAME, EstimatorServicer
 from finetree_estimator.settings import Settings
-from finetree_runtime.server import Service, serving
+from finetree_runtime.server.service import Service, serving
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 

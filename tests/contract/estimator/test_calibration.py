@@ -15,7 +15,7 @@ from finetree_estimator.learning import Learner, load
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import NAME, EstimatorServicer
 from finetree_estimator.settings import Settings
-from finetree_runtime.server import Service, serving
+from finetree_runtime.server.service import Service, serving
 from google.protobuf import json_format
 
 KNOWN = Knowledge(prices.packaged())

@@ -9,8 +9,8 @@ import pytest
 from finetree_api.trainer.v1 import base_model_pb2 as pb
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2
-from finetree_runtime.settings import SettingsError
-from finetree_runtime.values import Secret
+from finetree_runtime.config.settings import SettingsError
+from finetree_runtime.config.values import Secret
 from finetree_trainer.models import hub
 from finetree_trainer.settings import Settings
 from trainer_harness import ROWS, FixedEstimator, job_request, jsonl, refusal, trainer

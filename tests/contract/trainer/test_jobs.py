@@ -274,7 +274,7 @@ async def test_the_server_says_what_it_is(tmp_path):
 
 
 async def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):
-    from finetree_runtime.settings import SettingsError
+    from finetree_runtime.config.settings import SettingsError
 
     async with trainer(tmp_path):
         with pytest.raises(SettingsError) as error:

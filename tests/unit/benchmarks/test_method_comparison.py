@@ -13,7 +13,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator import observing
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.prices import packaged
-from finetree_runtime.validation import validate
+from finetree_runtime.server.validation import validate
 from finetree_worker import events
 from finetree_worker.plan import Metric
 from google.protobuf import json_format

@@ -10,8 +10,8 @@ from finetree_estimator.batches import ROWS_AT_A_TIME
 from finetree_estimator.batches import abreast as taken_together
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import EstimatorServicer
-from finetree_runtime import validation
 from finetree_runtime.errors import DomainError, to_status
+from finetree_runtime.server import validation
 from google.protobuf import json_format
 
 KNOWLEDGE = Knowledge(prices.packaged())

@@ -12,7 +12,7 @@ from finetree_estimator.changes import apply_patch
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_runtime.errors import DomainError
-from finetree_runtime.validation import validate
+from finetree_runtime.server.validation import validate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

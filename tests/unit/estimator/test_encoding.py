@@ -7,7 +7,7 @@ from finetree_estimator import encoding
 from finetree_estimator.encoding import Place, interval_bytes
 from finetree_estimator.intervals import Interval, Kind, Source
 from finetree_estimator.writing import interval_message
-from finetree_runtime.wire import key
+from finetree_runtime.runspec.wire import key
 
 SOURCE = Source(Kind.PUBLISHED, "a paper", "table 3", "2026-07")
 MANY = tuple(Source(Kind.MEASURED, f"source {number}", "x" * 300) for number in range(40))

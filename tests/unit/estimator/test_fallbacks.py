@@ -12,7 +12,7 @@ from finetree_estimator.lookups import Knowledge
 from finetree_estimator.prices import packaged
 from finetree_estimator.reading import read
 from finetree_runtime.errors import InvalidArgument
-from finetree_runtime.validation import validate
+from finetree_runtime.server.validation import validate
 from google.protobuf import json_format
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 

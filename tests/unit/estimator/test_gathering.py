@@ -10,8 +10,8 @@ from finetree_estimator import answering, fallbacks, prices
 from finetree_estimator.gathering import FEWEST, FIRST_TRY, LAST_TRY, MOST, Gathering, Sizing
 from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import EstimatorServicer
-from finetree_runtime import validation
 from finetree_runtime.errors import InvalidArgument, NotFound
+from finetree_runtime.server import validation
 from google.protobuf import json_format
 
 

@@ -4,8 +4,8 @@ import sqlite3
 import pytest
 from finetree_estimator import observations
 from finetree_estimator.observations import FILE_NAME, Observations, Row, read_only
+from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import AlreadyExists
-from finetree_runtime.settings import SettingsError
 
 
 @pytest.fixture

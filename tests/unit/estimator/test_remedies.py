@@ -12,8 +12,8 @@ from finetree_estimator.reading import read
 from finetree_estimator.remedies import search
 from finetree_estimator.run import Run
 from finetree_estimator.servicer import EstimatorServicer
-from finetree_runtime.combinations import combination_problem
-from finetree_runtime.plan import resolve_spec
+from finetree_runtime.runspec.conflicts import combination_problem
+from finetree_runtime.runspec.resolve import resolve_spec
 from google.protobuf import json_format
 
 KNOWLEDGE = Knowledge(prices.packaged())

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
+from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
-from finetree_runtime.identity import distribution_version
-from finetree_runtime.logging import get_logger
 from finetree_runtime.paging import PageTokens
-from finetree_runtime.server import Service
-from finetree_runtime.settings import SettingsError
+from finetree_runtime.server.identity import distribution_version
+from finetree_runtime.server.logging import get_logger
+from finetree_runtime.server.service import Service
 
 from finetree_trainer.api import worker_servicer
 from finetree_trainer.api.servicer import SERVICE, TrainerServicer

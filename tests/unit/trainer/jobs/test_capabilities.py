@@ -4,7 +4,7 @@
 import pytest
 from finetree_api.types.v1 import run_spec_pb2
 from finetree_runtime.errors import InvalidArgument
-from finetree_runtime.plan import resolve_spec
+from finetree_runtime.runspec.resolve import resolve_spec
 from finetree_trainer.jobs import capabilities
 from finetree_worker import choices, planning
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetree_api.trainer.v1 import base_model_pb2, dataset_pb2, trainer_pb2, trainer_pb2_grpc
-from finetree_runtime import context
 from finetree_runtime.errors import invalid_field
-from finetree_runtime.identity import server_info
 from finetree_runtime.ids import ResourceName, parse_child, parse_name, parse_parent
 from finetree_runtime.paging import PageTokens, page_size
+from finetree_runtime.server import context
+from finetree_runtime.server.identity import server_info
 
 from finetree_trainer.datasets.datasets import Datasets
 from finetree_trainer.datasets.previews import DEFAULT_ROWS, MAX_ROWS, Previews

@@ -12,7 +12,7 @@ from typing import Any
 
 from finetree_api.trainer.v1 import worker_pb2, worker_pb2_grpc
 from finetree_runtime.errors import DomainError, NotFound
-from finetree_runtime.logging import get_logger
+from finetree_runtime.server.logging import get_logger
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode, aio
 

@@ -11,7 +11,7 @@ from functools import partial
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_runtime.errors import DomainError
-from finetree_runtime.logging import get_logger
+from finetree_runtime.server.logging import get_logger
 from sqlalchemy import Connection
 
 from finetree_trainer.estimator import EstimateUnavailableError, Estimator, ReportRefusedError

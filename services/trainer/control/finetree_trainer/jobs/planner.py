@@ -12,11 +12,11 @@ from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 from finetree_data.contract import reading_of, to_reading
 from finetree_data.options import Reading
-from finetree_runtime.combinations import combination_problem, sequence_problem
-from finetree_runtime.digest import plan_digest
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound, Violation, invalid_field
 from finetree_runtime.ids import parse_name
-from finetree_runtime.plan import difference, resolve_spec
+from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
+from finetree_runtime.runspec.digest import plan_digest
+from finetree_runtime.runspec.resolve import difference, resolve_spec
 from google.protobuf import json_format
 
 from finetree_trainer import estimator as estimates

@@ -6,7 +6,7 @@ from functools import partial
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import DomainError
-from finetree_runtime.logging import get_logger
+from finetree_runtime.server.logging import get_logger
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog import states

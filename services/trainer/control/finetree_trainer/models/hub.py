@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from finetree_api.trainer.v1 import worker_pb2
+from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import invalid_field
-from finetree_runtime.settings import SettingsError
 
 from finetree_trainer.settings import Settings
 

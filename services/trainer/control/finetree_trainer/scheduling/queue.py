@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_runtime.errors import DomainError
-from finetree_runtime.logging import get_logger
+from finetree_runtime.server.logging import get_logger
 from google.rpc import status_pb2
 from sqlalchemy import Connection
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from finetree_api.trainer.v1 import job_pb2, worker_pb2
 from finetree_runtime.errors import DomainError
 from finetree_runtime.ids import uuid7
-from finetree_runtime.logging import get_logger
+from finetree_runtime.server.logging import get_logger
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog import ingest, states
