@@ -207,10 +207,10 @@ def measured(case: Case, model: Path, hardware: dict[str, Any], *, steps: int, d
 def predicted(case: Case, rows: dict[str, Any], hardware: dict[str, Any], steps: int) -> dict[str, float]:
     """The estimator's peaks of the same spec in bytes."""
     from finetree_api.estimator.v1 import estimator_pb2 as pb
-    from finetree_estimator import engine
-    from finetree_estimator.lookups import Knowledge
-    from finetree_estimator.prices import packaged
-    from finetree_estimator.reading import read
+    from finetree_estimator import estimate as engine
+    from finetree_estimator.catalog.prices import packaged
+    from finetree_estimator.spec.parse import read
+    from finetree_estimator.spec.resolve import Knowledge
     from google.protobuf import json_format
 
     request = pb.EstimateRunRequest()
