@@ -31,7 +31,7 @@ from finetree_recommender.messages import recommendation
 from finetree_recommender.policy.library import Library
 from finetree_recommender.policy.pack import DEFAULT_PACK
 from finetree_recommender.recommend import Advisor
-from finetree_runtime.server import COLLECT_EVERY
+from finetree_runtime.server.service import COLLECT_EVERY
 
 SECONDS = 60.0
 """Longest wait for an answer of the estimator."""

@@ -23,11 +23,11 @@ from finetree_recommender.messages import recommendation
 from finetree_recommender.policy.pack import load_builtin
 from finetree_recommender.recommend import Advisor
 from finetree_runtime.errors import DomainError
-from finetree_runtime.validation import validate
-from finetree_trainer import hub
-from finetree_trainer.devices import Device
-from finetree_trainer.models import KNOWN, Models
-from finetree_trainer.resolve import Planner
+from finetree_runtime.server.validation import validate
+from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.models import hub
+from finetree_trainer.models.locate import KNOWN, Models
+from finetree_trainer.scheduling.devices import Device
 from fuzz_estimator import CARDS, MODELS, Known
 
 pytestmark = [pytest.mark.timeout(120)]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import finetree
 from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
-from finetree_runtime import once
-from finetree_runtime.identity import distribution_version
-from finetree_runtime.server import Service, run
-from finetree_runtime.settings import SettingsError, load_or_exit
+from finetree_runtime.config.settings import SettingsError, load_or_exit
+from finetree_runtime.server import oneshot
+from finetree_runtime.server.identity import distribution_version
+from finetree_runtime.server.service import Service, run
 from google.protobuf import json_format
 
 from finetree_recommender.estimator.client import EstimatorClient
@@ -60,8 +60,8 @@ def answer_once(settings: Settings) -> int:
         method = settings.once_method
         answer = getattr(servicer, method)
         request, response = (getattr(recommender_pb2, f"{method}{end}") for end in ("Request", "Response"))
-        rpc = once.Rpc(request, response, answer, settings.max_request_bytes)
-        return once.run(rpc, settings.once_format, once.Streams.standard())
+        rpc = oneshot.Rpc(request, response, answer, settings.max_request_bytes)
+        return oneshot.run(rpc, settings.once_format, oneshot.Streams.standard())
 
 
 def check_policy(settings: Settings, file: Path) -> int:

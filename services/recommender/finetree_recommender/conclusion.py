@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime.digest import revision_text, settings_digest
-from finetree_runtime.naming import names_of
+from finetree_runtime.runspec.digest import revision_text, settings_digest
+from finetree_runtime.runspec.naming import names_of
 
 from finetree_recommender.decision import fit
 from finetree_recommender.decision.pipeline import Decision

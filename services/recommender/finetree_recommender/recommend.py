@@ -9,7 +9,7 @@ from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import NotFound
-from finetree_runtime.wire import delimited, key
+from finetree_runtime.runspec.wire import delimited, key
 
 from finetree_recommender.conclusion import Recommendation, conclude, parameters_of
 from finetree_recommender.estimator.values import (

@@ -6,9 +6,9 @@ from typing import Any
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.recommender.v1 import recommender_pb2_grpc
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime import validation
-from finetree_runtime.handlers import in_bytes
-from finetree_runtime.identity import distribution_version
+from finetree_runtime.server import validation
+from finetree_runtime.server.handlers import in_bytes
+from finetree_runtime.server.identity import distribution_version
 from grpc import aio
 
 from finetree_recommender.messages import method_cards, policies, recommendation

@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar
 import finetree
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime import device_names, model_names
-from finetree_runtime.wire import delimited, key
+from finetree_runtime.runspec import device_names, model_names
+from finetree_runtime.runspec.wire import delimited, key
 
 from finetree_recommender.estimator.values import (
     Accelerator,

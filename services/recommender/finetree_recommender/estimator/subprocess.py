@@ -17,7 +17,7 @@ from typing import IO, Self, TypeVar
 
 import finetree
 from finetree_api.estimator.v1 import estimator_pb2 as est
-from finetree_runtime.once import HEADER, STATUS
+from finetree_runtime.server.oneshot import HEADER, STATUS
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH
+from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH
 
 from finetree_recommender.decision.limits import duration, seconds_of
 from finetree_recommender.decision.situation import Situation

@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime.wire import delimited, key
+from finetree_runtime.runspec.wire import delimited, key
 
 from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.decision.stages import Choice, Stage

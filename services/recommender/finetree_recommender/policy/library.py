@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetree_runtime.logging import get_logger
+from finetree_runtime.server.logging import get_logger
 
 from finetree_recommender.policy.pack import Pack, load_builtin, parse
 from finetree_recommender.policy.yaml import PackError

@@ -10,8 +10,8 @@ from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime import plan
-from finetree_runtime.wire import delimited, key
+from finetree_runtime.runspec import resolve
+from finetree_runtime.runspec.wire import delimited, key
 
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import UNKNOWN
@@ -76,14 +76,16 @@ def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None,
     applied = adaptations(pack, inputs, method)[:adapted] if adapted else ()
     given = _named(inputs) + _marker(method) + choices.raw + b"".join(map(_setting_of, applied))
     spec = rs.RunSpec.FromString(given)
-    bare = plan.bare_of(spec, profile=inputs.profile)
-    settings, _ = plan.resolution_of(bare)
+    bare = resolve.bare_of(spec, profile=inputs.profile)
+    settings, _ = resolve.resolution_of(bare)
     ids = tuple(rule.id for rule in applied)
-    names = b"".join(map(_told_name, plan.named_paths(spec)))
+    names = b"".join(map(_told_name, resolve.named_paths(spec)))
     # Settings of thousands of bytes come once.
-    kept = _told_settings if len(bare.settings) <= plan.LONGEST_KEPT else _told_settings.__wrapped__
+    kept = _told_settings if len(bare.settings) <= resolve.LONGEST_KEPT else _told_settings.__wrapped__
     return Recipe(
-        plan.named_spec(settings, spec), settings, names + kept(pack, _Ruled(choices.rules, choices), method, ids, bare)
+        resolve.named_spec(settings, spec),
+        settings,
+        names + kept(pack, _Ruled(choices.rules, choices), method, ids, bare),
     )
 
 
@@ -96,10 +98,10 @@ class _Ruled:
 
 
 @lru_cache(maxsize=4096)
-def _told_settings(pack: Pack, ruled: _Ruled, method: Method, applied: tuple[str, ...], bare: plan.Bare) -> bytes:
+def _told_settings(pack: Pack, ruled: _Ruled, method: Method, applied: tuple[str, ...], bare: resolve.Bare) -> bytes:
     """The sources of settings as a reply has them; `applied` are the ids of the adaptations."""
     ours = _sources(pack, ruled.draft, method, applied)
-    return b"".join([ours.get(item.field_path) or _in_reply(item) for item in plan.resolution_of(bare)[1]])
+    return b"".join([ours.get(item.field_path) or _in_reply(item) for item in resolve.resolution_of(bare)[1]])
 
 
 def _in_reply(source: ev.SettingSource) -> bytes:
@@ -109,7 +111,7 @@ def _in_reply(source: ev.SettingSource) -> bytes:
 @lru_cache(maxsize=1024)
 def _told_name(path: str) -> bytes:
     """The source of a name that the request gave, as a reply has it."""
-    return _in_reply(plan.given(path))
+    return _in_reply(resolve.given(path))
 
 
 def _sources(pack: Pack, choices: Draft, method: Method, applied: tuple[str, ...]) -> Mapping[str, bytes]:

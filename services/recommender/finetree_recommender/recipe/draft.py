@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.defaults import UNKNOWN_SEQUENCE_LENGTH, cpu_precision
-from finetree_runtime.plan import steps_of
+from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH, cpu_precision
+from finetree_runtime.runspec.resolve import steps_of
 
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import UNKNOWN, unread

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime import device_names
-from finetree_runtime.device_names import canonical
+from finetree_runtime.runspec import device_names
+from finetree_runtime.runspec.device_names import canonical
 
 from finetree_recommender.estimator.values import Accelerator, Catalogue
 from finetree_recommender.policy.pack import Pack

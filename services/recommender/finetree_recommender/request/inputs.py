@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime import model_names
-from finetree_runtime.defaults import suggested_sequence_length
+from finetree_runtime.runspec import model_names
+from finetree_runtime.runspec.defaults import suggested_sequence_length
 
 from finetree_recommender.decision.limits import Demands, plain
 from finetree_recommender.estimator.values import Catalogue, Model

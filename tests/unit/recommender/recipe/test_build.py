@@ -9,8 +9,8 @@ from finetree_recommender.method import Method
 from finetree_recommender.policy.pack import load_builtin
 from finetree_recommender.recipe import build
 from finetree_recommender.recipe.draft import case_of, drafts
-from finetree_runtime.combinations import combination_problem
-from finetree_runtime.plan import optimizer_steps, resolve_spec, set_paths
+from finetree_runtime.runspec.conflicts import combination_problem
+from finetree_runtime.runspec.resolve import optimizer_steps, resolve_spec, set_paths
 
 CPU = {"cpu": {"cores": 2, "memory_bytes": 16 * 2**30}}
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}

@@ -7,7 +7,7 @@ import pytest
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_recommender.estimator.values import Accelerator, Catalogue
 from finetree_recommender.request.hardware import read_device
-from finetree_runtime.device_names import canonical
+from finetree_runtime.runspec.device_names import canonical
 from google.protobuf import json_format
 
 CARDS = (
