@@ -163,10 +163,10 @@ def measured(case: Case, models: Path, *, quick: bool) -> dict[str, Any]:
 def predicted(case: Case, seen: dict[str, Any]) -> dict[str, float]:
     """What the estimator says of the same spec and rows: components in bytes by name, and the two peaks."""
     from finetree_api.estimator.v1 import estimator_pb2 as pb
-    from finetree_estimator import engine
-    from finetree_estimator.lookups import Knowledge
-    from finetree_estimator.prices import packaged
-    from finetree_estimator.reading import read
+    from finetree_estimator import estimate as engine
+    from finetree_estimator.catalog.prices import packaged
+    from finetree_estimator.spec.parse import read
+    from finetree_estimator.spec.resolve import Knowledge
     from google.protobuf import json_format
 
     request = pb.EstimateRunRequest()

@@ -145,7 +145,7 @@ def train(folder: Path, device: str) -> None:
 def task_plan(folder: Path, device: str) -> Any:
     """The worker's plan of the case in `folder`, from the same spec that the estimator gets."""
     from finetree_api.trainer.v1 import worker_pb2
-    from finetree_runtime.plan import resolve_spec
+    from finetree_runtime.runspec.resolve import resolve_spec
     from finetree_worker.plan_from_task import train_plan
     from google.protobuf import json_format
 
@@ -207,10 +207,10 @@ def measured(case: Case, model: Path, hardware: dict[str, Any], *, steps: int, d
 def predicted(case: Case, rows: dict[str, Any], hardware: dict[str, Any], steps: int) -> dict[str, float]:
     """The estimator's peaks of the same spec in bytes."""
     from finetree_api.estimator.v1 import estimator_pb2 as pb
-    from finetree_estimator import engine
-    from finetree_estimator.lookups import Knowledge
-    from finetree_estimator.prices import packaged
-    from finetree_estimator.reading import read
+    from finetree_estimator import estimate as engine
+    from finetree_estimator.catalog.prices import packaged
+    from finetree_estimator.spec.parse import read
+    from finetree_estimator.spec.resolve import Knowledge
     from google.protobuf import json_format
 
     request = pb.EstimateRunRequest()

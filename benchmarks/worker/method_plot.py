@@ -3,8 +3,8 @@
 
 from collections.abc import Iterator
 
-from finetree_cli.render.chart import Box, Chart, Shape, Stroke, Words
-from finetree_cli.render.chart_svg import svg
+from finetree_cli.render.chart.memory import Box, Chart, Shape, Stroke, Words
+from finetree_cli.render.chart.svg import svg
 from method_statistics import Summary
 
 WIDTH, LEFT, RIGHT = 980.0, 110.0, 620.0

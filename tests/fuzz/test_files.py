@@ -7,10 +7,10 @@ import json
 
 import pytest
 import zstandard
-from finetree_data.faults import DatasetError
-from finetree_data.parquet_footer import read_footer
+from finetree_data.errors import DatasetError
+from finetree_data.files.parquet_footer import read_footer
+from finetree_data.options import Columns, FileFormat, Layout, Reading
 from finetree_data.reader import RowFile
-from finetree_data.reading import Columns, FileFormat, Layout, Reading
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ import pytest
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.recommender.v1 import recommender_pb2
 from finetree_api.trainer.v1 import trainer_pb2
-from finetree_cli.suite import Suite
+from finetree_cli.backends.suite import Suite
 from fuzz_messages import Maker
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.json_format import ParseDict

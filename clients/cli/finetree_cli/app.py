@@ -5,7 +5,7 @@ import importlib
 
 import click
 
-from finetree_cli.command import Group, Settings
+from finetree_cli.options.command import Group, Settings
 
 COMMANDS: dict[str, str] = {
     "demo": "finetree_cli.commands.demo:demo",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from finetree_api.estimator.v1 import estimator_pb2
     from finetree_api.types.v1 import run_spec_pb2
 
-    from finetree_cli.engine import Engine
+    from finetree_cli.backends.estimator import Engine
 
 METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 ACCELERATORS = ("rtx-4090", "l40s", "a100-80gb", "h100")

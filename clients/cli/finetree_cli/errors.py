@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from finetree import FinetreeError
 
-    from finetree_cli.job_reader import FileProblem
+    from finetree_cli.jobfile.yaml_reader import FileProblem
 
 
 class ExitCode(IntEnum):

@@ -8,20 +8,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
-from finetree_runtime import once
+from finetree_runtime.config.settings import SettingsError, load_or_exit
 from finetree_runtime.errors import DomainError
-from finetree_runtime.identity import distribution_version
-from finetree_runtime.server import Service, run
-from finetree_runtime.settings import SettingsError, load_or_exit
+from finetree_runtime.server import oneshot
+from finetree_runtime.server.identity import distribution_version
+from finetree_runtime.server.service import Service, run
 
-from finetree_estimator import prices
-from finetree_estimator.lookups import Knowledge
-from finetree_estimator.quotes import PriceBook
+from finetree_estimator.catalog import prices
+from finetree_estimator.catalog.price_book import PriceBook
 from finetree_estimator.servicer import NAME, EstimatorServicer
 from finetree_estimator.settings import PREFIX, Settings
+from finetree_estimator.spec.resolve import Knowledge
 
 if TYPE_CHECKING:
-    from finetree_estimator.learning import Learner
+    from finetree_estimator.evidence.learner import Learner
 
 FULL_NAME = "finetree_api.estimator.v1.EstimatorService"
 
@@ -42,13 +42,13 @@ def main() -> int:
         print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201 - a program's last words
         return 2
     if settings.once:
-        rpc = once.Rpc(
+        rpc = oneshot.Rpc(
             getattr(estimator_pb2, f"{settings.once_method}Request"),
             getattr(estimator_pb2, f"{settings.once_method}Response"),
             getattr(servicer, settings.once_method),
             settings.max_request_bytes,
         )
-        return once.run(rpc, settings.once_format, once.Streams.standard())
+        return oneshot.run(rpc, settings.once_format, oneshot.Streams.standard())
     service = Service(NAME, distribution_version(NAME), settings)
     if learner is not None:
         service.on_stop = _closing(learner)
@@ -63,9 +63,9 @@ def knowledge(settings: Settings) -> Knowledge:
     known = Knowledge(_price_book(settings), settings.model_root)
     if settings.state_dir is None or not settings.once:
         return known
-    from finetree_estimator import learning
+    from finetree_estimator.evidence import learner
 
-    return replace(known, calibration=learning.load(settings.state_dir, known))
+    return replace(known, calibration=learner.load(settings.state_dir, known))
 
 
 def _price_book(settings: Settings) -> PriceBook:
@@ -89,7 +89,7 @@ def _learner(settings: Settings, known: Knowledge) -> "Learner | None":
     if settings.state_dir is None or settings.once:
         return None
     # SQLite is imported only by who keeps something.
-    from finetree_estimator.learning import Learner
+    from finetree_estimator.evidence.learner import Learner
 
     return Learner(settings.state_dir, known)
 

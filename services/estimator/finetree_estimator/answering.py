@@ -13,27 +13,20 @@ from itertools import zip_longest
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime import validation
-from finetree_runtime.digest import revision_text
 from finetree_runtime.errors import FailedPrecondition, invalid_field
-from finetree_runtime.naming import Split, split
-from finetree_runtime.sound_spec import sound
+from finetree_runtime.runspec.digest import revision_text
+from finetree_runtime.runspec.naming import Split, split
+from finetree_runtime.server import validation
+from finetree_runtime.server.sound_spec import sound
 
-from finetree_estimator import (
-    comparison,
-    engine,
-    fallbacks,
-    largest,
-    listing,
-    offers,
-    remedies,
-    revision,
-    smallest,
-    writing,
-)
-from finetree_estimator.elsewhere import moved
-from finetree_estimator.fallbacks import Chosen
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator import estimate as engine
+from finetree_estimator.catalog import versions
+from finetree_estimator.messages import catalog, comparison
+from finetree_estimator.messages import estimate as writing
+from finetree_estimator.spec.resolve import Knowledge
+from finetree_estimator.whatif import fallbacks, largest, offers, remedies, smallest
+from finetree_estimator.whatif.elsewhere import moved
+from finetree_estimator.whatif.fallbacks import Chosen
 
 _SPEC = pb.EstimateRunRequest.SPEC_FIELD_NUMBER
 Answering = Generator[None, None, bytes]
@@ -65,7 +58,7 @@ class Present:
     @classmethod
     def of(cls, knowledge: Knowledge) -> "Present":
         """What answers are given with by who knows this."""
-        found = writing.revision_message(revision.parts(knowledge.prices, knowledge.calibration.part))
+        found = writing.revision_message(versions.parts(knowledge.prices, knowledge.calibration.part))
         return cls(knowledge, found, found.SerializeToString(deterministic=True), revision_text(found))
 
 
@@ -127,7 +120,7 @@ def _searched(chosen: Chosen, estimate: engine.Estimate, answer: bytes, knowledg
     options = smallest.search(request, reading, knowledge)
     message.smallest_hardware.extend(map(writing.hardware_message, options))
     elsewhere = offers.search(reading.run, estimate, knowledge.prices, partial(moved, request, reading, knowledge))
-    message.offers.extend(map(listing.offer_message, elsewhere))
+    message.offers.extend(map(catalog.offer_message, elsewhere))
     return message.SerializeToString(deterministic=True)
 
 

@@ -4,8 +4,8 @@
 from functools import lru_cache
 from typing import NamedTuple
 
+from finetree_estimator.catalog.price_book import billed
 from finetree_estimator.intervals import Interval, Kind, Source, made, together
-from finetree_estimator.quotes import billed
 from finetree_estimator.run import Owned, Rented, Run, Term
 
 HOST_WATTS = 100.0

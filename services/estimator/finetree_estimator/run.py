@@ -7,12 +7,12 @@ from enum import Enum
 from typing import NamedTuple
 
 from finetree_estimator import constants as c
-from finetree_estimator.factors import UNCORRECTED, Correction
+from finetree_estimator.catalog.architecture import Shape
+from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
 from finetree_estimator.intervals import Source
-from finetree_estimator.methods import Method
+from finetree_estimator.methods.base import Method
 from finetree_estimator.programs import FINETREE, Program
 from finetree_estimator.recipe import Recipe, recipe_of
-from finetree_estimator.shapes import Shape
 
 
 class Stretch(NamedTuple):

@@ -9,29 +9,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime import validation
 from finetree_runtime.errors import DomainError, FailedPrecondition, to_status
-from finetree_runtime.handlers import in_bytes
-from finetree_runtime.identity import distribution_version
 from finetree_runtime.paging import PageTokens, page_size
+from finetree_runtime.server import validation
+from finetree_runtime.server.handlers import in_bytes
+from finetree_runtime.server.identity import distribution_version
 
-from finetree_estimator import (
-    answering,
-    batches,
-    gate,
-    listing,
-    telling,
-    writing,
-)
-from finetree_estimator.accelerators import accelerators
+from finetree_estimator import answering, batches
 from finetree_estimator.answering import Present, Question
 from finetree_estimator.answers import Answers, key_of
+from finetree_estimator.catalog.accelerators import accelerators
+from finetree_estimator.catalog.models import ModelEntry, models
 from finetree_estimator.gathering import Gathering
-from finetree_estimator.lookups import Knowledge
-from finetree_estimator.models import ModelEntry, models
+from finetree_estimator.messages import calibration, catalog
+from finetree_estimator.messages import estimate as writing
+from finetree_estimator.spec.resolve import Knowledge
+from finetree_estimator.whatif import check_plan
 
 if TYPE_CHECKING:
-    from finetree_estimator.learning import Learner
+    from finetree_estimator.evidence.learner import Learner
 
 NAME = "finetree-estimator"
 FEATURES = ("cpu", "shape", "price-book", "batch", "remedies", "check", "what-fits")
@@ -103,7 +99,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         """List the models of the catalogue."""
         entries, token = self._page(request, "models", models(), _model_names)
-        return pb.ListModelsResponse(models=map(listing.model_message, entries), next_page_token=token)
+        return pb.ListModelsResponse(models=map(catalog.model_message, entries), next_page_token=token)
 
     async def ListAccelerators(
         self,
@@ -112,15 +108,15 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     ) -> pb.ListAcceleratorsResponse:
         """List the accelerators of the catalogue."""
         entries, token = self._page(request, "accelerators", accelerators(), lambda entry: (entry.name,))
-        messages = [listing.accelerator_message(entry, self._present.knowledge.prices) for entry in entries]
+        messages = [catalog.accelerator_message(entry, self._present.knowledge.prices) for entry in entries]
         return pb.ListAcceleratorsResponse(accelerators=messages, next_page_token=token)
 
     async def ListPrices(self, request: pb.ListPricesRequest, context: Any) -> pb.ListPricesResponse:
         """List the quotes of the price book."""
-        quotes = listing.select_prices(self._present.knowledge.prices, request)
+        quotes = catalog.select_prices(self._present.knowledge.prices, request)
         scope = f"prices/{request.accelerator}/{request.provider}/{request.term}"
         entries, token = self._cut(scope, quotes, request.page_size, request.page_token)
-        prices = map(listing.price_message, entries)
+        prices = map(catalog.price_message, entries)
         book = self._present.revision.price_book
         return pb.ListPricesResponse(prices=prices, next_page_token=token, price_book=book)
 
@@ -139,11 +135,11 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     async def GetCalibration(self, request: pb.GetCalibrationRequest, context: Any) -> pb.GetCalibrationResponse:
         """Say what was learned from observed runs."""
         self._relearn()
-        return telling.calibration_message(request, self._present.knowledge.calibration, self._tokens)
+        return calibration.calibration_message(request, self._present.knowledge.calibration, self._tokens)
 
     async def ResetCalibration(self, request: pb.ResetCalibrationRequest, context: Any) -> pb.ResetCalibrationResponse:
         """Forget what was learned."""
-        device = telling.device_name(request.device, self._present.knowledge.calibration)
+        device = calibration.device_name(request.device, self._present.knowledge.calibration)
         removed = await self._learning().reset(device)
         self._relearn()
         return pb.ResetCalibrationResponse(removed=removed, calibration=self._present.revision.calibration)
@@ -201,7 +197,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def check(self, request: pb.CheckPlanRequest) -> pb.CheckPlanResponse:
         """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
-        return gate.check_plan(request, self.estimate, self._present.knowledge)
+        return check_plan.check_plan(request, self.estimate, self._present.knowledge)
 
     def _features(self) -> tuple[str, ...]:
         return (*FEATURES, "calibration") if self._learner is not None else FEATURES

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from finetree_runtime.once import OnceFormat
-from finetree_runtime.settings import ServiceSettings, listen_address, setting
+from finetree_runtime.config.settings import ServiceSettings, listen_address, setting
+from finetree_runtime.server.oneshot import OnceFormat
 
 PREFIX = "FINETREE_ESTIMATOR"
 """Of the environment's variables."""

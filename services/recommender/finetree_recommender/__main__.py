@@ -6,19 +6,19 @@ from pathlib import Path
 
 import finetree
 from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
-from finetree_runtime import once
-from finetree_runtime.identity import distribution_version
-from finetree_runtime.server import Service, run
-from finetree_runtime.settings import SettingsError, load_or_exit
+from finetree_runtime.config.settings import SettingsError, load_or_exit
+from finetree_runtime.server import oneshot
+from finetree_runtime.server.identity import distribution_version
+from finetree_runtime.server.service import Service, run
 from google.protobuf import json_format
 
-from finetree_recommender.advisor import Advisor
-from finetree_recommender.estimator_client import EstimatorClient
-from finetree_recommender.estimator_program import EstimatorProgram
-from finetree_recommender.library import Entry, Library
-from finetree_recommender.loading import PackError
-from finetree_recommender.pack import DEFAULT_PACK, parse
-from finetree_recommender.policies import policy
+from finetree_recommender.estimator.client import EstimatorClient
+from finetree_recommender.estimator.subprocess import EstimatorProgram
+from finetree_recommender.messages.policies import policy
+from finetree_recommender.policy.library import Entry, Library
+from finetree_recommender.policy.pack import DEFAULT_PACK, parse
+from finetree_recommender.policy.yaml import PackError
+from finetree_recommender.recommend import Advisor
 from finetree_recommender.servicer import SERVICE, RecommenderServicer
 from finetree_recommender.settings import ENV_PREFIX, Settings
 from finetree_recommender.warming import Warming
@@ -60,8 +60,8 @@ def answer_once(settings: Settings) -> int:
         method = settings.once_method
         answer = getattr(servicer, method)
         request, response = (getattr(recommender_pb2, f"{method}{end}") for end in ("Request", "Response"))
-        rpc = once.Rpc(request, response, answer, settings.max_request_bytes)
-        return once.run(rpc, settings.once_format, once.Streams.standard())
+        rpc = oneshot.Rpc(request, response, answer, settings.max_request_bytes)
+        return oneshot.run(rpc, settings.once_format, oneshot.Streams.standard())
 
 
 def check_policy(settings: Settings, file: Path) -> int:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from finetree_runtime.once import OnceFormat
-from finetree_runtime.settings import Duration, ServiceSettings, listen_address, setting
+from finetree_runtime.config.settings import Duration, ServiceSettings, listen_address, setting
+from finetree_runtime.server.oneshot import OnceFormat
 
 ENV_PREFIX = "FINETREE_RECOMMENDER"
 """Prefix of the environment's variables."""

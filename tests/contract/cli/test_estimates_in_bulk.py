@@ -11,7 +11,7 @@ import finetree
 import pytest
 from finetree.testing import Suite
 from finetree_cli import __main__ as entry
-from finetree_cli import request_lines
+from finetree_cli import bulk
 
 GOOD = {"spec": {"model": {"name": "small"}, "lora": {"rank": 8}, "hardware": {"accelerator": "rtx-4090"}}}
 UNKNOWN = {"spec": {"model": {"name": "nope"}, "lora": {}}}
@@ -91,7 +91,7 @@ def test_lines_go_out_in_chunks_of_a_hundred(run, server):
 
 
 def test_a_line_that_is_too_long_is_refused_alone(run, monkeypatch):
-    monkeypatch.setattr(request_lines, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(bulk, "MAX_LINE_BYTES", 1000)
     code, out, _ = run("estimate", "--requests", write(GOOD, '{"x": "' + "y" * 5000 + '"}', GOOD))
     answers = [json.loads(line) for line in out.splitlines()]
     assert code == 0

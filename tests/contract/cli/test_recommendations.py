@@ -9,7 +9,7 @@ import pytest
 from finetree.testing import Suite
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_cli import __main__ as entry
-from finetree_cli.advisor import ServedAdvisor
+from finetree_cli.backends.recommender import ServedAdvisor
 
 ASK = ("recommend", "--model", "small", "--cpu")
 

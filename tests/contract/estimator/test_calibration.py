@@ -9,13 +9,13 @@ import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
-from finetree_estimator import prices
 from finetree_estimator.__main__ import FULL_NAME
-from finetree_estimator.learning import Learner, load
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import prices
+from finetree_estimator.evidence.learner import Learner, load
 from finetree_estimator.servicer import NAME, EstimatorServicer
 from finetree_estimator.settings import Settings
-from finetree_runtime.server import Service, serving
+from finetree_estimator.spec.resolve import Knowledge
+from finetree_runtime.server.service import Service, serving
 from google.protobuf import json_format
 
 KNOWN = Knowledge(prices.packaged())
@@ -299,7 +299,7 @@ async def test_predictions_are_made_anew_for_other_formulas(report_of, tmp_path,
     point = first.calibration.points[0]
     first.close()
     monkeypatch.setattr("finetree_estimator.constants.LOSS_TRAFFIC", 10_000.0)
-    monkeypatch.setattr("finetree_estimator.learning._basis", lambda: "other formulas")
+    monkeypatch.setattr("finetree_estimator.evidence.learner._basis", lambda: "other formulas")
 
     again = Learner(tmp_path, KNOWN)
     renewed = again.calibration.points[0]

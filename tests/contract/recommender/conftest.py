@@ -16,7 +16,7 @@ import finetree
 import pytest
 from finetree_recommender.__main__ import build
 from finetree_recommender.settings import Settings
-from finetree_runtime.server import serving
+from finetree_runtime.server.service import serving
 
 START_SECONDS = 30
 

@@ -7,10 +7,11 @@ import sys
 
 from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
 from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2, trainer_pb2_grpc
-from finetree_runtime import context, errors, identity
-from finetree_runtime.handlers import in_bytes
-from finetree_runtime.server import Service, run
-from finetree_runtime.settings import ServiceSettings, load_or_exit
+from finetree_runtime import errors
+from finetree_runtime.config.settings import ServiceSettings, load_or_exit
+from finetree_runtime.server import context, identity
+from finetree_runtime.server.handlers import in_bytes
+from finetree_runtime.server.service import Service, run
 
 ESTIMATOR = "finetree_api.estimator.v1.EstimatorService"
 TRAINER = "finetree_api.trainer.v1.TrainerService"

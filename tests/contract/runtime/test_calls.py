@@ -10,8 +10,9 @@ import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2
-from finetree_runtime import context, errors
-from finetree_runtime.server import serving
+from finetree_runtime import errors
+from finetree_runtime.server import context
+from finetree_runtime.server.service import serving
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 

@@ -19,8 +19,8 @@ import pytest
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.trainer.v1 import trainer_pb2
 from finetree_runtime import errors
-from finetree_runtime.server import serving
-from finetree_runtime.settings import SettingsError
+from finetree_runtime.config.settings import SettingsError
+from finetree_runtime.server.service import serving
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 

@@ -171,7 +171,7 @@ def options_of(tmp_path: Path, script: dict, **changes) -> dict:
 @contextlib.asynccontextmanager
 async def trainer(tmp_path: Path, script: dict | None = None, estimator=None, **changes) -> AsyncIterator[Talker]:
     """A trainer in this process."""
-    from finetree_runtime.server import serving
+    from finetree_runtime.server.service import serving
     from finetree_trainer.application import service
     from finetree_trainer.settings import Settings
 

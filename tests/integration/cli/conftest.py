@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 
 import pytest
-from finetree_cli.suite import Suite
+from finetree_cli.backends.suite import Suite
 
 
 @pytest.fixture(scope="session")

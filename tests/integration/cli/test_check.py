@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_cli import __main__ as entry
-from finetree_cli.local_engine import LocalEngine
+from finetree_cli.backends.estimator_local import LocalEngine
 
 JOB = """\
 model:
@@ -151,7 +151,7 @@ def test_prices_of_ones_own(folder, here):
 
 
 def test_without_the_local_engine_the_refusal_says_what_to_install(folder, monkeypatch, capsys):
-    monkeypatch.setattr("finetree_cli.local_program.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("finetree_cli.backends.local_process.importlib.util.find_spec", lambda _: None)
     assert entry.run(["check", "small.yaml", "--fits"]) == 5
     said = capsys.readouterr().err
     assert "LOCAL_ENGINE_NOT_INSTALLED" in said

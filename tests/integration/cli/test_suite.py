@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
+from finetree_cli.backends.suite import Suite
 from finetree_cli.errors import NotAvailable
-from finetree_cli.suite import Suite
 
 FINETREE = [sys.executable, "-m", "finetree_cli"]
 

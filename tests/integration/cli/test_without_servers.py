@@ -43,7 +43,7 @@ def test_what_is_installed_answers_as_the_service_does(run, monkeypatch, service
     code, served, _ = run(*words)
     assert code == 0
     monkeypatch.delenv(f"FINETREE_{service.upper()}_ADDRESS")
-    monkeypatch.setattr("finetree_cli.places._listens", lambda _port: False)
+    monkeypatch.setattr("finetree_cli.backends.discovery._listens", lambda _port: False)
     code, answer, said = run(*words)
     assert (code, answer) == (0, served)
     assert f"no {service} listens here" in said
@@ -60,7 +60,7 @@ def test_no_server_is_asked_where_that_is_wished(run, monkeypatch, words):
 def test_a_hint_can_be_followed_where_nothing_listens(run, monkeypatch):
     """The refusal of a name says how to list names; that must not need a server that is not there."""
     monkeypatch.delenv("FINETREE_ESTIMATOR_ADDRESS")
-    monkeypatch.setattr("finetree_cli.places._listens", lambda _port: False)
+    monkeypatch.setattr("finetree_cli.backends.discovery._listens", lambda _port: False)
     code, _, said = run("estimate", "--model", "llama-3.1-8b", "--method", "lora", "--gpu", "rtx-9999")
     assert code == 2
     assert "`finetree gpus`" in said

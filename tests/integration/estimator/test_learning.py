@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from finetree import Client
 from finetree_api.types.v1 import evidence_pb2
-from finetree_cli.suite import Suite
+from finetree_cli.backends.suite import Suite
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from finetree_cli.suite import Suite
+from finetree_cli.backends.suite import Suite
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 

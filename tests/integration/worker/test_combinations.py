@@ -17,13 +17,13 @@ import torch
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.trainer.v1 import worker_pb2
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator import prices
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
-from finetree_runtime.combinations import combination_problem
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import InvalidArgument
-from finetree_runtime.plan import resolve_spec
-from finetree_trainer import capabilities
+from finetree_runtime.runspec.conflicts import combination_problem
+from finetree_runtime.runspec.resolve import resolve_spec
+from finetree_trainer.jobs import capabilities
 from finetree_worker.control import Steering
 from finetree_worker.data.dataset import load_dataset
 from finetree_worker.errors import PlanError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2
-from finetree_runtime.values import Secret
+from finetree_runtime.config.values import Secret
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

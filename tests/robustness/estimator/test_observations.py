@@ -18,10 +18,10 @@ import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
-from finetree_estimator import prices
-from finetree_estimator.learning import Learner, load
-from finetree_estimator.lookups import Knowledge
-from finetree_estimator.observations import FILE_NAME
+from finetree_estimator.catalog import prices
+from finetree_estimator.evidence.learner import Learner, load
+from finetree_estimator.evidence.observation_store import FILE_NAME
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import ResourceExhausted
 from google.protobuf import json_format
 
@@ -136,9 +136,9 @@ _FILL = """
 import asyncio, sys
 from pathlib import Path
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_estimator import prices
-from finetree_estimator.learning import Learner, load
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import prices
+from finetree_estimator.evidence.learner import Learner, load
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import DomainError
 
 folder, known = Path(sys.argv[1]), Knowledge(prices.packaged())

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from finetree import Client
 from finetree_api.trainer.v1 import event_pb2, job_pb2
-from finetree_cli.suite import Suite
+from finetree_cli.backends.suite import Suite
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 

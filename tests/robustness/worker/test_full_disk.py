@@ -25,7 +25,7 @@ go_on = threading.Event()
 reporter = Reporter(segment, translator, on_written=go_on.wait, on_phase=lambda phase: None)
 
 def emit():
-    reporter.emit(LogLine(events.Level.INFO, "test", "x" * 1000))
+    reporter.emit(LogLine(types.Level.INFO, "test", "x" * 1000))
 
 def fill(size):
     with (folder / "other").open("ab") as stream:  # somebody else fills the disk too

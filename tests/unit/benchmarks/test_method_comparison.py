@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_estimator import observing
-from finetree_estimator.lookups import Knowledge
-from finetree_estimator.prices import packaged
-from finetree_runtime.validation import validate
+from finetree_estimator.catalog.prices import packaged
+from finetree_estimator.evidence import observation
+from finetree_estimator.spec.resolve import Knowledge
+from finetree_runtime.server.validation import validate
 from finetree_worker.events import types
 from finetree_worker.plan import Metric
 from google.protobuf import json_format
@@ -271,11 +271,11 @@ def test_a_run_whose_rate_is_no_longer_the_chosen_one_is_left_out_and_named(
     assert "| prefix" not in (tmp_path / "report" / "methods.md").read_text()
 
 
-def accepted(line: str) -> observing.Point:
+def accepted(line: str) -> observation.Point:
     """What the estimator makes of a line of observations.jsonl."""
     request = json_format.Parse(line, pb.ReportObservationRequest())
     validate(request)
-    return observing.to_point(request.observation, Knowledge(packaged()))
+    return observation.to_point(request.observation, Knowledge(packaged()))
 
 
 def test_the_estimator_takes_every_run_and_the_steps_of_those_that_were_timed(
@@ -302,6 +302,6 @@ def test_the_estimator_takes_the_committed_observations() -> None:
 
 
 def test_the_playbooks_claims_are_those_of_its_pack() -> None:
-    text = (ROOT / "services/recommender/finetree_recommender/packs/playbook-1.yaml").read_text()
+    text = (ROOT / "services/recommender/finetree_recommender/policy/packs/playbook-1.yaml").read_text()
     for percent in method_report.PLAYBOOK.values():
         assert f"expected: {percent}," in text

@@ -7,13 +7,13 @@ import click
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_cli import job_file
 from finetree_cli.errors import BadInput
+from finetree_cli.jobfile import job as job_file
+from finetree_cli.jobfile.policy import LimitFlags, policy
+from finetree_cli.options.types import MOST, Amount, Duration, Names, Whole
 from finetree_cli.output import Output
-from finetree_cli.param_types import MOST, Amount, Duration, Names, Whole
-from finetree_cli.policy_file import LimitFlags, policy
-from finetree_cli.render import check as text
-from finetree_cli.render import github
+from finetree_cli.render.estimator import check as text
+from finetree_cli.render.estimator import github
 
 JOB = "model: {name: small}\nlora:\n  rank: 8\nhardware:\n  accelerator: rtx-4090\n"
 

@@ -15,11 +15,11 @@ import click
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2
 from finetree_cli import __main__ as entry
-from finetree_cli import spec_flags
 from finetree_cli.app import cli
-from finetree_cli.command import SHARED
 from finetree_cli.commands import recommend, up
 from finetree_cli.errors import EXIT_CODES, BadInput, ExitCode
+from finetree_cli.options import spec as spec_flags
+from finetree_cli.options.command import SHARED
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = {"grpc", "google.protobuf", "rich", "yaml", "finetree_api", "pycountry", "asyncio", "importlib.metadata"}
@@ -141,7 +141,7 @@ def test_the_nearest_shared_option_wins(monkeypatch, capsys):
         seen.update(trainer=settings.trainer, json=settings.out.json)
         raise RuntimeError("stop here")
 
-    monkeypatch.setattr("finetree_cli.command.Settings.client", client)
+    monkeypatch.setattr("finetree_cli.options.command.Settings.client", client)
     entry.run(["--trainer", "a:1", "--json", "jobs", "--trainer", "b:2", "show", "x", "--trainer", "c:3"])
     assert seen == {"trainer": "c:3", "json": True}
     capsys.readouterr()
@@ -194,7 +194,7 @@ def test_a_command_that_is_only_begun_names_what_may_follow(capsys, words, known
 
 
 def test_an_unexpected_error_is_70_with_an_id_and_no_stack(monkeypatch, capsys):
-    monkeypatch.setattr("finetree_cli.command.Settings.client", lambda _: 1 / 0)
+    monkeypatch.setattr("finetree_cli.options.command.Settings.client", lambda _: 1 / 0)
     monkeypatch.delenv("FINETREE_DEBUG", raising=False)
     assert entry.run(["capacity"]) == ExitCode.INTERNAL
     err = capsys.readouterr().err
@@ -210,7 +210,7 @@ def test_ctrl_c_is_130(monkeypatch, capsys):
     def interrupted(_) -> Never:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("finetree_cli.command.Settings.client", interrupted)
+    monkeypatch.setattr("finetree_cli.options.command.Settings.client", interrupted)
     assert entry.run(["capacity"]) == ExitCode.INTERRUPTED
     assert capsys.readouterr().err.strip() == "error: interrupted [INTERRUPTED]"
 

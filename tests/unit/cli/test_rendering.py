@@ -8,9 +8,11 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_cli.demo import dataset, sizing
+from finetree_cli.options.spec import machine_hardware
 from finetree_cli.output import Output, plain
-from finetree_cli.render import catalogue, estimate, events, units
-from finetree_cli.spec_flags import machine_hardware
+from finetree_cli.render import units
+from finetree_cli.render.estimator import catalogue, estimate
+from finetree_cli.render.trainer import events
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 from dataclasses import replace
 
 import pytest
-from finetree_estimator.methods import PRESETS, LoraAdapters
-from finetree_estimator.models import model
+from finetree_estimator.catalog.models import model
+from finetree_estimator.methods.base import PRESETS, LoraAdapters
 from finetree_estimator.run import Device, Rows, Run
 
 GIB = 1024**3

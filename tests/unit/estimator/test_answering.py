@@ -5,13 +5,13 @@ import asyncio
 
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_estimator import prices
 from finetree_estimator.batches import ROWS_AT_A_TIME
 from finetree_estimator.batches import abreast as taken_together
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
-from finetree_runtime import validation
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import DomainError, to_status
+from finetree_runtime.server import validation
 from google.protobuf import json_format
 
 KNOWLEDGE = Knowledge(prices.packaged())

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator import cost
-from finetree_estimator.fit import Verdict, judge
 from finetree_estimator.intervals import Interval, around
+from finetree_estimator.memory.fit import Verdict, judge
 from finetree_estimator.run import Owned, Rented, Term
 
 HOUR = around(3600.0, below=0.5, above=1.0)

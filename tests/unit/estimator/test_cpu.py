@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import pytest
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator import durations, memory
-from finetree_estimator.devices import processor
-from finetree_estimator.methods import PRESETS, Full, LoraAdapters
-from finetree_estimator.models import model
+from finetree_estimator.catalog.devices import processor
+from finetree_estimator.catalog.models import model
+from finetree_estimator.memory import peak as memory
+from finetree_estimator.methods.base import PRESETS, Full, LoraAdapters
 from finetree_estimator.run import EvaluationPlan, Rows
+from finetree_estimator.timing import phases
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def test_peak_memory_on_a_cpu(pair):
 
 def test_time_of_a_step_on_a_cpu(pair):
     measured, run = pair
-    step = durations.estimate(run).step
+    step = phases.estimate(run).step
 
     assert step.expected == pytest.approx(measured.seconds, rel=0.2)
     assert step.low <= measured.seconds <= step.high
@@ -89,8 +90,7 @@ def test_time_of_an_answer_on_a_cpu(make_run):
     run = make_run(shape=model("smollm2-135m-instruct").shape, device=processor(cpu, fp32=False))
     rows = Rows(40, 24.0, 576.0, 24, 0.0001)
     one, nine = (
-        durations.evaluation_seconds(run, EvaluationPlan(rows, generate=True, max_new_tokens=n, before=1))
-        for n in (1, 9)
+        phases.evaluation_seconds(run, EvaluationPlan(rows, generate=True, max_new_tokens=n, before=1)) for n in (1, 9)
     )
 
     assert nine - one == pytest.approx(1.065, rel=0.15)

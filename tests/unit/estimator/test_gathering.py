@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_estimator import answering, fallbacks, prices
+from finetree_estimator import answering
+from finetree_estimator.catalog import prices
 from finetree_estimator.gathering import FEWEST, FIRST_TRY, LAST_TRY, MOST, Gathering, Sizing
-from finetree_estimator.lookups import Knowledge
 from finetree_estimator.servicer import EstimatorServicer
-from finetree_runtime import validation
+from finetree_estimator.spec.resolve import Knowledge
+from finetree_estimator.whatif import fallbacks
 from finetree_runtime.errors import InvalidArgument, NotFound
+from finetree_runtime.server import validation
 from google.protobuf import json_format
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from finetree_api.trainer.v1 import worker_pb2
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.combinations import combination_problem
+from finetree_runtime.runspec.conflicts import combination_problem
 from finetree_worker import plan
 from finetree_worker.errors import PlanError
 from finetree_worker.plan_from_task import train_plan

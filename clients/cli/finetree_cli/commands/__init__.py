@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One module for each command or group of commands."""
+"""One file for each command or group of commands."""

@@ -3,7 +3,7 @@
 
 import click
 
-from finetree_cli.command import Group, Settings, pass_settings
+from finetree_cli.options.command import Group, Settings, pass_settings
 
 
 @click.group(cls=Group, examples=("finetree calibration show", "finetree calibration reset rtx-4090"))
@@ -26,7 +26,7 @@ def show(settings: Settings, device: str, points: int) -> None:
 
     DEVICE is an accelerator's name or a processor's, as this command shows it; without one, all devices.
     """
-    from finetree_cli.render.calibration import show_calibration
+    from finetree_cli.render.estimator.calibration import show_calibration
 
     with settings.client() as client:
         found = client.get_calibration(device, points=points)

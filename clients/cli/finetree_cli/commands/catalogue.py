@@ -3,7 +3,7 @@
 
 import click
 
-from finetree_cli.command import Command, Settings, pass_settings
+from finetree_cli.options.command import Command, Settings, pass_settings
 
 
 @click.command(cls=Command, examples=("finetree methods", "finetree methods lora", "finetree methods --json"))
@@ -17,9 +17,9 @@ def methods(settings: Settings, method: str | None, policy: str) -> None:
     """
     from finetree_api.recommender.v1 import recommender_pb2
 
-    from finetree_cli.advisor import advisor
+    from finetree_cli.backends.recommender import advisor
     from finetree_cli.output import as_dict
-    from finetree_cli.render.methods import show_card, show_methods
+    from finetree_cli.render.recommender.method_cards import show_card, show_methods
 
     rpc = "GetMethod" if method else "ListMethods"
     with settings.client() as client, advisor(settings, client, local=False, method=rpc) as asked:
@@ -39,9 +39,9 @@ def methods(settings: Settings, method: str | None, policy: str) -> None:
 
 def list_catalogue(settings: Settings, prefix: str) -> None:
     """List the models of the catalogue whose name, hub id or family begins with the prefix."""
-    from finetree_cli.engine import engine
+    from finetree_cli.backends.estimator import engine
     from finetree_cli.output import as_dict
-    from finetree_cli.render.catalogue import show_models
+    from finetree_cli.render.estimator.catalogue import show_models
 
     with engine(settings, "ListModels", local=False) as asked:
         found = list(asked.list_models(prefix))
@@ -56,9 +56,9 @@ def list_catalogue(settings: Settings, prefix: str) -> None:
 @pass_settings
 def gpus(settings: Settings, prefix: str) -> None:
     """List the GPUs of the catalogue whose name begins with PREFIX."""
-    from finetree_cli.engine import engine
+    from finetree_cli.backends.estimator import engine
     from finetree_cli.output import as_dict
-    from finetree_cli.render.catalogue import show_accelerators
+    from finetree_cli.render.estimator.catalogue import show_accelerators
 
     with engine(settings, "ListAccelerators", local=False) as asked:
         found = list(asked.list_accelerators(prefix))
@@ -72,7 +72,7 @@ def gpus(settings: Settings, prefix: str) -> None:
 @pass_settings
 def capacity(settings: Settings) -> None:
     """Show what the trainer can run and what runs now."""
-    from finetree_cli.render.catalogue import show_capacity
+    from finetree_cli.render.estimator.catalogue import show_capacity
 
     with settings.client() as client:
         found = client.capacity()

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import BadInput, CliError, GateFailed
-from finetree_cli.param_types import Amount, Whole
-from finetree_cli.policy_file import LimitFlags
-from finetree_cli.program_flags import program_options
-from finetree_cli.spec_flags import ownership_options
+from finetree_cli.jobfile.policy import LimitFlags
+from finetree_cli.options.command import Command, Settings, pass_settings
+from finetree_cli.options.program import program_options
+from finetree_cli.options.spec import ownership_options
+from finetree_cli.options.types import Amount, Whole
 
 if TYPE_CHECKING:
     from finetree_api.estimator.v1 import estimator_pb2
 
-    from finetree_cli.job_file import JobFile
-    from finetree_cli.policy_file import Policy
+    from finetree_cli.jobfile.job import JobFile
+    from finetree_cli.jobfile.policy import Policy
 
 LEVELS = ("low", "medium", "high")
 OTHER_CURRENCY = "flags are in US dollars: state the limit in a file (--policy) with its currency_code"
@@ -79,18 +79,18 @@ def check(settings: Settings, /, file: str, policy_file: str | None, output: str
         _check(settings, file, policy_file, output, flags)
     except BadInput as error:
         if output == "github":
-            from finetree_cli.render.github import problems
+            from finetree_cli.render.estimator.github import problems
 
             problems(settings.out, error, file)
         raise
 
 
 def _check(settings: Settings, file: str, policy_file: str | None, output: str, flags: dict[str, Any]) -> None:
-    from finetree_cli import job_file
-    from finetree_cli.engine import ESTIMATOR, engine
-    from finetree_cli.places import address_given
-    from finetree_cli.plan_request import run_of
-    from finetree_cli.policy_file import policy
+    from finetree_cli.backends.discovery import address_given
+    from finetree_cli.backends.estimator import ESTIMATOR, engine
+    from finetree_cli.jobfile import job as job_file
+    from finetree_cli.jobfile.policy import policy
+    from finetree_cli.options.plan_request import run_of
 
     local = flags["local"] or not address_given(ESTIMATOR, settings, settings.estimator)
     with engine(settings, "CheckPlan", local=local, price_book=flags["price_book"]) as asked:
@@ -108,7 +108,7 @@ def _placed(ask: "Any", job: "JobFile", limits: "Policy") -> "estimator_pb2.Chec
     """The answer; a refusal names file and line of what it is about, in the job or in the policy."""
     from finetree import FinetreeError
 
-    from finetree_cli.placed_errors import placed
+    from finetree_cli.jobfile.error_positions import placed
 
     try:
         with placed(job):
@@ -151,13 +151,13 @@ def _show(
     output: str,
 ) -> None:
     from finetree_cli.output import as_dict
-    from finetree_cli.render import check as text
+    from finetree_cli.render.estimator import check as text
 
     if settings.out.json:
         settings.out.document({**as_dict(answer), "passed": failure is None})
         return
     text.show(settings.out, answer)
     if output == "github":
-        from finetree_cli.render import github
+        from finetree_cli.render.estimator import github
 
         github.show(settings.out, answer, job, failed=failure is not None)

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetree_cli.command import Group, Settings, pass_settings
 from finetree_cli.errors import BadInput, GateFailed
-from finetree_cli.param_types import Label, Threshold
+from finetree_cli.options.command import Group, Settings, pass_settings
+from finetree_cli.options.types import Label, Threshold
 
 if TYPE_CHECKING:
     from finetree import Client, Job
     from finetree_api.trainer.v1 import event_pb2
     from finetree_api.types.v1 import run_spec_pb2
 
-    from finetree_cli.render.dataset import Found
+    from finetree_cli.render.trainer.dataset import Found
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 FINDINGS = ("skipped", "truncated", "no-target", "duplicates", "leak", "prompt-leak")
@@ -86,8 +86,8 @@ def check(
     """
     from finetree_api.types.v1 import run_spec_pb2
 
-    from finetree_cli.render import dataset
-    from finetree_cli.spec_flags import model_source
+    from finetree_cli.options.spec import model_source
+    from finetree_cli.render.trainer import dataset
 
     spec = run_spec_pb2.RunSpec(model=model_source(model))
     spec.training.loss_tokens = run_spec_pb2.LossTokens.Value(f"LOSS_TOKENS_{learn.upper().replace('-', '_')}")
@@ -146,7 +146,7 @@ def _reports(settings: Settings, job: "Job") -> "list[event_pb2.DatasetReport]":
     """The reports of a job, which is followed to its end. Raises BadInput where it refuses the data."""
     from finetree_api.trainer.v1 import event_pb2, job_pb2
 
-    from finetree_cli.following import error_reason, refuse_failure
+    from finetree_cli.follow import error_reason, refuse_failure
 
     reports, terminal = [], event_pb2.Terminal()
     for event in job.events():
@@ -191,7 +191,7 @@ def preview(settings: Settings, /, *, dataset: str, job: str, only: str | None, 
     from itertools import islice
 
     from finetree_cli.output import as_dict
-    from finetree_cli.render import dataset as render
+    from finetree_cli.render.trainer import dataset as render
 
     if bool(dataset) == bool(job):
         raise BadInput("name a dataset, or a job with --job", remedy="`finetree datasets list` shows the datasets")

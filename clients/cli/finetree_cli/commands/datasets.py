@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetree_cli.command import Group, Settings, pass_settings
+from finetree_cli.options.command import Group, Settings, pass_settings
 
 if TYPE_CHECKING:
     from finetree_api.trainer.v1 import dataset_pb2

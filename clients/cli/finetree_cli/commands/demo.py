@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from finetree_cli.command import Command, Settings, pass_settings
+from finetree_cli.options.command import Command, Settings, pass_settings
 
 
 @click.command(cls=Command, examples=("finetree demo", "finetree demo --countries 60 --json | jq .accuracy_after"))

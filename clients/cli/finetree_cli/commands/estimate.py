@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import BadInput
-from finetree_cli.job_file import JobFile
-from finetree_cli.model_folder import model_folder
-from finetree_cli.param_types import Names, Whole
-from finetree_cli.program_flags import program_options, say_program
-from finetree_cli.spec_flags import (
+from finetree_cli.jobfile.job import JobFile
+from finetree_cli.options.command import Command, Settings, pass_settings
+from finetree_cli.options.model_folder import model_folder
+from finetree_cli.options.program import program_options, say_program
+from finetree_cli.options.spec import (
     DataFlags,
     HardwareFlags,
     data,
@@ -23,6 +22,7 @@ from finetree_cli.spec_flags import (
     ownership,
     ownership_options,
 )
+from finetree_cli.options.types import Names, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from finetree_api.estimator.v1 import estimator_pb2
     from finetree_api.types.v1 import run_spec_pb2
 
-    from finetree_cli.render.chart import Row
+    from finetree_cli.render.chart.memory import Row
 
 METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 
@@ -102,8 +102,8 @@ def estimate(settings: Settings, /, file: str | None, **flags: Any) -> None:
 def _estimate(settings: Settings, file: str | None, flags: dict[str, Any]) -> None:
     from finetree_api.estimator.v1 import estimator_pb2
 
-    from finetree_cli.engine import engine
-    from finetree_cli.placed_errors import placed
+    from finetree_cli.backends.estimator import engine
+    from finetree_cli.jobfile.error_positions import placed
 
     own = {"local": flags["local"], "price_book": flags["price_book"], "model": model_folder(flags["model"])}
     with engine(settings, "EstimateRun", **own) as asked, settings.client() as client:
@@ -116,7 +116,7 @@ def _estimate(settings: Settings, file: str | None, flags: dict[str, Any]) -> No
     if settings.out.json:
         settings.out.message(answer)
         return
-    from finetree_cli.render.estimate import show
+    from finetree_cli.render.estimator.estimate import show
 
     show(settings.out, answer)
     if answer.fit.verdict == estimator_pb2.FIT_VERDICT_DOES_NOT_FIT and not flags["full_view"]:
@@ -124,9 +124,9 @@ def _estimate(settings: Settings, file: str | None, flags: dict[str, Any]) -> No
 
 
 def _compare(settings: Settings, file: str | None, flags: dict[str, Any]) -> None:
+    from finetree_cli.backends.estimator import engine
     from finetree_cli.compare import compare, named_accelerators
-    from finetree_cli.engine import engine
-    from finetree_cli.render import compare as rendered
+    from finetree_cli.render.estimator import compare as rendered
 
     write = _chart_writer(flags["chart"])
     own = {"local": flags["local"], "price_book": flags["price_book"], "model": model_folder(flags["model"])}
@@ -148,13 +148,13 @@ def _compare(settings: Settings, file: str | None, flags: dict[str, Any]) -> Non
 
 
 def _answer_lines(settings: Settings, file: str | None, flags: dict[str, Any]) -> None:
-    from finetree_cli import request_lines
-    from finetree_cli.engine import engine
+    from finetree_cli import bulk
+    from finetree_cli.backends.estimator import engine
 
     if file is not None or flags["compare"] or flags["model"]:
         raise BadInput("--requests holds whole requests", remedy="leave the job file, --model and --compare out")
     with engine(settings, "BatchEstimateRuns", local=flags["local"], price_book=flags["price_book"]) as asked:
-        request_lines.answer(flags["requests"], asked, settings.out, strict=flags["strict"])
+        bulk.answer(flags["requests"], asked, settings.out, strict=flags["strict"])
 
 
 def _chart_writer(path: Path | None) -> "Callable[[str, Sequence[Row]], None] | None":
@@ -165,9 +165,9 @@ def _chart_writer(path: Path | None) -> "Callable[[str, Sequence[Row]], None] | 
         raise BadInput(f"--chart {path}: no kind of chart", remedy="name a file that ends in .svg or .png")
 
     def write(title: str, rows: "Sequence[Row]") -> None:
-        from finetree_cli.render.chart import memory_chart
-        from finetree_cli.render.chart_png import png
-        from finetree_cli.render.chart_svg import svg
+        from finetree_cli.render.chart.memory import memory_chart
+        from finetree_cli.render.chart.png import png
+        from finetree_cli.render.chart.svg import svg
 
         chart = memory_chart(title, rows)
         content = png(chart) if path.suffix.lower() == ".png" else svg(chart).encode()
@@ -184,7 +184,7 @@ def _model_name(model: "run_spec_pb2.ModelSource") -> str:
 
 
 def _job(file: str | None) -> JobFile | None:
-    from finetree_cli import job_file
+    from finetree_cli.jobfile import job as job_file
 
     return job_file.read(file) if file is not None else None
 

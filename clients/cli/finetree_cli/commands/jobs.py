@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from finetree_cli.command import Group, Settings, pass_settings
-from finetree_cli.param_types import Duration, Label
+from finetree_cli.options.command import Group, Settings, pass_settings
+from finetree_cli.options.types import Duration, Label
 
 STATES = (
     "queued",
@@ -43,7 +43,7 @@ def list_jobs(settings: Settings, states: tuple[str, ...], labels: tuple[tuple[s
     from itertools import islice
 
     from finetree_cli.output import as_dict
-    from finetree_cli.render.jobs import show_list
+    from finetree_cli.render.trainer.jobs import show_list
 
     with settings.client() as client:
         pages = client.list_jobs(states=states, labels=dict(labels), page_size=min(limit, 1000))
@@ -59,7 +59,7 @@ def list_jobs(settings: Settings, states: tuple[str, ...], labels: tuple[tuple[s
 @pass_settings
 def show(settings: Settings, job: str) -> None:
     """Show a job as it is now."""
-    from finetree_cli.render.jobs import show_job
+    from finetree_cli.render.trainer.jobs import show_job
 
     with settings.client() as client:
         found = client.get_job(job)
@@ -80,8 +80,8 @@ def show(settings: Settings, job: str) -> None:
 @pass_settings
 def watch(settings: Settings, job: str, after_seq: int, timeout: float | None) -> None:
     """Follow a job until its end: every event once, also over broken connections."""
-    from finetree_cli.following import follow
-    from finetree_cli.render.jobs import show_end
+    from finetree_cli.follow import follow
+    from finetree_cli.render.trainer.jobs import show_end
 
     with settings.client() as client:
         handle = client.job(job)
@@ -98,7 +98,7 @@ def watch(settings: Settings, job: str, after_seq: int, timeout: float | None) -
 def logs(settings: Settings, job: str, last: int, everything: bool) -> None:
     """Print the newest lines of a job's log, oldest first; with --json, one event a line."""
     from finetree_cli.output import as_dict
-    from finetree_cli.render.events import text
+    from finetree_cli.render.trainer.events import text
 
     kinds = () if everything else ("log_line", "alert", "state_changed", "terminal")
     with settings.client() as client:
@@ -121,7 +121,7 @@ def cancel(settings: Settings, job: str, checkpoint: bool, wait: float | None) -
     from finetree import FinetreeTimeout
 
     from finetree_cli.errors import StillRunning
-    from finetree_cli.render.jobs import state_name
+    from finetree_cli.render.trainer.jobs import state_name
 
     with settings.client() as client:
         handle = client.job(job)

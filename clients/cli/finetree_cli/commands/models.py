@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetree_cli.command import Group, Settings, pass_settings
+from finetree_cli.options.command import Group, Settings, pass_settings
 
 if TYPE_CHECKING:
     from finetree_api.trainer.v1 import base_model_pb2
@@ -38,7 +38,7 @@ def list_models(settings: Settings, prefix: str, catalogue: bool) -> None:
     """List the base models on the trainer's machine whose name or hub id begins with PREFIX."""
     from finetree_cli.commands.catalogue import list_catalogue
     from finetree_cli.output import as_dict
-    from finetree_cli.render.base_models import show_list
+    from finetree_cli.render.trainer.base_models import show_list
 
     if catalogue:
         list_catalogue(settings, prefix)
@@ -68,8 +68,8 @@ def pull(settings: Settings, model: str) -> None:
     """
     from finetree_api.types.v1 import run_spec_pb2
 
-    from finetree_cli.following import follow
-    from finetree_cli.spec_flags import model_source
+    from finetree_cli.follow import follow
+    from finetree_cli.options.spec import model_source
 
     spec = run_spec_pb2.RunSpec(model=model_source(model))
     with settings.client() as client:
@@ -83,7 +83,7 @@ def pull(settings: Settings, model: str) -> None:
 @pass_settings
 def show(settings: Settings, model: str) -> None:
     """Show a base model on the trainer's machine."""
-    from finetree_cli.render.base_models import show_model
+    from finetree_cli.render.trainer.base_models import show_model
 
     with settings.client() as client:
         found = client.get_base_model(model)

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from finetree_cli.command import Group, Settings, pass_settings
 from finetree_cli.errors import BadInput, CliError, NotAvailable
+from finetree_cli.options.command import Group, Settings, pass_settings
 
 
 @click.group(cls=Group, examples=("finetree policies list", "finetree policies check house.yaml"))
@@ -22,9 +22,9 @@ def policies() -> None:
 @pass_settings
 def list_policies(settings: Settings) -> None:
     """List the packs: those that come with the recommender, and those of its folder with what is wrong with them."""
-    from finetree_cli.advisor import advisor
+    from finetree_cli.backends.recommender import advisor
     from finetree_cli.output import as_dict
-    from finetree_cli.render.policies import show_list
+    from finetree_cli.render.recommender.policies import show_list
 
     with settings.client() as client, advisor(settings, client, local=False, method="ListPolicies") as asked:
         found = asked.policies()
@@ -47,8 +47,8 @@ def list_policies(settings: Settings) -> None:
 @pass_settings
 def show_policy(settings: Settings, name: str, *, as_yaml: bool) -> None:
     """Show a pack: questions, tree, rules with their sources, and how contradictions were resolved."""
-    from finetree_cli.advisor import advisor
-    from finetree_cli.render.policies import show
+    from finetree_cli.backends.recommender import advisor
+    from finetree_cli.render.recommender.policies import show
 
     with settings.client() as client, advisor(settings, client, local=False, method="GetPolicy") as asked:
         found = asked.policy(name)
@@ -80,7 +80,7 @@ def check(settings: Settings, file: Path, beside: Path | None) -> None:
 
 def _checked(file: Path, beside: Path | None) -> dict[str, Any]:
     """The pack in short, as the recommender's own program says it."""
-    from finetree_cli.local_program import installed
+    from finetree_cli.backends.local_process import installed
 
     if not installed("recommender"):
         raise NotAvailable(

@@ -3,7 +3,7 @@
 
 import click
 
-from finetree_cli.command import Group, Settings, pass_settings
+from finetree_cli.options.command import Group, Settings, pass_settings
 
 TERMS = ("on-demand", "spot", "reserved")
 
@@ -26,9 +26,9 @@ def prices() -> None:
 @pass_settings
 def list_prices(settings: Settings, accelerator: str, provider: str, term: str | None) -> None:
     """List quotes by GPU, the cheapest first; each with its source and date."""
-    from finetree_cli.engine import engine
+    from finetree_cli.backends.estimator import engine
     from finetree_cli.output import as_dict
-    from finetree_cli.render.catalogue import show_prices
+    from finetree_cli.render.estimator.catalogue import show_prices
 
     number = term.replace("-", "_") if term else 0
     with engine(settings, "ListPrices", local=False) as asked:

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import BadInput
-from finetree_cli.model_folder import model_folder
-from finetree_cli.param_types import Duration, Names, Whole
-from finetree_cli.spec_flags import (
+from finetree_cli.options.command import Command, Settings, pass_settings
+from finetree_cli.options.model_folder import model_folder
+from finetree_cli.options.spec import (
     DataFlags,
     HardwareFlags,
     choice,
@@ -23,13 +22,14 @@ from finetree_cli.spec_flags import (
     ownership,
     ownership_options,
 )
+from finetree_cli.options.types import Duration, Names, Whole
 
 if TYPE_CHECKING:
     from finetree import Client
     from finetree_api.recommender.v1 import recommender_pb2
     from google.protobuf import duration_pb2
 
-    from finetree_cli.advisor import Advisor
+    from finetree_cli.backends.recommender import Advisor
 
 # The numbers are those of the contract's enums; a test holds them together.
 QUALITY = {"maximum": 1, "critical": 2, "important": 3, "acceptable": 4, "experimental": 5}
@@ -107,7 +107,7 @@ def recommend(settings: Settings, /, output: Path | None, **flags: Any) -> None:
         raise BadInput("--tree-output needs --tree", remedy="say how to draw: --tree text, mermaid or svg")
     if flags["tree"] is not None and flags["tree_output"] is None and flags["explain"]:
         raise BadInput("--tree and --explain both answer on stdout", remedy="give --tree-output FILE")
-    from finetree_cli.advisor import advisor
+    from finetree_cli.backends.recommender import advisor
 
     folder = model_folder(flags["model"])
     with settings.client() as client, advisor(settings, client, local=flags["local"], model=folder) as asked:
@@ -134,11 +134,11 @@ def _show(settings: Settings, response: "recommender_pb2.RecommendResponse", *, 
     if settings.out.json:
         settings.out.message(response)
     elif explain:
-        from finetree_cli.render.explanation import explain as tell
+        from finetree_cli.render.recommender.explanation import explain as tell
 
         tell(settings.out, response)
     else:
-        from finetree_cli.render.recommendation import show
+        from finetree_cli.render.recommender.recommendation import show
 
         show(settings.out, response)
 
@@ -202,7 +202,7 @@ def _duration(seconds: float | None) -> "duration_pb2.Duration | None":
 
 def write_job(path: Path, response: "recommender_pb2.RecommendResponse") -> None:
     """Write the recommended recipe as a job file, each value with its reason."""
-    from finetree_cli.job_writer import to_yaml
+    from finetree_cli.jobfile.yaml_writer import to_yaml
 
     header = [response.verdict.headline or response.summary, f"plan_digest: {response.plan_digest}"]
     write(path, to_yaml(response.spec, response.setting_sources, header), "--output")

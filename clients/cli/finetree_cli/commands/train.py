@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import BadInput
-from finetree_cli.param_types import Duration, Label
+from finetree_cli.options.command import Command, Settings, pass_settings
+from finetree_cli.options.types import Duration, Label
 
 if TYPE_CHECKING:
     from finetree import Client, Job
     from finetree_api.types.v1 import run_spec_pb2
 
-    from finetree_cli.job_file import JobFile
+    from finetree_cli.jobfile.job import JobFile
 
 
 @click.command(
@@ -56,7 +56,7 @@ def train(
     that is not prepared yet is prepared first. Ctrl-C stops watching, not the job. With --json, stdout has one event
     a line; with --detach, the job; with --check, the plan.
     """
-    from finetree_cli import job_file
+    from finetree_cli.jobfile import job as job_file
 
     job = job_file.read(file)
     if name:
@@ -110,7 +110,7 @@ def create(
     """Create the job, preparing its model first where that is still to be done."""
     from finetree import FailedPrecondition
 
-    from finetree_cli.placed_errors import placed
+    from finetree_cli.jobfile.error_positions import placed
 
     with placed(job):
         try:
@@ -129,7 +129,7 @@ def prepare(
     """Prepare a model by a PREPARE job, and follow it."""
     from finetree_api.types.v1 import run_spec_pb2
 
-    from finetree_cli.following import follow
+    from finetree_cli.follow import follow
 
     settings.out.say("the model is not prepared yet: preparing it")
     spec = run_spec_pb2.RunSpec(model=model)
@@ -137,8 +137,8 @@ def prepare(
 
 
 def _check(settings: Settings, client: "Client", job: "JobFile") -> None:
-    from finetree_cli.placed_errors import placed
-    from finetree_cli.render.jobs import refuse_failed_checks, show_plan
+    from finetree_cli.jobfile.error_positions import placed
+    from finetree_cli.render.trainer.jobs import refuse_failed_checks, show_plan
 
     with placed(job):
         plan = client.validate_job(job.request)
@@ -150,8 +150,8 @@ def _check(settings: Settings, client: "Client", job: "JobFile") -> None:
 
 
 def _watch(settings: Settings, handle: "Job", timeout: float | None) -> None:
-    from finetree_cli.following import follow, short
-    from finetree_cli.render.jobs import show_end
+    from finetree_cli.follow import follow, short
+    from finetree_cli.render.trainer.jobs import show_end
 
     terminal = follow(settings, handle, timeout=timeout)
     if not settings.out.json:
@@ -160,7 +160,7 @@ def _watch(settings: Settings, handle: "Job", timeout: float | None) -> None:
 
 
 def _show_created(settings: Settings, handle: "Job") -> None:
-    from finetree_cli.following import short
+    from finetree_cli.follow import short
 
     if settings.out.json:
         settings.out.message(handle.snapshot or handle.refresh())

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from finetree_cli.command import Command, Settings, pass_settings
 from finetree_cli.errors import NotAvailable
+from finetree_cli.options.command import Command, Settings, pass_settings
 
 POLL_SECONDS = 0.5
 
@@ -22,7 +22,7 @@ class Ports(click.ParamType[Mapping[str, int]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Mapping[str, int]:
         """Port by service."""
-        from finetree_cli.suite import ANY_PORTS
+        from finetree_cli.backends.suite import ANY_PORTS
 
         if isinstance(value, Mapping):
             return value
@@ -54,7 +54,7 @@ def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int]) -> N
     The data folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json, stdout has one line once all
     are ready: {"services": [{"name", "address", "pid", "log"}], "data_dir"}.
     """
-    from finetree_cli.suite import Suite, default_data_dir
+    from finetree_cli.backends.suite import Suite, default_data_dir
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -3,7 +3,7 @@
 
 import click
 
-from finetree_cli.command import Command, Settings, pass_settings
+from finetree_cli.options.command import Command, Settings, pass_settings
 
 
 @click.command(cls=Command, examples=("finetree version", "finetree version --services --json"))

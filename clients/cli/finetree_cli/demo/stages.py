@@ -14,16 +14,16 @@ from finetree_api.recommender.v1 import recommender_pb2
 from finetree_api.trainer.v1 import event_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_cli.command import Settings
+from finetree_cli.backends.suite import Suite, default_data_dir
 from finetree_cli.demo import dataset, sizing
 from finetree_cli.demo.report import Outcome, show_outcome
 from finetree_cli.errors import StillRunning
-from finetree_cli.following import follow
+from finetree_cli.follow import follow
+from finetree_cli.options.command import Settings
+from finetree_cli.options.spec import RATE_WAIT_SECONDS, machine_hardware
 from finetree_cli.output import Output
 from finetree_cli.render import units
-from finetree_cli.render.catalogue import host
-from finetree_cli.spec_flags import RATE_WAIT_SECONDS, machine_hardware
-from finetree_cli.suite import Suite, default_data_dir
+from finetree_cli.render.estimator.catalogue import host
 
 if TYPE_CHECKING:
     from finetree import Client, Job
@@ -143,7 +143,7 @@ class Demo:
         for caution in answer.cautions:
             self.note(f"caution: {caution.message}")
         if not self.out.json:
-            from finetree_cli.render.recommendation import show_methods, show_recipe
+            from finetree_cli.render.recommender.recommendation import show_methods, show_recipe
 
             show_methods(self.out, answer)
             show_recipe(self.out, answer)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of the services as text for people."""
+"""Replies of the services as text, tables and charts."""

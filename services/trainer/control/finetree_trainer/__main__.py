@@ -3,8 +3,8 @@
 
 import sys
 
-from finetree_runtime.server import run
-from finetree_runtime.settings import load_or_exit
+from finetree_runtime.config.settings import load_or_exit
+from finetree_runtime.server.service import run
 
 from finetree_trainer.application import service
 from finetree_trainer.settings import Settings

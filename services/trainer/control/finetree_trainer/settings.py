@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainer can be told; each by flag, environment variable or file (see finetree_runtime.settings)."""
+"""What the trainer can be told; each by flag, environment variable or file (see finetree_runtime.config.settings)."""
 
 import dataclasses
 from pathlib import Path
 
-from finetree_runtime.settings import Duration, Secret, ServiceSettings, listen_address, setting
+from finetree_runtime.config.settings import Duration, Secret, ServiceSettings, listen_address, setting
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

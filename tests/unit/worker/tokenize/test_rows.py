@@ -116,7 +116,7 @@ def test_parquet_rows_are_the_rows_of_json(tmp_path: Path, compression: str) -> 
 
 
 def test_a_footer_is_read_without_the_library_for_the_data(tmp_path: Path) -> None:
-    from finetree_data.parquet_footer import read_footer
+    from finetree_data.files.parquet_footer import read_footer
 
     footer = read_footer(_parquet(tmp_path / "t", {"conversations": TURNS, "id": range(600)}, row_group_size=100))
     assert (footer.rows, footer.columns) == (600, ("conversations", "id"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetree_data import content
+from finetree_data.files import content
 from finetree_worker.errors import TaskError
 from finetree_worker.events import types
 from finetree_worker.plan import TrainPlan

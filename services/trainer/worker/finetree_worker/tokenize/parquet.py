@@ -4,9 +4,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetree_data.faults import DatasetError
-from finetree_data.jsons import Record
-from finetree_data.parquet_footer import read_footer
+from finetree_data.errors import DatasetError
+from finetree_data.files.json_lines import Record
+from finetree_data.files.parquet_footer import read_footer
 
 BATCH_ROWS = 256
 """Rows that are turned into Python objects at once."""

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetree_data.faults import DatasetError
+from finetree_data.errors import DatasetError
+from finetree_data.options import Layout as Format
+from finetree_data.options import Reading
 from finetree_data.reader import RowFile
-from finetree_data.reading import Layout as Format
-from finetree_data.reading import Reading
-from finetree_data.rows import Message, Row
+from finetree_data.rows.row import Message, Row
 
 from finetree_worker.errors import DataError
 from finetree_worker.tokenize.parquet import parquet_rows

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a RunSpec as a job file in which every value says why it is what it is."""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+COMMENT_COLUMN = 44
+"""Column where reasons begin, so that they line up beside the longest common settings."""
+
+
+def to_yaml(
+    spec: run_spec_pb2.RunSpec, sources: Iterable[evidence_pb2.SettingSource] = (), header: Iterable[str] = ()
+) -> str:
+    """The spec as YAML that `jobfile.job.parse` reads back to an equal spec; `header` lines come first, as comments."""
+    reasons = {source.field_path: _reason(source) for source in sources}
+    lines = [f"# {_one_line(line)}" for line in header]
+    lines += _mapping(spec, "", 0, reasons)
+    return "\n".join(lines) + "\n"
+
+
+def _mapping(message: Message, path: str, indent: int, reasons: dict[str, str]) -> Iterator[str]:
+    for known, value in message.ListFields():
+        at = f"{path}.{known.name}" if path else known.name
+        head = f"{' ' * indent}{known.name}:"
+        if known.is_repeated:
+            yield from _list(known, value, head, reasons.get(at, ""))
+        elif known.message_type is not None:
+            body = list(_mapping(value, at, indent + 2, reasons))
+            yield _commented(head if body else f"{head} {{}}", reasons.get(at, ""))
+            yield from body
+        else:
+            yield _commented(f"{head} {_scalar(known, value)}", reasons.get(at, ""))
+
+
+def _list(known: FieldDescriptor, values: Any, head: str, reason: str) -> Iterator[str]:
+    """A list of scalars on its key's line, one of messages below it."""
+    if known.message_type is None:
+        items = ", ".join(_scalar(known, value) for value in values)
+        yield _commented(f"{head} [{items}]", reason)
+        return
+    yield _commented(head, reason)
+    indent = len(head) - len(head.lstrip())
+    for item in values:
+        body = list(_mapping(item, "", indent + 4, {})) or ["{}"]
+        yield f"{' ' * (indent + 2)}- {body[0].lstrip()}"
+        yield from body[1:]
+
+
+def _scalar(known: FieldDescriptor, value: Any) -> str:
+    if known.enum_type is not None:
+        named = known.enum_type.values_by_number.get(value)
+        return str(named.name if named is not None else value)
+    if known.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return "true" if value else "false"
+    if known.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return _text(value)
+    return repr(value)
+
+
+def _text(value: str) -> str:
+    """A name as it is, anything else in double quotes: JSON's string is YAML's too."""
+    plain = value.replace("-", "").replace("_", "").replace("/", "")
+    words = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
+    is_name = plain.isascii() and plain.isalnum() and value[0].isalpha() and value.lower() not in words
+    return value if is_name else json.dumps(value, ensure_ascii=False)
+
+
+def _reason(source: evidence_pb2.SettingSource) -> str:
+    """Why, in which range, and from where: "usual [recipe.clip]; 0.3 to 1; torchtune, clip_grad_norm"."""
+    rule = f" [{source.rule_id}]" if source.rule_id else ""
+    low, high = (
+        f"{source.min:g}" if source.HasField("min") else "",
+        f"{source.max:g}" if source.HasField("max") else "",
+    )
+    origin = ", ".join(part for part in (source.provenance.source, source.provenance.locator) if part)
+    parts = (f"{source.reason}{rule}", f"{low} to {high}".strip() if low or high else "", origin)
+    return _one_line("; ".join(part for part in parts if part))
+
+
+def _commented(line: str, reason: str) -> str:
+    return f"{line.ljust(COMMENT_COLUMN)} # {reason}" if reason else line
+
+
+def _one_line(text: str) -> str:
+    """Text that cannot end its comment."""
+    return " ".join(text.split())

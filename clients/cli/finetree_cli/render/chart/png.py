@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A chart as PNG, drawn by Pillow with the font that it brings: no font and no browser need be installed."""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from finetree_cli.errors import NotAvailable
+from finetree_cli.render.chart.memory import Box, Chart, Stroke, Words
+
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
+
+SCALE = 2
+"""Pixels of a unit: sharp on dense screens."""
+ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
+"""Pillow's names, at the baseline."""
+
+
+def png(chart: Chart) -> bytes:
+    """The image.
+
+    Raises:
+        NotAvailable: Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError as error:
+        remedy = "pip install 'finetree-cli[charts]', or name a file that ends in .svg"
+        raise NotAvailable("a PNG needs Pillow", remedy=remedy, reason="CHARTS_NOT_INSTALLED") from error
+
+    image = Image.new("RGB", (round(chart.width * SCALE), round(chart.height * SCALE)), "#ffffff")
+    draw = ImageDraw.Draw(image)
+    for shape in chart.shapes:
+        if isinstance(shape, Box):
+            corners = (shape.x, shape.y, shape.x + shape.width, shape.y + shape.height)
+            draw.rectangle(_scaled(*corners), fill=shape.fill)
+        elif isinstance(shape, Stroke):
+            ends = _scaled(shape.x1, shape.y1, shape.x2, shape.y2)
+            draw.line(ends, fill=shape.colour, width=max(1, round(shape.width * SCALE)))
+        else:
+            _write(draw, shape)
+    target = io.BytesIO()
+    image.save(target, "PNG", optimize=True)
+    return target.getvalue()
+
+
+def _write(draw: "ImageDraw", words: Words) -> None:
+    from PIL import ImageFont
+
+    font: Any = ImageFont.load_default(words.size * SCALE)
+    # The font has the letters of western Europe; what else a name may hold is drawn as a question mark.
+    text = words.text.encode("latin-1", "replace").decode("latin-1")
+    heavy = 1 if words.bold else 0
+    place = (words.x * SCALE, words.y * SCALE)
+    draw.text(place, text, font=font, fill=words.colour, anchor=ANCHORS[words.anchor], stroke_width=heavy)
+
+
+def _scaled(*values: float) -> tuple[float, ...]:
+    return tuple(value * SCALE for value in values)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A chart as SVG: well-formed, with a title, every text escaped, no script and no link."""
+
+from xml.sax.saxutils import escape, quoteattr
+
+from finetree_cli.render.chart.memory import Box, Chart, Shape, Stroke, Words
+
+FONTS = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
+
+
+def svg(chart: Chart) -> str:
+    """The document."""
+    size = f'width="{_n(chart.width)}" height="{_n(chart.height)}" viewBox="0 0 {_n(chart.width)} {_n(chart.height)}"'
+    lines = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" font-family={quoteattr(FONTS)}>',
+        f"<title>{_text(chart.title)}</title>",
+        f'<rect width="{_n(chart.width)}" height="{_n(chart.height)}" fill="#ffffff"/>',
+        *map(_shape, chart.shapes),
+        "</svg>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _shape(shape: Shape) -> str:
+    if isinstance(shape, Box):
+        place = f'x="{_n(shape.x)}" y="{_n(shape.y)}" width="{_n(shape.width)}" height="{_n(shape.height)}"'
+        return f'<rect {place} rx="2" fill="{shape.fill}"/>'
+    if isinstance(shape, Stroke):
+        place = f'x1="{_n(shape.x1)}" y1="{_n(shape.y1)}" x2="{_n(shape.x2)}" y2="{_n(shape.y2)}"'
+        return f'<line {place} stroke="{shape.colour}" stroke-width="{_n(shape.width)}"/>'
+    return _words(shape)
+
+
+def _words(words: Words) -> str:
+    style = f'font-size="{_n(words.size)}" fill="{words.colour}" text-anchor="{words.anchor}"'
+    weight = ' font-weight="600"' if words.bold else ""
+    return f'<text x="{_n(words.x)}" y="{_n(words.y)}" {style}{weight}>{_text(words.text)}</text>'
+
+
+def _text(text: str) -> str:
+    """Escaped, without the control characters that XML 1.0 has no way to write."""
+    return escape("".join(letter for letter in text if letter.isprintable()))
+
+
+def _n(number: float) -> str:
+    return f"{number:.1f}".removesuffix(".0")

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Method cards as text."""
+
+from collections.abc import Sequence
+
+from finetree_api.recommender.v1 import recommender_pb2 as pb
+from finetree_api.types.v1 import evidence_pb2 as ev
+
+from finetree_cli.output import Output
+from finetree_cli.render import units
+from finetree_cli.render.recommender.recommendation import method_name
+
+NONE = "-"
+
+
+def show_methods(out: Output, cards: Sequence[pb.MethodCard], guide: pb.Guide) -> None:
+    """The methods beside each other, the hardware chart, and what to take in typical situations."""
+    rows = [
+        (
+            card.title,
+            _stars(card) or NONE,
+            f"{card.minimum_gpu_gb:g} GB" if card.minimum_gpu_gb else NONE,
+            f"{card.quality_percent.expected:.0f} %" if card.HasField("quality_percent") else NONE,
+            _figure(card, "memory_percent"),
+            _figure(card, "speed_factor"),
+            _figure(card, "cost_level"),
+            "yes" if card.trainable_here else "no",
+            card.best_for or (card.when_to_use[0] if card.when_to_use else card.description),
+        )
+        for card in cards
+    ]
+    out.table(["Method", "Stars", ">GPU", ">Quality", ">Memory", ">Speed", "Price", "Here", "Best for"], rows)
+    _show_hardware(out, guide.hardware)
+    situations = [(item.title, method_name(item.method), "; ".join(item.reasons)) for item in guide.situations]
+    if situations:
+        out.table(["Situation", "Method", "Why"], situations)
+
+
+def show_card(out: Output, card: pb.MethodCard) -> None:
+    """One method in full."""
+    words = [word for word in (_stars(card), card.efficiency_label, *card.badges) if word]
+    out.text(f"{card.title}  {' · '.join(dict.fromkeys(words))}".rstrip())
+    for line in (card.tooltip, card.description):
+        if line:
+            out.text(line)
+    _show_list(out, "When to use", card.when_to_use)
+    _show_list(out, "When not to", [_advice(item) for item in card.advice] or card.when_not_to_use)
+    _show_figures(out, card)
+    _show_hardware(out, card.hardware)
+    _show_costs(out, card.reference_cost)
+    _show_parameters(out, card.parameters)
+    rows = [(item.claim, item.text, _source(item.provenance)) for item in card.evidence]
+    if rows:
+        out.table(["What others found", ">Result", "Source"], rows)
+
+
+def _stars(card: pb.MethodCard) -> str:
+    return "!" if card.warning else "*" * card.stars
+
+
+def _figure(card: pb.MethodCard, name: str) -> str:
+    return next((figure.text for figure in card.figures if figure.name == name), NONE)
+
+
+def _show_list(out: Output, title: str, items: Sequence[str]) -> None:
+    if items:
+        out.text(title)
+    for item in items:
+        out.text(f"  - {item}")
+
+
+def _advice(item: pb.Advice) -> str:
+    pointer = f"; rather {' or '.join(method_name(method) for method in item.redirects)}" if item.redirects else ""
+    return f"{item.text}{pointer}"
+
+
+def _show_figures(out: Output, card: pb.MethodCard) -> None:
+    rows = [(item.label, item.text, item.note, _source(item.provenance)) for item in card.figures]
+    if card.HasField("quality_percent"):
+        found = card.quality_percent
+        words = f"{found.low:g} to {found.high:g} %" if found.low < found.high else f"{found.expected:g} %"
+        source = _source(found.provenance[0]) if found.provenance else ""
+        rows.insert(0, ("Quality against full fine-tuning", words, "", source))
+    if rows:
+        out.table(["Figure", ">Value", "Note", "Source"], rows)
+
+
+def _show_hardware(out: Output, found: Sequence[pb.HardwareRow]) -> None:
+    rows = [
+        (
+            item.accelerator,
+            f"{item.marketed_memory_gb:g} GB",
+            method_name(item.method),
+            units.duration(item.total_seconds.expected) if item.HasField("total_seconds") else NONE,
+            _month(item),
+            item.note,
+        )
+        for item in found
+    ]
+    if rows:
+        out.table(["GPU", ">Memory", "Method", ">A run", ">A month", "Note"], rows)
+
+
+def _month(item: pb.HardwareRow) -> str:
+    if not item.HasField("cost_usd_month"):
+        return NONE
+    return f"{units.money(item.cost_usd_month.expected, 'USD')}{' and more' if item.cost_open_ended else ''}"
+
+
+def _show_costs(out: Output, found: pb.ReferenceCost) -> None:
+    rows = [
+        (
+            units.count(item.examples),
+            units.duration(item.total_seconds.expected),
+            units.money(item.cost_usd.expected, "USD"),
+        )
+        for item in found.rows
+    ]
+    if rows:
+        price = units.money(found.usd_per_hour.expected, "USD")
+        out.text(f"On {found.accelerator} at {price} an hour; {found.basis}")
+        out.table([">Examples", ">Time", ">Cost"], rows)
+
+
+def _show_parameters(out: Output, found: Sequence[pb.ParameterGuide]) -> None:
+    rows = [(item.field_path, item.default_value, item.help) for item in found]
+    if rows:
+        out.table(["Parameter", "Default", "What it does"], rows)
+    for item in found:
+        choices = [
+            (
+                f"{choice.value}{' (usual)' if choice.recommended else ''}",
+                choice.label,
+                ", ".join(choice.use_for),
+                choice.note,
+            )
+            for choice in item.choices
+        ]
+        if choices:
+            out.table([item.field_path, "What it is", "Use it for", "Note"], choices)
+
+
+def _source(found: ev.Provenance) -> str:
+    return f"{found.source}, {found.locator}" if found.locator else found.source

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs, plans and artifacts as text."""
+
+from collections.abc import Iterable, Sequence
+
+from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.types.v1 import evidence_pb2
+
+from finetree_cli.errors import GateFailed
+from finetree_cli.output import Output
+from finetree_cli.render import units
+
+
+def short(name: str) -> str:
+    """The last part of a resource name."""
+    return name.rpartition("/")[2]
+
+
+def state_name(state: int) -> str:
+    """A state in words."""
+    return units.word(job_pb2.JobState, state)
+
+
+def show_list(out: Output, jobs: Iterable[job_pb2.Job]) -> None:
+    """Jobs as a table."""
+    rows = [
+        (
+            short(job.name),
+            job.display_name,
+            units.word(job_pb2.JobKind, job.kind),
+            state_name(job.state),
+            f"{job.progress.fraction:.0%}",
+            f"{job.metrics.loss:.3f}" if job.metrics.HasField("loss") else "-",
+            job.create_time.ToJsonString(),
+        )
+        for job in jobs
+    ]
+    out.table(["Job", "Name", "Kind", "State", ">Done", ">Loss", "Created"], rows)
+
+
+def show_job(out: Output, job: job_pb2.Job) -> None:
+    """One job."""
+    out.text(f"{job.name}  {job.display_name}".rstrip())
+    why = f": {job.state_reason.text}" if job.state_reason.text else ""
+    out.text(f"  state     {state_name(job.state)}{why}")
+    if job.state_reason.remedy:
+        out.text(f"            {job.state_reason.remedy}")
+    at = job.progress
+    out.text(f"  progress  {at.fraction:.0%}, step {at.step} of {at.total_steps}, attempt {job.attempt}")
+    if job.queue_position:
+        out.text(f"  queue     {job.queue_position}. {job.blocked_by}".rstrip())
+    _show_metrics(out, job.metrics)
+    if job.HasField("estimate"):
+        _show_frozen(out, job.estimate)
+    if job.error.message:
+        out.text(f"  error     {job.error.message}")
+    out.text(f"  events    {job.oldest_seq} to {job.last_seq}")
+    if job.plan_digest:
+        out.text(f"  plan      {job.plan_digest}")
+
+
+def _show_metrics(out: Output, metrics: job_pb2.LatestMetrics) -> None:
+    parts = []
+    if metrics.HasField("loss"):
+        parts.append(f"loss {metrics.loss:.3f}")
+    if metrics.HasField("eval_loss"):
+        parts.append(f"evaluation loss {metrics.eval_loss:.3f}")
+    if metrics.HasField("exact_match"):
+        parts.append(f"exact match {metrics.exact_match:.1%}")
+    if metrics.peak_memory_bytes:
+        parts.append(f"peak memory {units.size(metrics.peak_memory_bytes)}")
+    if parts:
+        out.text(f"  metrics   {', '.join(parts)}")
+
+
+def _show_frozen(out: Output, estimate: job_pb2.FrozenEstimate) -> None:
+    cost = (
+        f", {units.money_range(estimate.cost_amount, estimate.currency_code)}"
+        if estimate.HasField("cost_amount")
+        else ""
+    )
+    memory, time = units.size_range(estimate.device_bytes), units.duration_range(estimate.total_seconds)
+    out.text(f"  estimate  {memory}, {time}{cost}")
+
+
+def show_plan(out: Output, plan: trainer_pb2.ValidateJobResponse) -> None:
+    """A plan: its values with their reasons, the checks, the estimate."""
+    from finetree_cli.jobfile.yaml_writer import to_yaml
+
+    out.text(to_yaml(plan.resolved_spec, plan.setting_sources).rstrip())
+    for check in plan.checks:
+        out.text(f"{_verdict(check)}  {check.rule_id}  {check.help}")
+    if plan.HasField("estimate"):
+        _show_frozen(out, plan.estimate)
+    for note in plan.notes:
+        out.text(f"Note: {note}")
+    out.text(f"Plan: {plan.plan_digest}")
+
+
+def refuse_failed_checks(checks: Iterable[evidence_pb2.Check]) -> None:
+    """Raise GateFailed when a check has failed."""
+    failed = [check for check in checks if check.verdict == evidence_pb2.CHECK_VERDICT_FAIL]
+    if failed:
+        rules = ", ".join(check.rule_id for check in failed)
+        raise GateFailed(f"failed: {rules}", remedy=failed[0].fix.summary, reason="CHECK_FAILED")
+
+
+def _verdict(check: evidence_pb2.Check) -> str:
+    return units.word(evidence_pb2.CheckVerdict, check.verdict).upper().ljust(9)
+
+
+def show_end(out: Output, summary: event_pb2.RunSummary, artifacts: Sequence[job_pb2.Artifact]) -> None:
+    """Numbers at the end of a job, and what it made."""
+    if summary.HasField("first_loss") and summary.HasField("final_loss"):
+        out.text(f"loss         {summary.first_loss:.3f} -> {summary.final_loss:.3f} in {summary.steps} steps")
+    if summary.HasField("exact_match_after"):
+        before = f"{summary.exact_match_before:.1%} -> " if summary.HasField("exact_match_before") else ""
+        out.text(f"exact match  {before}{summary.exact_match_after:.1%}")
+    out.text(f"time         {units.duration(summary.total_seconds)}")
+    if summary.peak_memory_bytes:
+        out.text(f"memory       {units.size(summary.peak_memory_bytes)}")
+    for artifact in artifacts:
+        kind = units.word(job_pb2.ArtifactKind, artifact.kind)
+        out.text(f"artifact     {artifact.name} ({kind}, {units.size(artifact.size_bytes)})")

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC109 - the parameters are those of the SDK's client
+"""The estimator as a program: `python -m finetree_estimator --once`, asked through its standard input.
+
+Services never import each other, and a recommendation without a server must open no socket either. The program runs
+the estimator's own methods, so that its answers are the served ones, byte by byte.
+"""
+
+import contextlib
+import importlib.util
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import IO, Self, TypeVar
+
+import finetree
+from finetree_api.estimator.v1 import estimator_pb2 as est
+from finetree_runtime.server.oneshot import HEADER, STATUS
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+
+Batch = est.BatchEstimateRunsRequest | Mapping[str, est.EstimateRunRequest]
+Answer = TypeVar("Answer", bound=Message)
+
+STOP_SECONDS = 5.0
+"""How long a program may take to end once its input has."""
+_METHODS = ("ListAccelerators", "ListModels", "BatchEstimateRuns")
+"""Rpcs that a recommendation needs, each answered by a program of its own; they start together."""
+
+
+class EstimatorProgram:
+    """Answers as a client does; where the estimator is not installed it is unavailable. Programs end with the block."""
+
+    def __init__(self) -> None:
+        self._programs: dict[str, subprocess.Popen[bytes]] = {}
+
+    async def estimate_batch(
+        self,
+        rows: est.BatchEstimateRunsRequest | Mapping[str, est.EstimateRunRequest],
+        /,
+        *,
+        timeout: float | None = None,
+    ) -> dict[str, est.Estimate | finetree.FinetreeError]:
+        """BatchEstimateRuns; a row that fails holds its exception."""
+        del timeout  # a program has no deadline: it answers or ends
+        if not isinstance(rows, est.BatchEstimateRunsRequest):
+            rows = est.BatchEstimateRunsRequest(
+                rows=[est.BatchEstimateRow(key=key, request=each) for key, each in rows.items()]
+            )
+        answer = self._ask("BatchEstimateRuns", rows, est.BatchEstimateRunsResponse())
+        return {
+            row.key: finetree.error_of_status(row.error) if row.WhichOneof("result") == "error" else row.estimate
+            for row in answer.results
+        }
+
+    async def list_accelerators(
+        self, *, page_size: int = 0, timeout: float | None = None
+    ) -> AsyncIterator[est.Accelerator]:
+        """ListAccelerators, all pages."""
+        del timeout
+        request = est.ListAcceleratorsRequest(page_size=page_size)
+        while True:
+            answer = self._ask("ListAccelerators", request, est.ListAcceleratorsResponse())
+            for item in answer.accelerators:
+                yield item
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
+
+    async def list_models(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterator[est.Model]:
+        """ListModels, all pages."""
+        del timeout
+        request = est.ListModelsRequest(page_size=page_size)
+        while True:
+            answer = self._ask("ListModels", request, est.ListModelsResponse())
+            for item in answer.models:
+                yield item
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
+
+    def _ask(self, method: str, request: Message, answer: Answer) -> Answer:
+        """Ask a program, and wait: nothing else runs in this process.
+
+        Raises:
+            FinetreeError: It refused, or there is none.
+        """
+        self._start()
+        try:
+            kind, content = _exchange(self._programs[method], request.SerializeToString(deterministic=True))
+        except (OSError, struct.error) as error:
+            raise finetree.Unavailable("the estimator's program ended", reason="ESTIMATOR_ENDED") from error
+        if kind == STATUS:
+            raise finetree.error_of_status(status_pb2.Status.FromString(content))
+        answer.ParseFromString(content)
+        return answer
+
+    def _start(self) -> None:
+        if self._programs:
+            return
+        if importlib.util.find_spec("finetree_estimator") is None:
+            raise finetree.Unavailable("the estimator is not installed", reason="ESTIMATOR_NOT_INSTALLED")
+        # -P: a file of the working folder must never be imported in place of a library.
+        start = [sys.executable, "-P", "-m", "finetree_estimator", "--once", "--once-format", "frames", "--once-method"]
+        for method in _METHODS:
+            self._programs[method] = subprocess.Popen([*start, method], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for program in self._programs.values():
+            for stream in (program.stdin, program.stdout):
+                if stream is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        stream.close()
+        for program in self._programs.values():
+            try:
+                program.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                program.kill()
+                program.wait()
+
+
+def _exchange(program: subprocess.Popen[bytes], content: bytes) -> tuple[int, bytes]:
+    """Kind and content of the answer to a message."""
+    source: IO[bytes] | None = program.stdout
+    sink: IO[bytes] | None = program.stdin
+    assert source is not None  # noqa: S101 - both are pipes
+    assert sink is not None  # noqa: S101
+    sink.write(HEADER.pack(0, len(content)) + content)
+    sink.flush()
+    kind, size = HEADER.unpack(source.read(HEADER.size))
+    answer = source.read(size)
+    if len(answer) < size:
+        raise BrokenPipeError
+    return kind, answer

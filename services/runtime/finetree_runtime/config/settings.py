@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One frozen dataclass of settings per service, filled from the command line, the environment and a TOML file.
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Settings(ServiceSettings):
+        data_dir: Path = setting(Path("data"), "Folder of everything the service keeps.")
+
+    settings = load(Settings, sys.argv[1:], os.environ, prefix="FINETREE_TRAINER")
+
+`data_dir` is then, first match wins: `--data-dir`, FINETREE_TRAINER_DATA_DIR, `data_dir` in the file that `--config`
+or FINETREE_TRAINER_CONFIG names, the default. A `Secret` comes from the environment or from a file (`--x-file`,
+..._X_FILE, `x_file`), never from the command line, which every process of the machine can read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+from finetree_runtime.config.values import Duration, Secret, convert, kind_of, metavar
+
+__all__ = [
+    "Duration",
+    "Secret",
+    "ServiceSettings",
+    "SettingsError",
+    "listen_address",
+    "load",
+    "load_or_exit",
+    "required",
+    "setting",
+]
+
+T = TypeVar("T")
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used. The message names the flag, variable or key, and what is wrong with its value.
+
+    Attributes:
+        reason: SETTING_INVALID, SETTING_MISSING, SETTING_UNKNOWN, CONFIG_UNREADABLE or, from a service's start,
+            INSECURE_ADDRESS, ADDRESS_UNAVAILABLE and the like.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def setting(default: Any, text: str) -> Any:
+    """A dataclass field with a default and the line that `--help` shows for it."""
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+def required(text: str) -> Any:
+    """A dataclass field that has no default: starting without it is an error."""
+    return dataclasses.field(metadata={"help": text})
+
+
+def listen_address(port: int) -> Any:
+    """The `address` field of a service whose usual port is `port`, on loopback."""
+    return setting(f"127.0.0.1:{port}", "Where to listen: HOST:PORT (port 0: any free one) or unix:PATH.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """What every service can be told. A service's own settings extend this class."""
+
+    address: str = listen_address(0)
+    insecure: bool = setting(default=False, text="Allow an address that is not loopback without TLS.")
+    tls_cert: Path | None = setting(None, "PEM certificate chain; read again when the file changes.")
+    tls_key: Path | None = setting(None, "PEM private key of the certificate.")
+    tls_client_ca: Path | None = setting(None, "PEM certificates that clients must be signed by (mutual TLS).")
+    ready_file: Path | None = setting(None, "Write the ready line (JSON with the bound address) here, not to stdout.")
+    stop_with_stdin: bool = setting(
+        default=False, text="Stop as after SIGTERM when standard input ends: whoever started the service is gone."
+    )
+    metrics_address: str = setting("", "HOST:PORT of the Prometheus page, plain HTTP; empty: no metrics.")
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least important log line to write.")
+    drain_time: Duration = setting(10.0, "Longest time that running calls get after SIGTERM.")
+    max_call_time: Duration = setting(60.0, "Longest time of a unary call.")
+    max_request_bytes: int = setting(256 * 1024, "Largest request message.")
+    page_token_key: Secret = setting(
+        Secret(), "Key that signs page tokens; the same for all replicas. Default: random."
+    )
+
+
+def load(cls: type[T], argv: Sequence[str], env: Mapping[str, str], prefix: str) -> T:
+    """Build the settings.
+
+    Args:
+        cls: A dataclass whose fields are str, int, float, bool, Path, Duration, Secret, Literal of words or
+            tuple[str, ...], or one of these or None.
+        argv: The command line without the program's name. `--help` prints every setting and exits with 0.
+        env: The environment.
+        prefix: Of the environment's variables, for example "FINETREE_ESTIMATOR".
+
+    Raises:
+        SettingsError: For the first setting that cannot be used.
+    """
+    types = typing.get_type_hints(cls)
+    options = [
+        option
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]  # every T here is a dataclass
+        for option in _Option.of(field, types[field.name], prefix)
+    ]
+    flags = vars(_parser(options, prefix).parse_args(list(argv)))
+    config = flags.pop("config") or env.get(f"{prefix}_CONFIG")
+    layers: list[_Layer] = [
+        {o.key: (o.flag, flags[o.key]) for o in options if flags.get(o.key) is not None},
+        {o.key: (o.variable, env[o.variable]) for o in options if o.variable in env},
+        _file_layer(config, options),
+    ]
+    return cls(**_values(options, layers))
+
+
+def load_or_exit(cls: type[T], prefix: str) -> T:
+    """`load` from this process's arguments and environment; a bad setting ends it with one line and exit code 2."""
+    try:
+        return load(cls, sys.argv[1:], os.environ, prefix)
+    except SettingsError as error:
+        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # a program's last words, before any logging
+        raise SystemExit(2) from None
+
+
+_Layer = dict[str, tuple[str, Any]]  # by key: where it was given, and the value as it was given there
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Option:
+    """One way to give one field. A secret has two: its value, and the file that holds it."""
+
+    key: str
+    field: dataclasses.Field[Any]
+    kind: Any
+    prefix: str
+    is_file: bool = False
+
+    @classmethod
+    def of(cls, field: dataclasses.Field[Any], annotation: Any, prefix: str) -> list[_Option]:
+        kind = kind_of(annotation)
+        options = [cls(field.name, field, kind, prefix)]
+        if kind is Secret:
+            options.append(cls(f"{field.name}_file", field, kind, prefix, is_file=True))
+        return options
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.key.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return f"{self.prefix}_{self.key.upper()}"
+
+    @property
+    def has_flag(self) -> bool:
+        return self.kind is not Secret or self.is_file
+
+    @property
+    def required(self) -> bool:
+        return self.field.default is dataclasses.MISSING and self.field.default_factory is dataclasses.MISSING
+
+    @property
+    def help(self) -> str:
+        text = self.field.metadata.get("help", "")
+        if self.is_file:
+            return f"File that holds: {text[:1].lower()}{text[1:]} [{self.variable}]"
+        default = self.field.default
+        shown = "" if default in (dataclasses.MISSING, None, "", (), Secret()) else f", default {_shown(default)}"
+        return f"{text} [{self.variable}{', required' if self.required else shown}]"
+
+    def convert(self, origin: str, raw: Any) -> Any:
+        try:
+            if self.is_file:
+                return Secret(Path(str(raw)).read_text(encoding="utf-8").strip())
+            return convert(self.kind, raw)
+        except OSError as error:
+            raise SettingsError("SETTING_INVALID", f"{origin}: cannot read the file: {error.strerror}") from None
+        except ValueError as error:
+            raise SettingsError("SETTING_INVALID", f"{origin}: {error}") from None
+
+
+def _values(options: list[_Option], layers: list[_Layer]) -> dict[str, Any]:
+    """Each field's value from the first layer that has it; fields that no layer has are left to their default."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        for option in options:
+            if option.field.name not in values and option.key in layer:
+                values[option.field.name] = option.convert(*layer[option.key])
+    for option in options:
+        if option.required and option.field.name not in values:
+            ways = f"give {option.flag} or set {option.variable}" if option.has_flag else f"set {option.variable}"
+            raise SettingsError("SETTING_MISSING", f"{option.key} is not set: {ways}")
+    return values
+
+
+def _file_layer(config: str | None, options: list[_Option]) -> _Layer:
+    if not config:
+        return {}
+    try:
+        content = tomllib.loads(Path(config).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError("CONFIG_UNREADABLE", f"the configuration file cannot be read: {error.strerror}") from None
+    except ValueError as error:  # TOML syntax and bytes that are not UTF-8
+        raise SettingsError("CONFIG_UNREADABLE", f"the configuration file is not TOML: {error}") from None
+    unknown = sorted(content.keys() - {option.key for option in options})
+    if unknown:
+        raise SettingsError("SETTING_UNKNOWN", f"{unknown[0]} in the configuration file is no setting; see --help")
+    return {key: (f"{key} in the configuration file", value) for key, value in content.items()}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing its usage and ending the program."""
+
+    def error(self, message: str) -> NoReturn:
+        reason = "SETTING_UNKNOWN" if "unrecognized" in message else "SETTING_INVALID"
+        raise SettingsError(reason, f"{message}; see --help")
+
+
+def _parser(options: list[_Option], prefix: str) -> _Parser:
+    parser = _Parser(
+        prog=f"python -m {prefix.lower()}",
+        allow_abbrev=False,
+        description="Flags win over environment variables [in brackets], those over the TOML file, that over defaults.",
+        epilog="Secrets are given by the environment or by a file: "
+        + (", ".join(option.variable for option in options if not option.has_flag) or "none here"),
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"TOML file of settings [{prefix}_CONFIG]")
+    for option in options:
+        if not option.has_flag:
+            continue
+        text = option.help.replace("%", "%%")
+        if option.kind is bool:
+            parser.add_argument(option.flag, dest=option.key, action=argparse.BooleanOptionalAction, help=text)
+        else:
+            action = "append" if option.kind is tuple else "store"
+            name = "FILE" if option.is_file else metavar(option.kind)
+            parser.add_argument(option.flag, dest=option.key, action=action, metavar=name, help=text)
+    return parser
+
+
+def _shown(default: Any) -> str:
+    return ",".join(default) if isinstance(default, tuple) else str(default)

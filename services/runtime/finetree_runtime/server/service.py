@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one way to start a service, and to stop it.
+
+    settings = load_or_exit(Settings, "FINETREE_ESTIMATOR")
+    service = Service("finetree-estimator", distribution_version("finetree-estimator"), settings)
+    service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, Servicer(...), ESTIMATOR)
+    sys.exit(run(service))
+
+SIGTERM or SIGINT, and with `stop_with_stdin` the end of standard input: readiness off, `service.draining` set, no new
+calls, running calls get `drain_time`, `on_stop`, exit 0. A second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # the core reads it once, at import
+
+import grpc
+from google.protobuf import descriptor_pool
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from finetree_runtime.config.settings import ServiceSettings, SettingsError
+from finetree_runtime.errors import DomainError
+from finetree_runtime.server import logging, tls, validation
+from finetree_runtime.server.auth import Authenticator, LocalAuthenticator
+from finetree_runtime.server.calls import Calls
+from finetree_runtime.server.handlers import Registrar
+from finetree_runtime.server.metrics import CallMetrics
+
+Hook = Callable[[], Awaitable[None]]
+
+STOP_SECONDS = 5.0
+"""Time that `on_stop` gets after the last call; then the process ends whatever still runs."""
+COLLECT_EVERY = (20_000, 20, 20)
+"""Objects that come to be before the collector looks at the youngest, and how often it does before it looks at older
+ones. Calls leave few circles, and a look at everything that is kept holds up whoever calls just then: with Python's own
+(700, 10, 10) it took 60 ms every few hundred recommendations, a tenth of their time."""
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@dataclass(slots=True)
+class Service:
+    """A service before and while it runs.
+
+    Attributes:
+        name: For example "finetree-estimator".
+        version: The program's version; a trailer of every answer.
+        settings: Of the service; see `ServiceSettings`.
+        servicers: (add function, servicer, full service name) each; `add` appends one.
+        authenticator: Tells who calls.
+        on_start: Awaited before the port is bound; may still `add`. A SettingsError or DomainError ends the start.
+        on_drain: Awaited when calls are no longer taken, while the running ones end; cut off after `drain_time`.
+        on_stop: Awaited at the very end, also of a start that failed; cut off after `STOP_SECONDS`.
+        draining: Set when the service begins to stop: a stream's handler sends its last message and returns.
+    """
+
+    name: str
+    version: str
+    settings: ServiceSettings
+    servicers: list[tuple[Callable[[Any, Any], None], Any, str]] = field(default_factory=list)
+    authenticator: Authenticator = field(default_factory=LocalAuthenticator)
+    on_start: Hook | None = None
+    on_drain: Hook | None = None
+    on_stop: Hook | None = None
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
+
+    def add(self, add_function: Callable[[Any, Any], None], servicer: Any, full_name: str) -> None:
+        """Serve one more gRPC service, for example "finetree_api.estimator.v1.EstimatorService"."""
+        self.servicers.append((add_function, servicer, full_name))
+
+    async def set_ready(self, ready: bool) -> None:  # noqa: FBT001  # the one thing it says
+        """Tell load balancers whether to send calls. Liveness, the health entry "", stays SERVING until the exit."""
+        for _, _, full_name in self.servicers:
+            await self._health.set(full_name, _SERVING if ready and not self.draining.is_set() else _NOT_SERVING)
+
+
+def run(service: Service) -> int:
+    """Serve until a signal; the exit code: 0 after a drain, 2 where the service could not start."""
+    import uvloop
+
+    try:
+        logging.configure(service.settings.log_level)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_until_signal(service))
+    except (SettingsError, DomainError) as error:
+        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # a program's last words
+        return 2
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def serving(service: Service) -> AsyncIterator[str]:
+    """The service while the block runs; the value is the bound address. Leaving the block drains and stops it.
+
+    Raises:
+        SettingsError: The service cannot start as it is set.
+    """
+    settings = service.settings
+    credentials = tls.server_credentials(settings)
+    metrics = CallMetrics(settings.metrics_address) if settings.metrics_address else None
+    try:
+        if service.on_start is not None:
+            await service.on_start()
+        calls = Calls(
+            version=service.version,
+            authenticator=service.authenticator,
+            max_call_seconds=settings.max_call_time,
+            metrics=metrics,
+        )
+        server = aio.server(options=_options(settings))
+        _register(service, calls.registrar(server))
+        address = _bind(server, settings.address, credentials)
+        await server.start()
+        await service.set_ready(ready=True)
+        try:
+            yield address
+        finally:
+            await _drain(service, server, calls)
+    finally:
+        await _call_within(service.on_stop, STOP_SECONDS, "on_stop")
+        if metrics is not None:
+            metrics.close()
+
+
+async def _until_signal(service: Service) -> None:
+    if service.settings.ready_file is not None:
+        service.settings.ready_file.unlink(missing_ok=True)  # one of an earlier run would say that we are ready
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, number, stop)
+    if service.settings.stop_with_stdin:
+        threading.Thread(target=_await_end_of_stdin, args=(loop, stop), name="stdin", daemon=True).start()
+    async with serving(service) as address:
+        # What a start loaded stays: the collector need not go through all of it again under the calls.
+        gc.freeze()
+        gc.set_threshold(*COLLECT_EVERY)
+        _announce(service, address)
+        await stop.wait()
+        logging.get_logger().info("draining", service=service.name)
+        _end_at_last(service.settings.drain_time + 2 * STOP_SECONDS)
+    logging.get_logger().info("stopped", service=service.name)
+
+
+def _on_signal(number: signal.Signals, stop: asyncio.Event) -> None:
+    if stop.is_set():
+        os._exit(128 + number)
+    stop.set()
+
+
+def _await_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Read until the other end is closed, which the system does for a starter that was killed."""
+    with contextlib.suppress(OSError):  # no standard input at all: as good as ended
+        while os.read(0, 4096):
+            pass
+    with contextlib.suppress(RuntimeError):  # the service has stopped meanwhile
+        loop.call_soon_threadsafe(stop.set)
+
+
+def _end_at_last(seconds: float) -> None:
+    """End the process should the orderly end hang, for example on a thread that never returns."""
+    timer = threading.Timer(seconds, os._exit, [1])
+    timer.daemon = True
+    timer.start()
+
+
+async def _drain(service: Service, server: aio.Server, calls: Calls) -> None:
+    grace = service.settings.drain_time
+    service.draining.set()
+    await service.set_ready(ready=False)
+    stopping = asyncio.ensure_future(server.stop(grace))
+    await asyncio.gather(calls.finish(grace), _call_within(service.on_drain, grace, "on_drain"))
+    await stopping
+    await calls.finish(1.0)  # calls that were cut off still run their `finally`
+
+
+async def _call_within(hook: Hook | None, seconds: float, name: str) -> None:
+    """Run a hook of the way down, where nothing may stop the rest."""
+    if hook is None:
+        return
+    try:
+        async with asyncio.timeout(seconds):
+            await hook()
+    except Exception as error:  # noqa: BLE001  # whatever it is, the service goes on stopping
+        logging.get_logger().error("hook_failed", hook=name, exc_info=error)
+
+
+def _register(service: Service, server: Registrar) -> None:
+    """Hang the servicers in, compile the rules of what they take, add health, and reflection where only we can see."""
+    for add, servicer, full_name in service.servicers:
+        add(servicer, server)
+        described = descriptor_pool.Default().FindServiceByName(full_name)
+        validation.warm(method.input_type.full_name for method in described.methods)
+    health_pb2_grpc.add_HealthServicer_to_server(service._health, server)  # noqa: SLF001  # ours, set through set_ready
+    if tls.is_local(service.settings.address):
+        from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+        names = [full_name for _, _, full_name in service.servicers]
+        listed = reflection.aio.ReflectionServicer([*names, health.SERVICE_NAME, reflection.SERVICE_NAME])
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(listed, server)
+
+
+def _bind(server: aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    """Bind the address; the value is where it really is, which differs for port 0."""
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        port = 0
+    if not port:
+        text = f"cannot listen on {address}: another program has it, or the machine has no such address"
+        raise SettingsError("ADDRESS_UNAVAILABLE", text)
+    if address.startswith("unix:"):
+        Path(address.removeprefix("unix:")).chmod(0o600)
+        return address
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _announce(service: Service, address: str) -> None:
+    """Say that the service takes calls, and where: one JSON line, or a file that appears complete."""
+    line = json.dumps({"service": service.name, "version": service.version, "address": address, "pid": os.getpid()})
+    ready_file = service.settings.ready_file
+    if ready_file is None:
+        print(line, flush=True)  # noqa: T201  # the one line of standard output
+        return
+    scratch = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
+    scratch.write_text(line + "\n", encoding="utf-8")
+    scratch.replace(ready_file)
+
+
+def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # a second server on the port must fail, not take half of the calls
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_concurrent_streams", 10_000),  # at the limit unary calls would queue behind watches without a word
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),  # clients ping every 30 s; the default is 5 min
+        ("grpc.max_connection_age_ms", 30 * 60_000),  # so that clients spread over replicas again
+        ("grpc.max_connection_age_grace_ms", 60_000),
+    ]
