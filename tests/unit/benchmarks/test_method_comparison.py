@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator.catalog.prices import packaged
+from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence import observation
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.server.validation import validate
@@ -275,7 +276,7 @@ def accepted(line: str) -> observation.Point:
     """What the estimator makes of a line of observations.jsonl."""
     request = json_format.Parse(line, pb.ReportObservationRequest())
     validate(request)
-    return observation.to_point(request.observation, Knowledge(packaged()))
+    return observation.to_point(request.observation, Knowledge(packaged()), estimate)
 
 
 def test_the_estimator_takes_every_run_and_the_steps_of_those_that_were_timed(
