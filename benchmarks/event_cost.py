@@ -3,7 +3,7 @@
 
     python benchmarks/event_cost.py [--events 3000] [--output benchmarks/results/event_cost.json]
 
-A real trainer on loopback runs a real worker process whose "training" is a loop that emits StepMetrics, one every two
+A real trainer on loopback runs a real worker process whose "training" is a loop that emits event_pb2.StepMetrics, one every two
 milliseconds, and asks `time.thread_time_ns` before and after each. Once with one watcher that reads, once with 200 that
 have stopped reading. Target: 50 µs on average in either case.
 """
@@ -64,9 +64,9 @@ class MeasuredCore:
 
 def step(number: int, total: int) -> Any:
     """An event as the training loop makes it; making it is part of the cost."""
-    from finetree_worker.events.types import StepMetrics
+    from finetree_api.trainer.v1 import event_pb2
 
-    return StepMetrics(
+    return event_pb2.StepMetrics(
         step=number, total_steps=total, epoch=number / total, loss=2.0, learning_rate=1e-3, grad_norm=0.7,
         tokens=number * 512, target_tokens=number * 128, tokens_per_second=900.0, step_seconds=PAUSE_SECONDS,
         elapsed_seconds=number * PAUSE_SECONDS, remaining_seconds=(total - number) * PAUSE_SECONDS, memory_bytes=10**9,

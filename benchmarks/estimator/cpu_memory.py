@@ -88,7 +88,7 @@ class Recorder:
 
     def poll(self) -> Any:
         """Nothing is asked of the run."""
-        from finetree_worker.events.types import Signal
+        from finetree_worker.control import Signal
 
         return Signal.NONE
 

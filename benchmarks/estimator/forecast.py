@@ -5,7 +5,7 @@
 
 SmolLM2-135M is trained by the worker's own loop: LoRA and full, each on short rows and on a mix with long ones, with an
 evaluation and a checkpoint on the way and an evaluation at the end. Twice in each run, after 20 and 30 steps, what the
-worker said then is held against what it really took: `steps` is the rest of the optimizer steps (StepMetrics
+worker said then is held against what it really took: `steps` is the rest of the optimizer steps (event_pb2.StepMetrics
 .remaining_seconds against the sum of the steps to come), `run` the rest of the attempt (Forecast.eta_seconds against
 the clock). Beside them `plain`: the median step so far times the steps that remain, which does not know how many tokens
 the remaining rows have. Target: the median error of `steps` after 20 steps is at most 5 %. Takes about five minutes on
@@ -50,19 +50,19 @@ class Watch:
     def emit(self, event: Any) -> None:
         """One event, from the training thread."""
         from finetree_worker.events.convert import Stamp
-        from finetree_worker.events.types import ArtifactReady, StepMetrics
+        from finetree_api.trainer.v1 import event_pb2
 
-        if isinstance(event, ArtifactReady):
+        if isinstance(event, event_pb2.ArtifactReady):
             return
         now = time.monotonic()
         made = list(self._translator.translate(event, Stamp(time.time_ns(), now - self._began)))
-        if isinstance(event, StepMetrics):
+        if isinstance(event, event_pb2.StepMetrics):
             self.steps.append((now, event))
             self.foretold[event.step] = made[0].step_metrics.eta_seconds.expected
 
     def poll(self) -> Any:
         """Nothing is asked of the run."""
-        from finetree_worker.events.types import Signal
+        from finetree_worker.control import Signal
 
         return Signal.NONE
 
@@ -86,27 +86,19 @@ def measure(model: Path, method: str, mix: str, *, steps: int, seed: int, thread
     """One run, and what was said of it on the way."""
     from finetree_api.trainer.v1 import worker_pb2
     from finetree_api.types.v1 import run_spec_pb2
-    from finetree_worker.plan import (
-        BaseModel,
-        CheckpointPlan,
-        EvaluationPlan,
-        FullMethod,
-        LoraMethod,
-        Metric,
-        Optimization,
-        Precision,
-        TrainPlan,
-    )
+    from finetree_worker.plan import BaseModel, CheckpointPlan, EvaluationPlan, Metric, Optimization, Precision, Plan
+    from finetree_worker.methods.full import Full
+    from finetree_worker.methods.lora import Lora
     from finetree_worker.training.run import train
 
     with tempfile.TemporaryDirectory(prefix="ft") as name:
         folder = Path(name)
         data, held_out = write_rows(folder, mix, seed)
         length = MIXES[mix][2]
-        plan = TrainPlan(
+        plan = Plan(
             base=BaseModel(model),
             dataset=data,
-            method=LoraMethod() if method == "lora" else FullMethod(),
+            method=Lora() if method == "lora" else Full(),
             optimization=Optimization(1e-4, BATCH, BATCH, length, max_steps=steps, seed=seed, precision=Precision.BF16),
             work=folder / "work",
             artifact=folder / "artifact",
@@ -177,7 +169,7 @@ def prepared(cache: Path) -> Path:
 
         def poll(self) -> Any:
             """Nothing is asked."""
-            from finetree_worker.events.types import Signal
+            from finetree_worker.control import Signal
 
             return Signal.NONE
 

@@ -25,7 +25,9 @@ from finetree_estimator.methods.base import (
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import full
 from finetree_worker.models.load import linear_names
-from finetree_worker.plan import FullMethod, LoraMethod, Targets
+from finetree_worker.methods.full import Full
+from finetree_worker.methods.lora import Lora
+from finetree_worker.methods.targets import Targets
 from transformers import PreTrainedModel
 
 # peft asks the model through a name that transformers 5.24 calls deprecated.
@@ -133,7 +135,7 @@ def test_a_prefix_has_as_many_parameters_as_pefts(family, build):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_fine_tuning_trains_what_the_worker_leaves_unfrozen(family, frozen, build):
     shape = small(family)
-    model = full.apply(build(shape), FullMethod(frozen_layers=frozen))
+    model = full.apply(build(shape), Full(frozen_layers=frozen))
 
     expected = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert trainable_parameters(Full(frozen), shape) == expected
@@ -143,7 +145,7 @@ def test_full_fine_tuning_trains_what_the_worker_leaves_unfrozen(family, frozen,
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt2"])
 def test_presets_name_the_modules_that_the_worker_adapts(family, preset, untouched):
     shape = small(family)
-    method = LoraMethod(rank=8, targets=Targets(preset))
+    method = Lora(rank=8, targets=Targets(preset))
     targets = preset_targets(shape, preset)
     if not targets:
         with pytest.raises(PlanError, match="no layer for the targets"):

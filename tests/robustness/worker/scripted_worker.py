@@ -19,15 +19,8 @@ set_environment()
 from finetree_api.trainer.v1 import artifact_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.errors import Cancelled, DataError
-from finetree_worker.events.types import (
-    ArtifactReady,
-    CheckpointSaved,
-    DatasetReport,
-    Phase,
-    PhaseProgress,
-    Signal,
-    StepMetrics,
-)
+from finetree_api.trainer.v1 import event_pb2
+from finetree_worker.control import Signal
 from finetree_worker.process.process import Process, parse
 
 
@@ -42,8 +35,8 @@ class ScriptedCore:
         return [artifact_pb2.Compatibility(server="peft", loads=True)]
 
     def prepare(self, task, reporter, control):
-        reporter.emit(PhaseProgress(Phase.TOKENIZE, 1.0, seconds=0.1))
-        reporter.emit(DatasetReport("chat", 3, 3, 0, 0, 0, 0, (), 30, 10, 12, 64, ((32, 3),)))
+        reporter.emit(event_pb2.PhaseProgress(event_pb2.Phase.TOKENIZE, 1.0, seconds=0.1))
+        reporter.emit(event_pb2.DatasetReport("chat", 3, 3, 0, 0, 0, 0, (), 30, 10, 12, 64, ((32, 3),)))
 
     def train(self, plan, reporter, control):
         script = json.loads(plan.dataset.read_text())
@@ -55,7 +48,7 @@ class ScriptedCore:
             if signal is Signal.CANCEL:
                 raise Cancelled
             if signal is not Signal.NONE:
-                reporter.emit(CheckpointSaved(step - 1, f"step-{step - 1}", 10, False, 0.0))
+                reporter.emit(event_pb2.CheckpointSaved(step - 1, f"step-{step - 1}", 10, False, 0.0))
             if signal in (Signal.PAUSE, Signal.CANCEL_SAVING):
                 raise Cancelled
             self.fail(script, step)
@@ -80,11 +73,11 @@ class ScriptedCore:
         plan.artifact.mkdir(parents=True)
         (plan.artifact / "adapter_config.json").write_text("{}")
         files = {"adapter_config.json": "0" * 64}
-        reporter.emit(ArtifactReady("adapter", str(plan.artifact), 2, files, "hub/base", "main", "f" * 64, "LORA", 100))
+        reporter.emit(event_pb2.ArtifactReady("adapter", str(plan.artifact), 2, files, "hub/base", "main", "f" * 64, "LORA", 100))
 
 
 def metrics(step, total):
-    return StepMetrics(
+    return event_pb2.StepMetrics(
         step, total, step / total, 2.0 / step, 1e-3, 0.5, 64 * step, 16 * step, 640.0, 0.1, 0.1 * step, 0.1, 1000
     )
 

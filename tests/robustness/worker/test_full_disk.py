@@ -11,7 +11,7 @@ _START = """
 import sys, threading
 from pathlib import Path
 from finetree_api.trainer.v1 import worker_pb2
-from finetree_worker.events import types
+from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.process import outcome
 from finetree_worker.errors import StorageError
 from finetree_worker.events.reporter import Reporter
@@ -26,7 +26,7 @@ go_on = threading.Event()
 reporter = Reporter(journal, translator, on_written=go_on.wait, on_phase=lambda phase: None)
 
 def emit():
-    reporter.emit(LogLine(types.Level.INFO, "test", "x" * 1000))
+    reporter.emit(LogLine(event_pb2.Level.INFO, "test", "x" * 1000))
 
 def fill(size):
     with (folder / "other").open("ab") as stream:  # somebody else fills the disk too

@@ -11,7 +11,7 @@ from finetree_api.trainer.v1 import job_pb2, worker_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.attach.commands import Stop
 from finetree_worker.attach.identity import Timing
-from finetree_worker.events.types import Signal
+from finetree_worker.control import Signal
 
 TASK = worker_pb2.Task(kind=job_pb2.TASK_KIND_TRAIN, job="projects/p/jobs/j", attempt=3, token="second-token")
 

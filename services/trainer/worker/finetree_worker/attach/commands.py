@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from finetree_api.worker.v1 import worker_pb2
 
-from finetree_worker.events.types import Signal
+from finetree_worker.control import Signal
 
 
 class Stop(IntEnum):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.attach.commands import Commands, Stop
@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def identity(options: argparse.Namespace) -> Identity:
     """Who this process is. Takes the token out of the environment, so that nothing started from here inherits it."""
     return Identity(
-        kind=worker_pb2.TASK_KIND_IDLE if options.idle else _KINDS[options.kind],
+        kind=job_pb2.TASK_KIND_UNSPECIFIED if options.idle else _KINDS[options.kind],
         token=os.environ.pop(TOKEN_VARIABLE, ""),
         build=metadata.version("finetree-worker"),
         boot_id=uuid.uuid4().hex,
@@ -103,7 +103,7 @@ class Process:
     def _work(self, task: worker_pb2.Task) -> int:
         self._busy = True
         try:
-            around = runner.Surroundings(self._link, self._commands, self._log, self._options.node)
+            around = runner.Surroundings(self._link, self._commands, self._log)
             written = runner.work(task, self._core, around)
         except OSError as error:
             sys.stderr.write(f"finetree-worker: the folder of the task cannot be written: {error.strerror}\n")
