@@ -3,7 +3,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -15,15 +15,19 @@ from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.validation import validate
 
 from finetree_estimator.catalog import versions
-from finetree_estimator.catalog.accelerators import accelerators
+from finetree_estimator.catalog.accelerators import AcceleratorEntry, accelerators
 from finetree_estimator.catalog.models import ModelEntry, models
 from finetree_estimator.evidence import measured_runs
-from finetree_estimator.messages import calibration, catalog
+from finetree_estimator.evidence.calibration import EMPTY, Calibration
+from finetree_estimator.evidence.corrections import Correction
+from finetree_estimator.messages import calibration as calibration_messages
+from finetree_estimator.messages import catalog
 from finetree_estimator.messages.estimate import basic_message, full_message, summary_message
 from finetree_estimator.messages.provenance import revision_message
+from finetree_estimator.run import Run
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif import check_plan, fallbacks, largest, offers, remedies, smallest
-from finetree_estimator.whatif.elsewhere import moved
+from finetree_estimator.whatif.elsewhere import correction_on, moved
 from finetree_estimator.whatif.fallbacks import Answer
 
 if TYPE_CHECKING:
@@ -43,12 +47,13 @@ class State:
     """What answers are computed with, and its revision."""
 
     knowledge: Knowledge
+    calibration: Calibration
     revision: ev.Revision
 
     @classmethod
-    def of(cls, knowledge: Knowledge) -> "State":
-        """The state of a server with this knowledge."""
-        return cls(knowledge, revision_message(versions.parts(knowledge.prices, knowledge.calibration.part)))
+    def of(cls, knowledge: Knowledge, calibration: Calibration) -> "State":
+        """The state of a server with this knowledge that has learned this."""
+        return cls(knowledge, calibration, revision_message(versions.parts(knowledge.prices, calibration.part)))
 
 
 class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
@@ -58,11 +63,12 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         self,
         knowledge: Knowledge,
         *,
+        calibration: Calibration = EMPTY,
         learner: "Learner | None" = None,
         page_token_key: str = "",
         max_request_bytes: int = 0,
     ) -> None:
-        self._last = State.of(knowledge if learner is None else replace(knowledge, calibration=learner.calibration))
+        self._last = State.of(knowledge, calibration if learner is None else learner.calibration)
         self._learner = learner
         self._tokens = PageTokens(page_token_key)
         self._max_request_bytes = max_request_bytes
@@ -119,11 +125,11 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     async def GetCalibration(self, request: pb.GetCalibrationRequest, context: Any) -> pb.GetCalibrationResponse:
         """Say what was learned from observed runs."""
-        return calibration.calibration_message(request, self._state().knowledge.calibration, self._tokens)
+        return calibration_messages.calibration_message(request, self._state().calibration, self._tokens)
 
     async def ResetCalibration(self, request: pb.ResetCalibrationRequest, context: Any) -> pb.ResetCalibrationResponse:
         """Forget what was learned."""
-        device = calibration.device_name(request.device, self._state().knowledge.calibration)
+        device = calibration_messages.device_name(request.device, self._state().calibration)
         removed = await self._learning().reset(device)
         return pb.ResetCalibrationResponse(removed=removed, calibration=self._state().revision.calibration)
 
@@ -144,7 +150,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         state = self._state()
         if request.HasField("pinned"):
             _check_pins(request.pinned, state.revision)
-        answer = fallbacks.answer(request, state.knowledge)
+        answer = fallbacks.answer(request, state.knowledge, state.calibration)
         if request.view == pb.ESTIMATE_VIEW_SUMMARY:
             return summary_message(answer, state.revision)
         if request.view == pb.ESTIMATE_VIEW_FULL:
@@ -153,7 +159,8 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def check(self, request: pb.CheckPlanRequest) -> pb.CheckPlanResponse:
         """The answer to a validated CheckPlan request. Raises DomainError."""
-        return check_plan.check_plan(request, self.estimate, self._state().knowledge)
+        state = self._state()
+        return check_plan.check_plan(request, self.estimate, state.knowledge, state.calibration)
 
     async def _estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
         """The answer to a validated request; searches run in a thread, so that they do not hold the event loop."""
@@ -171,9 +178,8 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def _state(self) -> State:
         """The present state; a new one after the learner has learned."""
-        knowledge = self._last.knowledge
-        if self._learner is not None and self._learner.calibration is not knowledge.calibration:
-            self._last = State.of(replace(knowledge, calibration=self._learner.calibration))
+        if self._learner is not None and self._learner.calibration is not self._last.calibration:
+            self._last = State.of(self._last.knowledge, self._learner.calibration)
         return self._last
 
     def _learning(self) -> "Learner":
@@ -203,16 +209,19 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 def _full(answer: Answer, state: State) -> pb.Estimate:
     """The FULL view: what would fit, and where it is cheap."""
     request, reading, knowledge = answer.request, answer.reading, state.knowledge
+
+    def move(entry: AcceleratorEntry) -> tuple[Run, Correction]:
+        run = moved(request, reading, knowledge, entry)
+        return run, correction_on(request, reading, state.calibration, entry)
+
     return full_message(
         answer,
         state.revision,
         nearest=measured_runs.nearest_evidence(measured_runs.case_of(reading.run)),
-        remedies=remedies.search(request, reading, knowledge),
-        largest=largest.search(request.spec, reading),
-        smallest_hardware=smallest.search(request, reading, knowledge),
-        offers=offers.search(
-            reading.run, answer.estimate, knowledge.prices, lambda entry: moved(request, reading, knowledge, entry)
-        ),
+        remedies=remedies.search(request, reading, knowledge, answer.correction),
+        largest=largest.search(request.spec, reading, answer.correction),
+        smallest_hardware=smallest.search(request, reading, knowledge, state.calibration),
+        offers=offers.search(reading.run, answer.estimate, knowledge.prices, move),
     )
 
 

@@ -8,10 +8,9 @@ from finetree_estimator.catalog.accelerators import AcceleratorEntry
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.models import ModelEntry
 from finetree_estimator.catalog.parameters import active_parameters, count
-from finetree_estimator.catalog.price_book import PriceBook, Quote
+from finetree_estimator.catalog.price_book import PriceBook, Quote, Term
 from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.messages.provenance import provenance_message
-from finetree_estimator.run import Term
 from finetree_estimator.spec.resolve import read_accelerator
 
 

@@ -10,6 +10,9 @@ from finetree_runtime.errors import invalid_field
 from finetree_runtime.server.validation import validate
 
 from finetree_estimator import estimate as engine
+from finetree_estimator.evidence.calibration import EMPTY, Calibration, correction_for
+from finetree_estimator.evidence.corrections import Correction
+from finetree_estimator.intervals import BeyondLimitError
 from finetree_estimator.memory.fit import Verdict
 from finetree_estimator.spec.parse import Reading, read
 from finetree_estimator.spec.resolve import Knowledge
@@ -24,27 +27,30 @@ class Answer:
     request: pb.EstimateRunRequest
     """The caller's, or where fallbacks were taken a copy with the changed spec and without fallbacks."""
     reading: Reading
+    correction: Correction
+    """What observed runs correct in the estimate."""
     estimate: engine.Estimate
     fallbacks_taken: int
 
 
-def answer(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Answer:
+def answer(request: pb.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration = EMPTY) -> Answer:
     """Estimate a request's run, or the first fallback that fits.
 
     Raises DomainError as `read` does, for the run and for each fallback that is tried, and InvalidArgument for a run
     whose numbers are too large to be written.
     """
-    chosen, taken = choose(request, knowledge)
+    chosen, taken = _choose(request, knowledge, calibration)
+    correction = correction_for(request, chosen.given, calibration)
     # A SUMMARY has numbers alone: notes and reasons for people are not made.
     told = request.view != pb.ESTIMATE_VIEW_SUMMARY
     try:
-        estimate = engine.estimate(chosen.run, told=told)
-    except engine.BeyondLimitError as error:
+        estimate = engine.estimate(chosen.run, correction, told=told)
+    except BeyondLimitError as error:
         raise invalid_field("spec", f"estimated {error} exceeds 2^53; check the settings") from error
-    return Answer(_with_spec(request, chosen.given) if taken else request, chosen, estimate, taken)
+    return Answer(_with_spec(request, chosen.given) if taken else request, chosen, correction, estimate, taken)
 
 
-def choose(request: pb.EstimateRunRequest, knowledge: Knowledge) -> tuple[Reading, int]:
+def _choose(request: pb.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration) -> tuple[Reading, int]:
     """The run that is answered, and how many fallbacks it has taken over. Raises what `read` raises.
 
     Of runs that are tried only the peak is computed.
@@ -52,12 +58,12 @@ def choose(request: pb.EstimateRunRequest, knowledge: Knowledge) -> tuple[Readin
     reading = read(request, knowledge)
     if not request.fallbacks:
         return reading, 0
-    verdict = _verdict(reading)
+    verdict = _verdict(request, reading, calibration)
     tried = {verdict: (reading, 0)}
     if verdict is not Verdict.FITS:
         for taken, changed in enumerate(_changed(request), start=1):
             reading = read(request, knowledge, changed=changed)
-            verdict = _verdict(reading)
+            verdict = _verdict(request, reading, calibration)
             # Of runs that do not fit the last is the smallest; of others the least changed one is wanted.
             if verdict is Verdict.DOES_NOT_FIT or verdict not in tried:
                 tried[verdict] = reading, taken
@@ -67,9 +73,11 @@ def choose(request: pb.EstimateRunRequest, knowledge: Knowledge) -> tuple[Readin
     return tried[best]
 
 
-def _verdict(reading: Reading) -> Verdict:
+def _verdict(request: pb.EstimateRunRequest, reading: Reading, calibration: Calibration) -> Verdict:
     """Whether a run fits; where weights and optimizer states alone are too large no peak is computed."""
-    return Verdict.DOES_NOT_FIT if engine.exceeds(reading.run) else engine.fit_of(reading.run)[1].verdict
+    if engine.exceeds(reading.run):
+        return Verdict.DOES_NOT_FIT
+    return engine.fit_of(reading.run, correction_for(request, reading.given, calibration))[1].verdict
 
 
 def _changed(request: pb.EstimateRunRequest) -> Iterator[rs.RunSpec]:
