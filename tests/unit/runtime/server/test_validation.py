@@ -11,14 +11,14 @@ from finetree_runtime.server.validation import MAX_DETAILED_ELEMENTS, MAX_ELEMEN
 from google.protobuf import wrappers_pb2
 
 
-def violations_of(message, **options):
+def violations_of(message, **options: str):
     with pytest.raises(InvalidArgument) as caught:
         validate(message, **options)
     assert caught.value.reason == "INVALID_REQUEST"
     return caught.value.violations
 
 
-def spec(**fields):
+def spec(**fields: object):
     return run_spec_pb2.RunSpec(model=run_spec_pb2.ModelSource(name="m"), **fields)
 
 
