@@ -8,7 +8,6 @@ answered does not depend on the others.
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import zip_longest
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -21,11 +20,16 @@ from finetree_runtime.server.sound_spec import sound
 
 from finetree_estimator import estimate as engine
 from finetree_estimator.catalog import versions
+from finetree_estimator.catalog.accelerators import AcceleratorEntry
+from finetree_estimator.evidence.calibration import Calibration
+from finetree_estimator.evidence.corrections import Correction
+from finetree_estimator.intervals import BeyondLimitError
 from finetree_estimator.messages import catalog, comparison
 from finetree_estimator.messages import estimate as writing
+from finetree_estimator.run import Run
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif import fallbacks, largest, offers, remedies, smallest
-from finetree_estimator.whatif.elsewhere import moved
+from finetree_estimator.whatif.elsewhere import correction_on, moved
 from finetree_estimator.whatif.fallbacks import Chosen
 
 _SPEC = pb.EstimateRunRequest.SPEC_FIELD_NUMBER
@@ -49,6 +53,7 @@ class Present:
     """What answers are given with."""
 
     knowledge: Knowledge
+    calibration: Calibration
     revision: ev.Revision
     written: bytes
     """The revision on the wire."""
@@ -56,10 +61,10 @@ class Present:
     """What a plan's digest covers of it."""
 
     @classmethod
-    def of(cls, knowledge: Knowledge) -> "Present":
+    def of(cls, knowledge: Knowledge, calibration: Calibration) -> "Present":
         """What answers are given with by who knows this."""
-        found = writing.revision_message(versions.parts(knowledge.prices, knowledge.calibration.part))
-        return cls(knowledge, found, found.SerializeToString(deterministic=True), revision_text(found))
+        found = writing.revision_message(versions.parts(knowledge.prices, calibration.part))
+        return cls(knowledge, calibration, found, found.SerializeToString(deterministic=True), revision_text(found))
 
 
 def validate(questions: Iterable[tuple[Question, str, bytes]]) -> None:
@@ -91,12 +96,12 @@ def _answering(question: Question, present: Present) -> Generator[None, None, No
 def _steps(request: pb.EstimateRunRequest, spec: Split | None, present: Present) -> Answering:
     if request.HasField("pinned"):
         _check_pins(request.pinned, present.revision)
-    chosen = fallbacks.choose(request, present.knowledge, spec)
+    chosen = fallbacks.choose(request, present.knowledge, present.calibration, spec)
     yield
     run = chosen.reading.run
     try:
-        estimate = yield from engine.steps(run, chosen.fitted, told=chosen.told)
-    except engine.BeyondLimitError as error:
+        estimate = engine.estimate(run, chosen.correction, fitted=chosen.fitted, told=chosen.told)
+    except BeyondLimitError as error:
         raise invalid_field("spec", f"needs more than 9e15 in {error}; its settings are absurd") from error
     yield
     if not chosen.told:
@@ -107,19 +112,26 @@ def _steps(request: pb.EstimateRunRequest, spec: Split | None, present: Present)
     compared = yield from comparison.fields(chosen.request, chosen.reading, estimate)
     yield
     answer = yield from writing.estimate_bytes(estimate, run.device, beside, compared)
-    return _searched(chosen, estimate, answer, present.knowledge) if request.view == pb.ESTIMATE_VIEW_FULL else answer
+    return _searched(chosen, estimate, answer, present) if request.view == pb.ESTIMATE_VIEW_FULL else answer
 
 
-def _searched(chosen: Chosen, estimate: engine.Estimate, answer: bytes, knowledge: Knowledge) -> bytes:
+def _searched(chosen: Chosen, estimate: engine.Estimate, answer: bytes, present: Present) -> bytes:
     """What the FULL view has beyond the BASIC one: what would fit, and where it is cheap."""
     request, reading, message = chosen.request, chosen.reading, pb.Estimate.FromString(answer)
+    knowledge, calibration = present.knowledge, present.calibration
     message.nearest_evidence.extend(comparison.nearest(reading))
-    message.remedies.extend(map(writing.remedy_message, remedies.search(request, reading, knowledge)))
-    if (found := largest.search(request.spec, reading)) is not None:
-        message.largest.CopyFrom(writing.largest_message(found))
-    options = smallest.search(request, reading, knowledge)
+    found = remedies.search(request, reading, knowledge, chosen.correction)
+    message.remedies.extend(map(writing.remedy_message, found))
+    if (sizes := largest.search(request.spec, reading, chosen.correction)) is not None:
+        message.largest.CopyFrom(writing.largest_message(sizes))
+    options = smallest.search(request, reading, knowledge, calibration)
     message.smallest_hardware.extend(map(writing.hardware_message, options))
-    elsewhere = offers.search(reading.run, estimate, knowledge.prices, partial(moved, request, reading, knowledge))
+
+    def move(entry: AcceleratorEntry) -> tuple[Run, Correction]:
+        moved_run = moved(request, reading, knowledge, entry)
+        return moved_run, correction_on(request, reading, calibration, entry)
+
+    elsewhere = offers.search(reading.run, estimate, knowledge.prices, move)
     message.offers.extend(map(catalog.offer_message, elsewhere))
     return message.SerializeToString(deterministic=True)
 

@@ -3,7 +3,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -20,8 +19,10 @@ from finetree_estimator.answering import Present, Question
 from finetree_estimator.answers import Answers, key_of
 from finetree_estimator.catalog.accelerators import accelerators
 from finetree_estimator.catalog.models import ModelEntry, models
+from finetree_estimator.evidence.calibration import EMPTY, Calibration
 from finetree_estimator.gathering import Gathering
-from finetree_estimator.messages import calibration, catalog
+from finetree_estimator.messages import calibration as calibration_messages
+from finetree_estimator.messages import catalog
 from finetree_estimator.messages import estimate as writing
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif import check_plan
@@ -53,13 +54,12 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         self,
         knowledge: Knowledge,
         *,
+        calibration: Calibration = EMPTY,
         learner: "Learner | None" = None,
         page_token_key: str = "",
         max_request_bytes: int = 0,
     ) -> None:
-        self._present = Present.of(
-            knowledge if learner is None else replace(knowledge, calibration=learner.calibration)
-        )
+        self._present = Present.of(knowledge, calibration if learner is None else learner.calibration)
         self._learner = learner
         self._answers = Answers()
         self._gathering = Gathering(self._answer_group)
@@ -135,11 +135,11 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     async def GetCalibration(self, request: pb.GetCalibrationRequest, context: Any) -> pb.GetCalibrationResponse:
         """Say what was learned from observed runs."""
         self._relearn()
-        return calibration.calibration_message(request, self._present.knowledge.calibration, self._tokens)
+        return calibration_messages.calibration_message(request, self._present.calibration, self._tokens)
 
     async def ResetCalibration(self, request: pb.ResetCalibrationRequest, context: Any) -> pb.ResetCalibrationResponse:
         """Forget what was learned."""
-        device = calibration.device_name(request.device, self._present.knowledge.calibration)
+        device = calibration_messages.device_name(request.device, self._present.calibration)
         removed = await self._learning().reset(device)
         self._relearn()
         return pb.ResetCalibrationResponse(removed=removed, calibration=self._present.revision.calibration)
@@ -197,7 +197,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def check(self, request: pb.CheckPlanRequest) -> pb.CheckPlanResponse:
         """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
-        return check_plan.check_plan(request, self.estimate, self._present.knowledge)
+        return check_plan.check_plan(request, self.estimate, self._present.knowledge, self._present.calibration)
 
     def _features(self) -> tuple[str, ...]:
         return (*FEATURES, "calibration") if self._learner is not None else FEATURES
@@ -210,10 +210,9 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def _relearn(self) -> None:
         """Go over to the present calibration; its revision is in every answer from then on."""
-        knowledge = self._present.knowledge
-        if self._learner is None or self._learner.calibration is knowledge.calibration:
+        if self._learner is None or self._learner.calibration is self._present.calibration:
             return
-        self._present = Present.of(replace(knowledge, calibration=self._learner.calibration))
+        self._present = Present.of(self._present.knowledge, self._learner.calibration)
         self._answers.forget()
 
     def _rows(self, first: int, rows: Sequence[pb.BatchEstimateRow]) -> list[bytes]:

@@ -197,15 +197,15 @@ async def test_a_prewarmed_worker_takes_the_job_and_does_not_outlive_the_service
 
 
 async def test_a_worker_whose_outcome_was_shown_but_not_yet_noted_does_not_outlive_the_service(tmp_path, monkeypatch):
-    from finetree_trainer import machine
-    from finetree_trainer.log import EventLog
+    from finetree_trainer.joblog import states
+    from finetree_trainer.joblog.log import EventLog
 
     change, never = EventLog.change, asyncio.Event()
 
     async def held(*arguments: object, **options: object) -> object:
         """Watchers see an outcome as soon as it is stored; whoever stored it goes on later, here never."""
         stored = await change(*arguments, **options)
-        if stored.row.state in machine.TERMINAL:
+        if stored.row.state in states.TERMINAL:
             await never.wait()
         return stored
 

@@ -10,6 +10,8 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.runspec.wire import delimited, key
 from google.rpc import status_pb2
 
+from finetree_estimator.catalog.devices import Device
+from finetree_estimator.catalog.price_book import Term
 from finetree_estimator.catalog.versions import Part
 from finetree_estimator.cost import Cost
 from finetree_estimator.estimate import Estimate
@@ -17,7 +19,6 @@ from finetree_estimator.intervals import Interval
 from finetree_estimator.memory.fit import Fit, Verdict
 from finetree_estimator.memory.peak import Component, Memory
 from finetree_estimator.messages.encoding import Place, Row, interval_bytes
-from finetree_estimator.run import Device, Term
 from finetree_estimator.timing.phases import Phase, Times
 from finetree_estimator.whatif.largest import Largest
 from finetree_estimator.whatif.remedies import Remedy

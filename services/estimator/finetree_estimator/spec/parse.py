@@ -14,7 +14,6 @@ from finetree_runtime.runspec.resolve import LONGEST_KEPT, bare_of, named_spec, 
 
 from finetree_estimator import rows
 from finetree_estimator.catalog.architecture import Shape
-from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
 from finetree_estimator.methods.base import (
     Bottleneck,
     Full,
@@ -40,7 +39,7 @@ from finetree_estimator.programs import (
     variant,
 )
 from finetree_estimator.run import Rows, Run
-from finetree_estimator.spec.resolve import Knowledge, read_correction, read_device, read_model, read_rent
+from finetree_estimator.spec.resolve import Knowledge, read_device, read_model, read_rent
 from finetree_estimator.spec.settings import Choices, choices
 
 PRESET_NAMES = {
@@ -156,7 +155,6 @@ def read(
         model.notes,
         request.runs_per_month,
         request.carbon_kg_per_kwh,
-        correction_of(request, given, knowledge),
         program,
         chosen.sharding,
         chosen.nodes,
@@ -219,12 +217,6 @@ def read_method(spec: rs.RunSpec, shape: Shape) -> Method:
         double=spec.qlora.double_quantization,
         grouped=stored == rs.QUANTIZATION_GPTQ_INT4,
     )
-
-
-def correction_of(request: pb.EstimateRunRequest, spec: rs.RunSpec, knowledge: Knowledge) -> Correction:
-    """What observed runs say of a resolved spec's device. Only this suite's runs are observed, and so corrected."""
-    ours = request.program in (pb.TRAINING_PROGRAM_UNSPECIFIED, pb.TRAINING_PROGRAM_FINETREE)
-    return read_correction(spec, knowledge.calibration) if ours and knowledge.calibration.points else UNCORRECTED
 
 
 def _require(spec: rs.RunSpec) -> None:

@@ -14,26 +14,23 @@ from finetree_estimator.catalog.accelerators import AcceleratorEntry, accelerato
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.config_values import ConfigError
 from finetree_estimator.catalog.consistency import contradiction
+from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.families import ALIASES
 from finetree_estimator.catalog.hf_config import Described
 from finetree_estimator.catalog.models import model as catalogue_model
 from finetree_estimator.catalog.names import UnknownNameError
-from finetree_estimator.catalog.price_book import PriceBook, Quote
+from finetree_estimator.catalog.price_book import PriceBook, Quote, Rented
 from finetree_estimator.catalog.projections import LAYOUTS
-from finetree_estimator.evidence.calibration import EMPTY, Calibration
-from finetree_estimator.evidence.corrections import Correction
-from finetree_estimator.run import Device, Rented
 
 _NO_GPU = {"cpu", "none", "no", "no gpu"}
 
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What a request is read with: prices, the folder of model configurations if there is one, what runs have shown."""
+    """What a request is read with: prices, and the folder of model configurations if there is one."""
 
     prices: PriceBook
     model_root: Path | None = None
-    calibration: Calibration = EMPTY
 
 
 def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
@@ -100,11 +97,6 @@ def _elsewhere(name: str) -> str:
 def _not_supported(what: str) -> InvalidArgument:
     path, text = "spec.hardware.accelerator", f"{what}; ListAccelerators says which are"
     return InvalidArgument("ACCELERATOR_NOT_SUPPORTED", f"{path}: {text}", violations=[(path, text)])
-
-
-def read_correction(spec: rs.RunSpec, calibration: Calibration) -> Correction:
-    """What observed runs say of the device of a resolved spec."""
-    return calibration.correction(device_key(spec.hardware), model_family(spec.model))
 
 
 def device_key(hardware: rs.Hardware) -> str:

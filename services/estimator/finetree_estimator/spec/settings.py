@@ -14,9 +14,11 @@ from finetree_runtime.runspec.conflicts import Problem, combination_problem
 from finetree_runtime.runspec.resolve import LONGEST_KEPT, steps_of
 
 from finetree_estimator.catalog import devices
+from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.names import is_currency
+from finetree_estimator.catalog.price_book import Owned
 from finetree_estimator.programs import Program
-from finetree_estimator.run import Device, EvaluationPlan, Owned, Rows
+from finetree_estimator.run import EvaluationPlan, Rows
 
 _OPTIMIZERS = {
     rs.OPTIMIZER_ADAMW: "adamw",
@@ -192,7 +194,13 @@ def _method(spec: rs.RunSpec) -> bytes:
 def _unnamed(hardware: rs.Hardware, *, fp32: bool) -> Device | None:
     kind = hardware.WhichOneof("device")
     if kind == "cpu":
-        return devices.processor(hardware.cpu, fp32=fp32)
+        cpu = hardware.cpu
+        return devices.processor(
+            name=cpu.model_name,
+            cores=cpu.cores,
+            memory_bytes=cpu.memory_bytes,
+            measured_flops=cpu.fp32_flops_per_second if fp32 else cpu.bf16_flops_per_second,
+        )
     if kind == "unknown_accelerator":
         return devices.by_memory_class(hardware.unknown_accelerator.marketed_memory_gb)
     return None

@@ -12,6 +12,8 @@ from finetree_runtime.runspec.naming import Split
 from finetree_runtime.server.validation import validate
 
 from finetree_estimator import estimate as engine
+from finetree_estimator.evidence.calibration import EMPTY, Calibration, correction_for
+from finetree_estimator.evidence.corrections import Correction
 from finetree_estimator.memory.fit import Verdict
 from finetree_estimator.run import Run
 from finetree_estimator.spec.parse import Reading, read
@@ -25,6 +27,7 @@ class Chosen(NamedTuple):
 
     request: pb.EstimateRunRequest
     reading: Reading
+    correction: Correction
     fitted: engine.Fitted | None
     """Its peak, where that was computed to choose it."""
     taken: int
@@ -35,37 +38,44 @@ class Chosen(NamedTuple):
         return self.request.view != pb.ESTIMATE_VIEW_SUMMARY
 
 
-def choose(request: pb.EstimateRunRequest, knowledge: Knowledge, spec: Split | None = None) -> Chosen:
+def choose(
+    request: pb.EstimateRunRequest,
+    knowledge: Knowledge,
+    calibration: Calibration = EMPTY,
+    spec: Split | None = None,
+) -> Chosen:
     """The run that is answered: the request's own, or the first fallback that fits.
 
     Of runs that are tried only the peak is computed. `spec` is the request's in two, where it is at hand. Raises what
     `read` raises, for the run and for each fallback that is tried.
     """
     reading = read(request, knowledge, spec=spec)
+    correction = correction_for(request, reading.given, calibration)
     if not request.fallbacks:
-        return Chosen(request, reading, None, 0)
-    verdict, found = _fit(reading.run)
-    tried: dict[Verdict, tuple[Reading, engine.Fitted | None, int]] = {verdict: (reading, found, 0)}
+        return Chosen(request, reading, correction, None, 0)
+    verdict, found = _fit(reading.run, correction)
+    tried = {verdict: (reading, correction, found, 0)}
     if verdict is not Verdict.FITS:
         for taken, changed in enumerate(_changed(request), start=1):
             reading = read(request, knowledge, changed=changed)
-            verdict, found = _fit(reading.run)
+            correction = correction_for(request, changed, calibration)
+            verdict, found = _fit(reading.run, correction)
             # Of runs that do not fit the last is the smallest; of others the least changed one is wanted.
             if verdict is Verdict.DOES_NOT_FIT or verdict not in tried:
-                tried[verdict] = reading, found, taken
+                tried[verdict] = reading, correction, found, taken
             if verdict is Verdict.FITS:
                 break
     best = next((verdict for verdict in _PREFERRED if verdict in tried), Verdict.DOES_NOT_FIT)
-    reading, found, taken = tried[best]
+    reading, correction, found, taken = tried[best]
     chosen = _with_spec(request, reading.given) if taken else request
-    return Chosen(chosen, reading, found, taken)
+    return Chosen(chosen, reading, correction, found, taken)
 
 
-def _fit(run: Run) -> tuple[Verdict, engine.Fitted | None]:
+def _fit(run: Run, correction: Correction) -> tuple[Verdict, engine.Fitted | None]:
     """Whether a run fits, and what was computed to tell: nothing where its weights alone are too much."""
     if engine.exceeds(run):
         return Verdict.DOES_NOT_FIT, None
-    found = engine.fit_of(run)
+    found = engine.fit_of(run, correction)
     return found[1].verdict, found
 
 

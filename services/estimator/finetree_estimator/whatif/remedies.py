@@ -16,6 +16,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_runtime.errors import DomainError
 
 from finetree_estimator.estimate import fit_of
+from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
 from finetree_estimator.intervals import Interval
 from finetree_estimator.memory.fit import Verdict
 from finetree_estimator.run import Run
@@ -48,31 +49,38 @@ class Remedy:
 
 
 def search(
-    request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, *, limit_bytes: int = 0
+    request: pb.EstimateRunRequest,
+    reading: Reading,
+    knowledge: Knowledge,
+    correction: Correction = UNCORRECTED,
+    *,
+    limit_bytes: int = 0,
 ) -> list[Remedy]:
     """Smallest sets of changes after which the run fits, the least harmful first; empty where it fits already.
 
     With `limit_bytes` the whole interval of the device peak must also be below that.
     """
-    peaks, fit = fit_of(reading.run)
+    peaks, fit = fit_of(reading.run, correction)
     if _inside(peaks.device, fit.verdict, limit_bytes) or not (reading.run.device.usable_bytes or limit_bytes):
         return []
     effects = _effects(request, reading, knowledge)
 
     def fits(changes: Changes) -> bool:
         merged = {name: value for change in changes for name, value in effects[change].items()}
-        peaks, fit = fit_of(replace(reading.run, **merged))
+        peaks, fit = fit_of(replace(reading.run, **merged), correction)
         return _inside(peaks.device, fit.verdict, limit_bytes)
 
     found: list[Remedy] = []
     for changes in _candidates(list(effects), fits):
-        remedy = _remedy(request, reading, knowledge, changes)
+        remedy = _remedy(request, reading, knowledge, correction, changes)
         if remedy is not None and _inside(remedy.peak, remedy.verdict, limit_bytes):
             found.append(remedy)
     return found
 
 
-def furthest(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge) -> Remedy | None:
+def furthest(
+    request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, correction: Correction = UNCORRECTED
+) -> Remedy | None:
     """Of all changes that lower memory those that go furthest together, the settings first; None where there are none.
 
     It says how much a run needs at the least where `search` finds nothing.
@@ -80,7 +88,7 @@ def furthest(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowle
     changes = list(_effects(request, reading, knowledge))
     minor = [change for change in changes if change.group not in MAJOR]
     sets = [(*_strongest(minor, major), *major) for major in _majors(changes)]
-    tried = [_remedy(request, reading, knowledge, chosen) for chosen in sets if chosen]
+    tried = [_remedy(request, reading, knowledge, correction, chosen) for chosen in sets if chosen]
     return min((remedy for remedy in tried if remedy is not None), key=lambda item: item.peak.high, default=None)
 
 
@@ -108,13 +116,15 @@ def _difference(before: Run, after: Run) -> dict[str, Any]:
     return {name: new for name, old, new in pairs if new != old}
 
 
-def _remedy(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, changes: Changes) -> Remedy | None:
+def _remedy(
+    request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, correction: Correction, changes: Changes
+) -> Remedy | None:
     """What an estimate of the changed spec says; None where the changes contradict each other."""
     try:
         after = read(_changed(request, reading, changes), knowledge)
     except DomainError:
         return None
-    peaks, fit = fit_of(after.run)
+    peaks, fit = fit_of(after.run, correction)
     return Remedy(changes, peaks.device, fit.verdict)
 
 

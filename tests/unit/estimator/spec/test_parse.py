@@ -8,8 +8,9 @@ from finetree_estimator import rows
 from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.names import GIB
+from finetree_estimator.catalog.price_book import Owned, Rented
 from finetree_estimator.methods.base import Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
-from finetree_estimator.run import Owned, Rented, Run, Stretch
+from finetree_estimator.run import Run, Stretch
 from finetree_estimator.spec.parse import read
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import InvalidArgument, NotFound

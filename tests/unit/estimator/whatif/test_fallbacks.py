@@ -46,14 +46,14 @@ def merged(request, taken):
 
 
 def estimate_of(chosen):
-    return engine.estimate(chosen.reading.run, chosen.fitted, told=chosen.told)
+    return engine.estimate(chosen.reading.run, fitted=chosen.fitted, told=chosen.told)
 
 
 @pytest.mark.parametrize("changes", [(CHECKPOINTED,), (CHECKPOINTED, SHORT), (CHECKPOINTED, SHORT, QUANTIZED)])
 def test_the_chosen_run_is_the_one_that_the_changed_request_asks_for(changes):
     request = asked(*changes)
     found = fallbacks.choose(request, KNOWLEDGE)
-    chosen, reading, _, taken = found
+    chosen, reading, taken = found.request, found.reading, found.taken
     same = read(merged(request, taken), KNOWLEDGE)
 
     assert taken > 0
@@ -99,7 +99,7 @@ def test_a_summary_has_the_same_numbers_and_no_words():
 def test_a_request_is_never_changed():
     request = asked(CHECKPOINTED, SHORT)
     before = request.SerializeToString(deterministic=True)
-    _, reading, _, _ = fallbacks.choose(request, KNOWLEDGE)
+    reading = fallbacks.choose(request, KNOWLEDGE).reading
     reading.spec.training.epochs = 77
 
     assert request.SerializeToString(deterministic=True) == before
