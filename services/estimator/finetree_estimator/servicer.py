@@ -208,20 +208,21 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
 def _full(answer: Answer, state: State) -> pb.Estimate:
     """The FULL view: what would fit, and where it is cheap."""
-    request, reading, knowledge = answer.request, answer.reading, state.knowledge
+    parsed, knowledge = answer.parsed, state.knowledge
+    request = parsed.request
 
     def move(entry: AcceleratorEntry) -> tuple[Run, Correction]:
-        run = moved(request, reading, knowledge, entry)
-        return run, correction_on(request, reading, state.calibration, entry)
+        run = moved(request, parsed, knowledge, entry)
+        return run, correction_on(request, parsed, state.calibration, entry)
 
     return full_message(
         answer,
         state.revision,
-        nearest=measured_runs.nearest_evidence(measured_runs.case_of(reading.run)),
-        remedies=remedies.search(request, reading, knowledge, answer.correction),
-        largest=largest.search(request.spec, reading, answer.correction),
-        smallest_hardware=smallest.search(request, reading, knowledge, state.calibration),
-        offers=offers.search(reading.run, answer.estimate, knowledge.prices, move),
+        nearest=measured_runs.nearest_evidence(measured_runs.case_of(parsed.run)),
+        remedies=remedies.search(request, parsed, knowledge, answer.correction),
+        largest=largest.search(request.spec, parsed, answer.correction),
+        smallest_hardware=smallest.search(request, parsed, knowledge, state.calibration),
+        offers=offers.search(parsed.run, answer.estimate, knowledge.prices, move),
     )
 
 

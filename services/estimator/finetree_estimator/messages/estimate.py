@@ -25,7 +25,7 @@ from finetree_estimator.whatif.smallest import Option
 
 def summary_message(answer: Answer, revision: ev.Revision) -> pb.Estimate:
     """The SUMMARY view: totals alone."""
-    estimate, run = answer.estimate, answer.reading.run
+    estimate, run = answer.estimate, answer.parsed.run
     message = pb.Estimate(
         memory=pb.MemoryEstimate(
             device_bytes=interval_message(estimate.memory.device), usable_device_bytes=run.device.usable_bytes
@@ -47,19 +47,19 @@ def summary_message(answer: Answer, revision: ev.Revision) -> pb.Estimate:
 
 def basic_message(answer: Answer, revision: ev.Revision) -> pb.Estimate:
     """The BASIC view: everything that is computed without a search."""
-    estimate, reading = answer.estimate, answer.reading
-    examples = reading.profile.examples if reading.profile is not None else 0
-    figures = compare(reading.run, estimate, examples=examples, runs_per_month=answer.request.runs_per_month)
+    estimate, parsed = answer.estimate, answer.parsed
+    examples = parsed.profile.examples if parsed.profile is not None else 0
+    figures = compare(parsed.run, estimate, examples=examples, runs_per_month=parsed.request.runs_per_month)
     message = pb.Estimate(
-        resolved_spec=reading.spec,
-        memory=_memory(estimate.memory, reading.run.device.usable_bytes),
+        resolved_spec=parsed.spec,
+        memory=_memory(estimate.memory, parsed.run.device.usable_bytes),
         fit=_fit(estimate.fit),
         trainable_parameters=estimate.trainable_parameters,
         total_parameters=estimate.total_parameters,
         optimizer_steps=estimate.optimizer_steps,
         notes=estimate.notes,
         revision=revision,
-        plan_digest=plan_digest(reading.spec, reading.profile, revision),
+        plan_digest=plan_digest(parsed.spec, parsed.profile, revision),
         confidence=_confidence(estimate.confidence),
         playbook=map(_playbook_figure, figures),
         fallbacks_taken=answer.fallbacks_taken,

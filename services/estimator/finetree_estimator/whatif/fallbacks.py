@@ -14,7 +14,7 @@ from finetree_estimator.evidence.calibration import EMPTY, Calibration, correcti
 from finetree_estimator.evidence.corrections import Correction
 from finetree_estimator.intervals import BeyondLimitError
 from finetree_estimator.memory.fit import Verdict
-from finetree_estimator.spec.parse import Reading, read
+from finetree_estimator.spec.parse import ParsedRequest, parse_request, with_spec
 from finetree_estimator.spec.resolve import Knowledge
 
 _PREFERRED = (Verdict.FITS, Verdict.TIGHT, Verdict.UNSPECIFIED)
@@ -24,9 +24,8 @@ _PREFERRED = (Verdict.FITS, Verdict.TIGHT, Verdict.UNSPECIFIED)
 class Answer:
     """The request that was answered, the run that it describes, and the estimate of that run."""
 
-    request: pb.EstimateRunRequest
-    """The caller's, or where fallbacks were taken a copy with the changed spec and without fallbacks."""
-    reading: Reading
+    parsed: ParsedRequest
+    """Of the caller's request, or where fallbacks were taken of a copy with the changed spec and without fallbacks."""
     correction: Correction
     """What observed runs correct in the estimate."""
     estimate: engine.Estimate
@@ -36,66 +35,59 @@ class Answer:
 def answer(request: pb.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration = EMPTY) -> Answer:
     """Estimate a request's run, or the first fallback that fits.
 
-    Raises DomainError as `read` does, for the run and for each fallback that is tried, and InvalidArgument for a run
-    whose numbers are too large to be written.
+    Raises DomainError as `parse_request` does, for the run and for each fallback that is tried, and InvalidArgument for
+    a run whose numbers are too large to be written.
     """
-    chosen, taken = _choose(request, knowledge, calibration)
-    correction = correction_for(request, chosen.given, calibration)
+    parsed, taken = _choose(request, knowledge, calibration)
+    correction = correction_for(request, parsed.request.spec, calibration)
     # A SUMMARY has numbers alone: notes and reasons for people are not made.
     told = request.view != pb.ESTIMATE_VIEW_SUMMARY
     try:
-        estimate = engine.estimate(chosen.run, correction, told=told)
+        estimate = engine.estimate(parsed.run, correction, told=told)
     except BeyondLimitError as error:
         raise invalid_field("spec", f"estimated {error} exceeds 2^53; check the settings") from error
-    return Answer(_with_spec(request, chosen.given) if taken else request, chosen, correction, estimate, taken)
+    return Answer(parsed, correction, estimate, taken)
 
 
-def _choose(request: pb.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration) -> tuple[Reading, int]:
-    """The run that is answered, and how many fallbacks it has taken over. Raises what `read` raises.
+def _choose(
+    request: pb.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration
+) -> tuple[ParsedRequest, int]:
+    """The run that is answered, and how many fallbacks it has taken over.
 
     Of runs that are tried only the peak is computed.
     """
-    reading = read(request, knowledge)
+    parsed = parse_request(request, knowledge)
     if not request.fallbacks:
-        return reading, 0
-    verdict = _verdict(request, reading, calibration)
-    tried = {verdict: (reading, 0)}
+        return parsed, 0
+    verdict = _verdict(parsed, calibration)
+    tried = {verdict: (parsed, 0)}
     if verdict is not Verdict.FITS:
         for taken, changed in enumerate(_changed(request), start=1):
-            reading = read(request, knowledge, changed=changed)
-            verdict = _verdict(request, reading, calibration)
+            parsed = parse_request(changed, knowledge)
+            verdict = _verdict(parsed, calibration)
             # Of runs that do not fit the last is the smallest; of others the least changed one is wanted.
             if verdict is Verdict.DOES_NOT_FIT or verdict not in tried:
-                tried[verdict] = reading, taken
+                tried[verdict] = parsed, taken
             if verdict is Verdict.FITS:
                 break
     best = next((verdict for verdict in _PREFERRED if verdict in tried), Verdict.DOES_NOT_FIT)
     return tried[best]
 
 
-def _verdict(request: pb.EstimateRunRequest, reading: Reading, calibration: Calibration) -> Verdict:
+def _verdict(parsed: ParsedRequest, calibration: Calibration) -> Verdict:
     """Whether a run fits; where weights and optimizer states alone are too large no peak is computed."""
-    if engine.exceeds(reading.run):
+    if engine.exceeds(parsed.run):
         return Verdict.DOES_NOT_FIT
-    return engine.fit_of(reading.run, correction_for(request, reading.given, calibration))[1].verdict
+    correction = correction_for(parsed.request, parsed.request.spec, calibration)
+    return engine.fit_of(parsed.run, correction)[1].verdict
 
 
-def _changed(request: pb.EstimateRunRequest) -> Iterator[rs.RunSpec]:
-    """The request's spec with its first fallback, with its first two, and so on. Raises InvalidArgument."""
-    last = request.spec
+def _changed(request: pb.EstimateRunRequest) -> Iterator[pb.EstimateRunRequest]:
+    """The request with its first fallback, with its first two, and so on. Raises InvalidArgument."""
+    spec = rs.RunSpec()
+    spec.CopyFrom(request.spec)
     for number, fallback in enumerate(request.fallbacks):
-        changed = rs.RunSpec()
-        changed.CopyFrom(last)
-        changed.MergeFrom(fallback)
-        validate(_with_spec(request, changed), path=f"fallbacks[{number}]")
+        spec.MergeFrom(fallback)
+        changed = with_spec(request, spec)
+        validate(changed, path=f"fallbacks[{number}]")
         yield changed
-        last = changed
-
-
-def _with_spec(request: pb.EstimateRunRequest, spec: rs.RunSpec) -> pb.EstimateRunRequest:
-    """The request with another spec and without fallbacks."""
-    changed = pb.EstimateRunRequest()
-    changed.CopyFrom(request)
-    changed.ClearField("fallbacks")
-    changed.spec.CopyFrom(spec)
-    return changed

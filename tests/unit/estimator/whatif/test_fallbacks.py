@@ -8,7 +8,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator import estimate as engine
 from finetree_estimator.catalog.prices import packaged
 from finetree_estimator.memory.fit import Verdict
-from finetree_estimator.spec.parse import read
+from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif import fallbacks
 from finetree_runtime.errors import InvalidArgument
@@ -47,11 +47,11 @@ def merged(request, taken):
 def test_the_chosen_run_is_the_one_that_the_changed_request_asks_for(changes):
     request = asked(*changes)
     found = fallbacks.answer(request, KNOWLEDGE)
-    same = read(merged(request, found.fallbacks_taken), KNOWLEDGE)
+    same = parse_request(merged(request, found.fallbacks_taken), KNOWLEDGE)
 
     assert found.fallbacks_taken > 0
-    assert found.request == merged(request, found.fallbacks_taken)
-    assert (found.reading.run, found.reading.spec) == (same.run, same.spec)
+    assert found.parsed.request == merged(request, found.fallbacks_taken)
+    assert (found.parsed.run, found.parsed.spec) == (same.run, same.spec)
     assert found.estimate == engine.estimate(same.run)
 
 
@@ -61,7 +61,7 @@ def test_only_the_chosen_run_is_estimated_as_a_whole(monkeypatch):
     found = fallbacks.answer(asked(CHECKPOINTED, SHORT, QUANTIZED), KNOWLEDGE)
 
     assert found.fallbacks_taken > 0
-    assert whole == [found.reading.run]
+    assert whole == [found.parsed.run]
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
@@ -70,7 +70,7 @@ def test_weights_that_exceed_a_device_need_no_peak_and_change_no_answer(method, 
     request = asked(CHECKPOINTED, SHORT, model={"name": "llama-3.1-70b"}, hardware={"accelerator": accelerator})
     getattr(request.spec, method).SetInParent()
     found = fallbacks.answer(request, KNOWLEDGE)
-    run = found.reading.run
+    run = found.parsed.run
 
     assert found.estimate == engine.estimate(run)
     assert engine.fit_of(run)[1].verdict is Verdict.DOES_NOT_FIT or not engine.exceeds(run)
@@ -90,10 +90,10 @@ def test_a_summary_has_the_same_numbers_and_no_words():
 def test_a_request_is_never_changed():
     request = asked(CHECKPOINTED, SHORT)
     before = request.SerializeToString(deterministic=True)
-    fallbacks.answer(request, KNOWLEDGE).reading.spec.training.epochs = 77
+    fallbacks.answer(request, KNOWLEDGE).parsed.spec.training.epochs = 77
 
     assert request.SerializeToString(deterministic=True) == before
-    assert read(request, KNOWLEDGE).spec.training.epochs == 3
+    assert parse_request(request, KNOWLEDGE).spec.training.epochs == 3
 
 
 WRONG = [
