@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_estimator import prices
-from finetree_estimator.accelerators import accelerator
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import prices
+from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.servicer import EstimatorServicer
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import DomainError
 from row_requests import request
 from rows import MeasuredRow, measured_rows

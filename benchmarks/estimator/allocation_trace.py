@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from finetree_estimator.methods import LoraAdapters, Method
+from finetree_estimator.methods.base import LoraAdapters, Method
 from replay import Event, Trace
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode

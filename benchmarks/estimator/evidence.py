@@ -17,14 +17,14 @@ from pathlib import Path
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator.accelerators import accelerator
-from finetree_estimator.lookups import Knowledge, read_model
-from finetree_estimator.parameters import count
-from finetree_estimator.prices import packaged
+from finetree_estimator.catalog.accelerators import accelerator
+from finetree_estimator.catalog.parameters import count
+from finetree_estimator.catalog.prices import packaged
+from finetree_estimator.spec.resolve import Knowledge, read_model
 from row_requests import request
 from rows import MeasuredRow, measured_rows
 
-OUTPUT = Path(__file__).parents[2] / "services/estimator/finetree_estimator/data/evidence.csv"
+OUTPUT = Path(__file__).parents[2] / "services/estimator/finetree_estimator/catalog/data/evidence.csv"
 FULL_CARD = 0.92
 BITS = {"none": 0, "nf4": 4, "nf4-dq": 4}
 

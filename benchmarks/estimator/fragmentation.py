@@ -22,9 +22,10 @@ import transformers
 from allocation_trace import trace
 from cuda_allocator import CachingAllocator
 from finetree_estimator import constants as c
-from finetree_estimator import leftovers, modelconfig
-from finetree_estimator.devices import by_memory_class
-from finetree_estimator.methods import Full, LoraAdapters, Method
+from finetree_estimator.catalog import hf_config
+from finetree_estimator.catalog.devices import by_memory_class
+from finetree_estimator.memory import fragmentation
+from finetree_estimator.methods.base import Full, LoraAdapters, Method
 from finetree_estimator.programs import TRANSFORMERS
 from finetree_estimator.run import Rows, Run, Stretch
 from replay import Replay, Trace
@@ -88,7 +89,7 @@ def played(name: str, steps: Trace, limit: int, *, checkpointing: bool) -> Playe
     equal = reserved(steps, [limit] * 2 * ACCUMULATION)
     mixed = [reserved(steps, drawn) for drawn in orders]
     extra = [one.peak_reserved - equal.peak_reserved for one in mixed]
-    found = leftovers.left_over(run_of(name, limit, checkpointing=checkpointing))
+    found = fragmentation.left_over(run_of(name, limit, checkpointing=checkpointing))
     return Played(
         name,
         checkpointing,
@@ -127,7 +128,7 @@ def run_of(name: str, limit: int, *, checkpointing: bool) -> Run:
     mean = 0.6 * limit
     spread = (Stretch(float(limit // 5), float(limit), 1.0),)
     return Run(
-        shape=modelconfig.parse({**config_of(name).to_dict(), "model_type": "qwen2"}).shape,
+        shape=hf_config.parse({**config_of(name).to_dict(), "model_type": "qwen2"}).shape,
         method=method_of(name),
         device=by_memory_class(80),
         devices=1,

@@ -17,7 +17,7 @@ from pathlib import Path
 from allocation_trace import trace
 from cuda_allocator import CachingAllocator, CardFullError
 from finetree_estimator import constants as c
-from finetree_estimator.engine import fit_of
+from finetree_estimator.estimate import fit_of
 from fragmentation import ACCUMULATION, config_of, lengths, method_of, run_of
 from replay import Replay, Trace
 

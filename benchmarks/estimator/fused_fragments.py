@@ -18,7 +18,7 @@ import transformers
 from allocation_trace import trace
 from cuda_allocator import CachingAllocator
 from finetree_estimator import constants as c
-from finetree_estimator.methods import LoraAdapters
+from finetree_estimator.methods.base import LoraAdapters
 from replay import Replay
 
 MODELS = {"mistral-7b": (4096, 14_336, 32, 8, 32_000), "powerlm-3b": (2304, 9216, 36, 36, 49_152)}

@@ -35,10 +35,10 @@ from pathlib import Path
 
 from accuracy import FULL_CARD, Scored, print_table, shown, summary
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_estimator import prices
-from finetree_estimator.accelerators import accelerator
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import prices
+from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.servicer import EstimatorServicer
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import DomainError
 from other_rows import TABLES, OtherRow, other_rows
 

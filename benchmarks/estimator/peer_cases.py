@@ -12,10 +12,10 @@ from typing import Any
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator.accelerators import accelerator
-from finetree_estimator.lookups import Knowledge, read_model
-from finetree_estimator.parameters import count
+from finetree_estimator.catalog.accelerators import accelerator
+from finetree_estimator.catalog.parameters import count
 from finetree_estimator.servicer import EstimatorServicer
+from finetree_estimator.spec.resolve import Knowledge, read_model
 from other_rows import QUANTITIES, TABLES, OtherRow, other_rows
 from row_requests import request
 from rows import GIB, MeasuredRow

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetree_estimator import prices
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import prices
+from finetree_estimator.spec.resolve import Knowledge
 from peer_cases import Answer, Asked, Cases
 from peer_scores import Table, show, tables
 from rows import measured_rows

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_estimator import prices
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
+from finetree_estimator.spec.resolve import Knowledge
 from other_rows import request_of
 
 TABLE = Path(__file__).with_name("published_limits.csv")

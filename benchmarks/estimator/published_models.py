@@ -6,9 +6,9 @@ digits (with the learned positions of its sequence length), LitGPT prints the tr
 """
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator.listing import model_message
-from finetree_estimator.models import model as catalogue_model
-from finetree_estimator.names import UnknownNameError
+from finetree_estimator.catalog.models import model as catalogue_model
+from finetree_estimator.catalog.names import UnknownNameError
+from finetree_estimator.messages.catalog import model_message
 from other_shapes import SHAPES
 
 CATALOGUE = {

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator.accelerators import accelerator
-from finetree_estimator.names import UnknownNameError
+from finetree_estimator.catalog.accelerators import accelerator
+from finetree_estimator.catalog.names import UnknownNameError
 from published_models import described
 from row_sources import source_of
 

@@ -32,7 +32,7 @@ import grpc.aio
 import psutil
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
-from finetree_estimator import accelerators, models
+from finetree_estimator.catalog import accelerators, models
 from google.protobuf import json_format
 from open_loop import latencies
 
@@ -199,9 +199,9 @@ def _cpu(process: psutil.Process) -> float:
 
 async def echo(address_file: Path) -> None:
     """The bare server: one handler that answers every call with the same reply."""
-    from finetree_estimator import prices
-    from finetree_estimator.lookups import Knowledge
+    from finetree_estimator.catalog import prices
     from finetree_estimator.servicer import EstimatorServicer
+    from finetree_estimator.spec.resolve import Knowledge
 
     known = EstimatorServicer(Knowledge(prices.packaged())).estimate(requests(1, 0)[0])
     reply = pb.EstimateRunResponse(estimate=known)

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 import transformers
-from finetree_estimator import modelconfig
-from finetree_estimator.activations import saved_per_layer
-from finetree_estimator.devices import by_memory_class
-from finetree_estimator.methods import Full, LoraAdapters, Method, preset_targets
+from finetree_estimator.catalog import hf_config
+from finetree_estimator.catalog.devices import by_memory_class
+from finetree_estimator.memory.activations import saved_per_layer
+from finetree_estimator.methods.base import Full, LoraAdapters, Method, preset_targets
 from finetree_estimator.programs import TRANSFORMERS
 from finetree_estimator.run import Run
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -166,7 +166,7 @@ def trace(family: str, method: Method, name: str) -> Traced:
 def _run(family: str, method: Method) -> Run:
     config = transformers.AutoConfig.for_model(family, num_hidden_layers=2, **_sizes(family)).to_dict()
     return Run(
-        shape=modelconfig.parse({**config, "model_type": family}).shape,
+        shape=hf_config.parse({**config, "model_type": family}).shape,
         method=method,
         device=by_memory_class(80),
         devices=1,

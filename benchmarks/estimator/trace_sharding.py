@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 import transformers
-from finetree_estimator import modelconfig
-from finetree_estimator.devices import by_memory_class
-from finetree_estimator.holdings import held
-from finetree_estimator.methods import Full
-from finetree_estimator.moments import peak_moment
+from finetree_estimator.catalog import hf_config
+from finetree_estimator.catalog.devices import by_memory_class
+from finetree_estimator.memory.model_states import held
+from finetree_estimator.memory.step_peak import peak_moment
+from finetree_estimator.methods.base import Full
 from finetree_estimator.programs import PYTORCH, TRANSFORMERS, variant
 from finetree_estimator.run import Run
 from torch import distributed
@@ -117,7 +117,7 @@ def formula(case: Case) -> float:
     """The same by the estimator's formulas."""
     program = replace(PYTORCH if case.apart else TRANSFORMERS, expands_kv=True)
     run = Run(
-        shape=modelconfig.parse({**_config(case).to_dict(), "model_type": "llama"}).shape,
+        shape=hf_config.parse({**_config(case).to_dict(), "model_type": "llama"}).shape,
         method=Full(),
         device=by_memory_class(80),
         devices=DEVICES,

@@ -28,7 +28,7 @@ import grpc.aio
 import psutil
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.recommender.v1 import recommender_pb2_grpc
-from finetree_estimator import accelerators, models
+from finetree_estimator.catalog import accelerators, models
 from google.protobuf import json_format
 
 _SCRIPT = Path(__file__).resolve()

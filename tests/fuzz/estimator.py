@@ -8,13 +8,13 @@ from typing import Any
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator import accelerators, models, prices
-from finetree_estimator.lookups import Knowledge
-from finetree_estimator.parameters import count
+from finetree_estimator.catalog import accelerators, models, prices
+from finetree_estimator.catalog.parameters import count
 from finetree_estimator.servicer import EstimatorServicer
-from finetree_recommender.estimates import Accelerator, Catalogue, Evidence, Model, Priced, Refused
-from finetree_recommender.estimator_client import priced
-from finetree_recommender.methods import Method
+from finetree_estimator.spec.resolve import Knowledge
+from finetree_recommender.estimator.client import priced
+from finetree_recommender.estimator.values import Accelerator, Catalogue, Evidence, Model, Priced, Refused
+from finetree_recommender.method import Method
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import read, validate
 

@@ -7,10 +7,10 @@ import json
 
 import pytest
 import zstandard
-from finetree_data.faults import DatasetError
-from finetree_data.parquet_footer import read_footer
+from finetree_data.errors import DatasetError
+from finetree_data.files.parquet_footer import read_footer
+from finetree_data.options import Columns, FileFormat, Layout, Reading
 from finetree_data.reader import RowFile
-from finetree_data.reading import Columns, FileFormat, Layout, Reading
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -163,7 +163,7 @@ def test_any_footer(tmp_path, body):
 def test_any_damage_of_a_parquet_file(tmp_path, at, byte):
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from finetree_worker.parquet import parquet_rows
+    from finetree_worker.tokenize.parquet import parquet_rows
 
     file = tmp_path / "file"
     table = pa.table({"prompt": [f"q{i}" for i in range(40)], "completion": [f"a{i}" for i in range(40)]})

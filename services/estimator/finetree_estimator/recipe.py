@@ -4,9 +4,9 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from finetree_estimator.methods import Method, QuantizedLora
+from finetree_estimator.catalog.architecture import Shape
+from finetree_estimator.methods.base import Method, QuantizedLora
 from finetree_estimator.programs import Program
-from finetree_estimator.shapes import Shape
 
 
 @dataclass(frozen=True, slots=True, eq=False)

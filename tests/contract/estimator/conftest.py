@@ -6,11 +6,11 @@ import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
-from finetree_estimator import prices
 from finetree_estimator.__main__ import FULL_NAME
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import NAME, EstimatorServicer
 from finetree_estimator.settings import Settings
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.server.service import Service, serving
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2

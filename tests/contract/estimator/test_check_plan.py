@@ -5,7 +5,7 @@ import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_estimator.remedies import apply_patch
+from finetree_estimator.whatif.remedies import apply_patch
 from google.protobuf import json_format
 
 PASS, FAIL, UNDECIDED = ev.CHECK_VERDICT_PASS, ev.CHECK_VERDICT_FAIL, ev.CHECK_VERDICT_UNDECIDED

@@ -5,9 +5,9 @@ import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_estimator import prices
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.runspec.digest import plan_digest
 
 CPU = {"cpu": {"cores": 2, "memory_bytes": 16 << 30, "bf16_flops_per_second": 2e12, "fp32_flops_per_second": 3e11}}

@@ -2,7 +2,7 @@
 import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_estimator import prices
+from finetree_estimator.catalog import prices
 
 
 async def test_all_prices_are_listed_page_by_page_by_accelerator_and_price(stub):

@@ -11,7 +11,7 @@ from finetree_api.trainer.v1 import job_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.config.values import Secret
-from finetree_trainer import hub
+from finetree_trainer.models import hub
 from finetree_trainer.settings import Settings
 from trainer_harness import ROWS, FixedEstimator, job_request, jsonl, refusal, trainer
 
@@ -166,7 +166,7 @@ async def test_a_name_of_the_catalogue_is_a_model_of_the_hub(tmp_path):
 
 
 async def test_without_a_catalogue_a_name_is_refused_with_what_to_do(tmp_path):
-    from finetree_trainer.estimates import EstimateUnavailableError
+    from finetree_trainer.estimator import EstimateUnavailableError
 
     class Down(FixedEstimator):
         async def catalogue(self):

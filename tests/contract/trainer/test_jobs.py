@@ -113,7 +113,7 @@ async def test_an_approved_digest_holds_and_a_drifted_plan_names_what_differs(tm
 
 
 async def test_a_job_runs_without_an_estimate_while_the_estimator_is_down(tmp_path):
-    from finetree_trainer.estimates import RemoteEstimator
+    from finetree_trainer.estimator import RemoteEstimator
 
     async with trainer(tmp_path, estimator=RemoteEstimator("127.0.0.1:1")) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name

@@ -6,8 +6,8 @@ import asyncio
 import pytest
 from finetree.testing import Suite
 from finetree_api.trainer.v1 import job_pb2
-from finetree_trainer import reports
-from finetree_trainer.estimates import EstimateUnavailableError, ReportRefusedError
+from finetree_trainer.estimator import EstimateUnavailableError, ReportRefusedError
+from finetree_trainer.jobs import observations
 from trainer_harness import FixedEstimator, trainer
 
 SUMMARY = {
@@ -23,8 +23,8 @@ SCRIPT = {"steps": 2, "report": 400, "summary": SUMMARY}
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """Tries follow each other at once."""
-    monkeypatch.setattr(reports, "FIRST_DELAY_SECONDS", 0.02)
-    monkeypatch.setattr(reports, "LONGEST_DELAY_SECONDS", 0.1)
+    monkeypatch.setattr(observations, "FIRST_DELAY_SECONDS", 0.02)
+    monkeypatch.setattr(observations, "LONGEST_DELAY_SECONDS", 0.1)
 
 
 async def arrival(estimator: FixedEstimator):
@@ -108,7 +108,7 @@ async def test_a_refused_report_is_not_repeated(tmp_path):
 
 
 async def test_an_old_run_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(reports, "GIVE_UP_SECONDS", 0.0)
+    monkeypatch.setattr(observations, "GIVE_UP_SECONDS", 0.0)
     estimator = FixedEstimator()
     estimator.failure = EstimateUnavailableError("down")
     async with trainer(tmp_path, SCRIPT, estimator) as talk:
@@ -122,7 +122,7 @@ async def test_an_old_run_is_given_up(tmp_path, monkeypatch):
 
 
 async def test_the_report_travels_to_a_real_address(tmp_path):
-    from finetree_trainer.estimates import RemoteEstimator
+    from finetree_trainer.estimator import RemoteEstimator
 
     with Suite() as suite:
         estimator = RemoteEstimator(suite.address)

@@ -2,9 +2,9 @@
 """Every model of the catalogue against transformers' own model of that configuration, on the meta device."""
 
 import pytest
-from finetree_estimator import modelconfig
-from finetree_estimator.models import models
-from finetree_estimator.parameters import count
+from finetree_estimator.catalog import hf_config
+from finetree_estimator.catalog.models import models
+from finetree_estimator.catalog.parameters import count
 
 
 @pytest.mark.parametrize("entry", models(), ids=lambda entry: entry.name)
@@ -14,4 +14,4 @@ def test_a_shape_counts_every_parameter_that_transformers_builds(entry, build):
 
 @pytest.mark.parametrize("entry", models(), ids=lambda entry: entry.name)
 def test_a_configuration_as_transformers_writes_it_gives_the_same_shape(entry, as_config):
-    assert modelconfig.parse(as_config(entry.shape).to_dict()).shape == entry.shape
+    assert hf_config.parse(as_config(entry.shape).to_dict()).shape == entry.shape

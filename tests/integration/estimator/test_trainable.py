@@ -8,9 +8,12 @@ from functools import cache
 
 import peft
 import pytest
-from finetree_estimator import families, modelconfig
-from finetree_estimator.layouts import LAYOUTS
-from finetree_estimator.methods import (
+from finetree_estimator.catalog import families, hf_config
+from finetree_estimator.catalog.architecture import Shape
+from finetree_estimator.catalog.models import models
+from finetree_estimator.catalog.parameters import count
+from finetree_estimator.catalog.projections import LAYOUTS
+from finetree_estimator.methods.base import (
     PRESET_ROLES,
     Full,
     LoraAdapters,
@@ -19,12 +22,9 @@ from finetree_estimator.methods import (
     preset_targets,
     trainable_parameters,
 )
-from finetree_estimator.models import models
-from finetree_estimator.parameters import count
-from finetree_estimator.shapes import Shape
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import full
-from finetree_worker.models import linear_names
+from finetree_worker.models.load import linear_names
 from finetree_worker.plan import FullMethod, LoraMethod, Targets
 from transformers import PreTrainedModel
 
@@ -54,7 +54,7 @@ def small(family: str) -> Shape:
     for entry in models():
         if (shape := entry.shape).family == family:
             return replace(shape, layers=LAYERS, extra=shape.extra // shape.layers * LAYERS)
-    return modelconfig.parse({"model_type": family} | TINY | MIXTURES_OF_NO_ENTRY.get(family, {})).shape
+    return hf_config.parse({"model_type": family} | TINY | MIXTURES_OF_NO_ENTRY.get(family, {})).shape
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from finetree_api.types.v1 import run_spec_pb2
 from finetree_runtime.runspec.conflicts import combination_problem
 from finetree_runtime.runspec.resolve import resolve_spec
-from finetree_trainer import capabilities
+from finetree_trainer.jobs import capabilities
 from google.protobuf import json_format
 
 FOLDER = str(Path(__file__).parents[3] / "benchmarks" / "worker")

@@ -7,10 +7,11 @@ import math
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator import accelerators, gate, models, prices
-from finetree_estimator.changes import apply_patch
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import accelerators, models, prices
 from finetree_estimator.servicer import EstimatorServicer
+from finetree_estimator.spec.resolve import Knowledge
+from finetree_estimator.whatif import check_plan
+from finetree_estimator.whatif.changes import apply_patch
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import validate
 from hypothesis import given, settings
@@ -215,7 +216,7 @@ def test_any_plan_passes_or_says_what_would_pass_or_why_nothing_would(request, l
     asked = pb.CheckPlanRequest(run=request, policy=pb.PlanPolicy(**limits))
     validate(asked)
     try:
-        reply = gate.check_plan(asked, SERVICER.estimate, KNOWLEDGE)
+        reply = check_plan.check_plan(asked, SERVICER.estimate, KNOWLEDGE)
     except DomainError:
         return
     passed = reply.verdict == ev.CHECK_VERDICT_PASS
@@ -228,4 +229,4 @@ def test_any_plan_passes_or_says_what_would_pass_or_why_nothing_would(request, l
         for patch in remedy.patches:
             apply_patch(changed.run.spec, patch.field_path, patch.json_value)
         validate(changed)
-        assert gate.check_plan(changed, SERVICER.estimate, KNOWLEDGE).verdict == ev.CHECK_VERDICT_PASS
+        assert check_plan.check_plan(changed, SERVICER.estimate, KNOWLEDGE).verdict == ev.CHECK_VERDICT_PASS

@@ -6,13 +6,14 @@ import statistics
 from pathlib import Path
 
 import pytest
-from finetree_estimator import durations, memory
-from finetree_estimator.accelerators import accelerator
-from finetree_estimator.devices import known
-from finetree_estimator.methods import PRESETS, Full, LoraAdapters, Prefix
-from finetree_estimator.models import model
+from finetree_estimator.catalog.accelerators import accelerator
+from finetree_estimator.catalog.devices import known
+from finetree_estimator.catalog.models import model
+from finetree_estimator.memory import peak as memory
+from finetree_estimator.methods.base import PRESETS, Full, LoraAdapters, Prefix
 from finetree_estimator.programs import TRANSFORMERS
 from finetree_estimator.run import Rows, Run
+from finetree_estimator.timing import phases
 
 GIB = 1024**3
 ROWS = list(csv.DictReader(Path(__file__).with_name("measurements.csv").read_text(encoding="utf-8").splitlines()))
@@ -97,7 +98,7 @@ def test_the_memory_interval_covers_nine_of_ten_runs():
 def speed_errors(rows):
     found = []
     for row in rows:
-        times = durations.estimate(run_of(row))
+        times = phases.estimate(run_of(row))
         found.append(times.tokens_per_second.expected / float(row["tokens_per_second"]) - 1)
     return found
 
@@ -119,7 +120,7 @@ def test_speed_of_full_runs():
 def test_the_time_interval_covers_nine_of_ten_runs():
     inside = []
     for row in ROWS:
-        speed = durations.estimate(run_of(row)).tokens_per_second
+        speed = phases.estimate(run_of(row)).tokens_per_second
         inside.append(speed.low <= float(row["tokens_per_second"]) <= speed.high)
 
     assert sum(inside) / len(inside) >= 0.9

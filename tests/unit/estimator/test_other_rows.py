@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from finetree_estimator import prices
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.server.validation import validate
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks" / "estimator"))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator import prices
-from finetree_estimator.lookups import Knowledge
+from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.server.validation import validate
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks" / "estimator"))

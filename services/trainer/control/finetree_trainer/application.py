@@ -16,29 +16,31 @@ from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
 
-from finetree_trainer import attach, devices, machine
-from finetree_trainer.artifacts import Artifacts
-from finetree_trainer.base_models import BaseModels
-from finetree_trainer.datasets import Datasets, Limits
-from finetree_trainer.estimates import Estimator, RemoteEstimator
-from finetree_trainer.host import Host
-from finetree_trainer.jobs import Jobs
-from finetree_trainer.listing import EventLister
-from finetree_trainer.log import EventLog
-from finetree_trainer.models import Models
-from finetree_trainer.previews import Previews
-from finetree_trainer.reports import Reports
-from finetree_trainer.resolve import Planner
-from finetree_trainer.scheduler import Scheduler, recover
-from finetree_trainer.servicer import SERVICE, TrainerServicer
+from finetree_trainer.api import worker_servicer
+from finetree_trainer.api.servicer import SERVICE, TrainerServicer
+from finetree_trainer.datasets.datasets import Datasets, Limits
+from finetree_trainer.datasets.previews import Previews
+from finetree_trainer.estimator import Estimator, RemoteEstimator
+from finetree_trainer.joblog import states
+from finetree_trainer.joblog.list import EventLister
+from finetree_trainer.joblog.log import EventLog
+from finetree_trainer.joblog.watch import Watches
+from finetree_trainer.jobs.artifacts import Artifacts
+from finetree_trainer.jobs.jobs import Jobs
+from finetree_trainer.jobs.observations import Reports
+from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.jobs.upkeep import Upkeep
+from finetree_trainer.models.base_models import BaseModels
+from finetree_trainer.models.locate import Models
+from finetree_trainer.scheduling import devices
+from finetree_trainer.scheduling.host import Host
+from finetree_trainer.scheduling.queue import Scheduler, recover
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.database import Store, private_folder
 from finetree_trainer.store.migrations import SchemaTooNewError
-from finetree_trainer.supervisor import Supervisor
-from finetree_trainer.tasks import Tasks
-from finetree_trainer.upkeep import Upkeep
-from finetree_trainer.watch import Watches
+from finetree_trainer.workers.supervisor import Supervisor
+from finetree_trainer.workers.task import Tasks
 
 NAME = "finetree-trainer"
 
@@ -77,8 +79,8 @@ class Application:
         servicer = self._build(found, estimator)
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
         await self._take_over()
-        workers = attach.WorkerServicer(self._supervisor, self._log, settings, self._profiled)
-        self._attach = await attach.serve(workers, attach.socket_path(settings.data_dir))
+        workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, self._profiled)
+        self._attach = await worker_servicer.serve(workers, worker_servicer.socket_path(settings.data_dir))
         self._begin(self._scheduler, self._supervisor, self._upkeep, Reports(self._log, estimator))
 
     def _build(self, found: list[devices.Device], estimator: Estimator) -> TrainerServicer:
@@ -89,7 +91,7 @@ class Application:
         datasets = Datasets(self._store, log.clock, settings.data_dir, limits)
         tasks = Tasks(log, models, datasets, found, settings)
         self._scheduler = Scheduler(log, found)
-        socket = f"unix:{attach.socket_path(settings.data_dir)}"
+        socket = f"unix:{worker_servicer.socket_path(settings.data_dir)}"
         self._supervisor = Supervisor(log, tasks, settings, socket, self._scheduler.release)
         planner = Planner(
             models_=models,
@@ -154,7 +156,7 @@ class Application:
 
     async def _take_over(self) -> None:
         """Jobs and attempts that an earlier run of the service left."""
-        rows = await self._store.read(lambda connection: job_store.in_states(connection, machine.LIVE))
+        rows = await self._store.read(lambda connection: job_store.in_states(connection, states.LIVE))
         kinds = {row.uid: row.kind for row in rows}
         for attempt in await self._supervisor.adopt():
             self._scheduler.hold(attempt.slot, attempt.job_uid, kinds.get(attempt.job_uid, 0))

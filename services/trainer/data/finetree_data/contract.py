@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import run_spec_pb2
 
-from finetree_data.reading import Columns, FileFormat, Layout, Reading
+from finetree_data.options import Columns, FileFormat, Layout, Reading
 
 E = TypeVar("E", bound=Enum)
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetree_data import json_documents, jsons, tables
-from finetree_data.columns import mapping_for, present
-from finetree_data.content import HEAD_BYTES, PARQUET, Content, opened, require_text
-from finetree_data.detection import layout_of
-from finetree_data.faults import DatasetError, RowError
-from finetree_data.jsons import Record
-from finetree_data.layouts import to_row
-from finetree_data.mapping import Mapping, columns_note
-from finetree_data.nested import Nesting, nesting_of
-from finetree_data.reading import FileFormat, Layout, Reading
-from finetree_data.rows import Row
-from finetree_data.skipping import Fault, Skipping, fault_of
+from finetree_data.bad_rows import Fault, Skipping, fault_of
+from finetree_data.columns.detection import layout_of
+from finetree_data.columns.mapping import Mapping, columns_note
+from finetree_data.columns.resolve import mapping_for, present
+from finetree_data.errors import DatasetError, RowError
+from finetree_data.files import csv, json_document, json_lines
+from finetree_data.files.content import HEAD_BYTES, PARQUET, Content, opened, require_text
+from finetree_data.files.json_lines import Record
+from finetree_data.options import FileFormat, Layout, Reading
+from finetree_data.rows.convert import to_row
+from finetree_data.rows.nested import Nesting, nesting_of
+from finetree_data.rows.row import Row
 
 ParquetReader = Callable[[Path], Iterable[Record]]
 """Reads a Parquet file, which takes a library that not everybody who reads rows has."""
@@ -138,15 +138,15 @@ class RowFile:
 
 def _delimited(content: Content, head: bytes) -> Iterator[Record]:
     text = head.decode("utf-8-sig", "replace")
-    return tables.table(content, tables.delimiter_of(text) or ",")
+    return csv.table(content, csv.delimiter_of(text) or ",")
 
 
 _READERS: dict[FileFormat, Callable[[Content, bytes], Iterator[Record]]] = {
-    FileFormat.JSONL: lambda content, _: jsons.json_lines(content),
-    FileFormat.JSON: lambda content, _: json_documents.json_document(content),
+    FileFormat.JSONL: lambda content, _: json_lines.json_lines(content),
+    FileFormat.JSON: lambda content, _: json_document.json_document(content),
     FileFormat.CSV: _delimited,
-    FileFormat.TSV: lambda content, _: tables.table(content, "\t"),
-    FileFormat.TEXT: lambda content, _: tables.text_lines(content),
+    FileFormat.TSV: lambda content, _: csv.table(content, "\t"),
+    FileFormat.TEXT: lambda content, _: csv.text_lines(content),
 }
 
 _BY_SUFFIX = {
@@ -173,14 +173,14 @@ def detect(head: bytes, suffixes: Iterable[str] = (), named: FileFormat | None =
     return _detect_table(text)
 
 
-_LIST_IN_OBJECT = re.compile(r'\{[^{}\[\]]*"(?:' + "|".join(jsons.LISTS) + r')"\s*:\s*\[\s*\{')
+_LIST_IN_OBJECT = re.compile(r'\{[^{}\[\]]*"(?:' + "|".join(json_lines.LISTS) + r')"\s*:\s*\[\s*\{')
 """The beginning of an object with a list of rows in it, behind single values."""
 
 
 def _begins_with_object(text: str) -> bool:
     """Whether the first line is a JSON object: lines of JSON are no plain text, whatever the file is called."""
     try:
-        return isinstance(jsons.parse(text.partition("\n")[0].encode("utf-8", "replace")), dict)
+        return isinstance(json_lines.parse(text.partition("\n")[0].encode("utf-8", "replace")), dict)
     except RowError:
         return False
 
@@ -190,7 +190,7 @@ def _has_known_header(text: str) -> bool:
 
     Excel calls a table so that it saves as "Unicode Text".
     """
-    delimiter = tables.delimiter_of(text)
+    delimiter = csv.delimiter_of(text)
     names = [name.strip() for name in text.partition("\n")[0].split(delimiter)] if delimiter else []
     return len(names) > 1 and layout_of(dict.fromkeys(names)) not in (None, Layout.TEXT)
 
@@ -198,18 +198,18 @@ def _has_known_header(text: str) -> bool:
 def _detect_json(text: str, *, whole: bool) -> FileFormat:
     first, break_, rest = text.partition("\n")
     try:
-        value = jsons.parse(first.encode("utf-8", "replace"))
+        value = json_lines.parse(first.encode("utf-8", "replace"))
     except RowError:
         # A line that is broken, or a document over several lines: that goes on with a string, a bracket or nothing.
         spread = bool(break_) and len(first) < 1000 and first.rstrip().endswith((",", "{", "[", ":"))
         spread = spread or (not break_ and not whole and bool(_LIST_IN_OBJECT.match(text)))
-        return FileFormat.JSON if text[0] == "[" or spread or jsons.are_several(first) else FileFormat.JSONL
+        return FileFormat.JSON if text[0] == "[" or spread or json_lines.are_several(first) else FileFormat.JSONL
     if isinstance(value, list):
         # A list of messages alone is one row, not as many as it has messages.
-        several = rest.lstrip()[:1] in ("[", "{") or jsons.are_messages(value)
+        several = rest.lstrip()[:1] in ("[", "{") or json_lines.are_messages(value)
         return FileFormat.JSONL if several else FileFormat.JSON
     if isinstance(value, dict) and (not break_ or (whole and not rest.strip())):
-        return FileFormat.JSON if jsons.is_list_of_rows(value) else FileFormat.JSONL
+        return FileFormat.JSON if json_lines.is_list_of_rows(value) else FileFormat.JSONL
     return FileFormat.JSONL
 
 
@@ -219,7 +219,7 @@ def _detect_table(text: str) -> FileFormat:
     Plain text has to be called so: a broken JSON file must not pass for it.
     """
     header = text.partition("\n")[0].strip()
-    delimiter = tables.delimiter_of(text)
+    delimiter = csv.delimiter_of(text)
     names = [name.strip().strip('"') for name in header.split(delimiter)] if delimiter else [header]
     is_header = all(name.isidentifier() or _may_be_name(name) for name in names)
     if not delimiter or not is_header or header.endswith((".", "!", "?")):

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from finetree_data.reading import Reading
+from finetree_data.options import Reading
 
 
 class Targets(StrEnum):

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The accelerators of the catalogue, from the package's data files, found by any sensible spelling of their name."""
+
+import re
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from finetree_runtime.runspec.device_names import UNSUPPORTED, Named, by_name, canonical
+
+from finetree_estimator.catalog.names import GIB, MIB, UnknownNameError, nearest_names, split, table
+
+LINK_SHARE = 0.8
+"""Of a link's rate that a copy between devices gets (github:stas00/ml-engineering network/README.md expects 80 % and
+measured 88 % on NVLink 4)."""
+BF16_CAPABILITY = (8, 0)
+"""First compute capability that multiplies bfloat16 (CUDA C++ Programming Guide, arithmetic instructions)."""
+INT8_CAPABILITY = (7, 2)
+"""First compute capability whose tensor cores multiply 8-bit integers; the dp4a instruction of 6.1 is no tensor core
+(CUDA C++ Programming Guide, warp matrix functions)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceleratorEntry:
+    """An accelerator; rates in FLOP/s (0 when unknown), memory in bytes but for the class it is sold as."""
+
+    name: str
+    display_name: str
+    vendor: str
+    architecture: str
+    segment: str
+    """What it is built for: geforce, laptop, workstation, inference or low-power (servers, GDDR), hbm, pcie, sxm."""
+    compute_capability: str
+    marketed_gb: float
+    """0 where memory is the machine's own."""
+    usable_bytes: int
+    """Total that PyTorch reports; 0 for what is not supported."""
+    bandwidth: float
+    cache_bytes: float
+    """Of the L2 cache; 0 when unknown."""
+    dense_flops: float
+    """16-bit tensor cores, dense, adding in float32; 0 without tensor cores."""
+    fp32_flops: float
+    training_flops: float
+    """Rate of the matrix products of training: fitted on published runs, a share of what products alone were measured
+    to reach, or its class's typical share of the peak."""
+    measured: bool
+    """Whether the rate was fitted on training runs of this very accelerator."""
+    products_measured: bool
+    """Whether it rests on the measured rate of this very accelerator's products."""
+    link_bandwidth: float
+    """Bytes per second that go from one device to another in one direction, inside a machine."""
+    watts: float
+    aliases: tuple[str, ...]
+    source: str
+    date: str
+
+    @property
+    def native_bf16(self) -> bool:
+        """Whether it multiplies bfloat16."""
+        return _capability(self.compute_capability) >= BF16_CAPABILITY
+
+    @property
+    def native_int8(self) -> bool:
+        """Whether its tensor cores multiply 8-bit integers."""
+        return self.dense_flops > 0 and _capability(self.compute_capability) >= INT8_CAPABILITY
+
+    @property
+    def unsupported(self) -> str:
+        """Why it cannot be trained on; empty where it can."""
+        return UNSUPPORTED.get(self.vendor, "")
+
+
+@cache
+def accelerators() -> tuple[AcceleratorEntry, ...]:
+    """All accelerators in the order of their names, those that are not supported too."""
+    return tuple(sorted(map(_accelerator, table("accelerators.csv")), key=lambda entry: entry.name))
+
+
+@cache
+def supported() -> tuple[AcceleratorEntry, ...]:
+    """The accelerators that can be trained on, in the order of their names."""
+    return tuple(entry for entry in accelerators() if not entry.unsupported)
+
+
+@lru_cache(maxsize=4096)
+def accelerator(name: str) -> AcceleratorEntry:
+    """The accelerator with this name, as people, nvidia-smi or torch write it. Raises UnknownNameError.
+
+    Where a card is sold with several memories under one name, the memory may follow ("RTX 3060 8GB").
+    """
+    entry = _index().get(canonical(name))
+    if entry is None:
+        raise UnknownNameError(name, nearest_names(name, (entry.name for entry in supported())))
+    return entry
+
+
+@lru_cache(maxsize=4096)
+def other_memories(name: str) -> tuple[AcceleratorEntry, ...]:
+    """Accelerators with more or less memory that a name without any means as well ("A100"), in the order of theirs.
+
+    None for a name of the catalogue, whose list shows the others. Raises UnknownNameError.
+    """
+    entry, words = accelerator(name), canonical(name)
+    told = {f"{entry.marketed_gb:g}", f"{entry.marketed_gb:g}gb", "laptop"} & set(words.split("-"))
+    if told or words == canonical(entry.name):
+        return ()
+    alike = [other for other in supported() if _series(other) == _series(entry)]
+    # Of each memory the one for the same slot, where there is one.
+    alike.sort(key=lambda other: other.name.endswith("pcie") == entry.name.endswith("pcie"))
+    found = {other.marketed_gb: other for other in alike if other.marketed_gb != entry.marketed_gb}
+    return tuple(found[size] for size in sorted(found))
+
+
+def _series(entry: AcceleratorEntry) -> str:
+    """A name without memory and slot."""
+    return re.sub(r"-(\d+gb|pcie)\b", "", entry.name)
+
+
+@cache
+def _index() -> dict[str, AcceleratorEntry]:
+    """Entries by canonical name."""
+    named = (
+        (Named((entry.name, entry.display_name, *entry.aliases), entry.marketed_gb), entry) for entry in accelerators()
+    )
+    return by_name(named)
+
+
+def _accelerator(row: dict[str, str]) -> AcceleratorEntry:
+    vendor = row["vendor"]
+    tensor, fp32 = float(row["tensor_tflops"] or 0), float(row["fp32_tflops"] or 0)
+    training = row["training_tflops"]
+    if not training:
+        share = 0.0 if vendor in UNSUPPORTED else _share(row["architecture"], row["segment"])
+        training = str(share * (tensor or fp32))
+    return AcceleratorEntry(
+        name=row["name"],
+        display_name=row["display_name"],
+        vendor=vendor,
+        architecture=row["architecture"],
+        segment=row["segment"],
+        compute_capability=row["compute_capability"],
+        marketed_gb=float(row["marketed_memory_gb"]),
+        usable_bytes=round(float(row["usable_gib"] or 0) * GIB),
+        bandwidth=float(row["bandwidth_gb_s"] or 0) * 1e9,
+        cache_bytes=float(row["l2_mb"] or 0) * MIB,
+        dense_flops=tensor * 1e12,
+        fp32_flops=fp32 * 1e12,
+        training_flops=float(training) * 1e12,
+        measured=row["training_evidence"] == "published",
+        products_measured=row["training_evidence"] == "products",
+        link_bandwidth=LINK_SHARE * _links()[row["link"]] if row["link"] else 0.0,
+        watts=float(row["watts"] or 0),
+        aliases=split(row["aliases"]),
+        source=row["source"],
+        date=row["date"],
+    )
+
+
+@cache
+def _links() -> dict[str, float]:
+    """Bytes per second in one direction by link."""
+    return {row["name"]: float(row["gb_s"]) * 1e9 for row in table("links.csv")}
+
+
+@cache
+def _rate_classes() -> dict[tuple[str, str], float]:
+    return {(row["architecture"], row["segment"]): float(row["share"]) for row in table("rate_classes.csv")}
+
+
+def _share(architecture: str, segment: str) -> float:
+    """Share of its peak that a class of accelerators typically trains with; `*` stands for the other segments."""
+    classes = _rate_classes()
+    return classes.get((architecture, segment)) or classes[architecture, "*"]
+
+
+def _capability(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")) if text else (0,)

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a decoder-only transformer consists of: its dimensions, its layers, and their projections."""
+
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+
+from finetree_estimator.catalog.projections import ATTENTION_ROLES, EXPERTS, GATED_MLP, Layout, Modules, Role, layout
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A projection of one decoder layer, `d_in` to `d_out` features, `copies` of it (experts).
+
+    `name` is the module's path inside the layer; the projection of all experts is one stacked parameter.
+    """
+
+    name: str
+    role: Role
+    d_in: int
+    d_out: int
+    copies: int = 1
+    routed: bool = False
+    """Whether a router chooses which copies a token uses."""
+
+    @property
+    def weights(self) -> int:
+        """Weights of all copies, biases left out."""
+        return self.d_in * self.d_out * self.copies
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Dimensions as in config.json. `kv_heads` and `head_dim` are never zero, unlike in the contract."""
+
+    hidden: int
+    layers: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool = False
+    gated: bool = True
+    max_positions: int = 0
+    experts: int = 0
+    active_experts: int = 0
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    norms_per_layer: int = 2
+    norm_bias: bool = False
+    head_norms: bool = False
+    lm_head_bias: bool = False
+    learned_positions: int = 0
+    shared_expert: int = 0
+    """Width of the experts that every token uses, all together."""
+    dense_layers: int = 0
+    """Lowest layers of a mixture that have a plain MLP."""
+    dense_intermediate: int = 0
+    """Width of that MLP; 0 means `intermediate`."""
+    extra: int = 0
+    """Parameters of the layers that nothing else counts, spread evenly; what is left over is outside of them."""
+    family: str = ""
+    """config.json's model_type; empty when unknown."""
+    guessed: bool = False
+    """Whether a family was named that nobody here knows: what dimensions do not tell is then a Llama's."""
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        # Shapes are keys of every cache: hashing two dozen fields each time would cost more than what is cached.
+        values = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
+        object.__setattr__(self, "_hash", hash(values))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @property
+    def q_width(self) -> int:
+        """Features of all query heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Features of all key heads; the value heads have as many."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def mlp_copies(self) -> int:
+        """Experts of a layer; 1 in a dense model."""
+        return max(1, self.experts)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """Equal decoder layers, `first` to `end - 1`."""
+
+    first: int
+    end: int
+    linears: tuple[Linear, ...]
+    attention_biases: int
+    mlp_biases: int
+    router: int
+    norms: int
+    extra: int
+
+    @property
+    def layers(self) -> int:
+        """How many there are."""
+        return self.end - self.first
+
+    @property
+    def attention(self) -> int:
+        """Parameters of one layer's attention, norms left out."""
+        return sum(part.weights for part in self.linears if part.role in ATTENTION_ROLES) + self.attention_biases
+
+    @property
+    def mlp(self) -> int:
+        """Parameters of one layer's MLP or experts, the router left out."""
+        return sum(part.weights for part in self.linears if part.role not in ATTENTION_ROLES) + self.mlp_biases
+
+    @property
+    def total(self) -> int:
+        """Parameters of one layer."""
+        return self.attention + self.mlp + self.router + self.norms + self.extra
+
+
+@lru_cache(maxsize=1024)
+def layer_kinds(shape: Shape) -> tuple[LayerKind, ...]:
+    """The decoder layers from the lowest up: one kind, or two where a mixture's lowest layers are dense."""
+    dense = min(shape.dense_layers, shape.layers) if shape.experts else 0
+    spans = ((0, dense, False), (dense, shape.layers, shape.experts > 0))
+    return tuple(_kind(shape, first, end, mixture=mixture) for first, end, mixture in spans if end > first)
+
+
+def linears(shape: Shape) -> tuple[Linear, ...]:
+    """Projections of a decoder layer (of the most common kind) in forward order, routers left out."""
+    return max(layer_kinds(shape), key=lambda kind: kind.layers).linears
+
+
+def width(shape: Shape, role: Role, intermediate: int) -> tuple[int, int]:
+    """Features in and out of a projection; `intermediate` is the width of the MLP that it belongs to."""
+    hidden = shape.hidden
+    return {
+        Role.QUERY: (hidden, shape.q_width),
+        Role.KEY: (hidden, shape.kv_width),
+        Role.VALUE: (hidden, shape.kv_width),
+        Role.QKV: (hidden, shape.q_width + 2 * shape.kv_width),
+        Role.OUTPUT: (shape.q_width, hidden),
+        Role.GATE: (hidden, intermediate),
+        Role.UP: (hidden, intermediate),
+        Role.GATE_UP: (hidden, intermediate * (2 if shape.gated else 1)),
+        Role.DOWN: (intermediate, hidden),
+    }[role]
+
+
+def _kind(shape: Shape, first: int, end: int, *, mixture: bool) -> LayerKind:
+    places = layout(shape.family)
+    parts = list(_parts(shape, places.attention, 0))
+    if mixture:
+        parts += _expert_parts(shape, places)
+        biased = shape.intermediate
+    else:
+        # Only a mixture has dense layers of a width of their own.
+        biased = (shape.dense_intermediate if shape.experts else 0) or shape.intermediate
+        parts += _parts(shape, places.mlp, biased)
+    return LayerKind(
+        first,
+        end,
+        tuple(parts),
+        attention_biases=_attention_biases(shape),
+        mlp_biases=_mlp_biases(shape, biased) * (shape.experts if mixture else 1),
+        router=shape.hidden * shape.experts if mixture else 0,
+        norms=shape.norms_per_layer * norm_parameters(shape) + (2 * shape.head_dim if shape.head_norms else 0),
+        extra=shape.extra // shape.layers,
+    )
+
+
+def _parts(shape: Shape, modules: Modules, intermediate: int) -> list[Linear]:
+    """A plain MLP has no gate."""
+    return [
+        Linear(path, role, *width(shape, role, intermediate))
+        for path, role in modules
+        if shape.gated or role is not Role.GATE
+    ]
+
+
+def _expert_parts(shape: Shape, places: Layout) -> list[Linear]:
+    sizes = [(path, role, *width(shape, role, shape.intermediate)) for path, role in EXPERTS]
+    routed = [
+        Linear(f"{places.experts}.{path}", role, d_in, d_out, shape.experts, routed=True)
+        for path, role, d_in, d_out in sizes
+    ]
+    if not shape.shared_expert:
+        return routed
+    shared = tuple((f"{places.shared}.{path}", role) for path, role in GATED_MLP)
+    return routed + _parts(shape, shared, shape.shared_expert)
+
+
+def norm_parameters(shape: Shape) -> int:
+    """Parameters of one norm."""
+    scales = shape.hidden if layout(shape.family).scaled_norms else 0
+    return scales * (2 if shape.norm_bias else 1)
+
+
+def _attention_biases(shape: Shape) -> int:
+    qkv = shape.q_width + 2 * shape.kv_width if shape.qkv_bias else 0
+    return qkv + (shape.hidden if shape.output_bias else 0)
+
+
+def _mlp_biases(shape: Shape, intermediate: int) -> int:
+    """Of one MLP or expert."""
+    if not shape.mlp_bias:
+        return 0
+    return intermediate * (2 if shape.gated else 1) + shape.hidden

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices as the formulas see them: from the catalogue, from a CPU's measured rate, or from a memory class alone."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from finetree_estimator import constants as c
+from finetree_estimator.catalog.accelerators import AcceleratorEntry, supported
+from finetree_estimator.catalog.names import GIB
+from finetree_estimator.intervals import Kind, Source
+
+USABLE_SHARE = 0.98
+"""Of the GiB that a label promises (24 GB cards show 23.6 GiB, 80 GB A100s 79.2; reference B4)."""
+FP32_SHARE = 0.6
+"""Of an accelerator's float32 peak that training in float32 reaches: as in 16 bits 0.85 of what products alone do, 0.66
+to 0.79 on an RTX 4090, RTX 5090, RTX PRO 6000 and H200 NVL (github:xzwgit/gpu-flops-bench README)."""
+FP32_SHARE_64_LANES = 0.74
+"""The same of multiprocessors with 64 float32 lanes, none of which is shared with integers: products alone reach 14 of
+16 TFLOP/s on a V100 (github:qhduan/transformers-benchmarks) and 11.4 of 13.4 on an RTX 2080 Ti
+(github:bewantbe/busy-gemm-benchmark)."""
+LANES_64 = frozenset({("Pascal", "hbm"), ("Volta", "hbm"), ("Ampere", "hbm")})
+"""Architecture and segment of such multiprocessors; all of Turing's are (CUDA C++ Programming Guide, throughput of
+arithmetic instructions)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a run trains on; rates in FLOP/s, sizes in bytes, bandwidth in bytes per second."""
+
+    name: str
+    is_cpu: bool
+    usable_bytes: int
+    """0 when unknown."""
+    training_flops: float
+    """Rate of the matrix products of a long training step, recomputation counted."""
+    rate_below: float
+    """Share by which the rate may be lower (90 % interval)."""
+    rate_above: float
+    """Share by which it may be higher."""
+    bandwidth: float
+    """That programs reach."""
+    watts: float
+    cores: int = 0
+    """Of a CPU."""
+    link_bandwidth: float = 0.0
+    """To the other devices of a machine, in one direction; 0 when unknown, and for a CPU."""
+    float32_flops: float = 0.0
+    """Rate of products in float32 beside faster 16-bit ones; 0 where there is no difference, or it is unknown."""
+    cache_bytes: float = 0.0
+    """Of its L2 cache; 0 where unknown, and for a CPU."""
+    context_bytes: float = c.CUDA_CONTEXT
+    """What a process takes of a GPU outside its allocator."""
+    sources: tuple[Source, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=1024)
+def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
+    """An accelerator of the catalogue that is supported."""
+    below, above = _rate_spread(entry)
+    rate = entry.training_flops
+    if fp32 and entry.fp32_flops:
+        rate, (below, above) = min(rate, _fp32_flops(entry)), c.CLASS_RATE
+    kind = Kind.PUBLISHED if entry.measured or entry.products_measured else Kind.COMPUTED
+    return Device(
+        entry.display_name,
+        is_cpu=False,
+        usable_bytes=entry.usable_bytes,
+        training_flops=rate,
+        rate_below=below,
+        rate_above=above,
+        bandwidth=c.BANDWIDTH_SHARE * entry.bandwidth,
+        watts=entry.watts,
+        link_bandwidth=entry.link_bandwidth,
+        float32_flops=_fp32_flops(entry),
+        cache_bytes=entry.cache_bytes,
+        context_bytes=c.CUDA_CONTEXTS.get(entry.segment, c.CUDA_CONTEXT),
+        sources=(Source(kind, "accelerators", entry.name, entry.date),),
+        notes=tuple(_notes(entry, fp32=fp32)),
+    )
+
+
+def _fp32_flops(entry: AcceleratorEntry) -> float:
+    """Rate of products in float32."""
+    lanes_64 = entry.architecture == "Turing" or (entry.architecture, entry.segment) in LANES_64
+    return (FP32_SHARE_64_LANES if lanes_64 else FP32_SHARE) * entry.fp32_flops
+
+
+def _rate_spread(entry: AcceleratorEntry) -> tuple[float, float]:
+    """Half-widths (below, above) of an accelerator's rate, by what it rests on."""
+    if entry.measured:
+        return c.KNOWN_RATE
+    return c.PRODUCTS_RATE if entry.products_measured else c.CLASS_RATE
+
+
+def _notes(entry: AcceleratorEntry, *, fp32: bool) -> Iterator[str]:
+    if not fp32 and not entry.dense_flops:
+        yield f"{entry.display_name} has no tensor cores: it computes at its float32 rate whatever the precision"
+    elif not fp32 and not entry.native_bf16:
+        yield f"{entry.display_name} has no native bfloat16: float16 or float32 is used, with less speed"
+    if entry.segment == "laptop":
+        yield f"{entry.display_name}: a laptop's power limit decides its speed, which differs by a factor of two"
+    if entry.products_measured:
+        yield f"the speed of {entry.display_name} follows from the measured rate of its products, not of training"
+    elif not entry.measured:
+        yield f"no rate was measured on {entry.display_name}: its speed is its class's"
+
+
+@lru_cache(maxsize=1024)
+def by_memory_class(marketed_gb: float) -> Device:
+    """An accelerator of which only the memory class is known: speed of the median one of the nearest class."""
+    twin = _nearest_class(marketed_gb)
+    below, above = c.UNKNOWN_RATE
+    return Device(
+        f"an accelerator of {marketed_gb:g} GB",
+        is_cpu=False,
+        usable_bytes=round(marketed_gb * USABLE_SHARE * GIB),
+        training_flops=twin.training_flops,
+        rate_below=below,
+        rate_above=above,
+        bandwidth=c.BANDWIDTH_SHARE * twin.bandwidth,
+        watts=twin.watts,
+        link_bandwidth=twin.link_bandwidth,
+        cache_bytes=twin.cache_bytes,
+        sources=(Source(Kind.COMPUTED, "accelerators", f"class of {twin.name}", twin.date),),
+        notes=(f"the accelerator is not named: speed and power are those of {twin.display_name}",),
+    )
+
+
+def processor(*, name: str = "", cores: int = 0, memory_bytes: int = 0, measured_flops: float = 0.0) -> Device:
+    """A CPU with its measured matrix rate (FLOP/s in the compute type), or what its cores typically reach.
+
+    Empty and 0 mean unknown.
+    """
+    known_cores, cores = cores, cores or 4
+    notes: list[str] = []
+    if measured_flops > 0:
+        rate, (below, above) = measured_flops, c.CPU_RATE
+        source = Source(Kind.MEASURED, "matrix-rate", "hardware.cpu")
+    else:
+        rate, (below, above) = cores * c.CPU_CORE_FP32_FLOPS, c.UNKNOWN_RATE
+        source = Source(Kind.COMPUTED, "typical-core", f"{cores} cores")
+        notes.append("the CPU's matrix rate was not measured: its speed is a guess from the number of cores")
+    if not known_cores:
+        notes.append(f"the number of cores is unknown: {cores} are assumed")
+    return Device(
+        name or "CPU",
+        is_cpu=True,
+        usable_bytes=memory_bytes,
+        training_flops=rate * c.CPU_EFFICIENCY,
+        rate_below=below,
+        rate_above=above,
+        bandwidth=c.CPU_BANDWIDTH,
+        watts=c.CPU_BASE_WATTS + cores * c.CPU_CORE_WATTS,
+        cores=cores,
+        sources=(source,),
+        notes=tuple(notes),
+    )
+
+
+def _nearest_class(marketed_gb: float) -> AcceleratorEntry:
+    """The accelerator of median speed among those whose memory is nearest."""
+    distance = {entry.name: abs(math.log(entry.marketed_gb / marketed_gb)) for entry in supported()}
+    least = min(distance.values())
+    nearest = [entry for entry in supported() if distance[entry.name] <= least + 1e-9]
+    return sorted(nearest, key=lambda entry: entry.training_flops)[len(nearest) // 2]

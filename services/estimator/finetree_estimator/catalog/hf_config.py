@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of a model from its config.json, as transformers writes it, under a folder that the operator named."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from finetree_estimator.catalog.architecture import Shape
+from finetree_estimator.catalog.config_values import SPELLINGS, ConfigError, expansion, flag, number, switch
+from finetree_estimator.catalog.consistency import contradiction
+from finetree_estimator.catalog.families import ALIASES, FAMILIES, Family
+
+MAX_CONFIG_BYTES = 1 << 20
+"""Larger files are not model configurations."""
+_CONTRACT_NAMES = {
+    "attention_heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "active_experts": "num_experts_per_tok",
+    "dense_layers": "first_k_dense_replace",
+}
+"""Fields of the contract's ModelShape as config.json calls them."""
+_OTHER_LAYERS = {
+    "kv_lora_rank": "latent attention (MLA)",
+    "linear_num_value_heads": "linear attention",
+    "linear_attn_alpha_factor": "linear attention",
+    "mamba_d_state": "a state-space layer",
+    "conv_L_cache": "a convolution layer",
+    "laurel_rank": "a low-rank residual layer",
+    "hidden_size_per_layer_input": "embeddings per layer",
+}
+"""Settings that only models with layers of another kind have."""
+_VARIANTS = {"do_layer_norm_before": True, "no_bias": True, "qk_layernorm": False, "add_cross_attention": False}
+"""Switches whose other value no released model of the supported families uses, or whose layers are not counted."""
+_OTHER_HEADS = ("MaskedLM", "PreTraining", "SequenceClassification", "TokenClassification", "QuestionAnswering")
+"""Ends of class names of models that generate nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a config.json says, and what had to be guessed."""
+
+    shape: Shape
+    notes: tuple[str, ...] = ()
+
+
+def find(root: Path, relative: str) -> Path | None:
+    """The config.json that a path relative to `root` names (the file or its folder); None when there is none inside.
+
+    Links that lead out of the root are not followed.
+    """
+    try:
+        home = root.resolve()
+        candidate = (home / relative).resolve()
+        if not candidate.is_relative_to(home):
+            return None
+        file = candidate / "config.json" if candidate.is_dir() else candidate
+        file = file.resolve()
+        return file if file.name == "config.json" and file.is_file() and file.is_relative_to(home) else None
+    except (OSError, ValueError, RuntimeError):
+        # A name too long for the file system, a null character, a circle of links.
+        return None
+
+
+def read(file: Path) -> Described:
+    """The shape that a config.json describes. Raises ConfigError."""
+    try:
+        if file.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError("the file is too large for a config.json")
+        config = json.loads(file.read_bytes())
+    except OSError as error:
+        raise ConfigError("the file cannot be read") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError("the file is not JSON") from error
+    if not isinstance(config, dict):
+        raise ConfigError("the file is not a JSON object")
+    return parse(config)
+
+
+def parse(config: dict[str, Any]) -> Described:
+    """The shape in a configuration. Raises ConfigError."""
+    text = config.get("text_config")
+    if text is not None and not isinstance(text, dict):
+        raise ConfigError("text_config is not an object")
+    merged = {**config, **(text or {})}
+    name = merged.get("model_type") or ""
+    if not isinstance(name, str):
+        raise ConfigError("model_type is not a name")
+    name = ALIASES.get(name, name)
+    _refuse_other_kinds(merged, name)
+    shape = _shape(merged, name, FAMILIES.get(name, Family()))
+    if (problem := contradiction(shape)) is not None:
+        raise ConfigError(problem.in_words(_CONTRACT_NAMES))
+    return Described(shape, tuple(_notes(config, name)))
+
+
+def _notes(config: dict[str, Any], name: str) -> list[str]:
+    notes = []
+    if name not in FAMILIES:
+        called = f"model_type {name[:64]!r} is not known" if name else "config.json names no model_type"
+        notes.append(f"{called}: biases, norms and module names are guessed as a Llama's")
+    if "text_config" in config:
+        notes.append("only the text model of this multimodal configuration is counted")
+    return notes
+
+
+def _refuse_other_kinds(config: dict[str, Any], name: str) -> None:
+    """What the formulas do not describe. Raises ConfigError."""
+    for key, kind in _OTHER_LAYERS.items():
+        if config.get(key):
+            raise ConfigError(f"{key}: {kind} is not supported; give model.shape with the nearest dimensions")
+    if config.get("is_encoder_decoder") is True:
+        raise ConfigError("is_encoder_decoder: only decoder-only models are supported")
+    _refuse_guesses(config, name)
+    for key, value in _VARIANTS.items():
+        if name in FAMILIES and isinstance(config.get(key), bool) and config[key] is not value:
+            raise ConfigError(f"{key}: this variant of {name} is not supported; give model.shape")
+    for key in ("decoder_sparse_step", "interleave_moe_layer_step"):
+        if config.get(key) not in (None, 1):
+            raise ConfigError(f"{key}: layers with experts in turn with others are not supported")
+    if config.get("word_embed_proj_dim", config.get("hidden_size")) != config.get("hidden_size"):
+        raise ConfigError("word_embed_proj_dim: embeddings of another width are not supported")
+
+
+def _refuse_guesses(config: dict[str, Any], name: str) -> None:
+    """Of a family that is not known: what would be guessed wrongly by far. Raises ConfigError."""
+    if name in FAMILIES:
+        return
+    classes = config.get("architectures")
+    if isinstance(classes, list) and classes and all(str(item).endswith(_OTHER_HEADS) for item in classes):
+        raise ConfigError(f"architectures: {str(classes[0])[:64]} generates no text; only decoders are supported")
+    if any(config.get(spelling) for spelling in SPELLINGS["num_experts"]):
+        return
+    for key, value in config.items():
+        if "experts" in key and isinstance(value, int) and value > 1:
+            raise ConfigError(f"{key[:64]}: experts that are told like this are not known; give model.shape")
+
+
+def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
+    hidden = number(config, family, "hidden_size")
+    layers = number(config, family, "num_hidden_layers")
+    heads = number(config, family, "num_attention_heads")
+    if "head_dim" not in family.defaults and not config.get("head_dim") and hidden % heads:
+        raise ConfigError("head_dim is missing: hidden_size is no multiple of num_attention_heads")
+    positions = 0 if family.unlimited else number(config, family, "max_position_embeddings", 0)
+    shape = Shape(
+        hidden=hidden,
+        layers=layers,
+        intermediate=number(config, family, "intermediate_size", expansion(config) * hidden),
+        heads=heads,
+        kv_heads=number(config, family, "num_key_value_heads", heads),
+        head_dim=number(config, family, "head_dim", hidden // heads),
+        vocab=number(config, family, "vocab_size"),
+        tied=flag(config, "tie_word_embeddings", default=family.tied),
+        gated=family.gated,
+        max_positions=positions,
+        qkv_bias=switch(config, family.qkv_bias),
+        output_bias=switch(config, family.output_bias),
+        mlp_bias=switch(config, family.mlp_bias),
+        norms_per_layer=family.norms,
+        norm_bias=family.norm_bias,
+        head_norms=switch(config, family.head_norms),
+        lm_head_bias=switch(config, family.lm_head_bias),
+        learned_positions=0 if family.position_offset is None else positions + family.position_offset,
+        family=name if name in FAMILIES else "",
+        guessed=name not in FAMILIES,
+    )
+    shape = _with_experts(config, family, shape)
+    if name in ("falcon", "gpt_bigcode"):
+        shape = _with_shared_keys(config, shape)
+    if flag(config, "use_parallel_residual", default=False) and name == "stablelm":
+        shape = replace(shape, norms_per_layer=1)
+    return replace(shape, extra=_extra(config, family, shape))
+
+
+def _with_experts(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
+    """Experts, and the layers without any."""
+    experts = number(config, family, "num_experts", 0)
+    if not experts:
+        return shape
+    width = number(config, family, "moe_intermediate_size", shape.intermediate)
+    dense = max(number(config, family, "first_k_dense_replace", 0), _plain_layers(config))
+    return replace(
+        shape,
+        experts=experts,
+        active_experts=number(config, family, "num_experts_per_tok", 1),
+        intermediate=width,
+        shared_expert=_shared_width(config, family, shape, width),
+        dense_layers=dense,
+        dense_intermediate=shape.intermediate if dense else 0,
+    )
+
+
+def _plain_layers(config: dict[str, Any]) -> int:
+    plain = config.get("mlp_only_layers") or []
+    if plain != list(range(len(plain) if isinstance(plain, list) else 0)):
+        raise ConfigError("mlp_only_layers: layers without experts between others are not supported")
+    return len(plain)
+
+
+def _shared_width(config: dict[str, Any], family: Family, shape: Shape, width: int) -> int:
+    if shape.family == "llama4_text":
+        return width
+    shared = number(config, family, "n_shared_experts", 0) * width
+    return number(config, family, "shared_expert_intermediate_size", shared)
+
+
+def _with_shared_keys(config: dict[str, Any], shape: Shape) -> Shape:
+    """Falcon and GPT-BigCode: keys and values of one head, or of as many as another setting says."""
+    newer = flag(config, "new_decoder_architecture", default=False)
+    if not newer and flag(config, "multi_query", default=True):
+        shape = replace(shape, kv_heads=1)
+    if shape.family == "falcon" and not newer and flag(config, "parallel_attn", default=True):
+        shape = replace(shape, norms_per_layer=1)
+    if newer:
+        shape = replace(shape, norms_per_layer=number(config, Family(), "num_ln_in_parallel_attn", 2))
+    return replace(shape, max_positions=0) if flag(config, "alibi", default=False) else shape
+
+
+def _extra(config: dict[str, Any], family: Family, shape: Shape) -> int:
+    """Parameters of all layers that no dimension tells."""
+    extra = shape.layers * (shape.q_width + shape.kv_width) if switch(config, family.wide_norms) else 0
+    mixtures = shape.layers - shape.dense_layers
+    if shape.family == "gpt_oss":
+        # A sink per head and a bias per expert in the router.
+        extra += mixtures * (shape.heads + shape.experts)
+    if shape.family == "qwen2_moe" and shape.shared_expert:
+        # The gate of the shared expert.
+        extra += mixtures * shape.hidden
+    return extra

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of a decoder-only transformer, counted exactly from its dimensions."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from finetree_estimator.catalog.architecture import Shape, layer_kinds, norm_parameters
+from finetree_estimator.catalog.projections import layout
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Parameters by part; a tied output head counts as embedding, learned positions too."""
+
+    embeddings: int
+    attention: int
+    mlp: int
+    router: int
+    norms: int
+    lm_head: int
+    extra: int = 0
+    total: int = field(init=False)
+    """All of them."""
+
+    def __post_init__(self) -> None:
+        layers = self.attention + self.mlp + self.router + self.norms + self.extra
+        object.__setattr__(self, "total", self.embeddings + layers + self.lm_head)
+
+
+@lru_cache(maxsize=1024)
+def count(shape: Shape) -> Parameters:
+    """Parameters by part, biases with the projection that they belong to."""
+    kinds = layer_kinds(shape)
+    outer_norms = 2 if layout(shape.family).embedding_norm else 1
+    return Parameters(
+        embeddings=(shape.vocab + shape.learned_positions) * shape.hidden,
+        attention=sum(kind.layers * kind.attention for kind in kinds),
+        mlp=sum(kind.layers * kind.mlp for kind in kinds),
+        router=sum(kind.layers * kind.router for kind in kinds),
+        norms=sum(kind.layers * kind.norms for kind in kinds) + outer_norms * norm_parameters(shape),
+        lm_head=(0 if shape.tied else shape.vocab * shape.hidden) + (shape.vocab if shape.lm_head_bias else 0),
+        extra=shape.extra,
+    )
+
+
+@lru_cache(maxsize=1024)
+def active_parameters(shape: Shape) -> int:
+    """Parameters that one token uses: all of a dense model's, the chosen experts' of a mixture."""
+    idle = shape.experts - max(1, shape.active_experts)
+    if idle <= 0:
+        return count(shape).total
+    routed = 0
+    for kind in layer_kinds(shape):
+        experts = [part for part in kind.linears if part.routed]
+        biases = kind.mlp_biases if experts else 0
+        routed += kind.layers * (sum(part.weights for part in experts) + biases)
+    return count(shape).total - idle * routed // shape.experts
+
+
+@lru_cache(maxsize=1024)
+def routed_weights(shape: Shape) -> int:
+    """Weights of all routed experts, which transformers 5 stacks into parameters that are no linear layers."""
+    return sum(kind.layers * sum(part.weights for part in kind.linears if part.routed) for kind in layer_kinds(shape))
+
+
+@lru_cache(maxsize=1024)
+def linear_weights(shape: Shape) -> int:
+    """Weights of all decoder projections: what a quantised base packs."""
+    return sum(kind.layers * sum(part.weights for part in kind.linears) for kind in layer_kinds(shape))

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an answer was computed with: formulas, catalogue, prices and calibration, each with the hash of its content."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from finetree_estimator.catalog.accelerators import accelerators
+from finetree_estimator.catalog.models import models
+from finetree_estimator.catalog.names import raw
+from finetree_estimator.catalog.price_book import PriceBook
+
+ENGINE_ID = "engine-1"
+"""Changes when the same request may get another answer for another reason than its data."""
+ENGINE_DATE = "2026-11-26"
+"""Day of the last such change."""
+FORMULAS = (
+    "catalog/accelerators",
+    "catalog/architecture",
+    "catalog/devices",
+    "catalog/models",
+    "catalog/names",
+    "catalog/parameters",
+    "catalog/playbook",
+    "catalog/price_book",
+    "catalog/prices",
+    "catalog/projections",
+    "constants",
+    "cost",
+    "estimate",
+    "evidence/apply_corrections",
+    "evidence/calibration",
+    "evidence/confidence",
+    "evidence/corrections",
+    "evidence/measured_runs",
+    "evidence/similarity",
+    "intervals",
+    "memory/activations",
+    "memory/attention_scores",
+    "memory/cpu",
+    "memory/cpu_tensors",
+    "memory/fit",
+    "memory/fragmentation",
+    "memory/model_states",
+    "memory/peak",
+    "memory/sharding",
+    "memory/step_peak",
+    "memory/weights",
+    "methods/base",
+    "programs",
+    "recipe",
+    "rows",
+    "run",
+    "spec/parse",
+    "spec/resolve",
+    "spec/settings",
+    "timing/communication",
+    "timing/elementwise",
+    "timing/memory_traffic",
+    "timing/phases",
+    "timing/step_time",
+    "whatif/elsewhere",
+    "whatif/fallbacks",
+    "whatif/playbook_comparison",
+)
+"""Modules that decide the numbers; the engine's hash covers them."""
+CATALOGUE = ("models.csv", "accelerators.csv", "links.csv", "rate_classes.csv", "evidence.csv", "playbook.json")
+"""Data files that decide what is answered beside the price book; the catalogue's hash covers them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One versioned piece: a name for people, the hash that proves it, the date of its content."""
+
+    part_id: str
+    sha256: str
+    date: str
+
+
+def parts(book: PriceBook, calibration: Part) -> dict[str, Part]:
+    """What this program computes with, by the contract's field names."""
+    return {
+        "engine": _engine(),
+        "catalogue": _catalogue(),
+        "price_book": Part(book.book_id, book.sha256, book.date),
+        "calibration": calibration,
+    }
+
+
+def formulas() -> tuple[Part, Part]:
+    """What a prediction of memory and time depends on besides the request."""
+    return _engine(), _catalogue()
+
+
+@cache
+def _engine() -> Part:
+    package = resources.files("finetree_estimator")
+    sources = b"".join(package.joinpath(f"{name}.py").read_bytes() for name in FORMULAS)
+    return Part(ENGINE_ID, hashlib.sha256(sources).hexdigest(), ENGINE_DATE)
+
+
+@cache
+def _catalogue() -> Part:
+    digest = hashlib.sha256(b"".join(map(raw, CATALOGUE))).hexdigest()
+    date = max([entry.date for entry in models()] + [entry.date for entry in accelerators()])
+    return Part(f"catalogue-{date}", digest, date)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applies what was learned from observed runs to the peaks and times that the formulas give."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from finetree_estimator.evidence.corrections import Correction, Factor
+from finetree_estimator.intervals import Interval, Source, together, total
+from finetree_estimator.memory.peak import COUNTED, Memory, Parts
+from finetree_estimator.timing.phases import Phase, Times
+
+BY_RATE = frozenset({Phase.TRAIN, Phase.EVALUATE})
+"""Phases whose time goes with the device's rate; the others depend on disk and tokenizer."""
+
+
+def correct_memory(peaks: Memory, correction: Correction) -> Memory:
+    """Peaks with the factor on everything but what is counted exactly."""
+    factor = correction.memory
+    if not factor.observations:
+        return peaks
+    source = correction.source
+    counted = total(interval for kind, interval in peaks.components if kind in COUNTED)
+    device = _beyond(peaks.device, counted, factor, source)
+    return replace(
+        peaks,
+        parts=Parts.of(
+            (kind, interval if kind in COUNTED else factor.apply(interval, source))
+            for kind, interval in peaks.components
+        ),
+        allocated=_beyond(peaks.allocated, counted, factor, source),
+        reserved=_beyond(peaks.reserved, counted, factor, source),
+        device=device,
+        # On a CPU the device's peak is the host's; beside a GPU the host was not observed.
+        host=device if peaks.host == peaks.device else peaks.host,
+    )
+
+
+def correct_times(times: Times, correction: Correction, *, narrow: bool = True) -> Times:
+    """Times with the factor on what goes with the device's rate.
+
+    Without `narrow` (row lengths are unknown, which no observation of other rows helps) the widths stay.
+    """
+    factor, source = correction.step_time, correction.source
+    if not factor.observations:
+        return times
+    if not narrow:
+        factor = replace(factor, weight=0.0)
+    step = factor.apply(times.step, source)
+    tokens = times.tokens_per_second.expected * times.step.expected
+    return times._replace(
+        phases=tuple(
+            (phase, factor.apply(interval, source) if phase in BY_RATE else interval)
+            for phase, interval in times.phases
+        ),
+        total=_beyond(times.total, _others(times.phases), factor, source),
+        step=step,
+        tokens_per_second=Interval(tokens / step.high, tokens / step.expected, tokens / step.low, step.sources),
+    )
+
+
+def _others(phases: Iterable[tuple[Phase, Interval]]) -> Interval:
+    return total(interval for phase, interval in phases if phase not in BY_RATE)
+
+
+def _beyond(whole: Interval, fixed: Interval, factor: Factor, source: Source) -> Interval:
+    """`whole` with the factor on what it has beyond `fixed`."""
+    expected = max(0.0, whole.expected - fixed.expected)
+    low = min(expected, max(0.0, whole.low - fixed.low))
+    rest = factor.apply(Interval(low, expected, max(expected, whole.high - fixed.high)), source)
+    ends = (fixed.low + rest.low, fixed.expected + rest.expected, fixed.high + rest.high)
+    return Interval(*ends, together(whole.sources, rest.sources), whole.coverage)

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the suite's worker holds at its peak on a CPU, counted tensor by tensor.
+
+On a CPU the framework takes what it needs from the C library, byte by byte, and the worker's program is known: which
+tensors autograd keeps for the backward pass (transformers' decoder layers, the worker's adapters, dropout masks and
+attention by document), and which exist for a moment. So what it allocates is counted, and agrees with the profiler's
+memory events (benchmarks/estimator/cpu_memory.py). Measured are only the interpreter with its libraries, and the holes
+between what the C library has handed out.
+"""
+
+from finetree_estimator.memory.cpu_tensors import (
+    FLOAT,
+    cast_weights,
+    document_length,
+    kept_per_token,
+    layer_transient,
+    outside_layers,
+    stream_bytes,
+)
+from finetree_estimator.memory.model_states import Moment
+from finetree_estimator.methods.base import Full, Prefix, QuantizedLora
+from finetree_estimator.recipe import Recipe
+from finetree_estimator.run import Rows, Run
+
+RUNTIME = 0.49e9
+"""Resident bytes of a worker with everything but weights: interpreter, torch 2.13 for CPUs, transformers and peft
+0.42e9, the model's code and tokenizer the rest (measured, benchmarks/results/estimator/cpu_memory.json)."""
+KERNEL = 0.12e6
+"""Bytes of a matrix product that oneDNN has compiled for one shape, with what it keeps beside the code. Measured: in
+ten steps of two micro-batches of mixed lengths a process grows by 55 MB more than with
+ONEDNN_PRIMITIVE_CACHE_CAPACITY=0."""
+KERNELS_PER_SHAPE = 30
+"""Products of different dimensions in a layer, forward and backward, attention and adapters among them."""
+KERNEL_CACHE = 1024
+"""Compiled products that oneDNN keeps at most (its default ONEDNN_PRIMITIVE_CACHE_CAPACITY)."""
+HOLES = 0.20
+"""Of what comes and goes in a step, what the C library cannot hand out again because the next tensor does not fit.
+Measured with glibc 2.41: 0.1-0.2 where each micro-batch has the same size, 0.3 where sizes differ or are float32."""
+FREE_TOP = 64e6
+"""What glibc keeps at the end of its heap rather than give it back: twice its largest threshold for memory maps, which
+is 32 MiB (mallopt's manual page, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD)."""
+RUNTIME_SPREAD = (0.1, 0.3)
+"""Half-widths (below, above) of RUNTIME: other tokenizers and versions."""
+HOLES_SPREAD = (0.7, 1.0)
+"""Half-widths of the holes: measured were between half of what is expected (54 MB) and one and a half times as much."""
+TENSORS_SPREAD = 0.1
+"""Half-width of what is counted tensor by tensor. For Llamas the count is right to 4 % with each of the methods."""
+UNMEASURED_SPREAD = 0.25
+"""The same for what was not measured: 8-bit bases, and mixtures of experts."""
+CHUNK_TARGETS = 1024
+"""Targets whose logits exist at once (the worker's loss.CHUNK_TARGETS)."""
+EVALUATION_TOKENS = 4096
+"""Tokens of one forward pass of an evaluation (the worker's train.EVALUATION_TOKENS)."""
+GENERATION_BATCH = 40
+"""Questions that are answered at once (the worker's evaluate.BATCH_QUESTIONS)."""
+FUSED_SHARE = 0.02
+"""Share of the logits that a fused loss holds (Liger kernel: one block of rows)."""
+LOGITS_TRAINING = 3 * FLOAT
+"""Bytes per logit when the loss is differentiated: log-probabilities, their gradient, and the logits' gradient."""
+LOGITS_EVALUATION = 2 * FLOAT
+"""Bytes per logit of a loss without gradient: logits and log-probabilities."""
+
+
+def peak(run: Run, tokens: float, gradients: float) -> Moment:
+    """The fullest moment of a step, or of an evaluation. `tokens` are a micro-batch's, `gradients` all, in bytes."""
+    again = _micro_batches(run, tokens) > 1
+    moments = (
+        _at_the_loss(run, tokens, gradients if again else 0.0),
+        _after_backward(run, tokens, gradients, again=again),
+        _in_evaluation(run),
+    )
+    return max(moments, key=lambda moment: moment.total)
+
+
+def runtime(run: Run, tokens: float) -> float:
+    """Bytes of the process that hold no tensor: interpreter, libraries, and products compiled for ever new lengths."""
+    _, padding = document_length(run.rows, run.sequence_length)
+    if run.rows is not None and padding == 1.0:
+        return RUNTIME
+    micro_batches = max(1.0, _micro_batches(run, tokens)) * run.steps if run.steps else float(KERNEL_CACHE)
+    return RUNTIME + KERNEL * min(KERNELS_PER_SHAPE * micro_batches, KERNEL_CACHE)
+
+
+def holes(run: Run, tokens: float, gradients: float) -> float:
+    """Bytes that the process keeps beyond what is allocated: what is freed in one moment stays with it in the next.
+
+    With checkpointing each layer's stored input is put into the room that a wide tensor of the layer has left, and the
+    next layer's wide tensor finds it too small.
+    """
+    split = 0.0
+    if run.checkpointing:
+        split = tokens * run.shape.layers * run.compute_bytes * run.shape.intermediate
+    return FREE_TOP + HOLES * (_at_the_loss(run, tokens, 0.0).activations + gradients) + split
+
+
+def tensors_spread(run: Run | Recipe) -> tuple[float, float]:
+    """Half-widths of what is counted tensor by tensor."""
+    eight_bit = isinstance(run.method, QuantizedLora) and run.method.bits != 4
+    half = UNMEASURED_SPREAD if run.shape.experts or eight_bit else TENSORS_SPREAD
+    return half, half
+
+
+def _at_the_loss(run: Run, tokens: float, gradients: float) -> Moment:
+    """All activations are there; gradients only if an earlier micro-batch of the step has left some."""
+    full = isinstance(run.method, Full)
+    frozen = run.method.frozen_layers if isinstance(run.method, Full) else 0
+    layers, kept = run.shape.layers - frozen, kept_per_token(run)
+    layer = layer_transient(run)
+    if run.checkpointing:
+        kept, layer = float(stream_bytes(run) * run.shape.hidden), layer + kept
+    activations = tokens * (layers * kept + outside_layers(run)) + cast_weights(run)
+    loss, chunks = _loss(run, tokens)
+    # The head's gradient comes with the first chunk, before the other chunks and the layers.
+    head = run.compute_bytes * run.shape.vocab * run.shape.hidden if full else 0
+    return Moment(gradients, activations, max(loss + (head if chunks > 1 else 0), head + tokens * layer))
+
+
+def _after_backward(run: Run, tokens: float, gradients: float, *, again: bool) -> Moment:
+    """All gradients are there; a tied embedding's two are being added, before they join an earlier micro-batch's."""
+    method, embedding = run.method, 0
+    if isinstance(method, Full) and not method.frozen_layers and run.shape.tied:
+        embedding = (3 if again else 2) * run.master_bytes * run.shape.vocab * run.shape.hidden
+    return Moment(gradients, 0.0, max(float(embedding), tokens * layer_transient(run)))
+
+
+def _in_evaluation(run: Run) -> Moment:
+    """Held-out rows without gradients: their loss, and afterwards their answers."""
+    plan = run.evaluation
+    if plan.rows is None or not plan.before + plan.during + plan.after:
+        return Moment(0.0, 0.0, 0.0)
+    scored, answered = _scoring(run, plan.rows), _answering(run, plan.rows) if plan.generate else None
+    return scored if answered is None or scored.total > answered.total else answered
+
+
+def _scoring(run: Run, rows: Rows) -> Moment:
+    """The last states with the logits of one chunk, or what a layer needs by itself."""
+    tokens = min(rows.tokens, float(EVALUATION_TOKENS))
+    targets = min(tokens * rows.target_fraction, float(CHUNK_TARGETS))
+    logits = LOGITS_EVALUATION * run.shape.vocab * targets
+    # Without autocast: float32 weights compute in float32.
+    size = stream_bytes(run)
+    return Moment(0.0, tokens * size * run.shape.hidden, max(logits, tokens * layer_transient(run, size)))
+
+
+def _answering(run: Run, rows: Rows) -> Moment:
+    """The caches of a batch of questions, with a layer's tensors for all of its tokens or the logits of the next."""
+    shape, size = run.shape, stream_bytes(run)
+    before = run.method.virtual_tokens if isinstance(run.method, Prefix) else 0
+    length, batch = rows.longest + before, min(rows.count, GENERATION_BATCH)
+    cached = 2 * size * shape.kv_width * shape.layers * (length + run.evaluation.max_new_tokens)
+    logits = (size + FLOAT) * shape.vocab
+    return Moment(0.0, float(batch * cached), batch * max(float(logits), length * layer_transient(run, size)))
+
+
+def _micro_batches(run: Run, tokens: float) -> float:
+    """Micro-batches of a step on one device."""
+    share = -(-run.batch // run.devices)
+    return share * run.rows.mean / tokens if run.packing and run.rows is not None else share / run.micro_batch
+
+
+def _loss(run: Run, tokens: float) -> tuple[float, float]:
+    """Bytes of logits and their derivatives at once, and the chunks that the targets come in."""
+    targets = tokens
+    if run.loss == "completion-only" and run.rows is not None:
+        targets *= run.rows.target_fraction
+    whole = LOGITS_TRAINING * run.shape.vocab
+    if run.loss in ("completion-only", "chunked"):
+        return whole * min(targets, CHUNK_TARGETS), targets / CHUNK_TARGETS
+    return whole * targets * (FUSED_SHARE if run.loss == "fused" else 1.0), 1.0

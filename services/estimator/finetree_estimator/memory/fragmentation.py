@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the CUDA allocator keeps of memory that no later request can use, where rows have many lengths.
+
+Blocks of more than 10 MiB are segments of their own, and a block never serves a request that is larger than itself.
+Each micro-batch that is longer than all before it therefore takes its large blocks anew, beside those of the shorter
+ones, until the device is full; then everything unused is given back. How often that happens is a matter of records in
+a random order: what counts is the expected sum of all lengths that are longer than those before. What of a step is
+taken anew was found by a replay of the allocator with traced steps (benchmarks/estimator/fragmentation.py).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from finetree_estimator import constants as c
+from finetree_estimator.intervals import Interval, around, made, together
+from finetree_estimator.memory.activations import layer_of
+from finetree_estimator.memory.model_states import Moment, held
+from finetree_estimator.memory.peak import Component, Memory, Parts
+from finetree_estimator.memory.step_peak import loss_moment, moment_of
+from finetree_estimator.run import Rows, Run, Stretch
+
+_EULER = 0.5615
+"""exp(-0.5772): the n-th harmonic number is about log(n / _EULER)."""
+
+
+def left_over(run: Run) -> Interval | None:
+    """Bytes that are reserved beyond what rows of one length reserve, were the device without limit.
+
+    None where there are none: one length, packed rows, a CPU, an allocator whose segments grow.
+    """
+    rows = run.rows
+    if rows is None or not rows.stretches or run.packing or run.device.is_cpu or run.program.cache == "expandable":
+        return None
+    recipe, tokens = run.recipe, run.peak_tokens
+    holds, layer = held(recipe), layer_of(recipe)
+    at_loss = loss_moment(run, holds, layer, tokens)
+    spare = moment_of(run, holds, layer, tokens).total - at_loss.total
+    trained = holds.optimizer_states + holds.gradients
+    expected = c.DRAW * max(_of_logits(run, rows, at_loss, spare, trained), _of_activations(run, rows, at_loss))
+    if expected < 1:
+        return None
+    below, above = c.DRAW_SPREAD
+    return around(expected, below=below, above=above, sources=(c.ALLOCATOR_REPLAY,))
+
+
+def with_left_over(peaks: Memory, more: Interval, usable_bytes: int) -> Memory:
+    """Peaks that hold what is left over as well, as far as the device has room (0: unknown, without limit)."""
+    room = max(0.0, usable_bytes - peaks.device.expected) if usable_bytes else more.expected
+    low, expected, high, sources, coverage = more
+    added = made((min(low, room), min(expected, room), high, sources, coverage))
+    parts = Parts.of(
+        (kind, _plus(size, added) if kind is Component.FRAGMENTATION else size) for kind, size in peaks.components
+    )
+    full = max(peaks.device.high, float(usable_bytes)) if usable_bytes else math.inf
+    outside = peaks.device.expected - peaks.reserved.expected
+    reserved = _peak_plus(peaks.reserved, added, full - outside)
+    return replace(peaks, parts=parts, reserved=reserved, device=_peak_plus(peaks.device, added, full))
+
+
+def _plus(one: Interval, other: Interval) -> Interval:
+    sources = together(one.sources, other.sources)
+    return made((one.low + other.low, one.expected + other.expected, one.high + other.high, sources, one.coverage))
+
+
+def _peak_plus(peak: Interval, more: Interval, most: float) -> Interval:
+    low, expected, high, sources, coverage = _plus(peak, more)
+    return made((low, expected, max(expected, min(high, c.WIDEST * expected, most)), sources, coverage))
+
+
+def _of_logits(run: Run, rows: Rows, moment: Moment, spare: float, trained: float) -> float:
+    """Of the loss, whose float32 tensors are the largest blocks.
+
+    `spare` is what other moments reserve beyond it. Optimizer states and gradients, `trained` bytes of them, come into
+    what the first step's rows leave over.
+    """
+    if run.loss != "full-logits":
+        # Chunks are equally large whatever the rows.
+        return 0.0
+    per_logit = c.RENEWED_LOGITS_BYTES[4 if run.recipe.activation_bytes == 4 else 2]
+    renewed = c.RENEWED_LOGITS * min(moment.transient, per_logit * run.shape.vocab * run.peak_tokens)
+    widest = 4.0 * run.shape.vocab
+    first = renewed * (_renewed(run, rows, widest, _in_step(run)) - 1)
+    again = _renewed(run, rows, widest, _micro_batches(run)) - 1
+    return max(0.0, renewed * again - spare - min(trained, first))
+
+
+def _of_activations(run: Run, rows: Rows, moment: Moment) -> float:
+    """Of what layers keep: many blocks of few sizes, which serve one another for a while."""
+    widest = float(layer_of(run.recipe).stream * run.shape.intermediate)
+    if run.checkpointing or widest * run.peak_tokens < c.OWN_SEGMENT:
+        return 0.0
+    return c.RENEWED_ACTIVATIONS * math.log(_renewed(run, rows, widest, _micro_batches(run))) * moment.activations
+
+
+def _renewed(run: Run, rows: Rows, widest: float, count: int) -> float:
+    """The sum of record lengths where the largest blocks have so many bytes per token: only larger segments count."""
+    return record_sum(rows.stretches, run.micro_batch, count, c.SEGMENT_STEP / (widest * run.micro_batch))
+
+
+def _in_step(run: Run) -> int:
+    """Micro-batches of a device in an optimizer step."""
+    return -(-run.batch // (run.micro_batch * run.devices))
+
+
+def _micro_batches(run: Run) -> int:
+    """Micro-batches of a device between two times that the cache is given back."""
+    return _in_step(run) if run.program.cache == "emptied" else _in_step(run) * max(1, run.steps)
+
+
+def record_sum(stretches: Sequence[Stretch], micro_batch: int, count: int, step: float) -> float:
+    """Expected sum of all lengths that are longer than those before, in units of the longest; at least 1.
+
+    Of `count` micro-batches in random order, each as long as the longest of its `micro_batch` rows; lengths within
+    `step` tokens count as one. A length x is a record at a rate of f(x) / (1 - F(x)), cut off where so many
+    micro-batches, or so many different lengths, have no further one.
+    """
+    total, below = 0.0, 0.0
+    for shortest, longest, share in stretches:
+        upto = min(1.0, below + share)
+        start, end = 1 - below**micro_batch, 1 - upto**micro_batch
+        below = upto
+        if start <= end:
+            continue
+        width = longest - shortest
+        if width < step:
+            total += longest * (start - end) / start * (1 - (1 - start) ** count)
+            continue
+        least = _EULER * ((start - end) * step / width + 1 / count)
+        begin = shortest + width * (start + least) / (start - end)
+        total += begin * math.log((start + least) / (end + least)) - width
+    return max(1.0, total / stretches[-1].longest)

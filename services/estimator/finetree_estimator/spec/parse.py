@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a request to the run that the formulas see: defaults filled in, names looked up, contradictions refused."""
+
+from dataclasses import dataclass
+
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime.errors import InvalidArgument, invalid_field
+from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
+from finetree_runtime.runspec.resolve import optimizer_steps, resolve_spec, spec_profile
+
+from finetree_estimator.run import Run
+from finetree_estimator.spec import settings
+from finetree_estimator.spec.resolve import Knowledge, read_device, read_model, read_payment
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A request, its RunSpec with every default filled in, and the run that they describe."""
+
+    request: pb.EstimateRunRequest
+    """Not to be changed."""
+    spec: rs.RunSpec
+    """A copy of the request's spec."""
+    profile: rs.DatasetProfile | None
+    """What is known of the training data; None where nothing is."""
+    run: Run
+
+
+def parse_request(request: pb.EstimateRunRequest, knowledge: Knowledge) -> ParsedRequest:
+    """Resolve a validated request. Raises InvalidArgument and NotFound with the reasons that the rpc documents."""
+    _require(request.spec)
+    profile = request.dataset_profile if request.HasField("dataset_profile") else spec_profile(request.spec)
+    model = read_model(request.spec.model, knowledge)
+    spec = resolve_spec(request.spec, profile=profile, positions=model.shape.max_positions).spec
+    problem = combination_problem(spec) or sequence_problem(spec, model.shape.max_positions)
+    if problem is not None:
+        path = f"spec.{problem.field_path}"
+        raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
+    program = settings.training_program(request, spec)
+    # An allocator that expands its segments leaves nothing unused, so that the spread of row lengths does not matter.
+    rows = settings.training_rows(spec, profile, spec.training.sequence_length, spread=program.cache != "expandable")
+    steps = optimizer_steps(spec, rows.count) if rows is not None else 0
+    sizes = settings.number_sizes(spec, program)
+    run = Run(
+        shape=model.shape,
+        method=settings.read_method(spec, model.shape),
+        program=program,
+        device=read_device(spec.hardware, fp32=settings.is_fp32(spec)),
+        devices=settings.device_count(spec),
+        nodes=max(1, spec.hardware.nodes),
+        sharding=settings.SHARDINGS[spec.hardware.sharding],
+        micro_batch=spec.training.micro_batch_size,
+        batch=spec.training.effective_batch_size,
+        sequence_length=spec.training.sequence_length,
+        packing=spec.training.packing == rs.PACKING_ON,
+        rows=rows,
+        steps=steps,
+        weight_bytes=sizes.weight,
+        compute_bytes=sizes.compute,
+        master_bytes=sizes.master,
+        optimizer=settings.OPTIMIZERS[spec.optimizer],
+        optimizer_in_backward=spec.optimizer_in_backward,
+        checkpointing=spec.gradient_checkpointing
+        in (rs.GRADIENT_CHECKPOINTING_FULL, rs.GRADIENT_CHECKPOINTING_OFFLOADED),
+        offloaded=spec.gradient_checkpointing == rs.GRADIENT_CHECKPOINTING_OFFLOADED,
+        eager_attention=spec.attention == rs.ATTENTION_KERNEL_EAGER,
+        loss=settings.LOSSES[spec.loss_kernel],
+        evaluation=settings.evaluation_plan(spec.evaluation, settings.held_out_rows(request, spec, profile), steps),
+        checkpoints=max(0, steps - 1) // spec.checkpoints.every_steps,
+        payment=read_payment(spec, knowledge.prices),
+        notes=model.notes,
+        runs_per_month=request.runs_per_month,
+        carbon_kg_per_kwh=request.carbon_kg_per_kwh,
+    )
+    return ParsedRequest(request, spec, profile, run)
+
+
+def with_spec(request: pb.EstimateRunRequest, spec: rs.RunSpec) -> pb.EstimateRunRequest:
+    """A copy of the request with another spec, and without fallbacks."""
+    changed = pb.EstimateRunRequest()
+    changed.CopyFrom(request)
+    changed.ClearField("fallbacks")
+    changed.spec.CopyFrom(spec)
+    return changed
+
+
+def _require(spec: rs.RunSpec) -> None:
+    """Refuse a spec without what has no default."""
+    if spec.WhichOneof("method") is None:
+        raise invalid_field("spec.method", "choose one of full, lora, qlora, prefix and adapter")
+    if spec.hardware.WhichOneof("device") is None:
+        raise invalid_field("spec.hardware", "name an accelerator, describe a CPU, or give a memory class")

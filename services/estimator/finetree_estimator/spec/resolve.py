@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a spec names: its model's shape, its device, its price."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime.errors import InvalidArgument, NotFound, invalid_field
+from finetree_runtime.runspec import device_names
+
+from finetree_estimator.catalog import devices, hf_config, unknown_models
+from finetree_estimator.catalog.accelerators import AcceleratorEntry, accelerator, other_memories
+from finetree_estimator.catalog.architecture import Shape
+from finetree_estimator.catalog.config_values import ConfigError
+from finetree_estimator.catalog.consistency import contradiction
+from finetree_estimator.catalog.devices import Device
+from finetree_estimator.catalog.families import ALIASES
+from finetree_estimator.catalog.hf_config import Described
+from finetree_estimator.catalog.models import model as catalogue_model
+from finetree_estimator.catalog.names import UnknownNameError, is_currency
+from finetree_estimator.catalog.price_book import Owned, PriceBook, Quote, Rented
+from finetree_estimator.catalog.projections import LAYOUTS
+
+_NO_GPU = {"cpu", "none", "no", "no gpu"}
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What a request is read with: prices, and the folder of model configurations if there is one."""
+
+    prices: PriceBook
+    model_root: Path | None = None
+
+
+def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
+    """Dimensions of the base model, and what was guessed. Raises NotFound (MODEL_NOT_FOUND) and InvalidArgument."""
+    source = model.WhichOneof("source")
+    if source == "shape":
+        return _given_shape(model.shape)
+    if source == "path":
+        return _shape_of_path(model.path, knowledge.model_root)
+    name = model.name if source == "name" else model.hub.id
+    try:
+        return Described(catalogue_model(name).shape)
+    except UnknownNameError as error:
+        text = f"no model {name!r} in the catalogue{_instead(error)}"
+        raise NotFound("MODEL_NOT_FOUND", text, metadata={"model": name}) from error
+
+
+def read_device(hardware: rs.Hardware, *, fp32: bool) -> Device:
+    """What a run trains on. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED)."""
+    kind = hardware.WhichOneof("device")
+    if kind == "cpu":
+        cpu = hardware.cpu
+        return devices.processor(
+            name=cpu.model_name,
+            cores=cpu.cores,
+            memory_bytes=cpu.memory_bytes,
+            measured_flops=cpu.fp32_flops_per_second if fp32 else cpu.bf16_flops_per_second,
+        )
+    if kind == "unknown_accelerator":
+        return devices.by_memory_class(hardware.unknown_accelerator.marketed_memory_gb)
+    return _named_device(hardware.accelerator, fp32=fp32)
+
+
+def _named_device(name: str, *, fp32: bool) -> Device:
+    """A named accelerator. A name that the catalogue lacks may still tell of a maker that is not supported."""
+    try:
+        entry = read_accelerator(name)
+    except NotFound as error:
+        if reason := device_names.unsupported(name):
+            raise _not_supported(f"{name!r}: {reason}") from error
+        raise
+    if entry.unsupported:
+        raise _not_supported(f"{entry.display_name}: {entry.unsupported}")
+    device = devices.known(entry, fp32=fp32)
+    if others := other_memories(name):
+        sizes = " and ".join(f"{other.marketed_gb:g} GB ({other.name})" for other in others)
+        text = f"{name[:64]!r} is taken for {entry.display_name}; it is sold with {sizes} as well"
+        device = replace(device, notes=(text, *device.notes))
+    return device
+
+
+def read_accelerator(name: str) -> AcceleratorEntry:
+    """The accelerator with this name, supported or not. Raises NotFound (ACCELERATOR_NOT_FOUND)."""
+    try:
+        return accelerator(name)
+    except UnknownNameError as error:
+        text = (
+            f"no accelerator {name!r} in the catalogue{_or_nearest(error)}{_elsewhere(name)}; ListAccelerators lists "
+            "all, hardware.unknown_accelerator takes any memory class"
+        )
+        raise NotFound("ACCELERATOR_NOT_FOUND", text, metadata={"accelerator": name}) from error
+
+
+def _elsewhere(name: str) -> str:
+    """Where in a request what a name tells of is said."""
+    if name.strip().casefold() in _NO_GPU:
+        return "; a machine without a GPU is hardware.cpu"
+    return "; how many there are is said in hardware.count" if device_names.counted(name)[0] else ""
+
+
+def _not_supported(what: str) -> InvalidArgument:
+    path, text = "spec.hardware.accelerator", f"{what}; ListAccelerators says which are"
+    return InvalidArgument("ACCELERATOR_NOT_SUPPORTED", f"{path}: {text}", violations=[(path, text)])
+
+
+def device_key(hardware: rs.Hardware) -> str:
+    """What runs on equal devices have in common: the catalogue's name, or a processor's name and its cores.
+
+    "" where neither is known. Raises UnknownNameError for an accelerator that the catalogue does not have.
+    """
+    kind = hardware.WhichOneof("device")
+    if kind == "accelerator":
+        return accelerator(hardware.accelerator).name
+    name = " ".join(hardware.cpu.model_name.split())
+    return f"{name}, {hardware.cpu.cores} cores" if kind == "cpu" and name and hardware.cpu.cores else ""
+
+
+def model_family(model: rs.ModelSource) -> str:
+    """Family of a model of the catalogue; "" for any other."""
+    name = model.name or model.hub.id
+    try:
+        return catalogue_model(name).family if name else ""
+    except UnknownNameError:
+        return ""
+
+
+def read_payment(spec: rs.RunSpec, book: PriceBook) -> Owned | Rented | None:
+    """How a run is paid; None where no price is known. Raises InvalidArgument and NotFound (PRICE_NOT_FOUND).
+
+    A named accelerator without terms is taken as rented at the lowest price of the book for so many devices.
+    """
+    if spec.ownership.WhichOneof("kind") == "owned":
+        return _owned(spec.ownership.owned)
+    hardware, price_id = spec.hardware, spec.ownership.rented.price_id
+    name = accelerator(hardware.accelerator).name if hardware.accelerator else ""
+    quote = _quote(price_id, name, book) if price_id else book.cheapest(name, max(1, hardware.count))
+    return quote.terms() if quote is not None else None
+
+
+def _owned(owned: rs.OwnedHardware) -> Owned:
+    currency = owned.currency_code.upper() or "USD"
+    if not is_currency(currency):
+        text = f"{owned.currency_code!r} is no ISO 4217 code such as USD"
+        raise invalid_field("spec.ownership.owned.currency_code", text)
+    return Owned(owned.tariff_per_kwh, currency, owned.watts)
+
+
+def _given_shape(given: rs.ModelShape) -> Described:
+    family = ALIASES.get(given.family, given.family)
+    shape = Shape(
+        hidden=given.hidden_size,
+        layers=given.layers,
+        intermediate=given.intermediate_size,
+        heads=given.attention_heads,
+        kv_heads=given.kv_heads or given.attention_heads,
+        head_dim=given.head_dim or given.hidden_size // given.attention_heads,
+        vocab=given.vocab_size,
+        tied=given.tied_embeddings,
+        gated=given.gated_mlp,
+        max_positions=given.max_position_embeddings,
+        experts=given.experts,
+        active_experts=given.active_experts,
+        qkv_bias=given.attention_bias,
+        output_bias=given.attention_output_bias,
+        mlp_bias=given.mlp_bias,
+        norms_per_layer=given.norms_per_layer or 2,
+        norm_bias=given.norm_bias,
+        head_norms=given.head_norms,
+        lm_head_bias=given.lm_head_bias,
+        learned_positions=given.learned_positions,
+        shared_expert=given.shared_expert_size,
+        dense_layers=given.dense_layers,
+        dense_intermediate=given.dense_intermediate_size,
+        extra=given.extra_parameters,
+        family=family,
+        guessed=bool(family) and family not in LAYOUTS,
+    )
+    if (problem := contradiction(shape)) is not None:
+        raise invalid_field(f"spec.model.shape.{problem.field}", problem.text)
+    if not given.head_dim and given.hidden_size % given.attention_heads:
+        text = "is needed: hidden_size is no multiple of attention_heads"
+        raise invalid_field("spec.model.shape.head_dim", text)
+    guessed = f"the family {family!r} is not known: module names are taken to be a Llama's"
+    return Described(shape, (guessed,) if shape.guessed else ())
+
+
+def _shape_of_path(path: str, root: Path | None) -> Described:
+    if root is None:
+        text = "only a trainer knows local models; name a model of the catalogue or give model.shape"
+        raise NotFound("MODEL_NOT_FOUND", f"spec.model.path: {text}", violations=[("spec.model.path", text)])
+    file = hf_config.find(root, path)
+    if file is None:
+        text = f"no config.json at {path!r} under the model root"
+        raise NotFound("MODEL_NOT_FOUND", f"spec.model.path: {text}", violations=[("spec.model.path", text)])
+    try:
+        return hf_config.read(file)
+    except ConfigError as error:
+        raise invalid_field("spec.model.path", f"{path!r} describes no known model: {error}") from error
+
+
+def _quote(price_id: str, accelerator: str, book: PriceBook) -> Quote:
+    try:
+        quote = book.find(price_id)
+    except UnknownNameError as error:
+        text = (
+            f"no price {price_id!r} in the price book{_or_nearest(error)}; ListPrices lists all, '' takes the cheapest"
+        )
+        raise NotFound("PRICE_NOT_FOUND", text, metadata={"price_id": price_id}) from error
+    if quote.accelerator != accelerator:
+        text = f"the price {price_id!r} is for {quote.accelerator}, not for {accelerator or 'this device'}"
+        raise NotFound("PRICE_NOT_FOUND", text, metadata={"price_id": price_id})
+    return quote
+
+
+def _instead(error: UnknownNameError) -> str:
+    """What to do about a model that is not known: what its name tells, or the nearest ones."""
+    if reason := unknown_models.hint(error.name):
+        return f"; {reason}. ListModels lists those that are known"
+    return f"{_or_nearest(error)}; ListModels lists all, model.shape takes any"
+
+
+def _or_nearest(error: UnknownNameError) -> str:
+    return f"; did you mean {', '.join(error.nearest)}?" if error.nearest else ""

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The smallest sets of changes that make a run fit, the least harmful first.
+
+What a change does to the run is read once, as the fields that differ; sets of changes are then tried as runs with those
+fields replaced, which is some ten times cheaper than parsed a changed request. What is found is read for good, so that
+a remedy says exactly what an estimate of the changed spec says.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_runtime.errors import DomainError
+
+from finetree_estimator.estimate import fit_of
+from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
+from finetree_estimator.intervals import Interval
+from finetree_estimator.memory.fit import Verdict
+from finetree_estimator.run import Run
+from finetree_estimator.spec.parse import ParsedRequest, parse_request
+from finetree_estimator.spec.resolve import Knowledge
+from finetree_estimator.whatif.changes import MAJOR, Change, applicable, apply_patch
+
+MOST = 4
+"""Remedies that an answer holds."""
+TRIES = 32
+"""Sets of changes that are tried in the order of their harm; beyond that sets are made by leaving changes out."""
+
+Changes = tuple[Change, ...]
+Test = Callable[[Changes], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """Changes to be made together, and the device peak in bytes after them."""
+
+    changes: Changes
+    peak: Interval
+    verdict: Verdict
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        changes = ", ".join(change.summary for change in self.changes)
+        return f"{changes}: about {self.peak.expected / 1024**3:.1f} GiB, {self.verdict.value}"
+
+
+def search(
+    request: pb.EstimateRunRequest,
+    parsed: ParsedRequest,
+    knowledge: Knowledge,
+    correction: Correction = UNCORRECTED,
+    *,
+    limit_bytes: int = 0,
+) -> list[Remedy]:
+    """Smallest sets of changes after which the run fits, the least harmful first; empty where it fits already.
+
+    With `limit_bytes` the whole interval of the device peak must also be below that.
+    """
+    peaks, fit = fit_of(parsed.run, correction)
+    if _inside(peaks.device, fit.verdict, limit_bytes) or not (parsed.run.device.usable_bytes or limit_bytes):
+        return []
+    effects = _effects(request, parsed, knowledge)
+
+    def fits(changes: Changes) -> bool:
+        merged = {name: value for change in changes for name, value in effects[change].items()}
+        peaks, fit = fit_of(replace(parsed.run, **merged), correction)
+        return _inside(peaks.device, fit.verdict, limit_bytes)
+
+    found: list[Remedy] = []
+    for changes in _candidates(list(effects), fits):
+        remedy = _remedy(request, parsed, knowledge, correction, changes)
+        if remedy is not None and _inside(remedy.peak, remedy.verdict, limit_bytes):
+            found.append(remedy)
+    return found
+
+
+def furthest(
+    request: pb.EstimateRunRequest, parsed: ParsedRequest, knowledge: Knowledge, correction: Correction = UNCORRECTED
+) -> Remedy | None:
+    """Of all changes that lower memory those that go furthest together, the settings first; None where there are none.
+
+    It says how much a run needs at the least where `search` finds nothing.
+    """
+    changes = list(_effects(request, parsed, knowledge))
+    minor = [change for change in changes if change.group not in MAJOR]
+    sets = [(*_strongest(minor, major), *major) for major in _majors(changes)]
+    tried = [_remedy(request, parsed, knowledge, correction, chosen) for chosen in sets if chosen]
+    return min((remedy for remedy in tried if remedy is not None), key=lambda item: item.peak.high, default=None)
+
+
+def _inside(peak: Interval, verdict: Verdict, limit_bytes: int) -> bool:
+    if not limit_bytes:
+        return verdict is Verdict.FITS
+    return verdict in (Verdict.FITS, Verdict.UNSPECIFIED) and peak.high <= limit_bytes
+
+
+def _effects(
+    request: pb.EstimateRunRequest, parsed: ParsedRequest, knowledge: Knowledge
+) -> dict[Change, dict[str, Any]]:
+    """Fields of the run that each applicable change sets; a change that cannot be made is left out."""
+    effects: dict[Change, dict[str, Any]] = {}
+    for change in applicable(parsed):
+        try:
+            run = parse_request(_changed(request, parsed, (change,)), knowledge).run
+        except DomainError:
+            continue
+        if differing := _difference(parsed.run, run):
+            effects[change] = differing
+    return effects
+
+
+def _difference(before: Run, after: Run) -> dict[str, Any]:
+    pairs = ((item.name, getattr(before, item.name), getattr(after, item.name)) for item in fields(Run) if item.init)
+    return {name: new for name, old, new in pairs if new != old}
+
+
+def _remedy(
+    request: pb.EstimateRunRequest,
+    parsed: ParsedRequest,
+    knowledge: Knowledge,
+    correction: Correction,
+    changes: Changes,
+) -> Remedy | None:
+    """What an estimate of the changed spec says; None where the changes contradict each other."""
+    try:
+        after = parse_request(_changed(request, parsed, changes), knowledge)
+    except DomainError:
+        return None
+    peaks, fit = fit_of(after.run, correction)
+    return Remedy(changes, peaks.device, fit.verdict)
+
+
+def _changed(request: pb.EstimateRunRequest, parsed: ParsedRequest, changes: Changes) -> pb.EstimateRunRequest:
+    changed = pb.EstimateRunRequest()
+    changed.CopyFrom(request)
+    changed.spec.CopyFrom(parsed.spec)
+    for change in changes:
+        for path, json_value in change.patches:
+            apply_patch(changed.spec, path, json_value)
+    return changed
+
+
+def _candidates(changes: list[Change], fits: Test) -> list[Changes]:
+    """Minimal sets of changes that fit, by harm."""
+    minor = sorted((change for change in changes if change.group not in MAJOR), key=lambda change: change.harm)
+    hopeful = [major for major in _majors(changes) if fits((*major, *_strongest(minor, major)))]
+    found: list[Changes] = []
+    for chosen in itertools.islice(_by_harm(hopeful, minor, found), TRIES):
+        if fits(chosen):
+            found.append(chosen)
+        if len(found) == MOST:
+            break
+    for major in hopeful:
+        if len(found) == MOST:
+            break
+        # A choice of method and devices of which nothing was found yet, and that goes no further than one of which was.
+        if not any(_goes_as_far(major, _major_of(other)) for other in found):
+            found.append(_lightened((*major, *_strongest(minor, major)), minor, fits))
+    return sorted(found, key=_harm)
+
+
+def _major_of(changes: Changes) -> Changes:
+    return tuple(change for change in changes if change.group in MAJOR)
+
+
+def _majors(changes: Iterable[Change]) -> list[Changes]:
+    """Every choice of changes of the major groups, none among them, by harm."""
+    groups: dict[str, list[Changes]] = {group: [()] for group in MAJOR}
+    for change in changes:
+        if change.group in MAJOR:
+            groups[change.group].append((change,))
+    choices = [tuple(itertools.chain(*choice)) for choice in itertools.product(*groups.values())]
+    return sorted(choices, key=_harm)
+
+
+def _strongest(minor: list[Change], major: Changes) -> Changes:
+    """The changes that go furthest, of each group that goes with the others; first those that exclude others."""
+    chosen: list[Change] = []
+    for change in sorted(minor, key=lambda change: (-len(change.excludes), -change.level)):
+        if change.goes_with((*major, *chosen)):
+            chosen.append(change)
+    return tuple(chosen)
+
+
+def _by_harm(majors: list[Changes], minor: list[Change], found: list[Changes]) -> Iterator[Changes]:
+    """Sets of changes by harm: a major choice and any of the minor changes.
+
+    A set that a found one is part of, or that goes at least as far in everything, is left out.
+    """
+    order = itertools.count()
+    waiting: list[tuple[int, int, Changes, tuple[int, ...]]] = []
+
+    def put(major: Changes, picked: tuple[int, ...]) -> None:
+        if not picked or picked[-1] < len(minor):
+            harm = _harm(major) + sum(minor[index].harm for index in picked)
+            heapq.heappush(waiting, (harm, next(order), major, picked))
+
+    for major in majors:
+        put(major, ())
+    while waiting:
+        _, _, major, picked = heapq.heappop(waiting)
+        chosen = (*major, *(minor[index] for index in picked))
+        if picked:
+            put(major, (*picked[:-1], picked[-1] + 1))
+        sound = not picked or minor[picked[-1]].goes_with(chosen[:-1])
+        if not sound or any(_goes_as_far(chosen, other) for other in found):
+            continue
+        if chosen:
+            yield chosen
+        if not any(_goes_as_far(chosen, other) for other in found):
+            put(major, (*picked, picked[-1] + 1 if picked else 0))
+
+
+def _goes_as_far(changes: Changes, other: Changes) -> bool:
+    """Whether `changes` do at least what `other` does."""
+    levels = {change.group: change.level for change in changes}
+    return all(levels.get(change.group, 0) >= change.level for change in other)
+
+
+def _lightened(changes: Changes, minor: list[Change], fits: Test) -> Changes:
+    """A set that fits, less every change without which it still does; what must stay goes no further than needed."""
+    for change in sorted(changes, key=lambda change: -change.harm):
+        rest = tuple(other for other in changes if other is not change)
+        if fits(rest):
+            changes = rest
+            continue
+        for weaker in minor:
+            if weaker.group == change.group and weaker.level < change.level and fits((*rest, weaker)):
+                changes = (*rest, weaker)
+                break
+    return changes
+
+
+def _harm(changes: Changes) -> int:
+    return sum(change.harm for change in changes)

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the contract and the domain: names are read, pages are cut, nothing is decided."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from finetree_api.trainer.v1 import base_model_pb2, dataset_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_runtime.errors import invalid_field
+from finetree_runtime.ids import ResourceName, parse_child, parse_name, parse_parent
+from finetree_runtime.paging import PageTokens, page_size
+from finetree_runtime.server import context
+from finetree_runtime.server.identity import server_info
+
+from finetree_trainer.datasets.datasets import Datasets
+from finetree_trainer.datasets.previews import DEFAULT_ROWS, MAX_ROWS, Previews
+from finetree_trainer.joblog.list import EventLister
+from finetree_trainer.joblog.watch import Filter, Watches
+from finetree_trainer.jobs.artifacts import Artifacts
+from finetree_trainer.jobs.jobs import Jobs
+from finetree_trainer.models.base_models import BaseModels
+from finetree_trainer.scheduling.host import Host
+from finetree_trainer.scheduling.queue import Scheduler
+from finetree_trainer.store.events import kinds_mask
+
+SERVICE = "finetree_api.trainer.v1.TrainerService"
+"""Full name of the service."""
+
+FEATURES = ("train.full", "train.lora", "prepare", "models.hub", "watch.cursor", "datasets.resume", "datasets.preview")
+"""What a client may look for in GetServerInfo."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
+    """Every rpc of the trainer; its fields are what answers them."""
+
+    jobs: Jobs
+    datasets: Datasets
+    watches: Watches
+    lister: EventLister
+    artifacts: Artifacts
+    previews: Previews
+    base_models: BaseModels
+    host: Host
+    scheduler: Scheduler
+    tokens: PageTokens
+    version: str
+    limits: dict[str, int]
+    """Of this service, by name, as GetServerInfo tells them."""
+
+    async def CreateDataset(self, request: dataset_pb2.CreateDatasetRequest, context_: Any) -> Any:
+        """Start an upload."""
+        dataset = await self.datasets.create(_parent(request.parent), context.principal().name, request)
+        context.bind(dataset=dataset.uid)
+        return dataset_pb2.CreateDatasetResponse(dataset=dataset)
+
+    async def WriteDataset(
+        self, request_iterator: AsyncIterator[dataset_pb2.WriteDatasetRequest], context_: Any
+    ) -> dataset_pb2.WriteDatasetResponse:
+        """Receive the pieces of an upload."""
+        pieces = aiter(request_iterator)
+        first = await anext(pieces, None)
+        if first is None or not first.name:
+            raise invalid_field("name", "the first message must name the dataset")
+        uid = _uid(first.name, "datasets")
+        context.bind(dataset=uid)
+        return dataset_pb2.WriteDatasetResponse(dataset=await self.datasets.write(uid, _pieces(first, pieces)))
+
+    async def GetDataset(self, request: dataset_pb2.GetDatasetRequest, context_: Any) -> dataset_pb2.GetDatasetResponse:
+        """Give a dataset."""
+        return dataset_pb2.GetDatasetResponse(dataset=await self.datasets.get(_uid(request.name, "datasets")))
+
+    async def ListDatasets(
+        self, request: dataset_pb2.ListDatasetsRequest, context_: Any
+    ) -> dataset_pb2.ListDatasetsResponse:
+        """List datasets, newest first."""
+        project, size = _parent(request.parent), page_size(request.page_size)
+        scope = f"ListDatasets/{project}"
+        before = self.tokens.read(scope, request.page_token) or ""
+        found = await self.datasets.page(project, before=before, limit=size + 1)
+        token = self.tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
+        return dataset_pb2.ListDatasetsResponse(datasets=found[:size], next_page_token=token)
+
+    async def DeleteDataset(
+        self, request: dataset_pb2.DeleteDatasetRequest, context_: Any
+    ) -> dataset_pb2.DeleteDatasetResponse:
+        """Delete a dataset that no job needs."""
+        name = parse_name(request.name, "datasets", project=context.principal().project)
+        await self.datasets.delete(name.id, name.project, request_id=request.request_id)
+        return dataset_pb2.DeleteDatasetResponse()
+
+    async def PreviewDataset(
+        self, request: dataset_pb2.PreviewDatasetRequest, context_: Any
+    ) -> dataset_pb2.PreviewDatasetResponse:
+        """Show rows as training sees them."""
+        if bool(request.name) == bool(request.job):
+            raise invalid_field("name", "name a dataset, or in its place a PREPARE job in `job`")
+        subject = _uid(request.job, "jobs", "job") if request.job else _uid(request.name, "datasets")
+        scope = _scope("PreviewDataset", subject, request, "page_token", "page_size", "name", "job")
+        # Later pages are of the job that the first was of, also when a newer one has succeeded meanwhile.
+        job, _, offset = (self.tokens.read(scope, request.page_token) or "").partition(":")
+        if not job and not request.job:
+            await self.datasets.get(subject)
+            job = await self.previews.newest(subject)
+        job = job or subject
+        size = page_size(request.page_size, default=DEFAULT_ROWS, maximum=MAX_ROWS)
+        rows, reached = await self.previews.page(job, request, offset=int(offset or 0), limit=size)
+        token = self.tokens.issue(scope, f"{job}:{reached}") if reached else ""
+        name = str(ResourceName(context.principal().project, "jobs", job))
+        return dataset_pb2.PreviewDatasetResponse(rows=rows, next_page_token=token, job=name)
+
+    async def ListBaseModels(
+        self, request: base_model_pb2.ListBaseModelsRequest, context_: Any
+    ) -> base_model_pb2.ListBaseModelsResponse:
+        """List the base models that are here, by name."""
+        size = page_size(request.page_size)
+        after = self.tokens.read("ListBaseModels", request.page_token) or ""
+        found = [model for model in await self.base_models.all() if model.name > after]
+        token = self.tokens.issue("ListBaseModels", found[size - 1].name) if len(found) > size else ""
+        return base_model_pb2.ListBaseModelsResponse(base_models=found[:size], next_page_token=token)
+
+    async def GetBaseModel(
+        self, request: base_model_pb2.GetBaseModelRequest, context_: Any
+    ) -> base_model_pb2.GetBaseModelResponse:
+        """Give a base model."""
+        return base_model_pb2.GetBaseModelResponse(base_model=await self.base_models.get(request.name))
+
+    async def DeleteBaseModel(
+        self, request: base_model_pb2.DeleteBaseModelRequest, context_: Any
+    ) -> base_model_pb2.DeleteBaseModelResponse:
+        """Delete a base model that no job needs."""
+        return base_model_pb2.DeleteBaseModelResponse(base_model=await self.base_models.delete(request.name))
+
+    async def ValidateJob(self, request: trainer_pb2.ValidateJobRequest, context_: Any) -> Any:
+        """Resolve a job without creating it."""
+        plan = await self.jobs.validate(_parent(request.parent), request.job)
+        response = trainer_pb2.ValidateJobResponse(
+            resolved_spec=plan.spec,
+            setting_sources=plan.sources,
+            checks=plan.checks,
+            plan_digest=plan.digest,
+            notes=plan.notes,
+        )
+        if plan.estimate is not None:
+            response.estimate.CopyFrom(plan.estimate)
+        return response
+
+    async def CreateJob(self, request: trainer_pb2.CreateJobRequest, context_: Any) -> trainer_pb2.CreateJobResponse:
+        """Create a job."""
+        job = await self.jobs.create(
+            _parent(request.parent),
+            context.principal().name,
+            request.job,
+            request_id=request.request_id,
+            validate_only=request.validate_only,
+        )
+        context.bind(job=job.uid)
+        return trainer_pb2.CreateJobResponse(job=job)
+
+    async def GetJob(self, request: trainer_pb2.GetJobRequest, context_: Any) -> trainer_pb2.GetJobResponse:
+        """Give a job."""
+        return trainer_pb2.GetJobResponse(job=await self.jobs.get(_uid(request.name, "jobs")))
+
+    async def ListJobs(self, request: trainer_pb2.ListJobsRequest, context_: Any) -> trainer_pb2.ListJobsResponse:
+        """List jobs, newest first."""
+        project, size = _parent(request.parent), page_size(request.page_size)
+        scope = _scope("ListJobs", project, request, "page_token", "page_size", "parent")
+        before = self.tokens.read(scope, request.page_token) or ""
+        found = await self.jobs.page(
+            project, before=before, limit=size + 1, states=list(request.states), labels=dict(request.labels)
+        )
+        token = self.tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
+        return trainer_pb2.ListJobsResponse(jobs=found[:size], next_page_token=token)
+
+    async def CancelJob(self, request: trainer_pb2.CancelJobRequest, context_: Any) -> trainer_pb2.CancelJobResponse:
+        """Ask a job to stop."""
+        save = request.mode == trainer_pb2.CANCEL_MODE_CHECKPOINT
+        return trainer_pb2.CancelJobResponse(job=await self.jobs.cancel(_uid(request.name, "jobs"), save=save))
+
+    async def WatchJob(
+        self, request: trainer_pb2.WatchJobRequest, context_: Any
+    ) -> AsyncIterator[trainer_pb2.WatchJobResponse]:
+        """Stream a job's events."""
+        uid = _uid(request.name, "jobs")
+        context.bind(job=uid)
+        chosen = Filter(
+            mask=kinds_mask(request.kinds),
+            min_level=request.min_level,
+            min_interval=request.min_interval.ToNanoseconds() / 1e9,
+            steps_per_second=request.max_step_events_per_second,
+            heartbeat=request.heartbeat.ToNanoseconds() / 1e9 or Filter().heartbeat,
+        )
+        after = await self.watches.start(request, uid)
+        async for batch in self.watches.watch(uid, after, chosen, context.principal().name):
+            yield batch
+
+    async def ListEvents(self, request: trainer_pb2.ListEventsRequest, context_: Any) -> trainer_pb2.ListEventsResponse:
+        """List events, in either order."""
+        uid = _uid(request.name, "jobs")
+        scope = _scope("ListEvents", uid, request, "page_token", "page_size", "name")
+        position = self.tokens.read(scope, request.page_token)
+        size = page_size(request.page_size, default=100)
+        found, reached = await self.lister.page(uid, request, position=int(position or 0), limit=size)
+        token = self.tokens.issue(scope, str(reached)) if reached else ""
+        return trainer_pb2.ListEventsResponse(events=found, next_page_token=token)
+
+    async def ListArtifacts(
+        self, request: trainer_pb2.ListArtifactsRequest, context_: Any
+    ) -> trainer_pb2.ListArtifactsResponse:
+        """List what a job made."""
+        uid, size = _uid(request.parent, "jobs", "parent"), page_size(request.page_size)
+        scope = f"ListArtifacts/{uid}"
+        after = self.tokens.read(scope, request.page_token) or ""
+        found = await self.artifacts.page(uid, after=after, limit=size + 1)
+        token = self.tokens.issue(scope, found[size - 1][0]) if len(found) > size else ""
+        shown = [artifact for _, artifact in found[:size]]
+        return trainer_pb2.ListArtifactsResponse(artifacts=shown, next_page_token=token)
+
+    async def DownloadArtifact(
+        self, request: trainer_pb2.DownloadArtifactRequest, context_: Any
+    ) -> AsyncIterator[trainer_pb2.DownloadArtifactResponse]:
+        """Stream a file of an artifact."""
+        job, artifact = parse_child(request.name, "jobs", "artifacts", project=context.principal().project)
+        async for piece in self.artifacts.read(job.id, artifact, request.path, request.offset, request.limit):
+            yield piece
+
+    async def GetCapacity(self, request: trainer_pb2.GetCapacityRequest, context_: Any) -> Any:
+        """Say what the server can run and what runs now."""
+        await self.host.wait(request.wait_for_rate.ToNanoseconds() / 1e9)
+        return await self.host.capacity(self.scheduler, self.limits)
+
+    async def GetServerInfo(self, request: trainer_pb2.GetServerInfoRequest, context_: Any) -> Any:
+        """Say what this server is."""
+        info = server_info("finetree-trainer", self.version, features=FEATURES, limits=self.limits)
+        return trainer_pb2.GetServerInfoResponse(server=info)
+
+
+def _parent(text: str) -> str:
+    return parse_parent(text, project=context.principal().project)
+
+
+def _uid(text: str, collection: str, field_path: str = "name") -> str:
+    return parse_name(text, collection, field_path=field_path, project=context.principal().project).id
+
+
+def _scope(method: str, subject: str, request: Any, *without: str) -> str:
+    """What a page token is good for: this list with these filters, not another one."""
+    body = type(request)()
+    body.CopyFrom(request)
+    for name in without:
+        body.ClearField(name)
+    return f"{method}/{subject}/{hashlib.sha256(body.SerializeToString(deterministic=True)).hexdigest()}"
+
+
+async def _pieces(
+    first: dataset_pb2.WriteDatasetRequest, rest: AsyncIterator[dataset_pb2.WriteDatasetRequest]
+) -> AsyncIterator[tuple[int, bytes]]:
+    if first.data:
+        yield first.offset, first.data
+    async for piece in rest:
+        yield piece.offset, piece.data

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job as it changes inside one transaction: events are added, states move, numbers are kept up."""
+
+from finetree_api.trainer.v1 import event_pb2, job_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import status_pb2
+
+from finetree_trainer.joblog import progress, states
+from finetree_trainer.store.jobs import JobRow
+
+_PAYLOADS = {
+    field.name: event_pb2.EventKind.Value(f"EVENT_KIND_{field.name.upper()}")
+    for field in event_pb2.JobEvent.DESCRIPTOR.oneofs_by_name["payload"].fields
+}
+_LEVELS = {
+    "checkpoint_failed": event_pb2.EVENT_LEVEL_WARNING,
+    "batch_size_changed": event_pb2.EVENT_LEVEL_WARNING,
+    "alert": event_pb2.EVENT_LEVEL_WARNING,
+}
+
+
+class FinishedError(Exception):
+    """The job has its Terminal event; nothing comes after it."""
+
+
+class Draft:
+    """The job's row, the changing part of its Job message, and the events of this transaction.
+
+    It lives on the writer thread for the length of one transaction. `now` is the service's clock in microseconds.
+    """
+
+    def __init__(self, row: JobRow, now: int) -> None:
+        self.row = row
+        self.now = now
+        self.live = job_pb2.Job.FromString(row.snapshot)
+        self.events: list[event_pb2.JobEvent] = []
+        self.changed = False
+        self._closed = row.state in states.TERMINAL
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has its Terminal event."""
+        return self._closed
+
+    def add(self, event: event_pb2.JobEvent) -> None:
+        """Number an event, complete it and take it into the log. Raises FinishedError after the Terminal event."""
+        if self._closed:
+            raise FinishedError(self.row.uid)
+        row = self.row
+        row.last_seq += 1
+        payload = event.WhichOneof("payload") or ""
+        event.job, event.job_uid, event.seq = row.name, row.uid, row.last_seq
+        event.attempt, event.state = row.attempt, job_pb2.JobState.ValueType(row.state)
+        event.event_time.FromMicroseconds(self.now)
+        if row.attempt_started:
+            event.elapsed.FromMicroseconds(max(0, self.now - row.attempt_started))
+        event.kind = event_pb2.EventKind.ValueType(_PAYLOADS.get(payload, 0))
+        event.type = event.type or f"finetree.job.{payload}"
+        event.level = event.level or _LEVELS.get(payload, event_pb2.EVENT_LEVEL_INFO)
+        progress.note(self.live, event)
+        self.events.append(event)
+
+    def move(self, state: job_pb2.JobState.ValueType, code: str, text: str, remedy: str = "") -> None:
+        """Go to another state, and log it. Raises TransitionError where it may not follow."""
+        previous = job_pb2.JobState.ValueType(self.row.state)
+        states.check(previous, state)
+        reason = job_pb2.StateReason(code=code, text=text, remedy=remedy)
+        self.row.state = state
+        self.live.state_reason.CopyFrom(reason)
+        changed = event_pb2.StateChanged(previous=previous, current=state, reason=reason)
+        self.add(event_pb2.JobEvent(state_changed=changed, message=text))
+
+    def finish(
+        self,
+        state: job_pb2.JobState.ValueType,
+        code: str,
+        text: str,
+        *,
+        remedy: str = "",
+        error: status_pb2.Status | None = None,
+        category: job_pb2.FailureCategory.ValueType = job_pb2.FAILURE_CATEGORY_UNSPECIFIED,
+        retryable: bool = False,
+        summary: event_pb2.RunSummary | None = None,
+    ) -> None:
+        """Go to a terminal state and log the one Terminal event, which nothing follows."""
+        self.move(state, code, text, remedy)
+        self.row.end_time = self.now
+        self.live.failure_category = category
+        if error is not None:
+            self.live.error.CopyFrom(error)
+        terminal = event_pb2.Terminal(
+            state=state, error=error, failure_category=category, retryable=retryable, summary=summary
+        )
+        level = event_pb2.EVENT_LEVEL_ERROR if state == job_pb2.JOB_STATE_FAILED else event_pb2.EVENT_LEVEL_INFO
+        self.add(event_pb2.JobEvent(terminal=terminal, message=text, level=level))
+        self._closed = True
+
+    def begin_attempt(self) -> int:
+        """Count a new attempt and start its clock; its number."""
+        self.row.attempt += 1
+        self.row.attempt_started = self.now
+        if not self.live.HasField("start_time"):
+            self.live.start_time.CopyFrom(timestamp(self.now))
+        return self.row.attempt
+
+    def seal(self) -> bool:
+        """Write the message back into the row; whether there is anything to store."""
+        if not self.events and not self.changed:
+            return False
+        self.row.snapshot = self.live.SerializeToString()
+        self.row.update_time = self.now
+        return True
+
+
+def timestamp(micros: int) -> Timestamp:
+    """Microseconds since 1970 as a protobuf Timestamp."""
+    moment = Timestamp()
+    moment.FromMicroseconds(micros)
+    return moment

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base models that are on this machine: found on the disk, where workers put them, and removed from it."""
+
+import asyncio
+import difflib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetree_api.trainer.v1 import base_model_pb2, job_pb2
+from finetree_api.types.v1 import run_spec_pb2
+from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
+from finetree_runtime.ids import uuid7
+from sqlalchemy import Connection
+
+from finetree_trainer.disk import to_its_end
+from finetree_trainer.joblog import states
+from finetree_trainer.joblog.transaction import timestamp
+from finetree_trainer.models import hub, locate
+from finetree_trainer.store import jobs
+from finetree_trainer.store.database import Store
+
+COLLECTION = "models/"
+"""How the name of a base model begins."""
+_PARTIAL = ".partial"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A base model and its folder."""
+
+    message: base_model_pb2.BaseModel
+    folder: Path
+
+
+class BaseModels:
+    """Lists, finds and deletes base models."""
+
+    def __init__(self, store: Store, models_: locate.Models) -> None:
+        self._store, self._models = store, models_
+
+    async def all(self) -> list[base_model_pb2.BaseModel]:
+        """Every base model, in the order of their names."""
+        return [found.message for found in await asyncio.to_thread(self._scan)]
+
+    async def get(self, name: str) -> base_model_pb2.BaseModel:
+        """The base model of a name, hub id, or hub id@revision. Raises NotFound and InvalidArgument MODEL_AMBIGUOUS."""
+        return _pick(await asyncio.to_thread(self._scan), name).message
+
+    async def delete(self, name: str) -> base_model_pb2.BaseModel:
+        """Delete a base model. Raises what `get` raises, and FailedPrecondition MODEL_IN_USE and MODEL_NOT_OURS."""
+        found = _pick(await asyncio.to_thread(self._scan), name)
+        if found.message.origin == base_model_pb2.BASE_MODEL_ORIGIN_PATH:
+            text = f"{found.message.name} lies under a model root, where the operator keeps it; remove it there."
+            raise FailedPrecondition("MODEL_NOT_OURS", text, violations=[(found.message.name, text)])
+        discarded = self._models.folder / f".{uuid7()}.deleted"
+
+        def work(connection: Connection) -> None:
+            # On the thread that creates jobs, too: none that needs the model can come in between.
+            self._require_unused(connection, found)
+            if found.folder.exists():
+                found.folder.rename(discarded)
+
+        await to_its_end(self._remove(work, discarded, found.folder.parent))
+        return found.message
+
+    async def _remove(self, work: Any, discarded: Path, parent: Path) -> None:
+        await self._store.write(work)
+        await asyncio.to_thread(_clear, discarded, parent)
+
+    def _require_unused(self, connection: Connection, found: Found) -> None:
+        for row in jobs.in_states(connection, states.LIVE):
+            record = job_pb2.Job.FromString(row.record)
+            try:
+                model = self._models.again(record.spec.model, record.base)
+            except DomainError:
+                continue
+            preparing = record.kind == job_pb2.JOB_KIND_PREPARE and model.home == found.folder.parent
+            if model.folder == found.folder or preparing:
+                text = f"{row.name} needs {found.message.name}; wait for it or cancel it."
+                raise FailedPrecondition(
+                    "MODEL_IN_USE", text, metadata={"job": row.name}, violations=[(row.name, text)]
+                )
+
+    def _scan(self) -> list[Found]:
+        found = [*self._of_wheels(), *self._of_hub(), *self._under_roots()]
+        return sorted(found, key=lambda item: item.message.name)
+
+    def _of_wheels(self) -> Iterator[Found]:
+        for known in locate.KNOWN:
+            folder = self._models.folder / known.name
+            if (folder / "config.json").is_file():
+                source = run_spec_pb2.ModelSource(name=known.name)
+                yield _found(folder, known.name, base_model_pb2.BASE_MODEL_ORIGIN_WHEEL, source, known.hub_id)
+
+    def _of_hub(self) -> Iterator[Found]:
+        for home in _folders(self._models.folder / "hub"):
+            refs = hub.refs(home)
+            for folder in _folders(home):
+                commit = folder.name.removeprefix(".").removesuffix(_PARTIAL)
+                if not hub.COMMIT.fullmatch(commit):
+                    continue
+                hub_id = str(_json(folder / "manifest.json").get("hub_id", "")) or home.name.replace("--", "/", 1)
+                source = run_spec_pb2.ModelSource(hub=run_spec_pb2.HubModel(id=hub_id, revision=commit))
+                name = f"{home.name}@{commit}"
+                found = _found(folder, name, base_model_pb2.BASE_MODEL_ORIGIN_HUB, source, hub_id)
+                found.message.revision = commit
+                found.message.refs.extend(sorted(ref for ref, known in refs.items() if known == commit))
+                yield found
+
+    def _under_roots(self) -> Iterator[Found]:
+        seen: set[str] = set()
+        for root in self._models.roots:
+            for folder in _folders(Path(root).expanduser()):
+                if folder.name not in seen and (folder / "config.json").is_file():
+                    seen.add(folder.name)
+                    source = run_spec_pb2.ModelSource(path=folder.name)
+                    hub_id = locate.hub_id_in(folder / "config.json")
+                    name = f"path:{folder.name}"
+                    yield _found(folder, name, base_model_pb2.BASE_MODEL_ORIGIN_PATH, source, hub_id)
+
+
+def _pick(found: list[Found], name: str) -> Found:
+    wanted = name.removeprefix(COLLECTION)
+    matching = [item for item in found if item.message.name == COLLECTION + wanted] or [
+        item for item in found if _matches(item.message, wanted)
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        names = ", ".join(item.message.name for item in matching)
+        text = f"name: {name[:80]!r} can be any of {names}; name one of them."
+        raise InvalidArgument("MODEL_AMBIGUOUS", text, violations=[("name", text, "MODEL_AMBIGUOUS")])
+    known = [known for item in found for known in (item.message.name, item.message.hub_id) if known]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(near)}?" if near else "ListBaseModels lists what there is."
+    raise NotFound(
+        "MODEL_NOT_FOUND",
+        f"name: no base model {name[:80]!r} is here; {hint}",
+        metadata={"near": ",".join(near)},
+    )
+
+
+def _matches(model: base_model_pb2.BaseModel, wanted: str) -> bool:
+    hub_id, _, revision = wanted.partition("@")
+    if not model.hub_id or model.hub_id.lower() != hub_id.lower():
+        return False
+    begins = len(revision) >= 7 and model.revision.startswith(revision)
+    return not revision or revision in model.refs or begins
+
+
+def _found(
+    folder: Path, name: str, origin: base_model_pb2.BaseModelOrigin.ValueType, source: Any, hub_id: str
+) -> Found:
+    config = _json(folder / "config.json")
+    text = config.get("text_config")
+    partial = folder.name.endswith(_PARTIAL)
+    message = base_model_pb2.BaseModel(
+        name=COLLECTION + name,
+        origin=origin,
+        state=base_model_pb2.BASE_MODEL_STATE_PARTIAL if partial else base_model_pb2.BASE_MODEL_STATE_READY,
+        source=source,
+        hub_id=hub_id,
+        revision=str(_json(folder / "manifest.json").get("revision", "")),
+        size_bytes=_size(folder),
+        model_type=str(config.get("model_type", "")),
+        max_positions=locate.positions_in(config),
+        vocab_size=_whole(config.get("vocab_size")) or _whole(text.get("vocab_size") if isinstance(text, dict) else 0),
+        create_time=timestamp(folder.stat().st_mtime_ns // 1000),
+    )
+    return Found(message, folder)
+
+
+def _whole(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue  # a download that goes on has just given it another name
+    return total
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return sorted(path for path in parent.iterdir() if path.is_dir())
+    except OSError:
+        return []
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _clear(discarded: Path, parent: Path) -> None:
+    """Remove what was deleted, and the repository's folder when its last commit is gone."""
+    for folder in discarded.parent.glob(".*.deleted"):  # also what a trainer that was killed has left
+        shutil.rmtree(folder, ignore_errors=True)
+    if parent.parent.name == "hub" and not _folders(parent):
+        shutil.rmtree(parent, ignore_errors=True)

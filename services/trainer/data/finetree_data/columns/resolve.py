@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which column holds what: found under its usual names in the first sound row, or named by the user."""
+
+import difflib
+from typing import Any
+
+from finetree_data.columns.detection import beside, guess, layout_of, usual
+from finetree_data.columns.mapping import Mapping, listed
+from finetree_data.columns.suggestions import unknown
+from finetree_data.errors import DatasetError
+from finetree_data.options import Columns, Layout
+
+_MAIN = ("turns", "prompt", "completion", "text")
+
+
+def mapping_for(value: dict[str, Any], layout: Layout | None, columns: Columns) -> Mapping:
+    """How rows like this one are read.
+
+    Raises DatasetError COLUMN_NOT_FOUND or COLUMNS_INCOMPLETE where what was named does not fit, RowError where
+    nothing was named and nothing has a usual name.
+    """
+    named = columns.given()
+    if not named and layout is None:
+        found = guess(value)
+        if found is None:
+            raise unknown(value)
+        return found
+    for part, path in named.items():
+        _require_column(value, part, path)
+    return _parts(value, layout or _layout_of(named) or _guessed_layout(value), named)
+
+
+def _guessed_layout(value: dict[str, Any]) -> Layout:
+    found = layout_of(value)
+    if found is None:
+        raise unknown(value)
+    return found
+
+
+def _layout_of(named: dict[str, str]) -> Layout | None:
+    if "messages" in named:
+        return Layout.CHAT
+    if "conversations" in named:
+        return Layout.SHAREGPT
+    if "text" in named:
+        return Layout.TEXT
+    if "instruction" in named:
+        return Layout.INSTRUCTION
+    return Layout.PROMPT_COMPLETION if {"prompt", "completion", "input", "output"} & set(named) else None
+
+
+def _parts(value: dict[str, Any], layout: Layout, named: dict[str, str]) -> Mapping:
+    parts = usual(value, layout) | beside(value)
+    given = {
+        "turns": named.get("messages") or named.get("conversations"),
+        "prompt": named.get("instruction") or named.get("prompt"),
+        "completion": named.get("output") or named.get("completion"),
+        "text": named.get("text"),
+        "system": named.get("system"),
+        "tools": named.get("tools"),
+    }
+    if "input" in named:
+        given["context" if given["prompt"] or layout is Layout.INSTRUCTION else "prompt"] = named["input"]
+    mine = {part for part in parts if part in _MAIN}
+    kept = {part: path for part, path in given.items() if path and part in mine | {"system", "tools", "context"}}
+    parts |= kept
+    if parts.get("context") in (parts.get("prompt"), parts.get("completion")):
+        parts.pop("context", None)
+    missing = next((part for part in sorted(mine) if not present(value, parts[part])), "")
+    if missing and named:
+        raise DatasetError(
+            "COLUMNS_INCOMPLETE",
+            f"The columns that were named do not say where the {missing} is; the file has: {listed(value)}.",
+            remedy=f"Name it in columns.{'messages' if missing == 'turns' else missing}.",
+            field="columns",
+        )
+    return Mapping(layout, parts, named=bool(named))
+
+
+def _require_column(value: dict[str, Any], part: str, path: str) -> None:
+    if present(value, path):
+        return
+    near = difflib.get_close_matches(path, list(value), n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise DatasetError(
+        "COLUMN_NOT_FOUND",
+        f"There is no column {path[:60]!r} in the file; it has: {listed(value)}.{hint}",
+        remedy="Column names are told apart by upper and lower case.",
+        field=f"columns.{part}",
+    )
+
+
+def present(value: dict[str, Any], path: str) -> bool:
+    """Whether the column is there; what is nested in it may be missing in a row."""
+    return path in value or path.partition(".")[0] in value

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns of a conversation, in the ways that public datasets write them."""
+
+import difflib
+import re
+from typing import Any
+
+from finetree_data.columns.mapping import by_lower, first, listed
+from finetree_data.columns.names import ANSWERS, PAIRS, QUESTIONS
+from finetree_data.errors import EmptyError, RowError, kind
+from finetree_data.rows.content_parts import THOUGHT, Said, said
+from finetree_data.rows.row import Message
+from finetree_data.rows.text import nested, sound, text_of
+from finetree_data.rows.tool_calls import calls_in, calls_of
+
+ROLES = ("system", "user", "assistant", "tool", "developer")
+"""Roles that a message may have."""
+
+ALIASES = {
+    **{role: role for role in ROLES},
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bot", "chatbot", "model", "ai", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("function", "observation", "function_response", "tool_response", "ipython"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "call"),
+}
+"""What datasets call the roles: ShareGPT's human and gpt, OpenAssistant's prompter, Gemini's model, Cohere's chatbot,
+OpenAI's former function, LLaMA-Factory's observation and function_call ("call": an assistant's turn that is a call)."""
+
+SPEAKERS = ("role", "from", "speaker", "sender", "author")
+"""Names of who speaks (OpenAI, ShareGPT; Cohere's examples; OpenDialKG; PaLM)."""
+TEXTS = ("content", "value", "parts", "text", "message")
+"""Names of what is said (OpenAI, ShareGPT, Gemini, YandexGPT, Cohere)."""
+_UNLEARNED = ("weight", "loss_weight", "loss", "train", "trainable")
+"""Marks of a turn that is shown, not learned, where they are 0 or false (OpenAI, LLaMA-Factory, ms-swift, Axolotl)."""
+_TRANSCRIPTS = (
+    re.compile(r"(?:^|\n\n)(Human|Assistant): ?"),
+    re.compile(r"\[\|(Human|AI)\|\]"),
+    re.compile(r"(?:^|\n)(USER|ASSISTANT|FUNCTION RESPONSE): ?"),
+)
+"""Marks of speakers in conversations written as one text: HH-RLHF's, Baize's, Glaive's."""
+_MARKED = {
+    **dict.fromkeys(("Human", "USER"), "user"),
+    **dict.fromkeys(("Assistant", "AI", "ASSISTANT"), "assistant"),
+    "FUNCTION RESPONSE": "tool",
+}
+
+
+def conversation(turns: Any, place: str) -> tuple[Message, ...]:
+    """The turns, among which is an answer to learn. Raises RowError, EmptyError where there is none."""
+    messages = turns_of(turns, place)
+    if not any(message.role == "assistant" and message.learned for message in messages):
+        raise EmptyError(place, "have no assistant message, so there is nothing to learn")
+    return messages
+
+
+def turns_of(turns: Any, place: str) -> tuple[Message, ...]:
+    """Turns as objects, as pairs, or as strings in turn; also as JSON text. Raises RowError."""
+    if isinstance(turns, str):
+        turns = nested(turns, place)
+    if not isinstance(turns, list) or not turns:
+        raise (EmptyError if turns in (None, []) else RowError)(place, f"must be a list of messages, is {kind(turns)}")
+    if all(isinstance(turn, str) for turn in turns):
+        return _alternating(turns, place)
+    messages: list[Message] = []
+    last = len(turns) - 1
+    for index, turn in enumerate(turns):
+        # Where turns are pairs, the assistant may have begun a talk, and the user may have had the last word.
+        silent = "" if not last else "user" if index == 0 else "assistant" if index == last else ""
+        messages.extend(_turn(turn, f"{place}[{index}]", silent))
+    return tuple(messages)
+
+
+def transcript(text: str, place: str) -> tuple[Message, ...]:
+    """Turns of a conversation that is one text with marks of who speaks; none where it has no such marks."""
+    for marks in _TRANSCRIPTS:
+        pieces = marks.split(text)
+        roles = [_MARKED[mark] for mark in pieces[1::2]]
+        if "user" in roles and len(set(roles)) > 1:
+            texts = (words.replace("<|endoftext|>", "").strip() for words in pieces[2::2])  # Glaive's answers end so
+            turns = list(zip(roles, texts, strict=True))
+            # Baize's transcripts end in the mark of a question that nobody asked.
+            while turns and not turns[-1][1]:
+                turns.pop()
+            return tuple(Message(role, sound(words, place)) for role, words in turns)
+    return ()
+
+
+def _alternating(turns: list[str], place: str) -> tuple[Message, ...]:
+    # UltraChat's own files and DailyDialog: question and answer in turn, the user first.
+    if place.rpartition(".")[2].lower() == "turns":  # FastChat's questions: each of them is a user's
+        raise RowError(place, "are texts that do not say who speaks; write {role, content} objects")
+    if len(turns) < 2:
+        raise EmptyError(place, "have no assistant message, so there is nothing to learn")
+    roles = ("user", "assistant")
+    return tuple(Message(roles[i % 2], sound(turn, f"{place}[{i}]")) for i, turn in enumerate(turns))
+
+
+def _turn(turn: Any, place: str, silent: str) -> tuple[Message, ...]:
+    if isinstance(turn, list) and len(turn) == 2:  # a pair, as in "history" of ChatGLM and ms-swift
+        return _pair(dict(zip(("user", "assistant"), turn, strict=True)), place, silent)
+    if not isinstance(turn, dict):
+        raise RowError(place, f"must be an object, is {kind(turn)}")
+    # Columns of a table exist in every turn, null where a turn has none.
+    speaker = next((key for key in SPEAKERS if turn.get(key) is not None), None)
+    if speaker is not None:
+        return _message(turn, place, speaker)
+    given = {key: value for key, value in turn.items() if value is not None}
+    asked, answered = _asked(given)
+    if answered:  # Capybara's, XTuner's, ms-swift's
+        question, about = given[asked], given.get("input") if asked.lower() == "instruction" else None
+        if about and isinstance(about, str) and isinstance(question, str):  # Lawyer LLaMA's
+            question = f"{question}\n\n{about}"
+        texts = {"system": given.get("system"), "user": question, "assistant": given[answered]}
+        return _pair(texts, place, silent)
+    by_role = {ALIASES[key.lower()]: value for key, value in given.items() if key.lower() in ALIASES}
+    if {"user", "assistant"} <= set(by_role) <= {"system", "user", "assistant"}:  # Firefly's, ms-swift's
+        return _pair(by_role, place, silent)
+    raise RowError(f"{place}.role", f"is missing; what the turn has: {listed(given)}")
+
+
+def _asked(turn: dict[str, Any]) -> tuple[str, str]:
+    """Where a turn that is a question with its answer has them; empty names for other turns."""
+    names = by_lower(turn)
+    asked, answered = first(names, QUESTIONS), first(names, ANSWERS)
+    if asked and answered:
+        return asked, answered
+    return next(((names[one], names[other]) for one, other in PAIRS if one in names and other in names), ("", ""))
+
+
+def _pair(texts: dict[str, Any], place: str, silent: str) -> tuple[Message, ...]:
+    """A question and its answer in one turn, one of which may be empty where the role is `silent`; a system message."""
+    may_lack = ("system", silent)
+    roles = [role for role in ("system", "user", "assistant") if role not in may_lack or texts.get(role)]
+    return tuple(Message(role, sound(texts[role], f"{place}.{role}")) for role in roles)
+
+
+def _message(turn: dict[str, Any], place: str, speaker: str) -> tuple[Message, ...]:
+    role = _role(turn[speaker], f"{place}.{speaker}")
+    usual = "value" if speaker == "from" else "content"
+    key = usual if usual in turn else next((key for key in TEXTS if key in turn), usual)
+    if role == "call":
+        text = text_of(turn, key, f"{place}.") if not isinstance(turn.get(key), list) else ""
+        if text:
+            return (Message("assistant", "", tool_calls=calls_in(text, f"{place}.{key}")),)
+        role = "assistant"
+    found = _said(turn, key, place)
+    calls = (*calls_of(turn, place), *found.calls) if role == "assistant" else ()
+    results = tuple(Message("tool", text, tool_call_id=known, name=name) for known, name, text in found.results)
+    if results and not found.text.strip():
+        return results
+    # A call needs no words beside it, and a tool may have had nothing to say.
+    words = sound(found.text, f"{place}.{key}", may_be_empty=bool(calls) or role == "tool")
+    message = Message(
+        role,
+        _with_thought(words, found.thought or turn.get("reasoning_content"), place) if role == "assistant" else words,
+        tool_calls=calls,
+        tool_call_id=_short(turn, "tool_call_id"),
+        name=_short(turn, "name"),
+        learned=not any(turn.get(mark, 1) in (0, False) for mark in _UNLEARNED),
+    )
+    return (*results, message)
+
+
+def _said(turn: dict[str, Any], key: str, place: str) -> Said:
+    content = turn.get(key)
+    if isinstance(content, list):
+        return said(content, f"{place}.{key}")
+    if content is None and (key in turn or turn.get("tool_calls") or turn.get("function_call")):
+        # A call or a tool may be without words; of others it is found to be empty.
+        return Said()
+    return Said(text_of(turn, key, f"{place}.", may_be_empty=True))
+
+
+def _with_thought(words: str, thought: Any, place: str) -> str:
+    """The words with the thought before them, unless it stands there already."""
+    text = sound(thought, f"{place}.reasoning_content", may_be_empty=True) if thought else ""
+    return THOUGHT.format(text.strip()) + words if text.strip() and "</think>" not in words else words
+
+
+def _role(role: Any, place: str) -> str:
+    known = ALIASES.get(role.strip().lower()) if isinstance(role, str) else None
+    if known is None:
+        near = difflib.get_close_matches(str(role).lower(), ALIASES, n=1) if isinstance(role, str) else []
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RowError(place, f"must be one of {', '.join(ROLES)}, is {role!r:.40}{hint}")
+    return known
+
+
+def _short(turn: dict[str, Any], key: str) -> str:
+    value = turn.get(key)
+    return value if isinstance(value, str) else ""

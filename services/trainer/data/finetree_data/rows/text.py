@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts in a row's values."""
+
+import json
+from typing import Any
+
+from finetree_data.columns.names import QUESTIONS
+from finetree_data.errors import EmptyError, RowError, kind
+
+
+def text_of(value: dict[str, Any], name: str, prefix: str = "", *, may_be_empty: bool = False) -> str:
+    """A string that can be tokenised. Raises RowError."""
+    if name not in value:
+        raise RowError(prefix + name, "is missing")
+    return sound(value[name], prefix + name, may_be_empty=may_be_empty)
+
+
+def sound(text: Any, place: str, *, may_be_empty: bool = False) -> str:
+    """The text, if it is one. Raises RowError, EmptyError for none."""
+    if text is None:
+        raise EmptyError(place, "must be a string, is null")
+    if not isinstance(text, str):
+        raise RowError(place, f"must be a string, is {kind(text)}{_way_out(text, place)}")
+    if not may_be_empty and not text.strip():
+        raise EmptyError(place, "is empty")
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise RowError(place, "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+    return text
+
+
+def _way_out(value: Any, place: str) -> str:
+    part = "prompt" if place.lower() in QUESTIONS else "completion"
+    if isinstance(value, dict) and place.isidentifier():
+        texts = [name for name, text in value.items() if isinstance(text, str) and name.isidentifier()]
+        path = next((name for name in ("text", "value", "content") if name in texts), next(iter(texts), ""))
+        return f"; to learn a text in it, map columns {{{part}: {place}.{path}}}" if path else ""
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value) and place.isidentifier():
+        return f" of {len(value)}; to learn the first one, map columns {{{part}: {place}.0}}"
+    return ""
+
+
+def nested(text: str, place: str) -> Any:
+    """JSON in a table's cell. Raises RowError."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        hint = "; it looks like Python, not JSON" if text.lstrip().startswith(("[{'", "{'", "['")) else ""
+        raise RowError(place, f"must be a list, or a list as JSON text{hint}") from None

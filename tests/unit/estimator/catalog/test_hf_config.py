@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+from dataclasses import replace
+
+import pytest
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_estimator.catalog import hf_config
+from finetree_estimator.catalog.architecture import Shape
+from finetree_estimator.catalog.consistency import contradiction
+from finetree_estimator.catalog.families import FAMILIES
+from finetree_estimator.catalog.models import model
+from finetree_estimator.catalog.parameters import count
+from finetree_estimator.catalog.prices import packaged
+from finetree_estimator.spec.resolve import Knowledge, read_model
+from finetree_runtime.errors import InvalidArgument
+from google.protobuf import json_format
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SMALL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "vocab_size": 128,
+    "max_position_embeddings": 512,
+}
+LLAMA = SMALL | {"model_type": "llama", "num_key_value_heads": 2}
+QWEN3 = {
+    "model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "intermediate_size": 3072,
+    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+    "tie_word_embeddings": True, "max_position_embeddings": 40960,
+}  # fmt: skip
+GEMMA2 = {
+    "model_type": "gemma2", "hidden_size": 2304, "num_hidden_layers": 26, "intermediate_size": 9216,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000,
+    "max_position_embeddings": 8192,
+}  # fmt: skip
+# As OpenAI wrote it: other names, and no width of the MLP.
+GPT2 = {
+    "model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "n_ctx": 1024,
+    "vocab_size": 50257,
+}  # fmt: skip
+# As the multimodal releases write it: only what differs from the defaults of the text model.
+GEMMA3 = {
+    "model_type": "gemma3",
+    "vision_config": {"hidden_size": 1152},
+    "text_config": {
+        "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+        "max_position_embeddings": 131072,
+    },
+}  # fmt: skip
+FALCON = {
+    "model_type": "falcon", "hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71,
+    "multi_query": True, "parallel_attn": True, "bias": False, "alibi": False, "vocab_size": 65024,
+    "new_decoder_architecture": False, "max_position_embeddings": 2048,
+}  # fmt: skip
+MIXTURE = {
+    "model_type": "qwen2_moe", "hidden_size": 2048, "num_hidden_layers": 24, "intermediate_size": 5632,
+    "num_attention_heads": 16, "num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4,
+    "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "vocab_size": 151936,
+    "max_position_embeddings": 8192, "decoder_sparse_step": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (QWEN3, "qwen3-0.6b"),
+        (GEMMA2, "gemma-2-2b"),
+        (GPT2, "gpt2"),
+        (GEMMA3, "gemma-3-4b"),
+        (FALCON, "falcon-7b"),
+        (MIXTURE, "qwen1.5-moe-a2.7b"),
+    ],
+)
+def test_a_publishers_config_gives_the_catalogues_shape(config, name):
+    assert hf_config.parse(config).shape == model(name).shape
+
+
+def test_a_known_family_needs_no_note_and_an_unknown_one_is_read_with_a_warning():
+    known = hf_config.parse(LLAMA)
+    guessed = hf_config.parse(LLAMA | {"model_type": "mystery"})
+    nameless = hf_config.parse(SMALL)
+
+    assert known.notes == ()
+    assert guessed.shape == replace(known.shape, family="", guessed=True)
+    assert "'mystery' is not known" in guessed.notes[0]
+    assert "names no model_type" in nameless.notes[0]
+
+
+def test_only_the_text_model_of_a_multimodal_one_is_counted_and_noted():
+    assert "only the text model" in hf_config.parse(GEMMA3).notes[0]
+
+
+def test_the_note_reaches_the_answer(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"model_type": "mystery"}))
+    source = json_format.ParseDict({"path": "."}, rs.ModelSource())
+
+    assert "mystery" in read_model(source, Knowledge(packaged(), tmp_path)).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"hidden_size": True}, "hidden_size is not a sensible number"),
+        ({"hidden_size": 64.0}, "hidden_size is not a sensible number: 64.0, where 1 to 1,048,576 is meant"),
+        ({"hidden_size": 1 << 21}, "hidden_size is not a sensible number"),
+        ({"num_hidden_layers": 4097}, "num_hidden_layers is not a sensible number"),
+        ({"vocab_size": -1}, "vocab_size is not a sensible number"),
+        ({"vocab_size": 10**30}, "vocab_size is not a sensible number"),
+        ({"num_attention_heads": "4"}, "num_attention_heads is not a sensible number"),
+        ({"num_attention_heads": 128}, "head_dim is missing"),
+        ({"num_attention_heads": 128, "head_dim": 8}, "num_attention_heads is more than the hidden size of 64"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads does not divide 4 attention heads"),
+        ({"num_key_value_heads": 8}, "num_key_value_heads does not divide 4 attention heads"),
+        ({"num_attention_heads": 5}, "head_dim is missing"),
+        ({"max_position_embeddings": 7}, "max_position_embeddings is less than the 8 tokens"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is not true or false"),
+        ({"attention_bias": 1}, "attention_bias is not true or false"),
+        ({"model_type": 7}, "model_type is not a name"),
+        ({"text_config": []}, "text_config is not an object"),
+        ({"num_experts": 4, "num_experts_per_tok": 5}, "num_experts_per_tok exceeds the 4 experts"),
+        ({"num_experts": 4, "first_k_dense_replace": 2}, "first_k_dense_replace leaves none of the 2 layers"),
+        ({"num_experts": 4, "mlp_only_layers": [1]}, "mlp_only_layers"),
+        ({"num_experts": 4, "mlp_only_layers": {}}, None),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step"),
+        ({"kv_lora_rank": 512}, r"latent attention \(MLA\) is not supported"),
+        ({"mamba_d_state": 16}, "state-space"),
+        ({"is_encoder_decoder": True}, "decoder-only"),
+        ({"expansion_ratio": 0}, "expansion_ratio"),
+        ({"model_type": "stablelm", "qk_layernorm": True}, "this variant of stablelm"),
+        ({"model_type": "opt", "word_embed_proj_dim": 32}, "word_embed_proj_dim"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM generates no text"),
+        ({"model_type": "mystery", "moe_num_experts": 64}, "moe_num_experts: experts that are told like this"),
+    ],
+)
+def test_what_a_config_says_wrongly_is_refused_by_its_name(changes, complaint):
+    if complaint is None:
+        assert hf_config.parse(LLAMA | changes)
+        return
+    with pytest.raises(hf_config.ConfigError, match=complaint):
+        hf_config.parse(LLAMA | changes)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"null", b"3", b"[" * 100_000, b"NaN", b'{"a":'])
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+
+    with pytest.raises(hf_config.ConfigError):
+        hf_config.read(tmp_path / "config.json")
+
+
+def test_a_file_of_a_megabyte_is_not_read(tmp_path):
+    (tmp_path / "config.json").write_bytes(b" " * (hf_config.MAX_CONFIG_BYTES + 1))
+
+    with pytest.raises(hf_config.ConfigError, match="too large"):
+        hf_config.read(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "config.json/deeper"])
+def test_a_path_that_no_file_system_has_is_not_found(tmp_path, path):
+    (tmp_path / "config.json").write_text("{}")
+
+    assert hf_config.find(tmp_path, path) is None
+
+
+def test_a_broken_file_is_an_error_of_the_field_that_names_it(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"vocab_size": []}))
+    source = json_format.ParseDict({"path": "."}, rs.ModelSource())
+
+    with pytest.raises(InvalidArgument, match="vocab_size") as caught:
+        read_model(source, Knowledge(packaged(), tmp_path))
+    assert caught.value.violations[0].field_path == "spec.model.path"
+
+
+NAMES = st.sampled_from(
+    [
+        *SMALL, "model_type", "text_config", "num_key_value_heads", "num_kv_heads", "head_dim", "n_head", "n_embd",
+        "n_inner", "tie_word_embeddings", "attention_bias", "use_bias", "bias", "enable_bias", "multi_query", "alibi",
+        "parallel_attn",
+        "new_decoder_architecture", "num_ln_in_parallel_attn", "num_experts", "num_local_experts", "n_routed_experts",
+        "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size", "n_shared_experts",
+        "first_k_dense_replace", "mlp_only_layers", "decoder_sparse_step", "kv_lora_rank", "is_encoder_decoder",
+        "expansion_ratio", "word_embed_proj_dim", "use_qk_norm", "qk_layernorm", "use_parallel_residual",
+    ]
+)  # fmt: skip
+NUMBERS = st.integers(0, 300) | st.integers()
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.floats() | st.text(max_size=8) | st.sampled_from(sorted(FAMILIES)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    changes=st.dictionaries(NAMES, NUMBERS | VALUES, max_size=6),
+)
+def test_any_configuration_gives_a_possible_shape_or_an_error_of_ours(family, changes):
+    try:
+        found = hf_config.parse(LLAMA | {"model_type": family} | changes)
+    except hf_config.ConfigError as error:
+        assert str(error)  # noqa: PT017 - either outcome is right
+        return
+
+    assert isinstance(found.shape, Shape)
+    assert contradiction(found.shape) is None
+    assert count(found.shape).total > 0

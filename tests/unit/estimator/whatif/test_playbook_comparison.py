@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
+import pytest
+from finetree_estimator import estimate as engine
+from finetree_estimator.catalog.models import model
+from finetree_estimator.catalog.names import GIB
+from finetree_estimator.catalog.playbook import FigureKind
+from finetree_estimator.catalog.price_book import Owned, Rented
+from finetree_estimator.methods.base import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
+from finetree_estimator.whatif import playbook_comparison
+
+LORA = LoraAdapters(8, PRESETS["all-linear"], 0.1)
+PRICE = Rented("x/y", "x", 0.39, "USD", "2026-07-15", "x")
+
+
+def compared(run, *, examples=1000, runs_per_month=0.0):
+    found = playbook_comparison.compare(run, engine.estimate(run), examples=examples, runs_per_month=runs_per_month)
+    return {item.figure.stated.kind: item for item in found}
+
+
+def test_computed_figures_stand_beside_the_playbooks_in_its_units(make_run):
+    run = make_run(payment=PRICE)
+    estimate = engine.estimate(run)
+    found = compared(run, runs_per_month=4)
+
+    assert found[FigureKind.TIME_HOURS].computed.expected == pytest.approx(estimate.times.total.expected / 3600)
+    assert found[FigureKind.COST_USD].computed.expected == pytest.approx(estimate.cost.amount.expected)
+    assert found[FigureKind.CHART_MONTHLY_USD].computed.expected == pytest.approx(4 * estimate.cost.amount.expected)
+    assert found[FigureKind.GPU_MEMORY_GB].computed.high == pytest.approx(estimate.memory.device.high / GIB)
+
+
+def test_without_a_number_of_runs_no_monthly_cost_is_computed(make_run):
+    assert compared(make_run(payment=PRICE))[FigureKind.CHART_MONTHLY_USD].computed is None
+
+
+@pytest.mark.parametrize("payment", [None, Owned(0.3, "EUR"), replace(PRICE, currency="EUR")])
+def test_money_in_another_currency_is_not_compared(make_run, payment):
+    found = compared(make_run(payment=payment), runs_per_month=4)
+
+    assert found[FigureKind.COST_USD].computed is None
+    assert found[FigureKind.CHART_MONTHLY_USD].computed is None
+    assert not found[FigureKind.COST_USD].note
+
+
+def test_a_disagreement_is_told_with_its_factor_and_the_likely_reasons(make_run):
+    found = compared(make_run(payment=PRICE))
+    factor = 3.0 / found[FigureKind.COST_USD].computed.expected
+
+    note = found[FigureKind.COST_USD].note
+    assert note.startswith(f"{factor:,.0f} times above the computed: ")
+    assert "7B there, 3.21B here; A100 40GB there, test GPU here; $1.50 an hour there, $0.39 here" in note
+    assert note.endswith("row lengths and epochs are not stated there")
+
+
+def test_a_model_and_a_gpu_like_the_playbooks_are_no_reason(make_run, gpu):
+    device = replace(gpu, name="NVIDIA A100 40GB SXM", usable_bytes=round(39.4 * GIB))
+    note = compared(make_run(shape=model("llama-2-7b").shape, device=device))[FigureKind.CHART_TIME_HOURS].note
+
+    assert note.endswith("times above the computed: row lengths and epochs are not stated there")
+
+
+def test_a_figure_inside_the_computed_interval_carries_no_note(make_run):
+    run = make_run(method=Full(), master_bytes=4, micro_batch=1, checkpointing=True)
+    found = compared(run)[FigureKind.GPU_MEMORY_GB]
+
+    value = (found.computed.low + found.computed.high) / 2
+    here = playbook_comparison._Here("", run.device.name, 1, 0.0)
+    assert not playbook_comparison._note(found.figure._replace(value=value), found.computed, here)
+    assert playbook_comparison._note(found.figure._replace(value=found.computed.high * 1.01), found.computed, here)
+    assert playbook_comparison._note(found.figure._replace(value=found.computed.low * 0.99), found.computed, here)
+
+
+def test_several_gpus_and_a_size_beyond_the_table_are_named_as_differences(make_run):
+    note = compared(make_run(devices=8), examples=10**6)[FigureKind.TIME_HOURS].note
+
+    assert "one GPU there, 8 here" in note
+    assert "beyond the table there" in note
+
+
+def test_a_card_larger_than_the_peak_is_told_as_a_card(make_run):
+    run = make_run(shape=model("smollm2-135m-instruct").shape, micro_batch=1)
+
+    assert compared(run)[FigureKind.GPU_MEMORY_GB].note.endswith("the size of a card there, a peak here")
+
+
+def test_a_lower_bound_is_not_contradicted_by_more(make_run):
+    run = make_run(method=Full(), payment=replace(PRICE, hourly=500.0))
+    found = compared(run, runs_per_month=1000)[FigureKind.CHART_MONTHLY_USD]
+
+    assert found.computed.low > found.figure.value
+    assert not found.note
+
+
+def test_no_computed_cost_at_all_is_far_from_the_playbooks(make_run):
+    assert compared(make_run(payment=replace(PRICE, hourly=0.0)))[FigureKind.COST_USD].note.startswith("far above")
+
+
+@pytest.mark.parametrize("method", [Full(), LORA, QuantizedLora(LORA, 8), Prefix(20), Bottleneck(64)])
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
+def test_each_method_is_compared_on_gpu_and_cpu_without_a_number_of_rows_too(make_run, request, method, device):
+    run = make_run(method=method, device=request.getfixturevalue(device))
+
+    assert len(compared(run)) == (3 if isinstance(method, Bottleneck) else 5)
+    assert FigureKind.TIME_HOURS not in compared(replace(run, rows=None, steps=0), examples=0)

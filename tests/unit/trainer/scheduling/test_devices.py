@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from finetree_api.types.v1 import run_spec_pb2
+from finetree_runtime.errors import FailedPrecondition
+from finetree_trainer.scheduling import devices
+from finetree_trainer.scheduling.devices import Device, accelerator_name, choose
+
+GIB = 1024**3
+Hardware = run_spec_pb2.Hardware
+GPU = Device("cuda:0", Hardware(accelerator="rtx-4090", count=1), "NVIDIA GeForce RTX 4090", 24 * GIB)
+CPU = Device("cpu", Hardware(cpu=run_spec_pb2.CpuDevice(cores=2), count=1), "CPU", 8 * GIB, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "known"),
+    [
+        ("NVIDIA GeForce RTX 4090", 24, "rtx-4090"),
+        ("NVIDIA H100 80GB HBM3", 80, "h100"),
+        ("NVIDIA H100 PCIe", 80, "h100-pcie"),
+        ("NVIDIA H200", 141, "h200"),
+        ("NVIDIA A100-SXM4-40GB", 40, "a100-40gb"),
+        ("NVIDIA A100-SXM4-80GB", 80, "a100-80gb"),
+        ("NVIDIA A100 80GB PCIe", 80, "a100-80gb-pcie"),
+        ("Tesla T4", 16, "t4"),
+        ("Tesla V100-SXM2-16GB", 16, "v100-16gb"),
+        ("NVIDIA L4", 24, "l4"),
+        ("NVIDIA L40S", 48, "l40s"),
+        ("NVIDIA RTX A6000", 48, "rtx-a6000"),
+        ("NVIDIA GeForce RTX 4060 Ti", 16, "rtx-4060-ti-16gb"),
+        ("NVIDIA GeForce RTX 4060 Ti", 8, "rtx-4060-ti"),
+        ("NVIDIA GeForce RTX 5060 Ti", 15.9, "rtx-5060-ti-16gb"),
+        ("NVIDIA GeForce RTX 3060", 11.6, "rtx-3060"),
+        ("NVIDIA GeForce RTX 3060", 7.8, "rtx-3060-8gb"),
+        ("NVIDIA GeForce RTX 3080", 9.8, "rtx-3080"),
+        ("NVIDIA GeForce RTX 3080", 11.8, "rtx-3080-12gb"),
+        ("NVIDIA GeForce RTX 4070 Laptop GPU", 8, "rtx-4070-laptop"),
+        ("NVIDIA GeForce RTX 3080 Laptop GPU", 15.6, "rtx-3080-laptop-16gb"),
+        ("NVIDIA RTX 6000 Ada Generation", 47.4, "rtx-6000-ada"),
+        ("NVIDIA H100 NVL", 94, "h100-nvl"),
+        ("Tesla V100S-PCIE-32GB", 32, "v100-32gb-pcie"),
+        ("NVIDIA GH200 480GB", 96, "gh200-96gb"),
+        ("NVIDIA GB200", 186, "gb200"),
+        ("NVIDIA GB300", 288, "gb300"),
+        ("NVIDIA B300 SXM6 AC", 288, "b300"),
+        ("NVIDIA H20", 96, "h20"),
+        ("NVIDIA GB10", 128, "gb10"),
+    ],
+)
+def test_cards_are_called_as_the_catalogue_calls_them(name, gib, known):
+    assert accelerator_name(name, gib * GIB) == known
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        (Hardware(), GPU),
+        (Hardware(cpu=run_spec_pb2.CpuDevice()), CPU),
+        (Hardware(accelerator="RTX-4090"), GPU),
+        (Hardware(unknown_accelerator=run_spec_pb2.UnknownAccelerator(marketed_memory_gb=24)), GPU),
+    ],
+    ids=["nothing", "cpu", "a name in any case", "a memory class"],
+)
+def test_a_spec_gets_the_device_that_it_asks_for(wanted, chosen):
+    assert choose([GPU, CPU], wanted) is chosen
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Hardware(accelerator="h100"),
+        Hardware(accelerator="rtx-4090", count=2),
+        Hardware(unknown_accelerator=run_spec_pb2.UnknownAccelerator(marketed_memory_gb=80)),
+    ],
+    ids=["another card", "two of them", "another memory class"],
+)
+def test_what_is_not_there_is_refused_with_what_is(wanted):
+    with pytest.raises(FailedPrecondition) as error:
+        choose([GPU, CPU], wanted)
+    assert error.value.reason == "NO_SUCH_DEVICE"
+    assert error.value.metadata["devices"] == "rtx-4090, cpu"
+
+
+def test_the_cpu_is_the_last_device_and_shares_its_cores_among_its_slots():
+    found = devices.discover(cpu_slots=2, cpu_threads=0)[-1]
+    assert found.slot_ids() == ["cpu/0", "cpu/1"]
+    assert devices.device_of(found.slot_ids()[1]) == "cpu"
+    assert found.threads == max(1, devices.usable_cores() // 2)
+    assert 0 < found.free_bytes() <= found.total_bytes == devices.usable_memory()
+
+
+def test_a_quota_of_the_control_group_counts(monkeypatch):
+    monkeypatch.setattr(devices, "_control_group", {"cpu.max": "150000 100000\n", "memory.max": "1073741824\n"}.get)
+    assert devices.usable_cores() == 1
+    assert devices.usable_memory() == 1073741824
