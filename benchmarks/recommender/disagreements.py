@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_recommender.advisor import Advisor
 from finetree_recommender.conclusion import Recommendation
-from finetree_recommender.estimates import Catalogue, EstimatorUnavailableError, Evidence
-from finetree_recommender.estimator_client import EstimatorClient
-from finetree_recommender.estimator_program import EstimatorProgram
-from finetree_recommender.library import Library
-from finetree_recommender.methods import Method
-from finetree_recommender.pack import DEFAULT_PACK, Pack
+from finetree_recommender.estimator.client import EstimatorClient
+from finetree_recommender.estimator.subprocess import EstimatorProgram
+from finetree_recommender.estimator.values import Catalogue, EstimatorUnavailableError, Evidence
+from finetree_recommender.method import Method
+from finetree_recommender.policy.library import Library
+from finetree_recommender.policy.pack import DEFAULT_PACK, Pack
+from finetree_recommender.recommend import Advisor
 from google.protobuf import json_format
 
 OTHER = "evidence-1"

@@ -25,12 +25,13 @@ from typing import Any
 import finetree
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_recommender import replies, warming
-from finetree_recommender.advisor import Advisor
-from finetree_recommender.estimator_client import EstimatorClient
-from finetree_recommender.library import Library
-from finetree_recommender.pack import DEFAULT_PACK
-from finetree_runtime.server.service import COLLECT_EVERY
+from finetree_recommender import warming
+from finetree_recommender.estimator.client import EstimatorClient
+from finetree_recommender.messages import recommendation
+from finetree_recommender.policy.library import Library
+from finetree_recommender.policy.pack import DEFAULT_PACK
+from finetree_recommender.recommend import Advisor
+from finetree_runtime.server.service import GC_THRESHOLDS
 
 SECONDS = 60.0
 """Longest wait for an answer of the estimator."""
@@ -144,7 +145,7 @@ async def measure(file: Path, count: int) -> dict[str, Any]:
         pass
     # As a server does once it has started.
     gc.freeze()
-    gc.set_threshold(*COLLECT_EVERY)
+    gc.set_threshold(*GC_THRESHOLDS)
     taken = []
     for asked in fresh:
         began = time.process_time()
@@ -155,7 +156,7 @@ async def measure(file: Path, count: int) -> dict[str, Any]:
 
 async def _answer(advisor: Advisor, requests: list[bytes]) -> None:
     for request in requests:
-        replies.recommendation_bytes(await advisor.recommend(rec.RecommendRequest.FromString(request)))
+        recommendation.recommendation_bytes(await advisor.recommend(rec.RecommendRequest.FromString(request)))
 
 
 def main() -> None:

@@ -29,11 +29,11 @@ from typing import Any
 
 import yaml
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_recommender.estimates import Catalogue, Model
-from finetree_recommender.inputs import normalize
-from finetree_recommender.methods import Method
-from finetree_recommender.pack import Pack, load_builtin, parse
-from finetree_recommender.recipe import build
+from finetree_recommender.estimator.values import Catalogue, Model
+from finetree_recommender.method import Method
+from finetree_recommender.policy.pack import Pack, load_builtin, parse
+from finetree_recommender.recipe.build import build
+from finetree_recommender.request.inputs import normalize
 from google.protobuf import json_format
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ from finetree_estimator.catalog import accelerators, models, prices
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
-from finetree_recommender.estimates import Accelerator, Catalogue, Evidence, Model, Priced, Refused
-from finetree_recommender.estimator_client import priced
-from finetree_recommender.methods import Method
+from finetree_recommender.estimator.client import priced
+from finetree_recommender.estimator.values import Accelerator, Catalogue, Evidence, Model, Priced, Refused
+from finetree_recommender.method import Method
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import read, validate
 

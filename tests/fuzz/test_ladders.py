@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_recommender.advisor import Advisor
 from finetree_recommender.conclusion import Recommendation
-from finetree_recommender.estimates import Evidence
-from finetree_recommender.methods import Method
-from finetree_recommender.pack import load_builtin
+from finetree_recommender.estimator.values import Evidence
+from finetree_recommender.method import Method
+from finetree_recommender.policy.pack import load_builtin
+from finetree_recommender.recommend import Advisor
 from fuzz_estimator import CARDS, MODELS, Known
 
 pytestmark = [pytest.mark.timeout(120)]

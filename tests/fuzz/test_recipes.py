@@ -19,9 +19,9 @@ from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_recommender import replies
-from finetree_recommender.advisor import Advisor
-from finetree_recommender.pack import load_builtin
+from finetree_recommender.messages import recommendation
+from finetree_recommender.policy.pack import load_builtin
+from finetree_recommender.recommend import Advisor
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import validate
 from finetree_trainer.jobs.planner import Planner
@@ -124,7 +124,7 @@ def test_every_recipe_is_taken_by_the_trainer_and_fits(policy, folder, planner):
     async def sweep() -> None:
         for request in requests(policy, folder):
             validate(request)
-            reply = replies.recommendation(await advisor.recommend(request))
+            reply = recommendation.recommendation(await advisor.recommend(request))
             assert len(reply.methods) == len(rec.Method.values()) - 1
             verdicts[rec.Method.Name(reply.verdict.method)] += 1
             if reply.verdict.method:

@@ -12,13 +12,13 @@ from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.service import Service, run
 from google.protobuf import json_format
 
-from finetree_recommender.advisor import Advisor
-from finetree_recommender.estimator_client import EstimatorClient
-from finetree_recommender.estimator_program import EstimatorProgram
-from finetree_recommender.library import Entry, Library
-from finetree_recommender.loading import PackError
-from finetree_recommender.pack import DEFAULT_PACK, parse
-from finetree_recommender.policies import policy
+from finetree_recommender.estimator.client import EstimatorClient
+from finetree_recommender.estimator.subprocess import EstimatorProgram
+from finetree_recommender.messages.policies import policy
+from finetree_recommender.policy.library import Entry, Library
+from finetree_recommender.policy.pack import DEFAULT_PACK, parse
+from finetree_recommender.policy.yaml import PackError
+from finetree_recommender.recommend import Advisor
 from finetree_recommender.servicer import SERVICE, RecommenderServicer
 from finetree_recommender.settings import ENV_PREFIX, Settings
 from finetree_recommender.warming import Warming

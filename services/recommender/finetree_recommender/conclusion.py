@@ -8,18 +8,20 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.runspec.digest import revision_text, settings_digest
 from finetree_runtime.runspec.naming import names_of
 
-from finetree_recommender import cautions, confidence, counterfactuals, fit, recipe, renting, wishes
-from finetree_recommender import others as other_packs
-from finetree_recommender.assess import Assessment, assess
-from finetree_recommender.counterfactuals import Counterfactual, Gap
-from finetree_recommender.estimates import Evidence, Priced
-from finetree_recommender.inputs import Inputs
-from finetree_recommender.others import OtherVerdict
-from finetree_recommender.pack import Pack
-from finetree_recommender.pipeline import Decision
-from finetree_recommender.recipe import Recipe
-from finetree_recommender.recipe_rules import Adaptation
-from finetree_recommender.situation import Situation
+from finetree_recommender.decision import fit
+from finetree_recommender.decision.pipeline import Decision
+from finetree_recommender.decision.situation import Situation
+from finetree_recommender.estimator.values import Evidence, Priced
+from finetree_recommender.explain import cautions, confidence, counterfactuals, rental_offers, unmet_limits
+from finetree_recommender.explain import other_policies as other_packs
+from finetree_recommender.explain.assessment import Assessment, assess
+from finetree_recommender.explain.counterfactuals import Counterfactual, Gap
+from finetree_recommender.explain.other_policies import OtherVerdict
+from finetree_recommender.policy.pack import Pack
+from finetree_recommender.policy.schema.recipe_rules import Adaptation
+from finetree_recommender.recipe import build
+from finetree_recommender.recipe.build import Recipe
+from finetree_recommender.request.inputs import Inputs
 from finetree_recommender.trace import Caution, Step
 
 
@@ -56,7 +58,7 @@ def conclude(
     missing: str,
     others: Iterable[Pack] = (),
     *,
-    rented: tuple[renting.Offer, ...] = (),
+    rented: tuple[rental_offers.Offer, ...] = (),
 ) -> Recommendation:
     """Everything after the estimator's answer: pure.
 
@@ -69,7 +71,7 @@ def conclude(
     decision = situation.decide()
     neighbours = counterfactuals.explore(situation, decision)
     parameters = parameters_of(inputs, evidence)
-    unmet = tuple(wishes.unmet(situation, decision))
+    unmet = tuple(unmet_limits.unmet(situation, decision))
     built, applied = _recipe(pack, inputs, decision, parameters)
     revision = _revision(pack, evidence)
     overruled = decision.overruled_rule_id
@@ -95,13 +97,13 @@ def conclude(
 
 def _recipe(
     pack: Pack, inputs: Inputs, decision: Decision, parameters: int | None
-) -> tuple[recipe.Recipe | None, tuple[Adaptation, ...]]:
+) -> tuple[build.Recipe | None, tuple[Adaptation, ...]]:
     """The recipe of the verdict, and the adaptations that are in it."""
     if decision.method is None:
         return None, ()
     adapted = decision.settled.adapted
-    built = recipe.build(pack, inputs, decision.method, parameters=parameters, adapted=adapted)
-    return built, recipe.adaptations(pack, inputs, decision.method)[:adapted] if adapted else ()
+    built = build.build(pack, inputs, decision.method, parameters=parameters, adapted=adapted)
+    return built, build.adaptations(pack, inputs, decision.method)[:adapted] if adapted else ()
 
 
 def _priced(evidence: Evidence | None, decision: Decision) -> Priced | None:

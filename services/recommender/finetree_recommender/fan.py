@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from finetree_recommender.answers import UNKNOWN, Answers, vocabulary
-from finetree_recommender.choice import Leaning, lean
-from finetree_recommender.fit import States
+from finetree_recommender.decision.fit import States
+from finetree_recommender.decision.stages import Leaning, lean
 from finetree_recommender.gist import alike
-from finetree_recommender.pack import Pack
+from finetree_recommender.policy.answers import UNKNOWN, Answers, vocabulary
+from finetree_recommender.policy.pack import Pack
 
 TURNED = ("budget", "quality", "time", "tasks", "use_case", "experience")
 """Inputs whose answers are changed on the same hardware, in the order of the questions."""

@@ -7,8 +7,8 @@ Whatever kind of rule comes to read an answer has to be named here too.
 from collections.abc import Mapping
 from functools import lru_cache
 
-from finetree_recommender.answers import NAMES, UNKNOWN, Answers, unread, vocabulary
-from finetree_recommender.pack import Pack
+from finetree_recommender.policy.answers import NAMES, UNKNOWN, Answers, unread, vocabulary
+from finetree_recommender.policy.pack import Pack
 
 
 def asked(pack: Pack, answers: Answers) -> Answers:

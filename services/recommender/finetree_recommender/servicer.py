@@ -11,12 +11,12 @@ from finetree_runtime.server.handlers import in_bytes
 from finetree_runtime.server.identity import distribution_version
 from grpc import aio
 
-from finetree_recommender import card_replies, policies, replies
-from finetree_recommender.advisor import Advisor
-from finetree_recommender.library import Library
-from finetree_recommender.pack import DEFAULT_PACK
+from finetree_recommender.messages import method_cards, policies, recommendation
 from finetree_recommender.pictures import frontier, tree
-from finetree_recommender.refusals import check_pin
+from finetree_recommender.policy.library import Library
+from finetree_recommender.policy.pack import DEFAULT_PACK
+from finetree_recommender.recommend import Advisor
+from finetree_recommender.request.refusals import check_pin
 
 SERVICE = "finetree_api.recommender.v1.RecommenderService"
 """Full name of the gRPC service."""
@@ -33,7 +33,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     async def Recommend(self, request: bytes, context: Any) -> bytes:  # type: ignore[override]  # bytes for messages
         """Recommend a method and a recipe."""
         question = validation.read(rec.RecommendRequest, request)
-        return replies.recommendation_bytes(await self._advisor.recommend(question))
+        return recommendation.recommendation_bytes(await self._advisor.recommend(question))
 
     async def RenderDecisionTree(
         self,
@@ -64,9 +64,9 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> rec.ListMethodsResponse:
         """Cards of the five methods, in the pack's order."""
         pack = self._advisor.pack(request.policy)
-        cards = card_replies.cards(pack, (card.method for card in pack.rules.methods))
+        cards = method_cards.cards(pack, (card.method for card in pack.rules.methods))
         revision = ev.Revision(pack=pack.revision)
-        return rec.ListMethodsResponse(methods=cards, revision=revision, guide=card_replies.guide(pack))
+        return rec.ListMethodsResponse(methods=cards, revision=revision, guide=method_cards.guide(pack))
 
     async def GetMethod(
         self,
@@ -75,7 +75,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> rec.GetMethodResponse:
         """Card of one method."""
         pack = self._advisor.pack(request.policy)
-        card = card_replies.cards(pack, [replies.method_of(request.method)])[0]
+        card = method_cards.cards(pack, [recommendation.method_of(request.method)])[0]
         return rec.GetMethodResponse(method=card, revision=ev.Revision(pack=pack.revision))
 
     async def ListPolicies(

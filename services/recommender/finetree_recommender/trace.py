@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from finetree_recommender.methods import Method
+from finetree_recommender.method import Method
 
 
 class Step(NamedTuple):

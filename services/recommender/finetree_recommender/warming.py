@@ -10,10 +10,10 @@ import contextlib
 from collections.abc import Iterator
 from itertools import islice, product
 
-from finetree_recommender.answers import Answers
 from finetree_recommender.fan import abroad, fan, memories
 from finetree_recommender.gist import alike
-from finetree_recommender.pack import Pack
+from finetree_recommender.policy.answers import Answers
+from finetree_recommender.policy.pack import Pack
 
 DELAY = 2.0
 """Seconds after the start: whoever starts a server for one question should not share the processor with this."""

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender.__main__ import main
-from finetree_recommender.estimator_program import EstimatorProgram
+from finetree_recommender.estimator.subprocess import EstimatorProgram
 from finetree_runtime.server.oneshot import HEADER
 from google.protobuf import json_format
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 from finetree_cli.commands.recommend import recommend
-from finetree_recommender.pack import load_builtin
+from finetree_recommender.policy.pack import load_builtin
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "recommendations.md").read_text(encoding="utf-8")

@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_recommender.estimates import Catalogue, Evidence, FitState, Model, Priced, Refused
-from finetree_recommender.inputs import Inputs, normalize
-from finetree_recommender.methods import Method
-from finetree_recommender.pack import load_builtin
+from finetree_recommender.estimator.values import Catalogue, Evidence, FitState, Model, Priced, Refused
+from finetree_recommender.method import Method
+from finetree_recommender.policy.pack import load_builtin
+from finetree_recommender.request.inputs import Inputs, normalize
 from google.protobuf import json_format
 
 GIB = 2**30

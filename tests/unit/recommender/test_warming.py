@@ -4,10 +4,10 @@
 import random
 
 import pytest
-from finetree_recommender.answers import NAMES, UNKNOWN, Answers, vocabulary
 from finetree_recommender.fan import abroad, fan
 from finetree_recommender.gist import gist
-from finetree_recommender.pack import load_builtin, parse
+from finetree_recommender.policy.answers import NAMES, UNKNOWN, Answers, vocabulary
+from finetree_recommender.policy.pack import load_builtin, parse
 from finetree_recommender.warming import AT_ONCE, Warming, find, gists
 
 

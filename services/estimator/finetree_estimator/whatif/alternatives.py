@@ -10,8 +10,9 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
 from finetree_estimator.catalog.accelerators import accelerators
+from finetree_estimator.evidence.calibration import EMPTY, Calibration, correction_for
 from finetree_estimator.messages.estimate import remedy_message
-from finetree_estimator.spec.parse import read
+from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif import remedies
 from finetree_estimator.whatif.changes import apply_patch
@@ -26,7 +27,13 @@ FASTEST = 4
 
 
 def of(
-    policy: pb.PlanPolicy, run: pb.EstimateRunRequest, answer: pb.Estimate, estimate: Estimator, knowledge: Knowledge
+    policy: pb.PlanPolicy,
+    run: pb.EstimateRunRequest,
+    answer: pb.Estimate,
+    estimate: Estimator,
+    knowledge: Knowledge,
+    *,
+    calibration: Calibration = EMPTY,
 ) -> Iterator[pb.Remedy]:
     """Changes to what the request says, as patches with one line for people."""
     asked = pb.EstimateRunRequest()
@@ -35,7 +42,7 @@ def of(
     found = estimate(asked)
     free = movable(run.spec)
     if _too_large(policy, answer):
-        yield from _lighter(policy, asked, found, knowledge)
+        yield from _lighter(policy, asked, found, knowledge, calibration)
         yield from (_on(option, run.spec) for option in found.smallest_hardware if free)
     if free:
         yield from _offered(run.spec, found, knowledge)
@@ -69,14 +76,24 @@ def _too_large(policy: pb.PlanPolicy, answer: pb.Estimate) -> bool:
 
 
 def _lighter(
-    policy: pb.PlanPolicy, asked: pb.EstimateRunRequest, found: pb.Estimate, knowledge: Knowledge
+    policy: pb.PlanPolicy,
+    asked: pb.EstimateRunRequest,
+    found: pb.Estimate,
+    knowledge: Knowledge,
+    calibration: Calibration,
 ) -> Iterator[pb.Remedy]:
     """What the search for a run that fits, or stays below the policy's limit, finds."""
     items: Sequence[pb.Remedy] = found.remedies
+    correction = correction_for(asked, asked.spec, calibration)
     if policy.HasField("max_device_bytes"):
-        lighter = remedies.search(asked, read(asked, knowledge), knowledge, limit_bytes=policy.max_device_bytes)
+        lighter = remedies.search(
+            asked, parse_request(asked, knowledge), knowledge, correction, limit_bytes=policy.max_device_bytes
+        )
         items = [remedy_message(item) for item in lighter]
-    if not items and (least := remedies.furthest(asked, read(asked, knowledge), knowledge)) is not None:
+    if (
+        not items
+        and (least := remedies.furthest(asked, parse_request(asked, knowledge), knowledge, correction)) is not None
+    ):
         items = [remedy_message(least)]  # it will not do either, but says how far the limit is
     yield from (pb.Remedy(patches=item.patches, summary=_summary(item)) for item in items)
 

@@ -5,7 +5,8 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.errors import DomainError, invalid_field
 
-from finetree_estimator.messages.estimate import interval_message
+from finetree_estimator.evidence.calibration import EMPTY, Calibration
+from finetree_estimator.messages.provenance import interval_message
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif import alternatives, checks, impasse
 from finetree_estimator.whatif.alternatives import Estimator
@@ -14,7 +15,9 @@ from finetree_estimator.whatif.policy import findings, require_limit
 from finetree_estimator.whatif.trials import Trial, best, tried
 
 
-def check_plan(request: pb.CheckPlanRequest, estimate: Estimator, knowledge: Knowledge) -> pb.CheckPlanResponse:
+def check_plan(
+    request: pb.CheckPlanRequest, estimate: Estimator, knowledge: Knowledge, calibration: Calibration = EMPTY
+) -> pb.CheckPlanResponse:
     """Hold a run against a policy.
 
     Raises:
@@ -34,7 +37,7 @@ def check_plan(request: pb.CheckPlanRequest, estimate: Estimator, knowledge: Kno
     reply = pb.CheckPlanResponse(verdict=_verdict(checks.overall(found)), estimate=answer)
     trials: list[Trial] = []
     if checks.overall(found) is not checks.Verdict.PASS:
-        trials = tried(request.policy, run, answer, estimate, knowledge)
+        trials = tried(request.policy, run, answer, estimate, knowledge, calibration=calibration)
         reply.remedies.extend(_remedy(trial) for trial in best(trials))
         if not reply.remedies:
             reply.no_remedy = impasse.why(found, trials, movable=alternatives.movable(run.spec))

@@ -10,7 +10,8 @@ from finetree_estimator import cost
 from finetree_estimator import estimate as engine
 from finetree_estimator.catalog.accelerators import AcceleratorEntry, accelerator
 from finetree_estimator.catalog.price_book import PriceBook, Quote
-from finetree_estimator.intervals import Interval
+from finetree_estimator.evidence.corrections import Correction
+from finetree_estimator.intervals import BeyondLimitError, Interval
 from finetree_estimator.memory.fit import Verdict
 from finetree_estimator.run import Run
 
@@ -20,7 +21,7 @@ MOST_ESTIMATES = 12
 """Accelerators that a run is estimated on: those whose price of a FLOP is lowest (an estimate takes about 0.3 ms)."""
 
 
-Move = Callable[[AcceleratorEntry], Run]
+Move = Callable[[AcceleratorEntry], tuple[Run, Correction]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ def search(run: Run, estimate: engine.Estimate, book: PriceBook, move: Move) -> 
     """At most MOST quotes of the whole book on which the run fits as it is, by expected cost.
 
     Amounts of different currencies have no order, so all are in one: that of the run's own cost, or else US dollars.
-    Empty where the time is unknown. `estimate` is the run's own, `move` gives the run on another accelerator, or
-    raises DomainError where it cannot be there.
+    Empty where the time is unknown. `estimate` is the run's own, `move` gives the run on another accelerator, with what
+    observed runs correct there; it raises DomainError where the run cannot be there.
     """
     if estimate.times is None:
         return []
@@ -68,9 +69,9 @@ def _candidates(run: Run, estimate: engine.Estimate, book: PriceBook, currency: 
 def _on(move: Move, entry: AcceleratorEntry, quotes: Iterable[Quote], currency: str) -> Iterator[Offer]:
     """The offers of one accelerator; none where the run cannot be, or does not surely fit."""
     try:
-        run = move(entry)
-        estimate = engine.estimate(run)
-    except (engine.BeyondLimitError, DomainError):
+        run, correction = move(entry)
+        estimate = engine.estimate(run, correction)
+    except (BeyondLimitError, DomainError):
         return
     if estimate.fit.verdict is not Verdict.FITS or estimate.times is None:
         return

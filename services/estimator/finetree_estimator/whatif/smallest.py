@@ -12,11 +12,12 @@ from finetree_estimator import constants as c
 from finetree_estimator.catalog.accelerators import AcceleratorEntry, accelerator, supported
 from finetree_estimator.catalog.price_book import PriceBook
 from finetree_estimator.estimate import fit_of
+from finetree_estimator.evidence.calibration import EMPTY, Calibration, correction_for
 from finetree_estimator.intervals import Interval
 from finetree_estimator.memory.fit import Verdict
-from finetree_estimator.spec.parse import Reading, read
+from finetree_estimator.spec.parse import ParsedRequest, parse_request
 from finetree_estimator.spec.resolve import Knowledge
-from finetree_estimator.whatif.elsewhere import moved
+from finetree_estimator.whatif.elsewhere import correction_on, moved
 
 COUNTS = (1, 2, 4, 8)
 """Devices that are tried: one machine's, in powers of two."""
@@ -50,17 +51,19 @@ def sharding_of(count: int) -> rs.Sharding.ValueType:
     return rs.SHARDING_FULL if count > 1 else rs.SHARDING_REPLICATED
 
 
-def search(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge) -> list[Option]:
+def search(
+    request: pb.EstimateRunRequest, parsed: ParsedRequest, knowledge: Knowledge, calibration: Calibration = EMPTY
+) -> list[Option]:
     """For each number of devices the smallest memory class that fits, if no fewer devices of its size do.
 
     Of a class the accelerator with the lowest price for its speed is named. None for a run on a CPU.
     """
-    if reading.run.device.is_cpu:
+    if parsed.run.device.is_cpu:
         return []
     options: list[Option] = []
     bound = float("inf")
     for count in COUNTS:
-        option = _smallest(request, reading, knowledge, count, bound)
+        option = _smallest(request, parsed, knowledge, calibration, count=count, bound=bound)
         if option is not None:
             options.append(option)
             bound = _class_of(option.accelerator)
@@ -68,35 +71,42 @@ def search(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledg
 
 
 def _smallest(
-    request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, count: int, bound: float
+    request: pb.EstimateRunRequest,
+    parsed: ParsedRequest,
+    knowledge: Knowledge,
+    calibration: Calibration,
+    *,
+    count: int,
+    bound: float,
 ) -> Option | None:
     """The smallest class below `bound` (GB as sold) of which so many devices do."""
     try:
-        there = read(_elsewhere(request, reading, knowledge, count), knowledge)
+        changed = _elsewhere(request, parsed, knowledge, count)
+        there = parse_request(changed, knowledge)
     except DomainError:
         # The spec cannot be run on so many devices.
         return None
-    share = NEAR_OBSERVED if knowledge.calibration.points else NEAR
-    near = share * (fit_of(there.run)[1].peak.high - CONTEXTS)
+    share = NEAR_OBSERVED if calibration.points else NEAR
+    near = share * (fit_of(there.run, correction_for(changed, changed.spec, calibration))[1].peak.high - CONTEXTS)
     for entry in _ascending(knowledge.prices):
         if entry.marketed_gb >= bound:
             return None
         if entry.usable_bytes < near:
             continue
         run = moved(request, there, knowledge, entry)
-        peaks, fit = fit_of(run)
+        peaks, fit = fit_of(run, correction_on(request, there, calibration, entry))
         if fit.verdict is Verdict.FITS:
             return Option(entry.name, count, peaks.device, run.device.usable_bytes, fit.verdict)
     return None
 
 
 def _elsewhere(
-    request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, count: int
+    request: pb.EstimateRunRequest, parsed: ParsedRequest, knowledge: Knowledge, count: int
 ) -> pb.EstimateRunRequest:
     """The request for so many of the largest accelerators, at any price."""
     changed = pb.EstimateRunRequest()
     changed.CopyFrom(request)
-    changed.spec.CopyFrom(reading.spec)
+    changed.spec.CopyFrom(parsed.spec)
     changed.spec.ClearField("ownership")
     name = _ascending(knowledge.prices)[-1].name
     changed.spec.hardware.CopyFrom(rs.Hardware(accelerator=name, count=count, sharding=sharding_of(count)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_runtime.errors import DomainError
 
+from finetree_estimator.evidence.calibration import EMPTY, Calibration
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif import alternatives, checks
 from finetree_estimator.whatif.alternatives import Estimator
@@ -39,7 +40,13 @@ class Trial:
 
 
 def tried(
-    policy: pb.PlanPolicy, run: pb.EstimateRunRequest, answer: pb.Estimate, estimate: Estimator, knowledge: Knowledge
+    policy: pb.PlanPolicy,
+    run: pb.EstimateRunRequest,
+    answer: pb.Estimate,
+    estimate: Estimator,
+    knowledge: Knowledge,
+    *,
+    calibration: Calibration = EMPTY,
 ) -> list[Trial]:
     """Alternatives to a run, the least harmful first; where none passes by itself, also each with a shorter run."""
 
@@ -48,7 +55,7 @@ def tried(
             if remedy.patches and (trial := _trial(policy, run, remedy, estimate)) is not None:
                 yield trial
 
-    alone = list(each(alternatives.of(policy, run, answer, estimate, knowledge)))
+    alone = list(each(alternatives.of(policy, run, answer, estimate, knowledge, calibration=calibration)))
     if any(trial.passes for trial in alone):
         return alone
     # What grows with a run's length is brought down last, from where another change has brought everything else.

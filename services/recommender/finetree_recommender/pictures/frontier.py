@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 
-from finetree_recommender.assess import Assessment
 from finetree_recommender.conclusion import Recommendation
-from finetree_recommender.fit import GIB
+from finetree_recommender.decision.fit import GIB
+from finetree_recommender.explain.assessment import Assessment
+from finetree_recommender.explain.reasons import Standing
+from finetree_recommender.messages.summary import headline
 from finetree_recommender.pictures import svg
 from finetree_recommender.pictures.axis import Axis, axis
 from finetree_recommender.pictures.svg import Rectangle, number
-from finetree_recommender.reasons import Standing
-from finetree_recommender.summary import headline
 
 MARGIN, LABELS, PANEL, GUTTER = 24.0, 190.0, 206.0, 34.0
 TOP, ROW = 118.0, 58.0

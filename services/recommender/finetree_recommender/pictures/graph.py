@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from finetree_recommender.methods import Method
-from finetree_recommender.pack import Pack
+from finetree_recommender.method import Method
 from finetree_recommender.pictures.conditions import condition, name, value
-from finetree_recommender.rules import Leaf, Node, Question
-from finetree_recommender.wish_rules import TieBreak
+from finetree_recommender.policy.pack import Pack
+from finetree_recommender.policy.schema.rules import Leaf, Node, Question
+from finetree_recommender.policy.schema.wish_rules import TieBreak
 
 GATE, UPGRADE, VOTES, TIES, MEMORY_KNOWN, USE_CASES = (
     "gate",

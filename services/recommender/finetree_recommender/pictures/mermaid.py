@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 
 from finetree_recommender.pictures.graph import Arrow, Box, Graph, Kind
-from finetree_recommender.pictures.marking import Way
+from finetree_recommender.pictures.path import Way
 
 _SHAPES = {
     Kind.DECISION: ("{{", "}}"),

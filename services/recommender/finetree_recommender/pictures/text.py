@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator
 
 from finetree_recommender.pictures.graph import GATE, Arrow, Box, Graph, Kind
-from finetree_recommender.pictures.marking import Way
+from finetree_recommender.pictures.path import Way
 
 COLUMNS = 100
 """Longest line, in characters."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from finetree_recommender.pictures import svg
 from finetree_recommender.pictures.graph import GATE, Arrow, Box, Graph, Kind
-from finetree_recommender.pictures.marking import Way
+from finetree_recommender.pictures.path import Way
 from finetree_recommender.pictures.svg import Rectangle
 
 MARGIN, WIDTH, GUTTER = 24.0, 236.0, 54.0

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 from finetree_estimator import estimate as engine
 from finetree_estimator.catalog.devices import known
-from finetree_estimator.catalog.price_book import PriceBook, Quote
+from finetree_estimator.catalog.price_book import PriceBook, Quote, Rented, Term
 from finetree_estimator.catalog.prices import packaged
+from finetree_estimator.evidence.corrections import UNCORRECTED
 from finetree_estimator.memory.fit import Verdict
-from finetree_estimator.run import Rented, Term
 from finetree_estimator.whatif import offers
 
 GIB = 1024**3
@@ -23,7 +23,7 @@ def search(run, *quotes: Quote) -> list[offers.Offer]:
 
 
 def mover(run):
-    return lambda entry: replace(run, device=known(entry, fp32=run.compute_bytes == 4), payment=None)
+    return lambda entry: (replace(run, device=known(entry, fp32=run.compute_bytes == 4), payment=None), UNCORRECTED)
 
 
 def test_the_cheapest_run_comes_first_not_the_cheapest_hour(make_run):
@@ -78,7 +78,7 @@ def test_the_search_is_bounded_and_the_same_each_time(make_run, monkeypatch):
     estimate = engine.estimate(run)
     seen = []
     real = engine.estimate
-    monkeypatch.setattr(offers.engine, "estimate", lambda moved: seen.append(moved) or real(moved))
+    monkeypatch.setattr(offers.engine, "estimate", lambda moved, known: seen.append(moved) or real(moved, known))
     first, second = (offers.search(run, estimate, packaged(), mover(run)) for _ in range(2))
 
     assert first == second

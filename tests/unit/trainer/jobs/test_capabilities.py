@@ -6,7 +6,7 @@ from finetree_api.types.v1 import run_spec_pb2
 from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.runspec.resolve import resolve_spec
 from finetree_trainer.jobs import capabilities
-from finetree_worker import choices, planning
+from finetree_worker import choices, plan_from_task
 
 WORKER = {
     "precision": choices.PRECISIONS,
@@ -29,7 +29,7 @@ def test_a_metric_of_the_contract_is_one_that_the_worker_measures():
 
 
 def test_the_methods_are_those_of_the_worker():
-    assert set(capabilities.METHODS) == set(planning.ARTIFACT_FOLDERS)
+    assert set(capabilities.METHODS) == set(plan_from_task.ARTIFACT_FOLDERS)
 
 
 @pytest.mark.parametrize("method", capabilities.METHODS)

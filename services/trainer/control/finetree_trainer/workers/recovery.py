@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_data import journal
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
 
@@ -14,7 +15,6 @@ from finetree_trainer.joblog import ingest, states
 from finetree_trainer.joblog.log import EventLog, FencedError
 from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.store import attempts
-from finetree_trainer.workers import journal
 
 INTERRUPTIONS = 16
 """How often a job goes on after its worker was stopped with a checkpoint by no fault of its own."""
@@ -44,7 +44,7 @@ async def close_attempt(log: EventLog, dead: DeadAttempt, *, retries: int) -> No
 async def _replay(log: EventLog, dead: DeadAttempt) -> None:
     """Log the events that never reached the service, up to the first that must not be logged."""
     row = await log.store.read(lambda connection: attempts.load(connection, dead.job, dead.attempt))
-    left = await asyncio.to_thread(journal.read, dead.folder, row.acknowledged if row else 0)
+    left = await asyncio.to_thread(journal.events_after, dead.folder, row.acknowledged if row else 0)
     for start in range(0, len(left), REPLAY_EVENTS):
         part = left[start : start + REPLAY_EVENTS]
 

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pack's own figures as intervals: quality, and the playbook's hours and prices where no estimate is to be had."""
+
+import math
+from functools import lru_cache
+from itertools import pairwise
+
+from finetree_api.types.v1 import evidence_pb2 as ev
+
+from finetree_recommender.method import Method
+from finetree_recommender.policy.answers import UNKNOWN
+from finetree_recommender.policy.pack import Pack
+from finetree_recommender.policy.schema.wish_rules import QualityFloor, QualityPrior
+
+SECONDS = 3600
+"""Seconds of an hour."""
+BYTES_OF_GB = 1e9
+"""Bytes of a marketed GB."""
+
+
+@lru_cache(maxsize=1024)
+def quality(pack: Pack, method: Method, task_kind: str = UNKNOWN) -> ev.Interval:
+    """Quality in percent of full fine-tuning, of this kind of task where the pack tells them apart.
+
+    Neither the playbook nor the published comparisons state a coverage, so it is 0. Whoever takes it copies it.
+    """
+    prior = prior_of(pack, method, task_kind)
+    figure = prior if prior is not None else pack.card(method).quality_percent
+    interval = ev.Interval(low=figure.low, expected=figure.expected, high=figure.high)
+    interval.provenance.add().CopyFrom(pack.provenance(figure.source))
+    return interval
+
+
+@lru_cache(maxsize=1024)
+def prior_of(pack: Pack, method: Method, task_kind: str) -> QualityPrior | None:
+    """The pack's prior of a method for a kind of task, else for a task of unknown kind; None where it has neither."""
+    ours = [prior for prior in pack.rules.priors if prior.method is method]
+    named = (prior for prior in ours if task_kind in prior.task_kinds)
+    return next(named, next((prior for prior in ours if not prior.task_kinds), None))
+
+
+@lru_cache(maxsize=4096)
+def falls_short(pack: Pack, method: Method, quality_need: str, task_kind: str) -> QualityFloor | None:
+    """The floor of a quality need that a method is not expected to reach; None where it is, or no prior is known."""
+    prior = prior_of(pack, method, task_kind)
+    floor = next((item for item in pack.rules.quality_floors if item.need == quality_need), None)
+    if prior is None or floor is None:
+        return None
+    reached = prior.low if floor.by == "low" else prior.expected
+    return floor if reached < floor.percent else None
+
+
+def pack_seconds(pack: Pack, method: Method, examples: int | None) -> ev.Interval | None:
+    """The playbook's training time of a 7B model; None outside its table."""
+    seconds = pack_seconds_expected(pack, method, examples)
+    return None if seconds is None else _point(pack, seconds, pack.rules.times.source)
+
+
+def pack_cost(pack: Pack, method: Method, examples: int | None) -> ev.Interval | None:
+    """The playbook's cost in USD of a 7B model on its reference GPU; None outside its table."""
+    usd = pack_cost_expected(pack, method, examples)
+    return None if usd is None else _point(pack, usd, pack.rules.times.price_source)
+
+
+def pack_seconds_expected(pack: Pack, method: Method, examples: int | None) -> float | None:
+    """The number of `pack_seconds`, without its source."""
+    hours = _hours(pack, method, examples)
+    return None if hours is None else hours * SECONDS
+
+
+def pack_cost_expected(pack: Pack, method: Method, examples: int | None) -> float | None:
+    """The number of `pack_cost`, without its source."""
+    hours = _hours(pack, method, examples)
+    return None if hours is None else hours * pack.rules.times.usd_per_hour[method]
+
+
+@lru_cache(maxsize=256)
+def pack_bytes(pack: Pack, method: Method) -> ev.Interval:
+    """The memory class that the playbook asks for, in bytes: what its own rules go by, not a peak."""
+    minimum = pack.card(method).minimum_gpu_gb
+    return _point(pack, minimum.value * BYTES_OF_GB, minimum.source)
+
+
+@lru_cache(maxsize=4096)
+def _hours(pack: Pack, method: Method, examples: int | None) -> float | None:
+    """Straight lines between the table's points in log-log, as times grow by powers."""
+    times = pack.rules.times
+    points = list(zip(times.examples, times.hours[method], strict=True))
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if examples is not None and x0 <= examples <= x1:
+            share = math.log(examples / x0) / math.log(x1 / x0)
+            return float(y0 * (y1 / y0) ** share)
+    return None
+
+
+def _point(pack: Pack, value: float, source: str) -> ev.Interval:
+    interval = ev.Interval(low=value, expected=value, high=value)
+    interval.provenance.add().CopyFrom(pack.provenance(source))
+    return interval

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes first of tied methods for who said what matters, or that it is the first time."""
+
+from dataclasses import dataclass, field
+
+from finetree_recommender.method import Method
+from finetree_recommender.policy.answers import Answers
+from finetree_recommender.policy.pack import Pack
+from finetree_recommender.policy.schema.wish_rules import TieBreak
+from finetree_recommender.trace import Step
+
+
+@dataclass(slots=True, eq=False)
+class Narrowed:
+    """What is left of tied methods, and by which rules."""
+
+    methods: tuple[Method, ...]
+    cuts: tuple[tuple[TieBreak, tuple[Method, ...]], ...]
+    """The rules that were applied, each with what it left."""
+    pack: Pack = field(repr=False)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of the trace; made when they are read, for few of the many verdicts are told."""
+        return tuple(
+            Step(
+                "priorities",
+                rule.id,
+                f"{rule.value.lower()} puts {', '.join(left)} first",
+                self.pack.cited(rule.source),
+                (f"{rule.input}={rule.value}",),
+            )
+            for rule, left in self.cuts
+        )
+
+
+def applying(pack: Pack, answers: Answers) -> tuple[TieBreak, ...]:
+    """The rules that apply: priorities in the order they were given, then what the other answers say."""
+    rules = pack.rules.tie_breaks
+    by_word = {rule.value: rule for rule in rules if rule.input == "priorities"} if answers.priorities else {}
+    first = [by_word[word] for word in answers.priorities if word in by_word]
+    return (*first, *(r for r in rules if r.input != "priorities" and answers.get(r.input) == r.value))
+
+
+def narrow(pack: Pack, answers: Answers, tied: tuple[Method, ...]) -> Narrowed:
+    """Keep the first tier of each rule, one rule after the other."""
+    cuts: list[tuple[TieBreak, tuple[Method, ...]]] = []
+    for rule in applying(pack, answers):
+        if len(tied) == 1:
+            break
+        best = min(rule.rank(method) for method in tied)
+        tied = tuple(method for method in tied if rule.rank(method) == best)
+        cuts.append((rule, tied))
+    return Narrowed(tied, tuple(cuts), pack)

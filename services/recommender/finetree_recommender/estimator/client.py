@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC109 - the timeout becomes the call's deadline
+"""The estimator, asked through the SDK: one batch a recommendation, its catalogue once."""
+
+import asyncio
+from collections.abc import AsyncIterable, Awaitable, Mapping
+from functools import cache
+from typing import Protocol, TypeVar
+
+import finetree
+from finetree_api.estimator.v1 import estimator_pb2 as est
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_runtime.runspec import device_names, model_names
+from finetree_runtime.runspec.wire import delimited, key
+
+from finetree_recommender.estimator.values import (
+    Accelerator,
+    Catalogue,
+    EstimatorUnavailableError,
+    Evidence,
+    FitState,
+    Model,
+    Priced,
+    Refused,
+)
+from finetree_recommender.method import Method
+
+PAGE_SIZE = 1000
+"""Largest page that the contract allows; a catalogue is one or two."""
+
+T = TypeVar("T")
+Batch = est.BatchEstimateRunsRequest | Mapping[str, est.EstimateRunRequest]
+"""Questions by a key."""
+
+_FITS = {
+    est.FIT_VERDICT_FITS: FitState.FITS,
+    est.FIT_VERDICT_TIGHT: FitState.TIGHT,
+    est.FIT_VERDICT_DOES_NOT_FIT: FitState.DOES_NOT_FIT,
+}
+
+
+class Asked(Protocol):
+    """What answers: the SDK's client, or a program. Every method raises FinetreeError."""
+
+    async def estimate_batch(
+        self, rows: Batch, /, *, timeout: float | None = None
+    ) -> dict[str, est.Estimate | finetree.FinetreeError]:
+        """BatchEstimateRuns; a row that fails holds its exception."""
+        ...
+
+    def list_accelerators(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterable[est.Accelerator]:
+        """ListAccelerators."""
+        ...
+
+    def list_models(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterable[est.Model]:
+        """ListModels."""
+        ...
+
+
+class EstimatorClient:
+    """Asks the estimator; whatever goes wrong with it is "unavailable", for a recommendation never fails over it.
+
+    Args:
+        client: The SDK's client, whose estimator address is used, or a program.
+        seconds: Longest time of one question.
+    """
+
+    def __init__(self, client: Asked, seconds: float) -> None:
+        self._client = client
+        self._seconds = seconds
+        self._catalogue: Catalogue | None = None
+        self._catalogue_revision = ""
+
+    async def catalogue(self) -> Catalogue:
+        """Accelerators and models; fetched again when the estimator's catalogue has changed."""
+        if self._catalogue is None:
+            self._catalogue = await _told(self._fetch_catalogue())
+            self._catalogue_revision = ""
+        return self._catalogue
+
+    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
+        """Estimates of all methods' recipes, each adapted until it fits."""
+        batch = b"".join([delimited(_ROW, _key(method) + delimited(_REQUEST, row)) for method, row in rows.items()])
+        question = est.BatchEstimateRunsRequest.FromString(batch)
+        answers = await _told(self._client.estimate_batch(question, timeout=self._seconds))
+        if answers.keys() != rows.keys():
+            raise EstimatorUnavailableError("the estimator left rows out")
+        found = {(method, taken(answers[method])): priced(answers[method]) for method in rows}
+        estimates = [answer for answer in answers.values() if isinstance(answer, est.Estimate)]
+        revision = estimates[0].revision if estimates else ev.Revision()
+        self._notice(revision)
+        parameters = estimates[0].total_parameters if estimates else 0
+        return Evidence(found, revision, parameters or None)
+
+    async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
+        """Estimates as they come; a row that is refused is left out."""
+        requests = {str(method): row for method, row in rows.items()}
+        answers = await _told(self._client.estimate_batch(requests, timeout=self._seconds))
+        return {Method(key): answer for key, answer in answers.items() if isinstance(answer, est.Estimate)}
+
+    def _notice(self, revision: ev.Revision) -> None:
+        """Forget the catalogue when it is no longer the estimator's."""
+        current = revision.catalogue.sha256
+        if self._catalogue_revision and current != self._catalogue_revision:
+            self._catalogue = None
+        self._catalogue_revision = current
+
+    async def _fetch_catalogue(self) -> Catalogue:
+        # One call has a deadline of its own; these are as many as there are pages.
+        async with asyncio.timeout(self._seconds):
+            cards = [card async for card in self._client.list_accelerators(page_size=PAGE_SIZE, timeout=self._seconds)]
+            listed = [item async for item in self._client.list_models(page_size=PAGE_SIZE, timeout=self._seconds)]
+        found = [(card, _accelerator(card)) for card in cards]
+        names = {card.name.casefold(): entry for card, entry in found}
+        spelled = device_names.by_name((_names(card), entry) for card, entry in found)
+        models = model_names.by_name(((item.name, item.hub_id, *item.aliases), _model(item)) for item in listed)
+        # A card's own name comes before what others are called as well.
+        return Catalogue({**spelled, **names}, models)
+
+
+async def _told(answer: Awaitable[T]) -> T:
+    """An answer, or that there is none."""
+    try:
+        return await answer
+    except (finetree.FinetreeError, TimeoutError) as error:
+        raise EstimatorUnavailableError(type(error).__name__) from error
+
+
+@cache
+def _key(method: Method) -> bytes:
+    """A row of a batch with its key alone, as bytes of the wire."""
+    return est.BatchEstimateRow(key=method).SerializeToString()
+
+
+_ROW, _REQUEST = key(est.BatchEstimateRunsRequest, "rows"), key(est.BatchEstimateRow, "request")
+
+
+def taken(answer: est.Estimate | finetree.FinetreeError) -> int:
+    """How many adaptations the recipe has that was priced."""
+    return answer.fallbacks_taken if isinstance(answer, est.Estimate) else 0
+
+
+def _names(card: est.Accelerator) -> device_names.Named:
+    return device_names.Named((card.name, card.display_name, *card.aliases), card.marketed_memory_gb)
+
+
+def _accelerator(card: est.Accelerator) -> Accelerator:
+    capability = float(card.compute_capability) if card.compute_capability else None
+    gb, bf16 = card.marketed_memory_gb, card.native_bf16
+    return Accelerator(gb, bf16, card.name, card.display_name, capability, card.unsupported)
+
+
+def _model(item: est.Model) -> Model:
+    return Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts)
+
+
+def priced(answer: est.Estimate | finetree.FinetreeError) -> Priced | Refused:
+    """An answer of the estimator in the words of a recommendation."""
+    if isinstance(answer, finetree.FinetreeError):
+        violations = tuple((item.field, item.description) for item in answer.violations)
+        return Refused(answer.reason, answer.message, violations)
+    memory, time, cost = answer.memory, answer.time, answer.cost
+    # In order, for by name it takes longer.
+    return Priced(
+        _FITS.get(answer.fit.verdict, FitState.UNKNOWN),
+        memory.device_bytes,
+        memory.usable_device_bytes,
+        time.total_seconds if time.HasField("total_seconds") else None,
+        cost.amount if cost.HasField("amount") else None,
+        cost.currency_code,
+        answer.optimizer_steps,
+        answer.trainable_parameters,
+    )

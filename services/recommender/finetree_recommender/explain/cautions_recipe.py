@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to beware of in the recipe itself: rows that are cut, too little data, doubtful rates, rounding, experts."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH
+
+from finetree_recommender.decision.limits import duration, seconds_of
+from finetree_recommender.decision.situation import Situation
+from finetree_recommender.method import Method
+from finetree_recommender.policy.pack import Pack
+from finetree_recommender.policy.schema.recipe_rules import Row
+from finetree_recommender.recipe.build import Recipe
+from finetree_recommender.recipe.draft import BATCH, SEQUENCE, sequence_length
+from finetree_recommender.recipe.tables import tables_of
+from finetree_recommender.trace import Caution
+
+_RATE = "training.learning_rate"
+_SWEPT = (Method.FULL, Method.LORA, Method.QLORA)
+"""Methods whose rates many have published."""
+_MANY_ROWS = 10_000
+"""Rows from which on fewer may do, as the recipes' tables call data small below it."""
+
+
+def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
+    """Rows that lose their end, to fit the memory or the model's longest sequence; how many, where that is known."""
+    profile = situation.inputs.profile
+    if built is None or profile is None:
+        return
+    length, suggested = built.spec.training.sequence_length, situation.inputs.suggested_length
+    model = situation.inputs.model
+    uncut, _ = sequence_length(situation.pack, suggested, model.longest if model is not None else 0)
+    cut_to_fit = length < uncut
+    if not (cut_to_fit or length < suggested):
+        return
+    longer = sum(bucket.count for bucket in profile.token_lengths if bucket.upper_bound > length)
+    why = "to make it fit" if cut_to_fit else "which is the model's longest sequence"
+    text = f"rows are cut at {length:,} tokens, {why}: "
+    if longer:
+        text += f"up to {longer:,} of {profile.examples:,} are longer and lose their end; split them"
+    else:
+        text += f"longer ones lose their end{_average(profile)}; say how long they are (dataset_profile.token_lengths)"
+    rule_id = next(item.rule_id for item in built.sources if item.field_path == SEQUENCE)
+    yield Caution("ROWS_CUT", f"{text}, or take more memory" if cut_to_fit else text, rule_id)
+
+
+def _average(profile: rs.DatasetProfile) -> str:
+    """How long rows are on average, for people; nothing where that is not known."""
+    mean = profile.total_tokens // profile.examples
+    return f", and they have {mean:,} on average" if mean else ""
+
+
+def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
+    """How long rows were taken to be, where that was not said: memory and hours go by it."""
+    profile = situation.inputs.profile
+    if built is None or profile is None or profile.token_lengths or situation.evidence is None:
+        return
+    length, rule = built.spec.training.sequence_length, situation.pack.rules.sequence
+    if not profile.total_tokens:
+        text = f"how long the rows are is unknown: hours and cost are those of rows of {length:,} tokens, shorter ones "
+        yield Caution(
+            "LENGTHS_UNKNOWN", f"{text}take less; say how many tokens there are (total_tokens)", rule.unknown.id
+        )
+    elif length > UNKNOWN_SEQUENCE_LENGTH and length == situation.inputs.suggested_length:
+        text = f"only the average of the rows' lengths is known: those above {length:,} tokens lose their end; "
+        yield Caution("LENGTHS_UNKNOWN", f"{text}say how long they are (dataset_profile.token_lengths)", rule.p99.id)
+
+
+def retrieval(situation: Situation, method: Method | None) -> Iterator[Caution]:
+    """That what is to be known may be looked up instead."""
+    rule = situation.pack.rules.retrieval
+    if rule is not None and method is not None and situation.answers.task_kind == "KNOWLEDGE":
+        text = "for questions of fact, retrieval did better than fine-tuning where both were compared: try it first, "
+        yield Caution("RETRIEVAL_FIRST", f"{text}or with this; what is to be learned needs several wordings", rule.id)
+
+
+def long_run(situation: Situation, method: Method | None) -> Iterator[Caution]:
+    """A run so long that one would rather ask for less."""
+    rule, evidence = situation.pack.rules.long_run, situation.evidence
+    if rule is None or method is None or evidence is None:
+        return
+    seconds = seconds_of(situation.pack, evidence, method, situation.inputs.examples)
+    if seconds is not None and seconds > rule.value:
+        many = (situation.inputs.examples or 0) >= _MANY_ROWS
+        less = "fewer rows (some thousand chosen ones may do as well)" if many else "a smaller model"
+        text = f"a run takes {duration(seconds)}: {less}, fewer epochs or faster hardware make it shorter"
+        yield Caution("LONG_RUN", text, rule.id)
+
+
+def idle_devices(built: Recipe | None) -> Iterator[Caution]:
+    """More devices than a batch has rows: each takes a row at least."""
+    if built is None:
+        return
+    rows, devices = built.spec.training.effective_batch_size, built.spec.hardware.count
+    if devices > rows > 0:
+        rule_id = next(item.rule_id for item in built.sources if item.field_path == BATCH)
+        text = f"a batch has {rows} rows, which {rows} of the {devices} devices work on: the others cost and do nothing"
+        yield Caution("IDLE_DEVICES", text, rule_id)
+
+
+def few_rows(situation: Situation) -> Iterator[Caution]:
+    """Less data than guides ask for."""
+    rule, examples = situation.pack.rules.few_examples, situation.inputs.examples
+    if rule is not None and examples is not None and examples < rule.value:
+        rows = "1 row of data is" if examples == 1 else f"{examples} rows of data are"
+        text = f"{rows} few: guides ask for {rule.value:g} at least and recommend 500 to 1,000; "
+        text += "try a few of them in the prompt first, and keep some back to evaluate on"
+        yield Caution("FEW_EXAMPLES", text, rule.id)
+
+
+def doubtful_rate(situation: Situation, method: Method | None, parameters: int | None) -> Iterator[Caution]:
+    """A learning rate of which published recipes disagree by much."""
+    if method in _SWEPT and parameters is not None:
+        profile = "EVIDENCE" if situation.inputs.evidence_profile else "PLAYBOOK"
+        yield from _doubts(situation.pack, method, profile, parameters)
+
+
+@lru_cache(maxsize=1024)
+def _doubts(pack: Pack, method: Method, profile: str, parameters: int) -> tuple[Caution, ...]:
+    rule, row = pack.rules.rate_doubt, _rate_row(pack, method, profile, parameters)
+    if rule is None or row is None or len(row.range) != 2 or row.range[1] < rule.value * row.range[0]:
+        return ()
+    low, high = row.range
+    text = f"published learning rates for this size go from {low:g} to {high:g}, {high / low:.0f} times apart: "
+    return (Caution("LEARNING_RATE_UNCERTAIN", f"{text}try three of them before you trust one", row.id),)
+
+
+def _rate_row(pack: Pack, method: Method, profile: str, parameters: int) -> Row | None:
+    """The row that sets the rate by the size of the model, before factors for few rows and the like."""
+    tables = (table for table in tables_of(pack, method, profile)[0] if table.knob == _RATE)
+    table = next((table for table in tables if not table.factor and table.input == "parameters"), None)
+    rows = table.rows if table is not None else ()
+    return next((row for row in rows if row.below is not None and parameters < row.below), None)
+
+
+def rounding(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
+    """All weights in bfloat16 and a rate so low that rounding takes its updates away."""
+    rule = situation.pack.rules.bf16_rounding
+    if rule is None or built is None or built.spec.WhichOneof("method") != "full":
+        return
+    spec = built.spec
+    # Sharded training keeps float32 copies whatever is asked for.
+    if spec.precision != rs.PRECISION_BF16 or spec.hardware.sharding == rs.SHARDING_FULL:
+        return
+    rate = spec.training.learning_rate
+    if rate < rule.value:
+        text = f"at a rate of {rate:g} many updates are lost in rounding to bfloat16 weights: where memory allows take "
+        text += "float32 ones (mixed precision, 8 to 10 bytes a parameter more), else a higher rate"
+        text += ", or shard the model among the devices" if spec.hardware.count > 1 else ""
+        yield Caution("BF16_ROUNDING", text, rule.id)
+
+
+def experts(situation: Situation, method: Method | None) -> Iterator[Caution]:
+    """What becomes of the experts of a model that has some: in 16 bits under a 4-bit base, and not adapted."""
+    rule, model = situation.pack.rules.experts, situation.inputs.model
+    if rule is None or model is None or model.experts < 2:
+        return
+    if method in (None, Method.QLORA):
+        text = (
+            f"the {model.experts} experts of each layer stay in 16 bits here also under a 4-bit base, since they are "
+        )
+        text += "stacked and no linear layers; tools that quantise them train in a fraction (127 to 23 GiB in one run)"
+        yield Caution("EXPERTS_NOT_QUANTISED", text, rule.id)
+    if method in (Method.LORA, Method.QLORA):
+        text = f"the {model.experts} experts of each layer are most of this model and are not adapted by the recipe"
+        more = "; lora.include_experts adapts them, with lora.dropout 0 and more memory"
+        yield Caution("EXPERTS_NOT_ADAPTED", text + (more if method is Method.LORA else ""), rule.id)

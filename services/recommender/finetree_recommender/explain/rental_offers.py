@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What could be rented where nothing at hand trains the model: the estimator's offers for each method."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from finetree_api.estimator.v1 import estimator_pb2 as est
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
+from finetree_recommender.decision.limits import Demands, duration
+from finetree_recommender.decision.prior_figures import SECONDS
+from finetree_recommender.estimator.values import Catalogue, Evidence, FitState, Priced
+from finetree_recommender.method import Method
+from finetree_recommender.policy.pack import Pack
+from finetree_recommender.recipe import build
+from finetree_recommender.request.inputs import Inputs, normalize
+from finetree_recommender.trace import Caution
+
+RENT = "RENT"
+"""Code of the advice; there is one for each method that is worth telling."""
+ANY_GPU_GB = 80.0
+"""Memory of the GPU that offers are asked with; the answer lists other GPUs whatever it is."""
+MOST_TOLD = 3
+CHEAPER = 0.9
+"""Share of another offer's cost up to which an offer counts as cheaper."""
+NO_LIMITS = Demands()
+_RULE = "rent.offer"
+_FITTING = (FitState.FITS, FitState.TIGHT)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The cheapest offer that is not taken away again on which a method's recipe fits."""
+
+    method: Method
+    accelerator: str
+    provider: str
+    hourly: float
+    """Of one device, in `currency`."""
+    currency: str
+    hours: ev.Interval | None
+    """None where the number of rows is unknown, as is then the cost."""
+    amount: ev.Interval | None
+    savings: tuple[str, ...]
+    """What makes the recipe small, for people."""
+
+
+def wanted(inputs: Inputs, evidence: Evidence | None) -> bool:
+    """Whether offers would help: hardware can be rented, and none at hand is supported and shown to train the model."""
+    if not inputs.request.can_rent or not inputs.model_known:
+        return False
+    if not inputs.hardware_known or inputs.on_cpu or inputs.device.unsupported:
+        return True
+    rows = evidence.rows.values() if evidence is not None else ()
+    return evidence is not None and not any(isinstance(row, Priced) and row.fit in _FITTING for row in rows)
+
+
+def questions(
+    pack: Pack, request: rec.RecommendRequest, catalogue: Catalogue, parameters: int | None
+) -> dict[Method, est.EstimateRunRequest]:
+    """Each method's recipe with all that makes it smaller but cut rows, on no GPU in particular."""
+    inputs = _elsewhere(pack, request, catalogue)
+    rows: dict[Method, est.EstimateRunRequest] = {}
+    for method in Method:
+        row = rows[method] = est.EstimateRunRequest(view=est.ESTIMATE_VIEW_FULL)
+        if inputs.profile is not None:
+            row.dataset_profile.CopyFrom(inputs.profile)
+        if request.HasField("evaluation_profile"):
+            row.evaluation_profile.CopyFrom(request.evaluation_profile)
+        adapted = len(_savings(pack, inputs, method))
+        row.spec.CopyFrom(build.build(pack, inputs, method, parameters=parameters, adapted=adapted).spec)
+    return rows
+
+
+def offers(
+    pack: Pack, request: rec.RecommendRequest, catalogue: Catalogue, found: Mapping[Method, est.Estimate]
+) -> tuple[Offer, ...]:
+    """For each method the cheapest offer on demand; a method without one is left out."""
+    inputs = _elsewhere(pack, request, catalogue)
+    cheapest = ((method, next(_steady(answer, catalogue), None)) for method, answer in found.items())
+    return tuple(
+        _offer(method, offer, _savings(pack, inputs, method)) for method, offer in cheapest if offer is not None
+    )
+
+
+def advice(
+    pack: Pack, preferred: Method | None, found: tuple[Offer, ...], limits: Demands = NO_LIMITS
+) -> Iterator[Caution]:
+    """The offer for the method that the rules prefer, then those that promise more quality, or cost less.
+
+    Where the rules prefer none, or there is no offer for it, the method of the highest quality comes first; what keeps
+    to the `limits` of a run comes before what does not.
+    """
+
+    def rank(offer: Offer) -> tuple[bool, bool, float, float]:
+        over = bool(_over(offer, limits))
+        # Of what goes over a limit, what goes over least says most.
+        quality = 0.0 if over else -_grade(pack, offer.method)
+        return over, offer.method is not preferred, quality, _cost(offer)
+
+    order = sorted(found, key=rank)
+    told: list[Offer] = []
+    for offer in order:
+        better = all(_grade(pack, offer.method) > _grade(pack, item.method) for item in told)
+        if not told or better or all(_cost(offer) <= CHEAPER * _cost(item) for item in told):
+            told.append(offer)
+    for offer in told[:MOST_TOLD]:
+        yield Caution(RENT, _words(offer, limits), _RULE, offer.method)
+
+
+def _over(offer: Offer, limits: Demands) -> str:
+    """Which limits of a run an offer goes over, for people; empty where it keeps to them."""
+    parts = []
+    most, longest = limits.run_usd, limits.deadline_seconds
+    if most is not None and offer.amount is not None and offer.currency == "USD" and offer.amount.expected > most:
+        parts.append(f"over the budget of {most:.2f} USD")
+    if longest is not None and offer.hours is not None and offer.hours.expected * SECONDS > longest:
+        parts.append(f"past the deadline of {duration(longest)}")
+    return " and ".join(parts)
+
+
+def _elsewhere(pack: Pack, request: rec.RecommendRequest, catalogue: Catalogue) -> Inputs:
+    """The request on a rented GPU of no particular kind."""
+    moved = rec.RecommendRequest()
+    moved.CopyFrom(request)
+    moved.ClearField("ownership")
+    unknown = rs.UnknownAccelerator(marketed_memory_gb=ANY_GPU_GB)
+    moved.hardware.CopyFrom(rs.Hardware(unknown_accelerator=unknown))
+    return normalize(moved, pack, catalogue)
+
+
+def _savings(pack: Pack, inputs: Inputs, method: Method) -> tuple[str, ...]:
+    """The method's adaptations, in the pack's order, up to those that cut rows."""
+    rules = build.adaptations(pack, inputs, method)
+    kept = next((place for place, rule in enumerate(rules) if rule.cut_rows_at), len(rules))
+    return tuple(rule.message for rule in rules[:kept])
+
+
+def _steady(answer: est.Estimate, catalogue: Catalogue) -> Iterator[est.Offer]:
+    """Offers on demand, the cheapest run first, of GPUs that compute in the recipe's bfloat16."""
+    for offer in answer.offers:
+        entry = catalogue.accelerators.get(offer.price.accelerator.casefold())
+        if offer.price.term == est.PRICE_TERM_ON_DEMAND and entry is not None and entry.native_bf16:
+            yield offer
+
+
+def _offer(method: Method, offer: est.Offer, savings: tuple[str, ...]) -> Offer:
+    price = offer.price
+    return Offer(
+        method=method,
+        accelerator=price.accelerator,
+        provider=price.provider,
+        hourly=price.hourly_price,
+        currency=price.currency_code,
+        hours=offer.hours if offer.hours.expected > 0 else None,
+        amount=offer.amount if offer.amount.expected > 0 else None,
+        savings=savings,
+    )
+
+
+def _grade(pack: Pack, method: Method) -> float:
+    return pack.card(method).quality_percent.expected
+
+
+def _cost(offer: Offer) -> float:
+    """What orders offers: the run's cost; where it is unknown the hour's."""
+    return offer.amount.expected if offer.amount is not None else offer.hourly
+
+
+def _words(offer: Offer, limits: Demands) -> str:
+    price = f"{offer.hourly:.2f} {offer.currency} an hour on demand"
+    text = f"{offer.method} fits on a rented {offer.accelerator} ({offer.provider}, {price})"
+    if offer.hours is not None and offer.amount is not None:
+        text += (
+            f": about {duration(offer.hours.expected * SECONDS)} and {offer.amount.expected:.2f} {offer.currency} a run"
+        )
+    if over := _over(offer, limits):
+        text += f", {over}"
+    if offer.savings:
+        text += f", made small ({', '.join(offer.savings)})"
+    return f"{text}; ask again with that accelerator"

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The questionnaire of a pack as messages, for a wizard: what is asked, and what each answer adds to a request."""
+
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from google.protobuf import json_format
+
+from finetree_recommender.messages.recommendation import number
+from finetree_recommender.policy.pack import Pack
+from finetree_recommender.policy.schema.rules import Option, Question
+
+REQUEST_FIELDS = {"memory": "hardware", "budget": "budget_usd_month"}
+"""Fields of a request that answers are read from, where they have another name."""
+
+
+def questionnaire(pack: Pack) -> list[rec.PolicyQuestion]:
+    """The questions, in order."""
+    return [_question(pack, question) for question in pack.rules.questions]
+
+
+def _question(pack: Pack, question: Question) -> rec.PolicyQuestion:
+    return rec.PolicyQuestion(
+        id=question.id,
+        field_path=REQUEST_FIELDS.get(question.input, question.input),
+        text=question.text,
+        help=question.help,
+        options=[_option(pack, option) for option in question.options],
+    )
+
+
+def _option(pack: Pack, option: Option) -> rec.PolicyOption:
+    message = rec.PolicyOption(
+        id=option.id,
+        value=option.value,
+        label=option.label or option.value,
+        badge=option.badge,
+        tooltip=option.tooltip,
+        votes=[number(method) for method in option.votes],
+        upgrade=option.upgrade,
+        provenance=pack.provenance(option.source),
+    )
+    if option.request:
+        json_format.Parse(option.request, message.request)
+    return message

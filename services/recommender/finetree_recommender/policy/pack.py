@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rule pack: loaded from YAML, checked, and identified by the hash of its content."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from importlib import resources
+from typing import Any
+
+import yaml
+from finetree_api.types.v1 import evidence_pb2 as ev
+
+from finetree_recommender.method import Method
+from finetree_recommender.policy.checks.checks import check
+from finetree_recommender.policy.inheritance import DIRECTIVES, merged
+from finetree_recommender.policy.schema.cards import Card
+from finetree_recommender.policy.schema.rules import Rules
+from finetree_recommender.policy.yaml import PackError, read
+
+DEFAULT_PACK = "playbook-1"
+"""Pack used when a request names none."""
+BUILTIN = ("playbook-1", "evidence-1")
+"""Packs that come with the service; each may extend one before it."""
+
+# The loader in C reads a pack in a tenth of the time; start-up waits for it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NAMED_RULE = re.compile(r"rules? (?P<id>[^\s:]+)(:| and )")
+_REFERENCE = re.compile(r"(?P<key>[a-z][a-z0-9-]*):? (?P<locator>.+)")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pack:
+    """Checked rules and what identifies them; compared and hashed by identity, as a key of what is kept for it."""
+
+    rules: Rules
+    sha256: str
+    """Hash of the file's bytes, and of the pack's that it extends; lower-case hex."""
+    text: str = field(default="", repr=False)
+    """The file, as it was read."""
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The rules as YAML has them, the base's included."""
+
+    extends: str = ""
+    """Id of the pack that it extends; empty when none."""
+
+    @property
+    def revision(self) -> ev.RevisionComponent:
+        """What a reply names the pack by; whoever takes it copies it."""
+        return _revision(self)
+
+    def provenance(self, reference: str) -> ev.Provenance:
+        """The source that a rule's `source` refers to; whoever takes it copies it.
+
+        Raises:
+            PackError: The reference names no source of the pack.
+        """
+        return _provenance(self, reference)
+
+    def cited(self, reference: str) -> bytes:
+        """The `provenance` as bytes of the wire. Raises PackError."""
+        return _cited(self, reference)
+
+    def card(self, method: Method) -> Card:
+        """The card of a method."""
+        return _cards(self)[method]
+
+    def stars_rank(self, method: Method) -> int:
+        """Place of a method in the order of stars, 0 first."""
+        return _ranks(self)[method]
+
+
+@lru_cache(maxsize=64)
+def _revision(pack: Pack) -> ev.RevisionComponent:
+    return ev.RevisionComponent(id=pack.rules.id, sha256=pack.sha256, date=pack.rules.date)
+
+
+@lru_cache(maxsize=64)
+def _cards(pack: Pack) -> Mapping[Method, Card]:
+    return {card.method: card for card in pack.rules.methods}
+
+
+@lru_cache(maxsize=64)
+def _ranks(pack: Pack) -> Mapping[Method, int]:
+    return {method: rank for rank, method in enumerate(pack.rules.stars_order.methods)}
+
+
+@lru_cache(maxsize=4096)
+def _provenance(pack: Pack, reference: str) -> ev.Provenance:
+    match = _REFERENCE.fullmatch(reference)
+    source = pack.rules.sources.get(match["key"]) if match else None
+    if match is None or source is None:
+        known = ", ".join(sorted(pack.rules.sources))
+        raise PackError(f"source {reference!r}: give a key and a place, as in 'playbook L264'; keys are {known}")
+    kind = ev.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind}")
+    return ev.Provenance(kind=kind, source=source.source, locator=match["locator"], date=source.date)
+
+
+@lru_cache(maxsize=4096)
+def _cited(pack: Pack, reference: str) -> bytes:
+    return _provenance(pack, reference).SerializeToString()
+
+
+def parse(text: bytes, bases: Mapping[str, Pack] | None = None) -> Pack:
+    """Load and check a pack; `bases` are the packs that it may extend, by id.
+
+    Raises:
+        PackError: The pack cannot be used; the message names the rule and, where it is in this file, its line.
+    """
+    try:
+        return _parse(text, bases or {})
+    except PackError as error:
+        line = _line(text, str(error))
+        raise (PackError(f"line {line}: {error}") if line else error) from None
+
+
+def _parse(text: bytes, bases: Mapping[str, Pack]) -> Pack:
+    try:
+        raw = yaml.load(text, Loader=_LOADER)  # noqa: S506  # a safe loader either way
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PackError(f"not YAML: {error}") from error
+    identity, extends = text, ""
+    if isinstance(raw, dict) and any(key in raw for key in DIRECTIVES):
+        base = _base(raw, bases)
+        # Whoever pins this pack pins what it inherits.
+        identity, extends = text + base.sha256.encode(), base.rules.id
+        raw = merged(raw, dict(base.raw))
+    rules = read(Rules, raw, "pack")
+    pack = Pack(rules, hashlib.sha256(identity).hexdigest(), text.decode(), raw, extends)
+    check(pack.rules, pack.provenance)
+    return pack
+
+
+def _base(raw: dict[str, Any], bases: Mapping[str, Pack]) -> Pack:
+    name = raw.get("extends")
+    if not isinstance(name, str) or name not in bases:
+        known = ", ".join(bases) or "none"
+        raise PackError(f"extends: no pack {name!r}; packs that can be extended are {known}")
+    return bases[name]
+
+
+def _line(text: bytes, message: str) -> int | None:
+    """Line of the rule that an error names, counted from 1."""
+    named = _NAMED_RULE.match(message)
+    if named is None:
+        return None
+    place = re.search(rb"\bid: [\"']?" + re.escape(named["id"].encode()) + rb"[\"']?(?=[,}\s])", text)
+    return text.count(b"\n", 0, place.start()) + 1 if place else None
+
+
+def load_builtin() -> dict[str, Pack]:
+    """The packs that come with the service, by id; each may extend one that is before it."""
+    return dict(_builtin())
+
+
+@cache
+def _builtin() -> Mapping[str, Pack]:
+    """They do not change while the program runs."""
+    packs: dict[str, Pack] = {}
+    for name in BUILTIN:
+        pack = parse((resources.files("finetree_recommender.policy") / "packs" / f"{name}.yaml").read_bytes(), packs)
+        packs[pack.rules.id] = pack
+    return packs

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request says it would train on: names in any spelling, and names whose memory is another than was told."""
+
+import difflib
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime.runspec import device_names
+from finetree_runtime.runspec.device_names import canonical
+
+from finetree_recommender.estimator.values import Accelerator, Catalogue
+from finetree_recommender.policy.pack import Pack
+from finetree_recommender.policy.schema.rules import MemoryClass
+from finetree_recommender.trace import Caution
+
+# What follows a name where one card, or one series, is sold with several memories: "-ti", "-16gb", "-pcie", "-ada".
+_SIBLING = re.compile(r"(-ti)?(-super)?(-ada)?(-pcie)?(-\d+gb)?(-pcie)?")
+_NEAREST = 3
+NOT_SUPPORTED = "ACCELERATOR_NOT_SUPPORTED"
+"""Code of the caution that another maker's accelerator is answered for by its memory."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Device:
+    """Hardware as it was understood. Memory in GB as marketed, of one device.
+
+    Compared and hashed by identity, as a key of what is kept for it.
+    """
+
+    hardware: rs.Hardware
+    """What the recipe runs on: the request's, with the accelerator that its name and memory mean."""
+    gb: float | None = None
+    gate_gb: float | None = None
+    """Memory that the gate reads: of one device, or of all where everything is sharded among them."""
+    entry: Accelerator | None = None
+    """The catalogue's; None on a CPU and where only the memory is known."""
+    cautions: tuple[Caution, ...] = ()
+    unsupported: str = ""
+    """What was named and cannot be trained on; empty where it can. Its memory is then that of any other GPU."""
+
+    @property
+    def capability(self) -> float | None:
+        """CUDA compute capability; None where it is unknown or there is none."""
+        return self.entry.capability if self.entry is not None else None
+
+
+def read_device(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
+    """Understand a request's hardware with the estimator's catalogue (empty when that cannot be asked)."""
+    return _read(hardware.SerializeToString(deterministic=True), pack, catalogue)
+
+
+@lru_cache(maxsize=4096)
+def _read(raw: bytes, pack: Pack, catalogue: Catalogue) -> Device:
+    """Kept by the message's bytes: few kinds of hardware are asked about, and each is looked for in the catalogue."""
+    hardware = rs.Hardware.FromString(raw)
+    kind = hardware.WhichOneof("device")
+    if kind == "accelerator":
+        found = _named(hardware, pack, catalogue)
+    elif kind == "unknown_accelerator":
+        found = _told(hardware, pack, catalogue)
+    else:
+        return Device(hardware)
+    devices = max(1, hardware.count) if hardware.sharding == rs.SHARDING_FULL else 1
+    gate_gb = found.gb * devices if found.gb is not None else None
+    return replace(found, gate_gb=gate_gb)
+
+
+@lru_cache(maxsize=4096)
+def memory_class(pack: Pack, gb: float) -> MemoryClass:
+    """The playbook's class of a memory size in GB; up to five percent short of a class still counts."""
+    tolerated = gb * (1 + pack.rules.gate.tolerance.value)
+    return pack.rules.gate.classes[max(0, bisect_right(class_lows(pack), tolerated) - 1)]
+
+
+@lru_cache(maxsize=64)
+def class_lows(pack: Pack) -> tuple[float, ...]:
+    """Where the classes begin; a loaded pack's follow each other without a gap."""
+    return tuple(item.low for item in pack.rules.gate.classes)
+
+
+def _named(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
+    name = hardware.accelerator
+    entry, count, plain = _looked_up(name, catalogue)
+    if unsupported := _unsupported(name, entry):
+        return _foreign(hardware, entry.marketed_gb if entry is not None else 0.0, unsupported, pack)
+    if entry is None:
+        return Device(hardware, _by_the_pack(canonical(plain), pack))
+    return _as(hardware, entry, count, *_counts(hardware, count, pack), *_other_readings(plain, entry, pack, catalogue))
+
+
+def _by_the_pack(name: str, pack: Pack) -> float | None:
+    """Memory of a card by the pack's own list, which names no card of a laptop; None where it has none."""
+    known = (item for item in pack.rules.gate.accelerators if name.startswith(canonical(item.prefix)))
+    return next((item.gb for item in known if "laptop" not in name), None)
+
+
+def _looked_up(name: str, catalogue: Catalogue) -> tuple[Accelerator | None, int, str]:
+    """What a name means, how many of it, and the name without that number; 0 where it says none."""
+    entry = _find(name, catalogue)
+    count, plain = device_names.counted(name) if entry is None else (0, name)
+    return (_find(plain, catalogue), count, plain) if count else (entry, 0, name)
+
+
+def _unsupported(name: str, entry: Accelerator | None) -> str:
+    """What was named and why it cannot be trained on; empty where it can, or nothing tells."""
+    if entry is not None:
+        return f"{entry.display_name}: {entry.unsupported}" if entry.unsupported else ""
+    reason = device_names.unsupported(name)
+    return f"{name}: {reason}" if reason else ""
+
+
+def _foreign(hardware: rs.Hardware, gb: float, unsupported: str, pack: Pack) -> Device:
+    """Another maker's accelerator, of which the memory counts: what is said holds for a GPU of this size."""
+    name, _, _ = unsupported.partition(":")
+    found = rs.Hardware(count=hardware.count, sharding=hardware.sharding, nodes=hardware.nodes)
+    text = f"{unsupported}; this suite trains on NVIDIA's GPUs and on CPUs"
+    if not gb:
+        text += (
+            ". Say how much memory there is (hardware.unknown_accelerator) to learn what would fit a GPU of that size"
+        )
+        return Device(found, cautions=(Caution(NOT_SUPPORTED, text, pack.rules.gate.unknown.id),), unsupported=name)
+    text += f". The answer is that for one of their GPUs with {gb:g} GB, and so are its hours"
+    found.unknown_accelerator.CopyFrom(rs.UnknownAccelerator(marketed_memory_gb=gb, name=name))
+    return Device(found, gb, cautions=(Caution(NOT_SUPPORTED, text, memory_class(pack, gb).id),), unsupported=name)
+
+
+def _counts(hardware: rs.Hardware, count: int, pack: Pack) -> Iterator[Caution]:
+    """A name that tells of another number of devices than was given."""
+    if count and hardware.count and count != hardware.count:
+        text = (
+            f"the name {hardware.accelerator!r} says {count} devices, hardware.count {hardware.count}: the count counts"
+        )
+        yield Caution("INPUTS_DISAGREE", text, pack.rules.gate.sharded.id)
+
+
+def _other_readings(name: str, entry: Accelerator, pack: Pack, catalogue: Catalogue) -> Iterator[Caution]:
+    """Cards of nearly the same name, and of another class of memory or without the same number formats."""
+    ours = memory_class(pack, entry.marketed_gb)
+    if "quadro" in name.casefold():  # which tells those of 2018 from those of later series
+        return
+    near = {item.name: item for start in (entry.name, name) for item in _siblings(start, catalogue)}
+    others = [
+        item
+        for item in near.values()
+        if memory_class(pack, item.marketed_gb) is not ours or item.native_bf16 is not entry.native_bf16
+    ]
+    if others:
+        words = " and ".join(_words(item) for item in others[:_NEAREST])
+        text = f"{_words(entry)} is what the name means; near it is {words}: say how much memory there is if in doubt"
+        yield Caution("HARDWARE_NAME_AMBIGUOUS", text, ours.id)
+
+
+def _told(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
+    """A memory, and perhaps a name: the memory is trusted."""
+    gb, name = hardware.unknown_accelerator.marketed_memory_gb, hardware.unknown_accelerator.name.strip()
+    entry, count, plain = _looked_up(name, catalogue)
+    if unsupported := _unsupported(name, entry):
+        return _foreign(hardware, gb, unsupported, pack)
+    if not name or not catalogue.accelerators:
+        return Device(hardware, gb)
+    if entry is not None and _same(entry.marketed_gb, gb, pack):
+        return _as(hardware, entry, count)
+    rule_id = memory_class(pack, gb).id
+    siblings = [item for item in _siblings(plain, catalogue) if _same(item.marketed_gb, gb, pack)]
+    if siblings:
+        has = f"{_words(entry)} is the card of that name" if entry is not None else f"no card is named {name!r} alone"
+        text = f"{has}; with {gb:g} GB it is the {siblings[0].display_name}, and was taken as that"
+        return _as(hardware, siblings[0], count, Caution("HARDWARE_NAME_MISLEADING", text, rule_id))
+    if entry is not None:
+        text = f"the name means {_words(entry)}, {gb:g} GB were told: the memory was trusted over the name"
+        return Device(hardware, gb, entry=entry, cautions=(Caution("HARDWARE_NAME_MISLEADING", text, rule_id),))
+    near = difflib.get_close_matches(canonical(plain), [i.name for i in catalogue.entries()], _NEAREST)
+    pointer = f"; did you mean {', '.join(near)}?" if near else ""
+    text = f"no accelerator {name!r} is known{pointer}: its {gb:g} GB count, and nothing else of it"
+    return Device(hardware, gb, cautions=(Caution("HARDWARE_NAME_UNKNOWN", text, rule_id),))
+
+
+def _as(hardware: rs.Hardware, entry: Accelerator, count: int, *cautions: Caution) -> Device:
+    """The catalogue's accelerator, by the name that the estimator and the trainer know it by."""
+    found = rs.Hardware()
+    found.CopyFrom(hardware)
+    found.accelerator = entry.name or hardware.accelerator
+    found.count = hardware.count or count
+    return Device(found, entry.marketed_gb, entry=entry, cautions=cautions)
+
+
+def _find(name: str, catalogue: Catalogue) -> Accelerator | None:
+    return catalogue.accelerators.get(name.casefold()) or catalogue.accelerators.get(canonical(name))
+
+
+def _siblings(name: str, catalogue: Catalogue) -> list[Accelerator]:
+    """Cards whose name goes on where this one ends, the shortest name first."""
+    start = canonical(name)
+    found = [
+        item
+        for spelling, item in _spelled(catalogue)
+        if spelling.startswith(f"{start}-") and _SIBLING.fullmatch(spelling.removeprefix(start))
+    ]
+    return sorted(found, key=lambda item: (len(item.name), item.name))
+
+
+@lru_cache(maxsize=8)
+def _spelled(catalogue: Catalogue) -> tuple[tuple[str, Accelerator], ...]:
+    """The canonical name of each card that can be trained on: all are gone through for each kind of hardware."""
+    return tuple((canonical(item.name), item) for item in catalogue.entries() if not item.unsupported)
+
+
+def _same(ours: float, told: float, pack: Pack) -> bool:
+    return abs(ours - told) <= pack.rules.gate.tolerance.value * ours
+
+
+def _words(entry: Accelerator) -> str:
+    return f"{entry.display_name} ({entry.marketed_gb:g} GB)"

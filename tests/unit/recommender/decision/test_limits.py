@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deadlines, budgets of a run, servers, what a GPU cannot do, and what matters: what they change, and what gives."""
+
+import pytest
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_recommender.conclusion import Recommendation, conclude
+from finetree_recommender.decision.limits import Demands, breaches
+from finetree_recommender.decision.stages import choose
+from finetree_recommender.estimator.values import Accelerator, Catalogue, Evidence, FitState, Priced
+from finetree_recommender.explain.reasons import Standing
+from finetree_recommender.method import Method
+from finetree_recommender.policy.answers import SERVING_WORDS, Answers
+from finetree_recommender.request.inputs import normalize
+
+GIB = 2**30
+ALL_FIT = {"full": "FITS", "lora": "FITS", "qlora": "FITS", "prefix": "FITS", "adapter": "FITS"}
+# Hours and USD of one run, so that each method is fastest or cheapest by a margin.
+HOURS = {Method.FULL: 20, Method.LORA: 4, Method.QLORA: 6, Method.PREFIX: 3, Method.ADAPTER: 5}
+USD = {Method.FULL: 40, Method.LORA: 8, Method.QLORA: 5, Method.PREFIX: 6, Method.ADAPTER: 9}
+
+
+def gpu(gb):
+    return {"unknown_accelerator": {"marketed_memory_gb": gb}}
+
+
+def estimate(method, fit="FITS", currency="USD"):
+    def point(value: float, spread: float = 1.0) -> ev.Interval:
+        return ev.Interval(low=value / spread, expected=value, high=value * spread)
+
+    state, hours, usd = FitState(fit), HOURS[method] * 3600, USD[method]
+    return Priced(state, point(8.0 * GIB), 24 * GIB, point(hours, 1.5), point(usd, 1.5), currency, 100)
+
+
+def figures(**fit: str) -> Evidence:
+    rows = {(method, 0): estimate(method, fit.get(method.field, "FITS")) for method in Method}
+    return Evidence(rows, ev.Revision(), 7_000_000_000)
+
+
+def codes(answer):
+    return [caution.code for caution in answer.cautions]
+
+
+def reason_codes(answer, method):
+    return [reason.code for item in answer.methods if item.method is method for reason in item.reasons]
+
+
+@pytest.fixture
+def ask(pack, read):
+    return lambda found=None, **fields: conclude(pack, read(**fields), found, "" if found else "HARDWARE_UNKNOWN")
+
+
+def test_a_method_over_the_deadline_gives_way_to_the_next_that_keeps_it(ask):
+    kept = ask(figures(), hardware=gpu(24), time="TIME_NEED_HOURS", deadline="14400s")
+    late = ask(figures(), hardware=gpu(24), time="TIME_NEED_HOURS", deadline="14399s")
+    assert (kept.decision.method, kept.decision.overruled_rule_id) == (Method.LORA, "")
+    assert (late.decision.method, late.decision.rule_id) == (Method.PREFIX, "demand.deadline")
+    assert late.decision.overruled_rule_id == "votes.plurality"
+    assert reason_codes(late, Method.LORA)[0] == "OVER_DEADLINE"
+    assert reason_codes(late, Method.PREFIX)[0] == "KEEPS_WISHES"
+    assert late.methods[0].reasons[0].message.startswith("LORA comes first by the rules, but takes 4.0 h")
+    passed = [step for step in late.trace if step.stage == "demands"]
+    assert [step.rule_id for step in passed] == ["demand.deadline", "demand.deadline", "demand.deadline"]
+    assert "takes 4.0 h" in passed[0].outcome
+
+
+def test_a_method_over_the_budget_of_a_run_gives_way(ask):
+    answer = ask(figures(), hardware=gpu(24), time="TIME_NEED_HOURS", budget_usd_run=5.5)
+    assert (answer.decision.method, answer.decision.rule_id) == (Method.QLORA, "demand.budget")
+    lora = next(item for item in answer.methods if item.method is Method.LORA)
+    assert lora.standing is Standing.REJECTED
+    assert lora.reasons[0].message == "costs 8.00 USD a run, the budget is 5.50 USD"
+
+
+def test_contradictory_wishes_get_the_rules_answer_and_what_gives(ask):
+    """Maximum quality, in minutes, for 5 USD."""
+    fields = {"quality": "QUALITY_NEED_MAXIMUM", "time": "TIME_NEED_MINUTES", "budget_usd_run": 4.5}
+    answer = ask(figures(), hardware=gpu(80), deadline="600s", **fields)
+    by_code = {caution.code: caution.message for caution in answer.cautions}
+    assert answer.decision.method is not None
+    assert "the deadline is 10 min" in by_code["OVER_DEADLINE"]
+    assert "the quickest, PREFIX, takes 3.0 h" in by_code["OVER_DEADLINE"]
+    assert "the budget is 4.50 USD" in by_code["OVER_BUDGET"]
+    assert "the cheapest, QLORA, costs 5.00 USD" in by_code["OVER_BUDGET"]
+    assert by_code["OVER_BUDGET"].endswith(
+        "; that is at the price of renting: say so where the hardware is your own (ownership)"
+    )
+    cheapest = ask(figures(), hardware=gpu(16), budget_usd_run=1)
+    assert cheapest.decision.method is Method.QLORA
+    assert "no method here keeps every wish, and it is the cheapest;" in cheapest.cautions[0].message
+    owned = ask(figures(), hardware=gpu(80), ownership={"owned": {"tariff_per_kwh": 0.3}}, **fields)
+    assert not [item for item in owned.cautions if "price of renting" in item.message]
+    assert "no method has all of what was asked for" in by_code["CONTRADICTORY_WISHES"]
+    assert answer.confidence.level == "LOW"
+    assert any("wishes that are not met" in factor for factor in answer.confidence.factors)
+
+
+def test_of_methods_that_all_break_a_wish_the_one_that_breaks_least_is_taken(ask):
+    # Nothing is done in an hour; only QLoRA is within 5 USD.
+    answer = ask(figures(), hardware=gpu(24), time="TIME_NEED_HOURS", deadline="3600s", budget_usd_run=5)
+    assert answer.decision.method is Method.QLORA
+    assert "OVER_DEADLINE" in codes(answer)
+    assert "OVER_BUDGET" not in codes(answer)
+
+
+def test_less_quality_than_asked_for_is_told_with_both_numbers(ask):
+    answer = ask(figures(full="DOES_NOT_FIT"), hardware=gpu(24), quality="QUALITY_NEED_MAXIMUM")
+    caution = next(item for item in answer.cautions if item.code == "BELOW_QUALITY_NEED")
+    assert caution.message == "LORA reaches 95 percent of full fine-tuning, 100 were asked for"
+
+
+def test_a_limit_without_a_figure_is_not_taken_for_kept(ask, evidence):
+    unknown = ask(deadline="3600s", budget_usd_run=5)
+    assert {"DEADLINE_UNCHECKED", "BUDGET_UNCHECKED"} <= set(codes(unknown))
+    euros = figures()
+    rows = {key: row._replace(currency="EUR") for key, row in euros.rows.items()}
+    other = ask(Evidence(rows, euros.revision, None), hardware=gpu(24), budget_usd_run=5)
+    assert "BUDGET_UNCHECKED" in codes(other)
+
+
+def test_a_limit_within_the_interval_is_at_risk(ask):
+    answer = ask(figures(), hardware=gpu(24), time="TIME_NEED_HOURS", deadline="18000s", budget_usd_run=9)
+    assert answer.decision.method is Method.LORA
+    assert {"DEADLINE_AT_RISK", "BUDGET_AT_RISK"} <= set(codes(answer))
+
+
+def test_without_an_estimator_the_packs_own_hours_are_checked_and_named(ask):
+    answer = ask(hardware=gpu(24), deadline="7200s", time="TIME_NEED_HOURS", dataset_profile={"examples": 5000})
+    assert answer.decision.method is Method.PREFIX
+    lora = next(item for item in answer.methods if item.method is Method.LORA)
+    assert "by the playbook's table for 7B models" in lora.reasons[0].message
+
+
+@pytest.mark.parametrize("target", SERVING_WORDS)
+def test_a_method_that_no_server_loads_is_passed_over(ask, pack, target):
+    fields = {"hardware": gpu(24), "serving": [f"SERVING_TARGET_{target}"], "tasks": "TASK_VARIETY_MANY_DIFFERENT"}
+    answer = ask(figures(), **fields)
+    if target == "TRANSFORMERS":
+        assert answer.decision.method is Method.ADAPTER
+        return
+    assert answer.decision.method is Method.LORA
+    assert reason_codes(answer, Method.ADAPTER)[0] == "NOT_SERVABLE"
+    assert reason_codes(answer, Method.PREFIX)[0] == "NOT_SERVABLE"
+    assert "SERVING_NOTE" in codes(answer)
+
+
+def test_8_gb_and_vllm_take_qlora_where_the_playbook_says_prefix(ask):
+    found = figures(full="DOES_NOT_FIT", lora="DOES_NOT_FIT", adapter="DOES_NOT_FIT")
+    answer = ask(found, hardware=gpu(8), serving=["SERVING_TARGET_VLLM"])
+    assert answer.decision.choice.method is Method.PREFIX
+    assert (answer.decision.method, answer.decision.rule_id) == (Method.QLORA, "serving.vllm.prefix")
+
+
+def test_where_nothing_that_runs_can_be_served_the_answer_says_so(ask):
+    answer = ask(hardware=gpu(8), serving=["SERVING_TARGET_VLLM", "SERVING_TARGET_OLLAMA"])
+    assert answer.decision.method is Method.PREFIX
+    assert codes(answer).count("NOT_SERVABLE") == 2
+
+
+def test_an_adapter_of_a_rank_that_vllm_does_not_take_by_default_is_told(ask):
+    fields = {"hardware": gpu(24), "serving": ["SERVING_TARGET_VLLM"], "profile": "RECIPE_PROFILE_EVIDENCE"}
+    large = ask(figures(), dataset_profile={"examples": 50000}, **fields)
+    small = ask(figures(), dataset_profile={"examples": 500}, **fields)
+    assert any("--max-lora-rank 32" in caution.message for caution in large.cautions)
+    assert not any("--max-lora-rank" in caution.message for caution in small.cautions)
+
+
+@pytest.mark.parametrize(
+    ("gb", "fields", "method"),
+    [
+        (24, {"use_case": "USE_CASE_ENTERPRISE", "budget_usd_month": 10000, "quality": "QUALITY_NEED_MAXIMUM"}, "FULL"),
+        (8, {}, "LORA"),
+        (80, {}, None),
+    ],
+)
+def test_renting_names_the_smallest_gpu_of_the_best_method(ask, gb, fields, method):
+    """An enterprise with a budget and a smaller GPU gets LoRA, and is told of full fine-tuning on a rented one."""
+    answer = ask(figures(full="DOES_NOT_FIT"), hardware=gpu(gb), can_rent=True, **fields)
+    told = [caution for caution in answer.cautions if caution.code == "RENTING_CHANGES_METHOD"]
+    assert [caution.redirect for caution in told] == ([method] if method else [])
+    if method == "FULL":
+        assert answer.decision.method is Method.LORA
+        assert "a GPU of 80 GB" in told[0].message
+    silent = ask(figures(full="DOES_NOT_FIT"), hardware=gpu(gb), **fields)
+    assert "RENTING_CHANGES_METHOD" not in codes(silent)
+
+
+def test_every_server_has_a_word_on_every_method(pack):
+    for target in SERVING_WORDS:
+        served = {m for m in Method if not breaches(pack, Demands(serving=(target,)), None, m)}
+        assert served >= {Method.FULL, Method.LORA, Method.QLORA}
+
+
+@pytest.mark.parametrize(("capability", "passes"), [(5.2, False), (6.0, True), (8.9, True), (None, True)])
+def test_a_4_bit_base_needs_compute_capability_6(pack, capability, passes):
+    found = breaches(pack, Demands(capability=capability), None, Method.QLORA)
+    assert [breach.code for breach in found] == ([] if passes else ["NO_NF4"])
+    assert not breaches(pack, Demands(capability=capability), None, Method.LORA)
+
+
+def test_an_old_gpu_is_told_what_it_cannot_do(pack, ask):
+    card = Accelerator(8, False, "gtx-1080", "GeForce GTX 1080", 6.1)
+    newer = Accelerator(8, True, "rtx-4060", "GeForce RTX 4060", 8.9)
+    catalogue = Catalogue(accelerators={"gtx-1080": card, "rtx-4060": newer})
+
+    def told(name: str) -> Recommendation:
+        request = ask(hardware=gpu(8)).inputs.request
+        request.hardware.accelerator = name
+        return conclude(pack, normalize(request, pack, catalogue), figures(), "")
+
+    assert "NO_BF16" in codes(told("GTX 1080"))
+    assert "NO_INT8" in reason_codes(told("GTX 1080"), Method.QLORA)
+    assert "NO_BF16" not in codes(told("RTX 4060"))
+    assert "NO_INT8" not in reason_codes(told("RTX 4060"), Method.QLORA)
+
+
+@pytest.mark.parametrize(
+    ("priorities", "method"),
+    [
+        (("QUALITY",), "FULL"), (("SPEED",), "PREFIX"), (("COST",), "QLORA"), (("MEMORY",), "QLORA"),
+        (("SIMPLICITY",), "LORA"), (("MODULARITY",), "ADAPTER"), (("MODULARITY", "QUALITY"), "ADAPTER"),
+        (("COST", "QUALITY"), "QLORA"), ((), "LORA"),
+    ],
+)  # fmt: skip
+def test_what_matters_decides_where_nothing_else_does(pack, priorities, method):
+    """As the playbook's own short answers have it (L297-L327)."""
+    choice = choose(pack, Answers(priorities=priorities))
+    assert choice.method == method
+    assert (choice.steps[-1].stage == "priorities") is bool(priorities)
+
+
+def test_the_next_priority_decides_what_the_first_leaves_tied(pack):
+    first = choose(pack, Answers(quality="ACCEPTABLE", priorities=("MODULARITY",)))
+    second = choose(pack, Answers(quality="ACCEPTABLE", priorities=("MODULARITY", "SPEED")))
+    # QLoRA and prefix tuning are tied, and one as modular as the other.
+    assert (first.method, second.method) == (Method.QLORA, Method.PREFIX)
+    assert second.rule_id == "tie.speed"
+
+
+def test_priorities_do_not_outvote_answers(pack):
+    choice = choose(pack, Answers(memory="24", time="HOURS", priorities=("SPEED",)))
+    assert choice.method is Method.LORA
+
+
+def test_a_first_time_breaks_ties_towards_the_simplest(pack):
+    fields = {"memory": "80", "budget": "unlimited", "quality": "ACCEPTABLE", "time": "MINUTES", "tasks": "SINGLE"}
+    assert choose(pack, Answers(**fields)).method is Method.PREFIX
+    beginner = choose(pack, Answers(memory="24", quality="ACCEPTABLE", experience="BEGINNER"))
+    assert (beginner.method, beginner.rule_id) == (Method.LORA, "tie.beginner")
+
+
+@pytest.mark.parametrize(
+    ("fields", "method", "code"),
+    [
+        ({"behavior_change": "BEHAVIOR_CHANGE_MINOR"}, Method.LORA, "CAUTION_LORA_TINY"),
+        ({"behavior_change": "BEHAVIOR_CHANGE_SIGNIFICANT"}, Method.PREFIX, "CAUTION_PREFIX_CHANGE"),
+        ({"experience": "EXPERIENCE_BEGINNER"}, Method.ADAPTER, "CAUTION_ADAPTER_BEGINNER"),
+        ({"task_count": 5}, Method.FULL, "CAUTION_FULL_COPIES"),
+    ],
+)
+def test_the_playbooks_advice_on_the_new_answers_is_given(ask, fields, method, code):
+    assert code in reason_codes(ask(hardware=gpu(80), **fields), method)
+    assert code not in reason_codes(ask(hardware=gpu(80)), method)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What evidence-1 takes where a limit stands against what it prefers: docs/decisions/0016."""
+
+import random
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import pytest
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_recommender.conclusion import Recommendation, conclude
+from finetree_recommender.decision.fit import ground
+from finetree_recommender.decision.limits import Demands, burdens
+from finetree_recommender.decision.pipeline import outcome
+from finetree_recommender.estimator.values import Evidence, FitState, Priced
+from finetree_recommender.method import Method
+from finetree_recommender.policy.answers import NAMES, PRIORITY_WORDS, SERVING_WORDS, UNKNOWN, Answers, vocabulary
+from finetree_recommender.policy.pack import load_builtin
+from finetree_recommender.request.inputs import bracket_key
+
+GIB = 2**30
+PACK = load_builtin()["evidence-1"]
+GRADES = {method: PACK.card(method).quality_percent.expected for method in Method}
+
+
+class Run(NamedTuple):
+    """What a run of a method takes."""
+
+    usd: float | None
+    hours: float = 1.0
+    fit: FitState = FitState.FITS
+
+
+def figures(runs: dict[Method, Run]) -> Evidence:
+    """Estimates of these methods; the others do not fit."""
+
+    def point(value: float) -> ev.Interval:
+        return ev.Interval(low=value, expected=value, high=value)
+
+    def row(run: Run) -> Priced:
+        cost = point(run.usd) if run.usd is not None else None
+        return Priced(run.fit, point(8.0 * GIB), 24 * GIB, point(run.hours * 3600), cost, "USD", 100)
+
+    left_out = Run(None, fit=FitState.DOES_NOT_FIT)
+    return Evidence({(m, 0): row(runs.get(m, left_out)) for m in Method}, ev.Revision(), 7_000_000_000)
+
+
+@pytest.fixture
+def ask(read):
+    """The answer by evidence-1 on a GPU of 24 GB."""
+
+    def answer(runs: dict[Method, Run], **fields: Any) -> Recommendation:
+        hardware = {"unknown_accelerator": {"marketed_memory_gb": 24}}
+        return conclude(PACK, read(hardware=hardware, **fields).reread(PACK), figures(runs), "")
+
+    return answer
+
+
+ALL = {Method.PREFIX: Run(2), Method.ADAPTER: Run(3), Method.LORA: Run(5), Method.QLORA: Run(4), Method.FULL: Run(9)}
+
+
+@pytest.mark.parametrize(
+    ("usd", "method"), [(0, "PREFIX"), (2, "PREFIX"), (3, "ADAPTER"), (4, "ADAPTER"), (5, "LORA"), (100, "LORA")]
+)
+def test_of_what_is_within_the_budget_the_best_is_taken_and_where_nothing_is_the_cheapest(ask, usd, method):
+    answer = ask(ALL, budget_usd_run=usd)
+    assert answer.decision.method == method
+    assert ("OVER_BUDGET" in [caution.code for caution in answer.cautions]) is (usd < 2)
+
+
+def test_an_answer_over_the_budget_says_by_how_much_and_that_it_comes_nearest(ask):
+    answer = ask(ALL, budget_usd_run=0)
+    assert answer.decision.rule_id == "demand.budget"
+    assert answer.methods[0].reasons[0] == (
+        "NEAREST_TO_WISHES",
+        "LORA comes first by the rules, but costs 5.00 USD a run, the budget is 0.00 USD; PREFIX comes nearest",
+        "demand.nearest",
+    )
+    over = next(caution for caution in answer.cautions if caution.code == "OVER_BUDGET")
+    assert over.message.startswith(
+        "PREFIX costs 2.00 USD a run, the budget is 0.00 USD; no method here keeps every wish, and it is the cheapest"
+    )
+
+
+def test_a_limit_is_no_reason_to_take_more_than_the_rules_prefer(ask):
+    """Of a small model full fine-tuning can cost less than LoRA: LoRA would take its place again with more budget."""
+    runs = {Method.FULL: Run(2), Method.LORA: Run(3), Method.QLORA: Run(4)}
+    between = ask(runs, budget_usd_run=2.5)
+    assert between.decision.method is Method.LORA
+    over = next(caution for caution in between.cautions if caution.code == "OVER_BUDGET")
+    assert "only FULL would keep every wish, which is more than the rules ask for" in over.message
+    assert ask(runs, budget_usd_run=3).decision.method is Method.LORA
+    assert ask({Method.FULL: Run(2)}, budget_usd_run=1).decision.method is Method.FULL
+
+
+def test_a_deadline_that_no_method_keeps_binds_none(ask):
+    late = {method: run._replace(hours=2) for method, run in ALL.items()}
+    assert ask(late, deadline="3600s").decision.method is Method.LORA
+    assert ask(late, deadline="3600s", budget_usd_run=4).decision.method is Method.ADAPTER
+    quick = late | {Method.PREFIX: Run(2, hours=1)}
+    assert ask(quick, deadline="3600s", budget_usd_run=4).decision.method is Method.PREFIX
+
+
+def test_what_cannot_be_served_is_taken_for_no_limit(ask):
+    answer = ask(ALL, budget_usd_run=0, serving=["SERVING_TARGET_VLLM"])
+    assert answer.decision.method is Method.QLORA
+
+
+def drawn(draw: random.Random) -> tuple[Answers, Demands, dict[Method, Run]]:
+    """Answers, wishes and estimates; costs and times in no order, some of them the same or unknown."""
+    words = vocabulary(PACK.rules)
+    given = {name: draw.choice(words[name]) if draw.random() < 0.5 else UNKNOWN for name in NAMES}
+    priorities = tuple(draw.sample(PRIORITY_WORDS, draw.choice((0, 0, 1, 2))))
+    demands = Demands(
+        deadline_seconds=draw.choice((None, 3600.0, 7200.0)),
+        serving=tuple(draw.sample(SERVING_WORDS, draw.choice((0, 0, 1)))),
+        capability=draw.choice((None, 5.2)),
+    )
+    states = (FitState.FITS, FitState.TIGHT, FitState.DOES_NOT_FIT)
+    runs = {
+        method: Run(draw.choice((None, 1, 2, 3, 4, 600)), draw.choice((1, 2, 3)), draw.choice(states))
+        for method in Method
+    }
+    return Answers(**given, priorities=priorities), demands, runs
+
+
+def test_no_larger_budget_takes_a_method_of_less_quality_whatever_the_methods_take_and_cost():
+    draw, verdicts = random.Random("budgets"), set()
+    for _ in range(2500):
+        answers, demands, runs = drawn(draw)
+        found, taken = figures(runs), []
+        for usd in (0, 1, 2, 3, 4, 599, 600, 2000):
+            asked = answers.changed("budget", bracket_key(PACK.rules.budget, usd))
+            on = ground(found, burdens(PACK, demands.within(usd), found))
+            taken.append(outcome(PACK, asked, on).method)
+        assert all(before is after or _grade(before) < _grade(after) for before, after in pairwise(taken)), (
+            taken, answers, demands, runs,
+        )  # fmt: skip
+        verdicts.update(taken)
+    assert verdicts == {*Method, None}
+
+
+def _grade(method: Method | None) -> float:
+    return GRADES[method] if method is not None else 0.0

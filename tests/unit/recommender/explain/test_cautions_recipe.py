@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is told of a recipe beside its values: cut rows, little data, long runs, idle devices, doubtful rates."""
+
+from typing import Any
+
+import pytest
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_recommender.conclusion import conclude
+from finetree_recommender.estimator.values import Catalogue, Evidence, Model
+from finetree_recommender.explain import cautions
+from finetree_recommender.method import Method
+from finetree_recommender.policy.pack import load_builtin
+from finetree_recommender.request.inputs import normalize
+
+GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
+WEEKS = ev.Interval(low=6e5, expected=12e5, high=2e6)
+
+
+def rows(*counts: int, bounds: tuple[int, ...] = ()) -> dict[str, Any]:
+    """A profile of so many rows, of at most so many tokens each where that is known."""
+    lengths = [{"upper_bound": bound, "count": count} for bound, count in zip(bounds, counts, strict=False)]
+    return {"dataset_profile": {"examples": sum(counts), "token_lengths": lengths}}
+
+
+def rows_of(tokens: int) -> dict[str, Any]:
+    """500 rows with so many tokens in all."""
+    return {"dataset_profile": {"examples": 500, "total_tokens": tokens}}
+
+
+def average(tokens: int) -> dict[str, Any]:
+    """500 rows of which only the average length is known."""
+    return rows_of(500 * tokens)
+
+
+def sampled(count: int, of: int) -> dict[str, Any]:
+    """The lengths of some of the rows."""
+    return {"dataset_profile": {"examples": of, "token_lengths": [{"upper_bound": 100, "count": count}]}}
+
+
+ON_24, FULL, LORA = {"hardware": GPU24}, {"full": "FITS"}, {"lora": "FITS"}
+FACTS = {"task_kind": "TASK_KIND_KNOWLEDGE"}
+EIGHT = {"hardware": {**GPU24, "count": 8}}
+LONG, LONGER = rows(400, 100, bounds=(3000, 8192)), rows(9, bounds=(9000,))
+CUT = {"qlora": "DOES_NOT_FIT DOES_NOT_FIT DOES_NOT_FIT FITS"}
+BEST = ON_24 | rows(20_000) | {"quality": "QUALITY_NEED_MAXIMUM"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "words"),
+    [
+        # The first cut of rows of up to 8192 tokens is at 4096. What fits is the plain recipe, or an adapted one.
+        (
+            ("evidence-1", 8e9, ON_24 | LONG, CUT),
+            "ROWS_CUT",
+            "4,096 tokens, to make it fit: up to 100 of 500 are longer",
+        ),
+        (("evidence-1", 8e9, ON_24 | rows(500), CUT), "ROWS_CUT", "lose their end; say how long they are"),
+        (
+            ("playbook-1", 8e9, LONGER, {}),
+            "ROWS_CUT",
+            "8,192 tokens, which is the model's longest sequence: up to 9 of 9",
+        ),
+        (("playbook-1", 8e9, ON_24 | LONG, {"lora": "FITS"}), "ROWS_CUT", None),
+        (("playbook-1", 8e9, rows(40), {}), "FEW_EXAMPLES", "40 rows of data are few"),
+        (("playbook-1", 8e9, rows(1), {}), "FEW_EXAMPLES", "1 row of data is few"),
+        (("evidence-1", 8e9, rows(100), {}), "FEW_EXAMPLES", None),
+        (("evidence-1", 5e8, BEST, FULL), "LEARNING_RATE_UNCERTAIN", "from 2e-05 to 0.001, 50 times apart"),
+        (("evidence-1", 8e9, BEST, FULL), "LEARNING_RATE_UNCERTAIN", None),
+        (("playbook-1", 8e9, BEST, FULL), "BF16_ROUNDING", "at a rate of 2e-05 many updates are lost"),
+        (("playbook-1", 8e9, BEST | EIGHT, FULL), "BF16_ROUNDING", "else a higher rate, or shard the model"),
+        (("playbook-1", 8e9, BEST, {"lora": "FITS"}), "BF16_ROUNDING", None),
+        (
+            ("evidence-1", 8e9, ON_24 | average(200), CUT),
+            "ROWS_CUT",
+            "lose their end, and they have 200 on average; say",
+        ),
+        (("evidence-1", 8e9, ON_24 | rows(500), LORA), "LENGTHS_UNKNOWN", "those of rows of 2,048 tokens"),
+        (("evidence-1", 8e9, ON_24 | average(200), LORA), "LENGTHS_UNKNOWN", None),
+        (
+            ("evidence-1", 8e9, ON_24 | average(3000), LORA),
+            "LENGTHS_UNKNOWN",
+            "those above 6,016 tokens lose their end",
+        ),
+        (("evidence-1", 8e9, ON_24 | average(3000), CUT), "LENGTHS_UNKNOWN", None),
+        (("evidence-1", 8e9, ON_24 | LONG, LORA), "LENGTHS_UNKNOWN", None),
+        (("evidence-1", 8e9, EIGHT | rows(100), LORA), "IDLE_DEVICES", "a batch has 2 rows, which 2 of the 8 devices"),
+        (("evidence-1", 8e9, EIGHT | rows(5000), LORA), "IDLE_DEVICES", None),
+        (
+            ("playbook-1", 8e9, ON_24 | FACTS, LORA),
+            "RETRIEVAL_FIRST",
+            "try it first, or with this; what is to be learned",
+        ),
+        (("playbook-1", 8e9, ON_24, LORA), "RETRIEVAL_FIRST", None),
+        (("evidence-1", 8e9, ON_24 | rows_of(7), LORA), "INPUTS_DISAGREE", "with 7 tokens in all have less"),
+        (("evidence-1", 8e9, ON_24 | rows_of(5000), LORA), "INPUTS_DISAGREE", None),
+        (("evidence-1", 8e9, ON_24 | sampled(30, of=500), LORA), "INPUTS_DISAGREE", "of 30 rows were given for 500"),
+    ],
+)
+def test_what_could_go_wrong_in_a_recipe_is_told(read, evidence, asked, code, words):
+    policy, parameters, fields, fits = asked
+    pack, found = load_builtin()[policy], None
+    if "hardware" in fields:
+        variants = {method: len(fits.get(method.field, "").split()) or 1 for method in Method}
+        found = Evidence(evidence(variants, **fits).rows, ev.Revision(), int(parameters))
+    inputs = read(parameters=int(parameters), **fields).reread(pack)
+    told = conclude(pack, inputs, found, "" if found else cautions.HARDWARE_UNKNOWN)
+    messages = [caution.message for caution in told.cautions if caution.code == code]
+    assert len(messages) == (words is not None)
+    assert all(words in message for message in messages)
+
+
+@pytest.mark.parametrize(("counted", "words"), [(500, "a smaller model"), (20_000, "fewer rows (some thousand")])
+def test_a_run_of_weeks_is_told_with_what_would_make_it_shorter(pack, read, evidence, counted, words):
+    inputs, found = read(**ON_24, **rows(counted)), evidence(lora="FITS")
+    assert not [item for item in conclude(pack, inputs, found, "").cautions if item.code == "LONG_RUN"]
+    slow = {key: row._replace(total_seconds=WEEKS) for key, row in found.rows.items()}
+    told = conclude(pack, inputs, Evidence(slow, found.revision, found.parameters), "")
+    (message,) = (item.message for item in told.cautions if item.code == "LONG_RUN")
+    assert message.startswith(f"a run takes 14 days: {words}")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (({"time": "TIME_NEED_MINUTES"}, 3600), None),
+        (({"time": "TIME_NEED_MINUTES"}, 9000), "minutes were wished for, and LORA is expected to take 2.5 h"),
+        (({"time": "TIME_NEED_HOURS"}, 86_400), None),
+        (({"time": "TIME_NEED_HOURS"}, 172_800), "hours were wished for, and LORA is expected to take 48.0 h"),
+        (({"time": "TIME_NEED_DAYS"}, 1e6), None),
+        (({}, 1e6), None),
+        # A deadline is a limit, held against the figures by itself.
+        (({"time": "TIME_NEED_MINUTES", "deadline": "9001s"}, 9000), None),
+    ],
+)
+def test_a_run_slower_than_was_wished_for_is_told_with_what_is_quickest(pack, read, evidence, asked, words):
+    wished, seconds = asked
+    found, inputs = evidence(lora="FITS", prefix="FITS"), read(**ON_24, **wished)
+    long = ev.Interval(low=seconds, expected=seconds, high=seconds)
+    rows = {key: row._replace(total_seconds=long) for key, row in found.rows.items() if key[0] is Method.LORA}
+    told = conclude(pack, inputs, Evidence(found.rows | rows, found.revision, found.parameters), "")
+    assert told.decision.method is Method.LORA
+    messages = [item.message for item in told.cautions if item.code == "SLOWER_THAN_WISHED"]
+    assert len(messages) == (words is not None)
+    assert all(message.startswith(f"{words}; the quickest, PREFIX, takes") for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("fits", "told"),
+    [
+        ({"lora": "FITS"}, ["EXPERTS_NOT_ADAPTED"]),
+        ({"qlora": "FITS"}, ["EXPERTS_NOT_QUANTISED", "EXPERTS_NOT_ADAPTED"]),
+        ({}, ["EXPERTS_NOT_QUANTISED"]),
+        ({"full": "FITS"}, []),
+    ],
+)
+def test_what_becomes_of_a_models_experts_is_told(pack, evidence, fits, told):
+    request = rec.RecommendRequest(model={"name": "moe"}, hardware=GPU24)
+    inputs = normalize(request, pack, Catalogue(models={"moe": Model(46_700_000_000, 32768, 8)}))
+    answer = conclude(pack, inputs, evidence(**fits), "")
+    assert [caution.code for caution in answer.cautions if caution.code.startswith("EXPERTS_")] == told
+    plain = normalize(request, pack, Catalogue(models={"moe": Model(46_700_000_000, 32768)}))
+    codes = {caution.code for caution in conclude(pack, plain, evidence(**fits), "").cautions}
+    assert not codes & {"EXPERTS_NOT_ADAPTED", "EXPERTS_NOT_QUANTISED"}

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a change of one input would do: each claim is checked by asking again with that change."""
+
+from typing import Any
+
+import pytest
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_recommender.conclusion import Recommendation, conclude
+from finetree_recommender.estimator.values import Evidence, FitState, Priced
+from finetree_recommender.explain.counterfactuals import Counterfactual
+from finetree_recommender.method import Method
+from finetree_recommender.policy.pack import load_builtin, parse
+
+GIB = 2**30
+ALL_FIT = {"full": "FITS", "lora": "FITS", "qlora": "FITS", "prefix": "FITS", "adapter": "FITS"}
+STEPS = {"GB": 0.01, "USD a month": 0.01, "USD a run": 0.01}
+QUESTIONS = {
+    "quality": [f"QUALITY_NEED_{word}" for word in ("MAXIMUM", "CRITICAL", "IMPORTANT", "ACCEPTABLE", "EXPERIMENTAL")],
+    "time": [f"TIME_NEED_{word}" for word in ("DAYS", "HOURS", "MINUTES")],
+    "tasks": [f"TASK_VARIETY_{word}" for word in ("SINGLE", "SIMILAR", "MANY_DIFFERENT")],
+    "use_case": [f"USE_CASE_{word}" for word in ("ENTERPRISE", "STARTUP", "RESEARCH")],
+    "experience": [f"EXPERIENCE_{word}" for word in ("BEGINNER", "INTERMEDIATE", "EXPERT")],
+}
+
+
+def gpu(gb):
+    return {"unknown_accelerator": {"marketed_memory_gb": gb}}
+
+
+REQUESTS = [
+    {},
+    {"hardware": gpu(24)},
+    {"hardware": gpu(80), "budget_usd_month": 3000, "quality": "QUALITY_NEED_MAXIMUM"},
+    {"hardware": gpu(16), "time": "TIME_NEED_MINUTES", "budget_usd_month": 75},
+    {"hardware": gpu(8), "budget_usd_run": 3, "runs_per_month": 20, "task_count": 1},
+    {"deadline": "5400s", "dataset_profile": {"examples": 3000}, "quality": "QUALITY_NEED_CRITICAL"},
+    {"budget_usd_run": 5, "dataset_profile": {"examples": 3000}, "hardware": gpu(24), "time": "TIME_NEED_HOURS"},
+    {"task_count": 2, "tasks": "TASK_VARIETY_MANY_DIFFERENT", "hardware": gpu(48)},
+]
+
+
+def changed(request: dict[str, Any], path: str, value: float) -> dict[str, Any]:
+    """The request with another number at a threshold's field."""
+    if path == "hardware":
+        return request | {"hardware": gpu(value)}
+    if path == "dataset_profile.examples":
+        return request | {"dataset_profile": {"examples": int(value)}}
+    if path == "deadline":
+        return request | {"deadline": f"{value:g}s"}
+    return request | {path: int(value) if path == "task_count" else value}
+
+
+def present(request: dict[str, Any], path: str) -> float:
+    if path == "hardware":
+        return float(request["hardware"]["unknown_accelerator"]["marketed_memory_gb"])
+    if path == "dataset_profile.examples":
+        return float(request["dataset_profile"]["examples"])
+    value = request[path]
+    return float(value.rstrip("s")) if isinstance(value, str) else float(value)
+
+
+@pytest.fixture
+def ask(pack, read):
+    """The answer to a request, by the rules alone."""
+    return lambda request: conclude(pack, read(**request), None, "ESTIMATOR_UNAVAILABLE")
+
+
+CROSSING = b"""
+id: crossing
+date: "2026-11-26"
+title: LoRA is cheaper than QLoRA from some thousand rows on
+extends: evidence-1
+sources: {house: {kind: MEASURED, source: "Runs of the house", date: "2026-11"}}
+times:
+  examples: [100, 1000, 10000, 100000]
+  source: "house: hours"
+  hours:
+    FULL: [8, 24, 120, 720]
+    LORA: [1, 2, 8, 72]
+    QLORA: [0.5, 3, 20, 240]
+    PREFIX: [0.5, 1, 2, 24]
+    ADAPTER: [1, 3, 10, 96]
+  usd_per_hour: {FULL: 2.5, LORA: 1.5, QLORA: 0.8, PREFIX: 0.4, ADAPTER: 1.5}
+  price_source: "house: prices"
+"""
+
+
+@pytest.fixture
+def by_evidence(read):
+    """The answer to a request by the rules of evidence-1, or of a pack over it."""
+
+    def answer(request: dict[str, Any], text: bytes = b"") -> Recommendation:
+        packs = load_builtin()
+        policy = parse(text, packs) if text else packs["evidence-1"]
+        return conclude(policy, read(**request).reread(policy), None, "ESTIMATOR_UNAVAILABLE")
+
+    return answer
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=str)
+@pytest.mark.parametrize("asked", ["ask", "by_evidence"])
+def test_a_threshold_is_where_the_verdict_changes(asked, request_, request):
+    """At the threshold the verdict is the one told; one step nearer it is another."""
+    ask = request.getfixturevalue(asked)
+    answer = ask(request_)
+    for flip in (flip for flip in answer.counterfactuals if flip.threshold is not None):
+        step = STEPS.get(flip.unit, 1)
+        nearer = flip.threshold - step if flip.threshold > present(request_, flip.field_path) else flip.threshold + step
+        at = ask(changed(request_, flip.field_path, flip.threshold)).decision.method
+        beside = ask(changed(request_, flip.field_path, round(nearer, 2))).decision.method
+        assert at is flip.method, flip
+        assert beside is not flip.method, flip
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=str)
+def test_a_change_of_an_answer_is_told_exactly_where_it_changes_the_verdict(ask, request_):
+    answer = ask(request_)
+    for name, values in QUESTIONS.items():
+        if name == "time" and "deadline" in request_:
+            continue
+        reached = {ask(request_ | {name: value}).decision.method for value in values}
+        told = {flip.method for flip in answer.counterfactuals if flip.field_path == name}
+        assert told == reached - {answer.decision.method, None}
+
+
+@pytest.mark.parametrize("rows", [100, 1000, 4000, 90_000])
+def test_where_no_method_is_within_the_budget_rows_are_told_at_which_another_is_the_cheapest(by_evidence, rows):
+    fields = {"hardware": gpu(24), "budget_usd_run": 0, "serving": ["SERVING_TARGET_VLLM"]}
+    answer = by_evidence(fields | {"dataset_profile": {"examples": rows}}, CROSSING)
+    found = [flip for flip in answer.counterfactuals if flip.field_path == "dataset_profile.examples"]
+    # Outside of the table nobody knows what a run costs.
+    assert [flip for flip in found if 1000 < flip.threshold < 10_000]
+    for flip in found:
+        nearer = flip.threshold - (1 if flip.threshold > rows else -1)
+        for examples, taken in ((flip.threshold, True), (nearer, False)):
+            asked = by_evidence(fields | {"dataset_profile": {"examples": int(examples)}}, CROSSING)
+            assert (asked.decision.method is flip.method) is taken, flip
+
+
+def flips(answer) -> dict[tuple[str, Method | None], Counterfactual]:
+    return {(flip.field_path, flip.method): flip for flip in answer.counterfactuals}
+
+
+def test_memory_thresholds_allow_for_five_percent(ask):
+    found = flips(ask({"hardware": gpu(24)}))
+    qlora, prefix = found["hardware", Method.QLORA], found["hardware", Method.PREFIX]
+    assert (qlora.threshold, qlora.unit) == (22.85, "GB")
+    assert prefix.threshold == 15.23
+    # Below 8 GB the playbook says upgrade: no method.
+    assert found["hardware", None].threshold == 7.61
+    assert "a GPU of 16 GB" in qlora.to_value
+    assert "not priced" in qlora.to_value
+    assert found["tasks", Method.ADAPTER].to_value == "many_different"
+
+
+def test_other_hardware_is_judged_by_the_packs_words(pack, read, evidence):
+    # What is known of the memory on 8 GB says nothing of 16 GB.
+    answer = conclude(pack, read(hardware=gpu(8)), evidence(prefix="FITS"), "")
+    assert ("hardware", Method.QLORA) in flips(answer)
+
+
+def test_a_deadline_is_told_to_the_second_from_the_estimate(pack, read, evidence):
+    # Every method takes 100 s here: a shorter deadline is broken by all, and changes nothing.
+    request = {"hardware": gpu(24), "deadline": "60s", "time": "TIME_NEED_HOURS"}
+    answer = conclude(pack, read(**request), evidence(**ALL_FIT), "")
+    assert answer.decision.method is Method.LORA
+    assert answer.cautions[0].code == "OVER_DEADLINE"
+    assert "deadline" not in {flip.field_path for flip in answer.counterfactuals}
+
+
+def test_unknown_inputs_that_matter_come_first(ask):
+    gaps = ask({}).gaps
+    assert [gap.field_path for gap in gaps][:2] == ["hardware", "time"]
+    assert all(0 < gap.share <= 1 for gap in gaps)
+    assert sorted((gap.share for gap in gaps), reverse=True) == [gap.share for gap in gaps]
+    known = ask({"hardware": gpu(24), "time": "TIME_NEED_HOURS"}).gaps
+    assert not {"hardware", "time"} & {gap.field_path for gap in known}
+
+
+def test_robustness_is_the_share_of_neighbours_that_keep_the_verdict(ask):
+    firm = ask({"hardware": gpu(24), "budget_usd_month": 300, "quality": "QUALITY_NEED_CRITICAL"}).confidence
+    loose = ask({}).confidence
+    assert 0 <= loose.robustness < firm.robustness <= 1
+    assert loose.abstained
+    assert not firm.abstained
+    assert 0 <= loose.score < firm.score <= 1
+    assert "points" in firm.definition
+
+
+def too_large(needs, has):
+    """Evidence that nothing fits into `has` GiB; `needs` are GiB by method."""
+    rows = {}
+    for method, gib in needs.items():
+        peak = ev.Interval(low=gib * GIB, expected=gib * GIB, high=gib * GIB)
+        rows[method, 0] = Priced(FitState.DOES_NOT_FIT, peak, int(has * GIB), None, None, "USD", 100)
+    return Evidence(rows, ev.Revision(), None)
+
+
+def test_no_class_of_gpus_is_named_for_a_method_that_the_estimate_shows_to_need_more(pack, read):
+    """70B: LoRA and full fine-tuning need more than 80 GiB at their smallest, QLoRA more than 24."""
+    needs = {Method.QLORA: 42, Method.LORA: 140, Method.ADAPTER: 140, Method.PREFIX: 180, Method.FULL: 410}
+    answer = conclude(pack, read(parameters=70_000_000_000, hardware=gpu(24)), too_large(needs, 23.5), "")
+    told = {(flip.to_value, flip.method) for flip in answer.counterfactuals if flip.field_path == "hardware"}
+    assert told == {("a GPU of 80 GB or more (by the rules, not priced)", Method.QLORA)}
+
+
+def test_what_is_too_large_here_is_not_too_large_for_a_gpu_that_has_the_room(pack, read):
+    answer = conclude(pack, read(hardware=gpu(8)), too_large(dict.fromkeys(Method, 18), 7.6), "")
+    told = {flip.method: flip.to_value for flip in answer.counterfactuals if flip.field_path == "hardware"}
+    assert told[Method.LORA] == "a GPU of 24 GB (by the rules, not priced)"
+    assert Method.QLORA not in told
+
+
+def test_what_fits_here_is_not_doubted_where_there_is_more_memory(read, evidence):
+    """evidence-1's classes are those of 7B models: of a small one on 12 GB they would say QLoRA from 16 GB on."""
+    policy = load_builtin()["evidence-1"]
+    answer = conclude(policy, read(hardware=gpu(12)).reread(policy), evidence(**ALL_FIT), "")
+    assert answer.decision.method is Method.LORA
+    assert not [flip for flip in answer.counterfactuals if flip.field_path == "hardware" and flip.method]

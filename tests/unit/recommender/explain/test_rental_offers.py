@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What could be rented where nothing at hand trains the model."""
+
+from typing import Any
+
+import pytest
+from finetree_api.estimator.v1 import estimator_pb2 as est
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_recommender.conclusion import conclude
+from finetree_recommender.decision.limits import Demands
+from finetree_recommender.estimator.values import Accelerator, Catalogue, Model
+from finetree_recommender.explain import cautions, rental_offers
+from finetree_recommender.messages.summary import paragraph
+from finetree_recommender.method import Method
+from finetree_recommender.request.inputs import normalize
+from google.protobuf import json_format
+
+CATALOGUE = Catalogue(
+    {"large": Accelerator(192, native_bf16=True), "old": Accelerator(192, native_bf16=False)},
+    {"m": Model(70_000_000_000, 8192)},
+)
+SMALL_GPU = {"unknown_accelerator": {"marketed_memory_gb": 24}}
+
+
+def request(**fields: Any):
+    known = {"model": {"name": "m"}, "can_rent": True, "dataset_profile": {"examples": 5000}}
+    return json_format.ParseDict(known | fields, rec.RecommendRequest())
+
+
+def offered(accelerator, amount, term=est.PRICE_TERM_ON_DEMAND):
+    price = est.Price(
+        accelerator=accelerator, provider="somewhere", term=term, hourly_price=4.0, currency_code="USD", price_id="p"
+    )
+    hours = ev.Interval(low=1, expected=amount / 4, high=9)
+    cost = ev.Interval(low=1, expected=amount, high=99)
+    return est.Offer(price=price, count=1, hours=hours, amount=cost, verdict=est.FIT_VERDICT_FITS)
+
+
+def found(**costs: float):
+    """An estimate with one offer for each method that is named."""
+    return {Method(name.upper()): est.Estimate(offers=[offered("large", cost)]) for name, cost in costs.items()}
+
+
+@pytest.mark.parametrize(
+    ("fields", "fits", "helps"),
+    [
+        ({"hardware": SMALL_GPU}, "DOES_NOT_FIT", True),
+        ({"hardware": SMALL_GPU}, "TIGHT", False),
+        ({"hardware": SMALL_GPU, "can_rent": False}, "DOES_NOT_FIT", False),
+        ({"hardware": {"cpu": {"cores": 8}}}, "FITS", True),
+        ({}, None, True),
+        ({"model": None}, None, False),
+    ],
+)
+def test_offers_are_asked_for_where_nothing_at_hand_trains_the_model(pack, evidence, fields, fits, helps):
+    asked = request(**{name: value for name, value in fields.items() if value is not None})
+    if "model" in fields:
+        asked.ClearField("model")
+    estimates = evidence(lora=fits) if fits is not None else None
+    assert rental_offers.wanted(normalize(asked, pack, CATALOGUE), estimates) is helps
+
+
+def test_each_methods_recipe_is_asked_for_as_small_as_it_gets_without_cutting_rows(pack):
+    rows = rental_offers.questions(pack, request(hardware=SMALL_GPU), CATALOGUE, 70_000_000_000)
+    assert set(rows) == set(Method)
+    for method, row in rows.items():
+        assert row.view == est.ESTIMATE_VIEW_FULL
+        assert row.spec.hardware.unknown_accelerator.marketed_memory_gb == rental_offers.ANY_GPU_GB
+        assert row.spec.training.micro_batch_size == 1
+        assert row.spec.training.sequence_length == 2048
+        recomputed = row.spec.gradient_checkpointing == rs.GRADIENT_CHECKPOINTING_FULL
+        assert recomputed is (method is not Method.PREFIX)
+
+
+def test_offers_that_may_be_taken_away_and_gpus_without_bfloat16_are_passed_over(pack):
+    answer = est.Estimate(
+        offers=[offered("large", 1, est.PRICE_TERM_SPOT), offered("old", 2), offered("large", 3), offered("large", 4)]
+    )
+    (offer,) = rental_offers.offers(pack, request(), CATALOGUE, {Method.LORA: answer, Method.FULL: est.Estimate()})
+    assert (offer.method, offer.accelerator, offer.amount.expected) == (Method.LORA, "large", 3)
+
+
+@pytest.mark.parametrize(
+    ("costs", "preferred", "told"),
+    [
+        ({"lora": 20, "qlora": 10, "full": 40}, Method.LORA, [Method.LORA, Method.FULL, Method.QLORA]),
+        ({"lora": 20, "qlora": 19}, Method.LORA, [Method.LORA]),
+        ({"qlora": 19, "prefix": 5}, Method.LORA, [Method.QLORA, Method.PREFIX]),
+        ({"lora": 20, "qlora": 30}, None, [Method.LORA]),
+    ],
+)
+def test_the_rules_method_comes_first_then_what_is_better_or_clearly_cheaper(pack, costs, preferred, told):
+    rented = rental_offers.offers(pack, request(), CATALOGUE, found(**costs))
+    assert [caution.redirect for caution in rental_offers.advice(pack, preferred, rented)] == told
+
+
+@pytest.mark.parametrize(
+    ("limits", "told", "words"),
+    [
+        ({"budget_usd_run": 30}, [Method.LORA, Method.FULL], ["", "over the budget of 30.00 USD"]),
+        ({"budget_usd_run": 15}, [Method.QLORA, Method.LORA, Method.FULL], ["", "over the budget of 15.00 USD"]),
+        ({"deadline": "10800s"}, [Method.QLORA, Method.LORA, Method.FULL], ["", "past the deadline of 3.0 h"]),
+        ({"budget_usd_run": 15, "deadline": "3600s"}, [Method.LORA], ["15.00 USD and past the deadline of 60 min"]),
+    ],
+)
+def test_offers_are_held_against_the_limits_of_a_run(pack, limits, told, words):
+    asked = request(**limits)
+    costs = {"lora": 20, "full": 40} | ({"qlora": 10} if Method.QLORA in told else {})
+    rented = rental_offers.offers(pack, asked, CATALOGUE, found(**costs))
+    answer = conclude(pack, normalize(asked, pack, CATALOGUE), None, cautions.HARDWARE_UNKNOWN, rented=rented)
+    advice = [caution for caution in answer.cautions if caution.code == "RENT"]
+    assert [caution.redirect for caution in advice][: len(told)] == told
+    for caution, expected in zip(advice, words, strict=False):
+        assert expected in caution.message
+        assert expected or "over the" not in caution.message
+    # The playbook's hours of 7B models say nothing beside prices of this model.
+    assert answer.decision.method is Method.LORA
+    by_method = {item.method: item for item in answer.methods}
+    assert by_method[Method.LORA].cost_usd.expected == 20
+    assert by_method[Method.LORA].total_seconds.expected == 5 * 3600
+    assert (by_method[Method.PREFIX].cost_usd, by_method[Method.PREFIX].dominated_by) == (None, None)
+    assert not by_method[Method.PREFIX].on_frontier
+    assert not [flip for flip in answer.counterfactuals if flip.field_path in ("budget_usd_run", "deadline")]
+    assert not {"OVER_BUDGET", "OVER_DEADLINE"} & {r.code for item in answer.methods for r in item.reasons}
+
+
+def test_where_nothing_keeps_to_the_limits_the_cheapest_comes_first(pack):
+    rented = rental_offers.offers(pack, request(), CATALOGUE, found(lora=20, qlora=10, full=40))
+    told = [caution.redirect for caution in rental_offers.advice(pack, None, rented, Demands(run_usd=1))]
+    assert told == [Method.QLORA, Method.LORA, Method.FULL]
+
+
+def test_the_answer_names_what_to_rent_before_it_warns(pack, evidence):
+    asked = request(hardware=SMALL_GPU)
+    rented = rental_offers.offers(pack, asked, CATALOGUE, found(lora=20, qlora=10))
+    inputs = normalize(asked, pack, CATALOGUE)
+    answer = conclude(pack, inputs, evidence(), "", rented=rented)
+    words = paragraph(answer)
+    assert "To rent: LORA fits on a rented large (somewhere, 4.00 USD an hour on demand): about 5.0 h and " in words
+    assert words.index("To rent: ") < words.index("Beware: no recipe was shown to fit")
+    codes = [caution.code for caution in answer.cautions]
+    assert codes[:3] == ["NOTHING_FITS", "RENT", "RENT"]
+    assert "RENTING_CHANGES_METHOD" not in codes
+
+
+def test_without_hardware_the_verdict_stays_and_the_offer_is_for_it(pack):
+    asked = request()
+    rented = rental_offers.offers(pack, asked, CATALOGUE, found(lora=20, prefix=5))
+    answer = conclude(pack, normalize(asked, pack, CATALOGUE), None, cautions.HARDWARE_UNKNOWN, rented=rented)
+    assert answer.decision.method is Method.LORA
+    assert next(caution for caution in answer.cautions if caution.code == "RENT").redirect is Method.LORA

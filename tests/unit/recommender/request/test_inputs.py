@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+from typing import Any
+
+import pytest
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_recommender.decision.limits import Demands
+from finetree_recommender.estimator.values import Accelerator, Catalogue
+from finetree_recommender.policy.answers import ENUM_WORDS, Answers
+from finetree_recommender.request.inputs import normalize
+from google.protobuf import json_format
+
+
+def request(**fields: Any) -> rec.RecommendRequest:
+    return json_format.ParseDict({"model": {"name": "m"}, **fields}, rec.RecommendRequest())
+
+
+def test_what_is_not_given_stays_unknown(pack):
+    inputs = normalize(request(), pack, Catalogue())
+    assert inputs.answers == Answers()
+    known = {item.field_path for item in inputs.listing if item.known}
+    assert known == {"model", "profile"}
+    assert all(item.value == "unknown" for item in inputs.listing if not item.known)
+    assert inputs.examples is None
+    assert not inputs.hardware_known
+
+
+def test_every_answer_is_read(pack):
+    inputs = normalize(
+        request(
+            hardware={"unknown_accelerator": {"marketed_memory_gb": 23.6}},
+            budget_usd_month=500,
+            quality="QUALITY_NEED_CRITICAL",
+            time="TIME_NEED_HOURS",
+            tasks="TASK_VARIETY_SIMILAR",
+            use_case="USE_CASE_STARTUP",
+            task_kind="TASK_KIND_CODE",
+            can_rent=False,
+            dataset_profile={"examples": 5000},
+            deadline="7200s",
+            budget_usd_run=9,
+            runs_per_month=10,
+            task_count=3,
+            behavior_change="BEHAVIOR_CHANGE_MINOR",
+            experience="EXPERIENCE_EXPERT",
+            serving=["SERVING_TARGET_VLLM"],
+            priorities=["PRIORITY_COST", "PRIORITY_SPEED"],
+        ),
+        pack,
+        Catalogue(),
+    )
+    words = ("24", "usd_100_500", "CRITICAL", "HOURS", "SIMILAR", "STARTUP", "CODE", "MINOR", "EXPERT", "several")
+    assert inputs.answers == Answers(*words, priorities=("COST", "SPEED"))
+    assert inputs.demands == Demands(7200, 9, ("VLLM",), None, 5000)
+    assert all(item.known for item in inputs.listing)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("quality", "QUALITY_NEED_"),
+        ("time", "TIME_NEED_"),
+        ("tasks", "TASK_VARIETY_"),
+        ("use_case", "USE_CASE_"),
+        ("task_kind", "TASK_KIND_"),
+        ("behavior_change", "BEHAVIOR_CHANGE_"),
+        ("experience", "EXPERIENCE_"),
+    ],
+)
+def test_every_value_of_the_contract_has_its_word(pack, name, prefix):
+    for word in ENUM_WORDS[name]:
+        inputs = normalize(request(**{name: prefix + word}), pack, Catalogue())
+        assert inputs.answers.get(name) == word
+
+
+def test_a_budget_of_zero_is_known(pack):
+    assert normalize(request(budget_usd_month=0), pack, Catalogue()).answers.budget == "below_50"
+
+
+def test_an_accelerators_memory_comes_from_the_catalogue(pack):
+    catalogue = Catalogue(accelerators={"rtx-4090": Accelerator(24, native_bf16=True), "t4": Accelerator(16, False)})
+    found = normalize(request(hardware={"accelerator": "RTX-4090"}), pack, catalogue)
+    assert (found.answers.memory, found.marketed_gb, found.native_bf16) == ("24", 24, True)
+    assert normalize(request(hardware={"accelerator": "t4"}), pack, catalogue).native_bf16 is False
+
+
+def test_without_the_catalogue_the_playbooks_own_cards_are_known(pack):
+    known = normalize(request(hardware={"accelerator": "rtx-4080"}), pack, Catalogue())
+    unknown = normalize(request(hardware={"accelerator": "mi300x"}), pack, Catalogue())
+    assert (known.answers.memory, unknown.answers.memory) == ("16", "unknown")
+
+
+def test_a_cpu_is_neither_zero_gigabytes_nor_unknown(pack):
+    inputs = normalize(request(hardware={"cpu": {"cores": 2, "memory_bytes": 2**34}}), pack, Catalogue())
+    assert inputs.answers.memory == "cpu"
+    assert inputs.on_cpu
+    assert inputs.marketed_gb is None
+    assert "CPU, 2 cores, 16.0 GiB" in [item.value for item in inputs.listing]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "words"),
+    [
+        ({"accelerator": "M3 Max"}, "M3 Max, memory unknown, not supported yet"),
+        ({"unknown_accelerator": {"marketed_memory_gb": 24, "name": "RX 7900"}}, "RX 7900, 24 GB, not supported yet"),
+        ({"unknown_accelerator": {"marketed_memory_gb": 24}, "count": 2}, "2 x GPU, 24 GB"),
+    ],
+)
+def test_hardware_is_listed_as_it_was_understood(pack, hardware, words):
+    listed = normalize(request(hardware=hardware), pack, Catalogue()).listing
+    assert next((item.value, item.known) for item in listed if item.field_path == "hardware") == (words, True)
+
+
+def test_every_field_of_a_request_is_listed_or_carried(pack):
+    listed = {item.field_path.split(".")[0] for item in normalize(request(), pack, Catalogue()).listing}
+    carried = {"dataset", "evaluation", "evaluation_profile", "ownership", "policy", "pinned"}
+    assert listed | carried == {field.name for field in rec.RecommendRequest.DESCRIPTOR.fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "budget", "run_usd"),
+    [
+        ({"budget_usd_month": 300}, "usd_100_500", 300),
+        ({"budget_usd_month": 300, "runs_per_month": 10}, "usd_100_500", 30),
+        ({"budget_usd_run": 30, "runs_per_month": 10}, "usd_100_500", 30),
+        ({"budget_usd_run": 30}, "unknown", 30),
+        ({"budget_usd_run": 50, "budget_usd_month": 300, "runs_per_month": 10}, "usd_100_500", 30),
+        ({"runs_per_month": 10}, "unknown", None),
+        ({"budget_usd_run": 0}, "unknown", 0),
+    ],
+)
+def test_a_budget_of_a_run_and_of_a_month_are_turned_into_each_other(pack, fields, budget, run_usd):
+    inputs = normalize(request(**fields), pack, Catalogue())
+    assert (inputs.answers.budget, inputs.demands.run_usd) == (budget, run_usd)
+
+
+def test_budgets_that_disagree_are_told(pack):
+    fields = {"budget_usd_run": 50, "budget_usd_month": 300, "runs_per_month": 10}
+    caution = normalize(request(**fields), pack, Catalogue()).cautions[0]
+    assert caution.code == "INPUTS_DISAGREE"
+    assert "30.00 USD" in caution.message
+    rich = normalize(request(budget_usd_run=1e6, budget_usd_month=5, runs_per_month=1), pack, Catalogue())
+    assert rich.cautions[0].message.startswith("1 run of 1000000 USD: 1000000 USD a month, whose budget is 5:")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "time"), [(1, "MINUTES"), (3599, "MINUTES"), (3600, "HOURS"), (86400, "HOURS"), (86401, "DAYS")]
+)
+def test_a_deadline_answers_the_question_of_time_where_that_is_open(pack, seconds, time):
+    implied = normalize(request(deadline=f"{seconds}s"), pack, Catalogue())
+    assert implied.answers.time == time
+    assert next(i for i in implied.listing if i.field_path == "time").value == f"{time.lower()}, from deadline"
+    asked = normalize(request(deadline=f"{seconds}s", time="TIME_NEED_DAYS"), pack, Catalogue())
+    assert asked.answers.time == "DAYS"
+
+
+@pytest.mark.parametrize(("count", "tasks"), [(1, "SINGLE"), (2, "unknown"), (900, "unknown")])
+def test_one_task_is_one_task_and_several_are_not_known_to_be_alike(pack, count, tasks):
+    assert normalize(request(task_count=count), pack, Catalogue()).answers.tasks == tasks
+
+
+def test_words_and_numbers_of_tasks_that_disagree_are_told(pack):
+    inputs = normalize(request(task_count=5, tasks="TASK_VARIETY_SINGLE"), pack, Catalogue())
+    assert [item.code for item in inputs.cautions] == ["INPUTS_DISAGREE"]
+    assert inputs.answers.tasks == "SINGLE"
+    agreeing = normalize(request(task_count=5, tasks="TASK_VARIETY_SIMILAR"), pack, Catalogue())
+    assert not agreeing.cautions

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the advisor asks: the estimator behind it is a recording here, and a real one in the contract tests."""
+
+from typing import Any
+
+import pytest
+from finetree_api.estimator.v1 import estimator_pb2 as est
+from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_recommender.estimator.values import (
+    Accelerator,
+    Catalogue,
+    EstimatorUnavailableError,
+    Evidence,
+    Model,
+    Refused,
+)
+from finetree_recommender.explain import cautions
+from finetree_recommender.method import Method
+from finetree_recommender.recommend import Advisor
+from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
+from google.protobuf import json_format
+
+
+class Recording:
+    """Answers every question with one evidence, and remembers what it was asked."""
+
+    def __init__(self, found: Evidence | None, catalogues: int = 1) -> None:
+        self.asked = []
+        self._found = found
+        # The last one stays; before that, each question is followed by a change.
+        self._catalogues = [
+            Catalogue({"gpu": Accelerator(gb, native_bf16=True)}, {"m": Model(8_000_000_000, 4096)})
+            for gb in (24, 16)[-catalogues:]
+        ]
+
+    async def catalogue(self):
+        return self._catalogues[0]
+
+    async def price(self, rows):
+        self.asked.append({method: est.EstimateRunRequest.FromString(raw) for method, raw in rows.items()})
+        if len(self._catalogues) > 1:
+            self._catalogues.pop(0)
+        if self._found is None:
+            raise EstimatorUnavailableError
+        return self._found
+
+
+def request(**fields: Any) -> rec.RecommendRequest:
+    base = {"model": {"name": "m"}, "hardware": {"accelerator": "gpu"}, "dataset_profile": {"examples": 500}}
+    return json_format.ParseDict(base | fields, rec.RecommendRequest())
+
+
+def advisor(pack, estimator):
+    return Advisor({pack.rules.id: pack}, estimator)
+
+
+async def test_one_batch_prices_every_method_and_adaptation(pack, evidence):
+    estimator = Recording(evidence(lora="FITS", qlora="FITS"))
+    await advisor(pack, estimator).recommend(request(evaluation_profile={"examples": 50}))
+    (rows,) = estimator.asked
+    assert set(rows) == set(Method)
+    counts = {method: len(row.fallbacks) for method, row in rows.items()}
+    assert counts == {Method.FULL: 3, Method.LORA: 2, Method.QLORA: 4, Method.PREFIX: 1, Method.ADAPTER: 3}
+    for method, row in rows.items():
+        assert row.spec.WhichOneof("method") == method.field
+        assert row.dataset_profile.examples == 500
+        assert row.evaluation_profile.examples == 50
+
+
+async def test_pins_travel_without_the_packs(pack, evidence):
+    estimator = Recording(evidence(qlora="FITS"))
+    pinned = {"pack": {"id": "playbook-1"}, "engine": {"id": "engine-1"}}
+    await advisor(pack, estimator).recommend(request(pinned=pinned))
+    row = next(iter(estimator.asked[0].values()))
+    assert row.pinned.engine.id == "engine-1"
+    assert not row.pinned.HasField("pack")
+
+
+async def test_a_catalogue_that_changes_under_the_question_is_read_again(pack, evidence):
+    estimator = Recording(evidence(lora="FITS", qlora="FITS"), catalogues=2)
+    answer = await advisor(pack, estimator).recommend(request())
+    assert len(estimator.asked) == 2
+    assert answer.inputs.answers.memory == "16"
+
+
+async def test_a_catalogue_that_never_rests_degrades_the_answer(pack, evidence):
+    class Restless(Recording):
+        async def catalogue(self) -> Catalogue:
+            return Catalogue()
+
+    estimator = Restless(evidence(lora="FITS"))
+    answer = await advisor(pack, estimator).recommend(request())
+    assert len(estimator.asked) == 3
+    assert answer.cautions[0].code == cautions.ESTIMATOR_UNAVAILABLE
+
+
+async def test_without_an_answer_the_rules_alone_answer(pack):
+    answer = await advisor(pack, Recording(None)).recommend(request())
+    assert answer.cautions[0].code == cautions.ESTIMATOR_UNAVAILABLE
+    assert answer.recipe is not None
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "told"),
+    [
+        ("MODEL_NOT_FOUND", NotFound, "MODEL_NOT_FOUND"),
+        ("ACCELERATOR_NOT_FOUND", NotFound, "ACCELERATOR_NOT_FOUND"),
+        ("REVISION_UNAVAILABLE", FailedPrecondition, "REVISION_UNAVAILABLE"),
+        ("PRICE_NOT_FOUND", InvalidArgument, "INVALID_REQUEST"),
+        ("INVALID_REQUEST", InvalidArgument, "INVALID_REQUEST"),
+    ],
+)
+async def test_what_the_estimator_refuses_for_every_method_is_the_callers_error(pack, evidence, reason, kind, told):
+    rows = dict.fromkeys(evidence().rows, Refused(reason, "spec.model: wrong", (("spec.model", "wrong"),)))
+    rows[next(iter(rows))] = Refused("METHOD_NOT_SUPPORTED", "no formula")
+    estimator = Recording(Evidence(rows, evidence().revision, None))
+    with pytest.raises(kind) as caught:
+        await advisor(pack, estimator).recommend(request())
+    assert caught.value.reason == told
+    assert all(not item.field_path.startswith("spec.") for item in caught.value.violations)
+
+
+async def test_a_local_model_that_cannot_be_priced_is_still_advised_on(pack, evidence):
+    rows = dict.fromkeys(evidence().rows, Refused("MODEL_NOT_FOUND", "no such folder"))
+    estimator = Recording(Evidence(rows, evidence().revision, None))
+    answer = await advisor(pack, estimator).recommend(request(model={"path": "mine"}))
+    assert answer.cautions[0].code == "MODEL_NOT_PRICED"
+    assert answer.recipe.spec.model.path == "mine"
