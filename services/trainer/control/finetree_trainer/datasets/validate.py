@@ -80,7 +80,7 @@ def _check_rows(file: RowFile) -> Checked:
     if file.layout is None or file.file_format is None:
         raise empty(file.skipped)
     schema, found = row_schema(file.layout), dataset_format(file.file_format)
-    return Checked(schema, sizes.profile(share), found, file.packing)
+    return Checked(schema, sizes.profile(share), found, file.compression)
 
 
 def _is_parquet(file: Path, reading: Reading) -> bool:
