@@ -3,13 +3,18 @@
 
 from collections.abc import Iterable, Iterator
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import training_data_pb2
 
 from finetree_estimator.run import Rows, Stretch
 
 
 def from_profile(
-    profile: rs.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float = 1.0, spread: bool = False
+    profile: training_data_pb2.DatasetProfile,
+    *,
+    sequence_length: int,
+    learns_all: bool,
+    share: float = 1.0,
+    spread: bool = False,
 ) -> Rows:
     """Lengths of the share of a dataset's rows that a run sees.
 
@@ -54,7 +59,7 @@ def _stretches(buckets: Iterable[tuple[float, int, int]], scale: float, limit: i
         yield Stretch(float(limit), float(limit), cut)
 
 
-def _buckets(profile: rs.DatasetProfile) -> Iterator[tuple[float, int, int]]:
+def _buckets(profile: training_data_pb2.DatasetProfile) -> Iterator[tuple[float, int, int]]:
     """Middle, upper bound and number of rows of each bucket."""
     lower = 0
     for bucket in sorted(profile.token_lengths, key=lambda item: item.upper_bound):

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimate_pb2, estimator_pb2
 from finetree_estimator.servicer import MAX_BATCH_ROWS
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -30,7 +30,7 @@ def fields(descriptor: Descriptor, kinds: set[int], path: str = "") -> Iterator[
             yield name
 
 
-def put(request: pb.EstimateRunRequest, path: str, value: Any) -> None:
+def put(request: estimate_pb2.EstimateRunRequest, path: str, value: Any) -> None:
     for holder, content in HOLDERS.items():
         if path.startswith(f"{holder}."):
             target = request
@@ -58,7 +58,7 @@ async def refused(stub, explain, request):
 
 def numbers(*types: int) -> list[str]:
     """Paths of numbers of a request; a fallback is a spec again, and is validated when it is tried."""
-    found = fields(pb.EstimateRunRequest.DESCRIPTOR, set(types))
+    found = fields(estimate_pb2.EstimateRunRequest.DESCRIPTOR, set(types))
     return sorted(path for path in found if not path.startswith("fallbacks"))
 
 
@@ -148,7 +148,7 @@ def test_a_quantised_base_and_full_training_cannot_be_written_together(request_o
 
 async def test_on_the_wire_the_last_of_two_methods_counts(stub, request_of):
     both = request_of({"qlora": {}}).SerializeToString() + request_of({"full": {}}).SerializeToString()
-    estimate = (await stub.EstimateRun(pb.EstimateRunRequest.FromString(both))).estimate
+    estimate = (await stub.EstimateRun(estimate_pb2.EstimateRunRequest.FromString(both))).estimate
 
     assert estimate.resolved_spec.WhichOneof("method") == "full"
     assert estimate.trainable_parameters == estimate.total_parameters
@@ -172,9 +172,9 @@ async def test_an_unknown_name_suggests_the_nearest(stub, request_of, spec, near
 
 
 async def test_a_batch_of_ten_thousand_is_refused_whole(stub, request_of, explain):
-    rows = [pb.BatchEstimateRow(key=str(number), request=request_of()) for number in range(10_000)]
+    rows = [estimator_pb2.BatchEstimateRow(key=str(number), request=request_of()) for number in range(10_000)]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.BatchEstimateRuns(pb.BatchEstimateRunsRequest(rows=rows))
+        await stub.BatchEstimateRuns(estimator_pb2.BatchEstimateRunsRequest(rows=rows))
 
     assert explain(caught.value).fields == ["rows"]
     assert str(MAX_BATCH_ROWS) in caught.value.details()

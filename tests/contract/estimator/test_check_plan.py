@@ -5,12 +5,12 @@ import json
 
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
+from finetree_api.types.v1 import check_pb2, evidence_pb2
 from finetree_estimator.whatif.changes import Patch, apply_patches
 from google.protobuf import json_format
 
-PASS, FAIL, UNDECIDED = ev.CHECK_VERDICT_PASS, ev.CHECK_VERDICT_FAIL, ev.CHECK_VERDICT_UNDECIDED
+PASS, FAIL, UNDECIDED = check_pb2.CHECK_VERDICT_PASS, check_pb2.CHECK_VERDICT_FAIL, check_pb2.CHECK_VERDICT_UNDECIDED
 LIMITS = ("max_cost", "max_monthly_cost", "max_seconds", "max_device_bytes", "must_fit", "max_energy_kwh")
 
 
@@ -18,15 +18,19 @@ LIMITS = ("max_cost", "max_monthly_cost", "max_seconds", "max_device_bytes", "mu
 def check_of(request_of):
     """A CheckPlanRequest from a policy in JSON; the rest is the run of `request_of`."""
 
-    def make(policy: dict[str, object], spec: dict[str, object] | None = None, **parts: object) -> pb.CheckPlanRequest:
+    def make(
+        policy: dict[str, object], spec: dict[str, object] | None = None, **parts: object
+    ) -> check_plan_pb2.CheckPlanRequest:
         kept = {"gradient_checkpointing": "GRADIENT_CHECKPOINTING_OFF"}
         run = request_of({"model": {"name": "smollm2-135m-instruct"}} | kept | (spec or {}), **parts)
-        return pb.CheckPlanRequest(run=run, policy=json_format.ParseDict(policy, pb.PlanPolicy()))
+        return check_plan_pb2.CheckPlanRequest(
+            run=run, policy=json_format.ParseDict(policy, check_plan_pb2.PlanPolicy())
+        )
 
     return make
 
 
-def measured(estimate: pb.Estimate) -> dict[str, ev.Interval]:
+def measured(estimate: estimate_pb2.Estimate) -> dict[str, evidence_pb2.Interval]:
     return {
         "max_cost": estimate.cost.amount,
         "max_monthly_cost": estimate.cost.amount,
@@ -43,7 +47,7 @@ async def test_loose_limits_pass_one_check_each_in_the_order_of_the_policy(stub,
     assert reply.verdict == PASS
     assert [check.rule_id for check in reply.checks] == [f"policy.{name}" for name in LIMITS]
     assert {check.verdict for check in reply.checks} == {PASS}
-    assert all(check.severity == ev.SEVERITY_ERROR and check.help and check.field_path for check in reply.checks)
+    assert all(check.severity == check_pb2.SEVERITY_ERROR and check.help and check.field_path for check in reply.checks)
     assert not reply.remedies
     assert not any(check.HasField("fix") for check in reply.checks)
 
@@ -73,10 +77,10 @@ async def test_a_plan_is_one_run(stub, check_of, explain):
 
 async def test_the_estimate_is_that_of_estimate_run_in_its_basic_view(stub, check_of):
     request = check_of({"max_cost": 1})
-    request.run.view = pb.ESTIMATE_VIEW_FULL
-    basic = pb.EstimateRunRequest()
+    request.run.view = estimate_pb2.ESTIMATE_VIEW_FULL
+    basic = estimate_pb2.EstimateRunRequest()
     basic.CopyFrom(request.run)
-    basic.view = pb.ESTIMATE_VIEW_BASIC
+    basic.view = estimate_pb2.ESTIMATE_VIEW_BASIC
 
     reply = await stub.CheckPlan(request)
     assert reply.estimate == (await stub.EstimateRun(basic)).estimate
@@ -90,8 +94,10 @@ async def test_the_same_request_gives_the_same_bytes(stub, check_of):
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
 
 
-def patched(request: pb.CheckPlanRequest, patches: list[ev.SpecPatch]) -> pb.CheckPlanRequest:
-    changed = pb.CheckPlanRequest()
+def patched(
+    request: check_plan_pb2.CheckPlanRequest, patches: list[check_pb2.SpecPatch]
+) -> check_plan_pb2.CheckPlanRequest:
+    changed = check_plan_pb2.CheckPlanRequest()
     changed.CopyFrom(request)
     made = [Patch(each.field_path, json.loads(each.json_value), "") for each in patches]
     changed.run.spec.CopyFrom(apply_patches(request.run.spec, made))

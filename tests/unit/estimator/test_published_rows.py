@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, method_pb2, training_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
@@ -98,7 +97,7 @@ def test_a_peft_row_is_the_run_that_its_note_describes(read, servicer):
     validate(asked)
 
     assert (row.quantity, row.peak_bytes, row.family) == ("reserved", round(20.5 * GIB), "peft")
-    assert asked.program == pb.TRAINING_PROGRAM_TRANSFORMERS
+    assert asked.program == training_pb2.TRAINING_PROGRAM_TRANSFORMERS
     assert asked.dataset_profile.total_tokens == 4198051
     assert servicer.estimate(asked).trainable_parameters == row.trainable == 9175040
 
@@ -108,7 +107,7 @@ def test_a_row_of_the_ibm_benchmark_is_full_to_the_limit_and_takes_its_defaults(
     asked = request(row)
 
     assert (row.quantity, row.accumulation, row.targets) == ("device", 4, ("q_proj", "k_proj"))
-    assert asked.spec.gradient_checkpointing == rs.GRADIENT_CHECKPOINTING_FULL
+    assert asked.spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_FULL
     assert [bucket.upper_bound for bucket in asked.dataset_profile.token_lengths] == [1024]
     assert servicer.estimate(asked).memory.device_bytes.expected > 0
 
@@ -134,7 +133,7 @@ def test_several_devices_are_sharded_over_the_nodes_that_the_note_names(read):
     row = read(**IBM_ROW | {"n_gpus": "16", "note": "2 nodes, TCP"})
     hardware = request(row).spec.hardware
 
-    assert (hardware.count, hardware.nodes, hardware.sharding) == (16, 2, rs.SHARDING_FULL)
+    assert (hardware.count, hardware.nodes, hardware.sharding) == (16, 2, hardware_pb2.SHARDING_FULL)
     assert request(row).spec.training.effective_batch_size == 4 * 4 * 16
 
 
@@ -179,10 +178,10 @@ def test_a_source_that_nobody_described_is_read_by_its_words(read, servicer):
     validate(asked)
 
     assert (row.family, row.quantity, row.accelerator) == ("somebody/torchtune-runs", "device", "rtx-4090")
-    assert asked.program == pb.TRAINING_PROGRAM_TORCHTUNE
-    assert asked.spec.loss_kernel == rs.LOSS_KERNEL_CHUNKED
-    assert asked.spec.optimizer == rs.OPTIMIZER_PAGED_ADAMW_8BIT
-    assert asked.spec.qlora.lora.targets == rs.TARGET_PRESET_ALL_LINEAR
+    assert asked.program == training_pb2.TRAINING_PROGRAM_TORCHTUNE
+    assert asked.spec.loss_kernel == training_pb2.LOSS_KERNEL_CHUNKED
+    assert asked.spec.optimizer == training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT
+    assert asked.spec.qlora.lora.targets == method_pb2.TARGET_PRESET_ALL_LINEAR
     assert servicer.estimate(asked).memory.device_bytes.expected > 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import calibration_pb2
 from finetree_runtime.errors import DomainError
 
 from finetree_estimator.catalog import versions
@@ -42,14 +42,14 @@ class Learner:
         """Close the store."""
         self._store.close()
 
-    async def report(self, request: pb.ReportObservationRequest) -> bool:
+    async def report(self, request: calibration_pb2.ReportObservationRequest) -> bool:
         """Take an observation; true when it was new. Durable when it returns.
 
         Raises InvalidArgument, NotFound, AlreadyExists REQUEST_ID_REUSED, ResourceExhausted DISK_FULL and Unavailable;
         nothing has changed then.
         """
         body = hashlib.sha256(request.observation.SerializeToString(deterministic=True)).hexdigest()
-        observation = pb.Observation()
+        observation = calibration_pb2.Observation()
         observation.CopyFrom(request.observation)
         observation.end_time = observation.end_time or observing.now()
         point = observing.to_point(observation, self._knowledge, self._predict)
@@ -101,7 +101,7 @@ def _renewed(row: Row, knowledge: Knowledge, predict: Predict) -> Row:
     """The row with a prediction of the present formulas; without a point where its run can no longer be read."""
     if row.basis == _basis():
         return row
-    observation = pb.Observation.FromString(row.record)
+    observation = calibration_pb2.Observation.FromString(row.record)
     try:
         return _row(observing.to_point(observation, knowledge, predict), row.record)
     except DomainError:

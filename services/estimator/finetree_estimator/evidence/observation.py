@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Protocol
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import calibration_pb2, estimate_pb2
+from finetree_api.types.v1 import run_spec_pb2, training_pb2
 from finetree_runtime.errors import DomainError, InvalidArgument, invalid_field
 
 from finetree_estimator.evidence.calibration import Point
@@ -51,7 +51,7 @@ Predict = Callable[[Run], Prediction]
 """Predict a run without any correction. Raises BeyondLimitError."""
 
 
-def to_point(observation: pb.Observation, knowledge: Knowledge, predict: Predict) -> Point:
+def to_point(observation: calibration_pb2.Observation, knowledge: Knowledge, predict: Predict) -> Point:
     """The point of an observation whose end time is set.
 
     Raises InvalidArgument (OBSERVATION_IMPLAUSIBLE among them) and NotFound.
@@ -85,11 +85,11 @@ def now() -> str:
     return datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="microseconds")
 
 
-def _run(request: pb.EstimateRunRequest, knowledge: Knowledge) -> tuple[Run, rs.RunSpec]:
+def _run(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge) -> tuple[Run, run_spec_pb2.RunSpec]:
     """The run and its resolved spec."""
-    if request.program not in (pb.TRAINING_PROGRAM_UNSPECIFIED, pb.TRAINING_PROGRAM_FINETREE):
+    if request.program not in (training_pb2.TRAINING_PROGRAM_UNSPECIFIED, training_pb2.TRAINING_PROGRAM_FINETREE):
         raise invalid_field(f"{_RUN}.program", "only runs of this suite are learned from")
-    asked = pb.EstimateRunRequest()
+    asked = estimate_pb2.EstimateRunRequest()
     asked.CopyFrom(request)
     # What a run costs has no part in this, and its price may be gone.
     asked.spec.ClearField("ownership")
@@ -108,7 +108,13 @@ def _predicted(run: Run, predict: Predict) -> Prediction:
 
 
 def _point(
-    observation: pb.Observation, run: Run, prediction: Prediction, *, device: str, family: str, end_time: int
+    observation: calibration_pb2.Observation,
+    run: Run,
+    prediction: Prediction,
+    *,
+    device: str,
+    family: str,
+    end_time: int,
 ) -> Point:
     measured, predicted = _peak(observation, prediction.memory)
     counted = sum(interval.expected for kind, interval in prediction.memory.components if kind in COUNTED)
@@ -129,7 +135,7 @@ def _point(
     )
 
 
-def _peak(observation: pb.Observation, memory: Memory) -> tuple[int, Interval]:
+def _peak(observation: calibration_pb2.Observation, memory: Memory) -> tuple[int, Interval]:
     """The measured peak that says most, and the predicted one of the same kind."""
     if observation.device_bytes:
         return observation.device_bytes, memory.device
@@ -146,7 +152,7 @@ def _check_ratio(path: str, measured: float, predicted: float) -> None:
         raise _implausible(path, text)
 
 
-def _check_size(observation: pb.Observation) -> None:
+def _check_size(observation: calibration_pb2.Observation) -> None:
     if (size := observation.ByteSize()) > LARGEST_BYTES:
         raise invalid_field("observation", f"has {size} bytes, at most {LARGEST_BYTES} are taken")
 
@@ -165,7 +171,7 @@ def _microseconds(end_time: str) -> int:
     return found
 
 
-def _check_measured(observation: pb.Observation) -> None:
+def _check_measured(observation: calibration_pb2.Observation) -> None:
     """Refuse numbers that contradict each other."""
     allocated, reserved, device = observation.allocated_bytes, observation.reserved_bytes, observation.device_bytes
     order = [("allocated_bytes", allocated), ("reserved_bytes", reserved), ("device_bytes", device)]
@@ -184,7 +190,7 @@ def _check_measured(observation: pb.Observation) -> None:
         raise _implausible("observation.step_seconds", text)
 
 
-def _check_device(observation: pb.Observation, run: Run) -> None:
+def _check_device(observation: calibration_pb2.Observation, run: Run) -> None:
     peak = max(observation.allocated_bytes, observation.reserved_bytes, observation.device_bytes)
     if run.device.usable_bytes and peak > DEVICE_TOLERANCE * run.device.usable_bytes:
         text = f"a peak of {peak} bytes exceeds the {run.device.usable_bytes} bytes of {run.device.name}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of what the catalogue and the price book hold."""
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import catalog_pb2
+from finetree_api.types.v1 import model_pb2
 
 from finetree_estimator.catalog.accelerators import AcceleratorEntry
 from finetree_estimator.catalog.architecture import Shape
@@ -14,9 +14,9 @@ from finetree_estimator.messages.provenance import provenance_message
 from finetree_estimator.spec.resolve import read_accelerator
 
 
-def model_message(entry: ModelEntry) -> pb.Model:
+def model_message(entry: ModelEntry) -> catalog_pb2.Model:
     """A model of the catalogue."""
-    return pb.Model(
+    return catalog_pb2.Model(
         name=entry.name,
         hub_id=entry.hub_id,
         family=entry.family,
@@ -29,9 +29,9 @@ def model_message(entry: ModelEntry) -> pb.Model:
     )
 
 
-def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> pb.Accelerator:
+def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> catalog_pb2.Accelerator:
     """An accelerator of the catalogue, with the median of its prices."""
-    return pb.Accelerator(
+    return catalog_pb2.Accelerator(
         name=entry.name,
         display_name=entry.display_name,
         architecture=entry.architecture,
@@ -50,9 +50,9 @@ def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> pb.Accelera
     )
 
 
-def price_message(quote: Quote) -> pb.Price:
+def price_message(quote: Quote) -> catalog_pb2.Price:
     """A quote of the price book."""
-    return pb.Price(
+    return catalog_pb2.Price(
         price_id=quote.price_id,
         accelerator=quote.accelerator,
         provider=quote.provider,
@@ -65,12 +65,12 @@ def price_message(quote: Quote) -> pb.Price:
     )
 
 
-def term_value(term: Term) -> pb.PriceTerm.ValueType:
+def term_value(term: Term) -> catalog_pb2.PriceTerm.ValueType:
     """How a price is committed to, as the contract has it."""
-    return pb.PriceTerm.Value(f"PRICE_TERM_{term.name}")
+    return catalog_pb2.PriceTerm.Value(f"PRICE_TERM_{term.name}")
 
 
-def select_prices(book: PriceBook, request: pb.ListPricesRequest) -> list[Quote]:
+def select_prices(book: PriceBook, request: catalog_pb2.ListPricesRequest) -> list[Quote]:
     """The quotes that a request asks for, by accelerator and then by price. Raises NotFound (ACCELERATOR_NOT_FOUND)."""
     quotes = book.of(read_accelerator(request.accelerator).name) if request.accelerator else book.quotes
     provider = request.provider.lower()
@@ -84,9 +84,9 @@ def select_prices(book: PriceBook, request: pb.ListPricesRequest) -> list[Quote]
     )
 
 
-def _shape(shape: Shape) -> rs.ModelShape:
+def _shape(shape: Shape) -> model_pb2.ModelShape:
     """Everything that the shape counts, so that the message as `model.shape` gives the same estimate."""
-    return rs.ModelShape(
+    return model_pb2.ModelShape(
         hidden_size=shape.hidden,
         layers=shape.layers,
         intermediate_size=shape.intermediate,

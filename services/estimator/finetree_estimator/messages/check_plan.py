@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CheckPlan reply."""
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
+from finetree_api.types.v1 import check_pb2, evidence_pb2
 
 from finetree_estimator.messages.estimate import basic_message, patch_message, verdict_value
 from finetree_estimator.messages.provenance import interval_message, optional_interval
@@ -13,9 +13,9 @@ from finetree_estimator.whatif.fallbacks import Answer
 from finetree_estimator.whatif.policy import Finding, Verdict, hours, money, size
 
 
-def check_plan_response(check: PlanCheck, revision: ev.Revision) -> pb.CheckPlanResponse:
+def check_plan_response(check: PlanCheck, revision: evidence_pb2.Revision) -> check_plan_pb2.CheckPlanResponse:
     """The verdict with every limit's finding, and changes after which all pass."""
-    return pb.CheckPlanResponse(
+    return check_plan_pb2.CheckPlanResponse(
         verdict=_verdict_value(check.verdict),
         checks=[_check(finding, check.fixes.get(finding.rule.rule_id)) for finding in check.findings],
         estimate=basic_message(check.answer, revision),
@@ -24,10 +24,10 @@ def check_plan_response(check: PlanCheck, revision: ev.Revision) -> pb.CheckPlan
     )
 
 
-def _check(finding: Finding, fix: Patch | None) -> ev.Check:
-    return ev.Check(
+def _check(finding: Finding, fix: Patch | None) -> check_pb2.Check:
+    return check_pb2.Check(
         rule_id=finding.rule.rule_id,
-        severity=ev.SEVERITY_ERROR,
+        severity=check_pb2.SEVERITY_ERROR,
         verdict=_verdict_value(finding.verdict),
         measured=optional_interval(finding.measured),
         limit=finding.limit,
@@ -37,10 +37,10 @@ def _check(finding: Finding, fix: Patch | None) -> ev.Check:
     )
 
 
-def _remedy(trial: Trial) -> pb.Remedy:
+def _remedy(trial: Trial) -> estimate_pb2.Remedy:
     """An alternative with its own memory and fit."""
     estimate = trial.answer.estimate
-    return pb.Remedy(
+    return estimate_pb2.Remedy(
         patches=map(patch_message, trial.alternative.patches),
         device_bytes=interval_message(estimate.memory.device),
         verdict=verdict_value(estimate.fit.verdict),
@@ -59,5 +59,5 @@ def _outcome(answer: Answer) -> str:
     return ", ".join(parts)
 
 
-def _verdict_value(verdict: Verdict) -> ev.CheckVerdict.ValueType:
-    return ev.CheckVerdict.Value(f"CHECK_VERDICT_{verdict.name}")
+def _verdict_value(verdict: Verdict) -> check_pb2.CheckVerdict.ValueType:
+    return check_pb2.CheckVerdict.Value(f"CHECK_VERDICT_{verdict.name}")

@@ -4,8 +4,8 @@
 import json
 from collections.abc import Iterable
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2
 from finetree_runtime.runspec.digest import plan_digest
 
 from finetree_estimator.cost import Cost
@@ -24,11 +24,11 @@ from finetree_estimator.whatif.playbook_comparison import Compared, compare
 from finetree_estimator.whatif.remedies import Remedy
 
 
-def summary_message(answer: Answer, revision: ev.Revision) -> pb.Estimate:
+def summary_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_pb2.Estimate:
     """The SUMMARY view: totals alone."""
     estimate, run = answer.estimate, answer.parsed.run
-    message = pb.Estimate(
-        memory=pb.MemoryEstimate(
+    message = estimate_pb2.Estimate(
+        memory=estimate_pb2.MemoryEstimate(
             device_bytes=interval_message(estimate.memory.device), usable_device_bytes=run.device.usable_bytes
         ),
         fit=_fit(estimate.fit),
@@ -46,12 +46,12 @@ def summary_message(answer: Answer, revision: ev.Revision) -> pb.Estimate:
     return message
 
 
-def basic_message(answer: Answer, revision: ev.Revision) -> pb.Estimate:
+def basic_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_pb2.Estimate:
     """The BASIC view: everything that is computed without a search."""
     estimate, parsed = answer.estimate, answer.parsed
     examples = parsed.profile.examples if parsed.profile is not None else 0
     figures = compare(parsed.run, estimate, examples=examples, runs_per_month=parsed.request.runs_per_month)
-    message = pb.Estimate(
+    message = estimate_pb2.Estimate(
         resolved_spec=parsed.spec,
         memory=_memory(estimate.memory, parsed.run.device.usable_bytes),
         fit=_fit(estimate.fit),
@@ -75,17 +75,17 @@ def basic_message(answer: Answer, revision: ev.Revision) -> pb.Estimate:
 
 def full_message(
     answer: Answer,
-    revision: ev.Revision,
+    revision: evidence_pb2.Revision,
     *,
     nearest: Iterable[Near],
     remedies: Iterable[Remedy],
     largest: Largest | None,
     smallest_hardware: Iterable[Option],
     offers: Iterable[Offer],
-) -> pb.Estimate:
+) -> estimate_pb2.Estimate:
     """The FULL view: the BASIC one, and what searches found."""
     message = basic_message(answer, revision)
-    found = pb.Estimate(
+    found = estimate_pb2.Estimate(
         nearest_evidence=map(_evidence_row, nearest),
         remedies=map(_remedy, remedies),
         smallest_hardware=map(_hardware_option, smallest_hardware),
@@ -93,20 +93,20 @@ def full_message(
     )
     if largest is not None:
         found.largest.CopyFrom(
-            pb.LargestThatFits(micro_batch_size=largest.micro_batch, sequence_length=largest.sequence_length)
+            estimate_pb2.LargestThatFits(micro_batch_size=largest.micro_batch, sequence_length=largest.sequence_length)
         )
     message.MergeFrom(found)
     return message
 
 
-def patch_message(patch: Patch) -> ev.SpecPatch:
+def patch_message(patch: Patch) -> check_pb2.SpecPatch:
     """A new value of one field of a RunSpec."""
-    return ev.SpecPatch(field_path=patch.path, json_value=json.dumps(patch.value), summary=patch.summary)
+    return check_pb2.SpecPatch(field_path=patch.path, json_value=json.dumps(patch.value), summary=patch.summary)
 
 
-def _remedy(remedy: Remedy) -> pb.Remedy:
+def _remedy(remedy: Remedy) -> estimate_pb2.Remedy:
     """Changes that make a run fit, with the device peak after them."""
-    return pb.Remedy(
+    return estimate_pb2.Remedy(
         patches=[patch_message(patch) for change in remedy.changes for patch in change.patches],
         device_bytes=interval_message(remedy.peak),
         verdict=verdict_value(remedy.verdict),
@@ -114,9 +114,9 @@ def _remedy(remedy: Remedy) -> pb.Remedy:
     )
 
 
-def _hardware_option(option: Option) -> pb.HardwareOption:
+def _hardware_option(option: Option) -> estimate_pb2.HardwareOption:
     """Hardware on which a run fits."""
-    return pb.HardwareOption(
+    return estimate_pb2.HardwareOption(
         accelerator=option.accelerator,
         count=option.count,
         sharding=option.sharding,
@@ -126,9 +126,9 @@ def _hardware_option(option: Option) -> pb.HardwareOption:
     )
 
 
-def _evidence_row(near: Near) -> pb.EvidenceRow:
+def _evidence_row(near: Near) -> estimate_pb2.MeasuredRun:
     """A measured run and how far it is."""
-    return pb.EvidenceRow(
+    return estimate_pb2.MeasuredRun(
         description=near.row.description,
         peak_bytes=near.row.peak_bytes,
         tokens_per_second=near.row.tokens_per_second,
@@ -137,9 +137,9 @@ def _evidence_row(near: Near) -> pb.EvidenceRow:
     )
 
 
-def _offer(offer: Offer) -> pb.Offer:
+def _offer(offer: Offer) -> estimate_pb2.Offer:
     """A quote with the run on it."""
-    return pb.Offer(
+    return estimate_pb2.Offer(
         price=price_message(offer.quote),
         count=offer.devices,
         hours=interval_message(offer.hours),
@@ -148,16 +148,16 @@ def _offer(offer: Offer) -> pb.Offer:
     )
 
 
-def verdict_value(verdict: Verdict) -> pb.FitVerdict.ValueType:
+def verdict_value(verdict: Verdict) -> estimate_summary_pb2.FitVerdict.ValueType:
     """Whether a run fits, as the contract has it."""
-    return pb.FitVerdict.Value(f"FIT_VERDICT_{verdict.name}")
+    return estimate_summary_pb2.FitVerdict.Value(f"FIT_VERDICT_{verdict.name}")
 
 
-def _memory(memory: Memory, usable_bytes: int) -> pb.MemoryEstimate:
-    return pb.MemoryEstimate(
+def _memory(memory: Memory, usable_bytes: int) -> estimate_pb2.MemoryEstimate:
+    return estimate_pb2.MemoryEstimate(
         components=[
-            pb.MemoryComponent(
-                kind=pb.MemoryComponentKind.Value(f"MEMORY_COMPONENT_KIND_{kind.name}"),
+            estimate_pb2.MemoryComponent(
+                kind=estimate_pb2.MemoryComponentKind.Value(f"MEMORY_COMPONENT_KIND_{kind.name}"),
                 label=kind.value,
                 bytes=interval_message(interval),
             )
@@ -171,8 +171,8 @@ def _memory(memory: Memory, usable_bytes: int) -> pb.MemoryEstimate:
     )
 
 
-def _fit(fit: Fit) -> pb.Fit:
-    return pb.Fit(
+def _fit(fit: Fit) -> estimate_pb2.Fit:
+    return estimate_pb2.Fit(
         verdict=verdict_value(fit.verdict),
         headroom_bytes=fit.headroom_bytes,
         summary=fit.summary,
@@ -180,11 +180,12 @@ def _fit(fit: Fit) -> pb.Fit:
     )
 
 
-def _times(times: Times) -> pb.TimeEstimate:
-    return pb.TimeEstimate(
+def _times(times: Times) -> estimate_pb2.TimeEstimate:
+    return estimate_pb2.TimeEstimate(
         phases=[
-            pb.TimePhase(
-                kind=pb.TimePhaseKind.Value(f"TIME_PHASE_KIND_{phase.name}"), seconds=interval_message(seconds)
+            estimate_pb2.TimePhase(
+                kind=estimate_pb2.TimePhaseKind.Value(f"TIME_PHASE_KIND_{phase.name}"),
+                seconds=interval_message(seconds),
             )
             for phase, seconds in times.phases
         ],
@@ -194,8 +195,8 @@ def _times(times: Times) -> pb.TimeEstimate:
     )
 
 
-def _cost(cost: Cost) -> pb.CostEstimate:
-    return pb.CostEstimate(
+def _cost(cost: Cost) -> estimate_pb2.CostEstimate:
+    return estimate_pb2.CostEstimate(
         amount=optional_interval(cost.amount),
         currency_code=cost.currency,
         energy_kwh=optional_interval(cost.energy_kwh),
@@ -206,25 +207,25 @@ def _cost(cost: Cost) -> pb.CostEstimate:
         price_date=cost.price_date,
         hourly_price=cost.hourly,
         region=cost.region,
-        term=term_value(cost.term) if cost.term is not None else pb.PRICE_TERM_UNSPECIFIED,
+        term=term_value(cost.term) if cost.term is not None else catalog_pb2.PRICE_TERM_UNSPECIFIED,
     )
 
 
-def _confidence(found: Confidence) -> pb.Confidence:
-    return pb.Confidence(
-        memory=pb.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.memory.name}"),
-        time=pb.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.time.name}"),
+def _confidence(found: Confidence) -> estimate_pb2.EstimateConfidence:
+    return estimate_pb2.EstimateConfidence(
+        memory=evidence_pb2.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.memory.name}"),
+        time=evidence_pb2.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.time.name}"),
         memory_distance=found.memory_distance,
         time_distance=found.time_distance,
         reasons=found.reasons,
     )
 
 
-def _playbook_figure(compared: Compared) -> pb.PlaybookFigure:
+def _playbook_figure(compared: Compared) -> estimate_pb2.PlaybookFigure:
     """A figure of the playbook beside the computed one."""
     figure, stated = compared.figure, compared.figure.stated
-    return pb.PlaybookFigure(
-        kind=pb.PlaybookFigureKind.Value(f"PLAYBOOK_FIGURE_KIND_{stated.kind.name}"),
+    return estimate_pb2.PlaybookFigure(
+        kind=estimate_pb2.PlaybookFigureKind.Value(f"PLAYBOOK_FIGURE_KIND_{stated.kind.name}"),
         value=figure.value,
         stated_for=stated.stated_for,
         provenance=provenance_message(stated.source),

@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import check_plan_pb2
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2
 from finetree_runtime.errors import DomainError
 
 from finetree_estimator.catalog.accelerators import accelerators
@@ -69,7 +69,7 @@ class Trial:
 class Search:
     """Tries alternatives to a run that was answered."""
 
-    limits: pb.PlanPolicy
+    limits: check_plan_pb2.PlanPolicy
     answer: Answer
     knowledge: Knowledge
     calibration: Calibration = EMPTY
@@ -144,7 +144,7 @@ class Search:
             if spec.hardware.nodes > 1:
                 patches.append(Patch("hardware.nodes", 1, "in one machine"))
             if option.count > 1:
-                name = rs.Sharding.Name(option.sharding)
+                name = hardware_pb2.Sharding.Name(option.sharding)
                 text = f"{name.removeprefix('SHARDING_').lower()} sharding"
                 patches.append(Patch("hardware.sharding", name, text))
             yield Alternative(tuple(patches), _said(patch.summary for patch in patches))
@@ -187,12 +187,12 @@ class Search:
             count *= 2
 
 
-def movable(spec: rs.RunSpec) -> bool:
+def movable(spec: run_spec_pb2.RunSpec) -> bool:
     """Whether other hardware is proposed: not to whoever owns some, nor in place of a CPU."""
     return bool(spec.hardware.accelerator) and not spec.ownership.HasField("owned")
 
 
-def shorter_runs(limits: pb.PlanPolicy, answer: Answer) -> Iterator[Alternative]:
+def shorter_runs(limits: check_plan_pb2.PlanPolicy, answer: Answer) -> Iterator[Alternative]:
     """Fewer epochs or steps, so that even the upper end of what grows with them is within its limit."""
     times, training = answer.estimate.times, answer.parsed.spec.training
     share = min(_shares(limits, answer), default=1.0)
@@ -214,7 +214,7 @@ def shorter_runs(limits: pb.PlanPolicy, answer: Answer) -> Iterator[Alternative]
         yield _single(Patch("training.epochs", epochs, text))
 
 
-def _shares(limits: pb.PlanPolicy, answer: Answer) -> Iterator[float]:
+def _shares(limits: check_plan_pb2.PlanPolicy, answer: Answer) -> Iterator[float]:
     """Of each limit that grows with the length of a run: the share of the upper end that it allows."""
     cost, times = answer.estimate.cost, answer.estimate.times
     if cost is None or times is None:
@@ -294,7 +294,7 @@ def _excess(finding: Finding) -> float:
     return finding.measured.high / finding.limit
 
 
-def _rented_on(spec: rs.RunSpec, accelerator: str, price_id: str = "") -> list[Patch]:
+def _rented_on(spec: run_spec_pb2.RunSpec, accelerator: str, price_id: str = "") -> list[Patch]:
     """Another accelerator or offer; empty means the usual one, and takes back the price that was chosen."""
     patches: list[Patch] = []
     if accelerator != spec.hardware.accelerator:

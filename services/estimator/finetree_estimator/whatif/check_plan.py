@@ -4,7 +4,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_runtime.errors import DomainError, invalid_field
 
 from finetree_estimator.evidence.calibration import EMPTY, Calibration
@@ -32,7 +32,9 @@ class PlanCheck:
     """Why there is none, in one line; empty where there are some, or none is needed."""
 
 
-def check_plan(request: pb.CheckPlanRequest, knowledge: Knowledge, calibration: Calibration = EMPTY) -> PlanCheck:
+def check_plan(
+    request: check_plan_pb2.CheckPlanRequest, knowledge: Knowledge, calibration: Calibration = EMPTY
+) -> PlanCheck:
     """Hold a run against a policy.
 
     Raises:
@@ -42,7 +44,7 @@ def check_plan(request: pb.CheckPlanRequest, knowledge: Knowledge, calibration: 
     if request.run.fallbacks:
         raise invalid_field("run.fallbacks", "a plan is one run: take over what is meant into its spec")
     run = with_spec(request.run, request.run.spec)
-    run.view = pb.ESTIMATE_VIEW_BASIC
+    run.view = estimate_pb2.ESTIMATE_VIEW_BASIC
     try:
         answer = answer_request(run, knowledge, calibration)
     except DomainError as error:

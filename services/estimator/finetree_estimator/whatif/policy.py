@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import check_plan_pb2
 from finetree_runtime.errors import invalid_field
 
 from finetree_estimator.catalog.names import GIB, is_currency
@@ -127,7 +127,7 @@ def confident(rule: Rule, memory: int, time: int, lowest: int) -> Finding:
     return Finding(rule, verdict, Interval(level, level, level, coverage=1.0), float(lowest), stated)
 
 
-def findings(policy: pb.PlanPolicy, answer: Answer) -> Iterator[Finding]:
+def findings(policy: check_plan_pb2.PlanPolicy, answer: Answer) -> Iterator[Finding]:
     """One for each limit that the policy names, in the order of its fields. Raises InvalidArgument."""
     estimate, run = answer.estimate, answer.parsed.run
     payer = "ownership" if answer.parsed.request.spec.HasField("ownership") else "hardware"
@@ -156,7 +156,7 @@ def findings(policy: pb.PlanPolicy, answer: Answer) -> Iterator[Finding]:
     yield from _footprint(policy, answer)
 
 
-def _footprint(policy: pb.PlanPolicy, answer: Answer) -> Iterator[Finding]:
+def _footprint(policy: check_plan_pb2.PlanPolicy, answer: Answer) -> Iterator[Finding]:
     """Energy, carbon and confidence."""
     cost, confidence = answer.estimate.cost, answer.estimate.confidence
     why = NO_POWER if answer.estimate.times is not None else NO_ROWS
@@ -173,11 +173,13 @@ def _footprint(policy: pb.PlanPolicy, answer: Answer) -> Iterator[Finding]:
         yield confident(rule, confidence.memory.value, confidence.time.value, policy.min_confidence)
 
 
-def require_limit(policy: pb.PlanPolicy) -> None:
+def require_limit(policy: check_plan_pb2.PlanPolicy) -> None:
     """Refuse a policy that limits nothing. Raises InvalidArgument (POLICY_EMPTY)."""
     names = {field.name for field, _ in policy.ListFields()} - {"currency_code"}
     if not names:
-        known = ", ".join(field.name for field in pb.PlanPolicy.DESCRIPTOR.fields if field.name != "currency_code")
+        known = ", ".join(
+            field.name for field in check_plan_pb2.PlanPolicy.DESCRIPTOR.fields if field.name != "currency_code"
+        )
         raise invalid_field("policy", f"names no limit; give at least one of {known}", "POLICY_EMPTY")
 
 
@@ -218,7 +220,7 @@ def _share(part: float, whole: float) -> str:
     return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
 
 
-def _require_currency(policy: pb.PlanPolicy, currency: str) -> None:
+def _require_currency(policy: check_plan_pb2.PlanPolicy, currency: str) -> None:
     """Refuse limits in another currency than the cost's. Raises InvalidArgument (CURRENCY_UNKNOWN)."""
     wanted = policy.currency_code.upper() or "USD"
     if not is_currency(wanted):

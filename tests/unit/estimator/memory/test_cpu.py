@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimate_pb2
 from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.prices import packaged
 from finetree_estimator.memory import cpu, cpu_tensors, peak
@@ -44,7 +44,7 @@ def small(make_run, cpu):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"].replace(" ", "-"))
 def test_measured_peaks_come_out(case):
-    request = pb.EstimateRunRequest()
+    request = estimate_pb2.EstimateRunRequest()
     json_format.ParseDict({"spec": case["spec"], "dataset_profile": case["measured"]["rows"]}, request)
     found = peak.estimate(parse_request(request, Knowledge(packaged())).run)
 

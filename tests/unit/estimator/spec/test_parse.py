@@ -2,8 +2,8 @@
 import json
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import training_data_pb2
 from finetree_estimator import rows
 from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.models import model
@@ -20,7 +20,7 @@ KNOWLEDGE = Knowledge(prices.packaged())
 MIXTRAL = {"name": "mixtral-8x7b"}
 
 
-def request(text: str = "", **parts: object) -> pb.EstimateRunRequest:
+def request(text: str = "", **parts: object) -> estimate_pb2.EstimateRunRequest:
     spec = {"model": {"name": "llama-3.2-3b"}, "lora": {}, "hardware": {"accelerator": "rtx-4090"}} | parts
     if not any(name in parts for name in ("full", "qlora", "prefix", "adapter", "no_method")):
         spec["lora"] = parts.get("lora", {})
@@ -28,7 +28,7 @@ def request(text: str = "", **parts: object) -> pb.EstimateRunRequest:
         spec.pop("lora")
     spec.pop("no_method", None)
     body = {"spec": spec, "dataset_profile": {"examples": 1000}} | (json.loads(text) if text else {})
-    return json_format.ParseDict(body, pb.EstimateRunRequest())
+    return json_format.ParseDict(body, estimate_pb2.EstimateRunRequest())
 
 
 def run(text: str = "", knowledge: Knowledge = KNOWLEDGE, **parts: object) -> Run:
@@ -115,7 +115,7 @@ def test_an_evaluation_profile_wins_over_a_share():
 
 
 def test_without_a_profile_the_number_of_steps_is_unknown():
-    found = parse_request(pb.EstimateRunRequest(spec=request().spec), KNOWLEDGE).run
+    found = parse_request(estimate_pb2.EstimateRunRequest(spec=request().spec), KNOWLEDGE).run
 
     assert found.rows is None
     assert found.steps == 0
@@ -124,11 +124,11 @@ def test_without_a_profile_the_number_of_steps_is_unknown():
 def test_a_profile_inside_the_spec_is_used():
     spec = request(dataset={"profile": {"examples": 50}}).spec
 
-    assert parse_request(pb.EstimateRunRequest(spec=spec), KNOWLEDGE).run.rows.count == 50
+    assert parse_request(estimate_pb2.EstimateRunRequest(spec=spec), KNOWLEDGE).run.rows.count == 50
 
 
 def test_buckets_are_cut_at_the_sequence_length():
-    profile = rs.DatasetProfile(examples=30, target_fraction=0.25)
+    profile = training_data_pb2.DatasetProfile(examples=30, target_fraction=0.25)
     profile.token_lengths.add(upper_bound=100, count=10)
     profile.token_lengths.add(upper_bound=300, count=20)
     found = rows.from_profile(profile, sequence_length=150, learns_all=False)
@@ -140,13 +140,13 @@ def test_buckets_are_cut_at_the_sequence_length():
 
 def test_how_lengths_are_spread():
     """Evenly within a bucket, around the mean that the total of tokens gives it; what is cut lies at the limit."""
-    profile = rs.DatasetProfile(examples=40)
+    profile = training_data_pb2.DatasetProfile(examples=40)
     for upper, count in ((100, 10), (300, 20), (500, 10)):
         profile.token_lengths.add(upper_bound=upper, count=count)
-    full = rs.DatasetProfile(examples=10, total_tokens=1000)
+    full = training_data_pb2.DatasetProfile(examples=10, total_tokens=1000)
     full.token_lengths.add(upper_bound=100, count=10)
 
-    def spread_of(profile: rs.DatasetProfile) -> tuple[Stretch, ...]:
+    def spread_of(profile: training_data_pb2.DatasetProfile) -> tuple[Stretch, ...]:
         return rows.from_profile(profile, sequence_length=200, learns_all=True, spread=True).stretches
 
     spread = spread_of(profile)
@@ -158,7 +158,7 @@ def test_how_lengths_are_spread():
         (200, 200, pytest.approx(beyond)),
     ]
     assert spread_of(full) == ((100, 100, 1.0),)
-    assert spread_of(rs.DatasetProfile(examples=10)) == ()
+    assert spread_of(training_data_pb2.DatasetProfile(examples=10)) == ()
 
 
 def test_the_spread_is_read_where_an_allocator_keeps_what_it_leaves_over():
@@ -179,15 +179,17 @@ def test_trl_leaves_a_quantised_base_as_it_was_loaded():
 
 
 def test_the_total_of_tokens_corrects_the_buckets():
-    profile = rs.DatasetProfile(examples=10, total_tokens=800)
+    profile = training_data_pb2.DatasetProfile(examples=10, total_tokens=800)
     profile.token_lengths.add(upper_bound=100, count=10)
 
     assert rows.from_profile(profile, sequence_length=512, learns_all=True).mean == pytest.approx(80)
 
 
 def test_without_buckets_the_mean_or_the_limit_counts():
-    mean = rows.from_profile(rs.DatasetProfile(examples=10, total_tokens=800), sequence_length=512, learns_all=True)
-    limit = rows.from_profile(rs.DatasetProfile(examples=10), sequence_length=512, learns_all=True)
+    mean = rows.from_profile(
+        training_data_pb2.DatasetProfile(examples=10, total_tokens=800), sequence_length=512, learns_all=True
+    )
+    limit = rows.from_profile(training_data_pb2.DatasetProfile(examples=10), sequence_length=512, learns_all=True)
 
     assert (mean.mean, mean.longest, mean.longest_known, mean.mean_known) == (80, 512, False, True)
     assert (limit.mean, limit.longest_known, limit.mean_known) == (512, False, False)
