@@ -151,12 +151,14 @@ def request_of(row: dict[str, str]) -> estimate_pb2.EstimateRunRequest:
         ),
     )
     _set_method(spec, row)
-    found = estimate_pb2.EstimateRunRequest(
-        spec=spec,
-        program=_PROGRAMS[row["program"]],
-        compiled=row["compiled"] == "true",
-        sharding_library=_LIBRARIES[row["library"]],
+    spec.program.CopyFrom(
+        training_pb2.ProgramSettings(
+            program=_PROGRAMS[row["program"]],
+            compile=row["compiled"] == "true",
+            sharding_library=_LIBRARIES[row["library"]],
+        )
     )
+    found = estimate_pb2.EstimateRunRequest(spec=spec)
     found.dataset_profile.CopyFrom(_profile(row, 100 * spec.training.effective_batch_size))
     return found
 

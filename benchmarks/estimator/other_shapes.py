@@ -40,7 +40,7 @@ def _llama(
         hidden_size=hidden,
         layers=layers,
         attention_heads=heads,
-        kv_heads=kv_heads,
+        kv_heads=kv_heads or None,
         intermediate_size=intermediate,
         vocab_size=vocab,
         gated_mlp=True,

@@ -153,7 +153,7 @@ class Cases:
             "optimizer": _OPTIMIZERS.get(spec.optimizer, "adamw"),
             "in_backward": spec.optimizer_in_backward,
             "fused_loss": spec.loss_kernel == training_pb2.LOSS_KERNEL_FUSED,
-            "unsloth": asked.program == training_pb2.TRAINING_PROGRAM_UNSLOTH,
+            "unsloth": asked.spec.program.program == training_pb2.TRAINING_PROGRAM_UNSLOTH,
             "accelerator": spec.hardware.accelerator,
             "devices": spec.hardware.count,
             "sharding": hardware_pb2.Sharding.Name(spec.hardware.sharding).removeprefix("SHARDING_").lower(),

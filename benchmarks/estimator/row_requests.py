@@ -25,7 +25,8 @@ def request(row: MeasuredRow) -> estimate_pb2.EstimateRunRequest:
         hardware=_hardware(row),
     )
     _set_method(spec, row)
-    found = estimate_pb2.EstimateRunRequest(spec=spec, program=row.program)
+    spec.program.program = row.program
+    found = estimate_pb2.EstimateRunRequest(spec=spec)
     found.dataset_profile.CopyFrom(_profile(row))
     return found
 
@@ -77,7 +78,7 @@ def _profile(row: MeasuredRow) -> training_data_pb2.DatasetProfile:
     """The rows' lengths as far as they are known; without a number of rows, a thousand steps' worth of them."""
     examples = row.examples or 1000 * row.micro_batch * row.accumulation * row.devices
     profile = training_data_pb2.DatasetProfile(
-        examples=examples, total_tokens=row.total_tokens, exact=row.total_tokens > 0
+        examples=examples, total_tokens=row.total_tokens or None, exact=row.total_tokens > 0
     )
     if row.every_row_full:
         profile.token_lengths.add(upper_bound=row.sequence_length, count=examples)

@@ -54,7 +54,8 @@ def request(row: dict[str, str]) -> estimate_pb2.EstimateRunRequest:
     examples, tokens = int(row["examples"]), int(row["total_tokens"] or 0)
     found.dataset_profile.Clear()
     found.dataset_profile.examples = examples
-    found.dataset_profile.total_tokens = tokens
+    if tokens:
+        found.dataset_profile.total_tokens = tokens
     found.dataset_profile.exact = tokens > 0
     # Where the source saves nothing on the way: a step that never comes.
     found.spec.checkpoints.every_steps = int(row["save_every"] or 100_000_000)
@@ -69,7 +70,7 @@ def request(row: dict[str, str]) -> estimate_pb2.EstimateRunRequest:
 def foretold(row: dict[str, str], servicer: EstimatorServicer) -> dict[str, Any]:
     """A run and what is foretold of it; times in hours, money in the price book's currency."""
     found = servicer.estimate(request(row))
-    cost, hours = found.cost.amount, float(row["hours"])
+    cost, hours = found.cost.total.amount, float(row["hours"])
     low, expected, high = (seconds / 3600 for seconds in _timed(found.time, row["phases"]))
     return {
         "run": f"{row['model']} {row['method']}, {row['devices']} x {row['accelerator']}, {row['epochs']} epochs",

@@ -22,9 +22,10 @@ def from_profile(
     all rows have the mean length, without a total the sequence length. How the lengths are spread is said where
     `spread` asks for it: it takes as long as everything else.
     """
-    examples, total_tokens, fraction = profile.examples, profile.total_tokens, profile.target_fraction
+    examples, total_tokens = profile.examples, profile.total_tokens
     count = max(1, round(examples * share))
-    target = 1.0 if learns_all or fraction == 0 else fraction
+    # Where the share of learned tokens is unknown, all of them are taken as learned.
+    target = profile.target_fraction if profile.HasField("target_fraction") and not learns_all else 1.0
     buckets = list(_buckets(profile)) if profile.token_lengths else ()
     rows = sum([number for _, _, number in buckets]) if buckets else 0
     if rows == 0:

@@ -147,7 +147,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     ) -> calibration_pb2.ResetCalibrationResponse:
         """Forget what was learned."""
         device = calibration_messages.device_name(request.device, self._state().calibration)
-        removed = await self._learning().reset(device)
+        removed = await self._learning().reset(device, request.request_id)
         return calibration_pb2.ResetCalibrationResponse(removed=removed, calibration=self._state().revision.calibration)
 
     async def GetServerInfo(

@@ -2,6 +2,7 @@
 import grpc
 import pytest
 from finetree_api.estimator.v1 import catalog_pb2, estimator_pb2
+from finetree_runtime.money import to_float
 
 
 async def test_all_models_are_listed_page_by_page_in_order(stub):
@@ -53,7 +54,8 @@ async def test_accelerators_come_with_memory_speed_and_price(stub):
     assert (card.marketed_memory_gb, card.compute_capability, card.native_bf16) == (24, "8.9", True)
     assert 23 * 2**30 < card.usable_bytes < 24 * 2**30
     assert card.dense_flops_per_second == pytest.approx(165.2e12)
-    assert card.typical_hourly_usd == pytest.approx(0.535)
+    assert to_float(card.typical_hourly_price) == pytest.approx(0.535)
+    assert card.typical_hourly_price.currency_code == "USD"
     assert (card.name, card.native_int8, card.watts, card.unsupported) == ("rtx-4090", True, 450, "")
     assert card.provenance.source
 

@@ -22,8 +22,12 @@ LORA_OF_PEFT = {
 """PEFT's own comparison: Llama-3.2-3B, 20,000 rows of 210 tokens."""
 
 
+def trained_by(program: str) -> dict[str, object]:
+    return {"program": {"program": f"TRAINING_PROGRAM_{program}"}}
+
+
 async def test_a_full_answer_names_five_measured_runs_nearest_first(stub, request_of):
-    rows = (await stub.EstimateRun(request_of(view=FULL))).estimate.nearest_evidence
+    rows = (await stub.EstimateRun(request_of(view=FULL))).estimate.nearest_runs
     far = [row.distance for row in rows]
 
     assert len(rows) == 5
@@ -39,7 +43,7 @@ async def test_a_full_answer_names_five_measured_runs_nearest_first(stub, reques
 async def test_a_basic_answer_names_none_but_states_its_confidence(stub, request_of, view):
     estimate = (await stub.EstimateRun(request_of(view=view))).estimate
 
-    assert not estimate.nearest_evidence
+    assert not estimate.nearest_runs
     assert estimate.confidence.memory
     assert estimate.confidence.time
     assert estimate.confidence.reasons
@@ -47,23 +51,23 @@ async def test_a_basic_answer_names_none_but_states_its_confidence(stub, request
 
 async def test_a_run_that_was_published_is_at_no_distance(stub, request_of):
     profile = {"examples": 20_000, "total_tokens": 4_198_051}
-    request = request_of(LORA_OF_PEFT, view=FULL, program="TRAINING_PROGRAM_TRANSFORMERS", dataset_profile=profile)
+    request = request_of(LORA_OF_PEFT | trained_by("TRANSFORMERS"), view=FULL, dataset_profile=profile)
     estimate = (await stub.EstimateRun(request)).estimate
 
-    assert estimate.nearest_evidence[0].distance == 0
-    assert estimate.nearest_evidence[0].description.startswith("meta-llama/Llama-3.2-3B, lora")
+    assert estimate.nearest_runs[0].distance == 0
+    assert estimate.nearest_runs[0].description.startswith("meta-llama/Llama-3.2-3B, lora")
     assert estimate.confidence.memory_distance == estimate.confidence.time_distance == 0
     assert estimate.confidence.memory == estimate.confidence.time == evidence_pb2.CONFIDENCE_LEVEL_HIGH
 
 
 async def test_our_own_program_is_farther_than_the_one_that_was_measured(stub, request_of):
     theirs, ours = [
-        (await stub.EstimateRun(request_of(LORA_OF_PEFT, program=program))).estimate.confidence
-        for program in ("TRAINING_PROGRAM_TRANSFORMERS", "TRAINING_PROGRAM_UNSPECIFIED")
+        (await stub.EstimateRun(request_of(LORA_OF_PEFT | trained_by(program)))).estimate.confidence
+        for program in ("TRANSFORMERS", "UNSPECIFIED")
     ]
 
     assert ours.memory_distance > theirs.memory_distance
-    assert "no measured peak or speed is of finetree" in ours.reasons
+    assert "no measured peak or speed is of finetree" in [reason.message for reason in ours.reasons]
 
 
 @pytest.mark.parametrize("view", ["ESTIMATE_VIEW_BASIC", FULL])

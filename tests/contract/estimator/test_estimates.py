@@ -8,15 +8,21 @@ from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
+from finetree_runtime.money import to_money
 from finetree_runtime.runspec.digest import plan_digest
 
-CPU = {"cpu": {"cores": 2, "memory_bytes": 16 << 30, "bf16_flops_per_second": 2e12, "fp32_flops_per_second": 3e11}}
+CPU = {"cpu": {"cores": 2, "memory_bytes": 16 << 30}}
+RATES = {"bf16_flops_per_second": 2e12, "fp32_flops_per_second": 3e11}
+
+
+OWNED = {"owned": {"price_per_kwh": {"nanos": 300_000_000, "currency_code": "EUR"}}}
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora", "prefix", "adapter"])
 @pytest.mark.parametrize("hardware", [{"accelerator": "a100-80gb"}, CPU], ids=["gpu", "cpu"])
 async def test_each_method_is_estimated_on_gpu_and_cpu(stub, request_of, method, hardware):
-    request = request_of({"model": {"name": "smollm2-135m-instruct"}, "hardware": hardware, method: {}})
+    spec = {"model": {"name": "smollm2-135m-instruct"}, "hardware": hardware, method: {}}
+    request = request_of(spec, matrix_rates=RATES)
     estimate = (await stub.EstimateRun(request)).estimate
 
     memory = estimate.memory
@@ -80,22 +86,23 @@ async def test_the_digest_is_the_suites_and_follows_the_plan(stub, request_of):
 
 async def test_cost_comes_with_price_provider_and_date(stub, request_of):
     rented = (await stub.EstimateRun(request_of({"ownership": {"rented": {}}}))).estimate.cost
-    owned = (await stub.EstimateRun(request_of({"ownership": {"owned": {"tariff_per_kwh": 0.3}}}))).estimate.cost
+    owned = (await stub.EstimateRun(request_of({"ownership": OWNED}))).estimate.cost
 
     assert (rented.price_id, rented.provider, rented.price_date) == ("lium/rtx-4090/2026", "lium", "2026")
-    assert (rented.currency_code, rented.hourly_price, rented.region) == ("USD", 0.35, "RO")
+    assert (rented.total.currency_code, rented.region) == ("USD", "RO")
+    assert rented.hourly_price == to_money(0.35, "USD")
     assert rented.term == catalog_pb2.PRICE_TERM_ON_DEMAND
-    assert rented.amount.expected > 0
-    assert (owned.price_id, owned.currency_code) == ("", "USD")
-    assert owned.amount.expected == pytest.approx(0.3 * owned.energy_kwh.expected)
+    assert rented.total.amount.expected > 0
+    assert (owned.price_id, owned.total.currency_code) == ("", "EUR")
+    assert owned.total.amount.expected == pytest.approx(0.3 * owned.energy_kwh.expected)
 
 
 async def test_cost_per_month_and_carbon_follow_the_request(stub, request_of):
     cost = (await stub.EstimateRun(request_of(runs_per_month=4, carbon_kg_per_kwh=0.1))).estimate.cost
 
-    assert cost.monthly_amount.expected == pytest.approx(4 * cost.amount.expected)
+    assert cost.monthly.amount.expected == pytest.approx(4 * cost.total.amount.expected)
     assert cost.carbon_kg.expected == pytest.approx(0.1 * cost.energy_kwh.expected)
-    assert not (await stub.EstimateRun(request_of())).estimate.cost.HasField("monthly_amount")
+    assert not (await stub.EstimateRun(request_of())).estimate.cost.HasField("monthly")
 
 
 async def test_the_full_view_offers_where_the_run_fits_the_cheapest_first(stub, request_of):
@@ -103,7 +110,7 @@ async def test_the_full_view_offers_where_the_run_fits_the_cheapest_first(stub, 
     assert not (await stub.EstimateRun(request)).estimate.offers
     request.view = estimate_pb2.ESTIMATE_VIEW_FULL
     offers = (await stub.EstimateRun(request)).estimate.offers
-    amounts = [offer.amount.expected for offer in offers]
+    amounts = [offer.cost.amount.expected for offer in offers]
 
     assert 3 <= len(offers) <= 8
     assert amounts == sorted(amounts)
@@ -166,7 +173,7 @@ async def test_without_the_number_of_rows_memory_is_answered_and_time_left_out(s
     assert estimate.memory.device_bytes.expected > 0
     assert not estimate.HasField("time")
     assert not estimate.HasField("cost")
-    assert any("number of rows is unknown" in note for note in estimate.notes)
+    assert any("number of rows is unknown" in remark.message for remark in estimate.remarks)
 
 
 @pytest.mark.parametrize(("every", "remarked"), [(1, True), (10_000, False)])
@@ -174,7 +181,7 @@ async def test_a_run_that_mostly_writes_checkpoints_is_remarked_upon(stub, reque
     request = request_of({"full": {}, "checkpoints": {"every_steps": every}})
     estimate = (await stub.EstimateRun(request)).estimate
 
-    assert any("raise checkpoints.every_steps" in note for note in estimate.notes) is remarked
+    assert any("raise checkpoints.every_steps" in remark.message for remark in estimate.remarks) is remarked
 
 
 async def test_the_present_revision_can_be_pinned(stub, request_of):

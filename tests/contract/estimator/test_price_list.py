@@ -3,6 +3,7 @@ import grpc
 import pytest
 from finetree_api.estimator.v1 import catalog_pb2
 from finetree_estimator.catalog import prices
+from finetree_runtime.money import to_float, to_money
 
 
 async def test_all_prices_are_listed_page_by_page_by_accelerator_and_price(stub):
@@ -15,9 +16,8 @@ async def test_all_prices_are_listed_page_by_page_by_accelerator_and_price(stub)
             break
 
     assert len(found) == len(prices.packaged().quotes)
-    assert [(price.accelerator, price.hourly_price) for price in found] == sorted(
-        (price.accelerator, price.hourly_price) for price in found
-    )
+    order = [(price.accelerator, price.hourly_price.currency_code, to_float(price.hourly_price)) for price in found]
+    assert order == sorted(order)
 
 
 async def test_a_price_says_all_that_the_book_knows(stub):
@@ -27,7 +27,7 @@ async def test_a_price_says_all_that_the_book_knows(stub):
     (price,) = reply.prices
     assert (price.price_id, price.accelerator, price.provider) == ("nebius/h100/spot/2025", "h100", "nebius")
     assert (price.region, price.term, price.min_count) == ("eu-north1", catalog_pb2.PRICE_TERM_SPOT, 1)
-    assert (price.hourly_price, price.currency_code) == (1.25, "USD")
+    assert price.hourly_price == to_money(1.25, "USD")
     assert "nebius@0082b0435" in price.provenance.source
     assert price.provenance.date == "2025"
     assert reply.price_book.sha256 == prices.packaged().sha256

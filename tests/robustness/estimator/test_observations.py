@@ -137,6 +137,7 @@ async def test_a_full_database_refuses_and_keeps_what_it_has(tmp_path):
 _FILL = """
 import asyncio, sys
 from pathlib import Path
+from finetree_api.estimator.v1 import calibration_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence.learner import Learner, load

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever the contract allows is either answered with sound numbers or refused with a reason."""
 
-import json
 import math
 
 from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
@@ -21,7 +20,9 @@ from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif.changes import Patch, apply_patches
 from finetree_runtime.errors import DomainError
+from finetree_runtime.money import to_money
 from finetree_runtime.server.validation import validate
+from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,8 +41,8 @@ SHAPES = st.builds(
     layers=sizes(4096),
     intermediate_size=sizes(4_194_304),
     attention_heads=sizes(8192),
-    kv_heads=st.sampled_from([0, 0, 0, 1, 8]),
-    head_dim=st.one_of(st.integers(0, 256), st.just(65_536)),
+    kv_heads=st.sampled_from([None, None, None, 1, 8]),
+    head_dim=st.one_of(st.none(), st.integers(1, 256), st.just(65_536)),
     vocab_size=sizes(16_777_216),
     tied_embeddings=st.booleans(),
     gated_mlp=st.booleans(),
@@ -74,20 +75,15 @@ METHODS = st.one_of(
         st.sampled_from(method_pb2.AdapterPlacement.values()),
     ),
 )
-RATES = st.sampled_from([0.0, 1e-300, 1.0, 1e12, 1e18])
+RATES = st.sampled_from([None, 1e-300, 1.0, 1e12, 1e18])
 HARDWARE = st.one_of(
     st.sampled_from(accelerators.accelerators()).map(
         lambda entry: hardware_pb2.Hardware(accelerator=entry.name, count=2)
     ),
     st.builds(
-        lambda cores, size, rate: hardware_pb2.Hardware(
-            cpu=hardware_pb2.CpuDevice(
-                cores=cores, memory_bytes=size, bf16_flops_per_second=rate, fp32_flops_per_second=rate
-            )
-        ),
-        st.integers(0, 4096),
-        st.sampled_from([0, 8 << 30, 2**53 - 1]),
-        RATES,
+        lambda cores, size: hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=cores, memory_bytes=size)),
+        st.one_of(st.none(), st.integers(1, 4096)),
+        st.sampled_from([None, 8 << 30, 2**53 - 1]),
     ),
     st.sampled_from([1e-6, 24.0, 4096.0]).map(
         lambda size: hardware_pb2.Hardware(unknown_accelerator=hardware_pb2.UnknownAccelerator(marketed_memory_gb=size))
@@ -110,9 +106,9 @@ PROFILES = st.builds(
         token_lengths=[training_data_pb2.TokenLengthBucket(upper_bound=bound, count=count) for bound, count in bounds],
     ),
     st.sampled_from([1, 7, 1000, 10**12]),
-    st.sampled_from([0, 1, 10**6, 2**53 - 1]),
+    st.sampled_from([None, 1, 10**6, 2**53 - 1]),
     st.lists(st.tuples(st.sampled_from([1, 100, 1 << 30]), st.sampled_from([0, 1, 10**12])), max_size=3),
-    st.sampled_from([0.0, 1e-9, 0.3, 1.0]),
+    st.sampled_from([None, 0.0, 1e-9, 0.3, 1.0]),
 )
 
 
@@ -132,10 +128,13 @@ def requests(draw):
     if draw(st.booleans()):
         spec.evaluation.split_fraction = 0.5
         spec.evaluation.metrics.extend([training_pb2.METRIC_LOSS, training_pb2.METRIC_EXACT_MATCH])
-        spec.evaluation.every_steps = draw(st.sampled_from([0, 1, 100]))
+        if every := draw(st.sampled_from([None, 1, 100])):
+            spec.evaluation.every_steps = every
     if draw(st.booleans()):
-        spec.ownership.owned.tariff_per_kwh = draw(st.sampled_from([0.0, 0.3, 1000.0]))
+        spec.ownership.owned.price_per_kwh.CopyFrom(to_money(draw(st.sampled_from([0.0, 0.3, 1000.0])), "USD"))
     request = estimate_pb2.EstimateRunRequest(spec=spec, view=draw(st.sampled_from(estimate_pb2.EstimateView.values())))
+    if (rate := draw(RATES)) is not None:
+        request.matrix_rates.bf16_flops_per_second = request.matrix_rates.fp32_flops_per_second = rate
     if draw(st.booleans()):
         request.dataset_profile.CopyFrom(draw(PROFILES))
     return request
@@ -181,9 +180,8 @@ def checked_against_its_summary(request, summary):
     totals.memory.usable_device_bytes = basic.memory.usable_device_bytes
     if basic.HasField("time"):
         totals.time.total_seconds.CopyFrom(basic.time.total_seconds)
-    if basic.cost.HasField("amount"):
-        totals.cost.amount.CopyFrom(basic.cost.amount)
-        totals.cost.currency_code = basic.cost.currency_code
+    if basic.cost.HasField("total"):
+        totals.cost.total.CopyFrom(basic.cost.total)
     assert summary == totals
     return basic
 
@@ -191,7 +189,9 @@ def checked_against_its_summary(request, summary):
 def promised(request, estimate):
     """Requests that the answer says would fit."""
     for remedy in estimate.remedies:
-        yield asking(request, estimate, {patch.field_path: json.loads(patch.json_value) for patch in remedy.patches})
+        yield asking(
+            request, estimate, {patch.field_path: json_format.MessageToDict(patch.value) for patch in remedy.patches}
+        )
     for option in estimate.smallest_hardware:
         chosen = {"accelerator": option.accelerator, "count": option.count, "sharding": option.sharding}
         yield asking(request, estimate, {"ownership": None, "hardware": chosen})
@@ -215,12 +215,12 @@ def asking(request, estimate, patches):
 
 
 LIMITS = {
-    "max_cost": [0.0, 5e-324, 0.1, 1e12],
-    "max_seconds": [5e-324, 60.0, 1e6],
-    "max_device_bytes": [1, 8 << 30, 2**53 - 1],
-    "must_fit": [True],
-    "max_energy_kwh": [0.0, 1.0],
-    "min_confidence": [evidence_pb2.CONFIDENCE_LEVEL_LOW, evidence_pb2.CONFIDENCE_LEVEL_HIGH],
+    "COST": [to_money(amount, "USD") for amount in (0.0, 1e-9, 0.1, 1e12)],
+    "DURATION_SECONDS": [5e-324, 60.0, 1e6],
+    "DEVICE_BYTES": [1.0, float(8 << 30), 1e18],
+    "FIT": [None],
+    "ENERGY_KWH": [0.0, 1.0],
+    "CONFIDENCE": [evidence_pb2.CONFIDENCE_LEVEL_LOW, evidence_pb2.CONFIDENCE_LEVEL_HIGH],
 }
 POLICIES = st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in LIMITS.items()})
 
@@ -228,7 +228,15 @@ POLICIES = st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(requests(), POLICIES.filter(bool))
 def test_any_plan_passes_or_says_what_would_pass_or_why_nothing_would(request, limits):
-    asked = check_plan_pb2.CheckPlanRequest(run=request, policy=check_plan_pb2.PlanPolicy(**limits))
+    asked = check_plan_pb2.CheckPlanRequest(run=request)
+    for name, bound in limits.items():
+        limit = asked.policy.limits.add(metric=check_plan_pb2.PolicyMetric.Value(f"POLICY_METRIC_{name}"))
+        if name == "COST":
+            limit.max_money.CopyFrom(bound)
+        elif name == "CONFIDENCE":
+            limit.min_confidence = bound
+        elif bound is not None:
+            limit.max = bound
     validate(asked)
     try:
         reply = SERVICER.check(asked)
@@ -236,12 +244,12 @@ def test_any_plan_passes_or_says_what_would_pass_or_why_nothing_would(request, l
         return
     passed = reply.verdict == check_pb2.CHECK_VERDICT_PASS
     assert [passed, bool(reply.remedies), bool(reply.no_remedy)].count(True) == 1
-    for text in (reply.no_remedy, *(check.help for check in reply.checks)):
+    for text in (reply.no_remedy, *(check.message for check in reply.checks)):
         assert not {"inf", "nan"} & set(text.split())
     for remedy in reply.remedies:
         changed = check_plan_pb2.CheckPlanRequest()
         changed.CopyFrom(asked)
-        patches = [Patch(each.field_path, json.loads(each.json_value), "") for each in remedy.patches]
+        patches = [Patch(each.field_path, json_format.MessageToDict(each.value), "") for each in remedy.patches]
         changed.run.spec.CopyFrom(apply_patches(asked.run.spec, patches))
         validate(changed)
         assert SERVICER.check(changed).verdict == check_pb2.CHECK_VERDICT_PASS

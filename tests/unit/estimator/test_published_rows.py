@@ -97,7 +97,7 @@ def test_a_peft_row_is_the_run_that_its_note_describes(read, servicer):
     validate(asked)
 
     assert (row.quantity, row.peak_bytes, row.family) == ("reserved", round(20.5 * GIB), "peft")
-    assert asked.program == training_pb2.TRAINING_PROGRAM_TRANSFORMERS
+    assert asked.spec.program.program == training_pb2.TRAINING_PROGRAM_TRANSFORMERS
     assert asked.dataset_profile.total_tokens == 4198051
     assert servicer.estimate(asked).trainable_parameters == row.trainable == 9175040
 
@@ -178,7 +178,7 @@ def test_a_source_that_nobody_described_is_read_by_its_words(read, servicer):
     validate(asked)
 
     assert (row.family, row.quantity, row.accelerator) == ("somebody/torchtune-runs", "device", "rtx-4090")
-    assert asked.program == training_pb2.TRAINING_PROGRAM_TORCHTUNE
+    assert asked.spec.program.program == training_pb2.TRAINING_PROGRAM_TORCHTUNE
     assert asked.spec.loss_kernel == training_pb2.LOSS_KERNEL_CHUNKED
     assert asked.spec.optimizer == training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT
     assert asked.spec.qlora.lora.targets == method_pb2.TARGET_PRESET_ALL_LINEAR

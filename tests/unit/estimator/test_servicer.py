@@ -117,7 +117,7 @@ async def full_row(servicer):
 
 
 async def check(servicer):
-    document = {"run": LORA, "policy": {"max_device_bytes": 1}}
+    document = {"run": LORA, "policy": {"limits": [{"metric": "POLICY_METRIC_DEVICE_BYTES", "max": 1}]}}
     await servicer.CheckPlan(json_format.ParseDict(document, check_plan_pb2.CheckPlanRequest()), None)
 
 

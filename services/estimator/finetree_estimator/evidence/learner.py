@@ -51,14 +51,15 @@ class Learner:
         body = hashlib.sha256(request.observation.SerializeToString(deterministic=True)).hexdigest()
         observation = calibration_pb2.Observation()
         observation.CopyFrom(request.observation)
-        observation.end_time = observation.end_time or observing.now()
+        if not observation.HasField("end_time"):
+            observation.end_time.GetCurrentTime()
         point = observing.to_point(observation, self._knowledge, self._predict)
         row = _row(point, observation.SerializeToString(deterministic=True))
         return await asyncio.to_thread(self._add, row, point, request.request_id, body)
 
-    async def reset(self, device: str) -> int:
+    async def reset(self, device: str, request_id: str = "") -> int:
         """Forget the observations of a device, or all for ""; how many there were. Raises like `report`."""
-        return await asyncio.to_thread(self._forget, device)
+        return await asyncio.to_thread(self._forget, device, request_id)
 
     def _add(self, row: Row, point: Point, request_id: str, body: str) -> bool:
         with self._writing:
@@ -70,12 +71,15 @@ class Learner:
                 self.calibration = learn(self._points.values())
             return new
 
-    def _forget(self, device: str) -> int:
+    def _forget(self, device: str, request_id: str) -> int:
+        body = hashlib.sha256(f"reset {device}".encode()).hexdigest()
         with self._writing:
-            removed = self._store.forget(device)
+            removal = self._store.forget(device, request_id, body)
+            if removal.repeated:
+                return removal.removed
             self._points = {key: point for key, point in self._points.items() if device and point.device != device}
             self.calibration = learn(self._points.values())
-            return removed
+            return removal.removed
 
 
 def load(folder: Path, knowledge: Knowledge, predict: Predict) -> Calibration:

@@ -5,13 +5,13 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Protocol
 
 from finetree_api.estimator.v1 import calibration_pb2, estimate_pb2
 from finetree_api.types.v1 import run_spec_pb2, training_pb2
 from finetree_runtime.errors import DomainError, InvalidArgument, invalid_field
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from finetree_estimator.evidence.calibration import Point
 from finetree_estimator.intervals import BeyondLimitError, Interval
@@ -80,15 +80,13 @@ def to_point(observation: calibration_pb2.Observation, knowledge: Knowledge, pre
     return point
 
 
-def now() -> str:
-    """The end time of an observation that names none."""
-    return datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="microseconds")
-
-
 def _run(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge) -> tuple[Run, run_spec_pb2.RunSpec]:
     """The run and its resolved spec."""
-    if request.program not in (training_pb2.TRAINING_PROGRAM_UNSPECIFIED, training_pb2.TRAINING_PROGRAM_FINETREE):
-        raise invalid_field(f"{_RUN}.program", "only runs of this suite are learned from")
+    if request.spec.program.program not in (
+        training_pb2.TRAINING_PROGRAM_UNSPECIFIED,
+        training_pb2.TRAINING_PROGRAM_FINETREE,
+    ):
+        raise invalid_field(f"{_RUN}.spec.program", "only runs of this suite are learned from")
     asked = estimate_pb2.EstimateRunRequest()
     asked.CopyFrom(request)
     # What a run costs has no part in this, and its price may be gone.
@@ -104,7 +102,7 @@ def _predicted(run: Run, predict: Predict) -> Prediction:
     try:
         return predict(run)
     except BeyondLimitError as error:
-        raise invalid_field(f"{_RUN}.spec", f"needs more than 9e15 in {error}; its settings are absurd") from error
+        raise invalid_field(f"{_RUN}.spec", f"estimated {error} exceeds 2^53; check the settings") from error
 
 
 def _point(
@@ -157,15 +155,9 @@ def _check_size(observation: calibration_pb2.Observation) -> None:
         raise invalid_field("observation", f"has {size} bytes, at most {LARGEST_BYTES} are taken")
 
 
-def _microseconds(end_time: str) -> int:
-    try:
-        moment = datetime.fromisoformat(end_time)
-        if moment.tzinfo is None:
-            raise ValueError  # noqa: TRY301 - told below, like every other text that is no time
-        found = int(moment.timestamp() * 1e6)
-    except (ValueError, OverflowError):
-        path = "observation.end_time"
-        raise invalid_field(path, "is no RFC 3339 time with a zone, such as 2026-11-25T10:00:00Z") from None
+def _microseconds(end_time: Timestamp) -> int:
+    """Microseconds since 1970 of the end of a run. Raises InvalidArgument for one that cannot have ended."""
+    found = end_time.ToMicroseconds()
     if not 0 < found <= time.time_ns() // 1000 + CLOCK_TOLERANCE_MICROSECONDS:
         raise _implausible("observation.end_time", "lies in the future or before 1970")
     return found

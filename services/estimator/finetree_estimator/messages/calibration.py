@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration replies."""
 
-from datetime import UTC, datetime
-
 from finetree_api.estimator.v1 import calibration_pb2
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.types.v1 import evidence_pb2, method_pb2
 from finetree_runtime.paging import PageTokens, page_size
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.names import UnknownNameError
@@ -67,17 +66,18 @@ def _interval(factor: Factor, correction: Correction) -> evidence_pb2.Interval:
 
 
 def _point(point: Point, *, odd: bool) -> calibration_pb2.CalibrationPoint:
-    moment = datetime.fromtimestamp(point.end_time / 1e6, tz=UTC)
+    end_time = Timestamp()
+    end_time.FromMicroseconds(point.end_time)
     return calibration_pb2.CalibrationPoint(
         job=point.job,
         attempt=point.attempt,
         device=point.device,
         family=point.family,
-        method=point.method,
+        method=method_pb2.Method.Value(f"METHOD_{point.method.upper()}"),
         predicted_step_seconds=point.predicted_step,
         measured_step_seconds=point.measured_step,
         predicted_device_bytes=point.predicted_bytes,
         measured_device_bytes=point.measured_bytes,
         outlier=odd,
-        end_time=moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        end_time=end_time,
     )

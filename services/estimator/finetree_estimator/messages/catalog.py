@@ -3,6 +3,7 @@
 
 from finetree_api.estimator.v1 import catalog_pb2
 from finetree_api.types.v1 import model_pb2
+from finetree_runtime.money import to_money
 
 from finetree_estimator.catalog.accelerators import AcceleratorEntry
 from finetree_estimator.catalog.architecture import Shape
@@ -31,6 +32,7 @@ def model_message(entry: ModelEntry) -> catalog_pb2.Model:
 
 def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> catalog_pb2.Accelerator:
     """An accelerator of the catalogue, with the median of its prices."""
+    typical = book.typical(entry.name)
     return catalog_pb2.Accelerator(
         name=entry.name,
         display_name=entry.display_name,
@@ -41,7 +43,7 @@ def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> catalog_pb2
         bandwidth_bytes_per_second=entry.bandwidth,
         dense_flops_per_second=entry.dense_flops,
         native_bf16=entry.native_bf16,
-        typical_hourly_usd=book.typical(entry.name),
+        typical_hourly_price=to_money(typical, "USD") if typical is not None else None,
         provenance=provenance_message(Source(Kind.PUBLISHED, entry.source, date=entry.date)),
         native_int8=entry.native_int8,
         watts=entry.watts,
@@ -58,8 +60,7 @@ def price_message(quote: Quote) -> catalog_pb2.Price:
         provider=quote.provider,
         region=quote.region,
         term=term_value(quote.term),
-        hourly_price=quote.hourly,
-        currency_code=quote.currency,
+        hourly_price=to_money(quote.hourly, quote.currency),
         min_count=quote.min_count,
         provenance=provenance_message(Source(Kind.PUBLISHED, quote.source, quote.price_id, quote.date)),
     )
@@ -96,7 +97,7 @@ def _shape(shape: Shape) -> model_pb2.ModelShape:
         vocab_size=shape.vocab,
         tied_embeddings=shape.tied,
         gated_mlp=shape.gated,
-        max_position_embeddings=shape.max_positions,
+        max_position_embeddings=shape.max_positions or None,
         experts=shape.experts,
         active_experts=shape.active_experts,
         attention_bias=shape.qkv_bias,
@@ -109,7 +110,7 @@ def _shape(shape: Shape) -> model_pb2.ModelShape:
         learned_positions=shape.learned_positions,
         shared_expert_size=shape.shared_expert,
         dense_layers=shape.dense_layers,
-        dense_intermediate_size=shape.dense_intermediate,
+        dense_intermediate_size=shape.dense_intermediate or None,
         extra_parameters=shape.extra,
         family=shape.family,
     )

@@ -10,14 +10,25 @@ from finetree_estimator.whatif.alternatives import Trial
 from finetree_estimator.whatif.changes import Patch
 from finetree_estimator.whatif.check_plan import PlanCheck
 from finetree_estimator.whatif.fallbacks import Answer
-from finetree_estimator.whatif.policy import Finding, Verdict, hours, money, size
+from finetree_estimator.whatif.policy import Finding, Metric, Verdict, duration, money, size
+
+_UNITS = {
+    Metric.COST: check_pb2.CHECK_UNIT_MONEY,
+    Metric.MONTHLY_COST: check_pb2.CHECK_UNIT_MONEY,
+    Metric.DURATION_SECONDS: check_pb2.CHECK_UNIT_SECONDS,
+    Metric.DEVICE_BYTES: check_pb2.CHECK_UNIT_BYTES,
+    Metric.FIT: check_pb2.CHECK_UNIT_BYTES,
+    Metric.ENERGY_KWH: check_pb2.CHECK_UNIT_KILOWATT_HOURS,
+    Metric.CARBON_KG: check_pb2.CHECK_UNIT_KILOGRAMS_CO2,
+    Metric.CONFIDENCE: check_pb2.CHECK_UNIT_CONFIDENCE_LEVEL,
+}
 
 
 def check_plan_response(check: PlanCheck, revision: evidence_pb2.Revision) -> check_plan_pb2.CheckPlanResponse:
     """The verdict with every limit's finding, and changes after which all pass."""
     return check_plan_pb2.CheckPlanResponse(
         verdict=_verdict_value(check.verdict),
-        checks=[_check(finding, check.fixes.get(finding.rule.rule_id)) for finding in check.findings],
+        checks=[_check(finding, check.fixes.get(finding.rule_id)) for finding in check.findings],
         estimate=basic_message(check.answer, revision),
         remedies=map(_remedy, check.remedies),
         no_remedy=check.no_remedy,
@@ -26,14 +37,16 @@ def check_plan_response(check: PlanCheck, revision: evidence_pb2.Revision) -> ch
 
 def _check(finding: Finding, fix: Patch | None) -> check_pb2.Check:
     return check_pb2.Check(
-        rule_id=finding.rule.rule_id,
-        severity=check_pb2.SEVERITY_ERROR,
+        rule_id=finding.rule_id,
+        severity=check_pb2.Severity.Value(f"SEVERITY_{finding.limit.severity.name}"),
         verdict=_verdict_value(finding.verdict),
         measured=optional_interval(finding.measured),
-        limit=finding.limit,
-        field_path=finding.rule.field_path,
-        help=finding.help,
+        limit=finding.bound,
+        unit=_UNITS[finding.limit.metric],
+        currency_code=finding.limit.currency,
+        field_path=finding.setting,
         fix=patch_message(fix) if fix is not None else None,
+        message=finding.message,
     )
 
 
@@ -53,9 +66,9 @@ def _outcome(answer: Answer) -> str:
     estimate = answer.estimate
     parts = [size(estimate.memory.device.expected)]
     if estimate.times is not None:
-        parts.append(hours(estimate.times.total.expected))
+        parts.append(duration(estimate.times.total.expected))
     if estimate.cost is not None and estimate.cost.amount is not None:
-        parts.append(money(estimate.cost.currency)(estimate.cost.amount.expected))
+        parts.append(money(estimate.cost.amount.expected, estimate.cost.currency))
     return ", ".join(parts)
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """An estimate as a message, in each of its views."""
 
-import json
 from collections.abc import Iterable
 
 from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
 from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2
+from finetree_runtime.money import to_money
 from finetree_runtime.runspec.digest import plan_digest
+from google.protobuf import json_format, struct_pb2
 
 from finetree_estimator.cost import Cost
 from finetree_estimator.evidence.confidence import Confidence
@@ -14,7 +15,12 @@ from finetree_estimator.evidence.measured_runs import Near
 from finetree_estimator.memory.fit import Fit, Verdict
 from finetree_estimator.memory.peak import Memory
 from finetree_estimator.messages.catalog import price_message, term_value
-from finetree_estimator.messages.provenance import interval_message, optional_interval, provenance_message
+from finetree_estimator.messages.provenance import (
+    interval_message,
+    money_interval,
+    optional_interval,
+    provenance_message,
+)
 from finetree_estimator.timing.phases import Times
 from finetree_estimator.whatif.changes import Patch
 from finetree_estimator.whatif.fallbacks import Answer
@@ -41,8 +47,8 @@ def summary_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate
     if estimate.times is not None:
         message.time.total_seconds.CopyFrom(interval_message(estimate.times.total))
     if estimate.cost is not None and estimate.cost.amount is not None:
-        message.cost.amount.CopyFrom(interval_message(estimate.cost.amount))
-        message.cost.currency_code = estimate.cost.currency
+        message.cost.total.amount.CopyFrom(interval_message(estimate.cost.amount))
+        message.cost.total.currency_code = estimate.cost.currency
     return message
 
 
@@ -58,7 +64,7 @@ def basic_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_p
         trainable_parameters=estimate.trainable_parameters,
         total_parameters=estimate.total_parameters,
         optimizer_steps=estimate.optimizer_steps,
-        notes=estimate.notes,
+        remarks=map(_remark, estimate.notes),
         revision=revision,
         plan_digest=plan_digest(parsed.spec, parsed.profile, revision),
         confidence=_confidence(estimate.confidence),
@@ -86,7 +92,7 @@ def full_message(
     """The FULL view: the BASIC one, and what searches found."""
     message = basic_message(answer, revision)
     found = estimate_pb2.Estimate(
-        nearest_evidence=map(_evidence_row, nearest),
+        nearest_runs=map(_measured_run, nearest),
         remedies=map(_remedy, remedies),
         smallest_hardware=map(_hardware_option, smallest_hardware),
         offers=map(_offer, offers),
@@ -101,7 +107,9 @@ def full_message(
 
 def patch_message(patch: Patch) -> check_pb2.SpecPatch:
     """A new value of one field of a RunSpec."""
-    return check_pb2.SpecPatch(field_path=patch.path, json_value=json.dumps(patch.value), summary=patch.summary)
+    return check_pb2.SpecPatch(
+        field_path=patch.path, value=json_format.ParseDict(patch.value, struct_pb2.Value()), summary=patch.summary
+    )
 
 
 def _remedy(remedy: Remedy) -> estimate_pb2.Remedy:
@@ -126,7 +134,7 @@ def _hardware_option(option: Option) -> estimate_pb2.HardwareOption:
     )
 
 
-def _evidence_row(near: Near) -> estimate_pb2.MeasuredRun:
+def _measured_run(near: Near) -> estimate_pb2.MeasuredRun:
     """A measured run and how far it is."""
     return estimate_pb2.MeasuredRun(
         description=near.row.description,
@@ -143,7 +151,7 @@ def _offer(offer: Offer) -> estimate_pb2.Offer:
         price=price_message(offer.quote),
         count=offer.devices,
         hours=interval_message(offer.hours),
-        amount=interval_message(offer.amount),
+        cost=money_interval(offer.amount, offer.quote.currency),
         verdict=verdict_value(offer.verdict),
     )
 
@@ -197,15 +205,14 @@ def _times(times: Times) -> estimate_pb2.TimeEstimate:
 
 def _cost(cost: Cost) -> estimate_pb2.CostEstimate:
     return estimate_pb2.CostEstimate(
-        amount=optional_interval(cost.amount),
-        currency_code=cost.currency,
+        total=money_interval(cost.amount, cost.currency),
+        monthly=money_interval(cost.monthly, cost.currency),
         energy_kwh=optional_interval(cost.energy_kwh),
-        monthly_amount=optional_interval(cost.monthly),
         carbon_kg=optional_interval(cost.carbon_kg),
         price_id=cost.price_id,
         provider=cost.provider,
         price_date=cost.price_date,
-        hourly_price=cost.hourly,
+        hourly_price=to_money(cost.hourly, cost.currency) if cost.currency else None,
         region=cost.region,
         term=term_value(cost.term) if cost.term is not None else catalog_pb2.PRICE_TERM_UNSPECIFIED,
     )
@@ -217,7 +224,7 @@ def _confidence(found: Confidence) -> estimate_pb2.EstimateConfidence:
         time=evidence_pb2.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.time.name}"),
         memory_distance=found.memory_distance,
         time_distance=found.time_distance,
-        reasons=found.reasons,
+        reasons=map(_remark, found.reasons),
     )
 
 
@@ -234,3 +241,7 @@ def _playbook_figure(compared: Compared) -> estimate_pb2.PlaybookFigure:
         computed=optional_interval(compared.computed),
         note=compared.note,
     )
+
+
+def _remark(text: str) -> check_pb2.Remark:
+    return check_pb2.Remark(code="NOTE", message=text)

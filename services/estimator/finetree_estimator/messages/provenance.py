@@ -25,6 +25,13 @@ def interval_message(interval: Interval) -> evidence_pb2.Interval:
     )
 
 
+def money_interval(interval: Interval | None, currency: str) -> evidence_pb2.MoneyInterval | None:
+    """A predicted amount of money, or None for a field that stays unset."""
+    if interval is None:
+        return None
+    return evidence_pb2.MoneyInterval(amount=interval_message(interval), currency_code=currency)
+
+
 def optional_interval(interval: Interval | None) -> evidence_pb2.Interval | None:
     """A predicted number, or None for a field that stays unset."""
     return interval_message(interval) if interval is not None else None

@@ -32,12 +32,14 @@ def parse_request(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge
     _require(request.spec)
     profile = request.dataset_profile if request.HasField("dataset_profile") else spec_profile(request.spec)
     model = read_model(request.spec.model, knowledge)
-    spec = resolve_spec(request.spec, profile=profile, positions=model.shape.max_positions).spec
-    problem = combination_problem(spec) or sequence_problem(spec, model.shape.max_positions)
+    rates = request.matrix_rates if request.HasField("matrix_rates") else None
+    positions = model.shape.max_positions
+    spec = resolve_spec(request.spec, profile=profile, positions=positions, matrix_rates=rates).spec
+    problem = combination_problem(spec) or sequence_problem(spec, positions)
     if problem is not None:
         path = f"spec.{problem.field_path}"
         raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
-    program = settings.training_program(request, spec)
+    program = settings.training_program(spec)
     # An allocator that expands its segments leaves nothing unused, so that the spread of row lengths does not matter.
     rows = settings.training_rows(spec, profile, spec.training.sequence_length, spread=program.cache != "expandable")
     steps = optimizer_steps(spec, rows.count) if rows is not None else 0
@@ -46,7 +48,7 @@ def parse_request(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge
         shape=model.shape,
         method=settings.read_method(spec, model.shape),
         program=program,
-        device=read_device(spec.hardware, fp32=settings.is_fp32(spec)),
+        device=read_device(spec.hardware, fp32=settings.is_fp32(spec), matrix_rates=rates),
         devices=settings.device_count(spec),
         nodes=max(1, spec.hardware.nodes),
         sharding=settings.SHARDINGS[spec.hardware.sharding],

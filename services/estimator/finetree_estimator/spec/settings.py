@@ -130,39 +130,42 @@ def _master_sizes(program: Program, sharding: str, devices: int) -> NumberSizes:
     return NumberSizes(4, 2, 4) if sharding == "full" else NumberSizes(2, 2, 2)
 
 
-def training_program(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSpec) -> Program:
-    """The program that trains, as the request uses it.
+def training_program(spec: run_spec_pb2.RunSpec) -> Program:
+    """The program that trains, as the spec uses it.
 
-    Raises InvalidArgument where the request says of this suite's worker what it does not do.
+    Raises InvalidArgument where the spec says of this suite's worker what it does not do.
     """
-    program = _PROGRAMS[request.program]
+    wanted = spec.program
+    program = _PROGRAMS[wanted.program]
     if program is FINETREE:
-        _require_worker(request)
-    kept = request.sharding_library in (training_pb2.SHARDING_LIBRARY_UNSPECIFIED, training_pb2.SHARDING_LIBRARY_FSDP)
+        _require_worker(wanted)
+    kept = wanted.sharding_library in (
+        training_pb2.SHARDING_LIBRARY_UNSPECIFIED,
+        training_pb2.SHARDING_LIBRARY_FSDP,
+    )
     used = variant(
         program,
-        compiled=request.compiled,
+        compiled=wanted.compile,
         frozen_kept=kept,
-        cache=_CACHES.get(request.allocator_cache, ""),
-        casts_module=request.sharding_library == training_pb2.SHARDING_LIBRARY_DEEPSPEED,
+        cache=_CACHES.get(wanted.allocator_cache, ""),
+        casts_module=wanted.sharding_library == training_pb2.SHARDING_LIBRARY_DEEPSPEED,
     )
     # A loss in chunks is TRL's, which takes a quantized base as it was loaded.
     trl = program is TRANSFORMERS and spec.loss_kernel == training_pb2.LOSS_KERNEL_CHUNKED
     return unraised(used) if trl else used
 
 
-def _require_worker(request: estimate_pb2.EstimateRunRequest) -> None:
+def _require_worker(wanted: training_pb2.ProgramSettings) -> None:
     """Refuse what this suite's worker does not do. Raises InvalidArgument."""
-    if request.compiled:
-        raise invalid_field(
-            "compiled", "this suite's worker runs eagerly: leave it out, or name the program that compiles"
-        )
-    if request.allocator_cache not in _WORKER_CACHES:
-        text = "this suite's worker has segments that expand: leave it out, or name the program that trains"
-        raise invalid_field("allocator_cache", text)
-    if request.sharding_library not in _WORKER_LIBRARIES:
-        text = "this suite's worker shards by fully_shard: take SHARDING_LIBRARY_FSDP2, or name the program that trains"
-        raise invalid_field("sharding_library", text)
+    if wanted.compile:
+        text = "this suite's worker runs eagerly; leave it out, or name the program that compiles"
+        raise invalid_field("spec.program.compile", text)
+    if wanted.allocator_cache not in _WORKER_CACHES:
+        text = "this suite's worker uses expandable segments; leave it out, or name the program that trains"
+        raise invalid_field("spec.program.allocator_cache", text)
+    if wanted.sharding_library not in _WORKER_LIBRARIES:
+        text = "this suite's worker uses fully_shard; take SHARDING_LIBRARY_FSDP2, or name the program that trains"
+        raise invalid_field("spec.program.sharding_library", text)
 
 
 def read_method(spec: run_spec_pb2.RunSpec, shape: Shape) -> Method:

@@ -41,7 +41,7 @@ def answer_request(
     a run whose numbers are too large to be written.
     """
     parsed, taken = _choose(request, knowledge, calibration)
-    correction = correction_for(request, parsed.request.spec, calibration)
+    correction = correction_for(parsed.spec, calibration)
     # A SUMMARY has numbers alone: notes and reasons for people are not made.
     told = request.view != estimate_pb2.ESTIMATE_VIEW_SUMMARY
     try:
@@ -80,7 +80,7 @@ def _verdict(parsed: ParsedRequest, calibration: Calibration) -> Verdict:
     """Whether a run fits; where weights and optimizer states alone are too large no peak is computed."""
     if engine.exceeds(parsed.run):
         return Verdict.DOES_NOT_FIT
-    correction = correction_for(parsed.request, parsed.request.spec, calibration)
+    correction = correction_for(parsed.spec, calibration)
     return engine.fit_of(parsed.run, correction)[1].verdict
 
 

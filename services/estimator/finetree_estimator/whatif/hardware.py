@@ -95,7 +95,7 @@ def _smallest(
 ) -> Option | None:
     """The first accelerator of which as many as a run has do."""
     share = NEAR_OBSERVED if calibration.points else NEAR
-    correction = correction_for(there.request, there.request.spec, calibration)
+    correction = correction_for(there.spec, calibration)
     near = share * (fit_of(there.run, correction)[1].peak.high - CONTEXTS)
     for entry in entries:
         if entry.usable_bytes < near:
@@ -171,8 +171,12 @@ def moved(parsed: ParsedRequest, entry: AcceleratorEntry, knowledge: Knowledge) 
 
 def correction_on(parsed: ParsedRequest, entry: AcceleratorEntry, calibration: Calibration) -> Correction:
     """What observed runs correct in an estimate of the run on another accelerator."""
-    spec = run_spec_pb2.RunSpec(model=parsed.spec.model, hardware=hardware_pb2.Hardware(accelerator=entry.name))
-    return correction_for(parsed.request, spec, calibration)
+    spec = run_spec_pb2.RunSpec(
+        model=parsed.spec.model,
+        hardware=hardware_pb2.Hardware(accelerator=entry.name),
+        program=parsed.spec.program,
+    )
+    return correction_for(spec, calibration)
 
 
 def _on(spec: run_spec_pb2.RunSpec, entry: AcceleratorEntry, count: int = 0) -> run_spec_pb2.RunSpec:

@@ -73,7 +73,8 @@ def test_unsloths_longest_rows_fill_the_cards_that_they_were_published_for(name,
         precision=training_pb2.PRECISION_BF16,
         hardware=hardware_pb2.Hardware(accelerator=card),
     )
-    request = estimate_pb2.EstimateRunRequest(spec=spec, program=training_pb2.TRAINING_PROGRAM_UNSLOTH)
+    spec.program.program = training_pb2.TRAINING_PROGRAM_UNSLOTH
+    request = estimate_pb2.EstimateRunRequest(spec=spec)
     peak = EstimatorServicer(Knowledge(prices.packaged())).estimate(request).memory.device_bytes
 
     assert peak.expected == pytest.approx(accelerator(card).usable_bytes, rel=0.1)

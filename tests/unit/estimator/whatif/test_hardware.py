@@ -100,7 +100,7 @@ def test_of_a_memory_class_the_cheapest_for_its_speed_is_named():
 
 
 def price_for_speed(name):
-    return KNOWLEDGE.prices.typical(name) / accelerator(name).training_flops or float("inf")
+    return (KNOWLEDGE.prices.typical(name) or float("inf")) / accelerator(name).training_flops
 
 
 def test_a_run_on_a_cpu_is_not_sent_to_an_accelerator():
@@ -144,7 +144,7 @@ def test_an_offer_costs_what_its_spec_is_answered(servicer, method, hardware):
         spec.hardware.CopyFrom(hardware_pb2.Hardware(accelerator=offer.price.accelerator))
         spec.ownership.rented.price_id = offer.price.price_id
         there = servicer.estimate(estimate_pb2.EstimateRunRequest(spec=spec, dataset_profile=PROFILE))
-        assert there.cost.amount.expected == pytest.approx(offer.amount.expected)
+        assert there.cost.total.amount.expected == pytest.approx(offer.cost.amount.expected)
 
 
 def test_where_the_settings_do_not_go_nothing_is_offered(servicer):

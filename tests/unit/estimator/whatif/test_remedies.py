@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
-import json
 from collections import OrderedDict
 
 import pytest
@@ -43,7 +42,9 @@ def run_of(model: str, accelerator: str, method: str = "lora", count: int = 1, *
 
 def patched(spec: run_spec_pb2.RunSpec, message: estimate_pb2.Remedy) -> run_spec_pb2.RunSpec:
     """The spec with a reply's patches made, as a client makes them."""
-    return apply_patches(spec, [Patch(each.field_path, json.loads(each.json_value), "") for each in message.patches])
+    return apply_patches(
+        spec, [Patch(each.field_path, json_format.MessageToDict(each.value), "") for each in message.patches]
+    )
 
 
 WASTEFUL = {
