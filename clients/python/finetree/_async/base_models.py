@@ -8,7 +8,7 @@ from finetree_api.trainer.v1 import base_model_pb2
 
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
-from finetree._shared import methods
+from finetree._shared import rpcs
 
 
 class AsyncBaseModels:
@@ -28,7 +28,7 @@ class AsyncBaseModels:
 
         async def fetch(token: str) -> tuple[list[base_model_pb2.BaseModel], str]:
             request = base_model_pb2.ListBaseModelsRequest(page_size=page_size, page_token=token)
-            page = await self._transport.unary(methods.LIST_BASE_MODELS, request, timeout=timeout)
+            page = await self._transport.unary(rpcs.LIST_BASE_MODELS, request, timeout=timeout)
             return list(page.base_models), page.next_page_token
 
         return AsyncPages(fetch)
@@ -45,7 +45,7 @@ class AsyncBaseModels:
             InvalidArgument: MODEL_AMBIGUOUS: several commits of it are there.
         """
         request = base_model_pb2.GetBaseModelRequest(name=name)
-        return (await self._transport.unary(methods.GET_BASE_MODEL, request, timeout=timeout)).base_model
+        return (await self._transport.unary(rpcs.GET_BASE_MODEL, request, timeout=timeout)).base_model
 
     async def delete_base_model(self, name: str, *, timeout: float | None = None) -> base_model_pb2.BaseModel:
         """Delete a base model from the trainer's machine.
@@ -63,4 +63,4 @@ class AsyncBaseModels:
             FailedPrecondition: MODEL_IN_USE: a job needs it; MODEL_NOT_OURS: it lies under a model root.
         """
         request = base_model_pb2.DeleteBaseModelRequest(name=name)
-        return (await self._transport.unary(methods.DELETE_BASE_MODEL, request, timeout=timeout)).base_model
+        return (await self._transport.unary(rpcs.DELETE_BASE_MODEL, request, timeout=timeout)).base_model

@@ -14,11 +14,11 @@ from finetree_api.types.v1 import server_pb2
 
 from finetree._async.base_models import AsyncBaseModels
 from finetree._async.datasets import AsyncDatasets
+from finetree._async.estimator import AsyncPlans
 from finetree._async.jobs import AsyncJobs
-from finetree._async.plans import AsyncPlans
-from finetree._async.questions import AsyncQuestions
+from finetree._async.recommender import AsyncQuestions
 from finetree._async.transport import AsyncTransport
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
 from finetree._shared.requests import unknown_service
 
@@ -121,11 +121,11 @@ class AsyncClient(AsyncQuestions, AsyncPlans, AsyncDatasets, AsyncBaseModels, As
         call = self._transport.unary
         if service == "recommender":
             info = recommender_pb2.GetServerInfoRequest()
-            return (await call(methods.RECOMMENDER_INFO, info, timeout=timeout)).server
+            return (await call(rpcs.RECOMMENDER_INFO, info, timeout=timeout)).server
         if service == "estimator":
-            return (await call(methods.ESTIMATOR_INFO, estimator_pb2.GetServerInfoRequest(), timeout=timeout)).server
+            return (await call(rpcs.ESTIMATOR_INFO, estimator_pb2.GetServerInfoRequest(), timeout=timeout)).server
         if service == "trainer":
-            return (await call(methods.TRAINER_INFO, trainer_pb2.GetServerInfoRequest(), timeout=timeout)).server
+            return (await call(rpcs.TRAINER_INFO, trainer_pb2.GetServerInfoRequest(), timeout=timeout)).server
         raise unknown_service(service)
 
     async def close(self) -> None:

@@ -12,9 +12,9 @@ from finetree_api.types.v1 import training_data_pb2
 
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id
-from finetree._shared.files import Content, Progress, Source
+from finetree._shared.downloads import Content, Progress, Source
 from finetree._shared.requests import Finding, enum_number, full_name, parent
 from finetree._shared.retry import Backoff, deadline_after
 from finetree._shared.uploads import Upload, create_request, default_name, file_format
@@ -72,7 +72,7 @@ class AsyncDatasets:
                 reading=reading,
             )
             created = await self._transport.unary(
-                methods.CREATE_DATASET, request, timeout=backoff.within(methods.QUICK), request_id=request.request_id
+                rpcs.CREATE_DATASET, request, timeout=backoff.within(rpcs.QUICK), request_id=request.request_id
             )
             upload = Upload(content, created.dataset, on_progress)
             while not upload.done:
@@ -93,7 +93,7 @@ class AsyncDatasets:
             NotFound: DATASET_NOT_FOUND.
         """
         request = dataset_pb2.GetDatasetRequest(name=full_name(self._transport.options.project, "datasets", name))
-        return (await self._transport.unary(methods.GET_DATASET, request, timeout=timeout)).dataset
+        return (await self._transport.unary(rpcs.GET_DATASET, request, timeout=timeout)).dataset
 
     def list_datasets(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncPages[dataset_pb2.Dataset]:
         """Datasets of the project, newest first, fetched page by page.
@@ -106,7 +106,7 @@ class AsyncDatasets:
 
         async def fetch(token: str) -> tuple[list[dataset_pb2.Dataset], str]:
             request = dataset_pb2.ListDatasetsRequest(parent=project, page_size=page_size, page_token=token)
-            page = await self._transport.unary(methods.LIST_DATASETS, request, timeout=timeout)
+            page = await self._transport.unary(rpcs.LIST_DATASETS, request, timeout=timeout)
             return list(page.datasets), page.next_page_token
 
         return AsyncPages(fetch)
@@ -148,7 +148,7 @@ class AsyncDatasets:
             asked = dataset_pb2.PreviewDatasetRequest()
             asked.CopyFrom(request)
             asked.page_token = token
-            page = await self._transport.unary(methods.PREVIEW_DATASET, asked, timeout=timeout)
+            page = await self._transport.unary(rpcs.PREVIEW_DATASET, asked, timeout=timeout)
             return list(page.rows), page.next_page_token
 
         return AsyncPages(fetch)
@@ -168,7 +168,7 @@ class AsyncDatasets:
         request = dataset_pb2.DeleteDatasetRequest(
             name=full_name(self._transport.options.project, "datasets", name), request_id=request_id or new_request_id()
         )
-        await self._transport.unary(methods.DELETE_DATASET, request, timeout=timeout, request_id=request.request_id)
+        await self._transport.unary(rpcs.DELETE_DATASET, request, timeout=timeout, request_id=request.request_id)
 
     async def _send(self, upload: Upload, backoff: Backoff) -> None:
         try:
@@ -176,7 +176,7 @@ class AsyncDatasets:
                 await self._locate(upload, backoff)
             if not upload.done:
                 answer = await self._transport.upload(
-                    methods.WRITE_DATASET, _messages(upload), timeout=backoff.within(methods.SEGMENT)
+                    rpcs.WRITE_DATASET, _messages(upload), timeout=backoff.within(rpcs.SEGMENT)
                 )
                 upload.now(answer.dataset)
                 backoff.progressed()
@@ -186,9 +186,7 @@ class AsyncDatasets:
 
     async def _locate(self, upload: Upload, backoff: Backoff) -> None:
         request = dataset_pb2.GetDatasetRequest(name=upload.dataset.name)
-        found = (
-            await self._transport.unary(methods.GET_DATASET, request, timeout=backoff.within(methods.QUICK))
-        ).dataset
+        found = (await self._transport.unary(rpcs.GET_DATASET, request, timeout=backoff.within(rpcs.QUICK))).dataset
         upload.stale = False
         if upload.now(found):
             backoff.progressed()

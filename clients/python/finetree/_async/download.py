@@ -10,8 +10,8 @@ from pathlib import Path
 from finetree_api.trainer.v1 import artifact_pb2
 
 from finetree._async.transport import AsyncTransport
-from finetree._shared import methods
-from finetree._shared.files import Download, Progress, Tally, artifact_folder
+from finetree._shared import rpcs
+from finetree._shared.downloads import Download, Progress, Tally, artifact_folder
 from finetree._shared.retry import STALLED, Backoff, stalled
 from finetree.errors import FinetreeError
 
@@ -49,7 +49,7 @@ async def _fetch(transport: AsyncTransport, target: Download, backoff: Backoff) 
 
 
 async def _stream(transport: AsyncTransport, target: Download, backoff: Backoff) -> None:
-    stream = transport.stream(methods.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
+    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
     broken = True
     try:
         async with asyncio.timeout(STALLED) as limit:

@@ -13,9 +13,9 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb
 from finetree._async.download import download
 from finetree._async.events import AsyncEventStream
 from finetree._async.transport import AsyncTransport
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id
-from finetree._shared.files import Progress
+from finetree._shared.downloads import Progress
 from finetree._shared.follow import Follow
 from finetree._shared.requests import Mode, cancel_request, follow_of, job_failed, last_events_request
 from finetree._shared.retry import deadline_after
@@ -62,7 +62,7 @@ class AsyncJob:
             NotFound: JOB_NOT_FOUND.
         """
         request = trainer_pb2.GetJobRequest(name=self.name)
-        self.snapshot = (await self._transport.unary(methods.GET_JOB, request, timeout=timeout)).job
+        self.snapshot = (await self._transport.unary(rpcs.GET_JOB, request, timeout=timeout)).job
         return self.snapshot
 
     async def cancel(self, mode: Mode = "NOW", *, timeout: float | None = None, request_id: str = "") -> job_pb2.Job:
@@ -78,7 +78,7 @@ class AsyncJob:
         """
         request = cancel_request(self.name, mode, request_id or new_request_id())
         self.snapshot = (
-            await self._transport.unary(methods.CANCEL_JOB, request, timeout=timeout, request_id=request.request_id)
+            await self._transport.unary(rpcs.CANCEL_JOB, request, timeout=timeout, request_id=request.request_id)
         ).job
         return self.snapshot
 
@@ -153,7 +153,7 @@ class AsyncJob:
             NotFound: JOB_NOT_FOUND.
         """
         request = last_events_request(self.name, last, kinds)
-        return list(reversed((await self._transport.unary(methods.LIST_EVENTS, request, timeout=timeout)).events))
+        return list(reversed((await self._transport.unary(rpcs.LIST_EVENTS, request, timeout=timeout)).events))
 
     async def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
         """What it made: adapter or model folders and reports, each with its files and hashes.
@@ -166,7 +166,7 @@ class AsyncJob:
         """
         request, found = artifact_pb2.ListArtifactsRequest(parent=self.name), list[artifact_pb2.Artifact]()
         while True:
-            page = await self._transport.unary(methods.LIST_ARTIFACTS, request, timeout=timeout)
+            page = await self._transport.unary(rpcs.LIST_ARTIFACTS, request, timeout=timeout)
             found += page.artifacts
             if not page.next_page_token:
                 return found

@@ -12,7 +12,7 @@ from finetree_api.trainer.v1 import capacity_pb2, job_pb2, trainer_pb2
 from finetree._async.job import AsyncJob
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id
 from finetree._shared.requests import (
     JobFields,
@@ -43,7 +43,7 @@ class AsyncJobs:
         """
         job = job_request(spec, **fields)
         request = trainer_pb2.ValidateJobRequest(parent=parent(self._transport.options.project), job=job)
-        return await self._transport.unary(methods.VALIDATE_JOB, request, timeout=timeout)
+        return await self._transport.unary(rpcs.VALIDATE_JOB, request, timeout=timeout)
 
     async def create_job(
         self,
@@ -83,7 +83,7 @@ class AsyncJobs:
         request = trainer_pb2.CreateJobRequest(
             parent=parent(self._transport.options.project), job=job, request_id=request_id
         )
-        created = await self._transport.unary(methods.CREATE_JOB, request, timeout=timeout, request_id=request_id)
+        created = await self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request_id)
         return AsyncJob(self._transport, created.job.name, created.job, request_id)
 
     def job(self, name: str) -> AsyncJob:
@@ -105,7 +105,7 @@ class AsyncJobs:
             NotFound: JOB_NOT_FOUND.
         """
         request = trainer_pb2.GetJobRequest(name=full_name(self._transport.options.project, "jobs", name))
-        return (await self._transport.unary(methods.GET_JOB, request, timeout=timeout)).job
+        return (await self._transport.unary(rpcs.GET_JOB, request, timeout=timeout)).job
 
     def list_jobs(
         self,
@@ -132,7 +132,7 @@ class AsyncJobs:
 
         async def fetch(token: str) -> tuple[list[job_pb2.Job], str]:
             request.page_token = token
-            page = await self._transport.unary(methods.LIST_JOBS, request, timeout=timeout)
+            page = await self._transport.unary(rpcs.LIST_JOBS, request, timeout=timeout)
             return list(page.jobs), page.next_page_token
 
         return AsyncPages(fetch)
@@ -146,6 +146,6 @@ class AsyncJobs:
             wait_for_rate: seconds, at most 30, to wait for the measured matrix rate of a host that has none yet.
             timeout: seconds beyond that; None means the client's timeout, else 10.
         """
-        own = timeout if timeout is not None else self._transport.options.timeout or methods.QUICK
+        own = timeout if timeout is not None else self._transport.options.timeout or rpcs.QUICK
         request = capacity_request(wait_for_rate)
-        return await self._transport.unary(methods.GET_CAPACITY, request, timeout=own + wait_for_rate)
+        return await self._transport.unary(rpcs.GET_CAPACITY, request, timeout=own + wait_for_rate)

@@ -18,8 +18,8 @@ import grpc.aio
 from finetree._shared import channels
 from finetree._shared.channels import Kind
 from finetree._shared.fork import GATE
-from finetree._shared.methods import Method, Q, R
 from finetree._shared.options import Options, Service
+from finetree._shared.rpcs import Method, Q, R
 from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls
 from finetree.errors import ClientClosed, FinetreeError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import training_data_pb2
 
-from finetree._shared.files import PIECE, Content, Progress, Source
+from finetree._shared.downloads import PIECE, Content, Progress, Source
 from finetree.errors import FinetreeError
 
 # One client stream carries this much, so that each has a deadline and progress is durable in between.

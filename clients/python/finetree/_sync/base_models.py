@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from finetree_api.trainer.v1 import base_model_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
 
@@ -25,7 +25,7 @@ class BaseModels:
 
         def fetch(token: str) -> tuple[list[base_model_pb2.BaseModel], str]:
             request = base_model_pb2.ListBaseModelsRequest(page_size=page_size, page_token=token)
-            page = self._transport.unary(methods.LIST_BASE_MODELS, request, timeout=timeout)
+            page = self._transport.unary(rpcs.LIST_BASE_MODELS, request, timeout=timeout)
             return list(page.base_models), page.next_page_token
 
         return Pages(fetch)
@@ -42,7 +42,7 @@ class BaseModels:
             InvalidArgument: MODEL_AMBIGUOUS: several commits of it are there.
         """
         request = base_model_pb2.GetBaseModelRequest(name=name)
-        return (self._transport.unary(methods.GET_BASE_MODEL, request, timeout=timeout)).base_model
+        return (self._transport.unary(rpcs.GET_BASE_MODEL, request, timeout=timeout)).base_model
 
     def delete_base_model(self, name: str, *, timeout: float | None = None) -> base_model_pb2.BaseModel:
         """Delete a base model from the trainer's machine.
@@ -60,4 +60,4 @@ class BaseModels:
             FailedPrecondition: MODEL_IN_USE: a job needs it; MODEL_NOT_OURS: it lies under a model root.
         """
         request = base_model_pb2.DeleteBaseModelRequest(name=name)
-        return (self._transport.unary(methods.DELETE_BASE_MODEL, request, timeout=timeout)).base_model
+        return (self._transport.unary(rpcs.DELETE_BASE_MODEL, request, timeout=timeout)).base_model

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import training_data_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id
-from finetree._shared.files import Content, Progress, Source
+from finetree._shared.downloads import Content, Progress, Source
 from finetree._shared.requests import Finding, enum_number, full_name, parent
 from finetree._shared.retry import Backoff, deadline_after
 from finetree._shared.uploads import Upload, create_request, default_name, file_format
@@ -71,7 +71,7 @@ class Datasets:
                 reading=reading,
             )
             created = self._transport.unary(
-                methods.CREATE_DATASET, request, timeout=backoff.within(methods.QUICK), request_id=request.request_id
+                rpcs.CREATE_DATASET, request, timeout=backoff.within(rpcs.QUICK), request_id=request.request_id
             )
             upload = Upload(content, created.dataset, on_progress)
             while not upload.done:
@@ -92,7 +92,7 @@ class Datasets:
             NotFound: DATASET_NOT_FOUND.
         """
         request = dataset_pb2.GetDatasetRequest(name=full_name(self._transport.options.project, "datasets", name))
-        return self._transport.unary(methods.GET_DATASET, request, timeout=timeout).dataset
+        return self._transport.unary(rpcs.GET_DATASET, request, timeout=timeout).dataset
 
     def list_datasets(self, *, page_size: int = 0, timeout: float | None = None) -> Pages[dataset_pb2.Dataset]:
         """Datasets of the project, newest first, fetched page by page.
@@ -105,7 +105,7 @@ class Datasets:
 
         def fetch(token: str) -> tuple[list[dataset_pb2.Dataset], str]:
             request = dataset_pb2.ListDatasetsRequest(parent=project, page_size=page_size, page_token=token)
-            page = self._transport.unary(methods.LIST_DATASETS, request, timeout=timeout)
+            page = self._transport.unary(rpcs.LIST_DATASETS, request, timeout=timeout)
             return list(page.datasets), page.next_page_token
 
         return Pages(fetch)
@@ -147,7 +147,7 @@ class Datasets:
             asked = dataset_pb2.PreviewDatasetRequest()
             asked.CopyFrom(request)
             asked.page_token = token
-            page = self._transport.unary(methods.PREVIEW_DATASET, asked, timeout=timeout)
+            page = self._transport.unary(rpcs.PREVIEW_DATASET, asked, timeout=timeout)
             return list(page.rows), page.next_page_token
 
         return Pages(fetch)
@@ -167,7 +167,7 @@ class Datasets:
         request = dataset_pb2.DeleteDatasetRequest(
             name=full_name(self._transport.options.project, "datasets", name), request_id=request_id or new_request_id()
         )
-        self._transport.unary(methods.DELETE_DATASET, request, timeout=timeout, request_id=request.request_id)
+        self._transport.unary(rpcs.DELETE_DATASET, request, timeout=timeout, request_id=request.request_id)
 
     def _send(self, upload: Upload, backoff: Backoff) -> None:
         try:
@@ -175,7 +175,7 @@ class Datasets:
                 self._locate(upload, backoff)
             if not upload.done:
                 answer = self._transport.upload(
-                    methods.WRITE_DATASET, upload.segment(), timeout=backoff.within(methods.SEGMENT)
+                    rpcs.WRITE_DATASET, upload.segment(), timeout=backoff.within(rpcs.SEGMENT)
                 )
                 upload.now(answer.dataset)
                 backoff.progressed()
@@ -185,7 +185,7 @@ class Datasets:
 
     def _locate(self, upload: Upload, backoff: Backoff) -> None:
         request = dataset_pb2.GetDatasetRequest(name=upload.dataset.name)
-        found = self._transport.unary(methods.GET_DATASET, request, timeout=backoff.within(methods.QUICK)).dataset
+        found = self._transport.unary(rpcs.GET_DATASET, request, timeout=backoff.within(rpcs.QUICK)).dataset
         upload.stale = False
         if upload.now(found):
             backoff.progressed()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2
 
-from finetree._shared import methods
-from finetree._shared.files import Download, Progress, Tally, artifact_folder
+from finetree._shared import rpcs
+from finetree._shared.downloads import Download, Progress, Tally, artifact_folder
 from finetree._shared.retry import STALLED, Backoff, stalled
 from finetree._sync.transport import Transport
 from finetree._sync.watchdog import Watchdog
@@ -48,7 +48,7 @@ def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:
 
 
 def _stream(transport: Transport, target: Download, backoff: Backoff) -> None:
-    stream = transport.stream(methods.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
+    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
     watchdog = Watchdog(stream, STALLED)
     try:
         for piece in stream:

@@ -8,7 +8,7 @@ from typing import Unpack
 
 from finetree_api.trainer.v1 import capacity_pb2, job_pb2, trainer_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id
 from finetree._shared.requests import (
     JobFields,
@@ -42,7 +42,7 @@ class Jobs:
         """
         job = job_request(spec, **fields)
         request = trainer_pb2.ValidateJobRequest(parent=parent(self._transport.options.project), job=job)
-        return self._transport.unary(methods.VALIDATE_JOB, request, timeout=timeout)
+        return self._transport.unary(rpcs.VALIDATE_JOB, request, timeout=timeout)
 
     def create_job(
         self,
@@ -82,7 +82,7 @@ class Jobs:
         request = trainer_pb2.CreateJobRequest(
             parent=parent(self._transport.options.project), job=job, request_id=request_id
         )
-        created = self._transport.unary(methods.CREATE_JOB, request, timeout=timeout, request_id=request_id)
+        created = self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request_id)
         return Job(self._transport, created.job.name, created.job, request_id)
 
     def job(self, name: str) -> Job:
@@ -104,7 +104,7 @@ class Jobs:
             NotFound: JOB_NOT_FOUND.
         """
         request = trainer_pb2.GetJobRequest(name=full_name(self._transport.options.project, "jobs", name))
-        return self._transport.unary(methods.GET_JOB, request, timeout=timeout).job
+        return self._transport.unary(rpcs.GET_JOB, request, timeout=timeout).job
 
     def list_jobs(
         self,
@@ -131,7 +131,7 @@ class Jobs:
 
         def fetch(token: str) -> tuple[list[job_pb2.Job], str]:
             request.page_token = token
-            page = self._transport.unary(methods.LIST_JOBS, request, timeout=timeout)
+            page = self._transport.unary(rpcs.LIST_JOBS, request, timeout=timeout)
             return list(page.jobs), page.next_page_token
 
         return Pages(fetch)
@@ -143,6 +143,6 @@ class Jobs:
             wait_for_rate: seconds, at most 30, to wait for the measured matrix rate of a host that has none yet.
             timeout: seconds beyond that; None means the client's timeout, else 10.
         """
-        own = timeout if timeout is not None else self._transport.options.timeout or methods.QUICK
+        own = timeout if timeout is not None else self._transport.options.timeout or rpcs.QUICK
         request = capacity_request(wait_for_rate)
-        return self._transport.unary(methods.GET_CAPACITY, request, timeout=own + wait_for_rate)
+        return self._transport.unary(rpcs.GET_CAPACITY, request, timeout=own + wait_for_rate)

@@ -8,10 +8,10 @@ import threading
 from finetree_api.trainer.v1 import base_model_pb2
 from finetree_api.types.v1 import model_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree.errors import NotFound
-from finetree.testing.answers import next_token
-from finetree.testing.wire import Wire
+from finetree.testing.handlers import Wire
+from finetree.testing.recommender import next_token
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -23,12 +23,12 @@ class FakeBaseModels:
         self._lock = threading.RLock()
         self._models: dict[str, base_model_pb2.BaseModel] = {}
         self.add("acme/small")
-        wire.unary(methods.LIST_BASE_MODELS, self.list)
+        wire.unary(rpcs.LIST_BASE_MODELS, self.list)
         wire.unary(
-            methods.GET_BASE_MODEL,
+            rpcs.GET_BASE_MODEL,
             lambda request: base_model_pb2.GetBaseModelResponse(base_model=self.find(request.name)),
         )
-        wire.unary(methods.DELETE_BASE_MODEL, self.delete)
+        wire.unary(rpcs.DELETE_BASE_MODEL, self.delete)
 
     def add(self, hub_id: str, commit: str = COMMIT) -> base_model_pb2.BaseModel:
         """Put a model of a hub there."""

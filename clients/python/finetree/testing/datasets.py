@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import training_data_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -23,8 +23,8 @@ from finetree.errors import (
     Unavailable,
     Violation,
 )
-from finetree.testing.answers import next_token
-from finetree.testing.wire import Wire
+from finetree.testing.handlers import Wire
+from finetree.testing.recommender import next_token
 
 
 class FakeDatasets:
@@ -41,12 +41,12 @@ class FakeDatasets:
         self._bytes: dict[str, bytearray] = {}
         self._requests: dict[str, bytes] = {}
         self._cut_after: int | None = None
-        wire.unary(methods.CREATE_DATASET, self.create)
-        wire.upload(methods.WRITE_DATASET, self.write)
-        wire.unary(methods.GET_DATASET, lambda request: dataset_pb2.GetDatasetResponse(dataset=self.find(request.name)))
-        wire.unary(methods.LIST_DATASETS, self.list)
-        wire.unary(methods.DELETE_DATASET, self.delete)
-        wire.unary(methods.PREVIEW_DATASET, self.show)
+        wire.unary(rpcs.CREATE_DATASET, self.create)
+        wire.upload(rpcs.WRITE_DATASET, self.write)
+        wire.unary(rpcs.GET_DATASET, lambda request: dataset_pb2.GetDatasetResponse(dataset=self.find(request.name)))
+        wire.unary(rpcs.LIST_DATASETS, self.list)
+        wire.unary(rpcs.DELETE_DATASET, self.delete)
+        wire.unary(rpcs.PREVIEW_DATASET, self.show)
 
     def cut_upload_after(self, count: int) -> None:
         """Break the next upload once so many of its bytes are committed."""

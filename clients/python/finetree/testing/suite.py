@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from finetree.testing.answers import FakeAnswers
 from finetree.testing.base_models import FakeBaseModels
 from finetree.testing.datasets import FakeDatasets
 from finetree.testing.faults import Faults
+from finetree.testing.handlers import Wire
+from finetree.testing.recommender import FakeAnswers
 from finetree.testing.trainer import FakeTrainer
-from finetree.testing.wire import Wire
 
 if TYPE_CHECKING:
     from finetree import AsyncClient, Client

@@ -11,7 +11,7 @@ import grpc
 from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_log_pb2, event_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -21,10 +21,10 @@ from finetree.errors import (
     OutOfRange,
     Unavailable,
 )
-from finetree.testing.answers import DIGEST, PARAMETERS, invalid, next_token, server
-from finetree.testing.log import FakeJob
+from finetree.testing.handlers import Wire
+from finetree.testing.job import FakeJob
+from finetree.testing.recommender import DIGEST, PARAMETERS, invalid, next_token, server
 from finetree.testing.script import Script
-from finetree.testing.wire import Wire
 
 BATCH = 10
 CHUNK = 16 * 1024
@@ -44,20 +44,20 @@ class FakeTrainer:
         self._disconnects: set[int] = set()
         self._holes: set[int] = set()
         self._cut_download: int | None = None
-        wire.unary(methods.VALIDATE_JOB, self._validate)
-        wire.unary(methods.CREATE_JOB, self._create)
-        wire.unary(methods.GET_JOB, lambda r: trainer_pb2.GetJobResponse(job=self._find(r.name).message))
-        wire.unary(methods.LIST_JOBS, self._list)
-        wire.unary(methods.CANCEL_JOB, self._cancel)
-        wire.stream(methods.WATCH_JOB, self._watch)
-        wire.unary(methods.LIST_EVENTS, self._events)
+        wire.unary(rpcs.VALIDATE_JOB, self._validate)
+        wire.unary(rpcs.CREATE_JOB, self._create)
+        wire.unary(rpcs.GET_JOB, lambda r: trainer_pb2.GetJobResponse(job=self._find(r.name).message))
+        wire.unary(rpcs.LIST_JOBS, self._list)
+        wire.unary(rpcs.CANCEL_JOB, self._cancel)
+        wire.stream(rpcs.WATCH_JOB, self._watch)
+        wire.unary(rpcs.LIST_EVENTS, self._events)
         wire.unary(
-            methods.LIST_ARTIFACTS,
+            rpcs.LIST_ARTIFACTS,
             lambda r: artifact_pb2.ListArtifactsResponse(artifacts=self._find(r.parent).artifacts()),
         )
-        wire.stream(methods.DOWNLOAD_ARTIFACT, self._download)
-        wire.unary(methods.GET_CAPACITY, self._capacity)
-        wire.unary(methods.TRAINER_INFO, lambda _: trainer_pb2.GetServerInfoResponse(server=server("trainer")))
+        wire.stream(rpcs.DOWNLOAD_ARTIFACT, self._download)
+        wire.unary(rpcs.GET_CAPACITY, self._capacity)
+        wire.unary(rpcs.TRAINER_INFO, lambda _: trainer_pb2.GetServerInfoResponse(server=server("trainer")))
 
     def advance(self, name: str, count: int | None = None) -> None:
         """Let a held job store so many events more, all of them for None."""

@@ -8,7 +8,7 @@ from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_p
 
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.requests import (
     EstimateLike,
     ObservationLike,
@@ -56,7 +56,7 @@ class AsyncPlans:
         request = check_request(
             spec, policy, dataset_profile=dataset_profile, evaluation_profile=evaluation_profile, pinned=pinned
         )
-        return await self._transport.unary(methods.CHECK_PLAN, request, timeout=timeout, request_id=request_id)
+        return await self._transport.unary(rpcs.CHECK_PLAN, request, timeout=timeout, request_id=request_id)
 
     def list_prices(
         self,
@@ -80,7 +80,7 @@ class AsyncPlans:
 
         async def fetch(token: str) -> tuple[list[catalog_pb2.Price], str]:
             request.page_token = token
-            page = await self._transport.unary(methods.LIST_PRICES, request, timeout=timeout)
+            page = await self._transport.unary(rpcs.LIST_PRICES, request, timeout=timeout)
             return list(page.prices), page.next_page_token
 
         return AsyncPages(fetch)
@@ -102,7 +102,7 @@ class AsyncPlans:
             AlreadyExists: REQUEST_ID_REUSED.
         """
         request = observation_request(observation, request_id)
-        return await self._transport.unary(methods.REPORT_OBSERVATION, request, timeout=timeout, request_id=request_id)
+        return await self._transport.unary(rpcs.REPORT_OBSERVATION, request, timeout=timeout, request_id=request_id)
 
     async def get_calibration(
         self, device: str = "", *, points: int = 50, timeout: float | None = None
@@ -115,7 +115,7 @@ class AsyncPlans:
             timeout: seconds; None means the client's timeout, else 10.
         """
         request = calibration_pb2.GetCalibrationRequest(device=device, page_size=points)
-        return await self._transport.unary(methods.GET_CALIBRATION, request, timeout=timeout)
+        return await self._transport.unary(rpcs.GET_CALIBRATION, request, timeout=timeout)
 
     async def reset_calibration(self, device: str = "", *, timeout: float | None = None) -> int:
         """Forget what was learned; returns the number of observations that were forgotten.
@@ -128,4 +128,4 @@ class AsyncPlans:
             FailedPrecondition: CALIBRATION_OFF.
         """
         request = calibration_pb2.ResetCalibrationRequest(device=device)
-        return (await self._transport.unary(methods.RESET_CALIBRATION, request, timeout=timeout)).removed
+        return (await self._transport.unary(rpcs.RESET_CALIBRATION, request, timeout=timeout)).removed

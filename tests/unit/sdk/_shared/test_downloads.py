@@ -6,7 +6,7 @@ import json
 
 import finetree
 import pytest
-from finetree._shared.files import Content, Download, Tally, inside
+from finetree._shared.downloads import Content, Download, Tally, inside
 from finetree._shared.uploads import SEGMENT_BYTES, Upload
 from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2
 

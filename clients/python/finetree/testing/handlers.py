@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from finetree._shared.methods import Method, Q, R
+from finetree._shared.rpcs import Method, Q, R
 from finetree._shared.status import DETAILS, SERVER_VERSION
 from finetree._version import __version__
 from finetree.errors import FinetreeError

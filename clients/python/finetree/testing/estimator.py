@@ -8,9 +8,9 @@ from collections.abc import Callable
 from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2, estimate_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree.errors import InvalidArgument
-from finetree.testing.wire import Wire
+from finetree.testing.handlers import Wire
 
 PRICES = tuple(
     catalog_pb2.Price(
@@ -33,11 +33,11 @@ class FakePlans:
     ) -> None:
         self._estimate = estimate
         self.observations: dict[tuple[str, int], calibration_pb2.Observation] = {}
-        wire.unary(methods.CHECK_PLAN, self.check)
-        wire.unary(methods.LIST_PRICES, self.prices)
-        wire.unary(methods.REPORT_OBSERVATION, self.report)
-        wire.unary(methods.GET_CALIBRATION, self.calibration)
-        wire.unary(methods.RESET_CALIBRATION, self.reset)
+        wire.unary(rpcs.CHECK_PLAN, self.check)
+        wire.unary(rpcs.LIST_PRICES, self.prices)
+        wire.unary(rpcs.REPORT_OBSERVATION, self.report)
+        wire.unary(rpcs.GET_CALIBRATION, self.calibration)
+        wire.unary(rpcs.RESET_CALIBRATION, self.reset)
 
     def check(self, request: check_plan_pb2.CheckPlanRequest) -> check_plan_pb2.CheckPlanResponse:
         """One check for each of the limits on cost, time and memory."""

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC109 - the parameters are the synchronous client's; a timeout becomes the call's deadline
 """Calls of the recommender and the estimator: which method, and what will it take."""
 
 from __future__ import annotations
@@ -6,7 +7,9 @@ from __future__ import annotations
 from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, rule_pack_pb2
 
-from finetree._shared import methods
+from finetree._async.pages import AsyncPages
+from finetree._async.transport import AsyncTransport
+from finetree._shared import rpcs
 from finetree._shared.requests import (
     BatchLike,
     EstimateLike,
@@ -23,17 +26,15 @@ from finetree._shared.requests import (
     get_method_request,
     recommend_request,
 )
-from finetree._sync.pages import Pages
-from finetree._sync.transport import Transport
 from finetree.errors import FinetreeError
 
 
-class Questions:
+class AsyncQuestions:
     """What can be asked before anything runs."""
 
-    _transport: Transport
+    _transport: AsyncTransport
 
-    def recommend(
+    async def recommend(
         self, request: RecommendLike, *, timeout: float | None = None, request_id: str = ""
     ) -> recommendation_pb2.RecommendResponse:
         """Recommend a method and a complete recipe.
@@ -48,11 +49,11 @@ class Questions:
             NotFound: MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, POLICY_NOT_FOUND.
             FailedPrecondition: REVISION_UNAVAILABLE.
         """
-        return self._transport.unary(
-            methods.RECOMMEND, recommend_request(request), timeout=timeout, request_id=request_id
+        return await self._transport.unary(
+            rpcs.RECOMMEND, recommend_request(request), timeout=timeout, request_id=request_id
         )
 
-    def render_decision_tree(
+    async def render_decision_tree(
         self,
         request: RecommendLike | None = None,
         *,
@@ -74,9 +75,9 @@ class Questions:
             FailedPrecondition: REVISION_UNAVAILABLE.
         """
         question = decision_tree_request(request, policy, picture_format)
-        return self._transport.unary(methods.RENDER_DECISION_TREE, question, timeout=timeout)
+        return await self._transport.unary(rpcs.RENDER_DECISION_TREE, question, timeout=timeout)
 
-    def render_frontier(
+    async def render_frontier(
         self, request: RecommendLike, *, timeout: float | None = None
     ) -> picture_pb2.RenderFrontierResponse:
         """The five methods beside each other by quality, memory, time and cost, as SVG.
@@ -91,9 +92,9 @@ class Questions:
             FailedPrecondition: REVISION_UNAVAILABLE.
         """
         question = picture_pb2.RenderFrontierRequest(request=recommend_request(request))
-        return self._transport.unary(methods.RENDER_FRONTIER, question, timeout=timeout)
+        return await self._transport.unary(rpcs.RENDER_FRONTIER, question, timeout=timeout)
 
-    def list_methods(self, *, policy: str = "", timeout: float | None = None) -> list[method_card_pb2.MethodCard]:
+    async def list_methods(self, *, policy: str = "", timeout: float | None = None) -> list[method_card_pb2.MethodCard]:
         """The cards of the five methods.
 
         Args:
@@ -104,9 +105,9 @@ class Questions:
             NotFound: POLICY_NOT_FOUND.
         """
         request = method_card_pb2.ListMethodsRequest(policy=policy)
-        return list(self._transport.unary(methods.LIST_METHODS, request, timeout=timeout).methods)
+        return list((await self._transport.unary(rpcs.LIST_METHODS, request, timeout=timeout)).methods)
 
-    def method_guide(self, *, policy: str = "", timeout: float | None = None) -> method_card_pb2.Guide:
+    async def method_guide(self, *, policy: str = "", timeout: float | None = None) -> method_card_pb2.Guide:
         """What a rule pack says beside the cards: its questionnaire, hardware chart, situations and examples.
 
         Args:
@@ -117,9 +118,9 @@ class Questions:
             NotFound: POLICY_NOT_FOUND.
         """
         request = method_card_pb2.ListMethodsRequest(policy=policy)
-        return self._transport.unary(methods.LIST_METHODS, request, timeout=timeout).guide
+        return (await self._transport.unary(rpcs.LIST_METHODS, request, timeout=timeout)).guide
 
-    def get_method(
+    async def get_method(
         self, method: MethodName | int, *, policy: str = "", timeout: float | None = None
     ) -> method_card_pb2.MethodCard:
         """The card of a method: "full", "lora", "qlora", "prefix" or "adapter".
@@ -134,18 +135,18 @@ class Questions:
             NotFound: POLICY_NOT_FOUND.
         """
         request = get_method_request(method, policy)
-        return self._transport.unary(methods.GET_METHOD, request, timeout=timeout).method
+        return (await self._transport.unary(rpcs.GET_METHOD, request, timeout=timeout)).method
 
-    def list_policies(self, *, timeout: float | None = None) -> list[rule_pack_pb2.RulePack]:
+    async def list_policies(self, *, timeout: float | None = None) -> list[rule_pack_pb2.RulePack]:
         """The rule packs of the service, also those that cannot be used, with what is wrong with them.
 
         Args:
             timeout: seconds; None means the client's timeout, else 10.
         """
         request = rule_pack_pb2.ListRulePacksRequest()
-        return list(self._transport.unary(methods.LIST_POLICIES, request, timeout=timeout).policies)
+        return list((await self._transport.unary(rpcs.LIST_POLICIES, request, timeout=timeout)).policies)
 
-    def get_policy(self, policy: str = "", *, timeout: float | None = None) -> rule_pack_pb2.GetRulePackResponse:
+    async def get_policy(self, policy: str = "", *, timeout: float | None = None) -> rule_pack_pb2.GetRulePackResponse:
         """A rule pack in full: its questionnaire, its tree and every rule.
 
         Args:
@@ -156,9 +157,9 @@ class Questions:
             NotFound: POLICY_NOT_FOUND.
         """
         request = rule_pack_pb2.GetRulePackRequest(policy=policy)
-        return self._transport.unary(methods.GET_POLICY, request, timeout=timeout)
+        return await self._transport.unary(rpcs.GET_POLICY, request, timeout=timeout)
 
-    def estimate(
+    async def estimate(
         self,
         spec: EstimateLike,
         *,
@@ -188,9 +189,11 @@ class Questions:
         request = estimate_request(
             spec, dataset_profile=dataset_profile, evaluation_profile=evaluation_profile, view=view, pinned=pinned
         )
-        return self._transport.unary(methods.ESTIMATE_RUN, request, timeout=timeout, request_id=request_id).estimate
+        return (
+            await self._transport.unary(rpcs.ESTIMATE_RUN, request, timeout=timeout, request_id=request_id)
+        ).estimate
 
-    def estimate_batch(
+    async def estimate_batch(
         self, rows: BatchLike, *, timeout: float | None = None, request_id: str = ""
     ) -> dict[str, estimate_pb2.Estimate | FinetreeError]:
         """Many estimates in one call. A row that fails holds its exception and spoils no other.
@@ -203,14 +206,14 @@ class Questions:
         Raises:
             InvalidArgument: the batch itself is wrong (too many rows, an empty key).
         """
-        response = self._transport.unary(
-            methods.BATCH_ESTIMATE, batch_request(rows), timeout=timeout, request_id=request_id
+        response = await self._transport.unary(
+            rpcs.BATCH_ESTIMATE, batch_request(rows), timeout=timeout, request_id=request_id
         )
         return batch_results(response)
 
     def list_models(
         self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
-    ) -> Pages[catalog_pb2.Model]:
+    ) -> AsyncPages[catalog_pb2.Model]:
         """Models of the catalogue in the order of their names, fetched page by page.
 
         Args:
@@ -219,16 +222,16 @@ class Questions:
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
 
-        def fetch(token: str) -> tuple[list[catalog_pb2.Model], str]:
+        async def fetch(token: str) -> tuple[list[catalog_pb2.Model], str]:
             request = catalog_pb2.ListModelsRequest(prefix=prefix, page_size=page_size, page_token=token)
-            page = self._transport.unary(methods.LIST_MODELS, request, timeout=timeout)
+            page = await self._transport.unary(rpcs.LIST_MODELS, request, timeout=timeout)
             return list(page.models), page.next_page_token
 
-        return Pages(fetch)
+        return AsyncPages(fetch)
 
     def list_accelerators(
         self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
-    ) -> Pages[catalog_pb2.Accelerator]:
+    ) -> AsyncPages[catalog_pb2.Accelerator]:
         """Accelerators of the catalogue in the order of their names, fetched page by page.
 
         Args:
@@ -237,9 +240,9 @@ class Questions:
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
 
-        def fetch(token: str) -> tuple[list[catalog_pb2.Accelerator], str]:
+        async def fetch(token: str) -> tuple[list[catalog_pb2.Accelerator], str]:
             request = catalog_pb2.ListAcceleratorsRequest(prefix=prefix, page_size=page_size, page_token=token)
-            page = self._transport.unary(methods.LIST_ACCELERATORS, request, timeout=timeout)
+            page = await self._transport.unary(rpcs.LIST_ACCELERATORS, request, timeout=timeout)
             return list(page.accelerators), page.next_page_token
 
-        return Pages(fetch)
+        return AsyncPages(fetch)

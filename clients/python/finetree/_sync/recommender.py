@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: ASYNC109 - the parameters are the synchronous client's; a timeout becomes the call's deadline
 """Calls of the recommender and the estimator: which method, and what will it take."""
 
 from __future__ import annotations
@@ -7,9 +6,7 @@ from __future__ import annotations
 from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, rule_pack_pb2
 
-from finetree._async.pages import AsyncPages
-from finetree._async.transport import AsyncTransport
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.requests import (
     BatchLike,
     EstimateLike,
@@ -26,15 +23,17 @@ from finetree._shared.requests import (
     get_method_request,
     recommend_request,
 )
+from finetree._sync.pages import Pages
+from finetree._sync.transport import Transport
 from finetree.errors import FinetreeError
 
 
-class AsyncQuestions:
+class Questions:
     """What can be asked before anything runs."""
 
-    _transport: AsyncTransport
+    _transport: Transport
 
-    async def recommend(
+    def recommend(
         self, request: RecommendLike, *, timeout: float | None = None, request_id: str = ""
     ) -> recommendation_pb2.RecommendResponse:
         """Recommend a method and a complete recipe.
@@ -49,11 +48,9 @@ class AsyncQuestions:
             NotFound: MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, POLICY_NOT_FOUND.
             FailedPrecondition: REVISION_UNAVAILABLE.
         """
-        return await self._transport.unary(
-            methods.RECOMMEND, recommend_request(request), timeout=timeout, request_id=request_id
-        )
+        return self._transport.unary(rpcs.RECOMMEND, recommend_request(request), timeout=timeout, request_id=request_id)
 
-    async def render_decision_tree(
+    def render_decision_tree(
         self,
         request: RecommendLike | None = None,
         *,
@@ -75,9 +72,9 @@ class AsyncQuestions:
             FailedPrecondition: REVISION_UNAVAILABLE.
         """
         question = decision_tree_request(request, policy, picture_format)
-        return await self._transport.unary(methods.RENDER_DECISION_TREE, question, timeout=timeout)
+        return self._transport.unary(rpcs.RENDER_DECISION_TREE, question, timeout=timeout)
 
-    async def render_frontier(
+    def render_frontier(
         self, request: RecommendLike, *, timeout: float | None = None
     ) -> picture_pb2.RenderFrontierResponse:
         """The five methods beside each other by quality, memory, time and cost, as SVG.
@@ -92,9 +89,9 @@ class AsyncQuestions:
             FailedPrecondition: REVISION_UNAVAILABLE.
         """
         question = picture_pb2.RenderFrontierRequest(request=recommend_request(request))
-        return await self._transport.unary(methods.RENDER_FRONTIER, question, timeout=timeout)
+        return self._transport.unary(rpcs.RENDER_FRONTIER, question, timeout=timeout)
 
-    async def list_methods(self, *, policy: str = "", timeout: float | None = None) -> list[method_card_pb2.MethodCard]:
+    def list_methods(self, *, policy: str = "", timeout: float | None = None) -> list[method_card_pb2.MethodCard]:
         """The cards of the five methods.
 
         Args:
@@ -105,9 +102,9 @@ class AsyncQuestions:
             NotFound: POLICY_NOT_FOUND.
         """
         request = method_card_pb2.ListMethodsRequest(policy=policy)
-        return list((await self._transport.unary(methods.LIST_METHODS, request, timeout=timeout)).methods)
+        return list(self._transport.unary(rpcs.LIST_METHODS, request, timeout=timeout).methods)
 
-    async def method_guide(self, *, policy: str = "", timeout: float | None = None) -> method_card_pb2.Guide:
+    def method_guide(self, *, policy: str = "", timeout: float | None = None) -> method_card_pb2.Guide:
         """What a rule pack says beside the cards: its questionnaire, hardware chart, situations and examples.
 
         Args:
@@ -118,9 +115,9 @@ class AsyncQuestions:
             NotFound: POLICY_NOT_FOUND.
         """
         request = method_card_pb2.ListMethodsRequest(policy=policy)
-        return (await self._transport.unary(methods.LIST_METHODS, request, timeout=timeout)).guide
+        return self._transport.unary(rpcs.LIST_METHODS, request, timeout=timeout).guide
 
-    async def get_method(
+    def get_method(
         self, method: MethodName | int, *, policy: str = "", timeout: float | None = None
     ) -> method_card_pb2.MethodCard:
         """The card of a method: "full", "lora", "qlora", "prefix" or "adapter".
@@ -135,18 +132,18 @@ class AsyncQuestions:
             NotFound: POLICY_NOT_FOUND.
         """
         request = get_method_request(method, policy)
-        return (await self._transport.unary(methods.GET_METHOD, request, timeout=timeout)).method
+        return self._transport.unary(rpcs.GET_METHOD, request, timeout=timeout).method
 
-    async def list_policies(self, *, timeout: float | None = None) -> list[rule_pack_pb2.RulePack]:
+    def list_policies(self, *, timeout: float | None = None) -> list[rule_pack_pb2.RulePack]:
         """The rule packs of the service, also those that cannot be used, with what is wrong with them.
 
         Args:
             timeout: seconds; None means the client's timeout, else 10.
         """
         request = rule_pack_pb2.ListRulePacksRequest()
-        return list((await self._transport.unary(methods.LIST_POLICIES, request, timeout=timeout)).policies)
+        return list(self._transport.unary(rpcs.LIST_POLICIES, request, timeout=timeout).policies)
 
-    async def get_policy(self, policy: str = "", *, timeout: float | None = None) -> rule_pack_pb2.GetRulePackResponse:
+    def get_policy(self, policy: str = "", *, timeout: float | None = None) -> rule_pack_pb2.GetRulePackResponse:
         """A rule pack in full: its questionnaire, its tree and every rule.
 
         Args:
@@ -157,9 +154,9 @@ class AsyncQuestions:
             NotFound: POLICY_NOT_FOUND.
         """
         request = rule_pack_pb2.GetRulePackRequest(policy=policy)
-        return await self._transport.unary(methods.GET_POLICY, request, timeout=timeout)
+        return self._transport.unary(rpcs.GET_POLICY, request, timeout=timeout)
 
-    async def estimate(
+    def estimate(
         self,
         spec: EstimateLike,
         *,
@@ -189,11 +186,9 @@ class AsyncQuestions:
         request = estimate_request(
             spec, dataset_profile=dataset_profile, evaluation_profile=evaluation_profile, view=view, pinned=pinned
         )
-        return (
-            await self._transport.unary(methods.ESTIMATE_RUN, request, timeout=timeout, request_id=request_id)
-        ).estimate
+        return self._transport.unary(rpcs.ESTIMATE_RUN, request, timeout=timeout, request_id=request_id).estimate
 
-    async def estimate_batch(
+    def estimate_batch(
         self, rows: BatchLike, *, timeout: float | None = None, request_id: str = ""
     ) -> dict[str, estimate_pb2.Estimate | FinetreeError]:
         """Many estimates in one call. A row that fails holds its exception and spoils no other.
@@ -206,14 +201,14 @@ class AsyncQuestions:
         Raises:
             InvalidArgument: the batch itself is wrong (too many rows, an empty key).
         """
-        response = await self._transport.unary(
-            methods.BATCH_ESTIMATE, batch_request(rows), timeout=timeout, request_id=request_id
+        response = self._transport.unary(
+            rpcs.BATCH_ESTIMATE, batch_request(rows), timeout=timeout, request_id=request_id
         )
         return batch_results(response)
 
     def list_models(
         self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
-    ) -> AsyncPages[catalog_pb2.Model]:
+    ) -> Pages[catalog_pb2.Model]:
         """Models of the catalogue in the order of their names, fetched page by page.
 
         Args:
@@ -222,16 +217,16 @@ class AsyncQuestions:
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
 
-        async def fetch(token: str) -> tuple[list[catalog_pb2.Model], str]:
+        def fetch(token: str) -> tuple[list[catalog_pb2.Model], str]:
             request = catalog_pb2.ListModelsRequest(prefix=prefix, page_size=page_size, page_token=token)
-            page = await self._transport.unary(methods.LIST_MODELS, request, timeout=timeout)
+            page = self._transport.unary(rpcs.LIST_MODELS, request, timeout=timeout)
             return list(page.models), page.next_page_token
 
-        return AsyncPages(fetch)
+        return Pages(fetch)
 
     def list_accelerators(
         self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
-    ) -> AsyncPages[catalog_pb2.Accelerator]:
+    ) -> Pages[catalog_pb2.Accelerator]:
         """Accelerators of the catalogue in the order of their names, fetched page by page.
 
         Args:
@@ -240,9 +235,9 @@ class AsyncQuestions:
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
 
-        async def fetch(token: str) -> tuple[list[catalog_pb2.Accelerator], str]:
+        def fetch(token: str) -> tuple[list[catalog_pb2.Accelerator], str]:
             request = catalog_pb2.ListAcceleratorsRequest(prefix=prefix, page_size=page_size, page_token=token)
-            page = await self._transport.unary(methods.LIST_ACCELERATORS, request, timeout=timeout)
+            page = self._transport.unary(rpcs.LIST_ACCELERATORS, request, timeout=timeout)
             return list(page.accelerators), page.next_page_token
 
-        return AsyncPages(fetch)
+        return Pages(fetch)

@@ -8,11 +8,11 @@ from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommenda
 from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2, method_pb2, run_spec_pb2, server_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._version import __version__
 from finetree.errors import FinetreeError, InvalidArgument, NotFound, Violation
-from finetree.testing.plans import FakePlans
-from finetree.testing.wire import Wire
+from finetree.testing.estimator import FakePlans
+from finetree.testing.handlers import Wire
 
 PARAMETERS = {"tiny": 1_000_000, "small": 135_000_000, "large": 7_000_000_000}
 USABLE_BYTES = {"cpu": 8 * 2**30, "rtx-4090": 24 * 10**9}
@@ -30,25 +30,23 @@ class FakeAnswers:
     """Recommender and estimator."""
 
     def __init__(self, wire: Wire) -> None:
-        wire.unary(methods.RECOMMEND, self.recommend)
-        wire.unary(methods.LIST_POLICIES, lambda _: rule_pack_pb2.ListRulePacksResponse(policies=[POLICY]))
-        wire.unary(methods.GET_POLICY, _policy)
-        wire.unary(methods.RENDER_DECISION_TREE, _decision_tree)
-        wire.unary(methods.RENDER_FRONTIER, _frontier)
+        wire.unary(rpcs.RECOMMEND, self.recommend)
+        wire.unary(rpcs.LIST_POLICIES, lambda _: rule_pack_pb2.ListRulePacksResponse(policies=[POLICY]))
+        wire.unary(rpcs.GET_POLICY, _policy)
+        wire.unary(rpcs.RENDER_DECISION_TREE, _decision_tree)
+        wire.unary(rpcs.RENDER_FRONTIER, _frontier)
         cards = method_card_pb2.ListMethodsResponse(methods=_cards(), revision=REVISION, guide=_guide())
-        wire.unary(methods.LIST_METHODS, lambda _: cards)
-        wire.unary(methods.GET_METHOD, self.get_method)
+        wire.unary(rpcs.LIST_METHODS, lambda _: cards)
+        wire.unary(rpcs.GET_METHOD, self.get_method)
+        wire.unary(rpcs.RECOMMENDER_INFO, lambda _: recommender_pb2.GetServerInfoResponse(server=server("recommender")))
         wire.unary(
-            methods.RECOMMENDER_INFO, lambda _: recommender_pb2.GetServerInfoResponse(server=server("recommender"))
+            rpcs.ESTIMATE_RUN, lambda request: estimator_pb2.EstimateRunResponse(estimate=self.estimate(request))
         )
-        wire.unary(
-            methods.ESTIMATE_RUN, lambda request: estimator_pb2.EstimateRunResponse(estimate=self.estimate(request))
-        )
-        wire.unary(methods.BATCH_ESTIMATE, self.batch)
-        wire.unary(methods.LIST_MODELS, self.models)
-        wire.unary(methods.LIST_ACCELERATORS, self.accelerators)
+        wire.unary(rpcs.BATCH_ESTIMATE, self.batch)
+        wire.unary(rpcs.LIST_MODELS, self.models)
+        wire.unary(rpcs.LIST_ACCELERATORS, self.accelerators)
         self.plans = FakePlans(wire, self.estimate)
-        wire.unary(methods.ESTIMATOR_INFO, lambda _: estimator_pb2.GetServerInfoResponse(server=server("estimator")))
+        wire.unary(rpcs.ESTIMATOR_INFO, lambda _: estimator_pb2.GetServerInfoResponse(server=server("estimator")))
 
     def recommend(self, request: recommendation_pb2.RecommendRequest) -> recommendation_pb2.RecommendResponse:
         """LoRA of rank 8, whatever was asked."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.requests import (
     EstimateLike,
     ObservationLike,
@@ -55,7 +55,7 @@ class Plans:
         request = check_request(
             spec, policy, dataset_profile=dataset_profile, evaluation_profile=evaluation_profile, pinned=pinned
         )
-        return self._transport.unary(methods.CHECK_PLAN, request, timeout=timeout, request_id=request_id)
+        return self._transport.unary(rpcs.CHECK_PLAN, request, timeout=timeout, request_id=request_id)
 
     def list_prices(
         self,
@@ -79,7 +79,7 @@ class Plans:
 
         def fetch(token: str) -> tuple[list[catalog_pb2.Price], str]:
             request.page_token = token
-            page = self._transport.unary(methods.LIST_PRICES, request, timeout=timeout)
+            page = self._transport.unary(rpcs.LIST_PRICES, request, timeout=timeout)
             return list(page.prices), page.next_page_token
 
         return Pages(fetch)
@@ -101,7 +101,7 @@ class Plans:
             AlreadyExists: REQUEST_ID_REUSED.
         """
         request = observation_request(observation, request_id)
-        return self._transport.unary(methods.REPORT_OBSERVATION, request, timeout=timeout, request_id=request_id)
+        return self._transport.unary(rpcs.REPORT_OBSERVATION, request, timeout=timeout, request_id=request_id)
 
     def get_calibration(
         self, device: str = "", *, points: int = 50, timeout: float | None = None
@@ -114,7 +114,7 @@ class Plans:
             timeout: seconds; None means the client's timeout, else 10.
         """
         request = calibration_pb2.GetCalibrationRequest(device=device, page_size=points)
-        return self._transport.unary(methods.GET_CALIBRATION, request, timeout=timeout)
+        return self._transport.unary(rpcs.GET_CALIBRATION, request, timeout=timeout)
 
     def reset_calibration(self, device: str = "", *, timeout: float | None = None) -> int:
         """Forget what was learned; returns the number of observations that were forgotten.
@@ -127,4 +127,4 @@ class Plans:
             FailedPrecondition: CALIBRATION_OFF.
         """
         request = calibration_pb2.ResetCalibrationRequest(device=device)
-        return self._transport.unary(methods.RESET_CALIBRATION, request, timeout=timeout).removed
+        return self._transport.unary(rpcs.RESET_CALIBRATION, request, timeout=timeout).removed
