@@ -1,89 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes on this side: what is uploaded, and where downloads are written. Blocking; the async client uses threads."""
+"""Downloads: files written beside their place, checked, and renamed. Blocking; the async client uses threads."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any
 
 from finetree_api.trainer.v1 import artifact_pb2
 
-from finetree.errors import Internal, InvalidArgument, Unavailable, Violation
+from finetree.errors import Internal, Unavailable
 
 Progress = Callable[[int, int], None]
-Source = str | Path | bytes | Iterable[Mapping[str, Any]]
-# Well below the server's cap for a message; more per message is not faster on loopback.
-PIECE = 64 * 1024
-IN_MEMORY = 8 * 1024 * 1024
-BinaryFile = io.BytesIO | io.BufferedReader | tempfile.SpooledTemporaryFile[bytes]
-
-
-class Content:
-    """What is uploaded: size in bytes, SHA-256, and reading from anywhere. Use as a context."""
-
-    def __init__(self, source: Source) -> None:
-        self._file = _opened(source)
-        self.sha256 = hashlib.file_digest(self._file, "sha256").hexdigest()
-        self.size = self._file.seek(0, io.SEEK_END)
-        if not self.size:
-            self._file.close()
-            text = "it is empty; a dataset needs at least one row"
-            raise InvalidArgument(f"source: {text}", reason="EMPTY_DATASET", violations=(Violation("source", text),))
-
-    def read(self, offset: int, count: int) -> bytes:
-        """At most `count` bytes from `offset`."""
-        self._file.seek(offset)
-        return self._file.read(count)
-
-    def close(self) -> None:
-        """Release the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _opened(source: Source) -> BinaryFile:
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    if isinstance(source, str | Path):
-        try:
-            return Path(source).open("rb")
-        except OSError as error:
-            text = f"cannot read {str(source)!r}: {error.strerror}"
-            raise InvalidArgument(
-                f"source: {text}", reason="UNREADABLE_SOURCE", violations=(Violation("source", text),)
-            ) from error
-    return _spooled(source)
-
-
-def _spooled(rows: Iterable[Mapping[str, Any]]) -> BinaryFile:
-    file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - Content closes it
-    for number, row in enumerate(rows, 1):
-        try:
-            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-            file.write(line.encode("utf-8") + b"\n")
-        except (TypeError, ValueError) as error:
-            file.close()
-            text = f"row {number} is not JSON: {error}"
-            raise InvalidArgument(
-                f"source: {text}", reason="MALFORMED_ROW", violations=(Violation(f"source[{number - 1}]", text),)
-            ) from error
-    file.seek(0)
-    return file
+"""Called with (bytes so far, bytes in all)."""
 
 
 def artifact_folder(directory: Path, artifact: artifact_pb2.Artifact) -> Path:
-    """Local folder of an artifact.
+    """Folder of an artifact under the caller's directory.
 
     Raises:
         Internal: UNSAFE_PATH.
@@ -92,7 +27,7 @@ def artifact_folder(directory: Path, artifact: artifact_pb2.Artifact) -> Path:
 
 
 def inside(folder: Path, path: str) -> Path:
-    """A path of the server's under a folder of ours.
+    """Resolve a path that the server names under a local folder.
 
     Raises:
         Internal: UNSAFE_PATH: it would leave the folder, in itself or through a link.
@@ -107,29 +42,36 @@ def inside(folder: Path, path: str) -> Path:
     return target
 
 
-class Tally:
-    """Bytes over all files of a transfer, told to the caller as they grow."""
+class TransferProgress:
+    """Bytes of all files of a transfer, reported to the caller as they grow."""
 
     def __init__(self, total: int, on_progress: Progress | None) -> None:
-        self._done, self._total, self._tell = 0, total, on_progress
+        self._done, self._total, self._on_progress = 0, total, on_progress
 
     def add(self, count: int) -> None:
-        """So many bytes more."""
+        """Count more bytes."""
         self._done += count
-        if self._tell is not None and count:
-            self._tell(self._done, self._total)
+        if self._on_progress is not None and count:
+            self._on_progress(self._done, self._total)
 
 
 class Download:
-    """A file on its way: written beside its place, checked, then renamed. `offset` is where it goes on."""
+    """A file that is downloaded: written beside its place, checked, then renamed.
 
-    def __init__(self, artifact: str, file: artifact_pb2.ArtifactFile, folder: Path, tally: Tally) -> None:
+    Attributes:
+        offset: position of the next byte.
+        done: the file is in its place.
+    """
+
+    def __init__(
+        self, artifact: str, file: artifact_pb2.ArtifactFile, *, folder: Path, progress: TransferProgress
+    ) -> None:
         self.done = False
         target = inside(folder, file.path)
-        self._artifact, self._target, self._file, self._tally = artifact, target, file, tally
+        self._artifact, self._target, self._file, self._progress = artifact, target, file, progress
         self._part = target.with_name(f".{target.name}.{file.sha256[:16]}.part")
         self._hash = hashlib.sha256()
-        self.offset = self._told = 0
+        self.offset = self._reported = 0
         if target.is_file() and _sha256(target) == file.sha256:
             self.done, self.offset = True, file.size_bytes
             return
@@ -140,11 +82,11 @@ class Download:
         self._out = self._part.open("ab" if self.offset else "wb")
 
     def request(self) -> artifact_pb2.DownloadArtifactRequest:
-        """What to ask for now."""
+        """Build the request of what is missing."""
         return artifact_pb2.DownloadArtifactRequest(name=self._artifact, path=self._file.path, offset=self.offset)
 
     def write(self, offset: int, chunk: bytes) -> None:
-        """Take in bytes that belong at `offset`.
+        """Write bytes that belong at `offset`.
 
         Raises:
             Internal: ARTIFACT_CORRUPT: they belong elsewhere, or there are too many.
@@ -155,25 +97,25 @@ class Download:
         self._hash.update(chunk)
         self.offset += len(chunk)
 
-    def tell(self) -> None:
-        """Report what has come since the last time; apart from `write`, so that threads need not call the caller."""
-        self._tally.add(self.offset - self._told)
-        self._told = self.offset
+    def report(self) -> None:
+        """Report the bytes since the last report; apart from `write`, which may run in another thread."""
+        self._progress.add(self.offset - self._reported)
+        self._reported = self.offset
 
     @property
     def complete(self) -> bool:
-        """Whether every byte is there."""
+        """Whether every byte has arrived."""
         return self.offset == self._file.size_bytes
 
     def cut(self) -> Unavailable:
-        """The error for a stream that ended too early."""
+        """Make the error for a stream that ended too early."""
         return Unavailable(f"the stream of {self._file.path} ended at byte {self.offset}", reason="STREAM_ENDED")
 
     def finish(self) -> None:
-        """Check the hash and give the file its name.
+        """Check the hash and rename the file.
 
         Raises:
-            Internal: ARTIFACT_CORRUPT; what was written is gone, so that the next try begins anew.
+            Internal: ARTIFACT_CORRUPT; what was written is deleted, so that the next try begins anew.
         """
         self.close()
         if self._hash.hexdigest() != self._file.sha256:
@@ -183,7 +125,7 @@ class Download:
         self.done = True
 
     def close(self) -> None:
-        """Release the file; what is there stays, for a later try."""
+        """Release the file; what was written stays, for a later try."""
         if not self.done:
             self._out.close()
 

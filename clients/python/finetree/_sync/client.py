@@ -14,11 +14,11 @@ from finetree_api.types.v1 import server_pb2
 from finetree._shared import rpcs
 from finetree._shared.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
 from finetree._shared.requests import unknown_service
-from finetree._sync.base_models import BaseModels
-from finetree._sync.datasets import Datasets
-from finetree._sync.estimator import Plans
-from finetree._sync.jobs import Jobs
-from finetree._sync.recommender import Questions
+from finetree._sync.base_models import BaseModelCalls
+from finetree._sync.datasets import DatasetCalls
+from finetree._sync.estimator import EstimatorCalls
+from finetree._sync.jobs import JobCalls
+from finetree._sync.recommender import RecommenderCalls
 from finetree._sync.transport import Transport
 
 
@@ -44,7 +44,7 @@ class Raw:
         return trainer_pb2_grpc.TrainerServiceStub(self._transport.channel("trainer"))
 
 
-class Client(Questions, Plans, Datasets, BaseModels, Jobs):
+class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, JobCalls):
     """A client of the three services. Nothing connects before the first call; threads may share it.
 
     Args:
@@ -99,7 +99,7 @@ class Client(Questions, Plans, Datasets, BaseModels, Jobs):
 
     @property
     def options(self) -> Options:
-        """What the client was made with."""
+        """Options that the client was made with."""
         return self._transport.options
 
     @property
@@ -108,7 +108,7 @@ class Client(Questions, Plans, Datasets, BaseModels, Jobs):
         return Raw(self._transport)
 
     def server_info(self, service: Service, *, timeout: float | None = None) -> server_pb2.ServerInfo:
-        """What a server is: version, API revisions, features, limits.
+        """Get what a server is: version, API revisions, features, limits.
 
         Args:
             service: "recommender", "estimator" or "trainer".

@@ -1,29 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More calls of the estimator: limits, prices, and what it learns from runs."""
+"""Calls of the estimator: what a run will take, whether that is allowed, and what runs measured."""
 
 from __future__ import annotations
 
-from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2
+from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2, estimate_pb2
 
-from finetree._shared import rpcs
+from finetree._shared import requests, rpcs
 from finetree._shared.requests import (
+    BatchLike,
     EstimateLike,
     ObservationLike,
     PolicyLike,
     ProfileLike,
+    RatesLike,
     RevisionLike,
-    check_request,
-    observation_request,
-    prices_request,
+    View,
 )
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
+from finetree.errors import FinetreeError
 
 
-class Plans:
-    """What a plan is held against, and what measured runs teach."""
+class EstimatorCalls:
+    """What the estimator answers."""
 
     _transport: Transport
+
+    def estimate(
+        self,
+        spec: EstimateLike,
+        *,
+        dataset_profile: ProfileLike | None = None,
+        evaluation_profile: ProfileLike | None = None,
+        matrix_rates: RatesLike | None = None,
+        view: View = "BASIC",
+        pinned: RevisionLike | None = None,
+        timeout: float | None = None,
+        request_id: str = "",
+    ) -> estimate_pb2.Estimate:
+        """Estimate memory, time and cost of a run, as intervals.
+
+        Args:
+            spec: a RunSpec, its proto JSON as a dict, or a whole EstimateRunRequest (which leaves the rest unused).
+            dataset_profile: what is known of the training data.
+            evaluation_profile: what is known of the held-out data.
+            matrix_rates: measured rates of the CPU that trains, as `capacity` gives them.
+            view: "BASIC", "FULL" for what a search finds (remedies, the nearest evidence), or "SUMMARY".
+            pinned: revisions that must be used.
+            timeout: seconds; None means the client's timeout, else 10.
+            request_id: id for the logs; empty means a new one.
+
+        Raises:
+            InvalidArgument: a field is wrong; `violations` names it.
+            NotFound: MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND.
+            FailedPrecondition: REVISION_UNAVAILABLE.
+        """
+        request = requests.estimate(
+            spec,
+            dataset_profile=dataset_profile,
+            evaluation_profile=evaluation_profile,
+            matrix_rates=matrix_rates,
+            view=view,
+            pinned=pinned,
+        )
+        return self._transport.unary(rpcs.ESTIMATE_RUN, request, timeout=timeout, request_id=request_id).estimate
+
+    def estimate_batch(
+        self, rows: BatchLike, *, timeout: float | None = None, request_id: str = ""
+    ) -> dict[str, estimate_pb2.Estimate | FinetreeError]:
+        """Estimate many runs in one call. A row that fails holds its exception and affects no other.
+
+        Args:
+            rows: specs by a key of the caller's, at most 1000, or a whole BatchEstimateRunsRequest.
+            timeout: seconds; None means the client's timeout, else 30.
+            request_id: id for the logs; empty means a new one.
+
+        Raises:
+            InvalidArgument: the batch itself is wrong (too many rows, an empty key).
+        """
+        request = requests.batch_estimate(rows)
+        response = self._transport.unary(rpcs.BATCH_ESTIMATE_RUNS, request, timeout=timeout, request_id=request_id)
+        return requests.batch_results(response)
 
     def check_plan(
         self,
@@ -32,30 +89,62 @@ class Plans:
         *,
         dataset_profile: ProfileLike | None = None,
         evaluation_profile: ProfileLike | None = None,
+        matrix_rates: RatesLike | None = None,
         pinned: RevisionLike | None = None,
         timeout: float | None = None,
         request_id: str = "",
     ) -> check_plan_pb2.CheckPlanResponse:
-        """Hold a run against limits: one check for each limit, and what would pass.
+        """Check a run against limits: one check for each limit, and what would pass.
 
         Args:
             spec: a RunSpec, its proto JSON as a dict, or a whole EstimateRunRequest (which leaves the rest unused).
-            policy: a PlanPolicy, or its proto JSON as a dict; it names at least one limit.
+            policy: bounds by metric, such as {"cost": "50 USD", "duration_seconds": 3600, "fit": True}; a PlanPolicy;
+                or its proto JSON as a dict.
             dataset_profile: what is known of the training data.
             evaluation_profile: what is known of the held-out data.
+            matrix_rates: measured rates of the CPU that trains, as `capacity` gives them.
             pinned: revisions that must be used.
             timeout: seconds; None means the client's timeout, else 10.
             request_id: id for the logs; empty means a new one.
 
         Raises:
-            InvalidArgument: a field is wrong, POLICY_EMPTY, CURRENCY_UNKNOWN.
+            InvalidArgument: a field is wrong, CURRENCY_MISMATCH.
             NotFound: MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND.
             FailedPrecondition: REVISION_UNAVAILABLE.
         """
-        request = check_request(
-            spec, policy, dataset_profile=dataset_profile, evaluation_profile=evaluation_profile, pinned=pinned
+        run = requests.estimate(
+            spec,
+            dataset_profile=dataset_profile,
+            evaluation_profile=evaluation_profile,
+            matrix_rates=matrix_rates,
+            pinned=pinned,
         )
+        request = requests.check_plan(run, policy)
         return self._transport.unary(rpcs.CHECK_PLAN, request, timeout=timeout, request_id=request_id)
+
+    def list_models(
+        self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
+    ) -> Pages[catalog_pb2.Model]:
+        """List the models of the catalogue in the order of their names.
+
+        Args:
+            prefix: only names, hub ids and families that begin with it.
+            page_size: largest page; 0 means the server's choice.
+            timeout: seconds for each page; None means the client's timeout, else 10.
+        """
+        return Pages(self._transport, requests.list_models(prefix, page_size), timeout)
+
+    def list_accelerators(
+        self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
+    ) -> Pages[catalog_pb2.Accelerator]:
+        """List the accelerators of the catalogue in the order of their names.
+
+        Args:
+            prefix: only names that begin with it.
+            page_size: largest page; 0 means the server's choice.
+            timeout: seconds for each page; None means the client's timeout, else 10.
+        """
+        return Pages(self._transport, requests.list_accelerators(prefix, page_size), timeout)
 
     def list_prices(
         self,
@@ -66,7 +155,7 @@ class Plans:
         page_size: int = 0,
         timeout: float | None = None,
     ) -> Pages[catalog_pb2.Price]:
-        """Quotes of the price book by accelerator, then by price, fetched page by page.
+        """List the quotes of the price book by accelerator, then by price.
 
         Args:
             accelerator: only of this accelerator.
@@ -75,24 +164,18 @@ class Plans:
             page_size: largest page; 0 means the server's choice.
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
-        request = prices_request(accelerator, provider, term, page_size)
-
-        def fetch(token: str) -> tuple[list[catalog_pb2.Price], str]:
-            request.page_token = token
-            page = self._transport.unary(rpcs.LIST_PRICES, request, timeout=timeout)
-            return list(page.prices), page.next_page_token
-
-        return Pages(fetch)
+        listing = requests.list_prices(accelerator, provider=provider, term=term, page_size=page_size)
+        return Pages(self._transport, listing, timeout)
 
     def report_observation(
         self, observation: ObservationLike, *, timeout: float | None = None, request_id: str = ""
     ) -> calibration_pb2.ReportObservationResponse:
-        """Tell the estimator what a run measured. The same job and attempt count once.
+        """Report what a run measured. The same job and attempt count once.
 
         Args:
             observation: an Observation, or its proto JSON as a dict.
             timeout: seconds; None means the client's timeout, else 10.
-            request_id: makes a repetition harmless; empty means a new one.
+            request_id: idempotency key; empty means a new one, made once per call.
 
         Raises:
             InvalidArgument: a field is wrong, OBSERVATION_IMPLAUSIBLE.
@@ -100,13 +183,13 @@ class Plans:
             FailedPrecondition: CALIBRATION_OFF.
             AlreadyExists: REQUEST_ID_REUSED.
         """
-        request = observation_request(observation, request_id)
-        return self._transport.unary(rpcs.REPORT_OBSERVATION, request, timeout=timeout, request_id=request_id)
+        request = requests.report_observation(observation, request_id)
+        return self._transport.unary(rpcs.REPORT_OBSERVATION, request, timeout=timeout, request_id=request.request_id)
 
     def get_calibration(
         self, device: str = "", *, points: int = 50, timeout: float | None = None
     ) -> calibration_pb2.GetCalibrationResponse:
-        """What the estimator has learned from observed runs, with the newest points that it rests on.
+        """Get what the estimator has learned from observed runs, with the newest points.
 
         Args:
             device: only of this device; empty means all.
@@ -116,15 +199,18 @@ class Plans:
         request = calibration_pb2.GetCalibrationRequest(device=device, page_size=points)
         return self._transport.unary(rpcs.GET_CALIBRATION, request, timeout=timeout)
 
-    def reset_calibration(self, device: str = "", *, timeout: float | None = None) -> int:
-        """Forget what was learned; returns the number of observations that were forgotten.
+    def reset_calibration(self, device: str = "", *, timeout: float | None = None, request_id: str = "") -> int:
+        """Delete what was learned, and return the number of observations that were deleted.
 
         Args:
             device: only of this device; empty means all.
             timeout: seconds; None means the client's timeout, else 10.
+            request_id: idempotency key; empty means a new one, made once per call.
 
         Raises:
             FailedPrecondition: CALIBRATION_OFF.
         """
-        request = calibration_pb2.ResetCalibrationRequest(device=device)
-        return self._transport.unary(rpcs.RESET_CALIBRATION, request, timeout=timeout).removed
+        request = requests.reset_calibration(device, request_id)
+        return self._transport.unary(
+            rpcs.RESET_CALIBRATION, request, timeout=timeout, request_id=request.request_id
+        ).removed
