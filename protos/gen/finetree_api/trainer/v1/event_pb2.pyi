@@ -927,7 +927,7 @@ class StepMetrics(_message.Message):
     learning_rate: _builtins.float
     """Learning rate of this step."""
     tokens_per_second: _builtins.float
-    """Processed tokens per second of this step."""
+    """Processed tokens per second, median of the recent steps."""
     grad_norm: _builtins.float
     """Global L2 norm of the gradients before clipping. Unset: it was not finite."""
     memory_bytes: _builtins.int
@@ -954,7 +954,9 @@ class StepMetrics(_message.Message):
 
     @_builtins.property
     def cost_so_far(self) -> _money_pb2.Money:
-        """Hourly price times the time of this attempt. Unset: the job has no price."""
+        """Hourly price times the time that the run's optimizer steps have taken, those before a resume included. Unset: the
+        job has no price.
+        """
 
     def __init__(
         self,

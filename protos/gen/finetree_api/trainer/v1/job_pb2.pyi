@@ -372,7 +372,7 @@ class JobCost(_message.Message):
     """What it is computed from, in words. Empty: it has no price."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """Hourly price of its estimate times the time that its attempts ran. Unset: it has no price."""
+        """Hourly price of its estimate times the time that its optimizer steps have taken. Unset: it has no price."""
 
     def __init__(
         self,
@@ -409,7 +409,7 @@ class LatestMetrics(_message.Message):
     learning_rate: _builtins.float
     """Learning rate of the newest step."""
     tokens_per_second: _builtins.float
-    """Processed tokens per second of the newest step."""
+    """Processed tokens per second, median of the recent steps."""
     peak_memory_bytes: _builtins.int
     """Highest memory of the device (on a CPU: of the process) of all steps, bytes."""
     def __init__(

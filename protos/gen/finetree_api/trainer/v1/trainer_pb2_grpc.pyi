@@ -148,7 +148,7 @@ class TrainerServiceStub:
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CancelJobRequest, _trainer_pb2.CancelJobResponse]
     """Asks a job to stop, and returns at once; the Terminal event of WatchJob says when it has. A job that waits is
-    CANCELLED when the call returns; canceling an ended job changes nothing.
+    CANCELLED when the call returns; cancelling an ended job changes nothing.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
@@ -310,7 +310,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CancelJobRequest, _trainer_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Asks a job to stop, and returns at once; the Terminal event of WatchJob says when it has. A job that waits is
-    CANCELLED when the call returns; canceling an ended job changes nothing.
+    CANCELLED when the call returns; cancelling an ended job changes nothing.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
@@ -553,7 +553,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.CancelJobResponse, _abc.Awaitable[_trainer_pb2.CancelJobResponse]]:
         """Asks a job to stop, and returns at once; the Terminal event of WatchJob says when it has. A job that waits is
-        CANCELLED when the call returns; canceling an ended job changes nothing.
+        CANCELLED when the call returns; cancelling an ended job changes nothing.
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
         request_id).
