@@ -129,12 +129,11 @@ class TrainerServiceStub:
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
     WriteDataset), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
-    ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND of an export), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path
-    under a configured root), FAILED_PRECONDITION (DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a
-    PREPARE job; NO_SUCH_DEVICE: take a device that the metadata names; PLAN_DRIFT: a violation for each field that
-    differs from the approved plan, approve the new one; JOB_DELETED: take a new request_id), ALREADY_EXISTS
-    (REQUEST_ID_REUSED: take a new request_id), RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo;
-    DISK_FULL: free space).
+    ListDatasets), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION
+    (DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
+    the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
+    one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
+    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space).
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]
     """Gets a job as it is now. To follow one, WatchJob is cheaper than polling.
@@ -291,12 +290,11 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
     WriteDataset), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
-    ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND of an export), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path
-    under a configured root), FAILED_PRECONDITION (DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a
-    PREPARE job; NO_SUCH_DEVICE: take a device that the metadata names; PLAN_DRIFT: a violation for each field that
-    differs from the approved plan, approve the new one; JOB_DELETED: take a new request_id), ALREADY_EXISTS
-    (REQUEST_ID_REUSED: take a new request_id), RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo;
-    DISK_FULL: free space).
+    ListDatasets), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION
+    (DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
+    the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
+    one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
+    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space).
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]  # type: ignore[assignment]
     """Gets a job as it is now. To follow one, WatchJob is cheaper than polling.
@@ -516,12 +514,11 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
         NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
         WriteDataset), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
-        ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND of an export), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path
-        under a configured root), FAILED_PRECONDITION (DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a
-        PREPARE job; NO_SUCH_DEVICE: take a device that the metadata names; PLAN_DRIFT: a violation for each field that
-        differs from the approved plan, approve the new one; JOB_DELETED: take a new request_id), ALREADY_EXISTS
-        (REQUEST_ID_REUSED: take a new request_id), RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo;
-        DISK_FULL: free space).
+        ListDatasets), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION
+        (DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
+        the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
+        one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
+        RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space).
         """
 
     @_abc_1.abstractmethod
