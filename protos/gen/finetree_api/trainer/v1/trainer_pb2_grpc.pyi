@@ -42,8 +42,8 @@ class TrainerServiceStub:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED
     (CALL_TIME_LIMIT, unary calls: try again later) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
-    request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged, but
-    where an rpc says so.
+    request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
+    unless an rpc says so.
     """
 
     @_typing.overload
@@ -206,8 +206,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED
     (CALL_TIME_LIMIT, unary calls: try again later) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
-    request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged, but
-    where an rpc says so.
+    request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
+    unless an rpc says so.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -366,8 +366,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED
     (CALL_TIME_LIMIT, unary calls: try again later) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
-    request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged, but
-    where an rpc says so.
+    request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
+    unless an rpc says so.
     """
 
     @_abc_1.abstractmethod
