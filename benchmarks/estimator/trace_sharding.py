@@ -136,7 +136,7 @@ def formula(case: Case) -> float:
         loss="full-logits",
         program=variant(program, compiled=False, frozen_kept=False),
     )
-    holds = held(run.recipe)
+    holds = held(run)
     static = holds.base_weights + holds.trainable_weights + holds.optimizer_states
     return static + peak_moment(run).total
 

@@ -54,7 +54,7 @@ def estimate(run: Run, spread: float = 1.0) -> Times | None:
     rows = run.rows
     if rows is None or run.steps == 0:
         return None
-    work, step = work_of(run.recipe), step_of(run, rows)
+    work, step = work_of(run), step_of(run, rows)
     seconds = step_seconds(run, rows, step, work)
     tokens = step.micro_batches * step.tokens * run.devices
     below, above = _rate_ends(run, rows)
@@ -99,7 +99,7 @@ def evaluation_seconds(run: Run, plan: EvaluationPlan) -> float:
     """Seconds of all evaluations: the loss of the held-out rows, and the greedy answers of those that generate."""
     if plan.rows is None:
         return 0.0
-    work = work_of(run.recipe)
+    work = work_of(run)
     seconds = (plan.before + plan.during + plan.after) * _loss_seconds(run, plan.rows, work)
     if plan.generate:
         longest = float(plan.max_new_tokens)

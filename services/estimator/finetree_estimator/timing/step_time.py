@@ -15,7 +15,6 @@ from finetree_estimator.catalog.parameters import active_parameters, count, line
 from finetree_estimator.memory.activations import Layer, layer_of, saved_by
 from finetree_estimator.memory.model_states import state_bytes
 from finetree_estimator.methods.base import Bottleneck, Full, Prefix, trainable_parameters
-from finetree_estimator.recipe import Recipe
 from finetree_estimator.run import Rows, Run
 from finetree_estimator.timing import communication, elementwise, memory_traffic
 
@@ -29,7 +28,7 @@ class Step(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a run's recipe alone says of its work: FLOPs per token where nothing else is said."""
+    """What a run's run alone says of its work: FLOPs per token where nothing else is said."""
 
     dense: float
     """Of the layers' weights, in a forward pass."""
@@ -75,17 +74,16 @@ class Work(NamedTuple):
     """What the slowest kernels in use add to it."""
 
 
-@lru_cache(maxsize=4096)
-def work_of(recipe: Recipe) -> Work:
-    """The work of a run's recipe."""
-    shape, method, counted = recipe.shape, recipe.method, count(recipe.shape)
+def work_of(run: Run) -> Work:
+    """The work of a run's run."""
+    shape, method, counted = run.shape, run.method, count(run.shape)
     trained = trainable_parameters(method, shape)
-    again = 1.0 if recipe.checkpointing else 0.0
+    again = 1.0 if run.checkpointing else 0.0
     backward = 2.0 - method.frozen_layers / shape.layers if isinstance(method, Full) else 1.0
     dense = 2.0 * (active_parameters(shape) - counted.embeddings - counted.lm_head)
     # Forward and backward rearrange the weights once each; the products for weight gradients have none.
-    passes = 4 if recipe.checkpointing else 3
-    adapter_bytes = 0.0 if recipe.on_cpu else memory_traffic.adapter_bytes(recipe) + memory_traffic.cast_bytes(recipe)
+    passes = 4 if run.checkpointing else 3
+    adapter_bytes = 0.0 if run.on_cpu else memory_traffic.adapter_bytes(run) + memory_traffic.cast_bytes(run)
     return Work(
         dense=dense,
         trained_dense=dense * (1.0 + backward + again),
@@ -93,41 +91,41 @@ def work_of(recipe: Recipe) -> Work:
         virtual=4.0 * method.virtual_tokens if isinstance(method, Prefix) else 0.0,
         # Attention's backward pass is the same whatever is trained.
         attention_passes=1.0 + c.ATTENTION_BACKWARD + again,
-        head=2.0 * shape.vocab * shape.hidden * _alignment_factor(recipe),
+        head=2.0 * shape.vocab * shape.hidden * _alignment_factor(run),
         head_passes=3.0 if isinstance(method, Full) else 2.0,
         adapters=0.0 if isinstance(method, Full | Prefix) else (6.0 + 2.0 * again) * trained,
         adapter_bytes=adapter_bytes,
-        float32_head=recipe.activation_bytes > recipe.compute_bytes,
-        update_bytes=memory_traffic.update_bytes(recipe, trained),
-        saved_bytes=trained * recipe.master_bytes,
-        checkpoint_bytes=trained * (recipe.master_bytes + state_bytes(recipe)),
+        float32_head=run.activation_bytes > run.compute_bytes,
+        update_bytes=memory_traffic.update_bytes(run, trained),
+        saved_bytes=trained * run.master_bytes,
+        checkpoint_bytes=trained * (run.master_bytes + state_bytes(run)),
         load_seconds=c.IMPORT_SECONDS + 2.0 * counted.total / c.DISK_BYTES_PER_SECOND,
-        layer=layer_of(recipe),
-        layer_bytes=_layer_bytes(recipe, fused=False),
-        fused_bytes=_layer_bytes(recipe, fused=True),
-        attention_efficiency=recipe.program.attention_efficiency,
+        layer=layer_of(run),
+        layer_bytes=_layer_bytes(run, fused=False),
+        fused_bytes=_layer_bytes(run, fused=True),
+        attention_efficiency=run.program.attention_efficiency,
         again=passes / 3,
-        call_seconds=shape.layers * passes * layer_overhead_seconds(recipe),
-        unpacked_bytes=(passes - 1) * memory_traffic.unpacking_bytes(recipe)
-        + (passes - 2) * memory_traffic.decomposing_bytes(recipe)
-        + elementwise.weight_cast_bytes(recipe, trained),
-        slower_unpacked_bytes=(passes - 1) * memory_traffic.slower_unpacking_bytes(recipe),
+        call_seconds=shape.layers * passes * layer_overhead_seconds(run),
+        unpacked_bytes=(passes - 1) * memory_traffic.unpacking_bytes(run)
+        + (passes - 2) * memory_traffic.decomposing_bytes(run)
+        + elementwise.weight_cast_bytes(run, trained),
+        slower_unpacked_bytes=(passes - 1) * memory_traffic.slower_unpacking_bytes(run),
     )
 
 
-def _layer_bytes(recipe: Recipe, *, fused: bool) -> float:
+def _layer_bytes(run: Run, *, fused: bool) -> float:
     """Bytes per token that layers move between their products in a step, with what is computed again."""
-    moved = elementwise.layer_traffic(recipe, fused=fused)
+    moved = elementwise.layer_traffic(run, fused=fused)
     # What full training keeps is the products' inputs; low-rank adapters are counted in traffic.py.
-    own = isinstance(recipe.method, Prefix | Bottleneck)
-    others = c.ELEMENTWISE_TRAFFIC * layer_of(recipe).trained if own else 0.0
-    return recipe.shape.layers * (moved.forward * (2 if recipe.checkpointing else 1) + moved.backward + others)
+    own = isinstance(run.method, Prefix | Bottleneck)
+    others = c.ELEMENTWISE_TRAFFIC * layer_of(run).trained if own else 0.0
+    return run.shape.layers * (moved.forward * (2 if run.checkpointing else 1) + moved.backward + others)
 
 
-def _alignment_factor(recipe: Recipe) -> float:
+def _alignment_factor(run: Run) -> float:
     """How much longer the head's products take where tensor cores read rows of logits that begin anywhere."""
-    plain_cores = recipe.on_cpu or max(recipe.compute_bytes, recipe.activation_bytes) > 2
-    return 1.0 if plain_cores or recipe.shape.vocab % c.ALIGNED_NUMBERS == 0 else c.UNALIGNED_FACTOR
+    plain_cores = run.on_cpu or max(run.compute_bytes, run.activation_bytes) > 2
+    return 1.0 if plain_cores or run.shape.vocab % c.ALIGNED_NUMBERS == 0 else c.UNALIGNED_FACTOR
 
 
 def step_of(run: Run, rows: Rows) -> Step:
@@ -255,16 +253,16 @@ def repack_seconds(run: Run) -> float:
 
 def forward_overhead_seconds(run: Run) -> float:
     """Seconds of a forward pass that do not depend on its tokens."""
-    return run.shape.layers * layer_overhead_seconds(run.recipe) + repack_seconds(run)
+    return run.shape.layers * layer_overhead_seconds(run) + repack_seconds(run)
 
 
-def layer_overhead_seconds(recipe: Recipe) -> float:
+def layer_overhead_seconds(run: Run) -> float:
     """Seconds of a layer's pass in which the device waits for calls."""
-    if recipe.on_cpu:
+    if run.on_cpu:
         return c.CPU_LAYER_OVERHEAD
     # Experts that come in turn take a layer's calls each, and wait for the list of their tokens.
-    turns = 1 + recipe.shape.experts if recipe.program.experts_in_turn else 1
-    return turns * recipe.program.layer_overhead * (c.COMPILED_SHARE if recipe.program.compiled else 1.0)
+    turns = 1 + run.shape.experts if run.program.experts_in_turn else 1
+    return turns * run.program.layer_overhead * (c.COMPILED_SHARE if run.program.compiled else 1.0)
 
 
 def loss_share(run: Run, rows: Rows) -> float:

@@ -80,7 +80,7 @@ def test_equal_rows_are_a_record_once():
 def test_what_is_left_over_is_logits_of_shorter_rows(mixed):
     again = record_sum(MIXED.stretches, 1, 16 * 63, c.SEGMENT_STEP / (4 * mixed.shape.vocab)) - 1
     logits = 12.0 * mixed.shape.vocab * 2048
-    adapters = held(mixed.recipe).optimizer_states + held(mixed.recipe).gradients
+    adapters = held(mixed).optimizer_states + held(mixed).gradients
     assert left_over(mixed).expected == pytest.approx(c.DRAW * (c.RENEWED_LOGITS * logits * again - adapters))
     assert 3 < again < 7
 

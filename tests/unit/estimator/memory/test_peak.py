@@ -184,7 +184,7 @@ def test_float32_groups_of_queries_keep_scores_where_no_mask_is_needed(make_run)
 
     def beyond_kernels(**changes: object) -> float:
         run = make_run(**{"program": TRANSFORMERS, "weight_bytes": 4, "compute_bytes": 4} | changes)
-        return activations.saved_per_layer(run) - activations.layer_of(run.recipe).saved
+        return activations.saved_per_layer(run) - activations.layer_of(run).saved
 
     whole = {"rows": Rows(1000, 512.0, 512.0**2, 512, 0.5)}
     repeated, scores = 2 * 4 * (24 - 8) * 128, 4 * 24 * 512

@@ -26,7 +26,7 @@ WIDE = 2 * LLAMA.intermediate
 def test_a_fused_mlp_keeps_the_halves_before_its_gate_and_overwrites_them(make_run, targets, dropout, fused):
     """LoRA_MLP saves its input, e and g (Unsloth's kernels/fast_lora.py) and computes the rest again, in place."""
     layer = activations.layer_of(
-        make_run(shape=LLAMA, method=LoraAdapters(16, targets, dropout), program=UNSLOTH).recipe
+        make_run(shape=LLAMA, method=LoraAdapters(16, targets, dropout), program=UNSLOTH).run
     )
 
     assert layer.mlp == (2 if fused else 3) * WIDE
@@ -35,7 +35,7 @@ def test_a_fused_mlp_keeps_the_halves_before_its_gate_and_overwrites_them(make_r
 
 def test_a_fused_mlp_keeps_no_input_of_its_last_adapter(make_run):
     with_it, without = (
-        activations.layer_of(make_run(shape=LLAMA, method=LoraAdapters(16, targets), program=UNSLOTH).recipe)
+        activations.layer_of(make_run(shape=LLAMA, method=LoraAdapters(16, targets), program=UNSLOTH).run)
         for targets in (ALL, ALL[:-1])
     )
 
@@ -46,7 +46,7 @@ def test_axolotl_leaves_what_is_not_packed_as_it_was_loaded(make_run):
     base = QuantizedLora(LoraAdapters(16, ALL, 0.05))
     raised, left = (make_run(shape=LLAMA, method=base, program=program) for program in (TRANSFORMERS, AXOLOTL))
 
-    assert (activations.stream_bytes(raised.recipe), activations.stream_bytes(left.recipe)) == (4, 2)
+    assert (activations.stream_bytes(raised), activations.stream_bytes(left)) == (4, 2)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_what_is_not_packed_is_raised_where_peft_prepares_the_model(make_run, ch
     """prepare_model_for_kbit_training leaves GPTQ alone, and a shard has one type for all of a unit's weights."""
     run = make_run(program=TRANSFORMERS, checkpointing=True, **changes)
 
-    assert activations.stream_bytes(run.recipe) == outside
+    assert activations.stream_bytes(run) == outside
     assert step_peak.activation_bytes(run) == outside * 28 * 3072
 
 
@@ -87,7 +87,7 @@ def test_a_sharded_quantised_base_is_gathered_packed(make_run):
 
 def test_experts_in_turn_are_differentiated_with_the_tokens_that_chose_them(make_run):
     run = make_run(shape=model("mixtral-8x7b").shape, method=LoraAdapters(8, ("q_proj",)))
-    layers = [activations.layer_of(replace(run, program=program).recipe) for program in (FINETREE, TRANSFORMERS)]
+    layers = [activations.layer_of(replace(run, program=program)) for program in (FINETREE, TRANSFORMERS)]
     together, in_turn = (layer.gradients / 2 - 4 * 4096 for layer in layers)
 
     assert (together, in_turn) == (3 * 14336 * 2, 3 * 14336 * 2 / 8)
@@ -124,13 +124,13 @@ def test_logits_after_a_raised_base_are_float32_unless_autocast_takes_them_down(
     autocast = replace(plain, weight_bytes=4)
 
     assert (step_peak.loss_peak(plain, 1), step_peak.loss_peak(autocast, 1)) == (16 * 128256, 14 * 128256)
-    assert activations.layer_of(plain.recipe).attention > activations.layer_of(autocast.recipe).attention
+    assert activations.layer_of(plain).attention > activations.layer_of(autocast).attention
 
 
 def test_scores_are_differentiated_when_the_mlp_is_done(make_run):
     long = make_run(eager_attention=True, checkpointing=True, micro_batch=1, sequence_length=8192)
     short = replace(long, sequence_length=64)
-    layer = activations.layer_of(long.recipe)
+    layer = activations.layer_of(long)
 
     kept = activations.saved_per_layer(long)
     assert step_peak.layer_peak(long) == 8 * 24 * 8192 - layer.mlp + kept
@@ -149,7 +149,7 @@ def test_frozen_shards_keep_layer_inputs_and_their_gradients_to_the_end(make_run
 
     kept, *plain = (step_peak.peak_moment(run) for run in (hooked, *others[:1]))
     assert kept.transient - plain[0].transient == gradients
-    assert all(step_peak._held_gradients(run, activations.layer_of(run.recipe)) == 0 for run in others)
+    assert all(step_peak._held_gradients(run, activations.layer_of(run)) == 0 for run in others)
 
 
 DEEPSPEED = variant(TRANSFORMERS, compiled=False, frozen_kept=False, casts_module=True)
@@ -159,11 +159,11 @@ def test_a_module_that_is_cast_has_no_float32_beside_its_shards(make_run):
     """DeepSpeed's engine calls `bfloat16()` or `half()` on all of it, whatever PEFT raised before."""
     shared = {"devices": 8, "sharding": "gradients", "checkpointing": True}
     plain, cast = (
-        make_run(program=program, method=QuantizedLora(LORA), **shared).recipe for program in (TRANSFORMERS, DEEPSPEED)
+        make_run(program=program, method=QuantizedLora(LORA), **shared).run for program in (TRANSFORMERS, DEEPSPEED)
     )
-    full = make_run(program=DEEPSPEED, method=Full(), weight_bytes=2, master_bytes=4, **shared).recipe
+    full = make_run(program=DEEPSPEED, method=Full(), weight_bytes=2, master_bytes=4, **shared).run
 
-    assert [activations.stream_bytes(recipe) for recipe in (plain, cast, full)] == [4, 2, 2]
+    assert [activations.stream_bytes(run) for run in (plain, cast, full)] == [4, 2, 2]
     assert held(plain).base_weights - held(cast).base_weights > 0
 
 
@@ -173,7 +173,7 @@ def test_a_module_that_is_cast_has_no_float32_beside_its_shards(make_run):
 def test_zero_updates_by_float32_copies_of_16_bit_gradients(make_run, sharding, at_update):
     """ZeRO-2 flattens a parameter group's, ZeRO-3 those of `sub_group_size` numbers (stage_1_and_2.py, stage3.py)."""
     changes = {"method": Full(), "weight_bytes": 2, "master_bytes": 4, "devices": 2, "sharding": sharding}
-    zero, other = (held(make_run(program=program, **changes).recipe) for program in (DEEPSPEED, TRANSFORMERS))
+    zero, other = (held(make_run(program=program, **changes)) for program in (DEEPSPEED, TRANSFORMERS))
 
     assert zero.gradients - zero.whole.gradients == (other.gradients - other.whole.gradients) / 2
     assert zero.update_copies == pytest.approx(at_update, rel=0.01)
@@ -200,16 +200,16 @@ def test_joined_projections_leave_queries_and_keys_beside_the_turned_ones(make_r
     adapted = make_run(shape=shape, program=TRANSFORMERS, method=lora, rows=None)
 
     normalizer = 4 * shape.heads
-    assert activations.layer_of(adapted.recipe).attention - normalizer == 2 * (4 + 2) * width
-    assert activations.layer_of(whole.recipe).attention - normalizer == 2 * (4 + 2 + 1) * width
-    kept = activations.layer_of(adapted.recipe).norms / shape.hidden
+    assert activations.layer_of(adapted).attention - normalizer == 2 * (4 + 2) * width
+    assert activations.layer_of(whole).attention - normalizer == 2 * (4 + 2 + 1) * width
+    kept = activations.layer_of(adapted).norms / shape.hidden
     assert kept == (4 if norms == 2 else 2) * norms
 
 
 def test_autocast_takes_the_float32_input_of_each_adapter_down(make_run):
     plain = make_run(program=TRANSFORMERS, method=QuantizedLora(LORA))
     autocast = replace(plain, weight_bytes=4)
-    attention = [activations.layer_of(run.recipe).attention for run in (plain, autocast)]
+    attention = [activations.layer_of(run).attention for run in (plain, autocast)]
 
     kept = activations.saved_per_layer(plain) - activations.saved_per_layer(autocast)
     assert kept - (attention[0] - attention[1]) == (4 - 2) * (6 * 3072 + 8192)
@@ -238,9 +238,9 @@ def test_chunks_of_a_loss_add_to_a_trained_heads_gradient_beside_the_logits(make
     )
     head = 2 * 128256 * 3072
 
-    holds = held(tuned.recipe)
+    holds = held(tuned)
     assert (holds.head_gradient, holds.chunk_gradient) == (head, head)
-    assert held(make_run().recipe).head_gradient == 0
+    assert held(make_run()).head_gradient == 0
 
 
 def test_trl_computes_chunks_of_a_loss_with_a_float32_copy_of_the_head(make_run):
@@ -259,8 +259,8 @@ def test_adafactor_updates_a_tensor_in_float32(make_run, bytes_, copies):
     whole = {"method": Full(), "weight_bytes": bytes_, "master_bytes": bytes_, "compute_bytes": bytes_}
     run = make_run(shape=model("qwen2.5-0.5b").shape, optimizer="adafactor", program=TRANSFORMERS, **whole)
 
-    assert held(run.recipe).update_copies == copies * 4 * run.shape.vocab * run.shape.hidden
-    assert held(make_run(optimizer="adafactor").recipe).update_copies == 0
+    assert held(run).update_copies == copies * 4 * run.shape.vocab * run.shape.hidden
+    assert held(make_run(optimizer="adafactor")).update_copies == 0
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_autocasts_copies_are_gone_when_the_last_gradient_is_there(make_run, opt
     small = {"micro_batch": 1, "batch": 1, "sequence_length": 8, "rows": None, "checkpointing": True}
     whole = {"method": Full(), "weight_bytes": 2, "master_bytes": 4, "optimizer": optimizer}
     run = make_run(shape=model("tinyllama-1.1b").shape, program=TRANSFORMERS, **whole, **small)
-    holds, moment = held(run.recipe), step_peak.peak_moment(run)
+    holds, moment = held(run), step_peak.peak_moment(run)
     found = holds.base_weights + holds.trainable_weights + holds.optimizer_states + moment.total
 
     assert found / holds.trainable_parameters == pytest.approx(last, rel=0.01)
@@ -326,4 +326,4 @@ def test_sharded_weights_are_in_shards_again_at_the_update(make_run):
     found = peak.estimate(run)
 
     assert found.allocated.expected == pytest.approx(10 * count(run.shape).total, rel=0.01)
-    assert found.reserved.expected > found.allocated.expected + held(run.recipe).whole.gradients
+    assert found.reserved.expected > found.allocated.expected + held(run).whole.gradients

@@ -43,16 +43,16 @@ def sharded(make_run):
 
 
 def test_layers_are_gathered_for_a_moment_and_the_root_for_a_step(sharded):
-    found = whole(sharded().recipe)
+    found = whole(sharded())
 
     assert (found.kept, found.fetched, found.head) == (2 * 2 * MATRIX, 2 * 2 * LAYER, 0)
     assert found.gradients == (2 + 2) * LAYER + 2 * MATRIX
-    assert not any(whole(sharded(sharding="gradients").recipe))
+    assert not any(whole(sharded(sharding="gradients")))
 
 
 def test_what_is_gathered_for_layers_is_gone_at_the_loss(sharded):
     run = sharded(micro_batch=1, batch=8)
-    holds, layer, tokens = held(run.recipe), layer_of(run.recipe), run.peak_tokens
+    holds, layer, tokens = held(run), layer_of(run), run.peak_tokens
     holds = holds._replace(whole=holds.whole._replace(root_gradients=0.0, root_shards=0.0), update_copies=0.0)
     without = holds._replace(whole=holds.whole._replace(fetched=0.0))
     here, there = (moment_of(run, each, layer, tokens).total for each in (holds, without))
@@ -64,17 +64,17 @@ def test_what_is_gathered_for_layers_is_gone_at_the_loss(sharded):
 def test_embeddings_and_head_are_reduced_after_the_last_layer(sharded):
     """Two float32 gradients of 2.1 GB take more than layers' of 1.3 GB and the head's 16-bit one."""
     run = sharded(micro_batch=1, batch=8, sequence_length=64, program=LLM_FOUNDRY)
-    found = whole(run.recipe)
+    found = whole(run)
 
     assert found.gradients == (4 + 2) * LAYER + 2 * MATRIX
     assert found.root_gradients == 4 * 2 * MATRIX - found.gradients
     assert found.root_shards == 4 * 2 * MATRIX / 8
-    assert peak_moment(run).total == held(run.recipe).gradients + found.root_gradients
+    assert peak_moment(run).total == held(run).gradients + found.root_gradients
 
 
 def test_a_matrix_in_both_places_has_two_gradients_and_their_sum(sharded):
     """As a traced step of a small Llama shows whose tied matrix is four layers large (trace_sharding.json)."""
-    found = whole(sharded(shape=model("llama-3.2-3b").shape).recipe)
+    found = whole(sharded(shape=model("llama-3.2-3b").shape).run)
 
     assert found.root_gradients + found.gradients == 3 * 2 * 128_256 * 3072
 
@@ -93,17 +93,17 @@ def test_accelerate_adds_up_whole_gradients_of_micro_batches(sharded, program, b
     """Its no_sync is FSDP's, which reduces nothing; DeepSpeed's engine reduces each micro-batch."""
     weights = {"weight_bytes": 2} if program.casts_module else {}
     one, four = (sharded(program=program, batch=batch, **weights) for batch in (32, 128))
-    loss = [loss_moment(run, held(run.recipe), layer_of(run.recipe), 2048).gradients for run in (one, four)]
+    loss = [loss_moment(run, held(run), layer_of(run), 2048).gradients for run in (one, four)]
 
-    assert loss == pytest.approx([0, bytes_each * held(one.recipe).trainable_parameters])
+    assert loss == pytest.approx([0, bytes_each * held(one).trainable_parameters])
 
 
 def test_a_loop_of_ones_own_has_embeddings_and_head_apart_under_fully_shard(sharded):
     """As torchtitan, xtuner and prime-rl shard them; a matrix that is both stays in the root."""
     newer = variant(PYTORCH, compiled=False, frozen_kept=False)
     tied = model("llama-3.2-3b").shape
-    apart, older = (whole(sharded(program=program).recipe) for program in (newer, PYTORCH))
-    both = whole(sharded(program=newer, shape=tied).recipe)
+    apart, older = (whole(sharded(program=program)) for program in (newer, PYTORCH))
+    both = whole(sharded(program=newer, shape=tied))
 
     assert (apart.kept, apart.head, apart.gradients) == (0, 2 * MATRIX, (4 + 2) * LAYER)
     assert apart.root_gradients == (4 + 2) * MATRIX - (4 + 2) * LAYER
@@ -115,7 +115,7 @@ def test_shards_of_gradients_never_lie_where_activations_lay(sharded):
     """Reductions have a stream of their own, so that even a step whose activations are most reserves both."""
     long = {"micro_batch": 16, "batch": 128, "sequence_length": 2048}
     run = sharded(**long, program=TORCHTUNE)
-    shards = 4 * held(run.recipe).trainable_parameters / 8
+    shards = 4 * held(run).trainable_parameters / 8
 
     apart = peak_moment(replace(run, program=replace(TORCHTUNE, cache="kept")))
     zero = variant(TRANSFORMERS, compiled=False, frozen_kept=False, casts_module=True)
@@ -135,7 +135,7 @@ def test_a_loop_raises_the_logits_that_it_gets_from_shards(sharded):
 
 
 def test_a_loss_in_chunks_adds_up_16_bit_gradients_of_a_gathered_head(sharded):
-    one, eight = (held(sharded(devices=devices).recipe) for devices in (1, 8))
+    one, eight = (held(sharded(devices=devices)) for devices in (1, 8))
 
     assert (one.head_gradient, eight.head_gradient) == (4 * MATRIX, 2 * MATRIX)
 
@@ -148,4 +148,4 @@ def test_in_segments_that_expand_an_update_finds_room(sharded):
     )
 
     assert kept._replace(cached=0) == expandable._replace(cached=0)
-    assert 0 < kept.cached - expandable.cached <= held(run.recipe).update_copies
+    assert 0 < kept.cached - expandable.cached <= held(run).update_copies

@@ -56,7 +56,7 @@ def test_deepspeed_keeps_float32_beside_16_bit_weights_on_one_device_too():
     parts = {"full": {}, "precision": "PRECISION_BF16", "model": {"name": "llama-3-8b"}}
     parts["hardware"] = {"accelerator": "a100-80gb", "count": 1}
 
-    plain, deepspeed = (run(text % library, **parts).recipe for library in ("UNSPECIFIED", "DEEPSPEED"))
+    plain, deepspeed = (run(text % library, **parts) for library in ("UNSPECIFIED", "DEEPSPEED"))
 
     assert [(each.weight_bytes, each.compute_bytes, each.master_bytes) for each in (plain, deepspeed)] == [
         (2, 2, 2),
@@ -174,7 +174,7 @@ def test_trl_leaves_a_quantised_base_as_it_was_loaded():
     whole, chunked = (run(asked, qlora={}, loss_kernel=f"LOSS_KERNEL_{kind}") for kind in ("FULL_LOGITS", "CHUNKED"))
     mixed = run(asked, qlora={}, loss_kernel="LOSS_KERNEL_CHUNKED", precision="PRECISION_BF16_MIXED")
 
-    assert (whole.recipe.raised, chunked.recipe.raised) == (True, False)
+    assert (whole.raised, chunked.raised) == (True, False)
     assert mixed.weight_bytes == 4
 
 

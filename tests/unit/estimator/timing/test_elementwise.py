@@ -15,7 +15,7 @@ ROWS = Rows(1000, 200.0, 45_000.0, 512, 0.5)
 
 
 def moved(run, *, fused=False):
-    return layer_traffic(run.recipe, fused=fused)
+    return layer_traffic(run, fused=fused)
 
 
 def test_each_step_of_a_plain_layer_reads_and_writes_what_autograd_says(make_run):
@@ -69,10 +69,10 @@ def test_autocast_takes_a_float32_stream_down_for_five_products(make_run):
     plain = replace(mixed, weight_bytes=2, master_bytes=2)
 
     assert moved(mixed).forward - moved(plain).forward == (5 * 6 + 2 * 4 + 2 * (28 - 36)) * HIDDEN
-    assert weight_cast_bytes(mixed.recipe, 1000) == 2 * 6 * 1000
-    assert weight_cast_bytes(replace(mixed, checkpointing=True).recipe, 1000) == 3 * 6 * 1000
+    assert weight_cast_bytes(mixed, 1000) == 2 * 6 * 1000
+    assert weight_cast_bytes(replace(mixed, checkpointing=True), 1000) == 3 * 6 * 1000
     shared = replace(mixed, devices=2, sharding="full")
-    assert [weight_cast_bytes(run.recipe, 1000) for run in (plain, shared, make_run())] == [0, 0, 0]
+    assert [weight_cast_bytes(run, 1000) for run in (plain, shared, make_run())] == [0, 0, 0]
 
 
 def test_a_mixture_copies_tokens_for_each_expert(make_run):
@@ -99,11 +99,11 @@ def test_recomputed_layers_go_forward_twice_and_a_prefix_adds_its_own(make_run):
     plain, again = (make_run(method=LoraAdapters(8, PRESETS["query-value"]), checkpointing=on) for on in (False, True))
     layer = moved(plain)
 
-    works = [step_time.work_of(run.recipe) for run in (plain, again)]
+    works = [step_time.work_of(run) for run in (plain, again)]
     assert works[0].layer_bytes == 28 * (layer.forward + layer.backward)
     assert works[1].layer_bytes == 28 * (2 * layer.forward + layer.backward)
     assert works[0].fused_bytes < 0.5 * works[0].layer_bytes
-    prefix = step_time.work_of(make_run(method=Prefix(20)).recipe)
+    prefix = step_time.work_of(make_run(method=Prefix(20)).run)
     assert prefix.layer_bytes == pytest.approx(works[0].layer_bytes + 28 * 3.6 * prefix.layer.trained)
 
 
@@ -111,7 +111,7 @@ def test_a_raised_base_casts_in_its_packed_layers_alone(make_run):
     """Its stream is float32, but no product of it is autocast's."""
     run = make_run(program=TRANSFORMERS, method=QuantizedLora(LoraAdapters(8, PRESETS["query-value"])))
 
-    assert run.recipe.raised
+    assert run.raised
     assert moved(run).forward == 2 * 28 * HIDDEN + 20 * QUERIES_AND_KEYS + 20 * HIDDEN + 10 * MLP
 
 

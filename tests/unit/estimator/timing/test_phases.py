@@ -18,23 +18,23 @@ QV = LoraAdapters(8, PRESETS["query-value"])
 
 
 def flops(run):
-    return step_time.training_flops(run, ROWS, Step(4, 800.0), step_time.work_of(run.recipe))
+    return step_time.training_flops(run, ROWS, Step(4, 800.0), step_time.work_of(run))
 
 
 def forward(run, rows):
-    return step_time.forward_flops(run, rows, step_time.work_of(run.recipe))
+    return step_time.forward_flops(run, rows, step_time.work_of(run))
 
 
 def elementwise(run):
-    return step_time.elementwise_seconds(run, ROWS, step_time.work_of(run.recipe))
+    return step_time.elementwise_seconds(run, ROWS, step_time.work_of(run))
 
 
 def overhead(run):
-    return step_time.overhead_seconds(run, step_time.work_of(run.recipe))
+    return step_time.overhead_seconds(run, step_time.work_of(run))
 
 
 def held_up_by(run):
-    return step_time.held_up_seconds(run, step_time.work_of(run.recipe))
+    return step_time.held_up_seconds(run, step_time.work_of(run))
 
 
 def matrix_part(run):
@@ -98,7 +98,7 @@ def test_phases_add_up_and_steps_make_the_training(make_run):
 def test_a_checkpoint_holds_the_optimizers_states_as_they_are(make_run, optimizer, times):
     """States of AdamW are two numbers of the weights' format, or two bytes; plain SGD has none."""
     run = make_run(method=Full(), master_bytes=2, optimizer=optimizer, checkpoints=4)
-    work = step_time.work_of(run.recipe)
+    work = step_time.work_of(run)
 
     assert work.checkpoint_bytes == pytest.approx(times * work.saved_bytes, rel=0.03)
     written = 4 * work.checkpoint_bytes + work.saved_bytes
@@ -155,7 +155,7 @@ def test_a_fused_loss_moves_no_logits_and_comes_with_fused_kernels(make_run):
     plain, fused = (elementwise(make_run(loss=loss)) for loss in ("full-logits", "fused"))
 
     run = make_run()
-    layers = step_time.work_of(run.recipe)
+    layers = step_time.work_of(run)
     kernels = layers.layer_bytes - layers.fused_bytes
     assert (plain - fused) * run.device.bandwidth == pytest.approx(c.LOSS_TRAFFIC * 128_256 + kernels)
 
@@ -219,7 +219,7 @@ def test_adapters_of_peft_move_many_bytes_around_two_thin_products(make_run):
     method = LoraAdapters(8, ("q_proj",), 0.1)
     run = make_run(method=method, program=TRANSFORMERS)
     moved = [
-        memory_traffic.adapter_bytes(each.recipe) / (28 * 3072)
+        memory_traffic.adapter_bytes(each) / (28 * 3072)
         for each in (
             run,
             replace(run, checkpointing=True),
@@ -229,13 +229,13 @@ def test_adapters_of_peft_move_many_bytes_around_two_thin_products(make_run):
     ]
 
     assert moved == [19 + 29 + 28 + 22, 2 * 19 + 29 + 2 * 28 + 22, 10 + 20 + 28 + 22, 7 + 15 + 12 + 8]
-    assert memory_traffic.adapter_bytes(make_run(method=Full()).recipe) == 0
+    assert memory_traffic.adapter_bytes(make_run(method=Full()).run) == 0
 
 
 def test_a_raised_base_computes_head_and_adapters_in_float32(make_run, gpu):
     run = make_run(method=QuantizedLora(QV), program=TRANSFORMERS, device=replace(gpu, float32_flops=16e12))
     plain = replace(run, device=gpu)
-    head = 2 * step_time.work_of(run.recipe).head * ROWS.target_fraction + step_time.work_of(run.recipe).adapters
+    head = 2 * step_time.work_of(run).head * ROWS.target_fraction + step_time.work_of(run).adapters
 
     assert flops(run) - flops(plain) == pytest.approx(9 * head)
     autocast = replace(run, weight_bytes=4)
@@ -247,13 +247,13 @@ def test_dora_goes_over_the_adapted_weights_in_each_forward_pass(make_run):
     dora = replace(plain, method=replace(plain.method, weight_decomposed=True))
     weights, numbers = 28 * 3072 * 3072, 28 * 3072
 
-    assert memory_traffic.decomposing_bytes(dora.recipe) == 18 * weights
+    assert memory_traffic.decomposing_bytes(dora) == 18 * weights
     assert (
-        memory_traffic.decomposing_bytes(plain.recipe)
-        == memory_traffic.decomposing_bytes(make_run(method=Full()).recipe)
+        memory_traffic.decomposing_bytes(plain)
+        == memory_traffic.decomposing_bytes(make_run(method=Full()).run)
         == 0
     )
-    assert memory_traffic.adapter_bytes(dora.recipe) - memory_traffic.adapter_bytes(plain.recipe) == 2 * 16 * numbers
+    assert memory_traffic.adapter_bytes(dora) - memory_traffic.adapter_bytes(plain) == 2 * 16 * numbers
     extra = overhead(dora) - overhead(plain)
     again = replace(dora, checkpointing=True), replace(plain, checkpointing=True)
     assert extra * plain.device.bandwidth == pytest.approx(18 * weights)
@@ -265,10 +265,10 @@ def test_products_behind_a_raised_base_cast_what_they_read_and_write(make_run):
     run = make_run(method=QuantizedLora(QV), program=TRANSFORMERS)
     numbers = 28 * (2 * (3072 + 3072) + 2 * (3072 + 1024) + 3 * (3072 + 8192))
 
-    assert memory_traffic.cast_bytes(run.recipe) == 2 * 6 * numbers
-    assert memory_traffic.cast_bytes(replace(run, checkpointing=True).recipe) == 3 * 6 * numbers
-    assert memory_traffic.cast_bytes(make_run(method=QuantizedLora(QV)).recipe) == 0
-    assert memory_traffic.cast_bytes(replace(run, method=QV).recipe) == 0
+    assert memory_traffic.cast_bytes(run) == 2 * 6 * numbers
+    assert memory_traffic.cast_bytes(replace(run, checkpointing=True)) == 3 * 6 * numbers
+    assert memory_traffic.cast_bytes(make_run(method=QuantizedLora(QV)).run) == 0
+    assert memory_traffic.cast_bytes(replace(run, method=QV)) == 0
 
 
 def test_chunks_that_are_kept_are_not_computed_again(make_run):
@@ -278,7 +278,7 @@ def test_chunks_that_are_kept_are_not_computed_again(make_run):
     assert c.CHUNK_TOKENS > 800
     assert again == kept
     many = [
-        step_time.training_flops(run, ROWS, Step(1, 4096.0), step_time.work_of(run.recipe))
+        step_time.training_flops(run, ROWS, Step(1, 4096.0), step_time.work_of(run))
         for run in (make_run(loss="chunked", program=each) for each in (FINETREE, TORCHTUNE))
     ]
     assert many[0] - many[1] == pytest.approx(head)
@@ -317,7 +317,7 @@ def test_a_step_may_take_less_where_nothing_waits_and_the_loss_is_compiled(make_
     waiting = 2 * 28 * PYTORCH.gather_overhead
 
     def spared(run: Run, tokens: float = 8000.0) -> float:
-        return step_time.spared_seconds(run, ROWS, Step(1, tokens), step_time.work_of(run.recipe))
+        return step_time.spared_seconds(run, ROWS, Step(1, tokens), step_time.work_of(run))
 
     assert spared(alone) == 0
     assert spared(shared) == pytest.approx(waiting)
@@ -329,7 +329,7 @@ def test_a_step_may_take_less_where_nothing_waits_and_the_loss_is_compiled(make_
 
 def test_attention_grows_no_faster_than_its_kernel(make_run, gpu):
     """0.81 of the products' rate on an A100, 350 TFLOP/s on whatever is faster than 432; on a CPU all is products."""
-    work = step_time.work_of(make_run().recipe)
+    work = step_time.work_of(make_run())
     spans = forward(make_run(), ROWS)[1] * work.attention_passes
 
     def share(rate: float) -> float:
@@ -373,7 +373,7 @@ def test_a_vocabulary_that_is_no_multiple_of_eight_doubles_the_heads_time_on_ten
     run = make_run()
     odd = replace(run, shape=replace(run.shape, vocab=run.shape.vocab + 1))
     single = replace(odd, compute_bytes=4, weight_bytes=4)
-    heads = [step_time.work_of(each.recipe).head for each in (run, odd, replace(odd, device=cpu), single)]
+    heads = [step_time.work_of(each).head for each in (run, odd, replace(odd, device=cpu), single)]
 
     assert heads[1] == 2 * heads[2]
     assert heads[3] == heads[2]
@@ -384,9 +384,9 @@ def test_experts_in_turn_take_a_layers_calls_each(make_run):
     mixture = make_run(shape=model("mixtral-8x7b").shape, method=QV, program=TRANSFORMERS)
     stacked = replace(mixture, program=FINETREE)
 
-    assert step_time.layer_overhead_seconds(mixture.recipe) == pytest.approx(9 * TRANSFORMERS.layer_overhead)
-    assert step_time.layer_overhead_seconds(stacked.recipe) == FINETREE.layer_overhead
-    assert step_time.layer_overhead_seconds(make_run(program=TRANSFORMERS).recipe) == TRANSFORMERS.layer_overhead
+    assert step_time.layer_overhead_seconds(mixture) == pytest.approx(9 * TRANSFORMERS.layer_overhead)
+    assert step_time.layer_overhead_seconds(stacked) == FINETREE.layer_overhead
+    assert step_time.layer_overhead_seconds(make_run(program=TRANSFORMERS)) == TRANSFORMERS.layer_overhead
 
 
 @pytest.mark.parametrize(
@@ -403,5 +403,5 @@ def test_experts_in_turn_take_a_layers_calls_each(make_run):
 def test_an_update_moves_what_its_optimizer_reads_and_writes(make_run, cpu, optimizer, program, bytes_moved):
     run = make_run(optimizer=optimizer, program=program)
 
-    assert memory_traffic.update_bytes(run.recipe, 1000) == 1000 * bytes_moved
-    assert memory_traffic.update_bytes(replace(run, device=cpu).recipe, 1000) == 1000 * (bytes_moved - 4 * 3)
+    assert memory_traffic.update_bytes(run, 1000) == 1000 * bytes_moved
+    assert memory_traffic.update_bytes(replace(run, device=cpu), 1000) == 1000 * (bytes_moved - 4 * 3)
