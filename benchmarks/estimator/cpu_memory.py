@@ -165,7 +165,7 @@ def predicted(case: Case, seen: dict[str, Any]) -> dict[str, float]:
     from finetree_api.estimator.v1 import estimator_pb2 as pb
     from finetree_estimator import estimate as engine
     from finetree_estimator.catalog.prices import packaged
-    from finetree_estimator.spec.parse import read
+    from finetree_estimator.spec.parse import parse_request
     from finetree_estimator.spec.resolve import Knowledge
     from google.protobuf import json_format
 
@@ -174,7 +174,7 @@ def predicted(case: Case, seen: dict[str, Any]) -> dict[str, float]:
     if "held_out" in seen:
         told["evaluation_profile"] = seen["held_out"]
     json_format.ParseDict(told, request)
-    memory = engine.estimate(read(request, Knowledge(packaged())).run).memory
+    memory = engine.estimate(parse_request(request, Knowledge(packaged())).run).memory
     parts = {kind.value: interval.expected for kind, interval in memory.components}
     return parts | {"allocated": memory.allocated.expected, "process": memory.device.expected}
 

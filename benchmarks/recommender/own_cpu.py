@@ -31,7 +31,7 @@ from finetree_recommender.messages import recommendation
 from finetree_recommender.policy.library import Library
 from finetree_recommender.policy.pack import DEFAULT_PACK
 from finetree_recommender.recommend import Advisor
-from finetree_runtime.server.service import COLLECT_EVERY
+from finetree_runtime.server.service import GC_THRESHOLDS
 
 SECONDS = 60.0
 """Longest wait for an answer of the estimator."""
@@ -145,7 +145,7 @@ async def measure(file: Path, count: int) -> dict[str, Any]:
         pass
     # As a server does once it has started.
     gc.freeze()
-    gc.set_threshold(*COLLECT_EVERY)
+    gc.set_threshold(*GC_THRESHOLDS)
     taken = []
     for asked in fresh:
         began = time.process_time()

@@ -15,14 +15,15 @@ from finetree_worker.events import types
 from finetree_worker.process import outcome
 from finetree_worker.errors import StorageError
 from finetree_worker.events.reporter import Reporter
-from finetree_worker.events.journal import FILE_NAME, Segment, read
+from finetree_data.journal import FILE_NAME, read
+from finetree_worker.events.journal import Journal
 from finetree_worker.events.convert import LogLine, Place, Translator
 
 folder = Path(sys.argv[1])
-segment = Segment(folder)
+journal = Journal(folder)
 translator = Translator(worker_pb2.Task(job="j", attempt=1), Place("here", {}))
 go_on = threading.Event()
-reporter = Reporter(segment, translator, on_written=go_on.wait, on_phase=lambda phase: None)
+reporter = Reporter(journal, translator, on_written=go_on.wait, on_phase=lambda phase: None)
 
 def emit():
     reporter.emit(LogLine(types.Level.INFO, "test", "x" * 1000))
@@ -56,9 +57,9 @@ written = reporter.finish(outcome.failed(full))
 """
 
 _END = """
-segment.close()
+journal.close()
 with (folder / FILE_NAME).open("rb") as stream:
-    found = [worker_pb2.WorkerEvent.FromString(record.body) for record in read(stream)]
+    found = [record.event for record in read(stream)]
 assert [event.worker_seq for event in found] == list(range(1, len(found) + 1))
 print(written, len(found) > 100, worker_pb2.OutcomeKind.Name(found[-1].outcome.kind), found[-1].outcome.error.message)
 """

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
-from finetree_worker.events.journal import FILE_NAME, read
+from finetree_data.journal import FILE_NAME, read
 from google.rpc import code_pb2, error_details_pb2
 
 
-def segment(work_dir):
+def journal(work_dir):
     with (work_dir / FILE_NAME).open("rb") as stream:
-        return [worker_pb2.WorkerEvent.FromString(record.body) for record in read(stream)]
+        return [record.event for record in read(stream)]
 
 
 async def ended(process):
@@ -47,7 +47,7 @@ async def test_a_task_from_hello_to_outcome(trainer, script, spawn, tmp_path, wo
     assert artifact.name == "projects/p/jobs/j/artifacts/adapter"
     manifest = json.loads((tmp_path / "artifacts" / "adapter" / "finetree.json").read_text())
     assert (manifest["attempt"], manifest["plan_digest"], manifest["base"]["hub_id"]) == ("2", "sha256:1", "hub/base")
-    assert segment(work_dir) == trainer.stored
+    assert journal(work_dir) == trainer.stored
 
 
 async def test_events_carry_what_the_contract_asks_of_them(trainer, script, spawn):
@@ -67,14 +67,14 @@ async def test_events_carry_what_the_contract_asks_of_them(trainer, script, spaw
     assert all(f.eta_seconds.low <= f.eta_seconds.expected <= f.eta_seconds.high for f in forecasts)
 
 
-async def test_kill_9_leaves_a_readable_segment_with_all_that_was_acknowledged(trainer, script, spawn, work_dir):
+async def test_kill_9_leaves_a_readable_journal_with_all_that_was_acknowledged(trainer, script, spawn, work_dir):
     script(steps=100_000)
     await trainer.start()
     process = await spawn()
     await trainer.until(lambda: len(trainer.stored) >= 500, "500 events")
     os.kill(process.pid, signal.SIGKILL)
     assert await ended(process) == -signal.SIGKILL
-    left = segment(work_dir)
+    left = journal(work_dir)
     assert [event.worker_seq for event in left] == list(range(1, len(left) + 1))
     assert left[: len(trainer.stored)] == trainer.stored
 
@@ -158,7 +158,7 @@ async def test_an_orphan_saves_and_ends_with_its_record_on_disk(trainer, script,
     await trainer.until(lambda: trainer.steps, "training")
     await trainer.stop()
     assert await ended(process) == 0
-    left = segment(work_dir)
+    left = journal(work_dir)
     assert left[-1].outcome.kind == worker_pb2.OUTCOME_KIND_INTERRUPTED
     assert left[-2].event.HasField("checkpoint_saved")
 
@@ -240,7 +240,7 @@ async def test_a_task_folder_that_cannot_be_written_is_an_io_error(trainer, scri
     assert str(work_dir).encode() not in err
 
 
-async def test_neither_segment_nor_link_nor_process_imports_a_training_library():
+async def test_neither_journal_nor_link_nor_process_imports_a_training_library():
     names = "{'torch', 'transformers', 'numpy'}"
     code = f"import sys, finetree_worker.process.process; print(sorted({names} & set(sys.modules)))"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)

@@ -18,7 +18,7 @@ from finetree_estimator.intervals import BeyondLimitError, Interval
 from finetree_estimator.memory.peak import COUNTED, Memory
 from finetree_estimator.methods.base import name_of
 from finetree_estimator.run import Run
-from finetree_estimator.spec.parse import read
+from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge, device_key, model_family
 from finetree_estimator.timing.phases import Times
 
@@ -94,10 +94,10 @@ def _run(request: pb.EstimateRunRequest, knowledge: Knowledge) -> tuple[Run, rs.
     # What a run costs has no part in this, and its price may be gone.
     asked.spec.ClearField("ownership")
     try:
-        reading = read(asked, knowledge)
+        parsed = parse_request(asked, knowledge)
     except DomainError as error:
         raise _inside(error) from error
-    return replace(reading.run, payment=None), reading.spec
+    return replace(parsed.run, payment=None), parsed.spec
 
 
 def _predicted(run: Run, predict: Predict) -> Prediction:

@@ -12,7 +12,7 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_estimator.catalog.accelerators import accelerators
 from finetree_estimator.evidence.calibration import EMPTY, Calibration, correction_for
 from finetree_estimator.messages.estimate import remedy_message
-from finetree_estimator.spec.parse import read
+from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif import remedies
 from finetree_estimator.whatif.changes import apply_patch
@@ -87,10 +87,13 @@ def _lighter(
     correction = correction_for(asked, asked.spec, calibration)
     if policy.HasField("max_device_bytes"):
         lighter = remedies.search(
-            asked, read(asked, knowledge), knowledge, correction, limit_bytes=policy.max_device_bytes
+            asked, parse_request(asked, knowledge), knowledge, correction, limit_bytes=policy.max_device_bytes
         )
         items = [remedy_message(item) for item in lighter]
-    if not items and (least := remedies.furthest(asked, read(asked, knowledge), knowledge, correction)) is not None:
+    if (
+        not items
+        and (least := remedies.furthest(asked, parse_request(asked, knowledge), knowledge, correction)) is not None
+    ):
         items = [remedy_message(least)]  # it will not do either, but says how far the limit is
     yield from (pb.Remedy(patches=item.patches, summary=_summary(item)) for item in items)
 

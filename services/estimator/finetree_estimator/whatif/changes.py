@@ -10,7 +10,7 @@ from finetree_runtime.runspec.resolve import canonical, resolved_spec
 from google.protobuf import json_format
 
 from finetree_estimator.methods.base import Full, trainable_parameters
-from finetree_estimator.spec.parse import Reading
+from finetree_estimator.spec.parse import ParsedRequest
 
 SHORTEST = 128
 """Tokens below which a sequence length is not halved."""
@@ -51,12 +51,12 @@ class Change:
         )
 
 
-def applicable(reading: Reading) -> list[Change]:
+def applicable(parsed: ParsedRequest) -> list[Change]:
     """Changes of a run that may lower its memory, in no particular order."""
-    spec = reading.spec
+    spec = parsed.spec
     found = [*_kernels(spec), *_micro_batch(spec), *_checkpointing(spec), *_sequence(spec), *_base(spec)]
-    found += [*_optimizer(reading), *_in_backward(reading), *_precision(reading)]
-    found += [*_sharding(reading), *_devices(reading), *_method(reading)]
+    found += [*_optimizer(parsed), *_in_backward(parsed), *_precision(parsed)]
+    found += [*_sharding(parsed), *_devices(parsed), *_method(parsed)]
     return found
 
 
@@ -118,9 +118,9 @@ def _base(spec: rs.RunSpec) -> Iterator[Change]:
         yield _one("qlora.double_quantization", "true", 1, 1, "double quantisation")
 
 
-def _optimizer(reading: Reading) -> Iterator[Change]:
+def _optimizer(parsed: ParsedRequest) -> Iterator[Change]:
     """8-bit states, where the states are large; a CPU has no kernels for them."""
-    run, spec = reading.run, reading.spec
+    run, spec = parsed.run, parsed.spec
     states = 2 * run.master_bytes * trainable_parameters(run.method, run.shape)
     if _on_cpu(spec) or states < LARGE_STATES * run.device.usable_bytes:
         return
@@ -131,10 +131,10 @@ def _optimizer(reading: Reading) -> Iterator[Change]:
         yield _one("optimizer", '"OPTIMIZER_PAGED_ADAMW_8BIT"', 2, 8, text)
 
 
-def _in_backward(reading: Reading) -> Iterator[Change]:
+def _in_backward(parsed: ParsedRequest) -> Iterator[Change]:
     """Updates in the backward pass: a batch is then one micro-batch, and its gradients are never clipped together."""
-    run, training = reading.run, reading.spec.training
-    if not isinstance(run.method, Full) or reading.spec.optimizer_in_backward:
+    run, training = parsed.run, parsed.spec.training
+    if not isinstance(run.method, Full) or parsed.spec.optimizer_in_backward:
         return
     for level, rows in enumerate(sorted({run.micro_batch, 1}, reverse=True), start=1):
         patches, batch = [(_IN_BACKWARD, "true")], rows * run.devices
@@ -150,16 +150,16 @@ def _in_backward(reading: Reading) -> Iterator[Change]:
         yield Change(_IN_BACKWARD, level, 9 + 3 * level, text, tuple(patches), excludes)
 
 
-def _precision(reading: Reading) -> Iterator[Change]:
-    spec, full = reading.spec, isinstance(reading.run.method, Full)
+def _precision(parsed: ParsedRequest) -> Iterator[Change]:
+    spec, full = parsed.spec, isinstance(parsed.run.method, Full)
     if spec.precision == rs.PRECISION_FP32:
         yield _one("precision", '"PRECISION_BF16"', 1, 10, "16-bit weights and compute")
     elif full and spec.precision == rs.PRECISION_BF16_MIXED:
         yield _one("precision", '"PRECISION_BF16"', 1, 13, "no float32 master weights")
 
 
-def _sharding(reading: Reading) -> Iterator[Change]:
-    if reading.run.devices == 1:
+def _sharding(parsed: ParsedRequest) -> Iterator[Change]:
+    if parsed.run.devices == 1:
         return
     kinds = (
         (rs.SHARDING_OPTIMIZER, 2, "optimizer states spread over the devices (ZeRO-1)"),
@@ -167,14 +167,14 @@ def _sharding(reading: Reading) -> Iterator[Change]:
         (rs.SHARDING_FULL, 6, "everything spread over the devices (FSDP, ZeRO-3)"),
     )
     for kind, harm, text in kinds:
-        if kind > reading.spec.hardware.sharding:
+        if kind > parsed.spec.hardware.sharding:
             yield _one(_SHARDING, f'"{rs.Sharding.Name(kind)}"', kind, harm, text)
 
 
-def _devices(reading: Reading) -> Iterator[Change]:
-    if _on_cpu(reading.spec):
+def _devices(parsed: ParsedRequest) -> Iterator[Change]:
+    if _on_cpu(parsed.spec):
         return
-    count, level = 2 * reading.run.devices, 1
+    count, level = 2 * parsed.run.devices, 1
     while count <= MOST_DEVICES:
         patches = (("hardware.count", str(count)), (_SHARDING, '"SHARDING_FULL"'))
         text = f"{count} devices that share everything (FSDP, ZeRO-3)"
@@ -182,9 +182,9 @@ def _devices(reading: Reading) -> Iterator[Change]:
         count, level = 2 * count, level + 1
 
 
-def _method(reading: Reading) -> Iterator[Change]:
+def _method(parsed: ParsedRequest) -> Iterator[Change]:
     """A smaller base first, then another method, which brings its own learning rate."""
-    spec, method = reading.spec, reading.spec.WhichOneof("method")
+    spec, method = parsed.spec, parsed.spec.WhichOneof("method")
     to_qlora = method in ("full", "lora", "prefix", "adapter") and not _on_cpu(spec)
     if method == "lora" and to_qlora:
         yield Change("method", 1, 10, "a 4-bit base (QLoRA)", (("qlora", json.dumps({"lora": canonical(spec.lora)})),))

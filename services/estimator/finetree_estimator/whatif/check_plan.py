@@ -6,7 +6,7 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.errors import DomainError, invalid_field
 
 from finetree_estimator.evidence.calibration import EMPTY, Calibration
-from finetree_estimator.messages.estimate import interval_message
+from finetree_estimator.messages.provenance import interval_message
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif import alternatives, checks, impasse
 from finetree_estimator.whatif.alternatives import Estimator

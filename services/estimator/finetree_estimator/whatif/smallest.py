@@ -15,7 +15,7 @@ from finetree_estimator.estimate import fit_of
 from finetree_estimator.evidence.calibration import EMPTY, Calibration, correction_for
 from finetree_estimator.intervals import Interval
 from finetree_estimator.memory.fit import Verdict
-from finetree_estimator.spec.parse import Reading, read
+from finetree_estimator.spec.parse import ParsedRequest, parse_request
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif.elsewhere import correction_on, moved
 
@@ -52,18 +52,18 @@ def sharding_of(count: int) -> rs.Sharding.ValueType:
 
 
 def search(
-    request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, calibration: Calibration = EMPTY
+    request: pb.EstimateRunRequest, parsed: ParsedRequest, knowledge: Knowledge, calibration: Calibration = EMPTY
 ) -> list[Option]:
     """For each number of devices the smallest memory class that fits, if no fewer devices of its size do.
 
     Of a class the accelerator with the lowest price for its speed is named. None for a run on a CPU.
     """
-    if reading.run.device.is_cpu:
+    if parsed.run.device.is_cpu:
         return []
     options: list[Option] = []
     bound = float("inf")
     for count in COUNTS:
-        option = _smallest(request, reading, knowledge, calibration, count=count, bound=bound)
+        option = _smallest(request, parsed, knowledge, calibration, count=count, bound=bound)
         if option is not None:
             options.append(option)
             bound = _class_of(option.accelerator)
@@ -72,7 +72,7 @@ def search(
 
 def _smallest(
     request: pb.EstimateRunRequest,
-    reading: Reading,
+    parsed: ParsedRequest,
     knowledge: Knowledge,
     calibration: Calibration,
     *,
@@ -81,8 +81,8 @@ def _smallest(
 ) -> Option | None:
     """The smallest class below `bound` (GB as sold) of which so many devices do."""
     try:
-        changed = _elsewhere(request, reading, knowledge, count)
-        there = read(changed, knowledge)
+        changed = _elsewhere(request, parsed, knowledge, count)
+        there = parse_request(changed, knowledge)
     except DomainError:
         # The spec cannot be run on so many devices.
         return None
@@ -101,12 +101,12 @@ def _smallest(
 
 
 def _elsewhere(
-    request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, count: int
+    request: pb.EstimateRunRequest, parsed: ParsedRequest, knowledge: Knowledge, count: int
 ) -> pb.EstimateRunRequest:
     """The request for so many of the largest accelerators, at any price."""
     changed = pb.EstimateRunRequest()
     changed.CopyFrom(request)
-    changed.spec.CopyFrom(reading.spec)
+    changed.spec.CopyFrom(parsed.spec)
     changed.spec.ClearField("ownership")
     name = _ascending(knowledge.prices)[-1].name
     changed.spec.hardware.CopyFrom(rs.Hardware(accelerator=name, count=count, sharding=sharding_of(count)))

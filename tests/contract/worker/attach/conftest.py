@@ -15,7 +15,7 @@ from finetree_api.trainer.v1 import event_pb2, worker_pb2, worker_pb2_grpc
 from finetree_worker.attach.commands import Commands
 from finetree_worker.attach.identity import Identity, Timing
 from finetree_worker.attach.stream import Link
-from finetree_worker.events.journal import Segment
+from finetree_worker.events.journal import Journal
 from google.protobuf.duration_pb2 import Duration
 
 TIMING = Timing(heartbeat=5, orphan_grace=30, batch_delay=0.005, first_backoff=0.005, longest_backoff=0.02)
@@ -126,19 +126,19 @@ class Joined:
 
     link: Link
     commands: Commands
-    segment: Segment
+    journal: Journal
     tasks: "queue.SimpleQueue[worker_pb2.Task | None]" = field(default_factory=queue.SimpleQueue)
     refusals: list[str] = field(default_factory=list)
 
     def bind(self) -> None:
-        self.link.bind(self.segment)
+        self.link.bind(self.journal)
 
     def write(self, count: int) -> None:
         """Append so many log lines."""
         for _ in range(count):
-            text = f"line {self.segment.last_seq + 1}"
+            text = f"line {self.journal.last_seq + 1}"
             event = event_pb2.JobEvent(log_line=event_pb2.LogLine(text=text))
-            self.segment.append([worker_pb2.WorkerEvent(event=event)], durable=False)
+            self.journal.append([worker_pb2.WorkerEvent(event=event)], durable=False)
             self.link.wake()
 
     async def task(self) -> worker_pb2.Task | None:
@@ -185,17 +185,17 @@ async def join(socket, tmp_path):
 
     def start(kind=worker_pb2.TASK_KIND_TRAIN, job="projects/p/jobs/j", attempt=3, timing=TIMING) -> Joined:
         commands, tasks, refusals = Commands(), queue.SimpleQueue(), []
-        segment = Segment(tmp_path / f"work-{len(joined)}")
+        journal = Journal(tmp_path / f"work-{len(joined)}")
         identity = Identity(kind, "first-token", "1.0", "boot", "node", job, attempt)
         link = Link(socket, identity, commands, on_task=tasks.put, on_refused=refusals.append, timing=timing)
-        joined.append(Joined(link, commands, segment, tasks, refusals))
+        joined.append(Joined(link, commands, journal, tasks, refusals))
         link.start()
         return joined[-1]
 
     yield start
     for worker in joined:
         await asyncio.to_thread(worker.link.close)
-        worker.segment.close()
+        worker.journal.close()
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ async def test_thirty_cuts_lose_nothing_and_repeat_nothing(service, serve, join,
         await asyncio.sleep(0.002)
     await asyncio.to_thread(worker.write, 5)
     assert await worker.drain()
-    assert [event.worker_seq for event in service.stored] == list(range(1, worker.segment.last_seq + 1))
+    assert [event.worker_seq for event in service.stored] == list(range(1, worker.journal.last_seq + 1))
     assert not service.problems
     assert len(service.hellos) >= 30
     assert {(h.token, h.job, h.attempt) for h in service.hellos[1:]} == {("second-token", TASK.job, 3)}
@@ -133,7 +133,7 @@ async def test_any_other_status_is_tried_again(service, serve, join, until):
     assert await worker.task() == TASK
 
 
-async def test_a_service_that_knows_more_than_the_segment_ends_the_worker(service, serve, join, until):
+async def test_a_service_that_knows_more_than_the_journal_ends_the_worker(service, serve, join, until):
     service.task = TASK
     service.stored = [worker_pb2.WorkerEvent(worker_seq=n) for n in range(1, 6)]
     await serve()
@@ -250,7 +250,7 @@ async def test_draining_gives_up_when_the_lease_is_over(service, serve, join, un
     assert time.monotonic() - began < 5
 
 
-async def test_draining_waits_for_a_segment_that_the_link_has_not_got_round_to(
+async def test_draining_waits_for_a_journal_that_the_link_has_not_got_round_to(
     service, serve, join, until, monkeypatch
 ):
     service.task = TASK

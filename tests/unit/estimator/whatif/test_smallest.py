@@ -6,7 +6,7 @@ from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.accelerators import accelerator, accelerators
 from finetree_estimator.estimate import fit_of
 from finetree_estimator.memory.fit import Verdict
-from finetree_estimator.spec.parse import read
+from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif.smallest import COUNTS, search, sharding_of
 from finetree_runtime.errors import DomainError
@@ -18,7 +18,7 @@ KNOWLEDGE = Knowledge(prices.packaged())
 def case(name, method="lora", **more: object):
     spec = {"model": {"name": name}, method: {}, "hardware": {"accelerator": "t4"}} | more
     request = json_format.ParseDict({"spec": spec, "dataset_profile": {"examples": 1000}}, pb.EstimateRunRequest())
-    return request, read(request, KNOWLEDGE)
+    return request, parse_request(request, KNOWLEDGE)
 
 
 def on(request, name, count):
@@ -28,7 +28,7 @@ def on(request, name, count):
     changed.spec.ClearField("ownership")
     changed.spec.hardware.CopyFrom(rs.Hardware(accelerator=name, count=count, sharding=sharding_of(count)))
     try:
-        return fit_of(read(changed, KNOWLEDGE).run)
+        return fit_of(parse_request(changed, KNOWLEDGE).run)
     except DomainError:
         return None
 
@@ -51,8 +51,8 @@ def classes_that_fit(request, count):
     ],
 )
 def test_no_smaller_hardware_of_the_catalogue_does(model, method):
-    request, reading = case(model, method)
-    options = {option.count: option for option in search(request, reading, KNOWLEDGE)}
+    request, parsed = case(model, method)
+    options = {option.count: option for option in search(request, parsed, KNOWLEDGE)}
 
     smallest_so_far = float("inf")
     for count in COUNTS:
@@ -64,8 +64,8 @@ def test_no_smaller_hardware_of_the_catalogue_does(model, method):
 
 
 def test_an_option_says_what_an_estimate_on_it_says():
-    request, reading = case("llama-3.1-8b", "qlora")
-    options = search(request, reading, KNOWLEDGE)
+    request, parsed = case("llama-3.1-8b", "qlora")
+    options = search(request, parsed, KNOWLEDGE)
 
     assert options
     for option in options:
@@ -77,8 +77,8 @@ def test_an_option_says_what_an_estimate_on_it_says():
 def test_of_a_memory_class_the_cheapest_for_its_speed_is_named():
     most = 0
     for model in ("smollm2-135m-instruct", "llama-3.2-1b", "llama-3.1-8b", "qwen2.5-14b"):
-        request, reading = case(model, "qlora", ownership={"rented": {"price_id": "modal/t4/2025-02-10"}})
-        for option in search(request, reading, KNOWLEDGE):
+        request, parsed = case(model, "qlora", ownership={"rented": {"price_id": "modal/t4/2025-02-10"}})
+        for option in search(request, parsed, KNOWLEDGE):
             size = accelerator(option.accelerator).marketed_gb
             found = {e.name: on(request, e.name, option.count) for e in accelerators() if e.marketed_gb == size}
             fitting = [name for name, one in found.items() if one is not None and one[1].verdict is Verdict.FITS]
@@ -93,13 +93,13 @@ def price_for_speed(name):
 
 
 def test_a_run_on_a_cpu_is_not_sent_to_an_accelerator():
-    request, reading = case("llama-3.2-1b", hardware={"cpu": {"cores": 4, "memory_bytes": 8 << 30}})
+    request, parsed = case("llama-3.2-1b", hardware={"cpu": {"cores": 4, "memory_bytes": 8 << 30}})
 
-    assert search(request, reading, KNOWLEDGE) == []
+    assert search(request, parsed, KNOWLEDGE) == []
 
 
 def test_where_nothing_is_large_enough_there_is_no_option():
     shape = {"hidden_size": 65_536, "layers": 500, "intermediate_size": 262_144, "attention_heads": 512}
-    request, reading = case("", "full", model={"shape": shape | {"vocab_size": 128_000}})
+    request, parsed = case("", "full", model={"shape": shape | {"vocab_size": 128_000}})
 
-    assert search(request, reading, KNOWLEDGE) == []
+    assert search(request, parsed, KNOWLEDGE) == []

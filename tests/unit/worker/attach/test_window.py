@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The window over a segment: what is sent, sent again, and held back."""
+"""The window over a journal: what is sent, sent again, and held back."""
 
 import pytest
 from finetree_api.trainer.v1 import event_pb2, worker_pb2
 from finetree_worker.attach.identity import RefusedError
 from finetree_worker.attach.window import IN_FLIGHT_BYTES, Window
-from finetree_worker.events.journal import Segment
+from finetree_worker.events.journal import Journal
 
 
 @pytest.fixture
-def segment(tmp_path):
-    opened = Segment(tmp_path)
+def journal(tmp_path):
+    opened = Journal(tmp_path)
     opened.append([line() for _ in range(10)], durable=False)
     yield opened
     opened.close()
@@ -27,12 +27,12 @@ def sent(window):
     return numbers
 
 
-def test_it_begins_behind_what_the_service_has(segment):
-    assert sent(Window(segment, 4)) == [5, 6, 7, 8, 9, 10]
+def test_it_begins_behind_what_the_service_has(journal):
+    assert sent(Window(journal, 4)) == [5, 6, 7, 8, 9, 10]
 
 
-def test_after_a_break_everything_unacknowledged_is_sent_again_in_order(segment):
-    window = Window(segment, 0)
+def test_after_a_break_everything_unacknowledged_is_sent_again_in_order(journal):
+    window = Window(journal, 0)
     assert sent(window) == list(range(1, 11))
     window.acknowledge(3)
     window.resume(3)
@@ -42,8 +42,8 @@ def test_after_a_break_everything_unacknowledged_is_sent_again_in_order(segment)
     assert window.settled
 
 
-def test_a_service_restored_from_a_backup_gets_the_older_events_again(segment):
-    window = Window(segment, 0)
+def test_a_service_restored_from_a_backup_gets_the_older_events_again(journal):
+    window = Window(journal, 0)
     sent(window)
     window.acknowledge(10)
     window.resume(2)
@@ -51,17 +51,17 @@ def test_a_service_restored_from_a_backup_gets_the_older_events_again(segment):
     assert not window.settled
 
 
-def test_new_events_follow(segment):
-    window = Window(segment, 10)
+def test_new_events_follow(journal):
+    window = Window(journal, 10)
     assert window.unsent_bytes == 0
-    segment.append([line()], durable=False)
+    journal.append([line()], durable=False)
     assert window.unsent_bytes > 0
     assert sent(window) == [11]
 
 
-def test_too_much_on_its_way_waits_for_the_service(segment):
-    segment.append([line(1_000_000) for _ in range(10)], durable=False)
-    window = Window(segment, 0)
+def test_too_much_on_its_way_waits_for_the_service(journal):
+    journal.append([line(1_000_000) for _ in range(10)], durable=False)
+    window = Window(journal, 0)
     first = sent(window)
     assert first[-1] < 20
     assert window.next_batch() is None
@@ -71,6 +71,6 @@ def test_too_much_on_its_way_waits_for_the_service(segment):
     assert IN_FLIGHT_BYTES < 10 * 1_000_000
 
 
-def test_a_service_that_holds_more_than_the_segment_is_not_written_to(segment):
+def test_a_service_that_holds_more_than_the_journal_is_not_written_to(journal):
     with pytest.raises(RefusedError, match="11 events"):
-        Window(segment, 11)
+        Window(journal, 11)

@@ -7,15 +7,16 @@ import threading
 
 import pytest
 from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_data.journal import FILE_NAME, read
 from finetree_worker.events import types
 from finetree_worker.events.convert import LogLine, Place, Translator
-from finetree_worker.events.journal import FILE_NAME, Segment, read
+from finetree_worker.events.journal import Journal
 from finetree_worker.events.reporter import Reporter
 
 
 @pytest.fixture
-def segment(tmp_path):
-    opened = Segment(tmp_path)
+def journal(tmp_path):
+    opened = Journal(tmp_path)
     yield opened
     opened.close()
 
@@ -26,14 +27,14 @@ def phases():
 
 
 @pytest.fixture
-def reporter(segment, phases):
+def reporter(journal, phases):
     translator = Translator(worker_pb2.Task(job="projects/p/jobs/j", attempt=1), Place("here", {}))
-    return Reporter(segment, translator, on_written=lambda: None, on_phase=phases.append)
+    return Reporter(journal, translator, on_written=lambda: None, on_phase=phases.append)
 
 
 def stored(folder):
     with (folder / FILE_NAME).open("rb") as stream:
-        return [worker_pb2.WorkerEvent.FromString(record.body) for record in read(stream)]
+        return [record.event for record in read(stream)]
 
 
 def line(text):
@@ -97,11 +98,11 @@ from finetree_worker.events import types
 from finetree_worker.process import outcome
 from finetree_worker.errors import StorageError
 from finetree_worker.events.reporter import Reporter
-from finetree_worker.events.journal import Segment
+from finetree_worker.events.journal import Journal
 from finetree_worker.events.convert import LogLine, Place, Translator
-segment = Segment(Path(sys.argv[1]))
+journal = Journal(Path(sys.argv[1]))
 translator = Translator(worker_pb2.Task(job="j", attempt=1), Place("here", {}))
-reporter = Reporter(segment, translator, on_written=lambda: None, on_phase=lambda phase: None)
+reporter = Reporter(journal, translator, on_written=lambda: None, on_phase=lambda phase: None)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
     while True:
@@ -111,7 +112,7 @@ except StorageError as error:
 """
 
 
-def test_a_full_disk_ends_the_task_and_leaves_a_readable_segment(tmp_path):
+def test_a_full_disk_ends_the_task_and_leaves_a_readable_journal(tmp_path):
     command = [sys.executable, "-c", _FILL, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     # The outcome is small: it may fit behind the events that did not.

@@ -6,18 +6,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from finetree_api.trainer.v1 import worker_pb2
+from finetree_data import journal
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog import ingest
 from finetree_trainer.joblog.log import EventLog, FencedError
 from finetree_trainer.joblog.transaction import Draft
 from finetree_trainer.store import attempts
-from finetree_trainer.workers import journal
 
 INTERRUPTIONS = 16
 """How often a job goes on after its worker was stopped with a checkpoint by no fault of its own."""
 REPLAY_EVENTS = 500
-"""Events of a dead worker's segment that are logged in one transaction."""
+"""Events of a dead worker's journal that are logged in one transaction."""
 
 
 async def close_attempt(log: EventLog, uid: str, attempt: int, folder: Path, *, how: str, retries: int) -> None:
@@ -36,7 +36,7 @@ async def close_attempt(log: EventLog, uid: str, attempt: int, folder: Path, *, 
 async def _replay(log: EventLog, uid: str, attempt: int, folder: Path) -> None:
     """Log the events that never reached us, up to the first that is not ours to log."""
     row = await log.store.read(lambda connection: attempts.load(connection, uid, attempt))
-    left = await asyncio.to_thread(journal.read, folder, row.acknowledged if row else 0)
+    left = await asyncio.to_thread(journal.events_after, folder, row.acknowledged if row else 0)
     for start in range(0, len(left), REPLAY_EVENTS):
         part = left[start : start + REPLAY_EVENTS]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's side of WorkerService.Attach: one thread that keeps the stream up and never holds up training.
 
-Everything that it sends comes out of the segment, so nothing is lost when the stream breaks and nothing piles up in
+Everything that it sends comes out of the journal, so nothing is lost when the stream breaks and nothing piles up in
 memory while the service is away: after each Welcome it goes on behind the newest event that the service has stored.
 """
 
@@ -19,7 +19,7 @@ from finetree_api.trainer.v1 import job_pb2, worker_pb2, worker_pb2_grpc
 from finetree_worker.attach.commands import Commands, Stop
 from finetree_worker.attach.identity import Identity, RefusedError, Timing
 from finetree_worker.attach.window import BATCH_BYTES, Window
-from finetree_worker.events.journal import Segment
+from finetree_worker.events.journal import Journal
 
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
@@ -68,13 +68,13 @@ class Link:
         """Begin to attach."""
         self._thread.start()
 
-    def bind(self, segment: Segment) -> None:
-        """Send the events of this segment from now on."""
+    def bind(self, journal: Journal) -> None:
+        """Send the events of this journal from now on."""
         self._bound = True
-        self._in_loop(lambda: self._adopt(segment))
+        self._in_loop(lambda: self._adopt(journal))
 
     def wake(self) -> None:
-        """There is something new in the segment."""
+        """There is something new in the journal."""
         self._in_loop(self._news.set)
 
     def send_profile(self, profile: worker_pb2.HostProfile) -> None:
@@ -216,7 +216,7 @@ class Link:
         return None if batch is None else worker_pb2.AttachRequest(events=batch)
 
     def _all_stored(self) -> bool:
-        # A task may be over before this thread has got round to adopting its segment: then nothing is stored yet.
+        # A task may be over before this thread has got round to adopting its journal: then nothing is stored yet.
         return not self._bound if self._window is None else self._window.settled
 
     def _may_gather(self) -> bool:
@@ -265,9 +265,9 @@ class Link:
             self._identity = self._identity.with_task(task)
             self._on_task(task)
 
-    def _adopt(self, segment: Segment) -> None:
+    def _adopt(self, journal: Journal) -> None:
         try:
-            self._window = Window(segment, self._acknowledged)
+            self._window = Window(journal, self._acknowledged)
         except RefusedError as refused:
             self._on_refused(str(refused))
         self._news.set()

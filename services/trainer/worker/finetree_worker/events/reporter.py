@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a task's events go: the training thread drops them into a queue, a thread of its own writes the segment.
+"""Where a task's events go: the training thread drops them into a queue, a thread of its own writes the journal.
 
 Training pays for a time stamp and a queue, never for serializing, the disk or the service. Events that others act upon
 (a checkpoint, an artifact) return only when they are on the disk.
@@ -17,7 +17,7 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
 from finetree_worker.errors import StorageError
 from finetree_worker.events import types
 from finetree_worker.events.convert import LogLine, Published, Report, Stamp, Translator, phase_of
-from finetree_worker.events.journal import OUTCOME_BYTES, Segment
+from finetree_worker.events.journal import OUTCOME_BYTES, Journal
 
 QUEUE_LIMIT = 10_000
 """Events that wait for the writer; beyond it training waits for its own disk, as it must."""
@@ -35,28 +35,28 @@ class _Entry:
 
 
 class Reporter:
-    """The core's `Reporter`, over one segment. `emit` may be called from any thread, `finish` once, at the end."""
+    """The core's `Reporter`, over one journal. `emit` may be called from any thread, `finish` once, at the end."""
 
     def __init__(
         self,
-        segment: Segment,
+        journal: Journal,
         translator: Translator,
         *,
         on_written: Callable[[], object],
         on_phase: Callable[[job_pb2.JobPhase.ValueType], object],
     ) -> None:
         """In the writer's thread, `on_written` is called after each write, `on_phase` when a phase goes on."""
-        self._segment, self._translator = segment, translator
+        self._journal, self._translator = journal, translator
         self._on_written, self._on_phase = on_written, on_phase
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._began = time.monotonic()
         self._disk_full = False
         self._all_written = self._last_written = True
-        self._thread = threading.Thread(target=self._write_all, name="finetree-segment", daemon=True)
+        self._thread = threading.Thread(target=self._write_all, name="finetree-journal", daemon=True)
         self._thread.start()
 
     def emit(self, event: Report) -> None:
-        """Take one event. Raises StorageError (DISK_FULL) once the segment can no longer be written."""
+        """Take one event. Raises StorageError (DISK_FULL) once the journal can no longer be written."""
         while self._queue.qsize() >= QUEUE_LIMIT and not self._disk_full:
             time.sleep(0.001)
         if self._disk_full or not self._put(event):
@@ -102,20 +102,20 @@ class Reporter:
     def _append(self, messages: list[worker_pb2.WorkerEvent], *, durable: bool) -> list[bool]:
         """Write the messages; for each, whether the disk took it."""
         try:
-            self._segment.append(messages, durable=durable)
+            self._journal.append(messages, durable=durable)
         except OSError:
             # The next emit ends the task. What waits gets one half of the reserve; the other is the outcome's alone,
             # for thousands of events may wait and others may write to the disk too.
             self._disk_full = True
-            self._segment.release_reserve(keep=OUTCOME_BYTES)
+            self._journal.release_reserve(keep=OUTCOME_BYTES)
             return [self._append_one(message) for message in messages]
         return [True] * len(messages)
 
     def _append_one(self, message: worker_pb2.WorkerEvent) -> bool:
         if message.WhichOneof("body") == "outcome":
-            self._segment.release_reserve()
+            self._journal.release_reserve()
         try:
-            self._segment.append([message], durable=True)
+            self._journal.append([message], durable=True)
         except OSError:
             return False
         return True

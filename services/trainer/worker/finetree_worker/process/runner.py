@@ -17,7 +17,7 @@ from finetree_worker.attach.stream import Link
 from finetree_worker.errors import Cancelled, PlanError
 from finetree_worker.events import types
 from finetree_worker.events.convert import Place, Published, Report, Translator
-from finetree_worker.events.journal import Segment
+from finetree_worker.events.journal import Journal
 from finetree_worker.events.reporter import Reporter
 from finetree_worker.plan import TrainPlan
 from finetree_worker.plan_from_task import train_plan
@@ -109,11 +109,11 @@ class Surroundings:
 def work(task: worker_pb2.Task, core: Core, around: Surroundings) -> bool:
     """Do the task and report it; whether its outcome is on the disk. Raises OSError when not even its folder can be."""
     link, log = around.link, around.log
-    segment = Segment(Path(task.work_dir))
-    link.bind(segment)
+    journal = Journal(Path(task.work_dir))
+    link.bind(journal)
     own_log = log_capture.own_log(Path(task.work_dir))
     place = Place(f"{around.node}, process {os.getpid()}", environment())
-    reporter = Reporter(segment, Translator(task, place), on_written=link.wake, on_phase=_phase_setter(link))
+    reporter = Reporter(journal, Translator(task, place), on_written=link.wake, on_phase=_phase_setter(link))
     log.connect(reporter.emit)
     show_device(task.device)
     ended = run(task, core, reporter, around.commands)
@@ -121,7 +121,7 @@ def work(task: worker_pb2.Task, core: Core, around: Surroundings) -> bool:
     written = reporter.finish(ended)
     link.drain()
     link.close()
-    segment.close()
+    journal.close()
     logging.getLogger().removeHandler(own_log)
     own_log.close()
     return written
