@@ -218,7 +218,7 @@ def _full(answer: Answer, state: State) -> pb.Estimate:
     return full_message(
         answer,
         state.revision,
-        nearest=measured_runs.nearest_evidence(measured_runs.case_of(parsed.run)),
+        nearest=measured_runs.nearest_runs(measured_runs.case_of(parsed.run)),
         remedies=remedies.search(request, parsed, knowledge, answer.correction),
         largest=largest.search(request.spec, parsed, answer.correction),
         smallest_hardware=smallest.search(request, parsed, knowledge, state.calibration),

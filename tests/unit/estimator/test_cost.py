@@ -8,7 +8,14 @@ from finetree_estimator.intervals import Interval, around
 from finetree_estimator.memory.fit import Verdict, judge
 
 HOUR = around(3600.0, below=0.5, above=1.0)
-QUOTE = Rented("runpod/a100-80gb/2026-07-15", "runpod", 1.49, "USD", "2026-07-15", "price table")
+QUOTE = Rented(
+    price_id="runpod/a100-80gb/2026-07-15",
+    provider="runpod",
+    hourly=1.49,
+    currency="USD",
+    date="2026-07-15",
+    source="price table",
+)
 
 
 def test_rented_devices_cost_their_price_by_the_hour(make_run):

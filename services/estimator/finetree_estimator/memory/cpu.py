@@ -62,7 +62,7 @@ LOGITS_EVALUATION = 2 * FLOAT
 
 
 def fullest_moment(run: Run, gradients: float) -> Moment:
-    """Bytes at the fullest moment of a step, or of an evaluation, on a CPU. `gradients` are the bytes of all of them."""
+    """Bytes at the fullest moment of a step, or of an evaluation, on a CPU; all gradients take `gradients` bytes."""
     again = _micro_batches(run) > 1
     moments = (
         _at_the_loss(run, gradients if again else 0.0),
@@ -71,9 +71,7 @@ def fullest_moment(run: Run, gradients: float) -> Moment:
     )
     fullest = max(moments, key=lambda moment: moment.total)
     expert_copies, expert_copy = run.method.expert_copies(run)
-    return replace(
-        fullest, activations=fullest.activations + expert_copies, transient=fullest.transient + expert_copy
-    )
+    return replace(fullest, activations=fullest.activations + expert_copies, transient=fullest.transient + expert_copy)
 
 
 def runtime(run: Run) -> float:

@@ -75,7 +75,7 @@ def cast_weights(run: Run) -> float:
 
 
 def outside_layers(run: Run) -> float:
-    """Bytes per token of the last norm, and of what the source of dropout masks holds, less what the first layer spares.
+    """Bytes per token of the last norm and of what the source of dropout masks holds, less what layer 0 spares.
 
     The first norm of a frozen model keeps nothing, since nothing below it is trained; nor does anything else below the
     first bottleneck. With checkpointing nothing is spared: a layer's input is all that it keeps.
@@ -91,9 +91,7 @@ def outside_layers(run: Run) -> float:
 
 def _spared_in_first_layer(run: Run) -> float:
     whole, rest = kept_per_token(run), _kept_outside_attention(run)
-    trained = run.method.saved_inputs_on_cpu(
-        run.shape, compute_bytes=run.compute_bytes, stream_bytes=stream_bytes(run)
-    )
+    trained = run.method.saved_inputs_on_cpu(run.shape, compute_bytes=run.compute_bytes, stream_bytes=stream_bytes(run))
     attention = whole - rest + FLOAT * _head_norms(run)
     norm = float(FLOAT * run.shape.hidden)
     return run.method.spared_in_first_layer(FirstLayer(norm=norm, attention=attention, frozen=whole - trained))

@@ -46,7 +46,7 @@ def left_over(run: Run) -> Interval | None:
 def with_left_over(peaks: Memory, more: Interval, usable_bytes: int) -> Memory:
     """Peaks that hold what is left over as well, as far as the device has room (0: unknown, without limit)."""
     room = max(0.0, usable_bytes - peaks.device.expected) if usable_bytes else more.expected
-    added = Interval(min(more.low, room), min(more.expected, room), more.high, more.sources)
+    added = Interval(min(more.low, room), min(more.expected, room), more.high, sources=more.sources)
     components = tuple(
         (kind, _plus(size, added) if kind is Component.FRAGMENTATION else size) for kind, size in peaks.components
     )
@@ -58,7 +58,7 @@ def with_left_over(peaks: Memory, more: Interval, usable_bytes: int) -> Memory:
 
 def _plus(one: Interval, other: Interval) -> Interval:
     sources = together(one.sources, other.sources)
-    return Interval(one.low + other.low, one.expected + other.expected, one.high + other.high, sources)
+    return Interval(one.low + other.low, one.expected + other.expected, one.high + other.high, sources=sources)
 
 
 def _peak_plus(peak: Interval, more: Interval, most: float) -> Interval:

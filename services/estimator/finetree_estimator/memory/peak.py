@@ -127,7 +127,7 @@ def _component(run: Run, kind: Component, size: float) -> Interval:
     """A component as uncertain as near measured runs: counted parts are exact, kernels and allocators are not."""
     (below, above), sources = _half_widths(run, kind)
     shared = c.DEVICES_SPREAD if run.devices > 1 else 0.0
-    return Interval(size * (1 - (below + shared)), size, size * (1 + (above + shared)), sources)
+    return Interval(size * (1 - (below + shared)), size, size * (1 + (above + shared)), sources=sources)
 
 
 def _half_widths(run: Run, kind: Component) -> tuple[tuple[float, float], tuple[Source, ...]]:
@@ -144,7 +144,7 @@ def _widened(interval: Interval, spread: float) -> Interval:
     """An interval whose ends are `spread` times as far from its expected value."""
     low, expected, high = interval.low, interval.expected, interval.high
     low, high = max(0.0, expected - spread * (expected - low)), expected + spread * (high - expected)
-    return Interval(low, expected, high, interval.sources)
+    return Interval(low, expected, high, sources=interval.sources)
 
 
 def _share(peak: Interval, share: float, spread: float) -> Interval:
@@ -152,7 +152,7 @@ def _share(peak: Interval, share: float, spread: float) -> Interval:
     low, expected, high = peak.low * share, peak.expected * share, peak.high * share
     low = max(expected - spread * (expected - low), expected * (2 - c.WIDEST))
     high = min(expected + spread * (high - expected), expected * c.WIDEST)
-    return Interval(low, expected, high, peak.sources)
+    return Interval(low, expected, high, sources=peak.sources)
 
 
 def _host(run: Run, states: ModelStates) -> Interval:

@@ -51,7 +51,7 @@ class Adapter(Method):
         return float(self.places * compute_bytes * (shape.hidden + self.size))
 
     def spared_in_first_layer(self, kept: FirstLayer) -> float:
-        """Bytes per token that the lowest layer does not keep below its first adapter: its MLP too where that is last."""
+        """Bytes per token that the lowest layer does not keep below its first adapter."""
         return kept.frozen if self.places == 1 else kept.attention + kept.norm
 
     def adapter_flops(self, setup: Setup) -> float:

@@ -66,7 +66,7 @@ class Full(Method):
         return float(setup.compute_bytes * (2 * shape.hidden + shape.intermediate * max(1, shape.active_experts)))
 
     def saved_inputs_on_cpu(self, shape: Shape, *, compute_bytes: int, stream_bytes: int) -> float:
-        """Bytes per token of the inputs of projections: one of attention and MLP each, or a cast each under autocast."""
+        """Bytes per token of projections' inputs: one of attention and one of the MLP, or a cast each by autocast."""
         wide = shape.intermediate * max(1, shape.active_experts)
         copies = (3 + (2 if shape.gated else 1)) if stream_bytes > compute_bytes else 2
         return float(compute_bytes * (copies * shape.hidden + wide))

@@ -112,7 +112,9 @@ class Lora(Method):
         Projections that read the same tensor share its copy.
         """
         linears = target_linears(shape, self.targets)
-        read = {linear.role if linear.routed else SAME_INPUT.get(linear.role, linear.role): linear for linear in linears}
+        read = {
+            linear.role if linear.routed else SAME_INPUT.get(linear.role, linear.role): linear for linear in linears
+        }
         inputs = sum(linear.d_in for linear in read.values()) * (2 if self.dropout > 0 else 1)
         return float(compute_bytes * (inputs + self.rank * len(linears)))
 

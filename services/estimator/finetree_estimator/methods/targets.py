@@ -5,7 +5,7 @@ import re
 from functools import lru_cache
 
 from finetree_estimator.catalog.architecture import LayerKind, Linear, Shape, layer_kinds, width
-from finetree_estimator.catalog.projections import ATTENTION_ROLES, LAYOUTS, LLAMA, Role, ends_with, layout, roles_of
+from finetree_estimator.catalog.projections import ATTENTION_ROLES, LAYOUTS, LLAMA, Role, ends_with, roles_of
 
 PRESET_ROLES: dict[str, frozenset[Role]] = {
     "all-linear": frozenset(Role),

@@ -8,12 +8,10 @@ Attention's kernel is not in it: it is bound by its products.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from finetree_estimator import constants as c
 from finetree_estimator.catalog.projections import Role, layout
-from finetree_estimator.memory.activations import PLAIN_GELU, stream_bytes
-from finetree_estimator.methods.base import Full
+from finetree_estimator.memory.activations import PLAIN_GELU
 from finetree_estimator.run import Rows, Run
 
 _NO_ROTARY = frozenset({"mpt", "bloom", "gpt2", "gpt_bigcode", "opt"})
@@ -37,7 +35,10 @@ class Traffic:
 
 
 def layer_traffic(run: Run, *, fused: bool) -> Traffic:
-    """What the operations of one layer move between its products; `fused`: by hand-fused kernels, whoever trains."""
+    """Bytes per token that the operations of one layer move between its products.
+
+    `fused`: by hand-fused kernels, whatever the program.
+    """
     fused = fused or run.program.compiled or run.program.fused_kernels
     kernels = _norms(run, fused=fused) + _rotary(run, fused=fused) + _mlp(run, fused=fused)
     return kernels + _residual(run) + _casts(run)
@@ -53,18 +54,6 @@ def memory_share(run: Run, rows: Rows) -> float:
     return min(1.0, max(c.CACHED_TRAFFIC, tensor / room)) if room else 1.0
 
 
-def weight_cast_bytes(run: Run, trained: int) -> float:
-    """Bytes of a micro-batch in which autocast copies trained float32 weights to 16 bits, and gradients to float32.
-
-    0 where a library shards the work: it casts what it gathers (FSDP's mixed precision, DeepSpeed's engine).
-    """
-    shared = run.sharded or run.program.casts_module
-    if shared or not isinstance(run.method, Full) or run.master_bytes <= run.compute_bytes:
-        return 0.0
-    passes = 3 if run.checkpointing else 2
-    return float(passes * trained * (run.master_bytes + run.compute_bytes))
-
-
 def _norms(run: Run, *, fused: bool) -> Traffic:
     """LayerNorm is one kernel, and so is a fused RMSNorm; LlamaRMSNorm takes eight steps on a float32 copy.
 
@@ -72,9 +61,9 @@ def _norms(run: Run, *, fused: bool) -> Traffic:
     the scale. Backward: the casts', of the product its two factors' (8, 16), of the mean and the square (8, 8, 12), and
     the sum of both ways to the input (12).
     """
-    s, stream = run.shape, stream_bytes(run)
+    s, stream = run.shape, run.stream_bytes
     width = s.norms_per_layer * s.hidden + (s.q_width + s.kv_width if s.head_norms else 0)
-    scale = 2 * stream if isinstance(run.method, Full) else 0
+    scale = 2 * stream if run.method.trains_base else 0
     if s.norm_bias or fused or run.program.rms_norm_bytes == 2:
         return Traffic(2 * stream, 3 * stream + scale).times(width)
     casts = 2 * (2 + 4) if stream == 2 else 0
@@ -83,16 +72,16 @@ def _norms(run: Run, *, fused: bool) -> Traffic:
 
 def _rotary(run: Run, *, fused: bool) -> Traffic:
     """Queries and keys times cosines, their turned halves times sines, and the sum (apply_rotary_pos_emb)."""
-    s, size = run.shape, run.compute_bytes
+    s = run.shape
     if s.learned_positions or s.family in _NO_ROTARY:
         return Traffic()
     numbers = Traffic(2, 2) if fused else Traffic(10, 15)
-    return numbers.times(size * (s.q_width + s.kv_width))
+    return numbers.times(run.compute_bytes * (s.q_width + s.kv_width))
 
 
 def _residual(run: Run) -> Traffic:
     """Additions to the stream; backward those of its gradients, and of what several projections give for one input."""
-    s, stream, size = run.shape, stream_bytes(run), run.compute_bytes
+    s, stream, size = run.shape, run.stream_bytes, run.compute_bytes
     if run.program.compiled:
         # One kernel with the norm that follows: it reads the branch and writes the sum beside what it does anyway.
         return Traffic(2 * (size + stream), 2 * (size + stream)).times(s.hidden)
@@ -118,9 +107,9 @@ def _mlp(run: Run, *, fused: bool) -> Traffic:
 
 def _casts(run: Run) -> Traffic:
     """What autocast takes down for each product that reads a float32 stream, and back up for its gradient."""
-    stream, size = stream_bytes(run), run.compute_bytes
-    # Behind a raised base the packed layers cast for themselves (traffic.cast_bytes); compilation fuses casts.
-    if stream <= size or run.raised or run.program.compiled:
+    stream, size = run.stream_bytes, run.compute_bytes
+    # Behind a raised base the packed layers cast for themselves (methods/qlora.py); compilation fuses casts.
+    if stream <= size or run.raises_base or run.program.compiled:
         return Traffic()
     gated = run.shape.gated
     readers = sum(r not in (Role.OUTPUT, Role.DOWN) and (gated or r is not Role.GATE) for r in _roles(run))
@@ -128,6 +117,6 @@ def _casts(run: Run) -> Traffic:
 
 
 def _roles(run: Run) -> list[Role]:
-    """Of a layer's projections."""
+    """What a layer's projections compute."""
     parts = layout(run.shape.family)
     return [role for _, role in (*parts.attention, *parts.mlp)]

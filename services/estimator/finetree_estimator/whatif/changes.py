@@ -9,7 +9,6 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.runspec.resolve import canonical, resolved_spec
 from google.protobuf import json_format
 
-from finetree_estimator.methods.base import Full, trainable_parameters
 from finetree_estimator.spec.parse import ParsedRequest
 
 SHORTEST = 128
@@ -121,7 +120,7 @@ def _base(spec: rs.RunSpec) -> Iterator[Change]:
 def _optimizer(parsed: ParsedRequest) -> Iterator[Change]:
     """8-bit states, where the states are large; a CPU has no kernels for them."""
     run, spec = parsed.run, parsed.spec
-    states = 2 * run.master_bytes * trainable_parameters(run.method, run.shape)
+    states = 2 * run.master_bytes * run.method.trainable_parameters(run.shape)
     if _on_cpu(spec) or states < LARGE_STATES * run.device.usable_bytes:
         return
     if spec.optimizer == rs.OPTIMIZER_ADAMW:
@@ -134,7 +133,7 @@ def _optimizer(parsed: ParsedRequest) -> Iterator[Change]:
 def _in_backward(parsed: ParsedRequest) -> Iterator[Change]:
     """Updates in the backward pass: a batch is then one micro-batch, and its gradients are never clipped together."""
     run, training = parsed.run, parsed.spec.training
-    if not isinstance(run.method, Full) or parsed.spec.optimizer_in_backward:
+    if not run.method.trains_base or parsed.spec.optimizer_in_backward:
         return
     for level, rows in enumerate(sorted({run.micro_batch, 1}, reverse=True), start=1):
         patches, batch = [(_IN_BACKWARD, "true")], rows * run.devices
@@ -151,7 +150,7 @@ def _in_backward(parsed: ParsedRequest) -> Iterator[Change]:
 
 
 def _precision(parsed: ParsedRequest) -> Iterator[Change]:
-    spec, full = parsed.spec, isinstance(parsed.run.method, Full)
+    spec, full = parsed.spec, parsed.run.method.trains_base
     if spec.precision == rs.PRECISION_FP32:
         yield _one("precision", '"PRECISION_BF16"', 1, 10, "16-bit weights and compute")
     elif full and spec.precision == rs.PRECISION_BF16_MIXED:

@@ -86,11 +86,11 @@ def _interval(message: ev.Interval) -> Interval:
             Kind[ev.ProvenanceKind.Name(item.kind).removeprefix("PROVENANCE_KIND_")],
             item.source,
             item.locator,
-            item.date,
+            date=item.date,
         )
         for item in message.provenance
     )
-    return Interval(message.low, message.expected, message.high, tuple(sources), message.coverage)
+    return Interval(message.low, message.expected, message.high, sources=tuple(sources), coverage=message.coverage)
 
 
 def _optional(message: pb.CostEstimate | pb.TimeEstimate, name: str) -> Interval | None:

@@ -11,7 +11,10 @@ from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.prices import packaged
 from finetree_estimator.memory import cpu, cpu_tensors, peak
 from finetree_estimator.memory.peak import Component
-from finetree_estimator.methods.base import PRESETS, Bottleneck, Full, LoraAdapters, trainable_parameters
+from finetree_estimator.methods.adapter import Adapter
+from finetree_estimator.methods.full import Full
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.run import EvaluationPlan, Rows
 from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge
@@ -19,8 +22,8 @@ from google.protobuf import json_format
 
 RESULTS = Path(__file__).parents[4] / "benchmarks" / "results" / "estimator" / "cpu_memory.json"
 CASES = json.loads(RESULTS.read_text())["cases"]
-EQUAL = Rows(400, 256.0, 65_536.0, 256, 0.2)
-MIXED = Rows(400, 128.0, 20_000.0, 256, 0.2)
+EQUAL = Rows(count=400, mean=256.0, mean_square=65_536.0, longest=256, target_fraction=0.2)
+MIXED = Rows(count=400, mean=128.0, mean_square=20_000.0, longest=256, target_fraction=0.2)
 
 
 def parts(run):
@@ -96,7 +99,7 @@ def test_long_rows_keep_no_scores(small):
 
 def test_projections_that_read_the_same_tensor_share_its_dropped_copy(small):
     adapted = {
-        name: cpu_tensors.kept_per_token(replace(small, method=LoraAdapters(8, PRESETS[name], 0.1), master_bytes=4))
+        name: cpu_tensors.kept_per_token(replace(small, method=Lora(8, PRESETS[name], 0.1), master_bytes=4))
         for name in ("query-value", "attention")
     }
 
@@ -107,8 +110,8 @@ def test_projections_that_read_the_same_tensor_share_its_dropped_copy(small):
 @pytest.mark.parametrize(("places", "first"), [(1, False), (2, True)], ids=["after the MLP", "after attention too"])
 def test_below_the_first_bottleneck_nothing_is_kept(small, places, first):
     """Of a single layer only what stands behind its first bottleneck is kept: that one's input, or the MLP as well."""
-    bottleneck = replace(small, method=Bottleneck(64, places), master_bytes=4)
-    tokens, copies = 4 * 256, 2 * trainable_parameters(bottleneck.method, replace(small.shape, layers=1))
+    bottleneck = replace(small, method=Adapter(64, places), master_bytes=4)
+    tokens, copies = 4 * 256, 2 * bottleneck.method.trainable_parameters(replace(small.shape, layers=1))
     alone = parts(replace(bottleneck, shape=replace(small.shape, layers=1)))[Component.ACTIVATIONS]
 
     inputs, last_norm = places * 2 * (576 + 64), 4 * 576
@@ -142,10 +145,22 @@ def test_copies_in_16_bits_of_float32_weights_live_until_their_layer_is_differen
 
 def test_held_out_rows_are_scored_first_and_answered_afterwards(small):
     """The larger of the two counts: logits of the targets, or caches with the tensors of one layer."""
-    lora = LoraAdapters(8, PRESETS["all-linear"], 0.1)
-    tiny = replace(small, method=lora, micro_batch=1, batch=1, sequence_length=32, rows=Rows(40, 32.0, 1024.0, 32, 0.2))
-    answered = EvaluationPlan(Rows(400, 256.0, 65_536.0, 256, 0.01), generate=True, max_new_tokens=8, after=1)
-    scored = answered._replace(rows=replace(answered.rows, target_fraction=1.0))
+    lora = Lora(8, PRESETS["all-linear"], 0.1)
+    tiny = replace(
+        small,
+        method=lora,
+        micro_batch=1,
+        batch=1,
+        sequence_length=32,
+        rows=Rows(count=40, mean=32.0, mean_square=1024.0, longest=32, target_fraction=0.2),
+    )
+    answered = EvaluationPlan(
+        rows=Rows(count=400, mean=256.0, mean_square=65_536.0, longest=256, target_fraction=0.01),
+        generate=True,
+        max_new_tokens=8,
+        after=1,
+    )
+    scored = replace(answered, rows=replace(answered.rows, target_fraction=1.0))
     cached, layer = 40 * 264 * 30 * 2 * 2 * 192, 40 * 256 * 2 * (3 * 1536 + 2 * 576)
 
     found = parts(replace(tiny, evaluation=answered))
@@ -155,9 +170,18 @@ def test_held_out_rows_are_scored_first_and_answered_afterwards(small):
 
 
 def test_an_evaluation_can_need_more_than_a_step(small):
-    lora = LoraAdapters(8, PRESETS["all-linear"], 0.1)
-    tiny = replace(small, method=lora, micro_batch=1, batch=1, sequence_length=32, rows=Rows(40, 32.0, 1024.0, 32, 0.2))
-    held_out = EvaluationPlan(Rows(400, 256.0, 65_536.0, 256, 1.0), after=1)
+    lora = Lora(8, PRESETS["all-linear"], 0.1)
+    tiny = replace(
+        small,
+        method=lora,
+        micro_batch=1,
+        batch=1,
+        sequence_length=32,
+        rows=Rows(count=40, mean=32.0, mean_square=1024.0, longest=32, target_fraction=0.2),
+    )
+    held_out = EvaluationPlan(
+        rows=Rows(count=400, mean=256.0, mean_square=65_536.0, longest=256, target_fraction=1.0), after=1
+    )
 
     assert parts(replace(tiny, evaluation=held_out))[Component.TRANSIENT_PEAK] == 8 * 49_152 * 1024
     assert peak.estimate(tiny).device.expected < peak.estimate(replace(tiny, evaluation=held_out)).device.expected

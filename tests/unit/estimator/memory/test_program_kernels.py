@@ -8,7 +8,8 @@ from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.models import model
 from finetree_estimator.memory import activations
-from finetree_estimator.methods.base import LoraAdapters, QuantizedLora
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.programs import AXOLOTL, TRANSFORMERS, UNSLOTH
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
@@ -25,9 +26,7 @@ WIDE = 2 * LLAMA.intermediate
 )
 def test_a_fused_mlp_keeps_the_halves_before_its_gate_and_overwrites_them(make_run, targets, dropout, fused):
     """LoRA_MLP saves its input, e and g (Unsloth's kernels/fast_lora.py) and computes the rest again, in place."""
-    layer = activations.layer_of(
-        make_run(shape=LLAMA, method=LoraAdapters(16, targets, dropout), program=UNSLOTH).run
-    )
+    layer = activations.layer_activations(make_run(shape=LLAMA, method=Lora(16, targets, dropout), program=UNSLOTH))
 
     assert layer.mlp == (2 if fused else 3) * WIDE
     assert layer.gradients == (1 if fused else 3) * WIDE + 4 * 2 * LLAMA.hidden
@@ -35,18 +34,18 @@ def test_a_fused_mlp_keeps_the_halves_before_its_gate_and_overwrites_them(make_r
 
 def test_a_fused_mlp_keeps_no_input_of_its_last_adapter(make_run):
     with_it, without = (
-        activations.layer_of(make_run(shape=LLAMA, method=LoraAdapters(16, targets), program=UNSLOTH).run)
+        activations.layer_activations(make_run(shape=LLAMA, method=Lora(16, targets), program=UNSLOTH))
         for targets in (ALL, ALL[:-1])
     )
 
-    assert with_it.trained == without.trained
+    assert with_it.trained_inputs == without.trained_inputs
 
 
 def test_axolotl_leaves_what_is_not_packed_as_it_was_loaded(make_run):
-    base = QuantizedLora(LoraAdapters(16, ALL, 0.05))
+    base = Qlora.of(Lora(16, ALL, 0.05))
     raised, left = (make_run(shape=LLAMA, method=base, program=program) for program in (TRANSFORMERS, AXOLOTL))
 
-    assert (activations.stream_bytes(raised), activations.stream_bytes(left)) == (4, 2)
+    assert (raised.stream_bytes, left.stream_bytes) == (4, 2)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_spot_is_offered_and_marked(make_run):
 
 def test_currencies_are_never_mixed(make_run):
     quotes = (quote("dollars", "h100", 3.0), quote("yen", "h100", 400.0, currency="JPY"))
-    yen = make_run(payment=Rented("z", "z", 1.0, "JPY", "2026", "y"))
+    yen = make_run(payment=Rented(price_id="z", provider="z", hourly=1.0, currency="JPY", date="2026", source="y"))
 
     assert [offer.quote.price_id for offer in search(make_run(), *quotes)] == ["dollars"]
     assert [offer.quote.price_id for offer in search(yen, *quotes)] == ["yen"]
