@@ -64,7 +64,7 @@ class MeasuredCore:
 
 def step(number: int, total: int) -> Any:
     """An event as the training loop makes it; making it is part of the cost."""
-    from finetree_worker.events import StepMetrics
+    from finetree_worker.events.types import StepMetrics
 
     return StepMetrics(
         step=number, total_steps=total, epoch=number / total, loss=2.0, learning_rate=1e-3, grad_norm=0.7,
@@ -84,10 +84,10 @@ def empty_costs(count: int) -> list[int]:
 
 def worker(folder: Path, events: int, arguments: list[str]) -> int:
     """The worker process, started by the trainer."""
-    from finetree_worker.library_log import set_environment
+    from finetree_worker.process.log_capture import set_environment
 
     set_environment()
-    from finetree_worker.process import Process, parse
+    from finetree_worker.process.process import Process, parse
 
     return Process(parse(arguments), MeasuredCore(folder, events)).run()
 

@@ -20,8 +20,18 @@ from xdist.scheduler import LoadFileScheduling
 # wait would burn the time of those they wait for. Read by OpenMP when torch is first imported, hence set here.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-TRAINING = ("tests/unit/worker/", "tests/contract/worker/")
-"""Folders whose test files import the training libraries, many of them when they are collected."""
+TRAINING = (
+    "tests/contract/worker/models/",
+    "tests/unit/worker/data/",
+    "tests/unit/worker/methods/",
+    "tests/unit/worker/models/",
+    "tests/unit/worker/process/test_compatibility.py",
+    "tests/unit/worker/process/test_core.py",
+    "tests/unit/worker/test_randomness.py",
+    "tests/unit/worker/tokenize/",
+    "tests/unit/worker/training/",
+)
+"""Folders and files whose tests import the training libraries, many of them when they are collected."""
 
 
 def computes(path: str) -> bool:
@@ -36,8 +46,10 @@ def leaves_training_alone(config: pytest.Config) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    place = collection_path.relative_to(config.rootpath) if collection_path.is_relative_to(config.rootpath) else None
-    return (place is not None and computes(f"{place.as_posix()}/") and leaves_training_alone(config)) or None
+    if not collection_path.is_relative_to(config.rootpath):
+        return None
+    place = collection_path.relative_to(config.rootpath).as_posix()
+    return ((computes(place) or computes(f"{place}/")) and leaves_training_alone(config)) or None
 
 
 @pytest.hookimpl(wrapper=True)

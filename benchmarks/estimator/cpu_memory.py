@@ -40,11 +40,11 @@ VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
 
 def train(folder: Path, *, profiled: bool) -> None:
     """Train the case in `folder` in this process, and print what was measured as JSON. Sizes in bytes."""
-    from finetree_worker.library_log import set_environment
+    from finetree_worker.process.log_capture import set_environment
 
     set_environment()
-    from finetree_worker import process  # noqa: F401 - a worker has it loaded
-    from finetree_worker.training import TrainingCore
+    from finetree_worker.process import process  # noqa: F401 - a worker has it loaded
+    from finetree_worker.process.core import TrainingCore
 
     core = TrainingCore()
     core.warm_up()
@@ -88,7 +88,7 @@ class Recorder:
 
     def poll(self) -> Any:
         """Nothing is asked of the run."""
-        from finetree_worker.events import Signal
+        from finetree_worker.events.types import Signal
 
         return Signal.NONE
 
@@ -98,18 +98,17 @@ def count_weights(found: dict[str, Any]) -> None:
 
     What loading itself allocates is left out: it maps the file, and converts in threads that the profiler does not see.
     """
-    from finetree_worker import models
-
-    load = models.load_model
+    from finetree_worker.models.load import load_model
+    from finetree_worker.training import run
 
     def counted(*arguments: Any) -> Any:
-        model = load(*arguments)
+        model = load_model(*arguments)
         storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
         # A file's tensors may be views of one mapping of all of it.
         found["weights"] = min(sum(storages.values()), sum(p.nbytes for p in model.parameters()))
         return model
 
-    models.load_model = counted  # type: ignore[assignment]  # with any arguments
+    run.load_model = counted  # type: ignore[assignment, attr-defined]  # with any arguments
 
 
 def events_peak(profiler: Any, since: int) -> int:
@@ -134,7 +133,7 @@ def process_bytes(name: str) -> int:
 def prepare(models: Path, names: list[str]) -> None:
     """Write those of the named models that are not there below `models`; in a process of its own: it imports torch."""
     import torch
-    from finetree_worker.prepare import prepare_model
+    from finetree_worker.models.gguf import prepare_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
     quiet = Recorder({})
@@ -166,7 +165,7 @@ def predicted(case: Case, seen: dict[str, Any]) -> dict[str, float]:
     from finetree_api.estimator.v1 import estimator_pb2 as pb
     from finetree_estimator import estimate as engine
     from finetree_estimator.catalog.prices import packaged
-    from finetree_estimator.spec.parse import read
+    from finetree_estimator.spec.parse import parse_request
     from finetree_estimator.spec.resolve import Knowledge
     from google.protobuf import json_format
 
@@ -175,7 +174,7 @@ def predicted(case: Case, seen: dict[str, Any]) -> dict[str, float]:
     if "held_out" in seen:
         told["evaluation_profile"] = seen["held_out"]
     json_format.ParseDict(told, request)
-    memory = engine.estimate(read(request, Knowledge(packaged())).run).memory
+    memory = engine.estimate(parse_request(request, Knowledge(packaged())).run).memory
     parts = {kind.value: interval.expected for kind, interval in memory.components}
     return parts | {"allocated": memory.allocated.expected, "process": memory.device.expected}
 

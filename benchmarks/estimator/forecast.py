@@ -40,7 +40,7 @@ class Watch:
     """Takes the worker's events with the clock, and translates them as a worker does."""
 
     def __init__(self, task: Any) -> None:
-        from finetree_worker.translate import Place, Translator
+        from finetree_worker.events.convert import Place, Translator
 
         self.steps: list[tuple[float, Any]] = []
         self.foretold: dict[int, float] = {}
@@ -49,8 +49,8 @@ class Watch:
 
     def emit(self, event: Any) -> None:
         """One event, from the training thread."""
-        from finetree_worker.events import ArtifactReady, StepMetrics
-        from finetree_worker.translate import Stamp
+        from finetree_worker.events.convert import Stamp
+        from finetree_worker.events.types import ArtifactReady, StepMetrics
 
         if isinstance(event, ArtifactReady):
             return
@@ -62,7 +62,7 @@ class Watch:
 
     def poll(self) -> Any:
         """Nothing is asked of the run."""
-        from finetree_worker.events import Signal
+        from finetree_worker.events.types import Signal
 
         return Signal.NONE
 
@@ -97,7 +97,7 @@ def measure(model: Path, method: str, mix: str, *, steps: int, seed: int, thread
         Precision,
         TrainPlan,
     )
-    from finetree_worker.train import train
+    from finetree_worker.training.run import train
 
     with tempfile.TemporaryDirectory(prefix="ft") as name:
         folder = Path(name)
@@ -169,7 +169,7 @@ def machine(threads: int) -> dict[str, Any]:
 
 def prepared(cache: Path) -> Path:
     """A folder with SmolLM2-135M-Instruct from its wheel."""
-    from finetree_worker.prepare import prepare_model
+    from finetree_worker.models.gguf import prepare_model
 
     class Quiet:
         def emit(self, _event: Any) -> None:
@@ -177,7 +177,7 @@ def prepared(cache: Path) -> Path:
 
         def poll(self) -> Any:
             """Nothing is asked."""
-            from finetree_worker.events import Signal
+            from finetree_worker.events.types import Signal
 
             return Signal.NONE
 
@@ -198,7 +198,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.steps <= max(LOOKS):
         parser.error(f"--steps must be more than {max(LOOKS)}")
-    from finetree_worker.library_log import set_environment
+    from finetree_worker.process.log_capture import set_environment
 
     set_environment()
     # As the trainer starts a worker: threads that wait spin only briefly.

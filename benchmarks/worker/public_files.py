@@ -26,9 +26,9 @@ from finetree_data.options import Columns, Reading
 from finetree_runtime.errors import InvalidArgument
 from finetree_trainer.datasets.validate import check
 from finetree_worker.errors import TaskError
-from finetree_worker.formats import RowSource, found_format, rows_of
 from finetree_worker.plan import LossOn
-from finetree_worker.tokenization import tokenize
+from finetree_worker.tokenize.rows import RowSource, found_format, rows_of
+from finetree_worker.tokenize.tokenizer import tokenize
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 TOKENIZED_ROWS = 200

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever is asked, the recommended recipe is one that the trainer takes, and that fits by the estimator's figures.
 
-The three services' own code, without the sockets between them: the recommender's advisor asks the estimator's servicer,
+The three services' own code, without the sockets between them: the recommender asks the estimator's servicer,
 and the trainer's planner (what ValidateJob answers with) takes the recipe on a machine that has every accelerator.
 """
 
@@ -25,6 +25,7 @@ from finetree_recommender.recommend import Recommender
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import validate
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub
 from finetree_trainer.models.locate import KNOWN, Models
 from finetree_trainer.scheduling.devices import Device
@@ -64,10 +65,11 @@ def planner(folder) -> Planner:
     devices.append(Device("cpu", rs.Hardware(cpu=rs.CpuDevice(cores=8, memory_bytes=32 << 30)), "CPU", 32 << 30))
     datasets: Any = None  # rows come from a path
     return Planner(
-        models_=Models(folder, ()),
+        models=Models(folder / "models", ()),
         datasets=datasets,
         data_roots=(str(folder),),
-        devices_=devices,
+        layout=Layout(folder),
+        found=devices,
         estimator=estimator,
         rates=lambda: (0.0, 0.0),
     )

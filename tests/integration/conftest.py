@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetree_worker.events import Signal
+from finetree_worker.events.types import Signal
 
 
 class Quiet:
@@ -34,7 +34,7 @@ def quiet() -> Quiet:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """A folder with SmolLM2-135M-Instruct from its wheel (0.3 GB, some 15 s the first time)."""
-    from finetree_worker.prepare import prepare_model
+    from finetree_worker.models.gguf import prepare_model
 
     cache = os.environ.get("FINETREE_TEST_CACHE") or str(Path(tempfile.gettempdir()) / "finetree-test-cache")
     folder = Path(cache) / "smollm2-135m-instruct"

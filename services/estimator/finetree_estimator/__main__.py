@@ -4,7 +4,6 @@
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
@@ -16,6 +15,8 @@ from finetree_runtime.server.service import Service, run
 
 from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.price_book import PriceBook
+from finetree_estimator.estimate import estimate
+from finetree_estimator.evidence.calibration import EMPTY, Calibration
 from finetree_estimator.servicer import NAME, EstimatorServicer
 from finetree_estimator.settings import PREFIX, Settings
 from finetree_estimator.spec.resolve import Knowledge
@@ -34,6 +35,7 @@ def main() -> int:
         learner = _learner(settings, known)
         servicer = EstimatorServicer(
             known,
+            calibration=_calibration(settings, known),
             learner=learner,
             page_token_key=settings.page_token_key.reveal(),
             max_request_bytes=settings.max_request_bytes,
@@ -60,12 +62,16 @@ def knowledge(settings: Settings) -> Knowledge:
     """What requests are read with. Raises SettingsError for a price book or model root that cannot be used."""
     if settings.model_root is not None and not settings.model_root.is_dir():
         raise SettingsError("SETTING_INVALID", f"--model-root ({PREFIX}_MODEL_ROOT): no such folder")
-    known = Knowledge(_price_book(settings), settings.model_root)
+    return Knowledge(_price_book(settings), settings.model_root)
+
+
+def _calibration(settings: Settings, known: Knowledge) -> Calibration:
+    """What was learned before, for a single answer: a server's learner has its own."""
     if settings.state_dir is None or not settings.once:
-        return known
+        return EMPTY
     from finetree_estimator.evidence import learner
 
-    return replace(known, calibration=learner.load(settings.state_dir, known))
+    return learner.load(settings.state_dir, known, estimate)
 
 
 def _price_book(settings: Settings) -> PriceBook:
@@ -91,7 +97,7 @@ def _learner(settings: Settings, known: Knowledge) -> "Learner | None":
     # SQLite is imported only by who keeps something.
     from finetree_estimator.evidence.learner import Learner
 
-    return Learner(settings.state_dir, known)
+    return Learner(settings.state_dir, known, estimate)
 
 
 def _closing(learner: "Learner") -> Callable[[], Awaitable[None]]:

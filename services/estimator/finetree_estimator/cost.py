@@ -4,9 +4,9 @@
 from functools import lru_cache
 from typing import NamedTuple
 
-from finetree_estimator.catalog.price_book import billed
+from finetree_estimator.catalog.price_book import Owned, Rented, Term, billed
 from finetree_estimator.intervals import Interval, Kind, Source, made, together
-from finetree_estimator.run import Owned, Rented, Run, Term
+from finetree_estimator.run import Run
 
 HOST_WATTS = 100.0
 """Power of the machine around accelerators: processor, memory, fans (own assumption, stated in the notes)."""

@@ -2,15 +2,16 @@
 """The estimate of a run: one pure function, the same in a server, in a batch and in a one-shot program."""
 
 from collections import OrderedDict
-from collections.abc import Generator, Hashable
+from collections.abc import Hashable
 from typing import NamedTuple
 
 from finetree_estimator import cost
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.evidence import confidence
 from finetree_estimator.evidence.apply_corrections import correct_memory, correct_times
-from finetree_estimator.evidence.corrections import UNCORRECTED
+from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
 from finetree_estimator.evidence.measured_runs import case_of
+from finetree_estimator.intervals import LIMIT, BeyondLimitError
 from finetree_estimator.memory import fit, fragmentation, peak
 from finetree_estimator.methods.base import name_of, trainable_parameters
 from finetree_estimator.run import Run
@@ -20,15 +21,8 @@ MOST_PEAKS = 1024
 """Peaks that are kept, the ones asked for last: some five megabytes."""
 MUCH_LEFT_OVER = 1.02
 """Device peak over what must be there from which on it is said how much is left over, and what avoids it."""
-LIMIT = 2.0**53
-"""Largest number of an answer (bytes, tokens, seconds, currency units): beyond it JSON readers lose digits."""
-
 MUCH_SAVING = 0.25
 """Share of a run's time beyond which its checkpoints are worth a remark."""
-
-
-class BeyondLimitError(ValueError):
-    """A run whose numbers exceed LIMIT: its settings are absurd."""
 
 
 class Estimate(NamedTuple):
@@ -49,45 +43,30 @@ Fitted = tuple[peak.Memory, fit.Fit]
 """Memory of a run and whether it fits."""
 
 
-def estimate(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Estimate:
-    """Memory, fit, time and cost of a run; the same run gives the same answer.
-
-    Arguments and errors are those of `steps`.
-    """
-    making = steps(run, fitted, told=told)
-    while True:
-        try:
-            next(making)
-        except StopIteration as end:
-            made: Estimate = end.value
-            return made
-
-
-def steps(run: Run, fitted: Fitted | None = None, *, told: bool = True) -> Generator[None, None, Estimate]:
-    """The estimate of a run, made in steps, between which another run's may be worked on. Raises BeyondLimitError.
+def estimate(
+    run: Run, correction: Correction = UNCORRECTED, *, fitted: Fitted | None = None, told: bool = True
+) -> Estimate:
+    """Memory, fit, time and cost of a run, corrected by what observed runs of its device say. Raises BeyondLimitError.
 
     `fitted` is what `fit_of` says of the run, where that is known. Without `told`, what is for people is left out:
     notes and the reasons of the confidence.
     """
     case = case_of(run)
-    known = confidence.of(run, case, told=told)
-    yield
-    peaks, fits = fitted or _fit(run, known.memory_distance)
+    known = confidence.of(run, correction, case, told=told)
+    peaks, fits = fitted or _fit(run, correction, known.memory_distance)
     _guard("memory in bytes", peaks.device.high, peaks.host.high)
-    yield
     times = phases.estimate(run, confidence.time_spread(known.time_distance))
     if times is not None:
-        times = _corrected(times, run)
-    yield
+        times = _corrected(times, run, correction)
     price = _price(run, times) if times is not None else None
-    notes = tuple(_notes(run, peaks, fits, times)) if told else ()
+    notes = tuple(_notes(run, correction, peaks, fits, times)) if told else ()
     trained, total = trainable_parameters(run.method, run.shape), count(run.shape).total
     return Estimate(peaks, fits, times, price, trained, total, run.steps, known, notes)
 
 
-def _corrected(times: phases.Times, run: Run) -> phases.Times:
-    if run.correction.step_time.observations:
-        times = correct_times(times, run.correction, narrow=run.rows is not None and run.rows.mean_known)
+def _corrected(times: phases.Times, run: Run, correction: Correction) -> phases.Times:
+    if correction.step_time.observations:
+        times = correct_times(times, correction, narrow=run.rows is not None and run.rows.mean_known)
     _guard("time in seconds", times.total.high)
     _guard("tokens", times.processed_tokens, times.tokens_per_second.high)
     return times
@@ -99,9 +78,9 @@ def _price(run: Run, times: phases.Times) -> cost.Cost:
     return price
 
 
-def fit_of(run: Run) -> Fitted:
+def fit_of(run: Run, correction: Correction = UNCORRECTED) -> Fitted:
     """Memory of a run and whether it fits: the part of `estimate` that searches repeat."""
-    return _fit(run, confidence.memory_distance(run))
+    return _fit(run, correction, confidence.memory_distance(run, correction))
 
 
 def exceeds(run: Run) -> bool:
@@ -110,9 +89,9 @@ def exceeds(run: Run) -> bool:
     return 0 < usable < peak.counted_bytes(run)
 
 
-def _fit(run: Run, distance: float) -> Fitted:
+def _fit(run: Run, correction: Correction, distance: float) -> Fitted:
     """Memory of a run whose nearest measured peak is so far, and whether it fits."""
-    peaks = correct_memory(_peaks(run, confidence.memory_spread(distance)), run.correction)
+    peaks = correct_memory(_peaks(run, confidence.memory_spread(distance)), correction)
     usable = run.device.usable_bytes
     fits = fit.judge(peaks.device, usable)
     # Judged by what must be there: what is left over for nothing is given back when the device is full.
@@ -144,8 +123,10 @@ def _guard(what: str, *values: float) -> None:
             raise BeyondLimitError(what)
 
 
-def _notes(run: Run, peaks: peak.Memory, fits: fit.Fit, times: phases.Times | None) -> list[str]:
-    notes = [*run.notes, *run.device.notes, *(() if run.correction is UNCORRECTED else run.correction.notes())]
+def _notes(
+    run: Run, correction: Correction, peaks: peak.Memory, fits: fit.Fit, times: phases.Times | None
+) -> list[str]:
+    notes = [*run.notes, *run.device.notes, *correction.notes()]
     if run.rows is None or run.steps == 0:
         notes.append("time and cost are left out: the number of rows is unknown (give dataset_profile.examples)")
     if run.rows is None or not run.rows.longest_known:

@@ -11,8 +11,15 @@ from typing import NamedTuple
 COVERAGE = 0.9
 """Share of cases that every interval of the estimator is meant to cover (reference goal: held-out rows, 90 %)."""
 
+LIMIT = 2.0**53
+"""Largest number of an answer (bytes, tokens, seconds, currency units): beyond it JSON readers lose digits."""
+
 MOST_TOGETHER = 4096
 """Pairs of tuples of sources that are kept; there are some ten for each device: a megabyte."""
+
+
+class BeyondLimitError(ValueError):
+    """A run has numbers that exceed LIMIT; the text says of what."""
 
 
 class Kind(Enum):

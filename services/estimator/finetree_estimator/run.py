@@ -3,13 +3,11 @@
 
 import math
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import NamedTuple
 
-from finetree_estimator import constants as c
 from finetree_estimator.catalog.architecture import Shape
-from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
-from finetree_estimator.intervals import Source
+from finetree_estimator.catalog.devices import Device
+from finetree_estimator.catalog.price_book import Owned, Rented
 from finetree_estimator.methods.base import Method
 from finetree_estimator.programs import FINETREE, Program
 from finetree_estimator.recipe import Recipe, recipe_of
@@ -54,37 +52,6 @@ class Rows:
         return self.mean_square / self.mean
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """What a run trains on; rates in FLOP/s, sizes in bytes, bandwidth in bytes per second."""
-
-    name: str
-    is_cpu: bool
-    usable_bytes: int
-    """0 when unknown."""
-    training_flops: float
-    """Rate of the matrix products of a long training step, recomputation counted."""
-    rate_below: float
-    """Share by which the rate may be lower (90 % interval)."""
-    rate_above: float
-    """Share by which it may be higher."""
-    bandwidth: float
-    """That programs reach."""
-    watts: float
-    cores: int = 0
-    """Of a CPU."""
-    link_bandwidth: float = 0.0
-    """To the other devices of a machine, in one direction; 0 when unknown, and for a CPU."""
-    float32_flops: float = 0.0
-    """Rate of products in float32 beside faster 16-bit ones; 0 where there is no difference, or it is unknown."""
-    cache_bytes: float = 0.0
-    """Of its L2 cache; 0 where unknown, and for a CPU."""
-    context_bytes: float = c.CUDA_CONTEXT
-    """What a process takes of a GPU outside its allocator."""
-    sources: tuple[Source, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
 class EvaluationPlan(NamedTuple):
     """What is measured on held-out rows: the loss at each look, answers before and after training."""
 
@@ -100,43 +67,6 @@ class EvaluationPlan(NamedTuple):
 
 NOT_EVALUATED = EvaluationPlan()
 """Nothing is."""
-
-
-class Term(Enum):
-    """How a price is committed to; the names are those of the contract's PriceTerm."""
-
-    # Enum's own hashes the name, in Python; members are single, so their identity will do.
-    __hash__ = object.__hash__
-
-    ON_DEMAND = "on-demand"
-    SPOT = "spot"
-    RESERVED = "reserved"
-
-
-@dataclass(frozen=True, slots=True)
-class Owned:
-    """Own hardware: electricity at `tariff` per kilowatt-hour; `watts` 0 means the device's figure."""
-
-    tariff: float
-    currency: str
-    watts: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Rented:
-    """A price of the price book: currency units per device and hour."""
-
-    price_id: str
-    provider: str
-    hourly: float
-    """Of one device."""
-    currency: str
-    date: str
-    source: str
-    region: str = ""
-    term: Term = Term.ON_DEMAND
-    min_count: int = 1
-    """Devices that it is sold in: whole multiples of it are paid."""
 
 
 @dataclass(slots=True)
@@ -180,8 +110,6 @@ class Run:
     """0 when it is not said."""
     carbon_kg_per_kwh: float = 0.0
     """Kilograms of CO2 equivalent of a kilowatt-hour where the run is made; 0 when it is not known."""
-    correction: Correction = UNCORRECTED
-    """What observed runs say of the device."""
     program: Program = FINETREE
     """What trains."""
     sharding: str = "replicated"

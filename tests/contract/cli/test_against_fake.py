@@ -159,7 +159,7 @@ def test_models_are_listed_by_the_beginning_of_their_hub_id(run, suite):
     assert names == ["other/model"]
 
 
-def test_what_is_not_there_cannot_be_shown_or_removed(run):
+def test_an_unknown_model_cannot_be_shown_or_removed(run):
     for word in ("show", "rm"):
         ran = run("models", word, "acme/nothing", "--json")
         assert ran.code != 0
@@ -179,8 +179,8 @@ def test_a_job_is_watched_to_its_end(run, job_file):
 def test_people_see_lines_on_stderr_and_the_end_on_stdout(run, job_file):
     ran = run("train", job_file, "--name", "try", "--label", "team=search")
     assert ran.code == 0
-    assert "step 1/3  loss" in ran.err
-    assert "loss         2.727 -> 2.308 in 3 steps" in ran.out
+    assert "step 1/3" in ran.err
+    assert "2.727 -> 2.308 in 3 steps" in ran.out
     listed = run("jobs", "list", "--label", "team=search", "--json").document["jobs"]
     assert listed[0]["display_name"] == "try"
 
@@ -205,10 +205,10 @@ def test_a_cancelled_job_is_4(run, suite, job_file):
     suite.trainer.script = Script(steps=2, outcome="CANCELLED")
     ran = run("train", job_file)
     assert ran.code == 4
-    assert "was cancelled" in ran.err
+    assert "[CANCELLED]" in ran.err
 
 
-def test_the_time_is_up_and_the_job_goes_on(run, suite, job_file):
+def test_after_the_timeout_the_job_still_runs(run, suite, job_file):
     suite.trainer.script = Script(steps=3, hold_at=5)
     ran = run("train", job_file, "--timeout", "1s", "--json")
     assert ran.code == 6

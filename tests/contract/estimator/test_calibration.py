@@ -11,6 +11,7 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
 from finetree_estimator.__main__ import FULL_NAME
 from finetree_estimator.catalog import prices
+from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence.learner import Learner, load
 from finetree_estimator.servicer import NAME, EstimatorServicer
 from finetree_estimator.settings import Settings
@@ -24,7 +25,7 @@ KNOWN = Knowledge(prices.packaged())
 @pytest.fixture
 async def learning(tmp_path):
     """A stub of an estimator that learns."""
-    learner = Learner(tmp_path / "state", KNOWN)
+    learner = Learner(tmp_path / "state", KNOWN, estimate)
     service = Service(NAME, "0", Settings(address="127.0.0.1:0", log_level="error"))
     servicer = EstimatorServicer(KNOWN, learner=learner)
     service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, servicer, FULL_NAME)
@@ -287,21 +288,21 @@ async def test_a_server_that_keeps_nothing_says_so(stub, report_of, explain):
 async def test_a_restart_and_a_program_without_a_server_know_the_same(learning, report_of, tmp_path):
     for number in (3, 1, 2):
         answer = await learning.ReportObservation(report_of(number))
-    found = load(tmp_path / "state", KNOWN)
+    found = load(tmp_path / "state", KNOWN, estimate)
 
     assert found.part.sha256 == answer.calibration.sha256
     assert found.correction("rtx-4090", "llama").step_time.observations == 3
 
 
 async def test_predictions_are_made_anew_for_other_formulas(report_of, tmp_path, monkeypatch):
-    first = Learner(tmp_path, KNOWN)
+    first = Learner(tmp_path, KNOWN, estimate)
     await first.report(report_of())
     point = first.calibration.points[0]
     first.close()
     monkeypatch.setattr("finetree_estimator.constants.LOSS_TRAFFIC", 10_000.0)
     monkeypatch.setattr("finetree_estimator.evidence.learner._basis", lambda: "other formulas")
 
-    again = Learner(tmp_path, KNOWN)
+    again = Learner(tmp_path, KNOWN, estimate)
     renewed = again.calibration.points[0]
     again.close()
     assert renewed.predicted_step > 2 * point.predicted_step

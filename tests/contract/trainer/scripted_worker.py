@@ -17,19 +17,17 @@ import hashlib
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import grpc.aio
 from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2, worker_pb2_grpc
 from finetree_api.types.v1 import run_spec_pb2
+from finetree_data import journal
 from google.rpc import error_details_pb2, status_pb2
 
-HEADER = struct.Struct("<II")
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 OUTCOMES = {
     "succeeded": worker_pb2.OUTCOME_KIND_SUCCEEDED,
@@ -53,7 +51,7 @@ class ScriptedWorker:
         self.got_task = asyncio.Event()
         self.stop = ""
         self.offline = False
-        self.segment = None
+        self.journal = None
 
     async def run(self) -> None:
         if self.script.get("never_attach"):
@@ -162,14 +160,13 @@ class ScriptedWorker:
     def _take(self, task) -> None:
         if self.task is None:
             self.task = task
-            self.segment = (Path(task.work_dir) / "segment.bin").open("ab")
+            self.journal = (Path(task.work_dir) / journal.FILE_NAME).open("ab")
             self.got_task.set()
 
     def _emit(self, event=None, outcome=None) -> None:
         numbered = worker_pb2.WorkerEvent(worker_seq=len(self.events) + 1, event=event, outcome=outcome)
-        body = numbered.SerializeToString()
-        self.segment.write(HEADER.pack(len(body), zlib.crc32(body)) + body)
-        self.segment.flush()
+        self.journal.write(journal.encode(numbered))
+        self.journal.flush()
         self.events.append(numbered)
         self.news.set()
 

@@ -24,7 +24,7 @@ from finetree_estimator.methods.base import (
 )
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import full
-from finetree_worker.models import linear_names
+from finetree_worker.models.load import linear_names
 from finetree_worker.plan import FullMethod, LoraMethod, Targets
 from transformers import PreTrainedModel
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker import data, events, methods, models
-from finetree_worker.attention import by_document
-from finetree_worker.loop import Loop
-from finetree_worker.loss import hidden_states
+from finetree_worker import methods
+from finetree_worker.control import Steering
+from finetree_worker.data.dataset import load_dataset
+from finetree_worker.data.packing import Example, collate
+from finetree_worker.events import types
 from finetree_worker.methods import adapter
-from finetree_worker.packing import Example, collate
+from finetree_worker.models.gguf import base_facts
+from finetree_worker.models.load import load_model, load_tokenizer
 from finetree_worker.plan import (
     AdapterMethod,
     BaseModel,
@@ -28,9 +30,10 @@ from finetree_worker.plan import (
     Schedule,
     TrainPlan,
 )
-from finetree_worker.prepare import base_facts
-from finetree_worker.steering import Steering
-from finetree_worker.train import adapt, load
+from finetree_worker.training.attention import by_document
+from finetree_worker.training.loop import Loop
+from finetree_worker.training.loss import hidden_states
+from finetree_worker.training.run import adapt, load
 from peft import PeftModel
 
 # peft 0.21 calls transformers 5 by old names.
@@ -140,10 +143,10 @@ def reloaded(plan: TrainPlan) -> Any:
 def test_a_method_learns_and_its_artifact_is_the_trained_model(plan: TrainPlan, kind: str, quiet: Any) -> None:
     chosen = replace(plan, method=METHODS[kind])
     adapted, subject = adapt(chosen, load(chosen, CPU), CPU)
-    tokenizer = models.load_tokenizer(plan.base.folder)
-    rows = data.load(chosen, tokenizer, lambda _: None).train
+    tokenizer = load_tokenizer(plan.base.folder)
+    rows = load_dataset(chosen, tokenizer, lambda _: None).train
     Loop(chosen, subject, rows, quiet, Steering(quiet)).run(lambda _: None)
-    losses = [step.loss for step in quiet.of(events.StepMetrics)]
+    losses = [step.loss for step in quiet.of(types.StepMetrics)]
     assert losses[-1] < losses[0]
     chosen.artifact.mkdir()
     methods.save(adapted, tokenizer, chosen.artifact, method=chosen.method, base=chosen.base, dtype=torch.float32)
@@ -152,7 +155,7 @@ def test_a_method_learns_and_its_artifact_is_the_trained_model(plan: TrainPlan, 
         subject.model.train(mode=False)
         ours = (adapted if kind == "prefix" else subject.model)(input_ids=ids).logits
         theirs = reloaded(chosen).eval()(input_ids=ids).logits
-        untrained = models.load_model(plan.base.folder, torch.float32, CPU).eval()(input_ids=ids).logits
+        untrained = load_model(plan.base.folder, torch.float32, CPU).eval()(input_ids=ids).logits
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
     assert (ours - untrained).abs().max() > 1e-3
 

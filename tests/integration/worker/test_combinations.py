@@ -24,12 +24,14 @@ from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.runspec.conflicts import combination_problem
 from finetree_runtime.runspec.resolve import resolve_spec
 from finetree_trainer.jobs import capabilities
-from finetree_worker import data, events, models
+from finetree_worker.control import Steering
+from finetree_worker.data.dataset import load_dataset
 from finetree_worker.errors import PlanError
-from finetree_worker.loop import Loop
-from finetree_worker.planning import train_plan
-from finetree_worker.steering import Steering
-from finetree_worker.train import adapt, load
+from finetree_worker.events import types
+from finetree_worker.models.load import load_tokenizer
+from finetree_worker.plan_from_task import train_plan
+from finetree_worker.training.loop import Loop
+from finetree_worker.training.run import adapt, load
 
 # peft 0.21 calls transformers 5 by old names; 8-bit products say how they work at each one.
 pytestmark = [
@@ -121,11 +123,11 @@ class Trainer:
         if key not in self.bases:
             self.bases[key] = load(plan, cpu)
         if self.rows is None:
-            self.rows = data.load(plan, models.load_tokenizer(plan.base.folder), lambda _: None).train
+            self.rows = load_dataset(plan, load_tokenizer(plan.base.folder), lambda _: None).train
         _, subject = adapt(plan, copy.deepcopy(self.bases[key]), cpu)
         self.quiet.events.clear()
         Loop(plan, subject, self.rows, self.quiet, Steering(self.quiet)).run(lambda _: None)
-        return [step.loss for step in self.quiet.of(events.StepMetrics)]
+        return [step.loss for step in self.quiet.of(types.StepMetrics)]
 
 
 @pytest.mark.parametrize("method", METHODS)

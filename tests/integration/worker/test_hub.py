@@ -32,7 +32,7 @@ def helper(name: str, file: Path) -> Any:
 
 @pytest.fixture
 def hub() -> Any:
-    with helper("hub_server", CONTRACT / "worker" / "hub_server.py").Hub() as running:
+    with helper("hub_server", CONTRACT / "worker" / "models" / "hub_server.py").Hub() as running:
         yield running
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetree_worker.atomic_files import read_manifest
 from finetree_worker.errors import Cancelled, ModelError
-from finetree_worker.events import ArtifactReady, EvalMetrics, PhaseProgress, Signal, StepMetrics
-from finetree_worker.files import read_manifest
+from finetree_worker.events.types import ArtifactReady, EvalMetrics, PhaseProgress, Signal, StepMetrics
 from finetree_worker.plan import BaseModel, EvaluationPlan, LoraMethod, Metric, Optimization, TrainPlan
 
 pytestmark = [pytest.mark.timeout(240)]
 
 
 def test_the_prepared_model_is_whole_and_knows_its_hub_id(smollm2: Path, quiet: Any) -> None:
-    from finetree_worker.prepare import prepare_model
+    from finetree_worker.models.gguf import prepare_model
 
     manifest = read_manifest(smollm2)
     assert manifest is not None
@@ -29,11 +29,12 @@ def test_the_prepared_model_is_whole_and_knows_its_hub_id(smollm2: Path, quiet: 
 
 def test_it_speaks_in_chat_and_ends_its_turn(smollm2: Path) -> None:
     import torch
-    from finetree_worker import evaluate, models
-    from finetree_worker.formats import Message, Row
+    from finetree_worker.models.load import load_model, load_tokenizer
+    from finetree_worker.tokenize.rows import Message, Row
+    from finetree_worker.training import evaluate
 
-    model = models.load_model(smollm2, torch.bfloat16, torch.device("cpu"))
-    tokenizer = models.load_tokenizer(smollm2)
+    model = load_model(smollm2, torch.bfloat16, torch.device("cpu"))
+    tokenizer = load_tokenizer(smollm2)
     assert tokenizer.eos_token == "<|im_end|>"
     question = Row(1, (Message("user", "What is the capital of France?"), Message("assistant", "Paris")))
     assert evaluate.answers(model, tokenizer, [question], 16, lambda _: None) == ["The capital of France is Paris."]
@@ -41,7 +42,7 @@ def test_it_speaks_in_chat_and_ends_its_turn(smollm2: Path) -> None:
 
 def test_a_few_steps_teach_it_and_plain_peft_loads_the_result(smollm2: Path, tmp_path: Path, quiet: Any) -> None:
     import torch
-    from finetree_worker.train import train
+    from finetree_worker.training.run import train
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -88,7 +89,7 @@ def _quietly(kind: Any, base: Any, folder: Path) -> Any:
 
 
 def test_a_cancelled_preparation_leaves_nothing(tmp_path: Path, quiet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetree_worker.prepare import prepare_model
+    from finetree_worker.models.gguf import prepare_model
 
     def cancel_once_begun() -> Signal:
         return Signal.CANCEL if quiet.events else Signal.NONE
@@ -100,7 +101,7 @@ def test_a_cancelled_preparation_leaves_nothing(tmp_path: Path, quiet: Any, monk
 
 
 def test_an_unknown_origin_is_named(tmp_path: Path, quiet: Any) -> None:
-    from finetree_worker.prepare import prepare_model
+    from finetree_worker.models.gguf import prepare_model
 
     with pytest.raises(ModelError) as caught:
         prepare_model("wheel:llm-unheard-of", tmp_path / "model", quiet, quiet)

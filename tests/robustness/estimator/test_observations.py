@@ -19,6 +19,7 @@ import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.estimator.v1 import estimator_pb2_grpc
 from finetree_estimator.catalog import prices
+from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence.learner import Learner, load
 from finetree_estimator.evidence.observation_store import FILE_NAME
 from finetree_estimator.spec.resolve import Knowledge
@@ -88,7 +89,7 @@ def test_what_was_accepted_before_a_kill_is_there_after_it(server, tmp_path):
     sender.join(20)
 
     assert len(accepted) >= 30
-    found = [point.job for point in load(tmp_path / "state", KNOWN).points]
+    found = [point.job for point in load(tmp_path / "state", KNOWN, estimate).points]
     assert set(accepted) <= set(found)
     # At most the one report that was under way may be there without an answer.
     assert len(found) <= len(accepted) + 1
@@ -113,7 +114,7 @@ def test_a_second_estimator_on_the_same_folder_says_so_and_exits(server, tmp_pat
 
 
 async def test_a_full_database_refuses_and_keeps_what_it_has(tmp_path):
-    learner = Learner(tmp_path, KNOWN)
+    learner = Learner(tmp_path, KNOWN, estimate)
     await learner.report(report(0))
     before = learner.calibration
     # SQLite's own "disk is full".
@@ -129,7 +130,7 @@ async def test_a_full_database_refuses_and_keeps_what_it_has(tmp_path):
     assert await learner.report(report(1000))
     learner.close()
 
-    assert len(load(tmp_path, KNOWN).points) == kept + 1
+    assert len(load(tmp_path, KNOWN, estimate).points) == kept + 1
 
 
 _FILL = """
@@ -137,6 +138,7 @@ import asyncio, sys
 from pathlib import Path
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator.catalog import prices
+from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence.learner import Learner, load
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import DomainError
@@ -145,7 +147,7 @@ folder, known = Path(sys.argv[1]), Knowledge(prices.packaged())
 request = pb.ReportObservationRequest.FromString(bytes.fromhex(sys.argv[2]))
 
 async def main():
-    learner = Learner(folder, known)
+    learner = Learner(folder, known, estimate)
     accepted = 0
     try:
         while True:
@@ -156,7 +158,7 @@ async def main():
     (folder / "ballast").unlink()
     print(await learner.report(request), end=" ")
     learner.close()
-    print(len(load(folder, known).points) == accepted + 1)
+    print(len(load(folder, known, estimate).points) == accepted + 1)
 
 (folder / "ballast").write_bytes(b"x" * 300_000)
 asyncio.run(main())
@@ -179,12 +181,12 @@ def test_a_disk_that_is_really_full_loses_nothing_and_is_used_again_when_there_i
 
 
 def test_a_file_of_garbage_where_the_log_was_does_not_hide_what_is_in_the_database(tmp_path):
-    learner = Learner(tmp_path, KNOWN)
+    learner = Learner(tmp_path, KNOWN, estimate)
     learner.close()
     with sqlite3.connect(tmp_path / FILE_NAME) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     database.close()
     (tmp_path / f"{FILE_NAME}-wal").write_bytes(os.urandom(5000))
-    again = Learner(tmp_path, KNOWN)
+    again = Learner(tmp_path, KNOWN, estimate)
     assert again.calibration.points == ()
     again.close()

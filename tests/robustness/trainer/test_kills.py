@@ -12,6 +12,7 @@ import grpc
 import psutil
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_data.journal import FILE_NAME
 from trainer_harness import ROWS, Server, assert_whole, jsonl, server, states, steps, trainer
 
 STEP = event_pb2.EVENT_KIND_STEP_METRICS
@@ -75,16 +76,16 @@ async def test_a_service_killed_again_and_again_keeps_every_event_once(tmp_path)
         assert steps(events) == [(1, step) for step in range(1, 121)]
 
 
-async def test_a_worker_that_ends_while_the_service_is_down_is_read_from_its_segment(tmp_path):
+async def test_a_worker_that_ends_while_the_service_is_down_is_read_from_its_journal(tmp_path):
     script = {"steps": 12, "delay": 0.02, "offline_after": 4}
     async with server(tmp_path, script) as (running, talk):
         job = await talk.train()
         await after_step(talk, job, 4)
-        segment = tmp_path / "data" / "jobs" / job.uid / "attempts" / "1" / "segment.bin"
+        journal = tmp_path / "data" / "jobs" / job.uid / "attempts" / "1" / FILE_NAME
         size = 0
         async with asyncio.timeout(5):
-            while size != segment.stat().st_size or not size:
-                size = segment.stat().st_size
+            while size != journal.stat().st_size or not size:
+                size = journal.stat().st_size
                 await asyncio.sleep(0.3)
         await running.kill()
         for pid in worker_pids(tmp_path):

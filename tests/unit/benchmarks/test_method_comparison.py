@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator.catalog.prices import packaged
+from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence import observation
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.server.validation import validate
-from finetree_worker import events
+from finetree_worker.events import types
 from finetree_worker.plan import Metric
 from google.protobuf import json_format
 
@@ -194,21 +195,21 @@ def test_the_worker_takes_the_spec_of_every_run(method: str, purpose: str, tmp_p
 
 def test_what_the_worker_tells_is_kept_as_it_was_told() -> None:
     recorder = method_process.Recorder()
-    recorder.emit(events.AttemptStarted(0, 2, 10, 100, 1, "cpu", "bf16"))
+    recorder.emit(types.AttemptStarted(0, 2, 10, 100, 1, "cpu", "bf16"))
     for step in (1, 2):
         numbers = {"step": step, "loss": 1.0 / step, "tokens": 50 * step, "target_tokens": 5 * step}
         zeros = dict.fromkeys(("epoch", "grad_norm", "tokens_per_second", "elapsed_seconds", "remaining_seconds"), 0.0)
         recorder.emit(
-            events.StepMetrics(total_steps=2, learning_rate=1e-3, step_seconds=0.5, memory_bytes=1, **numbers, **zeros)
+            types.StepMetrics(total_steps=2, learning_rate=1e-3, step_seconds=0.5, memory_bytes=1, **numbers, **zeros)
         )
-    recorder.emit(events.EvalMetrics(2, 0.7, 2.0, 0.75, 4, 3, 4, 1.5, token_accuracy=0.8))
-    recorder.emit(events.Alert(events.Level.WARNING, "NON_FINITE_LOSS", "", 1))
+    recorder.emit(types.EvalMetrics(2, 0.7, 2.0, 0.75, 4, 3, 4, 1.5, token_accuracy=0.8))
+    recorder.emit(types.Alert(types.Level.WARNING, "NON_FINITE_LOSS", "", 1))
     found = recorder.found
     assert found["losses"] == [1.0, 0.5]
     assert (found["steps"], found["tokens"], found["trainable_parameters"]) == (2, 100, 10)
     assert found["evaluations"][0]["exact_match"] == 0.75
     assert found["alerts"] == ["NON_FINITE_LOSS"]
-    assert recorder.poll() is events.Signal.NONE
+    assert recorder.poll() is types.Signal.NONE
 
 
 # ------------------------------------------------------------------------------------------------------- statistics
@@ -275,7 +276,7 @@ def accepted(line: str) -> observation.Point:
     """What the estimator makes of a line of observations.jsonl."""
     request = json_format.Parse(line, pb.ReportObservationRequest())
     validate(request)
-    return observation.to_point(request.observation, Knowledge(packaged()))
+    return observation.to_point(request.observation, Knowledge(packaged()), estimate)
 
 
 def test_the_estimator_takes_every_run_and_the_steps_of_those_that_were_timed(

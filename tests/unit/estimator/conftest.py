@@ -2,9 +2,10 @@
 from dataclasses import replace
 
 import pytest
+from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.models import model
 from finetree_estimator.methods.base import PRESETS, LoraAdapters
-from finetree_estimator.run import Device, Rows, Run
+from finetree_estimator.run import Rows, Run
 
 GIB = 1024**3
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator import cost
+from finetree_estimator.catalog.price_book import Owned, Rented, Term
 from finetree_estimator.intervals import Interval, around
 from finetree_estimator.memory.fit import Verdict, judge
-from finetree_estimator.run import Owned, Rented, Term
 
 HOUR = around(3600.0, below=0.5, above=1.0)
 QUOTE = Rented("runpod/a100-80gb/2026-07-15", "runpod", 1.49, "USD", "2026-07-15", "price table")

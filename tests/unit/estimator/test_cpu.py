@@ -8,7 +8,6 @@ forward and backward of one micro-batch, the best of three; `rate` is the same c
 from dataclasses import dataclass
 
 import pytest
-from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_estimator.catalog.devices import processor
 from finetree_estimator.catalog.models import model
 from finetree_estimator.memory import peak as memory
@@ -49,12 +48,11 @@ def pair(request, make_run):
     """A measured run, and the same as the formulas see it."""
     measured = request.param
     size = 4 if measured.fp32 else 2
-    cpu = rs.CpuDevice(cores=1, bf16_flops_per_second=measured.rate, fp32_flops_per_second=measured.rate)
     count = measured.tokens // measured.length
     run = make_run(
         shape=model("smollm2-135m-instruct").shape,
         method=Full() if measured.method == "full" else LoraAdapters(8, PRESETS["all-linear"], 0.1),
-        device=processor(cpu, fp32=measured.fp32),
+        device=processor(cores=1, measured_flops=measured.rate),
         micro_batch=count,
         batch=count,
         sequence_length=measured.length,
@@ -86,8 +84,7 @@ def test_time_of_a_step_on_a_cpu(pair):
 
 def test_time_of_an_answer_on_a_cpu(make_run):
     """40 questions at once took 1.065 s for 8 tokens, prompts left out."""
-    cpu = rs.CpuDevice(cores=1, bf16_flops_per_second=0.2e12)
-    run = make_run(shape=model("smollm2-135m-instruct").shape, device=processor(cpu, fp32=False))
+    run = make_run(shape=model("smollm2-135m-instruct").shape, device=processor(cores=1, measured_flops=0.2e12))
     rows = Rows(40, 24.0, 576.0, 24, 0.0001)
     one, nine = (
         phases.evaluation_seconds(run, EvaluationPlan(rows, generate=True, max_new_tokens=n, before=1)) for n in (1, 9)

@@ -16,11 +16,11 @@ import pytest
 
 for _name, _file in (
     ("worker_harness", "harness.py"),
-    ("public_rows", "public_rows.py"),
-    ("public_files", "public_files.py"),
+    ("public_rows", "tokenize/public_rows.py"),
+    ("public_files", "tokenize/public_files.py"),
 ):
     if _name not in sys.modules:
-        _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(_file))
+        _spec = importlib.util.spec_from_file_location(_name, Path(__file__).parent / _file)
         assert _spec is not None
         assert _spec.loader is not None
         sys.modules[_name] = importlib.util.module_from_spec(_spec)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetree_worker import events
-from finetree_worker.events import Signal
+from finetree_worker.events import types
+from finetree_worker.events.types import Signal
 from finetree_worker.plan import (
     AdapterMethod,
     BaseModel,
@@ -59,7 +59,7 @@ class Recorder:
 
     def emit(self, event: Any) -> None:
         self.events.append(event)
-        if isinstance(event, events.StepMetrics):
+        if isinstance(event, types.StepMetrics):
             self.asked = self.at_step.get(event.step, self.asked)
 
     def poll(self) -> Signal:
@@ -79,7 +79,7 @@ def pausing(step: int) -> Recorder:
 
 def run(plan: TrainPlan, recorder: Recorder | None = None) -> Recorder:
     """Train; the outcome is the recorder's."""
-    from finetree_worker.train import train
+    from finetree_worker.training.run import train
 
     recorder = recorder or Recorder()
     recorder.outcome = train(plan, recorder, recorder)
@@ -99,14 +99,15 @@ def elsewhere(plan: TrainPlan, folder: Path) -> TrainPlan:
 def loop_of(plan: TrainPlan, recorder: Recorder | None = None) -> Any:
     """The loop of a plan, before its first step; `adapted` is its model as peft has it."""
     import torch
-    from finetree_worker import data, models
-    from finetree_worker.loop import Loop
-    from finetree_worker.steering import Steering
-    from finetree_worker.train import adapt, load
+    from finetree_worker.control import Steering
+    from finetree_worker.data.dataset import load_dataset
+    from finetree_worker.models.load import load_tokenizer
+    from finetree_worker.training.loop import Loop
+    from finetree_worker.training.run import adapt, load
 
     recorder, cpu = recorder or Recorder(), torch.device("cpu")
     adapted, subject = adapt(plan, load(plan, cpu), cpu)
-    rows = data.load(plan, models.load_tokenizer(plan.base.folder), lambda _: None).train
+    rows = load_dataset(plan, load_tokenizer(plan.base.folder), lambda _: None).train
     loop: Any = Loop(plan, subject, rows, recorder, Steering(recorder))
     loop.adapted = adapted
     return loop
@@ -135,7 +136,7 @@ def difference(left: dict[str, Any], right: dict[str, Any]) -> float:
 def rows_of(lengths: Sequence[int]) -> list[Any]:
     """Rows of so many tokens, all of them learned."""
     import torch
-    from finetree_worker.packing import Example
+    from finetree_worker.data.packing import Example
 
     return [
         Example(i, torch.zeros(n, dtype=torch.int32), torch.ones(n, dtype=torch.bool)) for i, n in enumerate(lengths)
@@ -168,6 +169,6 @@ def data_plan(file: Path, length: int = 256, packing: bool = True, **evaluation:
 
 def tokenised(plan: TrainPlan, tokenizer: Any) -> Any:
     """The rows of a plan as tokens, with their report."""
-    from finetree_worker import data
+    from finetree_worker.data.dataset import load_dataset
 
-    return data.load(plan, tokenizer, lambda _: None)
+    return load_dataset(plan, tokenizer, lambda _: None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree policies`: the rule packs that recommendations are decided by."""
+"""`finetree policies`: the rule packs of the recommender."""
 
 import json
 import subprocess
@@ -9,25 +9,25 @@ from typing import Any
 
 import click
 
-from finetree_cli.errors import BadInput, CliError, NotAvailable
+from finetree_cli.errors import BadInput, CliError
 from finetree_cli.options.command import Group, Settings, pass_settings
 
 
 @click.group(cls=Group, examples=("finetree policies list", "finetree policies check house.yaml"))
 def policies() -> None:
-    """See and check the rule packs that recommendations are decided by."""
+    """List, show and check the rule packs that recommendations follow."""
 
 
 @policies.command("list", examples=("finetree policies list", "finetree policies list --json | jq -r '.policies[].id'"))
 @pass_settings
 def list_policies(settings: Settings) -> None:
-    """List the packs: those that come with the recommender, and those of its folder with what is wrong with them."""
-    from finetree_cli.backends.recommender import advisor
+    """List the rule packs: the built-in ones, and those of the recommender's folder with the errors in them."""
+    from finetree_cli.backends.recommender import open_recommender
     from finetree_cli.output import as_dict
     from finetree_cli.render.recommender.policies import show_list
 
-    with settings.client() as client, advisor(settings, client, local=False, method="ListPolicies") as asked:
-        found = asked.policies()
+    with settings.client() as client, open_recommender(settings, client, "ListPolicies") as recommender:
+        found = recommender.list_policies()
     if settings.out.json:
         settings.out.document({"policies": [as_dict(item) for item in found]})
     else:
@@ -43,15 +43,15 @@ def list_policies(settings: Settings) -> None:
     ),
 )
 @click.argument("name", default="")
-@click.option("--yaml", "as_yaml", is_flag=True, help="Print the file itself.")
+@click.option("--yaml", "as_yaml", is_flag=True, help="Print the pack's file.")
 @pass_settings
 def show_policy(settings: Settings, name: str, *, as_yaml: bool) -> None:
-    """Show a pack: questions, tree, rules with their sources, and how contradictions were resolved."""
-    from finetree_cli.backends.recommender import advisor
+    """Show a rule pack: questions, rules with their sources, and how contradictions were resolved."""
+    from finetree_cli.backends.recommender import open_recommender
     from finetree_cli.render.recommender.policies import show
 
-    with settings.client() as client, advisor(settings, client, local=False, method="GetPolicy") as asked:
-        found = asked.policy(name)
+    with settings.client() as client, open_recommender(settings, client, "GetPolicy") as recommender:
+        found = recommender.get_policy(name)
     if settings.out.json:
         settings.out.message(found)
     elif as_yaml:
@@ -65,29 +65,24 @@ def show_policy(settings: Settings, name: str, *, as_yaml: bool) -> None:
 @click.option(
     "--beside",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of packs that it may extend, beside the built-in ones.",
+    help="Folder with further packs that FILE may extend.",
 )
 @pass_settings
 def check(settings: Settings, file: Path, beside: Path | None) -> None:
-    """Load and check a pack file without a server: exit code 2 names the rule that is wrong."""
-    found = _checked(file, beside)
+    """Check a rule pack's file without a server; exit code 2 names the line and the rule with a mistake."""
+    found = _check(file, beside)
     if settings.out.json:
         settings.out.document(found)
     else:
-        over = f", over {found['extends']}" if found.get("extends") else ""
-        settings.out.text(f"{file}: {found['id']}{over}, sha256 {found['sha256']}: no fault found")
+        over = f", extends {found['extends']}" if found.get("extends") else ""
+        settings.out.text(f"{file}: {found['id']}{over}, sha256 {found['sha256']}: valid")
 
 
-def _checked(file: Path, beside: Path | None) -> dict[str, Any]:
-    """The pack in short, as the recommender's own program says it."""
-    from finetree_cli.backends.local_process import installed
+def _check(file: Path, beside: Path | None) -> dict[str, Any]:
+    """Run the recommender's own check and return its summary of the pack."""
+    from finetree_cli.backends.local_process import require_installed
 
-    if not installed("recommender"):
-        raise NotAvailable(
-            "the recommender is not installed here",
-            remedy="pip install 'finetree-cli[local]'",
-            reason="LOCAL_ENGINE_NOT_INSTALLED",
-        )
+    require_installed("recommender")
     command = [sys.executable, "-P", "-m", "finetree_recommender", "--policy-check", str(file)]
     if beside is not None:
         command += ["--policy-dir", str(beside)]
@@ -97,5 +92,5 @@ def _checked(file: Path, beside: Path | None) -> dict[str, Any]:
         return found
     reason, _, text = (ended.stderr.strip().splitlines() or [""])[-1].partition(": ")
     if ended.returncode == BadInput.exit_code:
-        raise BadInput(text, reason=reason, remedy="mend the rule that is named")
-    raise CliError(f"the local recommender ended with exit code {ended.returncode}: {text or reason}")
+        raise BadInput(text, reason=reason, remedy="correct the named rule")
+    raise CliError(f"the recommender process ended with exit code {ended.returncode}: {text or reason}")

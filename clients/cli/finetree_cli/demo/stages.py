@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages of the demo, told as they happen. The recipe is the recommender's: nothing here sets a value of it."""
+"""The stages of the demo. The recipe is the recommender's: no value of it is set here."""
 
 import signal
 import time
@@ -23,37 +23,37 @@ from finetree_cli.options.command import Settings
 from finetree_cli.options.spec import RATE_WAIT_SECONDS, machine_hardware
 from finetree_cli.output import Output
 from finetree_cli.render import units
-from finetree_cli.render.estimator.catalogue import host
+from finetree_cli.render.trainer.capacity import host
 
 if TYPE_CHECKING:
     from finetree import Client, Job
 
 MODEL = "smollm2-135m-instruct"
-"""The one model whose weights come from a package index, so that the demo needs no hub."""
+"""Model whose weights come from the package index, so that the demo needs no model hub."""
 SEED = 0
-"""Of the choice of countries."""
+"""Seed of the choice of countries."""
 SAMPLES = 2
-"""Answers to show."""
+"""Number of answers to show."""
 STAGES = 8
 CANCEL_SECONDS = 60.0
-"""How long an interrupted demo waits for its job to stop: the trainer's two grace times of 20 s, and some."""
+"""Longest wait for the job of an interrupted demo to stop: the trainer's two grace times of 20 s, and a margin."""
 
 
 @dataclass(slots=True)
 class Data:
-    """The demo's datasets, and what is known of them once the PREPARE job has counted their tokens."""
+    """The demo's datasets; their profiles are set once the PREPARE job has counted their tokens."""
 
     countries: int
     train: str
     evaluation: str
     longest_answer: int
-    """Characters."""
+    """Length of the longest answer in characters."""
     profile: rs.DatasetProfile = field(default_factory=rs.DatasetProfile)
     evaluation_profile: rs.DatasetProfile = field(default_factory=rs.DatasetProfile)
 
 
 def run(settings: Settings, countries: int | None, data_dir: Path | None) -> None:
-    """Run the demo from start to end."""
+    """Run the demo."""
     # A terminated demo must stop its suite as an interrupted one does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = (data_dir or default_data_dir() / "demo").absolute()
@@ -63,13 +63,13 @@ def run(settings: Settings, countries: int | None, data_dir: Path | None) -> Non
         demo.note(", ".join(f"{name} {address}" for name, address in suite.addresses.items()))
         here = Settings(**suite.addresses, out=settings.out)
         with here.client() as client:
-            outcome = demo.tell(client, countries)
+            outcome = demo.run(client, countries)
     show_outcome(settings.out, outcome)
 
 
 @dataclass(slots=True)
 class Demo:
-    """Tells the stages on the way."""
+    """Runs the stages and prints each."""
 
     out: Output
     folder: Path
@@ -77,16 +77,16 @@ class Demo:
     started: float = field(default_factory=time.monotonic)
 
     def stage(self, text: str) -> None:
-        """Begin a stage."""
+        """Print the heading of a stage."""
         self.number += 1
         self._line(f"[{self.number}/{STAGES}] {text}  ({units.duration(time.monotonic() - self.started)})")
 
     def note(self, text: str) -> None:
-        """Say something about the stage."""
+        """Print a line about the stage."""
         self._line(f"      {text}")
 
-    def tell(self, client: "Client", countries: int | None) -> Outcome:
-        """Stages 2 to 8."""
+    def run(self, client: "Client", countries: int | None) -> Outcome:
+        """Run the stages 2 to 8."""
         capacity = self._measure(client)
         data = self._build(client, capacity, countries)
         self._prepare(client, data)
@@ -104,8 +104,8 @@ class Demo:
         self.stage("building a dataset of country codes (ISO 3166) and uploading it")
         size = sizing.choose(capacity, countries)
         built = dataset.build(size.countries, SEED)
-        self.note(f"{size.countries} countries, {size.reason}")
-        self.note(f"{len(built.train_rows)} questions to learn, {len(built.eval_rows)} held out in words not shown")
+        self.note(f"{size.countries} countries: {size.reason}")
+        self.note(f"{len(built.train_rows)} training rows, {len(built.eval_rows)} held-out questions in other words")
         train = client.upload_dataset(built.train_rows, display_name="demo: country codes")
         held_out = client.upload_dataset(built.eval_rows, display_name="demo: country codes, held out")
         longest = max(len(row["messages"][-1]["content"]) for row in built.eval_rows)
@@ -121,14 +121,14 @@ class Demo:
                 self.note(_counted(event.dataset_report))
 
         self._follow(client.create_job(spec, kind="PREPARE", display_name="demo: prepare"), seen)
-        # As the trainer keeps them: the plan that is approved below must be the one that it sees.
+        # The trainer's own profiles: the plan that is approved below must be the one that it resolves.
         data.profile = client.get_dataset(data.train).profile
         data.evaluation_profile = client.get_dataset(data.evaluation).profile
 
     def _ask(
         self, client: "Client", capacity: trainer_pb2.GetCapacityResponse, data: Data
     ) -> recommender_pb2.RecommendResponse:
-        self.stage("asking the recommender which method and which recipe")
+        self.stage("recommending a method and a recipe")
         request = recommender_pb2.RecommendRequest(
             model=rs.ModelSource(name=MODEL),
             hardware=machine_hardware(capacity),
@@ -152,7 +152,7 @@ class Demo:
     def _estimate(
         self, client: "Client", answer: recommender_pb2.RecommendResponse, data: Data
     ) -> estimator_pb2.Estimate:
-        self.stage("asking the estimator what that will take")
+        self.stage("estimating memory, time and cost")
         estimate = client.estimate(
             answer.spec,
             dataset_profile=data.profile,
@@ -172,19 +172,19 @@ class Demo:
         capacity: trainer_pb2.GetCapacityResponse,
         data: Data,
     ) -> Outcome:
-        self.stage("training exactly that, evaluated before and after")
+        self.stage("training the recommended recipe, with an evaluation before and after")
         job = client.create_job(answer.spec, display_name="demo", plan_digest=answer.plan_digest, recommendation=answer)
         self.note(f"job {job.name}")
         outcome = Outcome(job.name, answer, estimate, capacity, data.countries)
         outcome.terminal = self._follow(job, outcome.see)
-        self.stage("fetching what was made")
+        self.stage("downloading the artifacts")
         outcome.spec = job.refresh().spec
         outcome.folders = job.download(self.folder / "artifacts" / job.uid)
         outcome.artifacts = job.artifacts()
         return outcome
 
     def _follow(self, job: "Job", seen: Callable[[event_pb2.JobEvent], None]) -> event_pb2.Terminal:
-        """Follow a job on stderr; a user who leaves takes the job along, since its suite ends too."""
+        """Follow a job on stderr; Ctrl-C cancels the job too, since its suite stops."""
         try:
             return follow(Settings(out=Output()), job, seen=seen)
         except StillRunning:
@@ -201,9 +201,9 @@ class Demo:
 
 
 def _evaluation(data: Data) -> rs.Evaluation:
-    """What is measured, not how it is trained: exact match before and after, with room for the longest answer.
+    """Build the evaluation: loss and exact match, before and after, with room for the longest answer.
 
-    A token is at least one character, and the end of an answer takes one more.
+    A token has at least one character, and the end of an answer is one more token.
     """
     return rs.Evaluation(
         dataset=rs.DatasetSource(name=data.evaluation),
@@ -216,6 +216,6 @@ def _evaluation(data: Data) -> rs.Evaluation:
 
 def _counted(report: event_pb2.DatasetReport) -> str:
     profile = report.profile
-    learned = f"{report.target_tokens} learned" if report.target_tokens else f"{profile.target_fraction:.0%} learned"
-    longest = f", the longest row has {report.longest_row_tokens}" if report.longest_row_tokens else ""
-    return f"{report.split or 'train'}: {profile.examples} rows, {profile.total_tokens} tokens, {learned}{longest}"
+    targets = f"{report.target_tokens} targets" if report.target_tokens else f"{profile.target_fraction:.0%} targets"
+    longest = f", longest row {report.longest_row_tokens}" if report.longest_row_tokens else ""
+    return f"{report.split or 'train'}: {profile.examples} rows, {profile.total_tokens} tokens, {targets}{longest}"

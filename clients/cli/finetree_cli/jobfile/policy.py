@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of `finetree check`: a policy file (a PlanPolicy, strict proto JSON as YAML), and the flags over it."""
+"""Limits of `finetree check`: a policy file (a PlanPolicy as strict YAML), and flags that override it."""
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from finetree_cli.errors import BadInput
+from finetree_cli.errors import BadInput, FileProblem, Position
 
 if TYPE_CHECKING:
     from finetree_api.estimator.v1 import estimator_pb2
-
-    from finetree_cli.jobfile.yaml_reader import FileProblem, Place
 
 COSTS = ("max_cost", "max_monthly_cost")
 """Limits in a currency."""
@@ -19,7 +17,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class LimitFlags:
-    """Limits as the command line states them; None is not said."""
+    """Limits on the command line; None is not given."""
 
     max_cost_usd: float | None = None
     max_monthly_cost_usd: float | None = None
@@ -30,43 +28,36 @@ class LimitFlags:
     max_carbon_kg: float | None = None
     min_confidence: str | None = None
 
-    @classmethod
-    def take(cls, flags: dict[str, Any]) -> "LimitFlags":
-        """Move these flags out of a command's keyword arguments."""
-        return cls(**{item.name: flags.pop(item.name) for item in fields(cls)})
-
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The limits of a check, and where the file states them."""
+    """Limits of a check, and their positions in the policy file."""
 
     message: "estimator_pb2.PlanPolicy"
     file: str = ""
-    places: "dict[str, Place]" = field(default_factory=dict)
+    positions: dict[str, Position] = field(default_factory=dict)
 
-    def problem(self, path: str, text: str) -> "FileProblem | None":
-        """A service's word on a limit with its place in the file; None where the limit is a flag's."""
-        from finetree_cli.jobfile.yaml_reader import FileProblem
-
+    def problem(self, path: str, text: str) -> FileProblem | None:
+        """Add the position in the file to a service's violation of a limit; None for a limit from a flag."""
         name = path.removeprefix("policy").removeprefix(".")
-        # A currency that is not stated is that of the costs.
-        stated = [name, *COSTS] if name == "currency_code" else [name]
-        place = next((self.places[each] for each in stated if each in self.places), None)
-        return FileProblem(place, name, text) if place is not None else None
+        # Without a currency of its own, the file's costs are in the default one: the violation is theirs.
+        names = [name, *COSTS] if name == "currency_code" else [name]
+        position = next((self.positions[each] for each in names if each in self.positions), None)
+        return FileProblem(position, name, text) if position is not None else None
 
 
-def policy(file: str | None, flags: LimitFlags) -> Policy:
-    """The limits of a file with those of the flags in their place.
+def read_policy(file: str | None, flags: LimitFlags) -> Policy:
+    """Read the limits of a file; flags replace them.
 
     Raises:
-        BadInput: the file is no policy, nothing is limited, or limits are in two currencies.
+        BadInput: The file is no policy, there is no limit, or the limits are in two currencies.
     """
     found = _read(file) if file is not None else _empty()
     for name in _add(found.message, flags):
-        found.places.pop(name, None)  # what a flag says is none of the file's any more
+        found.positions.pop(name, None)  # the flag's value replaces the file's
     if not {item.name for item, _ in found.message.ListFields()} - {"currency_code"}:
         remedy = "give --max-cost-usd, --max-hours, --max-memory-gib, --fits or another limit, or --policy FILE"
-        raise BadInput("no limit is named", remedy=remedy, reason="POLICY_EMPTY")
+        raise BadInput("no limit is given", remedy=remedy, reason="POLICY_EMPTY")
     return found
 
 
@@ -77,26 +68,26 @@ def _empty() -> Policy:
 
 
 def _read(name: str) -> Policy:
-    from finetree_cli.jobfile import job as job_file
-    from finetree_cli.jobfile.yaml_reader import JobReader
+    from finetree_cli.jobfile.job import compose, read_text
+    from finetree_cli.jobfile.yaml_reader import YamlReader
 
     found = _empty()
     try:
-        file, text = job_file.text_of(name)
-        root = job_file.compose(text, file)
+        file, text = read_text(name)
+        root = compose(text, file)
     except BadInput as error:
         reason = error.reason.replace("JOB_", "POLICY_")
         text = error.message.replace("no job file", "no policy file")
         raise BadInput(text, reason=reason, problems=error.problems) from error
-    reader = JobReader(file)
+    reader = YamlReader(file)
     reader.read(root, found.message)
     if reader.problems:
         raise BadInput(f"{file} is no policy", reason="POLICY_FILE_INVALID", problems=reader.problems)
-    return Policy(found.message, file, reader.places)
+    return Policy(found.message, file, reader.positions)
 
 
 def _add(message: "estimator_pb2.PlanPolicy", flags: LimitFlags) -> list[str]:
-    """Set what flags say; the names of it."""
+    """Set the limits that flags give, and return their names."""
     in_dollars = {"max_cost": flags.max_cost_usd, "max_monthly_cost": flags.max_monthly_cost_usd}
     if any(value is not None for value in in_dollars.values()):
         if message.currency_code.upper() not in ("", "USD"):
@@ -112,14 +103,14 @@ def _add(message: "estimator_pb2.PlanPolicy", flags: LimitFlags) -> list[str]:
         "must_fit": flags.fits or None,
         "min_confidence": _level(flags.min_confidence),
     }
-    told = {name: value for name, value in limits.items() if value is not None}
-    for name, value in told.items():
+    given = {name: value for name, value in limits.items() if value is not None}
+    for name, value in given.items():
         setattr(message, name, value)
-    return list(told)
+    return list(given)
 
 
 def _times(value: float | None, unit: int) -> float | int | None:
-    """In the contract's unit; bytes are whole."""
+    """Convert to the contract's unit; bytes are rounded."""
     if value is None:
         return None
     return round(min(value * unit, 2**53 - 1)) if unit == GIB else value * unit

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a RunSpec as a job file in which every value says why it is what it is."""
+"""Write a RunSpec as a job file, with the reason of each value in a comment."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -10,13 +10,13 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 COMMENT_COLUMN = 44
-"""Column where reasons begin, so that they line up beside the longest common settings."""
+"""Column at which comments begin, so that they line up beside the longest common settings."""
 
 
 def to_yaml(
     spec: run_spec_pb2.RunSpec, sources: Iterable[evidence_pb2.SettingSource] = (), header: Iterable[str] = ()
 ) -> str:
-    """The spec as YAML that `jobfile.job.parse` reads back to an equal spec; `header` lines come first, as comments."""
+    """Write a spec as YAML that `jobfile.job.parse_job` reads back to an equal spec; `header` lines are comments."""
     reasons = {source.field_path: _reason(source) for source in sources}
     lines = [f"# {_one_line(line)}" for line in header]
     lines += _mapping(spec, "", 0, reasons)
@@ -38,7 +38,7 @@ def _mapping(message: Message, path: str, indent: int, reasons: dict[str, str]) 
 
 
 def _list(known: FieldDescriptor, values: Any, head: str, reason: str) -> Iterator[str]:
-    """A list of scalars on its key's line, one of messages below it."""
+    """Write a list of scalars on its key's line, a list of messages below it."""
     if known.message_type is None:
         items = ", ".join(_scalar(known, value) for value in values)
         yield _commented(f"{head} [{items}]", reason)
@@ -63,7 +63,7 @@ def _scalar(known: FieldDescriptor, value: Any) -> str:
 
 
 def _text(value: str) -> str:
-    """A name as it is, anything else in double quotes: JSON's string is YAML's too."""
+    """Write a name bare and any other text in double quotes: a JSON string is a YAML string."""
     plain = value.replace("-", "").replace("_", "").replace("/", "")
     words = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
     is_name = plain.isascii() and plain.isalnum() and value[0].isalpha() and value.lower() not in words
@@ -71,7 +71,7 @@ def _text(value: str) -> str:
 
 
 def _reason(source: evidence_pb2.SettingSource) -> str:
-    """Why, in which range, and from where: "usual [recipe.clip]; 0.3 to 1; torchtune, clip_grad_norm"."""
+    """Return reason, range and source: "usual [recipe.clip]; 0.3 to 1; torchtune, clip_grad_norm"."""
     rule = f" [{source.rule_id}]" if source.rule_id else ""
     low, high = (
         f"{source.min:g}" if source.HasField("min") else "",
@@ -87,5 +87,5 @@ def _commented(line: str, reason: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Text that cannot end its comment."""
+    """Join lines: text that cannot end its comment."""
     return " ".join(text.split())

@@ -3,15 +3,13 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-
-from finetree_api.types.v1 import run_spec_pb2 as rs
 
 from finetree_estimator import constants as c
 from finetree_estimator.catalog.accelerators import AcceleratorEntry, supported
 from finetree_estimator.catalog.names import GIB
 from finetree_estimator.intervals import Kind, Source
-from finetree_estimator.run import Device
 
 USABLE_SHARE = 0.98
 """Of the GiB that a label promises (24 GB cards show 23.6 GiB, 80 GB A100s 79.2; reference B4)."""
@@ -25,6 +23,37 @@ FP32_SHARE_64_LANES = 0.74
 LANES_64 = frozenset({("Pascal", "hbm"), ("Volta", "hbm"), ("Ampere", "hbm")})
 """Architecture and segment of such multiprocessors; all of Turing's are (CUDA C++ Programming Guide, throughput of
 arithmetic instructions)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a run trains on; rates in FLOP/s, sizes in bytes, bandwidth in bytes per second."""
+
+    name: str
+    is_cpu: bool
+    usable_bytes: int
+    """0 when unknown."""
+    training_flops: float
+    """Rate of the matrix products of a long training step, recomputation counted."""
+    rate_below: float
+    """Share by which the rate may be lower (90 % interval)."""
+    rate_above: float
+    """Share by which it may be higher."""
+    bandwidth: float
+    """That programs reach."""
+    watts: float
+    cores: int = 0
+    """Of a CPU."""
+    link_bandwidth: float = 0.0
+    """To the other devices of a machine, in one direction; 0 when unknown, and for a CPU."""
+    float32_flops: float = 0.0
+    """Rate of products in float32 beside faster 16-bit ones; 0 where there is no difference, or it is unknown."""
+    cache_bytes: float = 0.0
+    """Of its L2 cache; 0 where unknown, and for a CPU."""
+    context_bytes: float = c.CUDA_CONTEXT
+    """What a process takes of a GPU outside its allocator."""
+    sources: tuple[Source, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=1024)
@@ -100,24 +129,26 @@ def by_memory_class(marketed_gb: float) -> Device:
     )
 
 
-def processor(cpu: rs.CpuDevice, *, fp32: bool) -> Device:
-    """A CPU: its measured matrix rate in the compute type, or what its cores typically reach."""
-    cores = cpu.cores or 4
-    measured = cpu.fp32_flops_per_second if fp32 else cpu.bf16_flops_per_second
+def processor(*, name: str = "", cores: int = 0, memory_bytes: int = 0, measured_flops: float = 0.0) -> Device:
+    """A CPU with its measured matrix rate (FLOP/s in the compute type), or what its cores typically reach.
+
+    Empty and 0 mean unknown.
+    """
+    known_cores, cores = cores, cores or 4
     notes: list[str] = []
-    if measured > 0:
-        rate, (below, above) = measured, c.CPU_RATE
+    if measured_flops > 0:
+        rate, (below, above) = measured_flops, c.CPU_RATE
         source = Source(Kind.MEASURED, "matrix-rate", "hardware.cpu")
     else:
         rate, (below, above) = cores * c.CPU_CORE_FP32_FLOPS, c.UNKNOWN_RATE
         source = Source(Kind.COMPUTED, "typical-core", f"{cores} cores")
         notes.append("the CPU's matrix rate was not measured: its speed is a guess from the number of cores")
-    if not cpu.cores:
+    if not known_cores:
         notes.append(f"the number of cores is unknown: {cores} are assumed")
     return Device(
-        cpu.model_name or "CPU",
+        name or "CPU",
         is_cpu=True,
-        usable_bytes=cpu.memory_bytes,
+        usable_bytes=memory_bytes,
         training_flops=rate * c.CPU_EFFICIENCY,
         rate_below=below,
         rate_above=above,

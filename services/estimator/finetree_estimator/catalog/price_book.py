@@ -6,9 +6,46 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from finetree_estimator.catalog.names import UnknownNameError, nearest_names
-from finetree_estimator.run import Rented, Term
+
+
+class Term(Enum):
+    """How a price is committed to; the names are those of the contract's PriceTerm."""
+
+    # Enum's own hashes the name, in Python; members are single, so their identity will do.
+    __hash__ = object.__hash__
+
+    ON_DEMAND = "on-demand"
+    SPOT = "spot"
+    RESERVED = "reserved"
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """Own hardware: electricity at `tariff` per kilowatt-hour; `watts` 0 means the device's figure."""
+
+    tariff: float
+    currency: str
+    watts: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rented:
+    """A price of the price book: currency units per device and hour."""
+
+    price_id: str
+    provider: str
+    hourly: float
+    """Of one device."""
+    currency: str
+    date: str
+    source: str
+    region: str = ""
+    term: Term = Term.ON_DEMAND
+    min_count: int = 1
+    """Devices that it is sold in: whole multiples of it are paid."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.names import UnknownNameError, is_currency, raw
-from finetree_estimator.catalog.price_book import PriceBook, Quote
-from finetree_estimator.run import Term
+from finetree_estimator.catalog.price_book import PriceBook, Quote, Term
 
 COLUMNS = ("price_id", "accelerator", "provider", "hourly_price", "currency", "date", "source")
 """Columns that a price book file must have (CSV with a header)."""

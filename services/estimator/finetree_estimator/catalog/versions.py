@@ -60,7 +60,7 @@ FORMULAS = (
     "timing/memory_traffic",
     "timing/phases",
     "timing/step_time",
-    "whatif/elsewhere",
+    "whatif/hardware",
     "whatif/fallbacks",
     "whatif/playbook_comparison",
 )

@@ -14,8 +14,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
 
+from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import run_spec_pb2 as rs
+
 from finetree_estimator.catalog.versions import Part
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction, Factor
+from finetree_estimator.spec.resolve import device_key, model_family
 
 PRIOR_STRENGTH = 2.0
 """Observations that "as predicted" counts for: one run moves an estimate a third of the way, ten by 83 %. Runs of one
@@ -152,6 +156,17 @@ def learn(points: Iterable[Point]) -> Calibration:
         entries |= _device_entries(device, group)
     seen = frozenset((point.device, point.family) for point in ordered if point.family)
     return Calibration(ordered, entries, _part(ordered), seen)
+
+
+def correction_for(request: pb.EstimateRunRequest, spec: rs.RunSpec, calibration: Calibration) -> Correction:
+    """What observed runs correct in an estimate of `spec`, a request's own or a changed one.
+
+    Only this suite's runs are observed, and so corrected. Raises UnknownNameError for an unknown accelerator.
+    """
+    ours = request.program in (pb.TRAINING_PROGRAM_UNSPECIFIED, pb.TRAINING_PROGRAM_FINETREE)
+    if not ours or not calibration.points:
+        return UNCORRECTED
+    return calibration.correction(device_key(spec.hardware), model_family(spec.model))
 
 
 def interval_of(factor: Factor) -> tuple[float, float, float]:

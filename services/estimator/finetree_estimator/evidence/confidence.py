@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache, lru_cache
 
+from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
 from finetree_estimator.evidence.measured_runs import Near, case_of, measured, nearest
 from finetree_estimator.evidence.similarity import (
     FAR,
@@ -67,12 +68,12 @@ class Confidence:
     """What of it stands on the wire, for who writes it more than once."""
 
 
-def of(run: Run, case: Case | None = None, *, told: bool = True) -> Confidence:
+def of(run: Run, correction: Correction = UNCORRECTED, case: Case | None = None, *, told: bool = True) -> Confidence:
     """Confidence in the estimate of a run, with what was learned from observed runs of its device.
 
     `case` is its `evidence.case_of`, where that is known. Without `told` the reasons are left out.
     """
-    learned = run.correction.memory.observations, run.correction.step_time.observations
+    learned = correction.memory.observations, correction.step_time.observations
     of_memory = _weights(MEMORY, learned[0] >= OBSERVED_ENOUGH)
     of_time = _weights(TIME, learned[1] >= OBSERVED_ENOUGH)
     return _of(case or case_of(run), of_memory, of_time, told)
@@ -85,9 +86,9 @@ def _of(case: Case, of_memory: Weights, of_time: Weights, told: bool) -> Confide
     return Confidence(level(memory.distance), level(time.distance), memory.distance, time.distance, reasons)
 
 
-def memory_distance(run: Run) -> float:
+def memory_distance(run: Run, correction: Correction = UNCORRECTED) -> float:
     """Distance of the nearest measured peak alone: what `of` says, for searches that ask about many runs."""
-    learned = run.correction.memory.observations >= OBSERVED_ENOUGH
+    learned = correction.memory.observations >= OBSERVED_ENOUGH
     return _nearest(case_of(run), _weights(MEMORY, learned)).distance
 
 

@@ -15,7 +15,8 @@ from finetree_runtime.errors import DomainError
 from finetree_estimator.catalog import versions
 from finetree_estimator.evidence import observation as observing
 from finetree_estimator.evidence import observation_store
-from finetree_estimator.evidence.calibration import EMPTY, Calibration, Point, learn
+from finetree_estimator.evidence.calibration import Calibration, Point, learn
+from finetree_estimator.evidence.observation import Predict
 from finetree_estimator.evidence.observation_store import Observations, Row
 from finetree_estimator.spec.resolve import Knowledge
 
@@ -23,13 +24,15 @@ from finetree_estimator.spec.resolve import Knowledge
 class Learner:
     """What a server has learned. `calibration` is the present one; it is replaced, never changed."""
 
-    def __init__(self, folder: Path, knowledge: Knowledge) -> None:
+    def __init__(self, folder: Path, knowledge: Knowledge, predict: Predict) -> None:
         """Open the store of a folder. Raises SettingsError where it cannot be used."""
-        self._knowledge = replace(knowledge, calibration=EMPTY)
+        self._knowledge, self._predict = knowledge, predict
         self._store = Observations(folder)
         self._writing = threading.Lock()
         rows = self._store.rows()
-        renewed = {row.key: fresh for row in rows if (fresh := _renewed(row, self._knowledge)) is not row}
+        renewed = {
+            row.key: fresh for row in rows if (fresh := _renewed(row, self._knowledge, self._predict)) is not row
+        }
         if renewed:
             self._store.replace_points([row for row in renewed.values() if row.point])
         self._points = _points(renewed.get(row.key, row) for row in rows)
@@ -49,7 +52,7 @@ class Learner:
         observation = pb.Observation()
         observation.CopyFrom(request.observation)
         observation.end_time = observation.end_time or observing.now()
-        point = observing.to_point(observation, self._knowledge)
+        point = observing.to_point(observation, self._knowledge, self._predict)
         row = _row(point, observation.SerializeToString(deterministic=True))
         return await asyncio.to_thread(self._add, row, point, request.request_id, body)
 
@@ -75,10 +78,9 @@ class Learner:
             return removed
 
 
-def load(folder: Path, knowledge: Knowledge) -> Calibration:
+def load(folder: Path, knowledge: Knowledge, predict: Predict) -> Calibration:
     """What was learned in a folder, without serving from it. Raises SettingsError."""
-    bare = replace(knowledge, calibration=EMPTY)
-    return learn(_points(_renewed(row, bare) for row in observation_store.read_only(folder)).values())
+    return learn(_points(_renewed(row, knowledge, predict) for row in observation_store.read_only(folder)).values())
 
 
 def _points(rows: Iterable[Row]) -> dict[tuple[str, int], Point]:
@@ -95,12 +97,12 @@ def _basis() -> str:
     return " ".join(part.sha256 for part in versions.formulas())
 
 
-def _renewed(row: Row, knowledge: Knowledge) -> Row:
+def _renewed(row: Row, knowledge: Knowledge, predict: Predict) -> Row:
     """The row with a prediction of the present formulas; without a point where its run can no longer be read."""
     if row.basis == _basis():
         return row
     observation = pb.Observation.FromString(row.record)
     try:
-        return _row(observing.to_point(observation, knowledge), row.record)
+        return _row(observing.to_point(observation, knowledge, predict), row.record)
     except DomainError:
         return replace(row, point="")

@@ -3,23 +3,24 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Protocol
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import DomainError, InvalidArgument, invalid_field
 
-from finetree_estimator import estimate as engine
 from finetree_estimator.evidence.calibration import Point
-from finetree_estimator.evidence.corrections import UNCORRECTED
-from finetree_estimator.intervals import Interval
+from finetree_estimator.intervals import BeyondLimitError, Interval
 from finetree_estimator.memory.peak import COUNTED, Memory
 from finetree_estimator.methods.base import name_of
 from finetree_estimator.run import Run
-from finetree_estimator.spec.parse import read
+from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge, device_key, model_family
+from finetree_estimator.timing.phases import Times
 
 LARGEST_BYTES = 64 * 1024
 """Of an observation; a spec with a full histogram of 256 buckets takes about 3 KB."""
@@ -34,7 +35,23 @@ CLOCK_TOLERANCE_MICROSECONDS = 86_400_000_000
 _RUN = "observation.run"
 
 
-def to_point(observation: pb.Observation, knowledge: Knowledge) -> Point:
+class Prediction(Protocol):
+    """Peaks and times that are predicted for a run; an Estimate is one."""
+
+    @property
+    def memory(self) -> Memory:
+        """Peaks in bytes."""
+
+    @property
+    def times(self) -> Times | None:
+        """Seconds; None where the number of rows is unknown."""
+
+
+Predict = Callable[[Run], Prediction]
+"""Predict a run without any correction. Raises BeyondLimitError."""
+
+
+def to_point(observation: pb.Observation, knowledge: Knowledge, predict: Predict) -> Point:
     """The point of an observation whose end time is set.
 
     Raises InvalidArgument (OBSERVATION_IMPLAUSIBLE among them) and NotFound.
@@ -50,7 +67,14 @@ def to_point(observation: pb.Observation, knowledge: Knowledge) -> Point:
         path = f"{_RUN}.spec.hardware"
         raise invalid_field(path, "names no device to learn of: an accelerator of the catalogue, or cpu.model_name")
     _check_device(observation, run)
-    point = _predicted(observation, run, device, model_family(spec.model), end_time)
+    point = _point(
+        observation,
+        run,
+        _predicted(run, predict),
+        device=device,
+        family=model_family(spec.model),
+        end_time=end_time,
+    )
     _check_ratio("observation.step_seconds", point.measured_step, point.predicted_step)
     _check_ratio("observation", point.measured_bytes, point.predicted_bytes)
     return point
@@ -62,7 +86,7 @@ def now() -> str:
 
 
 def _run(request: pb.EstimateRunRequest, knowledge: Knowledge) -> tuple[Run, rs.RunSpec]:
-    """The run without any correction, and its resolved spec."""
+    """The run and its resolved spec."""
     if request.program not in (pb.TRAINING_PROGRAM_UNSPECIFIED, pb.TRAINING_PROGRAM_FINETREE):
         raise invalid_field(f"{_RUN}.program", "only runs of this suite are learned from")
     asked = pb.EstimateRunRequest()
@@ -70,27 +94,32 @@ def _run(request: pb.EstimateRunRequest, knowledge: Knowledge) -> tuple[Run, rs.
     # What a run costs has no part in this, and its price may be gone.
     asked.spec.ClearField("ownership")
     try:
-        reading = read(asked, knowledge)
+        parsed = parse_request(asked, knowledge)
     except DomainError as error:
         raise _inside(error) from error
-    return replace(reading.run, correction=UNCORRECTED, payment=None), reading.spec
+    return replace(parsed.run, payment=None), parsed.spec
 
 
-def _predicted(observation: pb.Observation, run: Run, device: str, family: str, end_time: int) -> Point:
+def _predicted(run: Run, predict: Predict) -> Prediction:
     try:
-        estimate = engine.estimate(run)
-    except engine.BeyondLimitError as error:
+        return predict(run)
+    except BeyondLimitError as error:
         raise invalid_field(f"{_RUN}.spec", f"needs more than 9e15 in {error}; its settings are absurd") from error
-    measured, predicted = _peak(observation, estimate.memory)
-    counted = sum(interval.expected for kind, interval in estimate.memory.components if kind in COUNTED)
-    timed = observation.steps >= FEWEST_STEPS and estimate.times is not None
+
+
+def _point(
+    observation: pb.Observation, run: Run, prediction: Prediction, *, device: str, family: str, end_time: int
+) -> Point:
+    measured, predicted = _peak(observation, prediction.memory)
+    counted = sum(interval.expected for kind, interval in prediction.memory.components if kind in COUNTED)
+    timed = observation.steps >= FEWEST_STEPS and prediction.times is not None
     return Point(
         job=observation.job,
         attempt=observation.attempt,
         device=device,
         family=family,
         method=name_of(run.method),
-        predicted_step=estimate.times.step.expected if estimate.times is not None else 0.0,
+        predicted_step=prediction.times.step.expected if prediction.times is not None else 0.0,
         measured_step=observation.step_seconds if timed else 0.0,
         counted_bytes=counted,
         predicted_bytes=predicted.expected,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of what was learned from observed runs."""
+"""Calibration replies."""
 
 from datetime import UTC, datetime
 
@@ -9,11 +9,10 @@ from finetree_runtime.paging import PageTokens, page_size
 
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.names import UnknownNameError
-from finetree_estimator.catalog.versions import Part
 from finetree_estimator.evidence.calibration import Calibration, Entry, Point, interval_of
 from finetree_estimator.evidence.corrections import Correction, Factor
-from finetree_estimator.intervals import COVERAGE
-from finetree_estimator.messages.encoding import provenance_message
+from finetree_estimator.intervals import Interval
+from finetree_estimator.messages.provenance import component_message, interval_message
 
 
 def calibration_message(
@@ -32,13 +31,8 @@ def calibration_message(
         entries=[_entry(entry) for (name, _), entry in sorted(calibration.entries.items()) if device in ("", name)],
         points=[_point(point, odd=calibration.is_odd(point)) for point in page],
         next_page_token=tokens.issue(scope, _position(page[-1])) if len(found) > size else "",
-        calibration=part_message(calibration.part),
+        calibration=component_message(calibration.part),
     )
-
-
-def part_message(part: Part) -> ev.RevisionComponent:
-    """Name, hash and date of what was learned."""
-    return ev.RevisionComponent(id=part.part_id, sha256=part.sha256, date=part.date)
 
 
 def device_name(asked: str, calibration: Calibration) -> str:
@@ -69,8 +63,7 @@ def _entry(entry: Entry) -> pb.CalibrationEntry:
 
 def _interval(factor: Factor, correction: Correction) -> ev.Interval:
     low, expected, high = interval_of(factor)
-    source = provenance_message(correction.source)
-    return ev.Interval(low=low, expected=expected, high=high, coverage=COVERAGE, provenance=[source])
+    return interval_message(Interval(low, expected, high, (correction.source,)))
 
 
 def _point(point: Point, *, odd: bool) -> pb.CalibrationPoint:

@@ -8,12 +8,10 @@ from finetree_estimator.catalog.accelerators import AcceleratorEntry
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.models import ModelEntry
 from finetree_estimator.catalog.parameters import active_parameters, count
-from finetree_estimator.catalog.price_book import PriceBook, Quote
+from finetree_estimator.catalog.price_book import PriceBook, Quote, Term
 from finetree_estimator.intervals import Kind, Source
-from finetree_estimator.messages.encoding import provenance_message
-from finetree_estimator.messages.estimate import interval_message, term_value
+from finetree_estimator.messages.provenance import provenance_message
 from finetree_estimator.spec.resolve import read_accelerator
-from finetree_estimator.whatif.offers import Offer
 
 
 def model_message(entry: ModelEntry) -> pb.Model:
@@ -67,15 +65,9 @@ def price_message(quote: Quote) -> pb.Price:
     )
 
 
-def offer_message(offer: Offer) -> pb.Offer:
-    """A quote with the run on it."""
-    return pb.Offer(
-        price=price_message(offer.quote),
-        count=offer.devices,
-        hours=interval_message(offer.hours),
-        amount=interval_message(offer.amount),
-        verdict=pb.FitVerdict.Value(f"FIT_VERDICT_{offer.verdict.name}"),
-    )
+def term_value(term: Term) -> pb.PriceTerm.ValueType:
+    """How a price is committed to, as the contract has it."""
+    return pb.PriceTerm.Value(f"PRICE_TERM_{term.name}")
 
 
 def select_prices(book: PriceBook, request: pb.ListPricesRequest) -> list[Quote]:

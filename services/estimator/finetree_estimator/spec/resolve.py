@@ -2,7 +2,6 @@
 """What a spec names: its model's shape, its device, its price."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
@@ -14,26 +13,23 @@ from finetree_estimator.catalog.accelerators import AcceleratorEntry, accelerato
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.config_values import ConfigError
 from finetree_estimator.catalog.consistency import contradiction
+from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.families import ALIASES
 from finetree_estimator.catalog.hf_config import Described
 from finetree_estimator.catalog.models import model as catalogue_model
-from finetree_estimator.catalog.names import UnknownNameError
-from finetree_estimator.catalog.price_book import PriceBook, Quote
+from finetree_estimator.catalog.names import UnknownNameError, is_currency
+from finetree_estimator.catalog.price_book import Owned, PriceBook, Quote, Rented
 from finetree_estimator.catalog.projections import LAYOUTS
-from finetree_estimator.evidence.calibration import EMPTY, Calibration
-from finetree_estimator.evidence.corrections import Correction
-from finetree_estimator.run import Device, Rented
 
 _NO_GPU = {"cpu", "none", "no", "no gpu"}
 
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What a request is read with: prices, the folder of model configurations if there is one, what runs have shown."""
+    """What a request is read with: prices, and the folder of model configurations if there is one."""
 
     prices: PriceBook
     model_root: Path | None = None
-    calibration: Calibration = EMPTY
 
 
 def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
@@ -45,23 +41,30 @@ def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
         return _shape_of_path(model.path, knowledge.model_root)
     name = model.name if source == "name" else model.hub.id
     try:
-        return _catalogued(name)
+        return Described(catalogue_model(name).shape)
     except UnknownNameError as error:
         text = f"no model {name!r} in the catalogue{_instead(error)}"
         raise NotFound("MODEL_NOT_FOUND", text, metadata={"model": name}) from error
 
 
-@lru_cache(maxsize=1024)
-def _catalogued(name: str) -> Described:
-    return Described(catalogue_model(name).shape)
+def read_device(hardware: rs.Hardware, *, fp32: bool) -> Device:
+    """What a run trains on. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED)."""
+    kind = hardware.WhichOneof("device")
+    if kind == "cpu":
+        cpu = hardware.cpu
+        return devices.processor(
+            name=cpu.model_name,
+            cores=cpu.cores,
+            memory_bytes=cpu.memory_bytes,
+            measured_flops=cpu.fp32_flops_per_second if fp32 else cpu.bf16_flops_per_second,
+        )
+    if kind == "unknown_accelerator":
+        return devices.by_memory_class(hardware.unknown_accelerator.marketed_memory_gb)
+    return _named_device(hardware.accelerator, fp32=fp32)
 
 
-@lru_cache(maxsize=1024)
-def read_device(name: str, *, fp32: bool) -> Device:
-    """A named accelerator. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED).
-
-    A name that the catalogue does not have may still tell of a maker whose accelerators are not trained on.
-    """
+def _named_device(name: str, *, fp32: bool) -> Device:
+    """A named accelerator. A name that the catalogue lacks may still tell of a maker that is not supported."""
     try:
         entry = read_accelerator(name)
     except NotFound as error:
@@ -102,11 +105,6 @@ def _not_supported(what: str) -> InvalidArgument:
     return InvalidArgument("ACCELERATOR_NOT_SUPPORTED", f"{path}: {text}", violations=[(path, text)])
 
 
-def read_correction(spec: rs.RunSpec, calibration: Calibration) -> Correction:
-    """What observed runs say of the device of a resolved spec."""
-    return calibration.correction(device_key(spec.hardware), model_family(spec.model))
-
-
 def device_key(hardware: rs.Hardware) -> str:
     """What runs on equal devices have in common: the catalogue's name, or a processor's name and its cores.
 
@@ -128,15 +126,25 @@ def model_family(model: rs.ModelSource) -> str:
         return ""
 
 
-@lru_cache(maxsize=4096)
-def read_rent(price_id: str, name: str, devices: int, book: PriceBook) -> Rented | None:
-    """How rented hardware is paid; None where no price is known. Raises NotFound (PRICE_NOT_FOUND).
+def read_payment(spec: rs.RunSpec, book: PriceBook) -> Owned | Rented | None:
+    """How a run is paid; None where no price is known. Raises InvalidArgument and NotFound (PRICE_NOT_FOUND).
 
     A named accelerator without terms is taken as rented at the lowest price of the book for so many devices.
     """
-    named = accelerator(name).name if name else ""
-    quote = _quote(price_id, named, book) if price_id else book.cheapest(named, devices)
+    if spec.ownership.WhichOneof("kind") == "owned":
+        return _owned(spec.ownership.owned)
+    hardware, price_id = spec.hardware, spec.ownership.rented.price_id
+    name = accelerator(hardware.accelerator).name if hardware.accelerator else ""
+    quote = _quote(price_id, name, book) if price_id else book.cheapest(name, max(1, hardware.count))
     return quote.terms() if quote is not None else None
+
+
+def _owned(owned: rs.OwnedHardware) -> Owned:
+    currency = owned.currency_code.upper() or "USD"
+    if not is_currency(currency):
+        text = f"{owned.currency_code!r} is no ISO 4217 code such as USD"
+        raise invalid_field("spec.ownership.owned.currency_code", text)
+    return Owned(owned.tariff_per_kwh, currency, owned.watts)
 
 
 def _given_shape(given: rs.ModelShape) -> Described:

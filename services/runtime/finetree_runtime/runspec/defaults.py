@@ -1,50 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The suite's defaults: what an unset field of a RunSpec means, why, and where the number comes from."""
+"""Defaults of a RunSpec: the value of each unset field, the reason, and the source of the number."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
 SEQUENCE_LENGTH_STEP = 64
-"""Sequence lengths are rounded up to a multiple of this (tokens), so that kernels meet few distinct shapes."""
+"""Sequence lengths are rounded up to a multiple of this (tokens), so that kernels see few distinct shapes."""
 UNKNOWN_SEQUENCE_LENGTH = 2048
-"""Tokens, where nothing is known of the data (recipe policy, max_seq_len)."""
+"""Sequence length in tokens where nothing is known of the data (recipe policy, max_seq_len)."""
 LONGEST_SEQUENCE = 16_777_216
-"""Tokens, as the contract limits them."""
+"""Longest sequence in tokens that the contract allows."""
 CHECKPOINT_EVERY_STEPS = 100
 """Optimizer steps between checkpoints."""
-
-
 CPU_BF16_ADVANTAGE = 1.2
-"""How much faster bfloat16 must be before a CPU trains in it (own choice: below it, float32's accuracy is free)."""
+"""Ratio of bfloat16 to float32 speed from which a CPU trains in bfloat16 (own choice: below it, the accuracy of
+float32 costs next to nothing)."""
 
 
-class Default(NamedTuple):
-    """A value that an unset field takes."""
+@dataclass(frozen=True, slots=True)
+class Default:
+    """The value of a field that is not set."""
 
     field_path: str
     """RunSpec path."""
     value: Any
-    """Value of the field's own type."""
+    """Value, of the field's own type."""
     reason: str
-    """Why, in one line."""
+    """Reason for people, in one line."""
     kind: ev.ProvenanceKind.ValueType = ev.PROVENANCE_KIND_COMPUTED
-    """Kind of source."""
+    """Kind of the source."""
     source: str = "finetree defaults"
     """Name of the source."""
     locator: str = ""
-    """Place inside the source."""
+    """Place in the source."""
 
-    @property
-    def rule_id(self) -> str:
-        """Stable id of the default."""
-        return f"default.{self.field_path}"
-
-    def provenance(self) -> ev.Provenance:
-        """The source as a message."""
-        return ev.Provenance(kind=self.kind, source=self.source, locator=self.locator)
+    def setting(self) -> ev.SettingSource:
+        """Build the message that says where the value comes from."""
+        return ev.SettingSource(
+            field_path=self.field_path,
+            rule_id=f"default.{self.field_path}",
+            reason=self.reason,
+            provenance=ev.Provenance(kind=self.kind, source=self.source, locator=self.locator),
+        )
 
 
 _LEARNING_RATES: dict[str, tuple[float, str, str]] = {
@@ -57,10 +58,12 @@ _LEARNING_RATES: dict[str, tuple[float, str, str]] = {
 
 
 def defaults_for(spec: rs.RunSpec, suggested_length: int, positions: int = 0) -> Iterator[Default]:
-    """Defaults of a spec in field order; later ones may read what earlier ones filled in.
+    """Yield the defaults of a spec in field order; later ones may read what earlier ones filled in.
 
-    `suggested_length` is what `suggested_sequence_length` says of the data; `positions` is the longest sequence of the
-    model in tokens; 0 when unknown.
+    Args:
+        spec: The spec, which the caller fills in meanwhile.
+        suggested_length: `suggested_sequence_length` of the training data in tokens.
+        positions: Longest sequence of the model in tokens; 0 when unknown.
     """
     method = spec.WhichOneof("method")
     yield from _method_defaults(spec, method)
@@ -144,14 +147,14 @@ def _compute_defaults(spec: rs.RunSpec) -> Iterator[Default]:
 
 
 def _checkpointing(spec: rs.RunSpec, *, on_cpu: bool) -> Default:
-    """On a GPU memory is what is short, and every layer's activations are most of it; TRL, Axolotl and others do so."""
+    """On a GPU memory is scarce, and activations take most of it; TRL, Axolotl and others checkpoint by default."""
     path, off = "gradient_checkpointing", rs.GRADIENT_CHECKPOINTING_OFF
     if on_cpu or spec.hardware.WhichOneof("device") is None:
         return Default(path, off, "costs a quarter of the speed")
     if spec.WhichOneof("method") == "prefix":
-        return Default(path, off, "a prefix does not go with it")
-    why = "most of a GPU's memory would be activations"
-    return Default(path, rs.GRADIENT_CHECKPOINTING_FULL, why, *_paper("TRL SFTConfig, torchtune README ladder"))
+        return Default(path, off, "prefix tuning excludes it")
+    reason = "most of a GPU's memory would be activations"
+    return Default(path, rs.GRADIENT_CHECKPOINTING_FULL, reason, *_paper("TRL SFTConfig, torchtune README ladder"))
 
 
 def _evaluation_defaults(spec: rs.RunSpec) -> Iterator[Default]:
@@ -164,16 +167,16 @@ def _evaluation_defaults(spec: rs.RunSpec) -> Iterator[Default]:
 
 
 def cpu_precision(cpu: rs.CpuDevice) -> rs.Precision.ValueType:
-    """Number format for a CPU: bfloat16 unless float32 was measured to be about as fast."""
+    """Number format for training on a CPU: bfloat16 unless float32 was measured to be about as fast."""
     if cpu.fp32_flops_per_second > 0 and cpu.bf16_flops_per_second < CPU_BF16_ADVANTAGE * cpu.fp32_flops_per_second:
         return rs.PRECISION_FP32
     return rs.PRECISION_BF16
 
 
 def suggested_sequence_length(profile: rs.DatasetProfile | None) -> int:
-    """Tokens that keep 99 % of the rows whole, rounded up to a multiple of 64; 0 when lengths are unknown.
+    """Sequence length in tokens that truncates at most 1 % of the rows; 0 when lengths are unknown.
 
-    Where only the average is known, twice that, if it is more than is taken without it.
+    Where only the average length is known it is twice the average, if that exceeds the default for unknown data.
     """
     if profile is None or not profile.token_lengths:
         return _twice_the_average(profile) if profile is not None and profile.examples else 0
@@ -189,7 +192,7 @@ def suggested_sequence_length(profile: rs.DatasetProfile | None) -> int:
 
 
 def _twice_the_average(profile: rs.DatasetProfile) -> int:
-    """0 where that is no more than what is taken where nothing is known, or no length that a run may have."""
+    """Twice the average length of a row in tokens; 0 where that is not above the default, or not allowed."""
     tokens = -(-2 * profile.total_tokens // profile.examples)
     length = -(-tokens // SEQUENCE_LENGTH_STEP) * SEQUENCE_LENGTH_STEP
     return length if UNKNOWN_SEQUENCE_LENGTH < length <= LONGEST_SEQUENCE else 0

@@ -1,64 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan is: a spec with the suite's defaults in it.
+"""Resolving a RunSpec: filling in the suite's defaults.
 
 The recommender, the estimator and the trainer never import each other, yet must agree on what an unset field means.
-That agreement lives here; that on which settings exclude each other, in `combinations`.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from google.protobuf import json_format
-from google.protobuf.message import Message
 
 from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH, Default, defaults_for, suggested_sequence_length
+from finetree_runtime.runspec.paths import canonical, difference, set_paths
 
-NAMES: tuple[Literal["model"], Literal["dataset"]] = ("model", "dataset")
-"""Fields of a RunSpec, its first, that say what is trained and not how."""
-LONGEST_KEPT = 4096
-"""Bytes of settings up to which what follows from them is kept: a few hundred are usual, long texts come once."""
-
-_Made = TypeVar("_Made")
+__all__ = ["canonical", "difference", "set_paths"]
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A run with every default filled in."""
+    """A RunSpec with every default filled in."""
 
     spec: rs.RunSpec
-    """A copy; the request's own message is never changed."""
+    """A copy; the message that was given is not changed."""
     sources: tuple[ev.SettingSource, ...]
-    """One entry for every value that was set or filled in, in field order; kept, so whoever takes one copies it."""
+    """Where each value comes from, whether given or filled in, in field order."""
 
 
 def resolve_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> Resolved:
-    """Fill in every unset field that matters.
+    """Fill in every unset field that has a default.
 
-    `profile` sizes the sequence length when the spec leaves it open, `positions` (the longest sequence of the model in
-    tokens, 0 when unknown) limits it. A spec without a method stays without one: choosing it is the recommender's work,
-    refusing it the caller's.
+    A spec without a method stays without one: choosing it is the recommender's work, refusing it the caller's.
+
+    Args:
+        spec: What was asked for.
+        profile: What is known of the training data, for the sequence length; None means the spec's own.
+        positions: Longest sequence of the model in tokens, which limits that default; 0 when unknown.
     """
-    bare = bare_of(spec, profile=profile, positions=positions)
-    settings, sources = resolution_of(bare)
-    return Resolved(named_spec(settings, spec), (*map(given, named_paths(spec)), *sources))
+    resolved = rs.RunSpec()
+    resolved.CopyFrom(spec)
+    suggested = suggested_sequence_length(profile if profile is not None else spec_profile(spec))
+    taken = {each.field_path: each for each in defaults_for(resolved, suggested, positions) if _fill(resolved, each)}
+    paths = set_paths(resolved)
+    return Resolved(resolved, tuple(taken[path].setting() if path in taken else given(path) for path in paths))
+
+
+def given(path: str) -> ev.SettingSource:
+    """Source of a value that the request set."""
+    return ev.SettingSource(field_path=path, rule_id="request", reason="given in the request")
+
+
+def spec_profile(spec: rs.RunSpec) -> rs.DatasetProfile | None:
+    """Dataset profile that a spec carries itself, if any."""
+    return spec.dataset.profile if spec.dataset.WhichOneof("source") == "profile" else None
+
+
+def optimizer_steps(spec: rs.RunSpec, examples: int) -> int:
+    """Optimizer steps of a resolved spec over `examples` rows."""
+    if spec.training.WhichOneof("length") == "max_steps":
+        return int(spec.training.max_steps)
+    return steps_of(examples, batch=spec.training.effective_batch_size, epochs=spec.training.epochs)
+
+
+def steps_of(examples: int, *, batch: int, epochs: float) -> int:
+    """Optimizer steps of `epochs` over `examples` rows in batches of `batch`; a last, smaller batch is a step too.
+
+    With `epochs` = 2.5 the data is seen two and a half times; steps are counted per epoch, as the trainer batches.
+    """
+    per_epoch = max(1, math.ceil(examples / max(1, batch)))
+    return max(1, math.ceil(per_epoch * epochs - 1e-9))
+
+
+def _fill(spec: rs.RunSpec, default: Default) -> bool:
+    """Set a default's field unless it is set, and return whether it was filled in."""
+    *parents, name = default.field_path.split(".")
+    target: Any = spec
+    for parent in parents:
+        target = getattr(target, parent)
+    field = target.DESCRIPTOR.fields_by_name[name]
+    if field.is_repeated:
+        if getattr(target, name):
+            return False
+        getattr(target, name).extend(default.value)
+        return True
+    if field.containing_oneof is not None:  # of explicit presence too, which is a oneof of one field
+        is_set = target.WhichOneof(field.containing_oneof.name) is not None
+    else:
+        is_set = getattr(target, name) != field.default_value
+    if not is_set:
+        setattr(target, name, default.value)
+    return not is_set
+
+
+# For services that still keep what they made of settings by their bytes.
+
+NAMES: tuple[Literal["model"], Literal["dataset"]] = ("model", "dataset")
+LONGEST_KEPT = 4096
+_Made = TypeVar("_Made")
 
 
 def resolved_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> rs.RunSpec:
-    """The spec of `resolve_spec` alone: most of its time goes into saying where each value comes from."""
-    return named_spec(resolved_settings(spec, profile=profile, positions=positions), spec)
+    """Resolve a spec, without the sources."""
+    return resolve_spec(spec, profile=profile, positions=positions).spec
 
 
 def resolved_settings(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> bytes:
-    """A resolved spec without the names in it (model, dataset, accelerator), as bytes of the wire.
-
-    Specs that differ in nothing else have the same ones, so that what follows from settings can be kept by them.
-    """
+    """Resolve a spec without its names (model, dataset, accelerator), as bytes."""
     return settings_of(bare_of(spec, profile=profile, positions=positions))
 
 
@@ -95,7 +144,9 @@ def bare_of(
 
     `settings` is what `unnamed` makes of it, where that is at hand.
     """
-    length = 0 if spec.training.sequence_length else _suggested(spec, profile)
+    if profile is None:
+        profile = spec_profile(spec)
+    length = 0 if spec.training.sequence_length else suggested_sequence_length(profile)
     limit = positions if 0 < positions < (length or UNKNOWN_SEQUENCE_LENGTH) else 0
     return Bare(unnamed(spec) if settings is None else settings, length, limit)
 
@@ -150,135 +201,10 @@ def _resolution(bare: Bare) -> tuple[bytes, tuple[ev.SettingSource, ...]]:
     """Settings with every default in its place, and where each value comes from, in field order."""
     resolved = rs.RunSpec.FromString(bare.settings)
     filled = {default.field_path: default for default in _fill_in(resolved, bare.length, bare.positions)}
-    sources = [_source(filled[path]) if path in filled else given(path) for path in set_paths(resolved)]
+    sources = [filled[path].setting() if path in filled else given(path) for path in set_paths(resolved)]
     return resolved.SerializeToString(), tuple(sources)
-
-
-def _suggested(spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> int:
-    return suggested_sequence_length(profile if profile is not None else spec_profile(spec))
 
 
 def _fill_in(spec: rs.RunSpec, suggested_length: int, positions: int) -> Iterator[Default]:
     """Put every default in its place; the ones that were taken."""
     return (default for default in defaults_for(spec, suggested_length, positions) if _fill(spec, default))
-
-
-def spec_profile(spec: rs.RunSpec) -> rs.DatasetProfile | None:
-    """The dataset profile that a spec carries itself, if it does."""
-    return spec.dataset.profile if spec.dataset.WhichOneof("source") == "profile" else None
-
-
-def optimizer_steps(spec: rs.RunSpec, examples: int) -> int:
-    """Optimizer steps of a resolved spec over `examples` rows."""
-    if spec.training.WhichOneof("length") == "max_steps":
-        return int(spec.training.max_steps)
-    return steps_of(examples, batch=spec.training.effective_batch_size, epochs=spec.training.epochs)
-
-
-def steps_of(examples: int, *, batch: int, epochs: float) -> int:
-    """Optimizer steps of `epochs` over `examples` rows in batches of `batch`; a last, smaller batch is a step too.
-
-    With `epochs` = 2.5 the data is seen two and a half times; steps are counted per epoch, as the trainer batches.
-    """
-    per_epoch = max(1, math.ceil(examples / max(1, batch)))
-    return max(1, math.ceil(per_epoch * epochs - 1e-9))
-
-
-def canonical(message: Message) -> dict[str, Any]:
-    """A message as a dictionary whose JSON is the same in every process (map order does not matter)."""
-    document: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    return document
-
-
-def difference(left: Message, right: Message) -> dict[str, tuple[str, str]]:
-    """Fields in which two messages differ: path to the JSON of either side ("" where a side has none)."""
-    a, b = _flatten(canonical(left)), _flatten(canonical(right))
-    return {path: (a.get(path, ""), b.get(path, "")) for path in sorted(a | b) if a.get(path) != b.get(path)}
-
-
-def set_paths(message: Message, prefix: str = "") -> list[str]:
-    """Paths of the leaves that are set in a message, in field order; lists count as leaves."""
-    paths: list[str] = []
-    for field, value in message.ListFields():
-        path = f"{prefix}{field.name}"
-        if field.message_type is not None and not field.is_repeated:
-            # A message without fields of its own, such as `full: {}`, is itself the choice that was made.
-            paths.extend(set_paths(value, f"{path}.") or [path])
-        else:
-            paths.append(path)
-    return paths
-
-
-def _fill(spec: rs.RunSpec, default: Default) -> bool:
-    """Set a default's field unless it is set; say whether it was."""
-    place = _place(default.field_path)
-    target: Any = spec
-    for parent in place.parents:
-        target = getattr(target, parent)
-    if place.repeated:
-        if getattr(target, place.name):
-            return False
-        getattr(target, place.name).extend(default.value)
-        return True
-    if place.group and target.WhichOneof(place.group) is not None:
-        return False
-    if not place.presence and getattr(target, place.name) != place.unset:
-        return False
-    setattr(target, place.name, default.value)
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a field is and how it tells that it is unset."""
-
-    parents: tuple[str, ...]
-    name: str
-    repeated: bool
-    group: str
-    """Its oneof, explicit presence included; empty for none."""
-    presence: bool
-    unset: Any
-
-
-@cache
-def _place(path: str) -> _Place:
-    *parents, name = path.split(".")
-    owner = rs.RunSpec.DESCRIPTOR
-    for parent in parents:
-        below = owner.fields_by_name[parent].message_type
-        assert below is not None  # noqa: S101 - the paths of defaults lead through messages
-        owner = below
-    field = owner.fields_by_name[name]
-    group = field.containing_oneof.name if field.containing_oneof is not None else ""
-    return _Place(tuple(parents), name, field.is_repeated, group, field.has_presence, field.default_value)
-
-
-def _source(default: Default) -> ev.SettingSource:
-    return _source_of(default._replace(value=None))
-
-
-@lru_cache(maxsize=1024)
-def _source_of(default: Default) -> ev.SettingSource:
-    """The source of a default, whatever its value is: there are few."""
-    return ev.SettingSource(
-        field_path=default.field_path,
-        rule_id=default.rule_id,
-        reason=default.reason,
-        provenance=default.provenance(),
-    )
-
-
-@lru_cache(maxsize=1024)
-def given(path: str) -> ev.SettingSource:
-    """The source of a value that was given; kept, so whoever takes one copies it."""
-    return ev.SettingSource(field_path=path, rule_id="request", reason="given in the request")
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        flat: dict[str, str] = {}
-        for key, item in value.items():
-            flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
-        return flat or {prefix: "{}"}
-    return {prefix: json.dumps(value, sort_keys=True)}

@@ -3,13 +3,13 @@
 
 import sys
 
-from finetree_worker.library_log import set_environment
+from finetree_worker.process.log_capture import set_environment
 
 # Libraries read their settings when they are imported, so this comes before everything that imports one.
 set_environment()
 
-from finetree_worker.process import Process, parse  # noqa: E402 - see above
-from finetree_worker.training import TrainingCore  # noqa: E402 - see above
+from finetree_worker.process.core import TrainingCore  # noqa: E402 - see above
+from finetree_worker.process.process import Process, parse  # noqa: E402 - see above
 
 
 def main() -> int:

@@ -2,8 +2,8 @@
 """What is written as a job file reads back as the same spec, whatever is in it."""
 
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
-from finetree_cli.jobfile import job as job_file
 from finetree_cli.jobfile import yaml_writer
+from finetree_cli.jobfile.job import parse_job
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import given, settings
@@ -50,7 +50,7 @@ def fill(draw, message, field):
 def test_any_spec_reads_back(spec):
     text = yaml_writer.to_yaml(spec)
     if spec.ListFields():
-        assert job_file.parse(text, "job.yaml").request.spec == spec
+        assert parse_job(text, "job.yaml").request.spec == spec
 
 
 def test_every_value_carries_its_reason():
@@ -60,4 +60,4 @@ def test_every_value_carries_its_reason():
     assert text.splitlines()[0] == "# Plan name: evil"
     line = next(line for line in text.splitlines() if "rank" in line)
     assert line.split() == ["rank:", "8", "#", "small", "model:", "{", "[recipe.rank]"]
-    assert job_file.parse(text, "job.yaml").request.spec == spec
+    assert parse_job(text, "job.yaml").request.spec == spec

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags that name the program that trains: the words of the contract, and what becomes of them."""
+"""Options for the training program and the fields that they become."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_cli.options import program
-from finetree_cli.options.program import program_options, say_program
+from finetree_cli.options.command import take_flags
+from finetree_cli.options.program import ProgramFlags, program_options, set_program
 
 
 def asked(*words: str) -> pb.EstimateRunRequest:
@@ -17,7 +18,7 @@ def asked(*words: str) -> pb.EstimateRunRequest:
     @click.command()
     @program_options
     def command(**flags: Any) -> None:
-        say_program(request, flags)
+        set_program(request, take_flags(ProgramFlags, flags))
 
     result = CliRunner().invoke(command, list(words))
     assert result.exit_code == 0, result.output
@@ -52,5 +53,5 @@ def test_flags_become_fields_of_the_request():
     )
 
 
-def test_without_flags_nothing_is_said():
+def test_without_flags_the_request_is_unchanged():
     assert asked() == pb.EstimateRunRequest()

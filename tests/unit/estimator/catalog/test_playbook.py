@@ -4,9 +4,9 @@ import pytest
 from finetree_estimator.catalog import playbook
 from finetree_estimator.catalog.names import GIB
 from finetree_estimator.catalog.playbook import FigureKind
+from finetree_estimator.catalog.price_book import Rented
 from finetree_estimator.intervals import Kind
 from finetree_estimator.methods.base import PRESETS, LoraAdapters
-from finetree_estimator.run import Rented
 
 LORA = LoraAdapters(8, PRESETS["all-linear"], 0.1)
 ALL_METHODS = ["full", "lora", "qlora", "prefix", "adapter"]

@@ -2,8 +2,7 @@
 import pytest
 from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.names import UnknownNameError
-from finetree_estimator.catalog.price_book import PriceBook, Quote, billed
-from finetree_estimator.run import Term
+from finetree_estimator.catalog.price_book import PriceBook, Quote, Term, billed
 
 
 def quote(price_id: str, hourly: float, **parts: object) -> Quote:

@@ -3,9 +3,8 @@ import re
 
 import pytest
 from finetree_estimator.catalog import prices
-from finetree_estimator.catalog.price_book import Quote
+from finetree_estimator.catalog.price_book import Quote, Term
 from finetree_estimator.catalog.prices import PriceBookError
-from finetree_estimator.run import Term
 
 HEADER = b"price_id,accelerator,provider,hourly_price,currency,date,source\n"
 LONG = b"price_id,accelerator,provider,hourly_price,currency,date,source,region,term,min_count\n"

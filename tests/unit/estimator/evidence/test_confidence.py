@@ -108,8 +108,8 @@ def learned(*, memory=0, step_time=0):
 def test_enough_observed_runs_of_the_device_make_it_and_the_program_known(published, cpu):
     run = replace(published, device=cpu, program=FINETREE)
     points = OBSERVED_ENOUGH - 1
-    few = confidence.of(replace(run, correction=learned(memory=points, step_time=points)))
-    enough = confidence.of(replace(run, correction=learned(memory=OBSERVED_ENOUGH, step_time=OBSERVED_ENOUGH)))
+    few = confidence.of(run, learned(memory=points, step_time=points))
+    enough = confidence.of(run, learned(memory=OBSERVED_ENOUGH, step_time=OBSERVED_ENOUGH))
 
     assert few == confidence.of(run)
     assert (enough.memory_distance, enough.time_distance) == (0.0, 0.0)
@@ -117,15 +117,14 @@ def test_enough_observed_runs_of_the_device_make_it_and_the_program_known(publis
 
 
 def test_observed_speeds_say_nothing_of_memory(published, cpu):
-    run = replace(published, device=cpu, correction=learned(step_time=OBSERVED_ENOUGH))
-    found = confidence.of(run)
+    found = confidence.of(replace(published, device=cpu), learned(step_time=OBSERVED_ENOUGH))
 
     assert (found.memory, found.time) == (Level.LOW, Level.HIGH)
 
 
 def test_observed_runs_do_not_make_another_method_known(published):
     correction = learned(memory=1000, step_time=1000)
-    found = confidence.of(replace(published, method=Bottleneck(64), correction=correction))
+    found = confidence.of(replace(published, method=Bottleneck(64)), correction)
 
     assert found.memory is Level.MEDIUM
     assert "no measured peak or speed is of bottleneck adapters" in found.reasons

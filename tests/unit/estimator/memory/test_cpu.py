@@ -13,7 +13,7 @@ from finetree_estimator.memory import cpu, cpu_tensors, peak
 from finetree_estimator.memory.peak import Component
 from finetree_estimator.methods.base import PRESETS, Bottleneck, Full, LoraAdapters, trainable_parameters
 from finetree_estimator.run import EvaluationPlan, Rows
-from finetree_estimator.spec.parse import read
+from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge
 from google.protobuf import json_format
 
@@ -46,7 +46,7 @@ def small(make_run, cpu):
 def test_measured_peaks_come_out(case):
     request = pb.EstimateRunRequest()
     json_format.ParseDict({"spec": case["spec"], "dataset_profile": case["measured"]["rows"]}, request)
-    found = peak.estimate(read(request, Knowledge(packaged())).run)
+    found = peak.estimate(parse_request(request, Knowledge(packaged())).run)
 
     assert found.allocated.expected == pytest.approx(case["measured"]["allocated"], rel=0.05)
     assert found.device.expected == pytest.approx(case["measured"]["process"], rel=0.1)

@@ -5,15 +5,16 @@ from itertools import product
 
 import pytest
 from finetree_estimator import estimate as engine
+from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.parameters import routed_weights
-from finetree_estimator.evidence.corrections import Correction, Factor
+from finetree_estimator.catalog.price_book import Owned
 from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.memory import activations, peak, step_peak
 from finetree_estimator.memory.peak import Component
 from finetree_estimator.methods.base import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
 from finetree_estimator.programs import FINETREE, LITGPT, TRANSFORMERS
-from finetree_estimator.run import Device, EvaluationPlan, Owned, Rows, Run
+from finetree_estimator.run import EvaluationPlan, Rows, Run
 
 GIB = 1024**3
 LORA = LoraAdapters(8, PRESETS["all-linear"], 0.1)
@@ -241,7 +242,6 @@ OTHERWISE = {
     "notes": ("guessed",),
     "runs_per_month": 4.0,
     "carbon_kg_per_kwh": 0.2,
-    "correction": Correction("test GPU", "2026-01-01", memory=Factor(1.2, 0.5, 0.1, 5)),
     "program": TRANSFORMERS,
     "sharding": "full",
     "nodes": 2,
@@ -266,7 +266,7 @@ def test_runs_of_the_same_key_have_the_same_peaks(make_run):
                 same.add(name)
                 assert peak.estimate(other) == peak.estimate(run), name
 
-    assert {"device", "evaluation", "payment", "steps", "rows", "correction"} <= same
+    assert {"device", "evaluation", "payment", "steps", "rows"} <= same
 
 
 def test_peaks_are_kept_for_as_many_runs_as_was_said(make_run, monkeypatch):

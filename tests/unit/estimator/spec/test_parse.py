@@ -8,9 +8,10 @@ from finetree_estimator import rows
 from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.names import GIB
+from finetree_estimator.catalog.price_book import Owned, Rented
 from finetree_estimator.methods.base import Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
-from finetree_estimator.run import Owned, Rented, Run, Stretch
-from finetree_estimator.spec.parse import read
+from finetree_estimator.run import Run, Stretch
+from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import InvalidArgument, NotFound
 from google.protobuf import json_format
@@ -31,7 +32,7 @@ def request(text: str = "", **parts: object) -> pb.EstimateRunRequest:
 
 
 def run(text: str = "", knowledge: Knowledge = KNOWLEDGE, **parts: object) -> Run:
-    return read(request(text, **parts), knowledge).run
+    return parse_request(request(text, **parts), knowledge).run
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_an_evaluation_profile_wins_over_a_share():
 
 
 def test_without_a_profile_the_number_of_steps_is_unknown():
-    found = read(pb.EstimateRunRequest(spec=request().spec), KNOWLEDGE).run
+    found = parse_request(pb.EstimateRunRequest(spec=request().spec), KNOWLEDGE).run
 
     assert found.rows is None
     assert found.steps == 0
@@ -123,7 +124,7 @@ def test_without_a_profile_the_number_of_steps_is_unknown():
 def test_a_profile_inside_the_spec_is_used():
     spec = request(dataset={"profile": {"examples": 50}}).spec
 
-    assert read(pb.EstimateRunRequest(spec=spec), KNOWLEDGE).run.rows.count == 50
+    assert parse_request(pb.EstimateRunRequest(spec=spec), KNOWLEDGE).run.rows.count == 50
 
 
 def test_buckets_are_cut_at_the_sequence_length():
@@ -377,22 +378,11 @@ def test_a_broken_config_json_is_refused(tmp_path, content, complaint):
         run(knowledge=Knowledge(prices.packaged(), tmp_path), model={"path": "."})
 
 
-def test_equal_settings_are_read_once_and_names_apart():
-    first, second = (
-        read(request(model={"name": name}, hardware={"accelerator": card}), KNOWLEDGE)
-        for name, card in (("llama-3.1-8b", "rtx-4090"), ("qwen2.5-0.5b", "a100-80gb"))
-    )
+def test_the_request_is_left_as_it_was():
+    asked = request()
+    before = asked.SerializeToString(deterministic=True)
+    parsed = parse_request(asked, KNOWLEDGE)
+    parsed.spec.training.epochs = 77
 
-    assert first.chosen is second.chosen
-    assert (first.spec.model.name, second.spec.model.name) == ("llama-3.1-8b", "qwen2.5-0.5b")
-    assert (first.spec.hardware.accelerator, second.spec.hardware.accelerator) == ("rtx-4090", "a100-80gb")
-    assert first.run.device != second.run.device
-
-
-def test_long_settings_are_read_but_not_kept():
-    text = "word " * 2000
-    first, second = (read(request(prefix={"init_text": text}), KNOWLEDGE) for _ in range(2))
-
-    assert first.chosen is not second.chosen
-    assert first.run == second.run
-    assert first.spec.prefix.init_text == text
+    assert asked.SerializeToString(deterministic=True) == before
+    assert parsed.request is asked

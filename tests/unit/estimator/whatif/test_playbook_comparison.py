@@ -6,8 +6,8 @@ from finetree_estimator import estimate as engine
 from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.names import GIB
 from finetree_estimator.catalog.playbook import FigureKind
+from finetree_estimator.catalog.price_book import Owned, Rented
 from finetree_estimator.methods.base import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
-from finetree_estimator.run import Owned, Rented
 from finetree_estimator.whatif import playbook_comparison
 
 LORA = LoraAdapters(8, PRESETS["all-linear"], 0.1)

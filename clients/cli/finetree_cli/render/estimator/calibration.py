@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was learned from observed runs, as text."""
+"""Calibration replies as text: correction factors and the observed runs behind them."""
 
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.types.v1 import evidence_pb2
@@ -11,9 +11,9 @@ NONE = "-"
 
 
 def show_calibration(out: Output, found: estimator_pb2.GetCalibrationResponse) -> None:
-    """Factors by device, then the runs that they come from."""
+    """Print the factors by device, then the observed runs."""
     if not found.entries:
-        out.text("Nothing was learned yet: no observed run.")
+        out.text("No observed runs yet.")
         return
     out.text(f"Revision {found.calibration.id}, newest run {found.calibration.date}")
     rows = [
@@ -27,7 +27,7 @@ def show_calibration(out: Output, found: estimator_pb2.GetCalibrationResponse) -
         )
         for entry in found.entries
     ]
-    out.table(["Device", "Family", ">Step time", ">Memory", ">Runs", ">Left out"], rows)
+    out.table(["Device", "Family", ">Step time", ">Memory", ">Runs", ">Outliers"], rows)
     out.table(
         ["Job", "Device", "Method", ">Step", ">Predicted", ">Peak", ">Predicted", "Remark"],
         [_point(point) for point in found.points],
@@ -35,7 +35,7 @@ def show_calibration(out: Output, found: estimator_pb2.GetCalibrationResponse) -
 
 
 def factor(interval: evidence_pb2.Interval) -> str:
-    """A factor with its range: "x1.12 (0.98 to 1.27)"."""
+    """Format a factor with its range: "x1.12 (0.98 to 1.27)"."""
     return f"x{interval.expected:.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
@@ -48,7 +48,7 @@ def _point(point: estimator_pb2.CalibrationPoint) -> tuple[str, ...]:
         _seconds(point.predicted_step_seconds),
         _size(point.measured_device_bytes),
         _size(point.predicted_device_bytes),
-        "left out: odd" if point.outlier else "",
+        "outlier, not used" if point.outlier else "",
     )
 
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models, GPUs and capacity as text."""
+"""The estimator's catalogue as text: models, GPUs and prices."""
 
 from collections.abc import Iterable
 
 from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.trainer.v1 import trainer_pb2
 
 from finetree_cli.output import Output
 from finetree_cli.render import units
@@ -13,13 +12,13 @@ NONE = "-"
 
 
 def show_models(out: Output, models: Iterable[estimator_pb2.Model]) -> None:
-    """Models as a table."""
+    """Print models as a table."""
     rows = [(item.name, units.count(item.parameters), item.family, item.license, item.hub_id) for item in models]
     out.table(["Model", ">Parameters", "Family", "Licence", "Hub id"], rows)
 
 
 def show_accelerators(out: Output, found: Iterable[estimator_pb2.Accelerator]) -> None:
-    """GPUs as a table; of those that cannot be trained on yet, that they cannot stands in place of what is usable."""
+    """Print GPUs as a table; unsupported ones are marked in place of their usable memory."""
     rows = [
         (
             item.name,
@@ -32,11 +31,11 @@ def show_accelerators(out: Output, found: Iterable[estimator_pb2.Accelerator]) -
         )
         for item in found
     ]
-    out.table(["GPU", "Architecture", ">Memory", ">Usable", ">16 bits", "bf16", ">An hour"], rows)
+    out.table(["GPU", "Architecture", ">Memory", ">Usable", ">16-bit rate", "bf16", ">Per hour"], rows)
 
 
 def show_prices(out: Output, found: Iterable[estimator_pb2.Price]) -> None:
-    """Quotes as a table."""
+    """Print prices as a table."""
     rows = [
         (
             item.accelerator,
@@ -50,28 +49,4 @@ def show_prices(out: Output, found: Iterable[estimator_pb2.Price]) -> None:
         )
         for item in found
     ]
-    out.table(["GPU", "Provider", "Region", "Term", ">An hour", ">From", "Date", "Price id"], rows)
-
-
-def show_capacity(out: Output, found: trainer_pb2.GetCapacityResponse) -> None:
-    """Devices, the queue and the host."""
-    rows = [
-        (
-            item.id,
-            item.display_name,
-            f"{units.size(item.free_bytes)} of {units.size(item.total_bytes)}",
-            f"{item.free_slots} of {item.slots}",
-            ", ".join(name.rpartition("/")[2] for name in item.running_jobs),
-        )
-        for item in found.devices
-    ]
-    out.table(["Device", "Name", ">Free memory", ">Free slots", "Running"], rows)
-    out.text(f"Queue: {found.queue_length}")
-    out.text(f"Host: {host(found)}")
-
-
-def host(found: trainer_pb2.GetCapacityResponse) -> str:
-    """The processor and its measured matrix rates."""
-    bf16, fp32 = found.host_bf16_flops_per_second, found.host_fp32_flops_per_second
-    measured = f"bf16 {units.rate(bf16)}, fp32 {units.rate(fp32)}" if bf16 or fp32 else "matrix rate not measured yet"
-    return f"{found.host_cpu_name or 'CPU'}, {measured}"
+    out.table(["GPU", "Provider", "Region", "Term", ">Per hour", ">Min. count", "Date", "Price id"], rows)

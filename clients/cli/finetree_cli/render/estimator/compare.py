@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A comparison as a table, as JSON, and as rows of a chart."""
+"""Comparisons of methods and GPUs as a table, as JSON, and as rows of a chart."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,19 +16,19 @@ NONE = "-"
 
 
 def show(out: Output, cells: Sequence[Cell]) -> None:
-    """One line for each method on each accelerator; below, once each, why some could not be answered."""
+    """Print one line for each method on each accelerator; below, each error once."""
     out.table(["GPU", "Method", ">Memory", ">Range", "Fit", ">Time", ">Cost"], [_line(cell) for cell in cells])
     for message in dict.fromkeys(cell.error.message for cell in cells if cell.error is not None):
         out.text(message)
 
 
 def document(cells: Sequence[Cell]) -> dict[str, Any]:
-    """All estimates, with the errors in their places."""
+    """Build the JSON object: all estimates, with errors in their places."""
     return {"rows": [_document(cell) for cell in cells]}
 
 
 def rows(cells: Sequence[Cell]) -> list[Row]:
-    """What a chart shows of them."""
+    """Build the rows of a chart."""
     return [_row(cell) for cell in cells]
 
 
@@ -79,5 +79,5 @@ def _why(cell: Cell) -> str:
 
 
 def fit(estimate: pb.Estimate) -> str:
-    """The verdict in words."""
+    """Format the verdict."""
     return units.word(pb.FitVerdict, estimate.fit.verdict)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An estimate as text."""
+"""Estimates as text."""
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 
@@ -7,39 +7,38 @@ from finetree_cli.output import Output
 from finetree_cli.render import units
 
 MOST_OFFERS = 3
-"""Of the offers on which a run fits, the cheapest."""
+"""Largest number of offers shown; the cheapest come first."""
 
 
 def show(out: Output, estimate: pb.Estimate) -> None:
-    """Memory by component, fit, time by phase, cost and remarks."""
+    """Print memory by component, fit, time by phase, cost and notes."""
     show_memory(out, estimate)
     show_time(out, estimate)
     show_cost(out, estimate)
     show_what_fits(out, estimate)
     for row in estimate.nearest_evidence:
-        out.text(f"Near: {row.description}: {_measured(row)}")
+        out.text(f"Measured: {row.description}: {_measured(row)}")
     for note in estimate.notes:
         out.text(f"Note: {note}")
     out.text(f"Plan: {estimate.plan_digest}")
 
 
 def _measured(row: pb.EvidenceRow) -> str:
-    """What a run measured: some published a peak, some a speed, some both."""
+    """Format what a run measured: a peak, a speed, or both."""
     peak = units.size(row.peak_bytes) if row.peak_bytes else ""
     speed = f"{row.tokens_per_second:.0f} tokens/s" if row.tokens_per_second else ""
     return ", ".join(part for part in (peak, speed) if part)
 
 
 def show_what_fits(out: Output, estimate: pb.Estimate) -> None:
-    """Changes that make it fit, the largest sizes, the smallest hardware and offers, as far as they were searched."""
+    """Print changes that would fit, the largest sizes, the smallest hardware, and offers, as far as requested."""
     for remedy in estimate.remedies:
         out.text(f"Remedy: {remedy.summary}")
     if estimate.HasField("largest"):
         largest = estimate.largest
-        rows = f"{largest.micro_batch_size} {'row' if largest.micro_batch_size == 1 else 'rows'}"
-        rows = rows if largest.micro_batch_size else "not even one row"
-        length = f"{largest.sequence_length} tokens a row" if largest.sequence_length else "no number of tokens a row"
-        out.text(f"Largest that fits, all else as it is: {rows} at a time; {length}")
+        rows = f"micro-batch {largest.micro_batch_size}" if largest.micro_batch_size else "no micro-batch"
+        length = f"sequence length {largest.sequence_length}" if largest.sequence_length else "no sequence length"
+        out.text(f"Largest that fits, all else unchanged: {rows}; {length}")
     for option in estimate.smallest_hardware:
         peak = f"{units.size(option.device_bytes.expected)} of {units.size(option.usable_device_bytes)}"
         out.text(f"Smallest hardware that fits: {option.count} x {option.accelerator} ({peak} each)")
@@ -48,7 +47,7 @@ def show_what_fits(out: Output, estimate: pb.Estimate) -> None:
 
 
 def _offer(offer: pb.Offer) -> str:
-    """What a run takes at a price of the book."""
+    """Format an offer: GPUs, provider, time and cost."""
     price = offer.price
     term = units.word(pb.PriceTerm, price.term)
     hours = units.duration(offer.hours.expected * 3600)
@@ -57,7 +56,7 @@ def _offer(offer: pb.Offer) -> str:
 
 
 def show_memory(out: Output, estimate: pb.Estimate) -> None:
-    """The device peak by component."""
+    """Print the device peak by component."""
     rows = [
         (
             item.label or _kind(item.kind),
@@ -74,7 +73,7 @@ def show_memory(out: Output, estimate: pb.Estimate) -> None:
 
 
 def show_time(out: Output, estimate: pb.Estimate) -> None:
-    """Time by phase, where the number of rows is known, and what is trained."""
+    """Print time by phase, if the number of rows is known, and the number of trained parameters."""
     trained = f"{units.count(estimate.trainable_parameters)} of {units.count(estimate.total_parameters)} parameters"
     if not estimate.HasField("time"):
         out.text(f"{trained} are trained")
@@ -96,7 +95,7 @@ def show_time(out: Output, estimate: pb.Estimate) -> None:
 
 
 def show_cost(out: Output, estimate: pb.Estimate) -> None:
-    """Money, and what it rests on."""
+    """Print the cost with price, provider and date."""
     cost = estimate.cost
     if not cost.HasField("amount"):
         return

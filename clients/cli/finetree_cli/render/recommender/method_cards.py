@@ -14,7 +14,7 @@ NONE = "-"
 
 
 def show_methods(out: Output, cards: Sequence[pb.MethodCard], guide: pb.Guide) -> None:
-    """The methods beside each other, the hardware chart, and what to take in typical situations."""
+    """Print the methods as a table, the hardware chart, and the method for typical situations."""
     rows = [
         (
             card.title,
@@ -29,7 +29,7 @@ def show_methods(out: Output, cards: Sequence[pb.MethodCard], guide: pb.Guide) -
         )
         for card in cards
     ]
-    out.table(["Method", "Stars", ">GPU", ">Quality", ">Memory", ">Speed", "Price", "Here", "Best for"], rows)
+    out.table(["Method", "Stars", ">GPU", ">Quality", ">Memory", ">Speed", "Cost", "Trainable here", "Best for"], rows)
     _show_hardware(out, guide.hardware)
     situations = [(item.title, method_name(item.method), "; ".join(item.reasons)) for item in guide.situations]
     if situations:
@@ -37,21 +37,21 @@ def show_methods(out: Output, cards: Sequence[pb.MethodCard], guide: pb.Guide) -
 
 
 def show_card(out: Output, card: pb.MethodCard) -> None:
-    """One method in full."""
+    """Print one method in full."""
     words = [word for word in (_stars(card), card.efficiency_label, *card.badges) if word]
     out.text(f"{card.title}  {' · '.join(dict.fromkeys(words))}".rstrip())
     for line in (card.tooltip, card.description):
         if line:
             out.text(line)
     _show_list(out, "When to use", card.when_to_use)
-    _show_list(out, "When not to", [_advice(item) for item in card.advice] or card.when_not_to_use)
+    _show_list(out, "When not to use", [_advice(item) for item in card.advice] or card.when_not_to_use)
     _show_figures(out, card)
     _show_hardware(out, card.hardware)
     _show_costs(out, card.reference_cost)
     _show_parameters(out, card.parameters)
     rows = [(item.claim, item.text, _source(item.provenance)) for item in card.evidence]
     if rows:
-        out.table(["What others found", ">Result", "Source"], rows)
+        out.table(["Published result", ">Value", "Source"], rows)
 
 
 def _stars(card: pb.MethodCard) -> str:
@@ -70,7 +70,7 @@ def _show_list(out: Output, title: str, items: Sequence[str]) -> None:
 
 
 def _advice(item: pb.Advice) -> str:
-    pointer = f"; rather {' or '.join(method_name(method) for method in item.redirects)}" if item.redirects else ""
+    pointer = f"; consider {' or '.join(method_name(method) for method in item.redirects)}" if item.redirects else ""
     return f"{item.text}{pointer}"
 
 
@@ -104,7 +104,7 @@ def _show_hardware(out: Output, found: Sequence[pb.HardwareRow]) -> None:
 def _month(item: pb.HardwareRow) -> str:
     if not item.HasField("cost_usd_month"):
         return NONE
-    return f"{units.money(item.cost_usd_month.expected, 'USD')}{' and more' if item.cost_open_ended else ''}"
+    return f"{units.money(item.cost_usd_month.expected, 'USD')}{' or more' if item.cost_open_ended else ''}"
 
 
 def _show_costs(out: Output, found: pb.ReferenceCost) -> None:
@@ -125,11 +125,11 @@ def _show_costs(out: Output, found: pb.ReferenceCost) -> None:
 def _show_parameters(out: Output, found: Sequence[pb.ParameterGuide]) -> None:
     rows = [(item.field_path, item.default_value, item.help) for item in found]
     if rows:
-        out.table(["Parameter", "Default", "What it does"], rows)
+        out.table(["Parameter", "Default", "Effect"], rows)
     for item in found:
         choices = [
             (
-                f"{choice.value}{' (usual)' if choice.recommended else ''}",
+                f"{choice.value}{' (recommended)' if choice.recommended else ''}",
                 choice.label,
                 ", ".join(choice.use_for),
                 choice.note,
@@ -137,7 +137,7 @@ def _show_parameters(out: Output, found: Sequence[pb.ParameterGuide]) -> None:
             for choice in item.choices
         ]
         if choices:
-            out.table([item.field_path, "What it is", "Use it for", "Note"], choices)
+            out.table([item.field_path, "Meaning", "Use for", "Note"], choices)
 
 
 def _source(found: ev.Provenance) -> str:

@@ -9,11 +9,11 @@ from finetree_cli.output import Output
 from finetree_cli.render.recommender.recommendation import method_name
 
 SHORT_HASH = 12
-"""Digits of a hash in a table; --json has all."""
+"""Digits of a hash in a table; --json has all of them."""
 
 
 def show_list(out: Output, policies: Sequence[pb.Policy]) -> None:
-    """Packs beside each other."""
+    """Print the packs as a table."""
     rows = [
         (
             f"{item.id} *" if item.default else item.id,
@@ -26,32 +26,32 @@ def show_list(out: Output, policies: Sequence[pb.Policy]) -> None:
         for item in policies
     ]
     out.table(["Pack", "Title", "Date", "From", "Extends", "SHA-256"], rows)
-    out.text("* taken where a request names none")
+    out.text("* default")
     for item in policies:
         if item.problem:
-            out.text(f"{item.id}: the present file cannot be used: {item.problem}")
+            out.text(f"{item.id}: the file is invalid: {item.problem}")
 
 
 def show(out: Output, policy: pb.GetPolicyResponse) -> None:
-    """A pack in full."""
+    """Print a pack in full."""
     short = policy.policy
     out.text(f"{short.id}  {short.title}")
     over = f", extends {short.extends}" if short.extends else ""
     out.text(f"{short.date}{over}, sha256 {short.sha256}")
     if short.problem:
-        out.text(f"the present file cannot be used: {short.problem}")
+        out.text(f"the file is invalid: {short.problem}")
     for question in policy.questions:
         rows = [
             (f"{item.label or item.value} {item.badge}".rstrip(), _votes(item), item.tooltip)
             for item in question.options
         ]
-        out.table(["Answer", "For", "What it means"], rows, title=question.text or question.id)
+        out.table(["Answer", "In favour of", "Meaning"], rows, title=question.text or question.id)
     rules = [(rule.id, rule.words, rule.source or "-") for rule in policy.rules]
     if rules:
-        out.table(["Rule", "What it says", "Source"], rules)
+        out.table(["Rule", "Meaning", "Source"], rules)
     resolutions = [(item.id, item.about, item.decision, item.reason) for item in policy.resolutions]
     if resolutions:
-        out.table(["Resolution", "About", "Decided", "Why"], resolutions)
+        out.table(["Resolution", "About", "Decision", "Reason"], resolutions)
 
 
 def _votes(option: pb.PolicyOption) -> str:

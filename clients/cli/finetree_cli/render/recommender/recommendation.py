@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recommendation as text, on one screen."""
+"""Recommendations as text: the short answer on one screen."""
 
 from finetree_api.recommender.v1 import recommender_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2
@@ -16,25 +16,25 @@ METHOD_NAMES: dict[int, str] = {
 }
 NONE = "-"
 MOST_CAUTIONS = 3
-"""Cautions of the short answer: it stays on one screen."""
+"""Largest number of cautions in the short answer, so that it fits on one screen."""
 
 
 def method_name(method: int) -> str:
-    """Name of a method for people."""
+    """Return the display name of a method."""
     return METHOD_NAMES.get(method, "none" if method == pb.METHOD_UNSPECIFIED else f"method {method}")
 
 
 def show(out: Output, response: pb.RecommendResponse) -> None:
-    """The answer on one screen: verdict, methods, what it will take, what to beware of."""
+    """Print the short answer: verdict, methods, estimate, confidence and cautions."""
     show_head(out, response)
     show_methods(out, response)
     show_estimate(out, response)
     _show_remarks(out, response)
-    out.text("--explain tells the rules, every value of the recipe, and what would change the verdict")
+    out.text("--explain shows the rules, every value of the recipe, and what would change the verdict")
 
 
 def show_head(out: Output, response: pb.RecommendResponse) -> None:
-    """The verdict and the answer in a paragraph."""
+    """Print the verdict and the summary."""
     method = response.verdict.method
     out.heading(f"Recommendation: {method_name(method) if method else 'upgrade the hardware'}")
     words = response.summary or response.verdict.headline
@@ -44,7 +44,7 @@ def show_head(out: Output, response: pb.RecommendResponse) -> None:
 
 
 def show_methods(out: Output, response: pb.RecommendResponse) -> None:
-    """All five methods and why each was taken or not."""
+    """Print all five methods with the reasons for each verdict."""
     rows = [
         (
             method_name(item.method),
@@ -60,7 +60,7 @@ def show_methods(out: Output, response: pb.RecommendResponse) -> None:
 
 
 def show_recipe(out: Output, response: pb.RecommendResponse) -> None:
-    """Every value of the recipe with its reason."""
+    """Print every value of the recipe with its reason."""
     from finetree_cli.output import as_dict
 
     values = flat(as_dict(response.spec))
@@ -70,17 +70,17 @@ def show_recipe(out: Output, response: pb.RecommendResponse) -> None:
 
 
 def show_estimate(out: Output, response: pb.RecommendResponse) -> None:
-    """What the recommended recipe takes."""
+    """Print memory, time and cost of the recommended recipe."""
     if not response.HasField("estimate"):
         return
     found = response.estimate
     usable = f" of {units.size(found.usable_device_bytes)}" if found.usable_device_bytes else ""
-    out.heading("What it will take")
+    out.heading("Estimate")
     out.text(f"  memory  {units.size_range(found.device_bytes)}{usable}{'' if found.fits else '; may not fit'}")
     if found.HasField("total_seconds"):
         out.text(f"  time    {units.duration_range(found.total_seconds)}, {found.optimizer_steps} optimizer steps")
     else:
-        out.text("  time    unknown without the data: give --examples N or --dataset NAME")
+        out.text("  time    needs the data: give --examples N or --dataset NAME")
     if found.HasField("cost_amount"):
         out.text(f"  cost    {units.money_range(found.cost_amount, found.currency_code)}")
     out.text()
@@ -93,10 +93,10 @@ def _show_remarks(out: Output, response: pb.RecommendResponse) -> None:
     for caution in response.cautions[:MOST_CAUTIONS]:
         out.paragraph(f"Caution: {caution.message} [{caution.code}]")
     if len(response.cautions) > MOST_CAUTIONS:
-        out.paragraph(f"Cautions: {len(response.cautions) - MOST_CAUTIONS} more")
+        out.paragraph(f"{len(response.cautions) - MOST_CAUTIONS} more cautions: see --explain")
     for pack in response.other_packs:
         if not pack.agrees:
-            out.paragraph(f"The pack {pack.policy} says {method_name(pack.method)}: {pack.reason}")
+            out.paragraph(f"Rule pack {pack.policy} recommends {method_name(pack.method)}: {pack.reason}")
     if response.plan_digest:
         out.text(f"Plan: {response.plan_digest}")
 
@@ -113,7 +113,7 @@ def _reason(source: evidence_pb2.SettingSource | None) -> str:
 
 
 def flat(value: object, prefix: str = "") -> dict[str, str]:
-    """Leaves of a document by their path."""
+    """Flatten a document to its leaves by path."""
     if not isinstance(value, dict):
         return {prefix: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
     if not value:

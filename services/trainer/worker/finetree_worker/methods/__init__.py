@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.methods import adapter, full, lora, prefix, qlora
-from finetree_worker.models import load_tokenizer
+from finetree_worker.models.load import load_tokenizer
 from finetree_worker.plan import (
     AdapterMethod,
     BaseModel,

@@ -20,9 +20,9 @@ from torch.nn.functional import linear, relu
 from transformers import PreTrainedModel
 
 from finetree_worker.errors import ModelError, PlanError
-from finetree_worker.peft_files import CONFIG
+from finetree_worker.methods.peft_format import CONFIG
+from finetree_worker.models.gguf import fingerprint
 from finetree_worker.plan import AdapterMethod, BaseModel, Placement
-from finetree_worker.prepare import fingerprint
 
 WEIGHTS = "adapter.safetensors"
 """Name of the weights' file."""

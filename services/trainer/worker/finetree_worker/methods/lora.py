@@ -12,8 +12,8 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from finetree_worker import peft_files
-from finetree_worker.models import expert_parameters, is_mixture, linear_names, quiet_peft, short_name
+from finetree_worker.methods import peft_format
+from finetree_worker.models.load import expert_parameters, is_mixture, linear_names, quiet_peft, short_name
 from finetree_worker.plan import BaseModel, LoraMethod
 from finetree_worker.randomness import CounterDropout
 
@@ -102,7 +102,7 @@ def save(model: PeftModel, folder: Path, method: LoraMethod, base: BaseModel) ->
     # Full names per layer are for us; servers and merges expect the short names, which select the same layers. But peft
     # takes short names of a mixture's MLP for its experts, also where they mean the shared one.
     short = not method.modules and not is_mixture(model)
-    peft_files.write(
+    peft_format.write(
         model,
         folder,
         base,

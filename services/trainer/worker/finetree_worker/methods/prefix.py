@@ -16,11 +16,11 @@ from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from finetree_worker import peft_files
 from finetree_worker.errors import PlanError
-from finetree_worker.models import quiet_peft
+from finetree_worker.methods import peft_format
+from finetree_worker.models.load import quiet_peft
 from finetree_worker.plan import BaseModel, PrefixInit, PrefixMethod
-from finetree_worker.tokenization import leading_bos
+from finetree_worker.tokenize.tokenizer import leading_bos
 
 DEFAULT_TEXT = (
     "Below is a request. Read it carefully, do exactly what it asks, and answer in the form that was asked for."
@@ -162,4 +162,4 @@ def before(model: PreTrainedModel, prefix: Tensor, ids: Tensor, mask: Tensor) ->
 
 def save(model: PeftModel, folder: Path, base: BaseModel) -> None:
     """Write the keys and values as peft itself does, naming the base by its hub id."""
-    peft_files.write(model, folder, base)
+    peft_format.write(model, folder, base)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers and what they rest on, as messages: intervals, sources, revisions."""
+
+from collections.abc import Mapping
+
+from finetree_api.types.v1 import evidence_pb2 as ev
+
+from finetree_estimator.catalog.versions import Part
+from finetree_estimator.intervals import Interval, Source
+
+MAX_SOURCES = 32
+"""Sources of an interval, as the contract limits them."""
+MAX_TEXT = 256
+"""Characters of a source's name and locator, as the contract limits them."""
+
+
+def interval_message(interval: Interval) -> ev.Interval:
+    """A predicted number with its sources."""
+    return ev.Interval(
+        low=interval.low,
+        expected=interval.expected,
+        high=interval.high,
+        coverage=interval.coverage,
+        provenance=map(provenance_message, interval.sources[:MAX_SOURCES]),
+    )
+
+
+def optional_interval(interval: Interval | None) -> ev.Interval | None:
+    """A predicted number, or None for a field that stays unset."""
+    return interval_message(interval) if interval is not None else None
+
+
+def provenance_message(source: Source) -> ev.Provenance:
+    """Where a number comes from."""
+    return ev.Provenance(
+        kind=ev.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind.name}"),
+        source=source.name[:MAX_TEXT],
+        locator=source.locator[:MAX_TEXT],
+        date=source.date,
+    )
+
+
+def revision_message(parts: Mapping[str, Part]) -> ev.Revision:
+    """What an answer was computed with, part by part."""
+    return ev.Revision(**{name: component_message(part) for name, part in parts.items()})
+
+
+def component_message(part: Part) -> ev.RevisionComponent:
+    """Name, hash and date of one versioned part."""
+    return ev.RevisionComponent(id=part.part_id, sha256=part.sha256, date=part.date)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of the running task: commands of the service, signals of the machine, and the end of the lease."""
+
+import threading
+import time
+from collections.abc import Callable
+from enum import IntEnum
+
+from finetree_api.trainer.v1 import worker_pb2
+
+from finetree_worker.events.types import Signal
+
+
+class Stop(IntEnum):
+    """Why the task is to end; a higher one takes the place of a lower one, never the other way round."""
+
+    NONE = 0
+    PAUSE = 1
+    """The user pauses it: save a checkpoint, end as paused."""
+    INTERRUPT = 2
+    """The machine is taken away, or the service is gone: save a checkpoint, end as interrupted."""
+    CANCEL_SAVING = 3
+    """The user cancels it and keeps a checkpoint."""
+    CANCEL = 4
+    """The user cancels it."""
+
+
+_SIGNALS = {
+    Stop.NONE: Signal.NONE,
+    Stop.PAUSE: Signal.PAUSE,
+    Stop.INTERRUPT: Signal.PAUSE,
+    Stop.CANCEL_SAVING: Signal.CANCEL_SAVING,
+    Stop.CANCEL: Signal.CANCEL,
+}
+
+
+class Commands:
+    """The core's `Control`: written by the link and by signal handlers, read by the training thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._checkpoint = threading.Event()
+        self._stop = Stop.NONE
+        self._deadline = float("inf")
+
+    @property
+    def stop(self) -> Stop:
+        """Why the task is to end; NONE while it is not."""
+        return self._stop
+
+    def poll(self) -> Signal:
+        """What is asked now. Once the deadline of a stop has passed there is no time left for a checkpoint."""
+        # No lock: this runs between micro-batches, and each field is replaced in one go.
+        if self._stop is not Stop.NONE:
+            late = self._clock() >= self._deadline
+            return Signal.CANCEL if late else _SIGNALS[self._stop]
+        if self._checkpoint.is_set():
+            self._checkpoint.clear()
+            return Signal.CHECKPOINT
+        return Signal.NONE
+
+    def checkpoint(self) -> None:
+        """Ask for a checkpoint, once."""
+        self._checkpoint.set()
+
+    def end(self, stop: Stop, seconds: float = float("inf")) -> None:
+        """Ask the task to end, within so many seconds. Safe in a signal handler."""
+        self._deadline = min(self._deadline, self._clock() + seconds)
+        self._stop = max(self._stop, stop)
+
+    def apply(self, command: worker_pb2.Command) -> None:
+        """Take a command of the service; one of a kind that this worker does not know is left out."""
+        seconds = float("inf")
+        if command.HasField("deadline"):
+            seconds = command.deadline.ToNanoseconds() / 1e9 - time.time()
+        if command.kind == worker_pb2.COMMAND_KIND_CHECKPOINT:
+            self.checkpoint()
+        elif command.kind == worker_pb2.COMMAND_KIND_PAUSE:
+            self.end(Stop.PAUSE, seconds)
+        elif command.kind == worker_pb2.COMMAND_KIND_CANCEL:
+            self.end(Stop.CANCEL_SAVING if command.save_checkpoint else Stop.CANCEL, seconds)
+        elif command.kind in (worker_pb2.COMMAND_KIND_PREEMPT, worker_pb2.COMMAND_KIND_SHUTDOWN):
+            self.end(Stop.INTERRUPT, seconds)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows an optimizer step learns from: a function of the seed and the step alone, hence nothing to save."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from finetree_worker.data.packing import Example
+from finetree_worker.plan import Optimization
+from finetree_worker.randomness import key, order, splitmix64
+
+BUCKET_BATCHES = 32
+"""Batches whose rows are sorted by length together where packing is off: rows of like length waste no padding, and
+the batches of a bucket still come in random order."""
+
+
+class Batches:
+    """The rows of every step of a run. An epoch visits each row once; its last batch may hold fewer rows."""
+
+    def __init__(self, plan: Optimization, examples: Sequence[Example]) -> None:
+        self.examples = examples
+        self.per_epoch = math.ceil(len(examples) / plan.batch_size)
+        self.total = plan.max_steps or max(1, math.ceil((plan.epochs or 1.0) * self.per_epoch))
+        self._plan = plan
+        self._lengths = torch.tensor([len(example) for example in examples], dtype=torch.int64)
+        self._epoch: tuple[int, Tensor] | None = None
+        self._tokens: int | None = None
+
+    def of(self, step: int) -> list[Example]:
+        """The rows of optimizer step `step`, counted from 0."""
+        epoch, index = divmod(step, self.per_epoch)
+        batch = self._plan.batch_size
+        return [self.examples[i] for i in self._order(epoch)[index * batch : (index + 1) * batch].tolist()]
+
+    def tokens_in_all(self) -> int:
+        """Tokens of all steps of the run: the order of the rows is known from the seed."""
+        if self._tokens is None:
+            epochs, rest = divmod(self.total, self.per_epoch)
+            self._tokens = epochs * int(self._lengths.sum())
+            if rest:
+                self._tokens += int(self._lengths[self._order(epochs)[: rest * self._plan.batch_size]].sum())
+        return self._tokens
+
+    def longest_first(self) -> list[Example]:
+        """The rows that the run visits, longest first; of the longest no more than a batch holds."""
+        visited = self._lengths
+        if self.total < self.per_epoch:
+            mask = torch.zeros_like(visited, dtype=torch.bool)
+            mask[self._order(0)[: self.total * self._plan.batch_size]] = True
+            visited = torch.where(mask, visited, -1)
+        count = min(self._plan.batch_size, int((visited >= 0).sum()))
+        return [self.examples[i] for i in torch.topk(visited, count).indices.tolist()]
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._epoch is None or self._epoch[0] != epoch:
+            rows = order(self._plan.seed, epoch, len(self.examples))
+            if not self._plan.packing:
+                rows = by_length(rows, self._lengths, self._plan.batch_size, key("batches", self._plan.seed, epoch))
+            self._epoch = epoch, rows
+        return self._epoch[1]
+
+
+def by_length(rows: Tensor, lengths: Tensor, batch: int, hashed: int) -> Tensor:
+    """Regroup an order of rows so that the rows of a batch are of like length; the short last batch keeps its place.
+
+    `lengths` is by row; `hashed` decides the order of the batches.
+    """
+    whole = len(rows) // batch * batch
+    head = rows[:whole]
+    bucket = torch.arange(whole) // (batch * BUCKET_BATCHES)
+    span = int(lengths.max()) + 1
+    head = head[torch.argsort(bucket * span + lengths[head], stable=True)].view(-1, batch)
+    shuffled = torch.argsort(splitmix64(torch.arange(len(head), dtype=torch.int64) ^ hashed), stable=True)
+    return torch.cat([head[shuffled].flatten(), rows[whole:]])

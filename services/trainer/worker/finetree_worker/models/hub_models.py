@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Base models of a hub: looked up, chosen, checked, downloaded into the folder that keeps them (`hub_folder`)."""
+
+import re
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetree_worker.atomic_files import storage_errors
+from finetree_worker.control import Steering
+from finetree_worker.errors import ModelError, StorageError
+from finetree_worker.events.types import Alert, Control, Level, Phase, PhaseProgress, Reporter
+from finetree_worker.models import checks
+from finetree_worker.models.hub import Access, Client, Entry, HubError, Repository, online
+from finetree_worker.models.hub_cache import HubFolder
+from finetree_worker.plan import BaseModel
+
+ORIGIN = "hub:"
+"""How a task's model_origin begins when the model is a hub's: "hub:{id}@{revision}"."""
+DEFAULT_REVISION = "main"
+SMALL = frozenset(
+    {
+        *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+        *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "spiece.model"),
+        *("chat_template.jinja", "chat_template.json", checks.INDEX),
+    }
+)
+"""Files that a model and its tokenizer are read from, beside the weights. No code is among them."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_NOT_WEIGHTS = re.compile(r"^(consolidated|adapter_model)")  # the same weights in another library's names; an adapter
+_PROGRESS_STEPS = 100  # progress events of a download at most
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A repository, and a commit, tag or branch of it."""
+
+    id: str
+    revision: str = DEFAULT_REVISION
+
+    @classmethod
+    def parse(cls, origin: str) -> "Wanted":
+        """What a task's model_origin names."""
+        repository, _, revision = origin.removeprefix(ORIGIN).partition("@")
+        return cls(repository, revision or DEFAULT_REVISION)
+
+
+def prepare_hub_model(origin: str, home: Path, access: Access, reporter: Reporter, control: Control) -> BaseModel:
+    """The model of `origin`, in a folder below `home` that is named by its commit; what is there is not fetched again.
+
+    Raises ModelError (MODEL_GATED, MODEL_NOT_FOUND, MODEL_REVISION_NOT_FOUND, MODEL_PICKLED, MODEL_REMOTE_CODE and the
+    others of base_checks), HubError (HUB_UNREACHABLE, HUB_OFFLINE, MODEL_CORRUPT), StorageError, Cancelled.
+    """
+    steering = Steering(control)
+    steering.stop_here()
+    wanted = Wanted.parse(origin)
+    reporter.emit(PhaseProgress(Phase.DOWNLOAD_MODEL, 0.0, f"Looking for {wanted.id}"))
+    folder = HubFolder(home)
+    folder.make()
+    with folder.alone(steering), online(access.proxy):
+        if (commit := _here(wanted, folder, access)) is None:
+            commit = _download(wanted, folder, access, reporter, steering)
+    reporter.emit(PhaseProgress(Phase.DOWNLOAD_MODEL, 1.0, "The model is ready"))
+    return BaseModel(home / commit, hub_id=folder.hub_id(commit) or wanted.id, revision=commit)
+
+
+def _here(wanted: Wanted, folder: HubFolder, access: Access) -> str | None:
+    """The commit where nothing needs to be asked: one that is named by its hash, or any when we are offline."""
+    commit = wanted.revision if _COMMIT.fullmatch(wanted.revision) else None
+    if commit is None and access.offline:
+        commit = folder.commit_of(wanted.revision)
+    return commit if commit is not None and folder.holds(commit) else None
+
+
+def _download(wanted: Wanted, folder: HubFolder, access: Access, reporter: Reporter, steering: Steering) -> str:
+    client = Client(access, wanted.id, wanted.revision)
+    try:
+        repository = client.look()
+    except HubError as error:
+        known = folder.commit_of(wanted.revision)
+        if not known or not folder.holds(known):
+            raise
+        text = f"{error.message} The model is used as it was last fetched, at commit {known[:12]}."
+        reporter.emit(Alert(Level.WARNING, "MODEL_REVISION_NOT_CHECKED", text))
+        return known
+    if not folder.holds(repository.commit):
+        with folder.draft(repository.commit) as draft:
+            _Fetch(client, repository, draft, reporter, steering).run(access.reserve)
+            folder.publish(draft, repository)
+    folder.note(wanted.revision, repository.commit)
+    return repository.commit
+
+
+class _Fetch:
+    """One repository's way into its draft folder."""
+
+    def __init__(
+        self, client: Client, repository: Repository, draft: Path, reporter: Reporter, steering: Steering
+    ) -> None:
+        self._client, self._repository, self._draft = client, repository, draft
+        self._reporter, self._steering = reporter, steering
+        self._small, self._weights = choose(repository)
+        self._total = sum(entry.size for entry in (self._small | self._weights).values())
+        self._done, self._told = 0, -1.0
+
+    def run(self, reserve: int) -> None:
+        """Fetch all files: the small ones first, which can tell that the weights are not worth it."""
+        self._require_space(reserve)
+        with storage_errors():
+            self._draft.mkdir(parents=True, exist_ok=True)
+        for name, entry in sorted(self._small.items()):
+            self._file(name, entry)
+        checks.check_config(self._draft)
+        for name, entry in sorted(self._weights.items()):
+            self._file(name, entry)
+        checks.check_weights(self._draft)
+
+    def _file(self, name: str, entry: Entry) -> None:
+        target, part = self._draft / name, self._draft / f"{name}.part"
+        if not target.is_file():
+            with suppress(OSError):
+                self._advance(part.stat().st_size)
+            self._client.fetch(name, self._repository.commit, part, entry.size, self._advance)
+            with storage_errors():
+                part.replace(target)
+        else:
+            self._advance(entry.size)
+
+    def _advance(self, count: int) -> None:
+        self._steering.stop_here()
+        self._done += count
+        fraction = self._done / self._total if self._total else 1.0
+        if fraction - self._told >= 1 / _PROGRESS_STEPS or (self._told < 1 <= fraction):
+            self._told = fraction
+            text = f"Downloading {self._repository.id}: {_size(self._done)} of {_size(self._total)}"
+            self._reporter.emit(
+                PhaseProgress(Phase.DOWNLOAD_MODEL, min(fraction, 1.0), text, 0.0, self._done, self._total, "bytes")
+            )
+
+    def _require_space(self, reserve: int) -> None:
+        present = sum(path.stat().st_size for path in self._draft.glob("*")) if self._draft.is_dir() else 0
+        needed, free = max(0, self._total - present), shutil.disk_usage(self._draft.parent).free
+        if needed + reserve > free:
+            raise SpaceError(needed, free, reserve)
+
+
+class SpaceError(StorageError):
+    """The model does not fit on the disk; nothing was written, and trying again at once will not help."""
+
+    retryable = False
+
+    def __init__(self, needed: int, free: int, reserve: int) -> None:
+        super().__init__(
+            "DISK_FULL",
+            f"The model needs {_size(needed)} more, and {_size(free)} are free on the disk of the trainer's data, "
+            f"of which {_size(reserve)} are to stay free.",
+            field="model",
+            remedy="Free space (`finetree models rm` removes models), then start the task again.",
+        )
+
+
+def choose(repository: Repository) -> tuple[dict[str, Entry], dict[str, Entry]]:
+    """The small files and the weights to fetch. Raises ModelError: MODEL_IS_ADAPTER, MODEL_INCOMPLETE, MODEL_PICKLED.
+
+    Only files at the top count: folders hold the same model for other programs.
+    """
+    files = repository.files
+    if "config.json" not in files:
+        if "adapter_config.json" in files:
+            raise _unfit(repository, "MODEL_IS_ADAPTER", "is an adapter, not a base model", "Name its base model.")
+        text = "has no config.json, so it is no model of transformers"
+        raise _unfit(repository, "MODEL_INCOMPLETE", text, "Name a repository in the transformers format.")
+    if checks.INDEX in files:
+        weights = [name for name in files if name.endswith(".safetensors") and not _NOT_WEIGHTS.match(name)]
+    else:
+        weights = ["model.safetensors"] if "model.safetensors" in files else []
+    chosen = {name: files[name] for name in weights if "/" not in name}
+    if not chosen:
+        if pickled := sorted(name for name in files if name.endswith(checks.PICKLED)):
+            raise checks.pickled_weights(repository.id, pickled)
+        raise _unfit(repository, "MODEL_INCOMPLETE", "has no safetensors weights", "Name a repository that has them.")
+    return {name: files[name] for name in files if name in SMALL}, chosen
+
+
+def _unfit(repository: Repository, reason: str, text: str, remedy: str) -> ModelError:
+    return ModelError(reason, f"The model {repository.id!r} {text}.", field="model.hub", remedy=remedy)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 10**7 else f"{count / 1e3:.1f} kB"

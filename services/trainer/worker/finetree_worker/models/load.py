@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading a base model from a folder, and naming its layers."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    modeling_utils,
+)
+from transformers.pytorch_utils import Conv1D
+
+from finetree_worker.device_memory import free_cache, free_memory_bytes, is_out_of_memory
+from finetree_worker.errors import MemoryExhaustedError, ModelError, PlanError
+from finetree_worker.models import checks
+from finetree_worker.plan import LoraMethod, Targets
+
+ATTENTION = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv"),
+    *("out_proj", "dense", "attn.c_proj"),
+)
+"""Names of attention projections in transformers' decoder models."""
+QUERY_VALUE = ("q_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv")
+"""Names of query and value projections, or of the fused projection that holds them."""
+MLP = (
+    *("gate_proj", "up_proj", "down_proj", "gate_up_proj"),
+    *("fc1", "fc2", "fc_in", "fc_out", "dense_h_to_4h", "dense_4h_to_h", "c_fc", "mlp.c_proj", "w1", "w2", "w3"),
+)
+"""Names of MLP projections."""
+_AMBIGUOUS = frozenset({"c_proj"})
+"""Names that mean attention's output in one module and the MLP's in another."""
+_STORED_AS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+"""What safetensors calls the types that a base is loaded in."""
+# A router chooses experts; an adapter on it moves the load balance, so no preset touches one.
+_NEVER = re.compile(r"(^|\.)(lm_head|embed_out|router|gate|shared_expert_gate)$")
+
+
+def load_model(
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: BitsAndBytesConfig | None = None,
+    attention: str = "sdpa",
+) -> PreTrainedModel:
+    """The causal language model in `folder`: safetensors only, no code of the folder is run, no network.
+
+    With `quantization` its linear layers are quantised as they are read. Dropout of its own is turned off: its masks
+    would come from a stream, and no resumed run would have them again. `attention` is transformers' name of an
+    implementation. Raises ModelError with MODEL_NOT_FOUND, MODEL_UNREADABLE, or what base_checks finds wrong with it,
+    and MemoryExhaustedError OUT_OF_MEMORY_LOADING.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            "MODEL_NOT_FOUND",
+            f"There is no prepared model named {folder.name!r} here.",
+            field="model",
+            remedy="Prepare the model first, or name a folder that holds config.json and safetensors files.",
+        )
+    checks.check_config(folder)
+    stored = checks.check_weights(folder)
+    try:
+        copied = quantization is not None or stored != {_STORED_AS[dtype]}
+        with _unmapped() if copied and device.type == "cpu" else nullcontext():
+            loaded, info = _read(folder, dtype, attention, placement(device, quantization))
+        checks.check_loaded(folder, info)
+        if quantization is None:
+            nn.Module.to(loaded, device)
+    except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise _too_large(folder, device, dtype, quantised=quantization is not None) from error
+        raise ModelError(
+            "MODEL_UNREADABLE",
+            f"The model {folder.name!r} cannot be loaded: {type(error).__name__}.",
+            field="model",
+            remedy="Only models with safetensors weights and an architecture of transformers itself can be trained.",
+        ) from error
+    _settle(loaded)
+    return loaded
+
+
+def placement(device: torch.device, quantization: BitsAndBytesConfig | None) -> dict[str, Any]:
+    """Where a quantised model is read to, as transformers wants it; any other is moved once it is read."""
+    if quantization is None:
+        return {}
+    place = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+    return {"quantization_config": quantization, "device_map": {"": place}}
+
+
+def _read(
+    folder: Path, dtype: torch.dtype, attention: str, placed: dict[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    read: Any = AutoModelForCausalLM.from_pretrained
+    found: tuple[PreTrainedModel, dict[str, Any]] = read(
+        folder,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # named by check_loaded, not ignored
+        dtype=dtype,
+        # Without a word transformers takes torch's fused kernels where the architecture (not Gemma 2) allows them.
+        attn_implementation=None if attention == "sdpa" else attention,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        **placed,
+    )
+    return found
+
+
+@contextmanager
+def _unmapped() -> Iterator[None]:
+    """Read each tensor into memory of its own instead of mapping the files.
+
+    For weights that are converted as they are read: the mapping's pages would stay beside the result until all is read,
+    and as long as one tensor is kept as it is in the file. Beside packed weights, the embeddings would keep all of the
+    16-bit ones in the process (SmolLM2-135M: 212 MB more). transformers 5.24 has no argument for it: it reads so by
+    itself, but on some platforms alone.
+    """
+    untyped: Any = modeling_utils
+    mapped = untyped.safe_open
+
+    def read(file: str, *, framework: str, device: str, **_: object) -> Any:
+        return mapped(file, framework=framework, device=device, backend="pread")
+
+    untyped.safe_open = read
+    try:
+        yield
+    finally:
+        untyped.safe_open = mapped
+
+
+def _too_large(folder: Path, device: torch.device, dtype: torch.dtype, *, quantised: bool) -> MemoryExhaustedError:
+    stored = sum(file.stat().st_size for file in checks.weight_files(folder))
+    free_cache(device)
+    # Nothing that is done already.
+    smaller = "" if quantised else "qlora, bfloat16 weights, " if dtype is torch.float32 else "qlora, "
+    return MemoryExhaustedError(
+        "OUT_OF_MEMORY_LOADING",
+        f"The model {folder.name!r} does not fit in this device's memory: its files hold {stored / 1e9:.2f} GB, and "
+        f"{free_memory_bytes(device) / 1e9:.2f} GB are free.",
+        field="model",
+        remedy=f"Use {smaller}a smaller model, or a device with more memory.",
+    )
+
+
+def _settle(model: PreTrainedModel) -> None:
+    """Turn off what would make training depend on anything but the plan: dropout, caches, packing for inference."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # The first evaluation on a CPU with bfloat16 instructions would pack 4-bit weights anew, for a kernel that
+            # has no backward pass and rounds float32 inputs.
+            quantised: Any = module
+            quantised.support_avx512bf16_for_cpu = False
+    model.config.use_cache = False
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`.
+
+    Raises ModelError: TOKENIZER_UNREADABLE, TOKENIZER_UNSUPPORTED for one without an end token; those of `check_config`
+    before, since transformers would only say that it cannot load a tokenizer of an unknown model.
+    """
+    checks.check_config(folder)
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            "TOKENIZER_UNREADABLE",
+            f"The tokenizer of {folder.name!r} cannot be loaded: {type(error).__name__}.",
+            field="model",
+            remedy="The model's folder must hold tokenizer.json and tokenizer_config.json.",
+        ) from error
+    if tokenizer.eos_token_id is None or not tokenizer.is_fast:
+        raise ModelError(
+            "TOKENIZER_UNSUPPORTED",
+            f"The tokenizer of {folder.name!r} has no end-of-sequence token or no tokenizer.json.",
+            field="model",
+            remedy="Set eos_token in tokenizer_config.json, and convert the tokenizer to tokenizer.json.",
+        )
+    return tokenizer
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without warnings of peft's use of names that transformers 5.24 calls deprecated."""
+    with warnings.catch_warnings():
+        for name in ("is_gradient_checkpointing", "past_key_values"):
+            warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
+        yield
+
+
+def expert_parameters(model: nn.Module, method: LoraMethod) -> list[str]:
+    """Full names of the stacked weights of routed experts that get an adapter; none in a dense model.
+
+    transformers 5 holds the experts of a layer in parameters of three dimensions, with the expert first.
+    """
+    if not method.experts or method.modules or method.targets not in (Targets.ALL_LINEAR, Targets.MLP):
+        return []
+    return [name for name, p in model.named_parameters() if p.ndim == 3 and ".experts." in name]
+
+
+def is_mixture(model: nn.Module) -> bool:
+    """Whether the model has routed experts."""
+    return any(name.endswith(".experts") for name, _ in model.named_modules())
+
+
+def parameter_count(parameter: nn.Parameter) -> int:
+    """Numbers that a parameter stands for: bitsandbytes packs two 4-bit ones in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
+
+
+def linear_names(model: nn.Module, method: LoraMethod, field: str = "lora") -> list[str]:
+    """Full names of the linear layers that get an adapter, in module order.
+
+    "all-linear" is attention and MLP, never the output head and never a router. Explicit names match a full name or
+    its last parts ("q_proj", "layers.0.mlp.up_proj"). Raises PlanError with TARGET_NOT_FOUND below `field`.
+    """
+    # GPT-2's layers are Conv1D, a linear layer with its weight transposed.
+    linears = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    linears = [name for name in linears if not _NEVER.search(name)]
+    if method.modules:
+        return _explicit(linears, method.modules, field)
+    wanted = {
+        Targets.ALL_LINEAR: ATTENTION + MLP,
+        Targets.ATTENTION: ATTENTION,
+        Targets.QUERY_VALUE: QUERY_VALUE,
+        Targets.MLP: MLP,
+    }[method.targets]
+    found = [name for name in linears if short_name(name) in wanted]
+    if not found and not expert_parameters(model, method):
+        raise PlanError(
+            "TARGET_NOT_FOUND",
+            f"This model has no layer for the targets {method.targets.value!r}.",
+            field=f"{field}.targets",
+            remedy=f"Name its linear layers in {field}.target_modules.",
+        )
+    return found
+
+
+def short_name(name: str) -> str:
+    """The end of a module's full name that tells what it computes in any layer: "q_proj", "attn.c_proj"."""
+    parts = name.split(".")
+    return ".".join(parts[-2:]) if parts[-1] in _AMBIGUOUS else parts[-1]
+
+
+def _explicit(linears: list[str], wanted: tuple[str, ...], field: str) -> list[str]:
+    for pattern in wanted:
+        if not any(_names(name, pattern) for name in linears):
+            ends = sorted({name.rpartition(".")[2] for name in linears})
+            raise PlanError(
+                "TARGET_NOT_FOUND",
+                f"No linear layer of this model is named {pattern!r}; it has {', '.join(ends)}.",
+                field=f"{field}.target_modules",
+                remedy="Use one of these names, or the preset all-linear.",
+            )
+    return [name for name in linears if any(_names(name, pattern) for pattern in wanted)]
+
+
+def _names(name: str, pattern: str) -> bool:
+    return name == pattern or name.endswith(f".{pattern}")

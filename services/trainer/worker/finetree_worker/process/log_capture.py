@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeping libraries quiet: what they log goes into the job's events and the worker's own file, never to stderr."""
+
+import logging
+import os
+import re
+import threading
+import warnings
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from pathlib import Path
+
+from finetree_worker.errors import StorageError
+from finetree_worker.events.convert import LogLine
+from finetree_worker.events.types import Level
+
+ENVIRONMENT = {
+    "GRPC_VERBOSITY": "ERROR",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "warning",
+    "BITSANDBYTES_NOWELCOME": "1",
+    # Otherwise a GPU's allocator keeps blocks of shorter rows that longer ones cannot use.
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+}
+"""Read by libraries when they are imported; what the operator has set stays."""
+LOG_NAME = "worker.log"
+"""Name of the worker's own log in the task's folder; it alone may hold paths and stack traces."""
+_MAX_TEXT = 2000
+# Folders of absolute paths, not of addresses such as https://…: they are the operator's business, not the job's.
+_FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/:'\"]+/)+")
+_HELD_BACK = 200
+
+
+def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Must come before the first import of grpc or a training library."""
+    for name, value in ENVIRONMENT.items():
+        environment.setdefault(name, value)
+
+
+class LogCapture(logging.Handler):
+    """Hands log records to the job's events. Records from before there is a task are held back, the newest 200."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._emit: Callable[[LogLine], None] | None = None
+        self._held: list[LogLine] = []
+        self._inside = threading.local()
+
+    def connect(self, emit: Callable[[LogLine], None]) -> None:
+        """From now on records go to `emit`, the held ones first."""
+        self._emit = emit
+        for line in self._held:
+            emit(line)
+        self._held.clear()
+
+    def disconnect(self) -> None:
+        """The task has its last event."""
+        self._emit = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record of a library: what the worker itself has to say are events already.
+
+        What is logged while a record is being handed on would come back here for ever.
+        """
+        if getattr(self._inside, "busy", False) or record.name.startswith("finetree_worker"):
+            return
+        self._inside.busy = True
+        try:
+            line = LogLine(_level(record), record.name, _without_folders(record.getMessage())[:_MAX_TEXT])
+            if self._emit is not None:
+                with suppress(StorageError):
+                    self._emit(line)
+            elif len(self._held) < _HELD_BACK:
+                self._held.append(line)
+        finally:
+            self._inside.busy = False
+
+
+def capture() -> LogCapture:
+    """Route logging and warnings of this process. Call once."""
+    handler = LogCapture()
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)
+    # bitsandbytes advises to fetch compiled code from a hub: the worker runs what is installed and nothing else.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_no_advice)
+    # It says at each 8-bit product that bfloat16 goes through float16; that is how its 8-bit products work.
+    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast", category=UserWarning)
+    for chatty in ("httpx", "httpx2", "urllib3", "filelock", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return handler
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return "kernels-community" not in record.getMessage()
+
+
+def adopt_library_loggers() -> None:
+    """After the imports: take off the handlers that libraries bring along, so that records reach the root instead."""
+    for name in ("transformers", "huggingface_hub", "bitsandbytes", "accelerate", "peft", "torch"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def own_log(folder: Path) -> logging.Handler:
+    """Write everything, stack traces too, to the worker's own log in `folder`."""
+    handler = logging.FileHandler(folder / LOG_NAME, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    return handler
+
+
+def _level(record: logging.LogRecord) -> Level | None:
+    # What libraries warn of concerns whoever programs against them; whoever trains gets alerts of our own.
+    return Level.ERROR if record.levelno >= logging.ERROR else None
+
+
+def _without_folders(text: str) -> str:
+    return _FOLDERS.sub("", text)

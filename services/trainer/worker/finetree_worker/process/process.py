@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's process: arguments, signals, and the wait for a task."""
+
+import argparse
+import logging
+import os
+import platform
+import queue
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import metadata
+
+from finetree_api.trainer.v1 import worker_pb2
+
+from finetree_worker.attach.commands import Commands, Stop
+from finetree_worker.attach.identity import Identity, end_group
+from finetree_worker.attach.stream import Link
+from finetree_worker.process import log_capture, runner
+
+TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the name of the variable, not a token
+EXIT_USAGE = 64
+EXIT_IO = 74
+"""Exit status (EX_IOERR of sysexits.h) of a worker whose outcome could not be written to its disk."""
+_KINDS = {"train": worker_pb2.TASK_KIND_TRAIN, "prepare": worker_pb2.TASK_KIND_PREPARE}
+
+_log = logging.getLogger(__name__)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line; the token is not on it, since everyone on a machine may read those."""
+    parser = argparse.ArgumentParser(
+        prog="python -m finetree_worker",
+        description="Work on one task of a finetree trainer; started by the trainer, not by hand.",
+        epilog=f"The token is read from the environment variable {TOKEN_VARIABLE}.",
+    )
+    parser.add_argument("--socket", required=True, help="address of the trainer: unix:/path or 127.0.0.1:port")
+    parser.add_argument("--job", default="", help="job that this worker was started for")
+    parser.add_argument("--attempt", type=int, default=0, help="attempt of the job")
+    parser.add_argument("--kind", choices=sorted(_KINDS), default="train", help="what the job does")
+    parser.add_argument("--idle", action="store_true", help="load the libraries and wait for a task")
+    parser.add_argument("--measure", action="store_true", help="while idle, measure the machine's matrix rate")
+    parser.add_argument("--grace", type=float, default=30.0, help="seconds after SIGTERM for a checkpoint")
+    parser.add_argument("--node", default=platform.node(), help="name of the machine, for people")
+    options = parser.parse_args(arguments)
+    if options.idle == bool(options.job):
+        parser.error("give either --idle, or --job and --attempt")
+    return options
+
+
+def identity(options: argparse.Namespace) -> Identity:
+    """Who this process is. Takes the token out of the environment, so that nothing started from here inherits it."""
+    return Identity(
+        kind=worker_pb2.TASK_KIND_IDLE if options.idle else _KINDS[options.kind],
+        token=os.environ.pop(TOKEN_VARIABLE, ""),
+        build=metadata.version("finetree-worker"),
+        boot_id=uuid.uuid4().hex,
+        node=options.node,
+        job=options.job,
+        attempt=options.attempt,
+    )
+
+
+class Process:
+    """One worker process, from its start to its exit status."""
+
+    def __init__(self, options: argparse.Namespace, core: runner.Core) -> None:
+        self._options, self._core = options, core
+        self._commands = Commands()
+        self._tasks: queue.SimpleQueue[worker_pb2.Task | None] = queue.SimpleQueue()
+        self._busy = False
+        self._log = log_capture.capture()
+        self._link = Link(
+            options.socket, identity(options), self._commands, on_task=self._on_task, on_refused=self._on_refused
+        )
+
+    def run(self) -> int:
+        """Attach, get a task, do it. 0: its outcome is on the disk, or there was no task."""
+        if os.getpgrp() != os.getpid():
+            # Whoever fences this worker off ends its group: that must not be the group of its parent.
+            os.setpgid(0, 0)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._link.start()
+        try:
+            if self._options.idle:
+                self._warm_up()
+            task = self._next_task()
+            return 0 if task is None else self._work(task)
+        finally:
+            self._link.close()
+
+    def _next_task(self) -> worker_pb2.Task | None:
+        while True:
+            # A signal that comes just before the wait begins does not end it, hence waits that end by themselves.
+            with suppress(queue.Empty):
+                return self._tasks.get(timeout=0.5)
+
+    def _work(self, task: worker_pb2.Task) -> int:
+        self._busy = True
+        try:
+            around = runner.Surroundings(self._link, self._commands, self._log, self._options.node)
+            written = runner.work(task, self._core, around)
+        except OSError as error:
+            sys.stderr.write(f"finetree-worker: the folder of the task cannot be written: {error.strerror}\n")
+            return EXIT_IO
+        return 0 if written else EXIT_IO
+
+    def _warm_up(self) -> None:
+        self._core.warm_up()
+        if self._options.measure:
+            self._link.send_profile(self._core.profile())
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        if not self._busy:
+            # Nothing is lost: there is no task, or not a line of it has been done.
+            sys.exit(0)
+        self._commands.end(Stop.INTERRUPT, self._options.grace)
+
+    def _on_task(self, task: worker_pb2.Task | None) -> None:
+        self._tasks.put(task)
+        if task is None:
+            # The main thread may be in the midst of its imports; a signal reaches it there.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    def _on_refused(self, reason: str) -> None:
+        _log.warning("the trainer refuses this worker: %s", reason)
+        sys.stderr.write(f"finetree-worker: ended, since the trainer refuses it: {reason}\n")
+        sys.stderr.flush()
+        end_group()

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file's rows as tokens, in columns that are mapped from disk: memory does not grow with the number of rows."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor
+
+from finetree_worker.data.packing import Example
+from finetree_worker.events.types import BadRow
+from finetree_worker.tokenize.rows import Format, Message, Row
+from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock
+
+FILE = "tokens.safetensors"
+"""Name of the file that holds a table."""
+ODD_BEGINNING, LEARNS_TO_END = 1, 2
+"""Bits of the column `marks`: the row does not begin with exactly one BOS where the model wants one; its last learned
+token ends a turn or a sequence."""
+_WIDE = ("ends", "rows", "contents", "prompts", "targets", "firsts")
+_TYPES: dict[str, tuple[str, np.dtype[Any]]] = dict.fromkeys(_WIDE, ("I64", np.dtype("<i8")))
+_TYPES |= {"tokens": ("I32", np.dtype("<i4")), "learned": ("BOOL", np.dtype(bool)), "marks": ("U8", np.dtype("u1"))}
+# Wide columns first: each then begins at a multiple of its width, as a mapping wants it.
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What reading the file showed: what its rows hold, what it is written in, the rows that were left out.
+
+    `notes` say how the rows were read.
+    """
+
+    format: Format
+    file_format: str = ""
+    skipped: int = 0
+    bad_rows: tuple[BadRow, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTable:
+    """All rows of a file, tokenised whole; nothing in it hangs on the sequence length, the split or packing.
+
+    tokens int32 and learned bool are (all tokens,); the others are int64 (rows,), marks uint8. `ends`: where a row's
+    tokens end; `rows`: its number in the file; `contents` and `prompts`: 64-bit hashes of the row and of what stands
+    before its last answer (0: it has no prompt); `targets`: learned tokens; `firsts`: position of the first of them
+    (0: there is none, since the first token cannot be learned).
+    """
+
+    found: Found
+    ends: Tensor
+    rows: Tensor
+    contents: Tensor
+    prompts: Tensor
+    targets: Tensor
+    firsts: Tensor
+    tokens: Tensor
+    learned: Tensor
+    marks: Tensor
+
+    @property
+    def format(self) -> Format:
+        """What the rows hold."""
+        return self.found.format
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each row, int64 (rows,)."""
+        return torch.diff(self.ends, prepend=self.ends.new_zeros(1))
+
+    def example(self, index: int, limit: int) -> Example:
+        """Row `index` of the table, cut at `limit` tokens; a view, nothing is copied."""
+        start = int(self.ends[index - 1]) if index else 0
+        end = min(int(self.ends[index]), start + limit)
+        return Example(int(self.rows[index]), self.tokens[start:end], self.learned[start:end])
+
+
+class Selection(Sequence[Example]):
+    """Some rows of a table, cut at a length, each made when it is asked for."""
+
+    def __init__(self, table: TokenTable, chosen: Tensor, limit: int) -> None:
+        """`chosen` int64 indexes the table's rows; `limit` is in tokens."""
+        self._table, self._chosen, self._limit = table, chosen, limit
+        self.lengths = table.lengths[chosen].clamp(max=limit)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._table.example(int(self._chosen[index]), self._limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The rows of a table that one split has, those included that the cut leaves nothing to learn of."""
+
+    table: TokenTable
+    index: Tensor
+    limit: int
+
+    def column(self, name: str) -> Tensor:
+        """A column of the table (`lengths` is one), for the rows of this split."""
+        values: Tensor = getattr(self.table, name)
+        return values[self.index]
+
+    @property
+    def dropped(self) -> Tensor:
+        """Whether nothing that is left of a row can be learned, bool (rows,)."""
+        firsts = self.column("firsts")
+        return (firsts < 1) | (firsts >= self.limit)
+
+    @property
+    def kept(self) -> Selection:
+        """What is trained on, or evaluated."""
+        return Selection(self.table, self.index[~self.dropped], self.limit)
+
+    def kept_targets(self) -> int:
+        """Learned tokens that are left after the cut."""
+        cut = self.column("lengths") > self.limit
+        whole = int(self.column("targets")[~cut].sum())
+        return whole + sum(self.table.example(int(i), self.limit).targets for i in self.index[cut])
+
+
+def row_keys(row: Row) -> tuple[int, int]:
+    """64 bits that stand for what a row says, wherever it stands; the same for what stands before its last answer.
+
+    The second is 0 where there is no question and answer. That any two of ten million different rows share theirs has
+    a probability of 3e-6 (n^2 / 2^65, the birthday bound).
+    """
+    # As repr() of the row with number 0 has it, which takes three times as long: splits hang on these keys.
+    said = [_said(message) for message in row.messages]
+    content = f"Row(number=0, messages={_tuple(said)}, text={row.text!r}, tools={row.tools!r})"
+    last = next((i for i in reversed(range(len(said))) if row.messages[i].role == "assistant"), 0)
+    return _hash(content), (_hash(_tuple(said[:last])) or 1) if last else 0
+
+
+def _said(message: Message) -> str:
+    words = f"role={message.role!r}, content={message.content!r}, tool_calls={message.tool_calls!r}"
+    rest = f"tool_call_id={message.tool_call_id!r}, name={message.name!r}, learned={message.learned!r}"
+    return f"Message({words}, {rest})"
+
+
+def _tuple(items: list[str]) -> str:
+    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+
+
+def _hash(text: str) -> int:
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def write_table(folder: Path, blocks: Iterable[TokenBlock], maker: RowTokenizer, found: Callable[[], Found]) -> None:
+    """Write the table of `blocks`, made by `maker`, into `folder`; holds one of them at a time.
+
+    `found` is asked at the end.
+    """
+    parts = {name: folder / f"{name}.part" for name in _TYPES}
+    counts = dict.fromkeys(_TYPES, 0)
+    streams = {name: path.open("wb") for name, path in parts.items()}
+    try:
+        for block in blocks:
+            for name, values in _columns(block, maker, counts["tokens"]).items():
+                streams[name].write(np.ascontiguousarray(values, _TYPES[name][1]).data)
+                counts[name] += len(values)
+    finally:
+        for stream in streams.values():
+            stream.close()
+    with (folder / FILE).open("wb") as target:
+        target.write(_header(found(), counts))
+        for path in parts.values():
+            _append(path, target)
+            path.unlink()
+
+
+def _columns(block: TokenBlock, maker: RowTokenizer, before: int) -> dict[str, NDArray[Any]]:
+    """The columns of a block that has `before` tokens before it."""
+    ends = block.lengths.cumsum()
+    starts = ends - block.lengths
+    keys = np.array([row_keys(row) for row in block.rows], np.int64)
+    learnable = block.learned.copy()
+    learnable[starts[block.lengths > 0]] = False  # nothing stands before the first token that could predict it
+    where = learnable.nonzero()[0]
+    first, past = np.searchsorted(where, starts), np.searchsorted(where, ends)
+    has = past > first
+    firsts = np.zeros_like(starts)
+    firsts[has] = where[first[has]] - starts[has]
+    odd = _odd_beginnings(block, maker.bos, starts, ends)
+    to_end = maker.learns_to_end(block.tokens, block.learned, block.lengths)
+    return {
+        "ends": ends + before,
+        "rows": np.fromiter((row.number for row in block.rows), np.int64, len(block.rows)),
+        "contents": keys[:, 0],
+        "prompts": keys[:, 1],
+        "targets": past - first,
+        "firsts": firsts,
+        "tokens": block.tokens,
+        "learned": block.learned,
+        "marks": ODD_BEGINNING * odd + LEARNS_TO_END * to_end,
+    }
+
+
+def _odd_beginnings(
+    block: TokenBlock, bos: int | None, starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether a row does not begin with exactly one BOS token, where there should be one, bool (rows,)."""
+    if bos is None:
+        return np.zeros(len(starts), np.bool_)
+    where = (block.tokens == bos).nonzero()[0]
+    first, past = np.searchsorted(where, starts), np.searchsorted(where, ends)
+    odd: NDArray[np.bool_] = past - first != 1
+    odd[~odd] = where[first[~odd]] != starts[~odd]
+    return odd
+
+
+def _header(found: Found, counts: dict[str, int]) -> bytes:
+    # The layout of safetensors: length of the header, the header as JSON, then the tensors without a gap.
+    header: dict[str, object] = {"__metadata__": {"found": json.dumps(asdict(found))}}
+    start = 0
+    for name, (kind, of) in _TYPES.items():
+        end = start + counts[name] * of.itemsize
+        header[name] = {"dtype": kind, "shape": [counts[name]], "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _append(path: Path, target: IO[bytes]) -> None:
+    with path.open("rb") as part:
+        shutil.copyfileobj(part, target, 1 << 20)
+
+
+def open_table(folder: Path) -> TokenTable:
+    """The table in `folder`, mapped: it stays readable when the file is deleted. Raises OSError, SafetensorError."""
+    with safe_open(folder / FILE, framework="pt") as stored:
+        said = json.loads((stored.metadata() or {})["found"])
+        faults = tuple(BadRow(**fault) for fault in said["bad_rows"])
+        notes = tuple(said["notes"])
+        found = Found(Format(said["format"]), said["file_format"], said["skipped"], faults, notes)
+        return TokenTable(found, **{name: stored.get_tensor(name) for name in _TYPES})

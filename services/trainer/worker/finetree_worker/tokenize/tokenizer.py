@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From rows to tokens, with a mark on every token that is learned."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from finetree_worker.data.packing import Example
+from finetree_worker.plan import LossOn
+from finetree_worker.tokenize.chat_template import ChatTemplate
+from finetree_worker.tokenize.encode import Encoded, Encoder
+from finetree_worker.tokenize.render import Rendered, render
+from finetree_worker.tokenize.rows import Format, Row
+
+BLOCK_ROWS, BLOCK_CHARACTERS = 512, 1 << 20
+"""Rows, or characters of them, that are tokenised at once: the tokenizer needs some hundred bytes for each token.
+
+Between two blocks a task looks whether it was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBlock:
+    """Some rows as tokens, one row after another.
+
+    tokens int32 and learned bool are (tokens,); lengths int64 (rows,): tokens of each row.
+    """
+
+    rows: Sequence[Row]
+    tokens: NDArray[np.int32]
+    learned: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+
+
+class RowTokenizer:
+    """Makes tokens of rows; the tokenizer may not be changed while it is used.
+
+    Chat and prompt/completion rows go through the tokenizer's chat template; without a template, a prompt and its
+    completion are joined as they are. Every completion ends in the template's end-of-turn token or, where it has
+    none, in the end-of-sequence token, and that token is learned, whatever the padding token is. A tokenizer that
+    begins texts with a BOS token gives each row exactly one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> None:
+        self.bos = leading_bos(tokenizer)
+        self.endings = np.array(sorted(ending_ids(tokenizer) - {None}), np.int64)
+        self.template = ChatTemplate(tokenizer)
+        self._encoder = Encoder(tokenizer)
+        self._loss_on, self._eos = loss_on, tokenizer.eos_token_id
+
+    def block(self, rows: Sequence[Row], shape: Format) -> TokenBlock:
+        """The rows, of which there is at least one, whole. Raises DataError."""
+        rendered = [render(row, shape, self.template, self._loss_on) for row in rows]
+        texts = [each.text for each in rendered]
+        encoded = self._encoder.encode(texts)
+        learned = learned_tokens(rendered, encoded)
+        return self._with_ends(rows, rendered, encoded, learned)
+
+    def _with_ends(
+        self, rows: Sequence[Row], rendered: Sequence[Rendered], encoded: Encoded, learned: NDArray[np.bool_]
+    ) -> TokenBlock:
+        """The block with a BOS token before, and an EOS token behind, the rows that lack one."""
+        tokens, lengths = encoded.ids, encoded.lengths
+        ends = lengths.cumsum()
+        starts, filled = ends - lengths, lengths > 0
+        open_ended = np.fromiter(map(_ends_in_answer, rendered), np.bool_, len(rendered)) & filled
+        open_ended[filled] &= ~np.isin(tokens[ends[filled] - 1], self.endings)
+        open_ended &= ~self.learns_to_end(tokens, learned, lengths)
+        headless = np.zeros_like(filled)
+        if self.bos is not None:
+            headless = ~filled
+            headless[filled] = tokens[starts[filled]] != self.bos
+        which = np.stack((headless, open_ended), 1)
+        if which.any():
+            places, ending = np.stack((starts, ends), 1)[which], np.nonzero(which)[1] == 1
+            added = [self._eos if ends_row else self.bos for ends_row in ending]
+            tokens = np.insert(tokens, places, np.array(added, np.int32))
+            learned = np.insert(learned, places, ending)
+        return TokenBlock(rows, tokens, learned, lengths + headless + open_ended)
+
+    def learns_to_end(
+        self, tokens: NDArray[np.int32], learned: NDArray[np.bool_], lengths: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Whether the last learned token of a row ends a turn or a sequence, bool (rows,)."""
+        where = learned.nonzero()[0]
+        ends = lengths.cumsum()
+        before = np.searchsorted(where, ends)  # learned tokens up to the end of each row
+        has = before > np.searchsorted(where, ends - lengths)
+        found = np.zeros(len(lengths), np.bool_)
+        found[has] = np.isin(tokens[where[before[has] - 1]], self.endings)
+        return found
+
+
+def tokenize(
+    rows: Sequence[Row],
+    shape: Format,
+    tokenizer: PreTrainedTokenizerBase,
+    loss_on: LossOn,
+    on_rows: Callable[[int], None],
+) -> list[Example]:
+    """Tokenise all rows, whole. `on_rows(n)` is called after each block with the number of rows done so far."""
+    maker = RowTokenizer(tokenizer, loss_on)
+    examples: list[Example] = []
+    for some in blocks(rows):
+        examples += _examples(maker.block(some, shape))
+        on_rows(len(examples))
+    return examples
+
+
+def _examples(block: TokenBlock) -> Iterator[Example]:
+    tokens, learned = torch.from_numpy(block.tokens), torch.from_numpy(block.learned)
+    ends = block.lengths.cumsum().tolist()
+    for row, start, end in zip(block.rows, [0, *ends], ends, strict=False):
+        yield Example(row.number, tokens[start:end], learned[start:end])
+
+
+def blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """The rows in blocks that end with the row that reaches BLOCK_ROWS or BLOCK_CHARACTERS."""
+    block: list[Row] = []
+    size = 0
+    for row in rows:
+        block.append(row)
+        size += _characters(row)
+        if len(block) == BLOCK_ROWS or size >= BLOCK_CHARACTERS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _characters(row: Row) -> int:
+    """About how long a row is as text."""
+    size = len(row.text) + sum(len(message.content) for message in row.messages)
+    if row.tools:
+        size += len(str(row.tools))
+    return size + sum(len(str(message.tool_calls)) for message in row.messages if message.tool_calls)
+
+
+def learned_tokens(rendered: Sequence[Rendered], encoded: Encoded) -> NDArray[np.bool_]:
+    """Whether each token has a character of a learned span.
+
+    A token that straddles the beginning of a span carries the span's first characters: it is learned.
+    """
+    starts, ends = encoded.starts, encoded.ends
+    learned = np.zeros(len(starts), np.bool_)
+    in_order = bool((starts[1:] >= starts[:-1]).all() and (ends[1:] >= ends[:-1]).all())
+    spans = _spans(rendered)
+    if in_order:
+        lows = np.searchsorted(ends, spans[:, 0], side="right").tolist()
+        highs = np.searchsorted(starts, spans[:, 1], side="left").tolist()
+        for low, high in zip(lows, highs, strict=True):
+            learned[low:high] = True
+    else:
+        for first, last in spans.tolist():
+            learned |= (ends > first) & (starts < last)
+    return learned & (ends > starts)
+
+
+def _spans(rendered: Sequence[Rendered]) -> NDArray[np.int64]:
+    """All learned spans, counted from the beginning of the first text, int64 (spans, 2)."""
+    base = 0
+    spans = []
+    for each in rendered:
+        spans += [(base + first, base + last) for first, last in each.spans]
+        base += len(each.text)
+    return np.array(spans, np.int64).reshape(-1, 2)
+
+
+def _ends_in_answer(rendered: Rendered) -> bool:
+    """Whether the last thing that is learned is the last of the text but white space."""
+    return bool(rendered.spans) and rendered.spans[-1][1] == len(rendered.text.rstrip())
+
+
+def ending_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end a turn or a sequence: the end token and every special one but the BOS token."""
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id} | {tokenizer.eos_token_id}
+
+
+def leading_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The BOS token that the tokenizer itself puts before a text; None where it puts none."""
+    ids: list[int] = tokenizer("a", add_special_tokens=True)["input_ids"]
+    return ids[0] if ids and ids[0] == tokenizer.bos_token_id else None

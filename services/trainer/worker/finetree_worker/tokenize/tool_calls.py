@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Functions and their calls as text, for chat templates that know none.
+
+Written as the Hermes models and Qwen 2.5 have it in their templates: schemas in <tools>, a call in <tool_call>, its
+result in <tool_response> in a turn of the user. Servers parse that form (vLLM's "hermes" parser).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from finetree_worker.tokenize.rows import Message, Row
+
+NOTE = (
+    "The model's chat template knows no functions: they are written into the messages as <tools>, <tool_call> and "
+    "<tool_response>, and have to be written so where the model is asked."
+)
+"""What a report says of rows that were written out."""
+TEMPLATE_FAULTS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a chat template raises: its own refusals, and whatever goes wrong in the Python that it is turned into."""
+_PROBE = "probe_of_finetree"
+
+
+def uses_tools(row: Row) -> bool:
+    """Whether functions are offered, called or answered in the row."""
+    return bool(row.tools) or any(message.tool_calls or message.role == "tool" for message in row.messages)
+
+
+def knows_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template shows functions that are offered, and calls of them."""
+    call = {"type": "function", "id": "call00001", "function": {"name": _PROBE, "arguments": {"value": _PROBE}}}
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "b", "name": _PROBE, "tool_call_id": "call00001"},
+        {"role": "assistant", "content": "c"},
+    ]
+    schema = {"name": _PROBE, "description": "d", "parameters": {"type": "object", "properties": {}}}
+    tools: list[Any] = [{"type": "function", "function": schema}]
+    try:
+        offered = str(tokenizer.apply_chat_template(turns[:1], tools=tools, tokenize=False))
+        called = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except TEMPLATE_FAULTS:
+        return False
+    return _PROBE in offered and _PROBE in called
+
+
+def written_out(row: Row) -> Row:
+    """The row as a chat without functions."""
+    messages = list(_joined(_as_text(message) for message in row.messages))
+    if row.tools:
+        messages = _with_tools(messages, row.tools)
+    return replace(row, messages=tuple(messages), tools=())
+
+
+def _with_tools(messages: list[Message], tools: Sequence[dict[str, Any]]) -> list[Message]:
+    schemas = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    offer = f"You may call these functions:\n<tools>\n{schemas}\n</tools>"
+    if messages[0].role in ("system", "developer"):
+        return [replace(messages[0], content=f"{messages[0].content}\n\n{offer}"), *messages[1:]]
+    return [Message("system", offer), *messages]
+
+
+def _as_text(message: Message) -> Message:
+    if message.role == "tool":
+        return Message("user", f"<tool_response>\n{message.content}\n</tool_response>")
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.tool_calls]
+    written = [f"<tool_call>\n{call}\n</tool_call>" for call in calls]
+    words = [message.content] if message.content.strip() else []
+    return replace(message, content="\n".join(words + written), tool_calls=()) if calls else message
+
+
+def _joined(messages: Iterator[Message]) -> Iterator[Message]:
+    """Results that follow each other share one turn: many templates want user and assistant in turns."""
+    last: Message | None = None
+    for message in messages:
+        if last is not None and last.role == message.role == "user" and "<tool_response>" in last.content:
+            last = replace(last, content=f"{last.content}\n{message.content}")
+            continue
+        if last is not None:
+            yield last
+        last = message
+    if last is not None:
+        yield last

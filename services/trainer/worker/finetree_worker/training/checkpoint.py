@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: all that a run needs to go on as if it had never stopped, in safetensors and JSON, never pickle.
+
+Data order, dropout and schedule are functions of the step, so the step alone is their state.
+"""
+
+import json
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest
+from finetree_worker.errors import CheckpointError
+from finetree_worker.training import optimizers
+
+_WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_BEST = "best.json"
+FORMAT = 1
+"""Version of a checkpoint's layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the order of floating-point sums hangs on: under another one a resumed run is equal only to rounding."""
+
+    torch_version: str
+    transformers_version: str
+    peft_version: str
+    machine: str
+    threads: int
+    device: str
+
+    @classmethod
+    def here(cls, threads: int, device: torch.device) -> "Environment":
+        """This process."""
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        torch_, transformers, peft = (version(name) for name in ("torch", "transformers", "peft"))
+        return cls(torch_, transformers, peft, platform.machine(), threads, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the run is: optimizer steps done, tokens seen, and what the loop's guards remember."""
+
+    step: int
+    tokens: int
+    target_tokens: int
+    elapsed_seconds: float
+    non_finite_in_a_row: int = 0
+    best_value: float | None = None
+    micro_batch_tokens: int = 0
+    micro_batch_rows: int = 0
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+    loss_scale: float = 0.0
+    """Factor on the loss, and steps since it last changed; 0 where none was kept."""
+    loss_scale_calm: int = 0
+    stopped: bool = False
+    """Training ended early, or the weights are the best evaluation's: no step may follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A whole checkpoint on disk."""
+
+    folder: Path
+    position: Position
+    environment: Environment
+    numerics_hash: str
+
+
+def save(
+    folder: Path,
+    trainable: dict[str, nn.Parameter],
+    optimizer: Optimizer,
+    *,
+    position: Position,
+    environment: Environment,
+    numerics_hash: str,
+) -> Path:
+    """Write checkpoint `step-<n>` below `folder`, whole or not at all; this run's that is there already stays as it is.
+
+    Raises StorageError (DISK_FULL, STORAGE_FAILED); earlier checkpoints are intact then.
+    """
+    target = folder / f"step-{position.step:08d}"
+    if _manifest(target, numerics_hash) is not None:
+        return target
+    shutil.rmtree(target, ignore_errors=True)
+    tensors, values = optimizers.state_tensors(optimizer)
+    state = {"position": asdict(position), "environment": asdict(environment), "optimizer": values}
+    with atomic_folder(target, {"format": FORMAT, "step": position.step, "numerics_hash": numerics_hash}) as draft:
+        save_file({name: p.detach().contiguous() for name, p in trainable.items()}, draft / _WEIGHTS)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft / _OPTIMIZER)
+        (draft / _STATE).write_text(json.dumps(state, sort_keys=True) + "\n", encoding="utf-8")
+    return target
+
+
+def newest(folder: Path, numerics_hash: str) -> Found | None:
+    """The newest whole checkpoint of this run below `folder`; half-written and damaged ones are passed over."""
+    candidates = sorted(folder.glob("step-*"), reverse=True)
+    return next((found for path in candidates if (found := _whole(path, numerics_hash)) is not None), None)
+
+
+def at_step(folder: Path, step: int, numerics_hash: str) -> Found | None:
+    """This run's checkpoint of one step; None where it is missing or damaged."""
+    return _whole(folder / f"step-{step:08d}", numerics_hash)
+
+
+def _manifest(folder: Path, numerics_hash: str) -> dict[str, Any] | None:
+    """The manifest of a whole checkpoint of this run; what other runs have left in the folder is none of its."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.get("numerics_hash") != numerics_hash or manifest.get("format") != FORMAT:
+        return None
+    return manifest
+
+
+def _whole(folder: Path, numerics_hash: str) -> Found | None:
+    if _manifest(folder, numerics_hash) is None:
+        return None
+    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    return Found(folder, Position(**state["position"]), Environment(**state["environment"]), numerics_hash)
+
+
+def restore(found: Found, trainable: dict[str, nn.Parameter], optimizer: Optimizer) -> None:
+    """Put weights and optimizer state back in place.
+
+    Raises CheckpointError: CHECKPOINT_MISMATCH, or CHECKPOINT_UNREADABLE for a file that is no safetensors file.
+    """
+    restore_weights(found, trainable)
+    state: dict[str, Any] = json.loads((found.folder / _STATE).read_text(encoding="utf-8"))
+    optimizers.load_state(optimizer, _load(found.folder / _OPTIMIZER), state["optimizer"])
+
+
+def restore_weights(found: Found, trainable: dict[str, nn.Parameter]) -> None:
+    """Put the weights alone back in place. Raises as `restore`."""
+    weights = _load(found.folder / _WEIGHTS)
+    if weights.keys() != trainable.keys():
+        raise CheckpointError("CHECKPOINT_MISMATCH", "The checkpoint holds other layers than this run trains.")
+    with torch.no_grad():
+        for name, parameter in trainable.items():
+            parameter.copy_(weights[name])
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    # Mapped, not read: the copy into place is the only one in memory.
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        text, remedy = f"The checkpoint's {path.name} is no safetensors file.", "Delete the checkpoint, then try again."
+        raise CheckpointError("CHECKPOINT_UNREADABLE", text, remedy=remedy) from error
+
+
+def mark_best(folder: Path, step: int) -> None:
+    """Name the checkpoint that rotation must spare."""
+    draft = folder / f".{_BEST}.tmp"
+    draft.write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+    draft.replace(folder / _BEST)
+
+
+def best_step(folder: Path) -> int | None:
+    """Step of the best checkpoint, where one is named."""
+    try:
+        return int(json.loads((folder / _BEST).read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def rotate(folder: Path, keep: int, numerics_hash: str) -> None:
+    """Delete all checkpoints of this run but the newest `keep` and the best.
+
+    Half-written ones do not count among the newest, nor do those of another run, which may be of later steps.
+    """
+    best = best_step(folder)
+    whole = [path for path in sorted(folder.glob("step-*")) if _names_run(path, numerics_hash)]
+    for path in whole[: max(0, len(whole) - keep)]:
+        if best is None or path.name != f"step-{best:08d}":
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _names_run(folder: Path, numerics_hash: str) -> bool:
+    """Whether a checkpoint's manifest names this run; its files are not hashed for that."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("numerics_hash") == numerics_hash

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gradients of an optimizer step, micro-batch by micro-batch, in whatever memory there is."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from finetree_worker.control import Steering
+from finetree_worker.data.packing import Example, MicroBatch, collate, pack
+from finetree_worker.device_memory import free_cache, is_out_of_memory
+from finetree_worker.errors import MemoryExhaustedError
+from finetree_worker.events.types import BatchSizeChanged, Reporter
+from finetree_worker.plan import FullMethod, Precision, PrefixMethod, QloraMethod, TrainPlan
+from finetree_worker.randomness import DropoutMasks
+from finetree_worker.training.loss import target_loss
+from finetree_worker.training.loss_scale import LossScale
+
+AUTOCAST = {Precision.BF16_MIXED: torch.bfloat16, Precision.FP16_MIXED: torch.float16}
+"""Types of products where a fully trained model's weights are float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is trained: the model whose forward pass is run, its trainable parameters by name, and their dropout."""
+
+    model: PreTrainedModel
+    trainable: dict[str, nn.Parameter]
+    masks: DropoutMasks | None
+    device: torch.device
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Most that a micro-batch may hold: `tokens` where rows are packed, `rows` where they are not."""
+
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a step has computed: mean loss per target token (nats), and token places with those of the filling."""
+
+    loss: float
+    places: int
+
+
+class Gradients:
+    """Adds up gradients; cuts the micro-batch when memory runs out."""
+
+    def __init__(self, plan: TrainPlan, subject: Subject, reporter: Reporter, steering: Steering) -> None:
+        self._plan, self._subject, self._reporter, self._steering = plan, subject, reporter, steering
+        size = plan.optimization.micro_batch_size
+        self.limit = Limit(size, size * plan.optimization.sequence_length)
+        self.packing = plan.optimization.packing
+        self.scale = LossScale(enabled=plan.optimization.precision is Precision.FP16_MIXED)
+        self._tried: Sequence[Example] = ()
+
+    def add(self, step: int, rows: Sequence[Example]) -> Computed:
+        """Add up the gradients of the rows of `step`, counted from 0.
+
+        Every micro-batch is weighted by the targets of the whole batch, so that how it is split changes nothing. When
+        memory runs out, the micro-batch is halved and the step begins anew: nothing but gradients has been written.
+        Raises MemoryExhaustedError when not even one row fits.
+        """
+        targets = sum(example.targets for example in rows)
+        while True:
+            try:
+                return self._all(step, rows, targets)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.forget()
+                self._halve(step, error)
+            # Only here, past the except block, has the traceback let go of the tensors that it held.
+            free_cache(self._subject.device)
+
+    @property
+    def advice(self) -> str:
+        """What else than shorter rows takes less memory: the end of a remedy's list. Nothing that the plan does."""
+        method, checkpointed = self._plan.method, self._plan.optimization.gradient_checkpointing
+        helps = []
+        # Checkpointing would drop the cache that a prefix is in.
+        if not checkpointed and not isinstance(method, PrefixMethod):
+            helps.append("turn gradient checkpointing on")
+        if not isinstance(method, QloraMethod):
+            helps.append("use qlora")
+        return ", ".join([*helps, "or use a smaller model"])
+
+    def forget(self) -> None:
+        """Drop all gradients."""
+        for parameter in self._subject.trainable.values():
+            parameter.grad = None
+
+    def _all(self, step: int, rows: Sequence[Example], targets: int) -> Computed:
+        done = list(self._each(step, rows, targets))
+        return Computed(sum(part.loss for part in done), sum(part.places for part in done))
+
+    def _each(self, step: int, rows: Sequence[Example], targets: int) -> Iterator[Computed]:
+        limit, packing = self.limit, self.packing
+        for documents in pack(rows, max_rows=limit.rows, max_tokens=limit.tokens, packing=packing):
+            self._steering.signal()
+            self._tried = documents
+            yield self.one(step, documents, targets)
+
+    def one(self, step: int, documents: Sequence[Example], targets: int) -> Computed:
+        """Add the gradients of one micro-batch, divided by `targets` and multiplied by the loss's factor."""
+        batch = collate(documents).to(self._subject.device)
+        if self._subject.masks is not None:
+            self._subject.masks.begin(step, batch.rows, batch.lengths, batch.token_ids)
+        with self._autocast():
+            loss = target_loss(self._subject.model, batch) / targets
+        (loss * self.scale.factor).backward()  # type: ignore[no-untyped-call]  # torch types its tensors, not this method
+        return Computed(float(loss.detach()), places(batch))
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        dtype = AUTOCAST.get(self._plan.optimization.precision)
+        mixed = dtype is not None and isinstance(self._plan.method, FullMethod)
+        return torch.autocast(self._subject.device.type, dtype) if mixed else nullcontext()
+
+    def _halve(self, step: int, error: BaseException) -> None:
+        """Halve the micro-batch that did not fit; the limit may have been far more than it held."""
+        longest, held = max(map(len, self._tried)), sum(map(len, self._tried))
+        if len(self._tried) == 1:
+            raise MemoryExhaustedError(
+                "OUT_OF_MEMORY",
+                f"The device's memory does not hold one row of {longest} tokens.",
+                field="training.sequence_length",
+                remedy=f"Lower sequence_length, {self.advice}.",
+            ) from error
+        before = self.limit
+        if self.packing:
+            self.limit = Limit(before.rows, max(longest, held // 2))
+            self._reporter.emit(BatchSizeChanged(step + 1, before.tokens, self.limit.tokens, 0, 0))
+            return
+        rows, length = len(self._tried) // 2, self._plan.optimization.sequence_length
+        self.limit = Limit(rows, rows * length)
+        self._reporter.emit(BatchSizeChanged(step + 1, before.rows * length, rows * length, before.rows, rows))
+
+
+def places(batch: MicroBatch) -> int:
+    """Token places that a micro-batch computes, filling included."""
+    return math.prod(batch.token_ids.shape)

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: micro-batches to gradients, gradients to steps, and what guards them."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch.nn.utils import clip_grad_norm_
+
+from finetree_worker.atomic_files import manifest_hash, size
+from finetree_worker.control import STOPS, Steering
+from finetree_worker.data.batches import Batches
+from finetree_worker.data.packing import Example
+from finetree_worker.device_memory import DeviceWatch, is_out_of_memory, memory_bytes, peak_memory_bytes
+from finetree_worker.errors import Cancelled, DivergedError, Interrupted, MemoryExhaustedError, StorageError
+from finetree_worker.events.pace import Pace
+from finetree_worker.events.types import (
+    Alert,
+    BestRestored,
+    CheckpointFailed,
+    CheckpointSaved,
+    Level,
+    Reporter,
+    StepMetrics,
+)
+from finetree_worker.plan import Metric, TrainPlan
+from finetree_worker.training import checkpoint, optimizers, preflight
+from finetree_worker.training.attention import by_document
+from finetree_worker.training.checkpoint import Environment, Position
+from finetree_worker.training.gradients import Computed, Gradients, Limit, Subject
+
+_RECENT = 20  # steps that the speed is taken from
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How training ended."""
+
+    steps: int
+    tokens: int
+    first_loss: float | None
+    final_loss: float | None
+
+
+class Loop:
+    """One run over one dataset; `run` goes from the restored position to the last step."""
+
+    def __init__(
+        self, plan: TrainPlan, subject: Subject, examples: Sequence[Example], reporter: Reporter, steering: Steering
+    ) -> None:
+        self.plan, self.subject, self.reporter, self.steering = plan, subject, reporter, steering
+        self.optimizer = optimizers.build(subject.trainable.values(), plan.optimization, subject.device)
+        self.environment = Environment.here(plan.threads, subject.device)
+        self.batches = Batches(plan.optimization, examples)
+        self.total = self.batches.total
+        self.gradients = Gradients(plan, subject, reporter, steering)
+        self.losses: deque[float] = deque(maxlen=10)
+        self.first_loss: float | None = None
+        self.position = Position(0, 0, 0, 0.0)
+        self._began = 0
+        self._pace = Pace()
+        self._rates: deque[float] = deque(maxlen=_RECENT)
+        self._step_seconds = self._padding = 0.0
+
+    def restore(self) -> int:
+        """Go on from the newest whole checkpoint, if there is one. Returns the step that it holds, or 0."""
+        found = checkpoint.newest(self.plan.checkpoints_dir, self.plan.numerics_hash())
+        if found is None:
+            return 0
+        checkpoint.restore(found, self.subject.trainable, self.optimizer)
+        self.position = found.position
+        self._began = found.position.step
+        self.gradients.limit = Limit(self.position.micro_batch_rows, self.position.micro_batch_tokens)
+        self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
+        if found.environment != self.environment:
+            message = "The run goes on under other libraries, threads or hardware: equal to rounding, not bit by bit."
+            self.reporter.emit(Alert(Level.WARNING, "EXECUTION_PLAN_CHANGED", message, self.position.step))
+        return self.position.step
+
+    def run(self, evaluate: Callable[[int], float | None]) -> Trained:
+        """Train to the end. `evaluate(step)` measures, where the plan asks for it, what tells the best evaluation.
+
+        Raises Cancelled when told to stop (after a checkpoint, if one was asked for), Interrupted, DivergedError,
+        MemoryExhaustedError, and StorageError when the checkpoint of a pause cannot be written.
+        """
+        self.subject.model.train()
+        with DeviceWatch(self.subject.device) as watch, by_document(self.subject.model):
+            if not self.finished:
+                longest = self.batches.longest_first()
+                preflight.check(self.gradients, self.optimizer, self.subject, longest, self.reporter)
+            while not self.finished:
+                self._step(watch)
+                self._after_step(evaluate)
+        self._restore_best()
+        final = sum(self.losses) / len(self.losses) if self.losses else None
+        return Trained(self.position.step, self.position.tokens, self.first_loss, final)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left to take."""
+        return self.position.stopped or self.position.step >= self.total
+
+    def _step(self, watch: DeviceWatch) -> None:
+        """One optimizer step: gradients of all micro-batches, a look at them, the update."""
+        started, step, plan = time.perf_counter(), self.position.step, self.plan.optimization
+        rate = optimizers.learning_rate(plan, step, self.total)
+        rows = self.batches.of(step)
+        computed, norm = self._gradients(step, rows)
+        loss = computed.loss
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            self._update(rate)
+        self.gradients.forget()
+        self._padding = 1.0 - sum(map(len, rows)) / computed.places
+        self._advance(rows, time.perf_counter() - started, loss if finite else None)
+        self.reporter.emit(self._metrics(rate, loss, norm, watch))
+        self._guard()
+
+    def _update(self, rate: float) -> None:
+        """Let the optimizer write the weights. Raises as `_half_written`."""
+        for entry in self.optimizer.param_groups:
+            entry["lr"] = rate
+        try:
+            self.optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._half_written() from error
+
+    def _half_written(self) -> BaseException:
+        """What ends an attempt when memory runs out in an update: some weights are of the new step, others are not.
+
+        Interrupted where a checkpoint is newer than what the attempt began with, so that the next one goes on from it;
+        else MemoryExhaustedError, for a next one would come no further.
+        """
+        step, folder = self.position.step + 1, self.plan.checkpoints_dir
+        found = checkpoint.newest(folder, self.plan.numerics_hash())
+        if found is not None and found.position.step > self._began:
+            text = f"Memory ran out in the update of step {step}; the run goes back to step {found.position.step}."
+            self.reporter.emit(Alert(Level.WARNING, "UPDATE_OUT_OF_MEMORY", text, step))
+            return Interrupted(text)
+        return MemoryExhaustedError(
+            "OUT_OF_MEMORY_UPDATE",
+            f"Memory ran out in the update of step {step}, which leaves the weights half written, and this attempt has "
+            "saved no checkpoint to go back to.",
+            field="optimizer",
+            remedy="Use an 8-bit optimizer, set checkpoints.every_steps, or leave more of the device's memory free.",
+        )
+
+    def _gradients(self, step: int, rows: Sequence[Example]) -> tuple[Computed, float]:
+        """Gradients of a step, clipped, and their norm; in float16 with as large a factor on the loss as they bear."""
+        parameters, scale = list(self.subject.trainable.values()), self.gradients.scale
+        while True:
+            computed = self.gradients.add(step, rows)
+            scale.unscale(parameters)
+            norm = float(clip_grad_norm_(parameters, self.plan.optimization.max_grad_norm or math.inf))
+            if math.isfinite(norm):
+                scale.passed()
+            elif math.isfinite(computed.loss) and scale.lower():
+                self.gradients.forget()
+                continue
+            return computed, norm
+
+    def _advance(self, rows: Sequence[Example], seconds: float, loss: float | None) -> None:
+        was, tokens = self.position, sum(map(len, rows))
+        self.position = replace(
+            was,
+            step=was.step + 1,
+            tokens=was.tokens + tokens,
+            target_tokens=was.target_tokens + sum(example.targets for example in rows),
+            elapsed_seconds=was.elapsed_seconds + seconds,
+            non_finite_in_a_row=0 if loss is not None else was.non_finite_in_a_row + 1,
+            micro_batch_tokens=self.gradients.limit.tokens,
+            micro_batch_rows=self.gradients.limit.rows,
+            loss_scale=self.gradients.scale.factor,
+            loss_scale_calm=self.gradients.scale.calm,
+        )
+        self._pace.add(seconds, tokens)
+        self._step_seconds = seconds
+        self._rates.append(tokens / seconds)
+        if loss is not None:
+            self.losses.append(loss)
+            self.first_loss = loss if self.first_loss is None else self.first_loss
+
+    def _metrics(self, rate: float, loss: float, norm: float, watch: DeviceWatch) -> StepMetrics:
+        at = self.position
+        return StepMetrics(
+            step=at.step,
+            total_steps=self.total,
+            epoch=at.step / self.batches.per_epoch,
+            loss=loss if math.isfinite(loss) else None,
+            learning_rate=rate,
+            grad_norm=norm if math.isfinite(norm) else None,
+            tokens=at.tokens,
+            target_tokens=at.target_tokens,
+            tokens_per_second=sorted(self._rates)[len(self._rates) // 2],
+            step_seconds=self._step_seconds,
+            elapsed_seconds=at.elapsed_seconds,
+            remaining_seconds=self._pace.remaining(self.total - at.step, self.batches.tokens_in_all() - at.tokens),
+            memory_bytes=memory_bytes(self.subject.device),
+            peak_memory_bytes=peak_memory_bytes(self.subject.device),
+            device=watch.latest,
+            padding_share=self._padding,
+        )
+
+    def _guard(self) -> None:
+        """Warn of a step that was skipped because it was not finite; give up after too many in a row."""
+        at, limit = self.position, self.plan.optimization.non_finite_limit
+        if not at.non_finite_in_a_row:
+            return
+        message = f"Step {at.step} had no finite loss or gradient; its update was left out."
+        self.reporter.emit(Alert(Level.WARNING, "NON_FINITE_LOSS", message, at.step))
+        if at.non_finite_in_a_row >= limit:
+            raise DivergedError(
+                "DIVERGED",
+                f"{limit} steps in a row, up to step {at.step}, had no finite loss or gradient.",
+                field="training.learning_rate",
+                remedy="Lower the learning rate (a third of it is a good next try) or raise warmup_ratio.",
+            )
+
+    def _after_step(self, evaluate: Callable[[int], float | None]) -> None:
+        """At a step boundary: evaluate and save where the plan or someone outside wants it."""
+        step, plan = self.position.step, self.plan
+        best = self._evaluation_is_due(step) and self._is_best(evaluate(step))
+        due = plan.checkpoints.every_steps and step % plan.checkpoints.every_steps == 0 and step < self.total
+        stop = self.steering.signal() in STOPS
+        asked = self.steering.take_checkpoint()
+        if stop or asked or due or (best and self._keeps_best):
+            self.save_checkpoint(best=best, must=stop)
+        if stop:
+            raise Cancelled
+
+    @property
+    def _keeps_best(self) -> bool:
+        return self.plan.checkpoints.keep_best or self.plan.evaluation.early_stopping_patience > 0
+
+    def _evaluation_is_due(self, step: int) -> bool:
+        every = self.plan.evaluation.every_steps
+        if step == self.total:  # the last weights compete for the best; without a choice they are measured later
+            return bool(every and self.plan.evaluation.early_stopping_patience)
+        return bool(every) and step % every == 0
+
+    def _is_best(self, value: float | None) -> bool:
+        """Whether an evaluation beats all before it; notes it, and ends training when patience is over.
+
+        As is usual, any better value is the best, but only one better by more than the plan's delta renews patience.
+        """
+        was, plan = self.position, self.plan.evaluation
+        gain = _gain(value, was.best_value, plan.best_by)
+        without = 0 if gain > plan.early_stopping_min_delta else was.evaluations_without_gain + 1
+        self.position, best = replace(was, evaluations_without_gain=without), gain > 0
+        if best:
+            self.position = replace(self.position, best_value=value, best_step=was.step)
+        if 0 < plan.early_stopping_patience <= without:
+            self.position = replace(self.position, stopped=True)
+        return best
+
+    def _restore_best(self) -> None:
+        """Put the best evaluation's weights in the place of the last ones, where early stopping is on."""
+        at, folder, by = self.position, self.plan.checkpoints_dir, self.plan.evaluation.best_by
+        if not self.plan.evaluation.early_stopping_patience or at.best_value is None:
+            return
+        if at.best_step == at.step and not at.stopped:
+            return
+        found = checkpoint.at_step(folder, at.best_step, self.plan.numerics_hash())
+        if found is None:
+            text = f"The best checkpoint, of step {at.best_step}, is not on the disk; the last weights are kept."
+            self.reporter.emit(Alert(Level.WARNING, "BEST_CHECKPOINT_MISSING", text, at.step))
+            return
+        checkpoint.restore_weights(found, self.subject.trainable)
+        # A checkpoint from now on holds these weights: a run that goes on from it must not train them further.
+        self.position = replace(at, stopped=True)
+        self.reporter.emit(BestRestored(at.step, at.best_step, at.best_value, at.step < self.total, by.value))
+
+    def save_checkpoint(self, *, best: bool = False, must: bool = False) -> None:
+        """Save, rotate, report. A failed save is reported and training goes on, unless it `must` succeed."""
+        started, folder, step = time.perf_counter(), self.plan.checkpoints_dir, self.position.step
+        try:
+            target = checkpoint.save(
+                folder,
+                self.subject.trainable,
+                self.optimizer,
+                position=self.position,
+                environment=self.environment,
+                numerics_hash=self.plan.numerics_hash(),
+            )
+            if best and self._keeps_best:
+                checkpoint.mark_best(folder, step)
+        except StorageError as error:
+            self.reporter.emit(CheckpointFailed(step, error.reason, error.message))
+            if must:
+                raise
+            return
+        checkpoint.rotate(folder, max(1, self.plan.checkpoints.keep), self.plan.numerics_hash())
+        seconds = time.perf_counter() - started
+        self.reporter.emit(CheckpointSaved(step, target.name, size(target), best, seconds, manifest_hash(target)))
+
+
+def _gain(value: float | None, best: float | None, metric: Metric) -> float:
+    """By how much an evaluation beats the best one before it: infinite for the first, negative for one that failed."""
+    if value is None:
+        return -math.inf
+    if best is None:
+        return math.inf
+    return best - value if metric is Metric.LOSS else value - best

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cross entropy at the target positions alone, with a bounded number of logits in memory."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from finetree_worker.data.packing import MicroBatch
+from finetree_worker.methods.prefix import states as prefix_states
+from finetree_worker.training.attention import group
+
+CHUNK_TARGETS = 1024
+"""Targets whose logits exist at once: 1024 x 49,152 float32 logits are 201 MB, their gradient as much again."""
+
+
+def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    logits: Tensor = head(hidden).float()
+    config = model.config.get_text_config()
+    # Three families change their logits after the head: Granite divides, Cohere multiplies, Gemma 2 and 3 cap them.
+    if scaling := getattr(config, "logits_scaling", None):
+        logits = logits / scaling
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def _chunk_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(_logits(model, hidden), labels, reduction="sum")
+
+
+def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+    """The decoder's last hidden state for a packed micro-batch: (tokens, hidden size).
+
+    A prefix stands before each document. The model must be inside `attention.by_document`.
+    """
+    decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    prefix = prefix_states(model)
+    output = decoder(
+        input_ids=batch.token_ids,
+        # A prefix has the first positions.
+        position_ids=batch.positions if prefix is None else batch.positions + prefix.shape[2],
+        use_cache=False,
+        document_groups=group(batch.lengths, batch.token_ids.device),
+        prefix_states=prefix,
+    )
+    states: Tensor = output.last_hidden_state[0]
+    return states
+
+
+def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+    """Sum of the cross entropies (nats) of the micro-batch's targets; a float32 scalar."""
+    hidden = hidden_states(model, batch)[batch.predictors]
+    if len(hidden) <= CHUNK_TARGETS:
+        return _chunk_loss(model, hidden, batch.labels)
+    total = hidden.new_zeros((), dtype=torch.float32)
+    chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
+    for part, labels in chunks:
+        # Each chunk's logits are computed again in the backward pass rather than kept.
+        total = total + checkpoint(_chunk_loss, model, part, labels, use_reentrant=False)
+    return total
+
+
+def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[float, int]:
+    """Sum of the targets' cross entropies (nats), and how many targets are the most probable tokens; no gradients."""
+    hidden, total, correct = hidden_states(model, batch)[batch.predictors], 0.0, 0
+    chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
+    for part, labels in chunks:
+        logits = _logits(model, part)
+        total += float(cross_entropy(logits, labels, reduction="sum"))
+        correct += int((logits.argmax(dim=-1) == labels).sum())
+    return total, correct

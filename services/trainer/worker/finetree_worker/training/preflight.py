@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The largest micro-batch first: what does not fit is found before the first step, not hours into the run."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch.optim import Optimizer
+
+from finetree_worker.data.packing import Example
+from finetree_worker.device_memory import free_memory_bytes, is_out_of_memory, peak_memory_bytes
+from finetree_worker.errors import MemoryExhaustedError
+from finetree_worker.events.types import PreflightReport, Reporter
+from finetree_worker.training.gradients import Gradients, Limit, Subject
+
+
+def check(
+    gradients: Gradients, optimizer: Optimizer, subject: Subject, longest_first: Sequence[Example], reporter: Reporter
+) -> None:
+    """Run the largest micro-batch as a step in the middle of the run does; leave all as it was.
+
+    `longest_first` are the run's longest rows, as many as a batch holds. Where they do not fit together, the
+    micro-batch is halved, as in the middle of a run. Raises MemoryExhaustedError OUT_OF_MEMORY_PREFLIGHT with the
+    numbers when the longest row or the optimizer's state does not fit.
+    """
+    resumed, rows = bool(optimizer.state), longest_first
+    try:
+        rows = _fit(gradients, longest_first)
+        if not resumed:
+            _make_state(optimizer, subject)
+        if _is_whole(rows, longest_first):
+            gradients.forget()
+        # From the second micro-batch on gradients are there beside the activations, from the second step on the state.
+        rows = _fit(gradients, longest_first)
+    except (MemoryExhaustedError, RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryExhaustedError) and not is_out_of_memory(error):
+            raise
+        _report(reporter, rows, subject, fits=False)
+        raise _refused(rows, subject.device, gradients.advice) from error
+    finally:
+        gradients.forget()
+        if not resumed:
+            optimizer.state.clear()
+    _report(reporter, rows, subject, fits=True)
+
+
+def _fit(gradients: Gradients, longest_first: Sequence[Example]) -> list[Example]:
+    """Run the largest micro-batch, a smaller one where it does not fit; returns the rows that did."""
+    while True:
+        limit = gradients.limit
+        rows = fullest(longest_first, limit, packing=gradients.packing)
+        gradients.add(-1, rows)
+        if gradients.limit == limit:
+            return rows
+
+
+def fullest(longest_first: Sequence[Example], limit: Limit, *, packing: bool) -> list[Example]:
+    """The fullest micro-batch that the run can make: its longest rows, with packing up to the last token of the limit.
+
+    Shorter rows may fill a packed micro-batch better than the longest ones do, so the last row is cut to what is left.
+    """
+    if not packing:
+        return list(longest_first[: limit.rows])
+    found, room = [longest_first[0]], limit.tokens - len(longest_first[0])
+    for example in longest_first[1:]:
+        if room <= 0:
+            break
+        found.append(replace(example, tokens=example.tokens[:room], is_target=example.is_target[:room]))
+        room -= len(found[-1])
+    return found
+
+
+def _is_whole(rows: Sequence[Example], batch: Sequence[Example]) -> bool:
+    """Whether a micro-batch is all of a batch: then no gradients of an earlier one are ever there beside it."""
+    return sum(map(len, rows)) == sum(map(len, batch))
+
+
+def _make_state(optimizer: Optimizer, subject: Subject) -> None:
+    """Let the optimizer make its state: with gradients of zero and a rate of zero nothing moves."""
+    if getattr(optimizer, "is_paged", False):
+        return  # it leaves the GPU's memory when there is too little
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for parameter in subject.trainable.values():
+        if parameter.grad is not None:
+            parameter.grad.zero_()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    optimizer.step()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
+def _report(reporter: Reporter, rows: Sequence[Example], subject: Subject, *, fits: bool) -> None:
+    reporter.emit(
+        PreflightReport(
+            rows=len(rows),
+            tokens=sum(map(len, rows)),
+            peak_memory_bytes=peak_memory_bytes(subject.device),
+            free_memory_bytes=free_memory_bytes(subject.device),
+            fits=fits,
+        )
+    )
+
+
+def _refused(rows: Sequence[Example], device: torch.device, advice: str) -> MemoryExhaustedError:
+    peak, free = (amount / 1e9 for amount in (peak_memory_bytes(device), free_memory_bytes(device)))
+    longest = max(map(len, rows))
+    return MemoryExhaustedError(
+        "OUT_OF_MEMORY_PREFLIGHT",
+        f"Not even one row of {longest} tokens can be trained in this device's memory: at most {peak:.2f} GB were in "
+        f"use before it ran out, and {free:.2f} GB are free without that row.",
+        field="training.sequence_length",
+        remedy=f"Lower sequence_length below {longest}, {advice}.",
+    )

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What libraries say: into the job's events as detail, without our folders; never to stderr."""
+
+import logging
+
+import pytest
+from finetree_worker.errors import StorageError
+from finetree_worker.events.types import Level
+from finetree_worker.process.log_capture import LogCapture, own_log, set_environment
+
+
+@pytest.fixture
+def logger():
+    made = logging.getLogger("some.library")
+    made.setLevel(logging.INFO)
+    made.propagate = False
+    yield made
+    made.handlers.clear()
+
+
+@pytest.fixture
+def capture(logger):
+    handler = LogCapture()
+    logger.addHandler(handler)
+    return handler
+
+
+def test_warnings_are_detail_and_errors_are_errors(logger, capture):
+    lines = []
+    capture.connect(lines.append)
+    logger.warning("install %s", "kernels")
+    logger.error("broken")
+    assert [(line.level, line.logger, line.text) for line in lines] == [
+        (None, "some.library", "install kernels"),
+        (Level.ERROR, "some.library", "broken"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("/srv/data/jobs/1/file.py:33: odd", "file.py:33: odd"),
+        ("renamed from 'org/model' to '/srv/models/tiny'", "renamed from 'org/model' to 'tiny'"),
+        ("see https://example.org/docs/page", "see https://example.org/docs/page"),
+        ("1/2 of steps/s", "1/2 of steps/s"),
+    ],
+)
+def test_our_folders_stay_here(logger, capture, said, shown):
+    lines = []
+    capture.connect(lines.append)
+    logger.warning(said)
+    assert lines[0].text == shown
+
+
+def test_what_came_before_the_task_is_handed_on(logger, capture):
+    for number in range(300):
+        logger.info("early %d", number)
+    lines = []
+    capture.connect(lines.append)
+    logger.info("late")
+    assert len(lines) == 201
+    assert (lines[0].text, lines[-1].text) == ("early 0", "late")
+
+
+def test_a_record_made_while_handing_one_on_does_not_come_back(logger, capture):
+    lines = []
+
+    def emit(line) -> None:
+        lines.append(line)
+        logger.warning("again")
+
+    capture.connect(emit)
+    logger.warning("once")
+    assert [line.text for line in lines] == ["once"]
+
+
+def test_a_full_disk_does_not_break_whoever_logs(logger, capture):
+    def refuse(_line) -> None:
+        raise StorageError("DISK_FULL", "full")
+
+    capture.connect(refuse)
+    logger.warning("lost")
+
+
+def test_after_the_outcome_nothing_is_handed_on(logger, capture):
+    lines = []
+    capture.connect(lines.append)
+    capture.disconnect()
+    logger.warning("late")
+    assert lines == []
+
+
+def test_the_workers_own_lines_and_stack_traces_go_to_its_file(tmp_path):
+    own = logging.getLogger("finetree_worker.test")
+    root_handler, lines = LogCapture(), []
+    root_handler.connect(lines.append)
+    handler = own_log(tmp_path)
+    own.addHandler(root_handler)
+    try:
+        own.error("failed", exc_info=RuntimeError("/srv/secret"))
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    assert lines == []
+    assert "RuntimeError: /srv/secret" in (tmp_path / "worker.log").read_text()
+
+
+def test_a_gpu_s_segments_expand_where_the_operator_says_nothing_else():
+    silent, told = {}, {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False"}
+    set_environment(silent)
+    set_environment(told)
+    assert silent["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert told["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:False"

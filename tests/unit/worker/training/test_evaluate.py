@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers, losses and accuracy do not hang on how rows are batched; memory does not grow with them."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from finetree_worker.data.packing import Example
+from finetree_worker.errors import Cancelled, MemoryExhaustedError
+from finetree_worker.tokenize.rows import Message, Row
+from finetree_worker.training import evaluate
+from worker_harness import rows_of
+
+QUESTIONS = [Row(i, (Message("user", "why " * (1 + i % 4)), Message("assistant", "so"))) for i in range(7)]
+
+
+def _ignore(_: float) -> None:
+    return
+
+
+def test_batched_answers_equal_those_of_each_question_alone(
+    tiny: Callable[..., Any], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("qwen3")
+    together = evaluate.answers(model, tokenizer, QUESTIONS, 6, _ignore)
+    monkeypatch.setattr(evaluate, "BATCH_QUESTIONS", 1)
+    assert evaluate.answers(model, tokenizer, QUESTIONS, 6, _ignore) == together
+    assert len(set(together)) > 1
+
+
+def test_the_head_gets_contiguous_states(tiny: Callable[..., Any], tokenizer: Any) -> None:
+    """With a frozen head anything else costs a copy of its matrix per question."""
+    model, seen = tiny("llama"), []
+    model.requires_grad_(requires_grad=False)
+    handle = model.lm_head.register_forward_hook(lambda _module, args, _output: seen.append(args[0].is_contiguous()))
+    evaluate.answers(model, tokenizer, QUESTIONS, 2, _ignore)
+    handle.remove()
+    assert seen
+    assert all(seen)
+    assert not model.lm_head._forward_pre_hooks
+
+
+def test_the_loss_is_the_mean_over_tokens_whatever_the_batches(tiny: Callable[..., Any]) -> None:
+    model, generator = tiny("llama"), torch.Generator().manual_seed(1)
+    examples = [
+        Example(n, torch.randint(0, 256, (n,), generator=generator, dtype=torch.int32), torch.ones(n, dtype=torch.bool))
+        for n in (9, 30, 17, 50)
+    ]
+    sums = [evaluate.score(model, [example], 64, _ignore).nats for example in examples]
+    expected = sum(sums) / sum(example.targets for example in examples)
+    for budget in (50, 1000):
+        assert evaluate.score(model, examples, budget, _ignore).loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("call", [1, 4])
+def test_a_cancel_gets_through_between_tokens_and_leaves_the_mode(
+    tiny: Callable[..., Any], tokenizer: Any, call: int
+) -> None:
+    model, calls = tiny("llama").train(), 0
+
+    def look(_: float) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        evaluate.answers(model, tokenizer, QUESTIONS, 8, look)
+    assert calls == call
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("answer", "same"),
+    [("KEN", True), (" ken.\n", True), ("Ken!?", True), ("K EN", False), ("KE", False), ("the KEN", False)],
+)
+def test_matching_forgives_case_space_and_final_punctuation(answer: str, same: bool) -> None:
+    assert evaluate.matches(answer, "KEN") is same
+
+
+def test_white_space_inside_counts_once() -> None:
+    assert evaluate.matches("Republic  of\nKenya.", "Republic of Kenya")
+
+
+def test_perplexity_of_a_loss_too_large_is_none() -> None:
+    assert evaluate.perplexity(0.0) == 1.0
+    assert evaluate.perplexity(1e6) is None
+
+
+def test_evaluation_never_holds_more_logits_for_more_rows(tiny: Callable[..., Any]) -> None:
+    """Gathering the logits of all rows is how an evaluation runs out of memory after the training fitted."""
+
+    model, alive, most = tiny("llama"), [], 0
+
+    def count(_module: Any, _args: Any, output: torch.Tensor) -> None:
+        nonlocal most
+        alive.append(weakref.ref(output))
+        most = max(most, sum(held().numel() for held in alive if held() is not None))
+
+    model.get_output_embeddings().register_forward_hook(count)
+    rows = rows_of([40] * 8)
+    evaluate.score(model, rows, 80, lambda _: None)
+    few, most = most, 0
+    evaluate.score(model, rows * 10, 80, lambda _: None)
+    assert len(alive) == 4 + 40
+    assert most == few
+
+
+def test_token_accuracy_is_that_of_the_whole_logits(tiny: Callable[..., Any]) -> None:
+    model, generator = tiny("llama"), torch.Generator().manual_seed(1)
+    # What the model itself finds most probable, every third token moved: neither all right nor all wrong.
+    tokens = torch.randint(0, 256, (1, 60), generator=generator)
+    with torch.no_grad():
+        for at in range(1, 60):
+            if at % 3:
+                tokens[0, at] = model(input_ids=tokens[:, :at]).logits[0, -1].argmax()
+        right = model(input_ids=tokens).logits[0, :-1].argmax(-1) == tokens[0, 1:]
+    example = Example(1, tokens[0].int(), torch.ones(60, dtype=torch.bool))
+    score = evaluate.score(model, [example], 64, lambda _: None)
+    assert score.accuracy == pytest.approx(float(right.float().mean()))
+    assert 0.5 < score.accuracy < 1.0
+
+
+def test_an_evaluation_that_runs_out_of_memory_goes_on_in_smaller_parts(
+    tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = tiny("llama"), rows_of([40, 30, 20, 10])
+    whole = evaluate.score(model, rows, 1000, lambda _: None)
+    inner = evaluate.target_score
+
+    def refusing(model: Any, batch: Any) -> Any:
+        if len(batch.rows) > 1:
+            raise torch.OutOfMemoryError("refused")
+        return inner(model, batch)
+
+    monkeypatch.setattr(evaluate, "target_score", refusing)
+    assert evaluate.score(model, rows, 1000, lambda _: None).loss == pytest.approx(whole.loss, rel=1e-5)
+
+    def hopeless(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("refused")
+
+    monkeypatch.setattr(evaluate, "target_score", hopeless)
+    with pytest.raises(MemoryExhaustedError):
+        evaluate.score(model, rows, 1000, lambda _: None)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Early stopping, and the evaluation whose weights count."""
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetree_worker.errors import DataError
+from finetree_worker.events import types
+from finetree_worker.plan import CheckpointPlan, EvaluationPlan, FullMethod, Metric, Schedule, TrainPlan
+from finetree_worker.training import checkpoint, evaluate
+from worker_harness import Recorder, difference, elsewhere, loop_of, run, scripted, tuned, weights, weights_at
+
+
+@dataclass(frozen=True)
+class Story:
+    """What evaluations give, and the steps that training ends at and that counts."""
+
+    values: tuple[float | None, ...]
+    last: int
+    best: int
+    delta: float = 0.0
+    by: Metric = Metric.LOSS
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        pytest.param(Story((3.0, 2.0, 2.5, 2.4, 0.0), 4, 2), id="stops"),
+        pytest.param(Story((3.0, 2.0, 2.5, 1.9, 2.0, 1.8), 6, 6), id="patience is renewed"),
+        pytest.param(Story((3.0, 2.99, 2.98, 0.0), 3, 3, delta=0.1), id="gains below delta"),
+        pytest.param(Story((3.0, None, None, 0.0), 3, 1), id="no finite loss"),
+        pytest.param(Story((3.0, 2.0, 1.0, 0.9, 0.8, 5.0), 6, 5), id="the last is not the best"),
+        pytest.param(Story((0.1, 0.6, 0.6, 0.5, 1.0), 4, 2, by=Metric.EXACT_MATCH), id="exact match: higher is better"),
+        pytest.param(Story((0.5, 0.51, 0.52, 0.9), 3, 3, 0.1, by=Metric.TOKEN_ACCURACY), id="accuracy: below delta"),
+    ],
+)
+def test_training_stops_when_patience_is_over_and_the_best_weights_count(plan: TrainPlan, story: Story) -> None:
+    plan = replace(plan, evaluation=EvaluationPlan(every_steps=1, early_stopping_patience=2, best_by=story.by))
+    plan = replace(plan, evaluation=replace(plan.evaluation, early_stopping_min_delta=story.delta))
+    recorder = Recorder()
+    loop = loop_of(plan, recorder)
+    loop.run(scripted(story.values))
+    last, best = story.last, story.best
+    assert len(recorder.of(types.StepMetrics)) == last
+    now = {name: p.detach().clone() for name, p in loop.subject.trainable.items()}
+    restored = recorder.of(types.BestRestored)
+    if restored:
+        assert (restored[0].step, restored[0].best_step, restored[0].early) == (last, best, last < 6)
+        assert (restored[0].best_value, restored[0].metric) == (story.values[best - 1], story.by.value)
+        assert difference(now, weights_at(plan, best)) == 0.0
+    else:
+        assert last == best == 6
+
+
+def test_a_run_that_stopped_early_does_not_go_on_when_it_is_resumed(plan: TrainPlan) -> None:
+    plan = replace(plan, evaluation=EvaluationPlan(every_steps=1, early_stopping_patience=1))
+    first = loop_of(plan)
+    first.run(scripted([1.0, 2.0]))
+    first.save_checkpoint(must=True)
+    recorder = Recorder()
+    second = loop_of(plan, recorder)
+    assert second.restore() == 2
+    second.run(scripted([]))
+    assert not recorder.of(types.StepMetrics)
+    assert [event.best_step for event in recorder.of(types.BestRestored)] == [1]
+    assert difference(dict(second.subject.trainable), weights_at(plan, 1)) == 0.0
+
+
+def test_the_best_checkpoint_is_what_is_published(plan: TrainPlan, write_rows: Callable[..., Path]) -> None:
+    held = write_rows([{"prompt": "held", "completion": "out"}], "eval.jsonl")
+    plan = replace(
+        tuned(plan, epochs=20.0, learning_rate=2.0),
+        evaluation=EvaluationPlan(held, metrics=(Metric.LOSS,), every_steps=1, early_stopping_patience=3),
+    )
+    recorder = run(plan)
+    *during, after = recorder.of(types.EvalMetrics)
+    best = min(during, key=lambda event: event.loss)
+    assert len(during) == best.step + 3
+    assert after.loss == pytest.approx(best.loss, rel=1e-5)
+    published, kept = weights(plan.artifact), weights_at(plan, best.step)
+    assert sorted(map(float, (t.norm() for t in published.values()))) == sorted(
+        map(float, (t.norm() for t in kept.values()))
+    )
+
+
+def test_a_loss_that_is_not_a_number_is_never_the_best(plan: TrainPlan, write_rows: Callable[..., Path]) -> None:
+    loop = loop_of(plan)
+    assert not loop._is_best(None)
+    assert loop.position.best_value is None
+    assert evaluate.perplexity(math.nan) is None
+    assert checkpoint.best_step(plan.checkpoints_dir) is None
+
+
+def test_rotation_keeps_the_newest_and_the_best(plan: TrainPlan, write_rows: Callable[..., Path]) -> None:
+    held = write_rows([{"prompt": "held", "completion": "out"}], "eval.jsonl")
+    kept = replace(
+        tuned(plan, epochs=4.0, learning_rate=2.0),
+        checkpoints=CheckpointPlan(every_steps=1, keep=2, keep_best=True),
+        evaluation=EvaluationPlan(held, metrics=(Metric.LOSS,), every_steps=1),
+    )
+    recorder = run(kept)
+    losses = {event.step: event.loss for event in recorder.of(types.EvalMetrics)}
+    best = min((step for step in losses if 0 < step < 12), key=lambda step: (losses[step], step))
+    left = {int(path.name.removeprefix("step-")) for path in plan.checkpoints_dir.glob("step-*")}
+    assert left == {10, 11, best}
+    assert best < 10
+
+
+ANSWERED = [{"prompt": f"say {c}", "completion": c * 2} for c in "abcd"]
+
+
+def answering(plan: TrainPlan, write_rows: Callable[..., Path], **evaluation: Any) -> TrainPlan:
+    """Four questions that are learned by heart within forty steps."""
+    return replace(
+        tuned(plan, epochs=None, max_steps=60, learning_rate=5e-3, batch_size=2, schedule=Schedule.CONSTANT),
+        method=FullMethod(),
+        dataset=write_rows(ANSWERED),
+        evaluation=EvaluationPlan(
+            write_rows(ANSWERED, "eval.jsonl"),
+            metrics=(Metric.EXACT_MATCH,),
+            max_new_tokens=4,
+            every_steps=10,
+            best_by=Metric.EXACT_MATCH,
+            **evaluation,
+        ),
+    )
+
+
+def test_the_evaluation_that_answers_best_is_what_is_published(
+    plan: TrainPlan, write_rows: Callable[..., Path]
+) -> None:
+    recorder = run(answering(plan, write_rows, early_stopping_patience=9))
+    *during, after = recorder.of(types.EvalMetrics)
+    assert [event.questions for event in during] == [4] * 6
+    best = max(during, key=lambda event: event.exact_match)
+    assert during[0].exact_match < best.exact_match == after.exact_match == 1.0
+    (restored,) = recorder.of(types.BestRestored)
+    assert (restored.best_step, restored.best_value, restored.metric) == (best.step, 1.0, "exact_match")
+
+
+def test_answers_in_the_middle_of_a_training_change_nothing_of_it(
+    plan: TrainPlan, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    asked = answering(plan, write_rows)
+    silent = replace(elsewhere(asked, tmp_path / "b"), evaluation=EvaluationPlan())
+    run(asked)
+    run(silent)
+    assert difference(weights(asked.artifact), weights(silent.artifact)) == 0.0
+
+
+def test_a_best_answer_is_not_looked_for_where_nothing_is_asked(
+    plan: TrainPlan, write_rows: Callable[..., Path]
+) -> None:
+    asked = answering(plan, write_rows, early_stopping_patience=1)
+    text = write_rows([{"text": "no question"}], "eval.jsonl")
+    with pytest.raises(DataError) as refused:
+        run(replace(asked, evaluation=replace(asked.evaluation, dataset=text)))
+    assert (refused.value.reason, refused.value.field) == ("NO_QUESTIONS", "evaluation.best_by")
+
+
+def test_a_best_checkpoint_that_is_gone_is_told_and_the_last_weights_count(plan: TrainPlan) -> None:
+    plan = replace(plan, evaluation=EvaluationPlan(every_steps=1, early_stopping_patience=2))
+    recorder = Recorder()
+    loop = loop_of(plan, recorder)
+    values = scripted((3.0, 2.0, 2.5, 2.5))
+
+    def evaluate(step: int) -> float | None:
+        if step == 4:
+            (folder,) = plan.checkpoints_dir.glob("step-*2")
+            shutil.rmtree(folder)
+        return values(step)
+
+    loop.run(evaluate)
+    assert [alert.reason for alert in recorder.of(types.Alert)] == ["BEST_CHECKPOINT_MISSING"]
+    assert not recorder.of(types.BestRestored)
+    assert loop.position.step == 4
