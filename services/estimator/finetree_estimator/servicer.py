@@ -15,20 +15,19 @@ from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.validation import validate
 
 from finetree_estimator.catalog import versions
-from finetree_estimator.catalog.accelerators import AcceleratorEntry, accelerators
+from finetree_estimator.catalog.accelerators import accelerators
 from finetree_estimator.catalog.models import ModelEntry, models
 from finetree_estimator.evidence import measured_runs
 from finetree_estimator.evidence.calibration import EMPTY, Calibration
-from finetree_estimator.evidence.corrections import Correction
 from finetree_estimator.messages import calibration as calibration_messages
 from finetree_estimator.messages import catalog
+from finetree_estimator.messages.check_plan import check_plan_response
 from finetree_estimator.messages.estimate import basic_message, full_message, summary_message
 from finetree_estimator.messages.provenance import revision_message
-from finetree_estimator.run import Run
 from finetree_estimator.spec.resolve import Knowledge
-from finetree_estimator.whatif import check_plan, fallbacks, largest, offers, remedies, smallest
-from finetree_estimator.whatif.elsewhere import correction_on, moved
-from finetree_estimator.whatif.fallbacks import Answer
+from finetree_estimator.whatif import hardware, largest, remedies
+from finetree_estimator.whatif.check_plan import check_plan
+from finetree_estimator.whatif.fallbacks import Answer, answer_request
 
 if TYPE_CHECKING:
     from finetree_estimator.evidence.learner import Learner
@@ -150,7 +149,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         state = self._state()
         if request.HasField("pinned"):
             _check_pins(request.pinned, state.revision)
-        answer = fallbacks.answer(request, state.knowledge, state.calibration)
+        answer = answer_request(request, state.knowledge, state.calibration)
         if request.view == pb.ESTIMATE_VIEW_SUMMARY:
             return summary_message(answer, state.revision)
         if request.view == pb.ESTIMATE_VIEW_FULL:
@@ -160,7 +159,9 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     def check(self, request: pb.CheckPlanRequest) -> pb.CheckPlanResponse:
         """The answer to a validated CheckPlan request. Raises DomainError."""
         state = self._state()
-        return check_plan.check_plan(request, self.estimate, state.knowledge, state.calibration)
+        if request.run.HasField("pinned"):
+            _check_pins(request.run.pinned, state.revision)
+        return check_plan_response(check_plan(request, state.knowledge, state.calibration), state.revision)
 
     async def _estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
         """The answer to a validated request; searches run in a thread, so that they do not hold the event loop."""
@@ -208,21 +209,15 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
 def _full(answer: Answer, state: State) -> pb.Estimate:
     """The FULL view: what would fit, and where it is cheap."""
-    parsed, knowledge = answer.parsed, state.knowledge
-    request = parsed.request
-
-    def move(entry: AcceleratorEntry) -> tuple[Run, Correction]:
-        run = moved(request, parsed, knowledge, entry)
-        return run, correction_on(request, parsed, state.calibration, entry)
-
+    parsed, knowledge, calibration = answer.parsed, state.knowledge, state.calibration
     return full_message(
         answer,
         state.revision,
         nearest=measured_runs.nearest_runs(measured_runs.case_of(parsed.run)),
-        remedies=remedies.search(request, parsed, knowledge, answer.correction),
-        largest=largest.search(request.spec, parsed, answer.correction),
-        smallest_hardware=smallest.search(request, parsed, knowledge, state.calibration),
-        offers=offers.search(parsed.run, answer.estimate, knowledge.prices, move),
+        remedies=remedies.search(parsed, knowledge, answer.correction),
+        largest=largest.search(parsed, answer.correction),
+        smallest_hardware=hardware.smallest(parsed, knowledge, calibration),
+        offers=hardware.offers(answer, knowledge, calibration),
     )
 
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """CheckPlan over the wire: each limit, each documented error, and remedies that keep what they promise."""
 
+import json
+
 import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_estimator.whatif.remedies import apply_patch
+from finetree_estimator.whatif.changes import Patch, apply_patches
 from google.protobuf import json_format
 
 PASS, FAIL, UNDECIDED = ev.CHECK_VERDICT_PASS, ev.CHECK_VERDICT_FAIL, ev.CHECK_VERDICT_UNDECIDED
@@ -88,12 +90,12 @@ async def test_the_same_request_gives_the_same_bytes(stub, check_of):
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
 
 
-async def passes(stub: object, request: pb.CheckPlanRequest, patches: list[ev.SpecPatch]) -> ev.CheckVerdict.ValueType:
+def patched(request: pb.CheckPlanRequest, patches: list[ev.SpecPatch]) -> pb.CheckPlanRequest:
     changed = pb.CheckPlanRequest()
     changed.CopyFrom(request)
-    for patch in patches:
-        apply_patch(changed.run.spec, patch.field_path, patch.json_value)
-    return (await stub.CheckPlan(changed)).verdict
+    made = [Patch(each.field_path, json.loads(each.json_value), "") for each in patches]
+    changed.run.spec.CopyFrom(apply_patches(request.run.spec, made))
+    return changed
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ async def test_every_remedy_passes_once_it_is_applied_to_the_job(stub, check_of,
     assert reply.verdict in (FAIL, UNDECIDED)
     assert reply.remedies
     for remedy in reply.remedies:
-        assert await passes(stub, request, list(remedy.patches)) == PASS, remedy.summary
+        assert (await stub.CheckPlan(patched(request, list(remedy.patches)))).verdict == PASS, remedy.summary
 
 
 async def test_a_fix_is_one_change_after_which_that_rule_passes(stub, check_of):
@@ -129,10 +131,8 @@ async def test_a_fix_is_one_change_after_which_that_rule_passes(stub, check_of):
 
     assert fixed
     for check in fixed:
-        alone = pb.CheckPlanRequest()
-        alone.CopyFrom(request)
-        apply_patch(alone.run.spec, check.fix.field_path, check.fix.json_value)
-        verdicts = {item.rule_id: item.verdict for item in (await stub.CheckPlan(alone)).checks}
+        alone = await stub.CheckPlan(patched(request, [check.fix]))
+        verdicts = {item.rule_id: item.verdict for item in alone.checks}
         assert verdicts[check.rule_id] == PASS
 
 

@@ -10,8 +10,7 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_estimator.catalog import accelerators, models, prices
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
-from finetree_estimator.whatif import check_plan
-from finetree_estimator.whatif.changes import apply_patch
+from finetree_estimator.whatif.changes import Patch, apply_patches
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import validate
 from hypothesis import given, settings
@@ -176,14 +175,14 @@ def checked_against_its_summary(request, summary):
 def promised(request, estimate):
     """Requests that the answer says would fit."""
     for remedy in estimate.remedies:
-        yield asking(request, estimate, {patch.field_path: patch.json_value for patch in remedy.patches})
+        yield asking(request, estimate, {patch.field_path: json.loads(patch.json_value) for patch in remedy.patches})
     for option in estimate.smallest_hardware:
         chosen = {"accelerator": option.accelerator, "count": option.count, "sharding": option.sharding}
-        yield asking(request, estimate, {"ownership": "null", "hardware": json.dumps(chosen)})
+        yield asking(request, estimate, {"ownership": None, "hardware": chosen})
     if estimate.largest.sequence_length:
-        yield asking(request, estimate, {"training.sequence_length": str(estimate.largest.sequence_length)})
+        yield asking(request, estimate, {"training.sequence_length": estimate.largest.sequence_length})
     if rows := estimate.largest.micro_batch_size:
-        yield asking(request, estimate, {"training.micro_batch_size": str(rows)})
+        yield asking(request, estimate, {"training.micro_batch_size": rows})
 
 
 def asking(request, estimate, patches):
@@ -194,7 +193,7 @@ def asking(request, estimate, patches):
     for path, value in patches.items():
         if path in ("hardware", "ownership"):
             changed.spec.ClearField(path)
-        apply_patch(changed.spec, path, value)
+        changed.spec.CopyFrom(apply_patches(changed.spec, [Patch(path, value, "")]))
     validate(changed)
     return changed
 
@@ -216,7 +215,7 @@ def test_any_plan_passes_or_says_what_would_pass_or_why_nothing_would(request, l
     asked = pb.CheckPlanRequest(run=request, policy=pb.PlanPolicy(**limits))
     validate(asked)
     try:
-        reply = check_plan.check_plan(asked, SERVICER.estimate, KNOWLEDGE)
+        reply = SERVICER.check(asked)
     except DomainError:
         return
     passed = reply.verdict == ev.CHECK_VERDICT_PASS
@@ -226,7 +225,7 @@ def test_any_plan_passes_or_says_what_would_pass_or_why_nothing_would(request, l
     for remedy in reply.remedies:
         changed = pb.CheckPlanRequest()
         changed.CopyFrom(asked)
-        for patch in remedy.patches:
-            apply_patch(changed.run.spec, patch.field_path, patch.json_value)
+        patches = [Patch(each.field_path, json.loads(each.json_value), "") for each in remedy.patches]
+        changed.run.spec.CopyFrom(apply_patches(asked.run.spec, patches))
         validate(changed)
-        assert check_plan.check_plan(changed, SERVICER.estimate, KNOWLEDGE).verdict == ev.CHECK_VERDICT_PASS
+        assert SERVICER.check(changed).verdict == ev.CHECK_VERDICT_PASS

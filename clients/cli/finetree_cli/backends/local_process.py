@@ -132,6 +132,8 @@ class _Process:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):  # it has ended already, and `exchange` said why
                     stream.close()
+        # It has no state to save, and its interpreter's shutdown takes 60 ms: end it rather than wait.
+        self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An estimate as a message, in each of its views."""
 
+import json
 from collections.abc import Iterable
 
 from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -15,12 +16,12 @@ from finetree_estimator.memory.peak import Memory
 from finetree_estimator.messages.catalog import price_message, term_value
 from finetree_estimator.messages.provenance import interval_message, optional_interval, provenance_message
 from finetree_estimator.timing.phases import Times
+from finetree_estimator.whatif.changes import Patch
 from finetree_estimator.whatif.fallbacks import Answer
+from finetree_estimator.whatif.hardware import Offer, Option
 from finetree_estimator.whatif.largest import Largest
-from finetree_estimator.whatif.offers import Offer
 from finetree_estimator.whatif.playbook_comparison import Compared, compare
 from finetree_estimator.whatif.remedies import Remedy
-from finetree_estimator.whatif.smallest import Option
 
 
 def summary_message(answer: Answer, revision: ev.Revision) -> pb.Estimate:
@@ -86,7 +87,7 @@ def full_message(
     message = basic_message(answer, revision)
     found = pb.Estimate(
         nearest_evidence=map(_evidence_row, nearest),
-        remedies=map(remedy_message, remedies),
+        remedies=map(_remedy, remedies),
         smallest_hardware=map(_hardware_option, smallest_hardware),
         offers=map(_offer, offers),
     )
@@ -98,14 +99,15 @@ def full_message(
     return message
 
 
-def remedy_message(remedy: Remedy) -> pb.Remedy:
+def patch_message(patch: Patch) -> ev.SpecPatch:
+    """A new value of one field of a RunSpec."""
+    return ev.SpecPatch(field_path=patch.path, json_value=json.dumps(patch.value), summary=patch.summary)
+
+
+def _remedy(remedy: Remedy) -> pb.Remedy:
     """Changes that make a run fit, with the device peak after them."""
     return pb.Remedy(
-        patches=[
-            ev.SpecPatch(field_path=path, json_value=json_value, summary=change.summary)
-            for change in remedy.changes
-            for path, json_value in change.patches
-        ],
+        patches=[patch_message(patch) for change in remedy.changes for patch in change.patches],
         device_bytes=interval_message(remedy.peak),
         verdict=verdict_value(remedy.verdict),
         summary=remedy.summary,

@@ -32,7 +32,7 @@ class Answer:
     fallbacks_taken: int
 
 
-def answer(request: pb.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration = EMPTY) -> Answer:
+def answer_request(request: pb.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration = EMPTY) -> Answer:
     """Estimate a request's run, or the first fallback that fits.
 
     Raises DomainError as `parse_request` does, for the run and for each fallback that is tried, and InvalidArgument for

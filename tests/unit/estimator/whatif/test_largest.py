@@ -49,7 +49,7 @@ CASES = [
 @pytest.mark.parametrize(("request_", "parsed"), CASES)
 def test_the_sizes_are_those_that_trying_every_one_finds(request_, parsed):
     run = parsed.run
-    found = search(request_.spec, parsed)
+    found = search(parsed)
 
     rows = [rows for rows in range(1, run.batch + 1) if fits(replace(run, micro_batch=rows))]
     lengths = [length for length in LENGTHS if fits(lengthened(parsed, length))]
@@ -59,7 +59,7 @@ def test_the_sizes_are_those_that_trying_every_one_finds(request_, parsed):
 
 def test_applied_to_the_spec_they_fit_and_the_next_ones_do_not():
     request, parsed = CASES[0]
-    found = search(request.spec, parsed)
+    found = search(parsed)
     for field, value, more in (
         ("micro_batch_size", found.micro_batch, 1),
         ("sequence_length", found.sequence_length, 64),
@@ -77,8 +77,8 @@ def test_a_micro_batch_is_at_most_the_share_of_a_batch_that_was_asked_for():
     named = case(model | {"lora": {}, "training": short | {"effective_batch_size": 24}})
     left_open = case(model | {"lora": {}, "training": short}, {"examples": 100, "total_tokens": 6400})
 
-    assert search(named[0].spec, named[1]).micro_batch == 12
-    assert search(left_open[0].spec, left_open[1]).micro_batch == 50
+    assert search(named[1]).micro_batch == 12
+    assert search(left_open[1]).micro_batch == 50
 
 
 @pytest.mark.parametrize("profile", [{"examples": 500}, {"examples": 500, "total_tokens": 1000}, MIXED], ids=str)
@@ -87,7 +87,7 @@ def test_held_out_rows_that_are_answered_on_a_cpu_grow_with_the_others(profile):
     spec = {"prefix": {}, "hardware": {"cpu": {"cores": 8, "memory_bytes": 64 << 30}}}
     looks = {"split_fraction": 0.1, "metrics": ["METRIC_EXACT_MATCH"], "before_training": True}
     request, parsed = case(spec | {"training": {"sequence_length": 160}, "evaluation": looks}, profile)
-    request.spec.training.sequence_length = search(request.spec, parsed).sequence_length
+    request.spec.training.sequence_length = search(parsed).sequence_length
 
     assert request.spec.training.sequence_length > 160
     assert fits(parse_request(request, KNOWLEDGE).run)
@@ -95,8 +95,8 @@ def test_held_out_rows_that_are_answered_on_a_cpu_grow_with_the_others(profile):
 
 def test_what_is_proposed_can_be_asked_for_however_many_devices_there_are():
     hardware = {"model": {"name": "smollm2-135m-instruct"}, "hardware": {"accelerator": "b300", "count": 4096}}
-    request, parsed = case(hardware | {"lora": {}, "training": {"sequence_length": 8}}, {"examples": 10**9})
-    found = search(request.spec, parsed)
+    _request, parsed = case(hardware | {"lora": {}, "training": {"sequence_length": 8}}, {"examples": 10**9})
+    found = search(parsed)
 
     assert found.micro_batch == 1_048_576 // 4096
 
@@ -106,7 +106,7 @@ def test_a_batch_that_devices_share_unevenly_is_one_micro_batch_of_each():
     hardware = {"model": {"name": "tinyllama-1.1b"}, "hardware": {"accelerator": "a16", "count": 3}}
     training = {"effective_batch_size": 17, "sequence_length": 128}
     request, parsed = case(hardware | {"full": {}, "training": training, "optimizer_in_backward": True})
-    found = search(request.spec, parsed)
+    found = search(parsed)
     request.spec.training.micro_batch_size = found.micro_batch
 
     assert found.micro_batch == 6
@@ -114,21 +114,21 @@ def test_a_batch_that_devices_share_unevenly_is_one_micro_batch_of_each():
 
 
 def test_rows_are_never_longer_than_the_model():
-    request, parsed = case({"model": {"name": "phi-1.5"}, "lora": {}, "hardware": {"accelerator": "a100-80gb"}})
+    _request, parsed = case({"model": {"name": "phi-1.5"}, "lora": {}, "hardware": {"accelerator": "a100-80gb"}})
 
-    assert search(request.spec, parsed).sequence_length == 2048
+    assert search(parsed).sequence_length == 2048
 
 
 def test_where_the_smallest_does_not_fit_nothing_does():
-    request, parsed = case({"model": {"name": "llama-3-70b"}, "lora": {}})
+    _request, parsed = case({"model": {"name": "llama-3-70b"}, "lora": {}})
 
-    assert search(request.spec, parsed) == Largest(0, 0)
+    assert search(parsed) == Largest(0, 0)
 
 
 def test_of_a_device_of_unknown_memory_nothing_is_said():
-    request, parsed = case({"lora": {}, "hardware": {"cpu": {"cores": 4}}})
+    _request, parsed = case({"lora": {}, "hardware": {"cpu": {"cores": 4}}})
 
-    assert search(request.spec, parsed) is None
+    assert search(parsed) is None
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
+import json
 
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -11,8 +12,8 @@ from finetree_estimator.run import Run
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge
-from finetree_estimator.whatif import largest, smallest
-from finetree_estimator.whatif.changes import applicable, apply_patch
+from finetree_estimator.whatif import hardware, largest
+from finetree_estimator.whatif.changes import Patch, applicable, apply_patches
 from finetree_estimator.whatif.remedies import search
 from finetree_runtime.runspec.conflicts import combination_problem
 from finetree_runtime.runspec.resolve import resolve_spec
@@ -31,7 +32,7 @@ def request_of(spec, **parts: object):
 def found_for(spec, **options: int):
     request = request_of(spec)
     parsed = parse_request(request, KNOWLEDGE)
-    return parsed, search(request, parsed, KNOWLEDGE, **options)
+    return parsed, search(parsed, KNOWLEDGE, **options)
 
 
 def run_of(model: str, accelerator: str, method: str = "lora", count: int = 1, **more: object) -> dict[str, object]:
@@ -39,12 +40,9 @@ def run_of(model: str, accelerator: str, method: str = "lora", count: int = 1, *
     return {"model": {"name": model}, method: {}, "hardware": hardware} | KEPT | more
 
 
-def patched(spec: rs.RunSpec, patches) -> rs.RunSpec:
-    changed = rs.RunSpec()
-    changed.CopyFrom(spec)
-    for path, value in patches:
-        apply_patch(changed, path, value)
-    return changed
+def patched(spec: rs.RunSpec, message: pb.Remedy) -> rs.RunSpec:
+    """The spec with a reply's patches made, as a client makes them."""
+    return apply_patches(spec, [Patch(each.field_path, json.loads(each.json_value), "") for each in message.patches])
 
 
 WASTEFUL = {
@@ -79,7 +77,7 @@ def test_the_service_says_of_the_patched_spec_what_the_remedy_promised(spec):
 
     assert estimate.remedies
     for remedy in estimate.remedies:
-        changed = patched(estimate.resolved_spec, ((patch.field_path, patch.json_value) for patch in remedy.patches))
+        changed = patched(estimate.resolved_spec, remedy)
         assert combination_problem(resolve_spec(changed).spec) is None
         after = SERVICER.estimate(pb.EstimateRunRequest(spec=changed, dataset_profile=rs.DatasetProfile(**ROWS)))
         assert after.memory.device_bytes == remedy.device_bytes
@@ -102,7 +100,7 @@ def test_patches_to_a_spec_that_leaves_much_open_do_what_was_promised(spec):
     assert estimate.remedies
     for remedy in estimate.remedies:
         asked = request_of(spec)
-        asked.spec.CopyFrom(patched(asked.spec, ((patch.field_path, patch.json_value) for patch in remedy.patches)))
+        asked.spec.CopyFrom(patched(asked.spec, remedy))
         after = SERVICER.estimate(asked)
         assert after.memory.device_bytes == remedy.device_bytes
         assert after.fit.verdict == remedy.verdict == pb.FIT_VERDICT_FITS
@@ -112,9 +110,9 @@ def test_patches_to_a_spec_that_leaves_much_open_do_what_was_promised(spec):
 def test_no_part_of_a_remedy_does_on_its_own(spec):
     request = request_of(spec)
     parsed = parse_request(request, KNOWLEDGE)
-    for remedy in search(request, parsed, KNOWLEDGE):
+    for remedy in search(parsed, KNOWLEDGE):
         for rest in itertools.combinations(remedy.changes, len(remedy.changes) - 1):
-            part = patched(parsed.spec, (patch for change in rest for patch in change.patches))
+            part = apply_patches(parsed.spec, (patch for change in rest for patch in change.patches))
             run = parse_request(pb.EstimateRunRequest(spec=part, dataset_profile=parsed.profile), KNOWLEDGE).run
             assert engine.fit_of(run)[1].verdict is not remedy.verdict
 
@@ -137,7 +135,7 @@ def test_each_change_alone_is_a_spec_that_can_be_estimated(spec):
 
     assert changes
     for change in changes:
-        changed = patched(parsed.spec, change.patches)
+        changed = apply_patches(parsed.spec, change.patches)
         assert changed != parsed.spec
         assert combination_problem(resolve_spec(changed).spec) is None
         parse_request(pb.EstimateRunRequest(spec=changed, dataset_profile=parsed.profile), KNOWLEDGE)
@@ -148,7 +146,7 @@ def test_the_first_remedy_is_the_least_harmful_that_there_is():
     changes = applicable(parsed)
     singles = []
     for change in changes:
-        spec = patched(parsed.spec, change.patches)
+        spec = apply_patches(parsed.spec, change.patches)
         run = parse_request(pb.EstimateRunRequest(spec=spec, dataset_profile=parsed.profile), KNOWLEDGE).run
         if engine.fit_of(run)[1].verdict is found[0].verdict:
             singles.append(change)
@@ -186,10 +184,10 @@ def test_prefix_tuning_is_never_told_to_recompute():
 
 def test_another_method_comes_last_and_brings_its_learning_rate():
     _, found = found_for(run_of("llama-3.1-8b", "t4", "full"))
-    patches = dict(patch for remedy in found for change in remedy.changes for patch in change.patches)
+    patches = {each.path: each.value for remedy in found for change in remedy.changes for each in change.patches}
     parsed, smaller = found_for(run_of("llama-3.2-1b", "t4", "full"))
 
-    assert patches["training.learning_rate"] == "0.0002"
+    assert patches["training.learning_rate"] == 0.0002
     assert all(change.group != "method" for remedy in smaller for change in remedy.changes)
     assert "method" in {change.group for change in applicable(parsed)}
 
@@ -198,7 +196,7 @@ def test_updates_in_the_backward_pass_leave_no_gradients_to_accumulate_or_clip()
     parsed = parse_request(request_of(run_of("llama-3.1-8b", "a100-80gb", "full", count=2)), KNOWLEDGE)
     for change in applicable(parsed):
         if change.group == "optimizer_in_backward":
-            training = patched(parsed.spec, change.patches).training
+            training = apply_patches(parsed.spec, change.patches).training
             assert training.effective_batch_size == 2 * training.micro_batch_size
             assert training.max_grad_norm == 0
 
@@ -218,9 +216,9 @@ def test_the_searches_are_short(monkeypatch):
         request = request_of(spec)
         parsed = parse_request(request, KNOWLEDGE)
         calls = 0
-        search(request, parsed, KNOWLEDGE)
-        largest.search(request.spec, parsed)
-        smallest.search(request, parsed, KNOWLEDGE)
+        search(parsed, KNOWLEDGE)
+        largest.search(parsed)
+        hardware.smallest(parsed, KNOWLEDGE)
         counts.append(calls)
 
     # A peak takes some 50 microseconds: what the FULL view searches stays within a few milliseconds.

@@ -2,13 +2,13 @@
 import pytest
 from finetree_estimator.intervals import Interval
 from finetree_estimator.memory.fit import Verdict as FitVerdict
-from finetree_estimator.whatif import checks
-from finetree_estimator.whatif.checks import Finding, Rule, Verdict
+from finetree_estimator.whatif import policy
+from finetree_estimator.whatif.policy import Finding, Rule, Verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-HOURS = Rule("policy.max_seconds", checks.hours, "training")
-SIZE = Rule("policy.must_fit", checks.size, "hardware")
+HOURS = Rule("policy.max_seconds", policy.hours, "training")
+SIZE = Rule("policy.must_fit", policy.size, "hardware")
 HOUR = 3600.0
 GIB = 2**30
 
@@ -29,7 +29,7 @@ def span(low: float, expected: float, high: float, unit: float = 1.0) -> Interva
     ],
 )
 def test_a_limit_passes_above_the_range_fails_below_it_and_is_undecided_inside(limit, verdict):
-    assert checks.judge(span(6.1, 8.4, 12.0), limit) is verdict
+    assert policy.judge(span(6.1, 8.4, 12.0), limit) is verdict
 
 
 @given(st.lists(st.floats(0, 1e12), min_size=3, max_size=3), st.floats(0, 1e12), st.floats(0, 1e12))
@@ -37,7 +37,7 @@ def test_a_looser_limit_is_never_judged_worse(ends, one, other):
     order = [Verdict.FAIL, Verdict.UNDECIDED, Verdict.PASS]
     measured = span(*sorted(ends))
     tight, loose = sorted((one, other))
-    assert order.index(checks.judge(measured, tight)) <= order.index(checks.judge(measured, loose))
+    assert order.index(policy.judge(measured, tight)) <= order.index(policy.judge(measured, loose))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_looser_limit_is_never_judged_worse(ends, one, other):
     ],
 )
 def test_the_help_says_by_how_much(limit, text):
-    found = checks.within(HOURS, span(6.1, 8.4, 12.0, HOUR), limit * HOUR, "")
+    found = policy.within(HOURS, span(6.1, 8.4, 12.0, HOUR), limit * HOUR, "")
     assert found.help.startswith(text)
     assert text.endswith("41") or found.help == text
 
@@ -66,13 +66,15 @@ def test_the_help_says_by_how_much(limit, text):
     ],
 )
 def test_a_distance_is_a_number_that_people_can_read(limit, text):
-    found = checks.within(Rule("policy.max_energy_kwh", checks.amount("kWh"), "hardware"), span(6, 8, 9, 1), limit, "")
+    found = policy.within(
+        Rule("policy.max_energy_kwh", policy.amount_of("kWh"), "hardware"), span(6, 8, 9, 1), limit, ""
+    )
     assert text in found.help
     assert "inf" not in found.help
 
 
 def test_a_number_that_there_is_not_is_undecided_and_says_what_to_give():
-    found = checks.within(HOURS, None, 5.0, "give dataset_profile.examples")
+    found = policy.within(HOURS, None, 5.0, "give dataset_profile.examples")
     assert (found.verdict, found.measured, found.help) == (Verdict.UNDECIDED, None, "give dataset_profile.examples")
 
 
@@ -88,7 +90,7 @@ def test_a_number_that_there_is_not_is_undecided_and_says_what_to_give():
 )
 def test_what_must_fit_fails_only_where_even_the_lower_end_does_not(peak, fit, verdict):
     usable = 0 if fit is FitVerdict.UNSPECIFIED else 24 * GIB
-    found = checks.fits(SIZE, peak.scaled(GIB), usable, fit)
+    found = policy.fits(SIZE, peak.scaled(GIB), usable, fit)
     assert found.verdict is verdict
     assert "GiB" in found.help
 
@@ -104,9 +106,9 @@ def test_what_must_fit_fails_only_where_even_the_lower_end_does_not(peak, fit, v
     ],
 )
 def test_confidence_is_the_lower_of_memory_and_time(memory, time, lowest, verdict):
-    found = checks.confident(Rule("policy.min_confidence", str, "model"), memory, time, lowest)
+    found = policy.confident(Rule("policy.min_confidence", str, "model"), memory, time, lowest)
     assert found.verdict is verdict
-    assert checks.LEVELS[lowest] in found.help
+    assert policy.LEVELS[lowest] in found.help
 
 
 @pytest.mark.parametrize(
@@ -118,20 +120,20 @@ def test_confidence_is_the_lower_of_memory_and_time(memory, time, lowest, verdic
     ],
 )
 def test_one_failure_fails_the_plan(verdicts, whole):
-    assert checks.overall(Finding(HOURS, verdict, None, 1.0, "") for verdict in verdicts) is whole
+    assert policy.overall(Finding(HOURS, verdict, None, 1.0, "") for verdict in verdicts) is whole
 
 
 @pytest.mark.parametrize(
     ("write", "value", "text"),
     [
-        (checks.hours, 40, "40 s"),
-        (checks.hours, 720, "12 min"),
-        (checks.hours, 3_600_000 * 5, "5,000 h"),
-        (checks.size, 0.05 * GIB, "51.2 MiB"),
-        (checks.size, 1.5 * GIB, "1.50 GiB"),
-        (checks.money("EUR"), 0, "0.00 EUR"),
-        (checks.money("EUR"), 0.0042, "0.0042 EUR"),
-        (checks.money("EUR"), 12345.678, "12,345.68 EUR"),
+        (policy.hours, 40, "40 s"),
+        (policy.hours, 720, "12 min"),
+        (policy.hours, 3_600_000 * 5, "5,000 h"),
+        (policy.size, 0.05 * GIB, "51.2 MiB"),
+        (policy.size, 1.5 * GIB, "1.50 GiB"),
+        (policy.money("EUR"), 0, "0.00 EUR"),
+        (policy.money("EUR"), 0.0042, "0.0042 EUR"),
+        (policy.money("EUR"), 12345.678, "12,345.68 EUR"),
     ],
 )
 def test_numbers_are_written_with_their_unit(write, value, text):
