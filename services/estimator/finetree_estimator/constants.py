@@ -2,7 +2,7 @@
 """Every number of the formulas that is not a shape, a setting or a catalogue entry, each with its source.
 
 "Fitted" means: least error on the single-GPU LoRA rows of the published measurements (IBM sweeps read through NVML, and
-PEFT's method comparison); tests/unit/estimator/test_measurements.py recomputes the error.
+PEFT's method comparison); tests/unit/estimator/accuracy/test_measurements.py recomputes the error.
 """
 
 from finetree_estimator.intervals import Kind, Source

@@ -9,8 +9,7 @@ from finetree_estimator.methods.prefix import Prefix
 from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.programs import FINETREE, PYTORCH, TRANSFORMERS, UNSLOTH, variant
-from finetree_estimator.run import Rows, Run
-from finetree_estimator.timing import step_time
+from finetree_estimator.run import Rows
 from finetree_estimator.timing.elementwise import Traffic, layer_traffic, memory_share
 from finetree_estimator.timing.memory_traffic import weight_cast_traffic
 
@@ -98,21 +97,6 @@ def test_only_what_a_cache_cannot_hold_goes_to_memory_twice(make_run, gpu):
     assert shares[3] == 0.5
     long = replace(make_run(device=replace(gpu, cache_bytes=50 * 2**20)), micro_batch=400)
     assert memory_share(long, ROWS) == 1.0
-
-
-def test_recomputed_layers_go_forward_twice_and_a_prefix_adds_its_own(make_run):
-    plain, again = (make_run(method=Lora(8, PRESETS["query-value"]), checkpointing=on) for on in (False, True))
-    layer = moved(plain)
-
-    def added(run: Run, other: Run) -> float:
-        """Bytes per token and layer that a run moves beyond another, adapters' own left out."""
-        seconds = step_time.elementwise_seconds(run, ROWS) - step_time.elementwise_seconds(other, ROWS)
-        adapters = run.method.adapter_traffic(run) - other.method.adapter_traffic(other)
-        return (seconds * run.device.bandwidth - adapters) / 28
-
-    assert added(again, plain) == pytest.approx(layer.forward)
-    prefix = make_run(method=Prefix(20))
-    assert added(prefix, plain) == pytest.approx(3.6 * prefix.method.saved_inputs(prefix))
 
 
 def test_a_raised_base_casts_in_its_packed_layers_alone(make_run):

@@ -5,17 +5,26 @@ SmolLM2-135M-Instruct, rank 8 on all linears with dropout 0.1; 30 % of the token
 forward and backward of one micro-batch, the best of three; `rate` is the same core's matrix rate in FLOP/s.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator.catalog.devices import processor
 from finetree_estimator.catalog.models import model
+from finetree_estimator.catalog.prices import packaged
 from finetree_estimator.memory import peak as memory
 from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.run import EvaluationPlan, Rows
+from finetree_estimator.spec.parse import parse_request
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.timing import phases
+from google.protobuf import json_format
+
+CPU_MEMORY = Path(__file__).parents[4] / "benchmarks" / "results" / "estimator" / "cpu_memory.json"
 
 
 @dataclass(frozen=True)
@@ -100,3 +109,21 @@ def test_time_of_an_answer_on_a_cpu(make_run):
     )
 
     assert nine - one == pytest.approx(1.065, rel=0.15)
+
+
+def test_every_peak_of_the_committed_measurements_comes_out():
+    """35 runs of the worker on a CPU: methods, precisions, row lengths, checkpointing, evaluations."""
+    wrong = {}
+    for case in json.loads(CPU_MEMORY.read_text())["cases"]:
+        request, measured = pb.EstimateRunRequest(), case["measured"]
+        json_format.ParseDict({"spec": case["spec"], "dataset_profile": measured["rows"]}, request)
+        found = peak.estimate(parse_request(request, Knowledge(packaged())).run)
+        allocated, process = found.allocated.expected, found.device
+        if (
+            allocated != pytest.approx(measured["allocated"], rel=0.05)
+            or process.expected != pytest.approx(measured["process"], rel=0.1)
+            or not process.low <= measured["process"] <= process.high
+        ):
+            wrong[case["case"]] = (allocated / measured["allocated"], process.expected / measured["process"])
+
+    assert not wrong
