@@ -117,7 +117,7 @@ def test_every_peak_of_the_committed_measurements_comes_out():
     for case in json.loads(CPU_MEMORY.read_text())["cases"]:
         request, measured = pb.EstimateRunRequest(), case["measured"]
         json_format.ParseDict({"spec": case["spec"], "dataset_profile": measured["rows"]}, request)
-        found = peak.estimate(parse_request(request, Knowledge(packaged())).run)
+        found = memory.estimate(parse_request(request, Knowledge(packaged())).run)
         allocated, process = found.allocated.expected, found.device
         if (
             allocated != pytest.approx(measured["allocated"], rel=0.05)
