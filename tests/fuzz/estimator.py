@@ -15,7 +15,7 @@ from finetree_recommender.estimator.client import priced
 from finetree_recommender.estimator.values import Accelerator, Catalogue, Evidence, Model, Priced, Refused
 from finetree_recommender.method import Method
 from finetree_runtime.errors import DomainError
-from finetree_runtime.server.validation import read, validate
+from finetree_runtime.server.validation import validate
 
 CARDS = accelerators.supported()
 MODELS = models.models()
@@ -38,11 +38,11 @@ class Known:
     async def catalogue(self) -> Any:
         return self.known
 
-    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
+    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
         found: dict[tuple[Method, int], Priced | Refused] = {}
         revision, parameters = evidence_pb2.Revision(), 0
-        for method, raw in rows.items():
-            request = read(estimate_pb2.EstimateRunRequest, raw)
+        for method, request in rows.items():
+            validate(request)
             try:
                 answer = self.servicer.estimate(request)
             except DomainError as error:
@@ -53,7 +53,7 @@ class Known:
         return Evidence(found, revision, parameters or None)
 
     async def estimates(
-        self, rows: dict[Method, estimate_pb2.EstimateRunRequest]
+        self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]
     ) -> dict[Method, estimate_pb2.Estimate]:
         found = {}
         for method, request in rows.items():

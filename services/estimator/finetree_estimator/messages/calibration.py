@@ -62,7 +62,7 @@ def _entry(entry: Entry) -> calibration_pb2.CalibrationEntry:
 
 def _interval(factor: Factor, correction: Correction) -> evidence_pb2.Interval:
     low, expected, high = interval_of(factor)
-    return interval_message(Interval(low, expected, high, (correction.source,)))
+    return interval_message(Interval(low, expected, high, sources=(correction.source,)))
 
 
 def _point(point: Point, *, odd: bool) -> calibration_pb2.CalibrationPoint:

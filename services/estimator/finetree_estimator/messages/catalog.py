@@ -62,7 +62,7 @@ def price_message(quote: Quote) -> catalog_pb2.Price:
         term=term_value(quote.term),
         hourly_price=to_money(quote.hourly, quote.currency),
         min_count=quote.min_count,
-        provenance=provenance_message(Source(Kind.PUBLISHED, quote.source, quote.price_id, quote.date)),
+        provenance=provenance_message(Source(Kind.PUBLISHED, quote.source, quote.price_id, date=quote.date)),
     )
 
 

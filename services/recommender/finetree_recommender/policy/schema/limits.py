@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.schema.basic_rules import Cited, Number
+from finetree_recommender.policy.schema.basic import Cited, Number
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from finetree_recommender.policy.checks.content import check_content
 from finetree_recommender.policy.checks.coverage import NUMBERS, check_reach
 from finetree_recommender.policy.checks.numbers import check_numbers
 from finetree_recommender.policy.fields import assign, path_for
-from finetree_recommender.policy.schema.basic_rules import When
-from finetree_recommender.policy.schema.recipe_rules import Row, Table
+from finetree_recommender.policy.schema.basic import When
+from finetree_recommender.policy.schema.limits import Bracket
+from finetree_recommender.policy.schema.recipe import Row, Table
 from finetree_recommender.policy.schema.rules import MemoryClass, Rules
-from finetree_recommender.policy.schema.wish_rules import Bracket
 from finetree_recommender.policy.yaml import PackError
 
 DEVICE_WORDS = ("cpu_bf16", "cpu_fp32", "gpu_bf16", "gpu_no_bf16", UNKNOWN)
