@@ -204,7 +204,7 @@ def preview(settings: Settings, /, *, dataset: str, job: str, only: str | None, 
         raise BadInput("give either a dataset or --job", remedy="`finetree datasets list` lists the datasets")
     finding = only.replace("-", "_") if only else 0
     with settings.client() as client:
-        pages = client.preview_dataset(dataset, job=job, finding=finding, split=split or "", page_size=min(limit, 100))
+        pages = client.preview_dataset(dataset, job=job, finding=finding, split=split or 0, page_size=min(limit, 100))
         rows = list(islice(pages, limit))
     if settings.out.json:
         settings.out.document({"rows": [as_dict(row) for row in rows]})
