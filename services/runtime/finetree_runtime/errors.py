@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: N818  # the classes are named after the status codes that they stand for
-"""What a service may refuse, and how a refusal travels.
+"""Errors of a service, and their form as `google.rpc.Status`.
 
     DomainError
     ├── InvalidArgument       the request is wrong in itself: fix the named fields
-    ├── NotFound              the named thing does not exist
-    ├── AlreadyExists         the name or request id is taken by something else
-    ├── FailedPrecondition    right request, wrong state: change the state first
-    ├── OutOfRange            a position outside what there is
+    ├── NotFound              the named resource does not exist
+    ├── AlreadyExists         the name or request id belongs to another resource
+    ├── FailedPrecondition    the request is right, the state is not: change the state first
+    ├── OutOfRange            a position (offset, sequence number) that does not exist
     ├── ResourceExhausted     a quota, a queue or a disk is full
-    ├── PermissionDenied      known caller, not allowed
-    ├── Unauthenticated       unknown caller
-    ├── Unavailable           try again, here or elsewhere
-    └── DeadlineExceeded      not done in the time given
+    ├── PermissionDenied      the caller is known and not allowed
+    ├── Unauthenticated       the caller is unknown
+    ├── Unavailable           the service cannot answer now: try again
+    ├── DeadlineExceeded      not done in the time given
+    └── Internal              a fault of the service, of which the client sees no details
 
-Domain modules raise these and import no gRPC; `calls` turns them into `google.rpc.Status` with `to_status`.
+Domain modules raise these and import no gRPC; the interceptor turns them into a `google.rpc.Status` with `to_status`.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ DOMAIN = "finetree"
 """`ErrorInfo.domain` of every error of the suite."""
 
 MAX_VIOLATIONS = 32
-"""Violations that one error carries."""
+"""Violations that one error sends at most."""
 
 MAX_STATUS_BYTES = 4096
-"""Serialised size of one error. Beyond about 10 KB of trailers a client sees RESOURCE_EXHAUSTED instead (measured)."""
+"""Serialized size of one error. Beyond about 10 KB of trailers a client sees RESOURCE_EXHAUSTED instead (measured)."""
 
 MAX_MESSAGE_CHARACTERS = 512
-"""Length of a message; non-ASCII text triples in the `grpc-message` trailer."""
+"""Length of a message in characters; non-ASCII text triples in the `grpc-message` trailer."""
 
 _MAX_FIELD_CHARACTERS = 256
 _MAX_METADATA_CHARACTERS = 512
@@ -47,7 +48,7 @@ _VIOLATION_OVERHEAD_BYTES = 16  # tags and lengths of one violation or entry
 
 
 class Code(enum.IntEnum):
-    """`google.rpc.Code`, as far as the suite uses it."""
+    """The members of `google.rpc.Code` that the suite uses."""
 
     OK = 0
     CANCELLED = 1
@@ -66,7 +67,7 @@ class Code(enum.IntEnum):
 
 
 class Violation(NamedTuple):
-    """One thing that is wrong: where (a proto path of the request), what, and a stable reason."""
+    """One fault of a request: the field's proto path, what is wrong with it, and a stable reason."""
 
     field_path: str
     description: str
@@ -74,13 +75,13 @@ class Violation(NamedTuple):
 
 
 class DomainError(Exception):
-    """A refusal with a stable reason; see the tree above for its kinds.
+    """An error that a client is to see, with a stable reason; its subclasses are the status codes.
 
     Args:
-        reason: UPPER_SNAKE, stable, what programs switch on.
-        message: What was wrong, where, and what to do; one line for people, never a path of ours or a secret.
-        metadata: Facts that a program may use, for example {"oldest_seq": "17"}.
-        violations: The single faults, at most `MAX_VIOLATIONS` of which are sent.
+        reason: UPPER_SNAKE and stable, for programs to switch on.
+        message: What was wrong, where, and what to do; one line for people, without secrets or paths of the server.
+        metadata: Values that a program may use, for example {"oldest_seq": "17"}.
+        violations: The single faults; at most `MAX_VIOLATIONS` are sent.
         retry_delay: Seconds after which a retry makes sense.
     """
 
@@ -110,13 +111,13 @@ class InvalidArgument(DomainError):
 
 
 class NotFound(DomainError):
-    """The named thing does not exist."""
+    """The named resource does not exist."""
 
     code = Code.NOT_FOUND
 
 
 class AlreadyExists(DomainError):
-    """The name or the request id is taken by something else."""
+    """The name or the request id belongs to another resource."""
 
     code = Code.ALREADY_EXISTS
 
@@ -128,7 +129,7 @@ class FailedPrecondition(DomainError):
 
 
 class OutOfRange(DomainError):
-    """A position (offset, sequence number) outside what there is."""
+    """A position (offset, sequence number) does not exist."""
 
     code = Code.OUT_OF_RANGE
 
@@ -163,13 +164,19 @@ class DeadlineExceeded(DomainError):
     code = Code.DEADLINE_EXCEEDED
 
 
+class Internal(DomainError):
+    """Something failed that nobody foresaw; the server's log has the cause."""
+
+    code = Code.INTERNAL
+
+
 def invalid_field(field_path: str, description: str, reason: str = "INVALID_REQUEST") -> InvalidArgument:
-    """An InvalidArgument about one field of the request, as most are."""
+    """Make an InvalidArgument with one violation."""
     return InvalidArgument(reason, f"{field_path}: {description}", violations=[(field_path, description, reason)])
 
 
 def to_status(error: DomainError) -> status_pb2.Status:
-    """The error as `google.rpc.Status`: ErrorInfo always, BadRequest, PreconditionFailure and RetryInfo where they fit.
+    """Convert an error to `google.rpc.Status` with ErrorInfo and, if it has any, violations and a RetryInfo.
 
     The result is at most `MAX_STATUS_BYTES` long and holds at most `MAX_VIOLATIONS` violations. Where some are left
     out, ErrorInfo's metadata has `violation_count`, the number of all of them.
@@ -195,7 +202,7 @@ def to_status(error: DomainError) -> status_pb2.Status:
 
 
 def _that_fit(violations: tuple[Violation, ...], room: int) -> list[Violation]:
-    """The first violations, each cut to a sensible length, that take at most `room` bytes."""
+    """Take the first violations, each shortened, that need at most `room` bytes."""
     fitting = []
     for violation in violations:
         short = Violation(*(_cut(part, _MAX_FIELD_CHARACTERS) for part in violation))
@@ -225,7 +232,7 @@ def _precondition(violations: Iterable[Violation]) -> error_details_pb2.Precondi
 
 
 def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The metadata, values cut and entries left out so that it cannot crowd the rest of the error out."""
+    """Shorten the metadata's values and leave entries out, so that the rest of the error has room."""
     room, kept = _MAX_METADATA_BYTES, {}
     for key, value in metadata.items():
         short = _cut(str(value), _MAX_METADATA_CHARACTERS)

@@ -1,64 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Identifiers: time-ordered ids and resource names."""
+"""Identifiers: UUIDs of version 7 and resource names."""
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import struct
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetree_runtime.errors import invalid_field
 
 DEFAULT_PROJECT = "default"
-"""The project of names that state none."""
+"""Project of short names when the caller belongs to none."""
 
 _SEGMENT = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _lock = threading.Lock()
 _last = 0
-_POOL_BYTES = 4096
-"""Random bytes that are fetched at once: every call of a service needs an id, and the system is asked for each else."""
-_pool: Iterator[tuple[int]] = iter(())
 
 
 def uuid7() -> uuid.UUID:
-    """A version 7 UUID (RFC 9562): 48 bits of milliseconds, 12 bits of their fraction, 62 random bits.
+    """Make a version 7 UUID (RFC 9562): 48 bits of milliseconds, 12 bits of their fraction, 62 random bits.
 
-    Ids of one process are strictly increasing, those of several are ordered as well as their clocks agree.
+    Ids of one process strictly increase; ids of several processes are ordered as well as their clocks agree.
     """
-    return uuid.UUID(int=_uuid7())
-
-
-def uuid7_text() -> str:
-    """A version 7 UUID in its usual form; cheaper than by way of the object, for what every call needs one of."""
-    digits = f"{_uuid7():032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
-def _uuid7() -> int:
-    global _last, _pool  # noqa: PLW0603  # what makes ids of a process increase, and what makes them unknowable
+    global _last  # noqa: PLW0603  # what makes the ids of a process increase
     with _lock:
         nanoseconds = time.time_ns()
         ticks = nanoseconds // 1_000_000 << 12 | (nanoseconds % 1_000_000) * 4096 // 1_000_000
         _last = ticks = max(ticks, _last + 1)
-        drawn = next(_pool, None)
-        if drawn is None:
-            _pool = struct.iter_unpack("Q", secrets.token_bytes(_POOL_BYTES))
-            drawn = next(_pool)
-    return (ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62 | drawn[0] >> 2
-
-
-def _forget_pool() -> None:
-    global _pool  # noqa: PLW0603  # the parent draws from the same one
-    _pool = iter(())
-
-
-os.register_at_fork(after_in_child=_forget_pool)
+    number = (ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62 | secrets.randbits(62)
+    return uuid.UUID(int=number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +46,12 @@ class ResourceName:
         return f"projects/{self.project}/{self.collection}/{self.id}"
 
     def child(self, collection: str, child_id: str | int) -> str:
-        """The name of something inside, for example of an artifact of a job."""
+        """Return the name of a child resource, for example of an artifact of a job."""
         return f"{self}/{collection}/{child_id}"
 
 
 def parse_name(text: str, collection: str, *, field_path: str = "name", project: str = DEFAULT_PROJECT) -> ResourceName:
-    """Read a full name, or a short id, which then belongs to `project`.
+    """Parse a full name, or a short id, which then belongs to `project`.
 
     Raises:
         InvalidArgument: INVALID_NAME with the field.
@@ -96,7 +69,7 @@ def parse_name(text: str, collection: str, *, field_path: str = "name", project:
 def parse_child(
     text: str, collection: str, child_collection: str, *, field_path: str = "name", project: str = DEFAULT_PROJECT
 ) -> tuple[ResourceName, str]:
-    """Read the name of something inside a resource: `{name of the resource}/{child_collection}/{child}`.
+    """Parse the name of a child resource, `{parent}/{child_collection}/{child}`, into its parent and its own id.
 
     Raises:
         InvalidArgument: INVALID_NAME with the field.
@@ -109,7 +82,7 @@ def parse_child(
 
 
 def parse_parent(text: str, *, field_path: str = "parent", project: str = DEFAULT_PROJECT) -> str:
-    """The project's id from `projects/{project}`; empty text means `project`.
+    """Parse a parent, `projects/{project}`, into the project's id; empty text means `project`.
 
     Raises:
         InvalidArgument: INVALID_NAME with the field.

@@ -9,16 +9,16 @@ import hashlib
 import hmac
 import secrets
 
-from finetree_runtime.errors import InvalidArgument, invalid_field
+from finetree_runtime.errors import invalid_field
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 
-_MAC_BYTES = 12  # 96 bits: nobody can try enough tokens, and a token stays short
+_MAC_BYTES = 12  # 96 bits cannot be guessed, and a token stays short
 
 
 def page_size(requested: int, *, default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE) -> int:
-    """The size of a page: 0 means the default, more than the maximum means the maximum.
+    """Items of a page: 0 means the default, more than the maximum means the maximum.
 
     Raises:
         InvalidArgument: INVALID_REQUEST for a negative number.
@@ -29,25 +29,25 @@ def page_size(requested: int, *, default: int = DEFAULT_PAGE_SIZE, maximum: int 
 
 
 class PageTokens:
-    """Makes and reads page tokens: a position, signed, so that a client can neither read meaning into it nor forge one.
+    """Issues and reads page tokens: positions in a list, signed, so that clients cannot make up their own.
 
     Args:
-        key: Shared by all replicas and kept over restarts where tokens must survive these; empty means a random key.
+        key: The same for all replicas and over restarts, where tokens must survive these; empty means a random key.
     """
 
     def __init__(self, key: str = "") -> None:
         self._key = hashlib.sha256(key.encode()).digest() if key else secrets.token_bytes(32)
 
     def issue(self, scope: str, position: str) -> str:
-        """A token for `position` in `scope`: the rpc and all that decides what is listed, and in what order."""
+        """Make a token of `position` in `scope`: the rpc and all that decides what is listed, and in what order."""
         payload = position.encode()
         return base64.urlsafe_b64encode(self._mac(scope, payload) + payload).decode().rstrip("=")
 
     def read(self, scope: str, token: str) -> str | None:
-        """The position that the token was issued for; None for an empty token, which means the first page.
+        """Return the position that a token was issued for; None for an empty token, which means the first page.
 
         Raises:
-            InvalidArgument: PAGE_TOKEN_INVALID where the token is not ours, or was issued for another scope.
+            InvalidArgument: PAGE_TOKEN_INVALID where the token was not issued here, or for another scope.
         """
         if not token:
             return None
@@ -57,10 +57,8 @@ class PageTokens:
             raw = b""
         mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(scope, payload)):
-            text = "is not a token of this list: start again without a token"
-            raise InvalidArgument(
-                "PAGE_TOKEN_INVALID", f"page_token {text}", violations=[("page_token", text, "PAGE_TOKEN_INVALID")]
-            )
+            text = "is not a token of this list: start again with an empty one"
+            raise invalid_field("page_token", text, "PAGE_TOKEN_INVALID")
         return payload.decode()
 
     def _mac(self, scope: str, payload: bytes) -> bytes:

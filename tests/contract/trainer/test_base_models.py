@@ -127,7 +127,7 @@ async def test_a_job_keeps_the_commit_that_its_branch_was_when_it_was_created(tm
         job = await create(talk, hub=run_spec_pb2.HubModel(id="acme/Small-1B"))
         assert (job.base.hub_id, job.base.revision) == ("acme/Small-1B", ONE)
         put(tmp_path, TWO)
-        task = await talk.application._supervisor._tasks.build(job.uid, "cpu", 1)
+        task = await talk.application._supervisor._tasks.build(job.uid, "cpu")
         assert task.model_dir.endswith(f"/acme--small-1b/{ONE}")
         assert (task.base_hub_id, task.base_hub_revision) == ("acme/Small-1B", ONE)
         newer = await create(talk, hub=run_spec_pb2.HubModel(id="acme/Small-1B"))
@@ -142,11 +142,11 @@ async def test_the_token_goes_to_the_task_that_downloads_and_nowhere_else(tmp_pa
         fetching = await create(talk, job_pb2.JOB_KIND_PREPARE, **model)
         training = await create(talk, hub=run_spec_pb2.HubModel(id="acme/Small-1B"))
         build = talk.application._supervisor._tasks.build
-        task = await build(fetching.uid, "cpu", 1)
+        task = await build(fetching.uid, "cpu")
         assert task.model_origin == "hub:acme/Small-1B@v2"
         assert task.model_dir.endswith("/models/hub/acme--small-1b")
         assert (task.hub.endpoint, task.hub.token) == ("http://127.0.0.1:1", "hub-secret")
-        assert "hub-secret" not in str(await build(training.uid, "cpu", 1))
+        assert "hub-secret" not in str(await build(training.uid, "cpu"))
         assert "hub-secret" not in str(fetching)
     kept = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
     assert kept
@@ -156,7 +156,7 @@ async def test_the_token_goes_to_the_task_that_downloads_and_nowhere_else(tmp_pa
 async def test_a_name_of_the_catalogue_is_a_model_of_the_hub(tmp_path):
     async with trainer(tmp_path) as talk:
         job = await create(talk, job_pb2.JOB_KIND_PREPARE, name="ACME-small-1b")
-        task = await talk.application._supervisor._tasks.build(job.uid, "cpu", 1)
+        task = await talk.application._supervisor._tasks.build(job.uid, "cpu")
         assert task.model_origin == "hub:acme/Small-1B@main"
         code, reason, _, faults = await refused(create(talk, name="acme-small-1b"))
         assert (code, reason) == ("FAILED_PRECONDITION", "MODEL_NOT_PREPARED")
@@ -199,7 +199,7 @@ async def test_what_cannot_be_a_hub_id_or_revision_is_refused_by_its_field(tmp_p
 
 def test_the_hub_is_the_setting_or_the_environments_or_the_public_one():
     def endpoint(setting="", environment=""):
-        return hub.access(Settings(hub_endpoint=setting), {"HF_ENDPOINT": environment}).endpoint
+        return hub.hub_access(Settings(hub_endpoint=setting), {"HF_ENDPOINT": environment}).endpoint
 
     assert endpoint() == "https://huggingface.co"
     assert endpoint(environment="https://mirror.example/") == "https://mirror.example"
@@ -219,4 +219,4 @@ def test_the_hub_is_the_setting_or_the_environments_or_the_public_one():
     ],
 )
 def test_the_proxy_is_the_environments_for_the_hubs_scheme_and_host(environment, proxy):
-    assert hub.access(Settings(), environment).proxy == proxy
+    assert hub.hub_access(Settings(), environment).proxy == proxy

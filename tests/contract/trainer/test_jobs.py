@@ -292,4 +292,4 @@ async def test_a_limit_of_time_ends_a_job_cleanly(tmp_path):
         events = await talk.events(job.name)
         assert_whole(events)
         assert events[-1].terminal.state == job_pb2.JOB_STATE_CANCELLED
-        assert any("longest time" in event.message for event in events)
+        assert any("longest duration" in event.message for event in events)

@@ -213,13 +213,25 @@ async def test_expired_events_are_said_to_be_gone(tmp_path):
     store = Store(tmp_path / "data" / "trainer.db")
     last = store.read_now(lambda c: events.expired_seq(c, job.uid, whole[-1].event_time.ToMicroseconds()))
     assert 1 < last < len(whole)
-    await store.write(lambda c: events.cut(c, job.uid, last + 1))
+    await store.write(lambda c: events.remove_before(c, job.uid, last + 1))
     store.close()
     async with trainer(tmp_path) as talk:
         code, reason, info, _ = await watch_error(talk, job.name)
         assert (code, reason, info.metadata["oldest_seq"]) == ("OUT_OF_RANGE", "EVENTS_EXPIRED", str(last + 1))
         assert await talk.events(job.name, after_seq=last) == whole[last:]
         assert (await talk.job(job.name)).oldest_seq == last + 1
+
+
+@pytest.mark.parametrize("kind", [-1, 999, 2**31 - 1])
+async def test_a_kind_of_event_that_does_not_exist_is_refused(tmp_path, kind):
+    async with trainer(tmp_path) as talk:
+        job = await talk.train()
+        await talk.events(job.name)
+        answers = [await watch_error(talk, job.name, kinds=[kind])]
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.stub.ListEvents(trainer_pb2.ListEventsRequest(name=job.name, kinds=[STEP, kind]))
+        answers.append(refusal(error.value))
+        assert {answer[:2] for answer in answers} == {("INVALID_ARGUMENT", "INVALID_REQUEST")}
 
 
 async def test_events_are_listed_in_both_orders_in_pages(tmp_path):

@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from finetree_api.trainer.v1 import event_pb2
 from finetree_worker import methods
 from finetree_worker.control import Steering
 from finetree_worker.data.dataset import load_dataset
-from finetree_worker.tokenize.example import Example
 from finetree_worker.data.packing import collate
-from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.methods import adapter
-from finetree_worker.models.gguf import base_facts
-from finetree_worker.models.load import load_model, load_tokenizer
 from finetree_worker.methods.adapter import Adapter, AdapterPlacement
-from finetree_worker.plan import BaseModel, Method, Optimization, Precision, Schedule, Plan
 from finetree_worker.methods.full import Full
 from finetree_worker.methods.lora import Lora
 from finetree_worker.methods.prefix import Prefix
 from finetree_worker.methods.qlora import Qlora
+from finetree_worker.models.gguf import base_facts
+from finetree_worker.models.load import load_model, load_tokenizer
+from finetree_worker.plan import BaseModel, Method, Optimization, Plan, Precision, Schedule
+from finetree_worker.tokenize.example import Example
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.loop import Loop
 from finetree_worker.training.loss import hidden_states

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetree_worker.atomic_files import read_manifest
-from finetree_worker.errors import Cancelled, ModelError
 from finetree_api.trainer.v1 import event_pb2
+from finetree_worker.atomic_files import read_manifest
 from finetree_worker.control import Signal
-from finetree_worker.plan import BaseModel, EvaluationPlan, Metric, Optimization, Plan
+from finetree_worker.errors import Cancelled, ModelError
 from finetree_worker.methods.lora import Lora
+from finetree_worker.plan import BaseModel, EvaluationPlan, Metric, Optimization, Plan
 
 pytestmark = [pytest.mark.timeout(240)]
 

@@ -16,11 +16,10 @@ from finetree_worker.process.log_capture import set_environment
 
 set_environment()
 
-from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2
 from finetree_api.worker.v1 import worker_pb2
-from finetree_worker.errors import Cancelled, DataError
-from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.control import Signal
+from finetree_worker.errors import Cancelled, DataError
 from finetree_worker.process.process import Process, parse
 
 
@@ -73,7 +72,9 @@ class ScriptedCore:
         plan.artifact.mkdir(parents=True)
         (plan.artifact / "adapter_config.json").write_text("{}")
         files = {"adapter_config.json": "0" * 64}
-        reporter.emit(event_pb2.ArtifactReady("adapter", str(plan.artifact), 2, files, "hub/base", "main", "f" * 64, "LORA", 100))
+        reporter.emit(
+            event_pb2.ArtifactReady("adapter", str(plan.artifact), 2, files, "hub/base", "main", "f" * 64, "LORA", 100)
+        )
 
 
 def metrics(step, total):

@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -34,34 +32,6 @@ def test_uuid7_increases_when_the_clock_goes_back(monkeypatch):
     first = ids.uuid7()
     monkeypatch.setattr(time, "time_ns", lambda: 1_000_000_000)
     assert ids.uuid7() > first
-
-
-def test_uuid7_as_text_is_a_later_uuid_in_its_usual_form():
-    first = ids.uuid7()
-    text = ids.uuid7_text()
-    assert str(uuid.UUID(text)) == text
-    assert (uuid.UUID(text).version, uuid.UUID(text).variant) == (7, uuid.RFC_4122)
-    assert uuid.UUID(text) > first
-
-
-FORKED = """
-import os
-from finetree_runtime import ids
-
-ids.uuid7()  # random bits are drawn ahead
-inside, outside = os.pipe()
-child = os.fork()
-os.write(outside, b"%d " % (ids.uuid7().int & (1 << 62) - 1))
-if child == 0:
-    os._exit(0)
-os.waitpid(child, 0)
-print(len(set(os.read(inside, 100).split())))
-"""
-
-
-def test_a_process_that_was_forked_draws_other_random_bits():
-    told = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "2"
 
 
 def test_names_are_read_in_full_and_short():

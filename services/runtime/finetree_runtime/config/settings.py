@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One frozen dataclass of settings per service, filled from the command line, the environment and a TOML file.
+"""Settings of a service: a frozen dataclass, filled from the command line, the environment and a TOML file.
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Settings(ServiceSettings):
@@ -9,7 +9,7 @@
 
 `data_dir` is then, first match wins: `--data-dir`, FINETREE_TRAINER_DATA_DIR, `data_dir` in the file that `--config`
 or FINETREE_TRAINER_CONFIG names, the default. A `Secret` comes from the environment or from a file (`--x-file`,
-..._X_FILE, `x_file`), never from the command line, which every process of the machine can read.
+..._X_FILE, `x_file`), never from the command line, which every process of the machine can see.
 """
 
 from __future__ import annotations
@@ -55,23 +55,23 @@ class SettingsError(Exception):
 
 
 def setting(default: Any, text: str) -> Any:
-    """A dataclass field with a default and the line that `--help` shows for it."""
+    """Define a field with a default and the line that `--help` shows for it."""
     return dataclasses.field(default=default, metadata={"help": text})
 
 
 def required(text: str) -> Any:
-    """A dataclass field that has no default: starting without it is an error."""
+    """Define a field without a default: starting without it is an error."""
     return dataclasses.field(metadata={"help": text})
 
 
 def listen_address(port: int) -> Any:
-    """The `address` field of a service whose usual port is `port`, on loopback."""
+    """Define the `address` field of a service; its default is `port` on loopback."""
     return setting(f"127.0.0.1:{port}", "Where to listen: HOST:PORT (port 0: any free one) or unix:PATH.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
-    """What every service can be told. A service's own settings extend this class."""
+    """Settings that every service has; a service's own settings extend this class."""
 
     address: str = listen_address(0)
     insecure: bool = setting(default=False, text="Allow an address that is not loopback without TLS.")
@@ -80,7 +80,8 @@ class ServiceSettings:
     tls_client_ca: Path | None = setting(None, "PEM certificates that clients must be signed by (mutual TLS).")
     ready_file: Path | None = setting(None, "Write the ready line (JSON with the bound address) here, not to stdout.")
     stop_with_stdin: bool = setting(
-        default=False, text="Stop as after SIGTERM when standard input ends: whoever started the service is gone."
+        default=False,
+        text="Stop as after SIGTERM when standard input ends: the process that started the service is gone.",
     )
     metrics_address: str = setting("", "HOST:PORT of the Prometheus page, plain HTTP; empty: no metrics.")
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least important log line to write.")
@@ -93,7 +94,7 @@ class ServiceSettings:
 
 
 def load(cls: type[T], argv: Sequence[str], env: Mapping[str, str], prefix: str) -> T:
-    """Build the settings.
+    """Load settings.
 
     Args:
         cls: A dataclass whose fields are str, int, float, bool, Path, Duration, Secret, Literal of words or
@@ -122,11 +123,11 @@ def load(cls: type[T], argv: Sequence[str], env: Mapping[str, str], prefix: str)
 
 
 def load_or_exit(cls: type[T], prefix: str) -> T:
-    """`load` from this process's arguments and environment; a bad setting ends it with one line and exit code 2."""
+    """Load settings from this process's arguments and environment; a bad one ends it with one line and exit code 2."""
     try:
         return load(cls, sys.argv[1:], os.environ, prefix)
     except SettingsError as error:
-        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # a program's last words, before any logging
+        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # before logging is configured
         raise SystemExit(2) from None
 
 
@@ -135,7 +136,7 @@ _Layer = dict[str, tuple[str, Any]]  # by key: where it was given, and the value
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Option:
-    """One way to give one field. A secret has two: its value, and the file that holds it."""
+    """One way to give a field. A secret has two: its value, and the file that holds it."""
 
     key: str
     field: dataclasses.Field[Any]
@@ -188,7 +189,7 @@ class _Option:
 
 
 def _values(options: list[_Option], layers: list[_Layer]) -> dict[str, Any]:
-    """Each field's value from the first layer that has it; fields that no layer has are left to their default."""
+    """Take each field's value from the first layer that has it; fields that no layer has keep their default."""
     values: dict[str, Any] = {}
     for layer in layers:
         for option in options:
@@ -212,23 +213,23 @@ def _file_layer(config: str | None, options: list[_Option]) -> _Layer:
         raise SettingsError("CONFIG_UNREADABLE", f"the configuration file is not TOML: {error}") from None
     unknown = sorted(content.keys() - {option.key for option in options})
     if unknown:
-        raise SettingsError("SETTING_UNKNOWN", f"{unknown[0]} in the configuration file is no setting; see --help")
+        raise SettingsError("SETTING_UNKNOWN", f"{unknown[0]} in the configuration file is not a setting; see --help")
     return {key: (f"{key} in the configuration file", value) for key, value in content.items()}
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises instead of printing its usage and ending the program."""
+    """Raises SettingsError instead of printing the usage and ending the program."""
 
     def error(self, message: str) -> NoReturn:
-        reason = "SETTING_UNKNOWN" if "unrecognized" in message else "SETTING_INVALID"
-        raise SettingsError(reason, f"{message}; see --help")
+        unknown = "unrecognized" in message
+        raise SettingsError("SETTING_UNKNOWN" if unknown else "SETTING_INVALID", f"{message}; see --help")
 
 
 def _parser(options: list[_Option], prefix: str) -> _Parser:
     parser = _Parser(
         prog=f"python -m {prefix.lower()}",
         allow_abbrev=False,
-        description="Flags win over environment variables [in brackets], those over the TOML file, that over defaults.",
+        description="Flags override environment variables [in brackets], these the TOML file, the file the defaults.",
         epilog="Secrets are given by the environment or by a file: "
         + (", ".join(option.variable for option in options if not option.has_flag) or "none here"),
     )

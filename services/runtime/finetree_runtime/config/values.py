@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the text of a setting becomes a value. Every converter raises ValueError with words that fit behind "NAME: "."""
+"""Values of settings, converted from text. Converters raise ValueError with a message that follows "NAME: "."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0":
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Secret:
-    """A value that no log, error or `repr` shows."""
+    """A value that no log, error or `repr` shows; `reveal` returns it."""
 
     _value: str = ""
 
     def reveal(self) -> str:
-        """The value itself."""
+        """Return the value."""
         return self._value
 
     def __bool__(self) -> bool:
@@ -39,12 +39,10 @@ class Secret:
 
 
 def kind_of(annotation: Any) -> Any:
-    """What to convert to: the annotation itself, `tuple` for tuple[str, ...], and X for X | None.
-
-    A Literal of words is a choice.
+    """Key of `CONVERTERS` for an annotation: `tuple` for tuple[str, ...], X for X | None; a Literal stays as it is.
 
     Raises:
-        TypeError: No converter makes such a value; a fault of the program, not of its user.
+        TypeError: There is no converter: a fault of the program, not of its user.
     """
     if typing.get_origin(annotation) is tuple:
         return tuple
@@ -58,10 +56,10 @@ def kind_of(annotation: Any) -> Any:
 
 
 def convert(kind: Any, raw: Any) -> Any:
-    """The value that was written as `raw`.
+    """Convert the text (or the TOML value) of a setting.
 
     Raises:
-        ValueError: It is not such a value; the message says what one looks like.
+        ValueError: It is not such a value; the message says what is expected.
     """
     if typing.get_origin(kind) is not typing.Literal:
         return CONVERTERS[kind](raw)
@@ -72,7 +70,7 @@ def convert(kind: Any, raw: Any) -> Any:
 
 
 def metavar(kind: Any) -> str:
-    """What `--help` calls a value."""
+    """Placeholder of a value in `--help`."""
     return "|".join(typing.get_args(kind)) if typing.get_origin(kind) is typing.Literal else METAVARS[kind]
 
 
@@ -122,7 +120,7 @@ def _duration(raw: Any) -> Duration:
 
 
 def _strings(raw: Any) -> tuple[str, ...]:
-    """A list, or text with commas; a flag may also be given several times."""
+    """Convert a list, or text with commas; a flag may also be given several times."""
     parts = raw if isinstance(raw, list) else [raw]
     return tuple(item.strip() for part in parts for item in _text(part).split(",") if item.strip())
 
@@ -137,7 +135,7 @@ CONVERTERS: dict[Any, Callable[[Any], Any]] = {
     Secret: _secret,
     tuple: _strings,
 }
-"""By type of the setting."""
+"""Converters by type of the setting."""
 
 METAVARS: dict[Any, str] = {
     str: "TEXT",
@@ -147,4 +145,4 @@ METAVARS: dict[Any, str] = {
     Duration: "TIME",
     tuple: "TEXT[,TEXT]",
 }
-"""What `--help` calls a value."""
+"""Placeholders in `--help` by type of the setting."""

@@ -1,73 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which settings of a plan exclude each other, and which exceed its model: asked before anything is priced or run.
+"""Settings of a RunSpec that exclude each other, or exceed the model.
 
-The recommender, the estimator and the trainer refuse the same plans for the same reasons; the worker, which never
-imports this, is held to it by tests.
+The recommender, the estimator and the trainer refuse the same specs with the same reasons; tests hold the worker, which
+does not import this, to the same refusals.
 """
 
 from dataclasses import dataclass
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_pb2
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Settings that cannot go together."""
+    """A setting of a spec that has to change."""
 
     reason: str
-    """Stable code, upper snake case."""
+    """Reason of the error, UPPER_SNAKE."""
     field_path: str
     """RunSpec path of the setting to change."""
     message: str
     """What is wrong and what to do."""
 
 
-def combination_problem(spec: rs.RunSpec) -> Problem | None:
-    """The first pair of settings of a resolved spec that cannot go together, if there is one."""
+def combination_problem(spec: run_spec_pb2.RunSpec) -> Problem | None:
+    """Find the first setting of a resolved spec that another one excludes."""
     method = spec.WhichOneof("method")
     training = spec.training
     checkpointing = spec.gradient_checkpointing in (
-        rs.GRADIENT_CHECKPOINTING_FULL,
-        rs.GRADIENT_CHECKPOINTING_OFFLOADED,
+        training_pb2.GRADIENT_CHECKPOINTING_FULL,
+        training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED,
     )
     if method == "prefix" and checkpointing:
-        text = "prefix tuning keeps its keys and values in the cache that checkpointing drops; turn checkpointing off"
+        text = "prefix tuning keeps its keys and values in the cache, which checkpointing drops; turn checkpointing off"
         return Problem("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing", text)
     if (problem := _experts_problem(spec)) is not None:
         return problem
     if training.micro_batch_size > training.effective_batch_size > 0:
         text = (
             f"a micro-batch of {training.micro_batch_size} rows is larger than the batch of "
-            f"{training.effective_batch_size} rows that it is part of; lower it"
+            f"{training.effective_batch_size} rows; lower it"
         )
         return Problem("MICRO_BATCH_TOO_LARGE", "training.micro_batch_size", text)
     return _machines_problem(spec.hardware)
 
 
-def _machines_problem(hardware: rs.Hardware) -> Problem | None:
-    """Devices are spread over the machines evenly."""
+def _machines_problem(hardware: hardware_pb2.Hardware) -> Problem | None:
+    """Find out whether the devices spread evenly over the machines."""
     devices, machines = max(1, hardware.count), max(1, hardware.nodes)
     if devices % machines == 0:
         return None
-    text = f"{devices} devices are not spread evenly over {machines} machines; take a number that divides them"
+    text = f"{devices} devices do not spread evenly over {machines} machines; use a divisor of {devices}"
     return Problem("NODES_UNEVEN", "hardware.nodes", text)
 
 
-def _experts_problem(spec: rs.RunSpec) -> Problem | None:
-    """Adapters of experts are added to stacked weights: no input is left to drop out, and DoRA has no rows to scale."""
+def _experts_problem(spec: run_spec_pb2.RunSpec) -> Problem | None:
+    """Find what adapters of experts exclude: on stacked weights there is no input to drop out and no DoRA."""
     if spec.WhichOneof("method") != "lora" or not spec.lora.include_experts:
         return None
     if spec.lora.weight_decomposed:
-        text = "does not go with adapters of experts, which are stacked parameters and no layers; turn one of them off"
+        text = "experts are stacked parameters, not layers, so their adapters cannot use DoRA; turn one of them off"
         return Problem("EXPERTS_WITH_DORA", "lora.weight_decomposed", text)
     if spec.lora.dropout > 0:
-        text = "adapters of experts are added to the weights, where no input is left to drop out; set it to 0"
+        text = "adapters of experts are added to the weights, where there is no input to drop out; set it to 0"
         return Problem("EXPERTS_WITH_DROPOUT", "lora.dropout", text)
     return None
 
 
-def sequence_problem(spec: rs.RunSpec, positions: int) -> Problem | None:
-    """What is wrong with the sequence length of a resolved spec for a model of so many positions (0: unknown)."""
+def sequence_problem(spec: run_spec_pb2.RunSpec, positions: int) -> Problem | None:
+    """Find out whether the sequences of a resolved spec are longer than the model's `positions` (0: unknown)."""
     length = spec.training.sequence_length
     if not 0 < positions < length:
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of accelerators as people, nvidia-smi or torch write them: one reading for every service."""
+"""Names of accelerators as people, nvidia-smi or torch write them, matched alike by every service."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -15,9 +15,9 @@ UNSUPPORTED = {
     "Huawei": "Ascend is not supported yet",
     "Intel": "Intel's GPUs and Gaudi are not supported yet",
 }
-"""Why another maker's accelerator cannot be trained on, by maker."""
+"""Why an accelerator of another vendor cannot be used, by vendor."""
 
-_MAKERS = {
+_VENDORS = {
     "AMD": r"amd|radeon|firepro|instinct|rx ?(vega|\d{3,4})|vega|mi ?\d{2,3}[ax]?",
     "AWS": r"trainium ?\d?|inferentia ?\d?|(trn|inf) ?\d",
     "Apple": r"apple|mac ?book|imac|mac (mini|studio|pro)|m ?[1-9]( (pro|max|ultra))?|mps",
@@ -25,12 +25,12 @@ _MAKERS = {
     "Huawei": r"huawei|ascend",
     "Intel": r"intel|arc|iris|gaudi ?\d?|max 1\d{3}",
 }
-"""Words that tell the maker of an accelerator whose name is not known; whole words, in lower case."""
+"""Patterns of whole words in lower case that name the vendor of an accelerator."""
 _COUNTED = (
     re.compile(r"\s*(?P<count>\d{1,3})\s*[x\u00d7*]\s*(?P<name>\S.*)", re.IGNORECASE),
     re.compile(r"(?P<name>.*?\S)(?:\s+\(?|(?<=\d))[x\u00d7*]\s*(?P<count>\d{1,3})\)?\s*", re.IGNORECASE),
 )
-"""How many there are, before or behind a name: "4x4090", "2 x A100 80GB", "T4 x2", "L40S (x4)"."""
+"""A count before or after a name: "4x4090", "2 x A100 80GB", "T4 x2", "L40S (x4)"."""
 _IGNORED = {"nvidia", "geforce", "tesla", "quadro", "amd", "instinct", "radeon", "intel", "apple", "blackwell"} | {
     "generation",
     "graphics",
@@ -43,28 +43,28 @@ _IGNORED = {"nvidia", "geforce", "tesla", "quadro", "amd", "instinct", "radeon",
     "cloud",
     "aws",
 }
-"""Words of a name that tell no two accelerators of the catalogue apart."""
+"""Words of a name that distinguish no two accelerators of the catalogue."""
 _SAME = {"mobile": "laptop", "workstation": "", "gib": "gb"}
 
 
 class Named(NamedTuple):
-    """The names of an accelerator."""
+    """Names of an accelerator, and the memory that may follow them."""
 
     names: tuple[str, ...]
-    """The catalogue's first."""
+    """All names, the catalogue's first."""
     marketed_gb: float
-    """Memory that may follow a name; 0 where it is the machine's own."""
+    """Marketed memory in GB that may follow a name; 0 for memory shared with the CPU."""
 
 
 def canonical(name: str) -> str:
-    """A name without maker, letter case, blanks and punctuation: "NVIDIA GeForce RTX4090" becomes "rtx-4090"."""
+    """Normalize a name, without vendor, letter case, blanks and punctuation: "NVIDIA GeForce RTX4090" → "rtx-4090"."""
     words = [_SAME.get(word, word) for word in re.findall(r"[a-z]+|\d+", name.lower())]
     kept = [word for word in words if word and word not in _IGNORED]
     return re.sub(r"(\d)-gb\b", r"\1gb", "-".join(kept))
 
 
 def by_name(entries: Iterable[tuple[Named, T]]) -> dict[str, T]:
-    """Entries by canonical name, with their memory behind it or without; what is listed goes before what follows."""
+    """Index entries by canonical name, with and without their memory; a listed name comes before a derived one."""
     listed: dict[str, tuple[Named, T]] = {}
     for named, entry in entries:
         for name in named.names:
@@ -77,20 +77,20 @@ def by_name(entries: Iterable[tuple[Named, T]]) -> dict[str, T]:
 
 
 def counted(name: str) -> tuple[int, str]:
-    """How many of what a name tells of: "4x RTX 4090" is 4 of "RTX 4090"; 0 where it says no number."""
+    """Split a count from a name: "4x RTX 4090" is (4, "RTX 4090"); the count is 0 where there is none."""
     found = next((match for pattern in _COUNTED if (match := pattern.fullmatch(name))), None)
     return (int(found["count"]), found["name"]) if found is not None else (0, name)
 
 
 def unsupported(name: str) -> str:
-    """Why an accelerator of an unknown name cannot be trained on, by its maker; empty where the name tells none."""
+    """Say why an accelerator of an unknown name cannot be used, by its vendor; empty where the name shows none."""
     words = " ".join(re.findall(r"[a-z]+|\d+", name.lower()))
-    told = (maker for maker, pattern in _MAKERS.items() if re.search(rf"\b({pattern})(?= |$)", words))
-    return next((UNSUPPORTED[maker] for maker in told), "")
+    vendors = (vendor for vendor, pattern in _VENDORS.items() if re.search(rf"\b({pattern})(?= |$)", words))
+    return next((UNSUPPORTED[vendor] for vendor in vendors), "")
 
 
 def _variants(key: str, marketed_gb: float) -> Iterator[str]:
-    """A name with its memory, with or without the unit, and without the word of the series."""
+    """Yield a name with and without its memory, the unit, and the word of the series."""
     memory = f"{marketed_gb:g}gb"
     keys = [key] if memory in key or not marketed_gb else [key, f"{key}-{memory}"]
     keys += [key.removesuffix("gb") for key in keys if key.endswith("gb")]  # "A100 40"

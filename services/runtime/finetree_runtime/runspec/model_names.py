@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of models as people write them: one reading for every service."""
+"""Names of models as people write them, matched alike by every service."""
 
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
@@ -7,13 +7,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 MIRRORS = ("unsloth/", "nousresearch/")
-"""Organisations that keep copies of others' models under the names that those have."""
+"""Organizations that keep copies of others' models under the same names."""
 
 
 def by_name(entries: Iterable[tuple[Iterable[str], T]]) -> Mapping[str, T]:
-    """Entries by each of their names in lower case, and by the part behind the organisation; the first has a name.
+    """Index entries by their names in lower case, with and without the organization; the first entry has precedence.
 
-    "llama-3.2-3b-instruct" is what people type for "meta-llama/Llama-3.2-3B-Instruct".
+    People type "llama-3.2-3b-instruct" for "meta-llama/Llama-3.2-3B-Instruct".
     """
     index: dict[str, T] = {}
     for names, entry in entries:
@@ -24,7 +24,7 @@ def by_name(entries: Iterable[tuple[Iterable[str], T]]) -> Mapping[str, T]:
 
 
 def find(index: Mapping[str, T], name: str) -> T | None:
-    """The entry of a name, or of the model that a mirror keeps a copy of; None where it is unknown."""
+    """Find the entry of a name, or of the model that a mirror keeps a copy of; None where it is unknown."""
     key = canonical(name)
     found = index.get(key)
     if found is None and key.startswith(MIRRORS):
@@ -33,5 +33,5 @@ def find(index: Mapping[str, T], name: str) -> T | None:
 
 
 def canonical(name: str) -> str:
-    """A name without letter case and blanks around it."""
+    """Normalize a name: lower case, no blanks around it."""
     return name.strip().casefold()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who calls."""
+"""Authentication: from a call's metadata to its principal."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from finetree_runtime.server.context import LOCAL, Principal
 
 
 class Authenticator(Protocol):
-    """Tells who a caller is."""
+    """Finds the principal of a call."""
 
     async def authenticate(self, method: str, metadata: Mapping[str, str], peer: str) -> Principal:
-        """The caller of a method ("/package.Service/Method").
+        """Return the principal of a call.
 
         Args:
-            method: Full name of the method, for scopes.
+            method: Full name of the method ("/package.Service/Method"), for scopes.
             metadata: Text entries of the call's metadata, keys in lower case.
-            peer: The transport's word for where the call comes from, for example "ipv4:127.0.0.1:40000".
+            peer: Where the call comes from, as gRPC names it, for example "ipv4:127.0.0.1:40000".
 
         Raises:
-            Unauthenticated: Nobody we know.
-            PermissionDenied: Known, and not allowed to call this method.
+            Unauthenticated: The caller is unknown.
+            PermissionDenied: The caller is known, and not allowed to call this method.
         """
         ...
 
 
 class LocalAuthenticator:
-    """Everybody is the local user: for loopback, and for networks where something else authenticates."""
+    """Takes every caller as the local user: for loopback, and for networks where something else authenticates."""
 
     async def authenticate(self, method: str, metadata: Mapping[str, str], peer: str) -> Principal:  # noqa: ARG002
-        """The local principal, whoever it is."""
+        """Return the local principal."""
         return LOCAL

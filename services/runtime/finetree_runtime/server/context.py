@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a handler may know about the call it serves, without passing it through every function.
+"""The call in progress, as a context variable: principal, request id, deadline and fields of its log line.
 
 Outside a call (a background task, a test) the defaults hold: the local principal, no request id, no deadline.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls: a name for the log and the audit, and the project that short resource names belong to."""
+    """An authenticated caller: its name for the log, and the project that short resource names belong to."""
 
     name: str
     project: str = "default"
@@ -22,10 +22,10 @@ class Principal:
 
 
 LOCAL = Principal(name="local")
-"""The one caller there is where no authentication is set up."""
+"""Principal of every call where no authentication is configured."""
 
 UNKNOWN = Principal(name="unknown", project="")
-"""The caller of a call that is not authenticated yet, or was refused."""
+"""Principal of a call that is not authenticated yet, or was refused."""
 
 
 @dataclass(slots=True)
@@ -40,23 +40,23 @@ class Call:
 
 
 CURRENT: contextvars.ContextVar[Call | None] = contextvars.ContextVar("finetree_call", default=None)
-"""The call of this task; set by `calls`, read through the functions below."""
+"""Call of this task; set by the interceptor, read through the functions below."""
 
 
 def principal() -> Principal:
-    """Who calls."""
+    """Principal of this call."""
     call = CURRENT.get()
     return call.principal if call else LOCAL
 
 
 def request_id() -> str:
-    """The id that the client sent or `calls` made; empty outside a call."""
+    """Request id of this call, sent by the client or made by the interceptor; empty outside a call."""
     call = CURRENT.get()
     return call.request_id if call else ""
 
 
 def remaining() -> float | None:
-    """Seconds until the caller gives up, never negative; None where nobody set a limit."""
+    """Seconds until the client's deadline, never negative; None without a deadline."""
     call = CURRENT.get()
     if call is None or call.deadline is None:
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON lines on standard error, ours and those of the libraries."""
+"""Logging: JSON lines on standard error, also for what libraries log."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 from typing import Any
 
 LEVELS = {"debug": stdlib.DEBUG, "info": stdlib.INFO, "warning": stdlib.WARNING, "error": stdlib.ERROR}
-"""Names that the `log_level` setting takes."""
+"""Values of the `log_level` setting."""
 
 
 def configure(level: str) -> None:
-    """Set the process up to log from `level` on, one JSON object a line, and to take what libraries log."""
+    """Log from `level` on, one JSON object a line, and forward what libraries log from WARNING on."""
     _configure_ours(level)
     stdlib.basicConfig(handlers=[_Forward()], level=max(LEVELS[level], stdlib.WARNING), force=True)
 
@@ -34,15 +34,15 @@ def _configure_ours(level: str) -> None:
 
 
 def get_logger() -> Any:
-    """The process's logger: `get_logger().info("job_started", job=name)`; an event is a snake_case name."""
+    """Return the logger: `get_logger().info("job_started", job=name)`; an event is a snake_case name."""
     structlog = _structlog()
     if not structlog.is_configured():
-        _configure_ours("info")  # a service inside another program, whose own logging is not ours to change
+        _configure_ours("info")  # inside another program, whose own logging stays as it is
     return structlog.get_logger()
 
 
 class _Stderr:
-    """Standard error as it is now. A line that cannot be written is lost: no call fails because of its log line."""
+    """Standard error, whatever `sys.stderr` is at the time. A line that cannot be written is lost, no call fails."""
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -54,7 +54,7 @@ class _Stderr:
 
 
 class _Forward(stdlib.Handler):
-    """Hands what a library logs (grpc's own errors, asyncio's) to our logger, so that all lines have one form."""
+    """Forwards what libraries log (grpc, asyncio) to our logger, so that all lines have one form."""
 
     def emit(self, record: stdlib.LogRecord) -> None:
         line = {"logger": record.name, "text": record.getMessage(), "exc_info": record.exc_info}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers without a server: requests on stdin, answers on stdout, by the very methods that a server calls.
+"""One-shot programs: requests on stdin, replies on stdout, by the methods that the server would call.
 
-Three formats: `json`, one request in proto JSON; `lines`, one a line, each answered on a line of its own, errors as
-{"error": google.rpc.Status}; `frames`, binary messages as gRPC frames them: a byte, four bytes of length (big-endian),
-the message. The byte is 0 before a request or an answer and 1 before a google.rpc.Status.
+Three formats: `json`, one request in proto JSON; `lines`, one request a line, each with its reply on a line of its own,
+an error as {"error": google.rpc.Status}; `frames`, binary messages as gRPC frames them: a byte, four bytes of length
+(big-endian), the message. The byte is 0 before a request or a reply and 1 before a google.rpc.Status.
 """
 
 import asyncio
@@ -17,26 +17,26 @@ from typing import Any, BinaryIO, Literal, TextIO, cast
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
-from google.rpc import code_pb2, status_pb2
+from google.rpc import status_pb2
 
-from finetree_runtime.errors import DomainError, InvalidArgument, to_status
+from finetree_runtime.errors import DomainError, Internal, InvalidArgument, to_status
 from finetree_runtime.server.handlers import takes_bytes
 from finetree_runtime.server.validation import validate
 
 OnceFormat = Literal["json", "lines", "frames"]
-"""How requests and answers are written."""
+"""Format of requests and replies."""
 
 BAD_INPUT = 2
-"""Exit code of a request that was refused, as the suite's programs have it."""
+"""Exit code of a request that was refused, the same for all of the suite's programs."""
 HEADER = struct.Struct(">BI")
-"""What stands before a message in the `frames` format."""
+"""Header of a message in the `frames` format."""
 ANSWER, STATUS = 0, 1
 """First byte of a header."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Where requests come from, where answers go, and where a single request's refusal goes."""
+    """Streams of requests (`source`), replies (`out`) and the error of a single request (`err`)."""
 
     source: BinaryIO
     out: BinaryIO
@@ -44,13 +44,13 @@ class Streams:
 
     @classmethod
     def standard(cls) -> "Streams":
-        """Those of this process."""
+        """Return the streams of this process."""
         return cls(sys.stdin.buffer, sys.stdout.buffer, sys.stderr)
 
 
 @dataclass(frozen=True, slots=True)
 class Rpc:
-    """The rpc to answer: the types of what comes and goes, and the servicer's method, which may be one in bytes."""
+    """The rpc that the program answers: message types, the servicer's method, and the largest request in bytes."""
 
     request: type[Message]
     response: type[Message]
@@ -59,7 +59,7 @@ class Rpc:
 
 
 def run(rpc: Rpc, once_format: OnceFormat, streams: Streams) -> int:
-    """Answer what stdin holds; the exit code, which is 2 when a single request is refused or the input is cut."""
+    """Answer all requests and return the exit code: 2 when a single request is refused or the input is cut, else 0."""
     programs: dict[OnceFormat, Callable[[Rpc, Streams], int]] = {
         "json": _document,
         "lines": _lines,
@@ -69,7 +69,7 @@ def run(rpc: Rpc, once_format: OnceFormat, streams: Streams) -> int:
 
 
 def _document(rpc: Rpc, streams: Streams) -> int:
-    """One request; its refusal goes to stderr."""
+    """Answer one request; its error goes to stderr."""
     try:
         answer = _answer(rpc, _of_json(rpc, streams.source.read()))
     except DomainError as error:
@@ -81,7 +81,7 @@ def _document(rpc: Rpc, streams: Streams) -> int:
 
 
 def _lines(rpc: Rpc, streams: Streams) -> int:
-    """One request a line; blank lines are passed over."""
+    """Answer one request a line; blank lines are skipped."""
     for line in streams.source:
         if not line.strip():
             continue
@@ -95,7 +95,7 @@ def _lines(rpc: Rpc, streams: Streams) -> int:
 
 
 def _frames(rpc: Rpc, streams: Streams) -> int:
-    """One frame a request, answered in order."""
+    """Answer frames in order."""
     try:
         for content in _read_frames(streams.source, rpc.max_request_bytes):
             try:
@@ -110,7 +110,7 @@ def _frames(rpc: Rpc, streams: Streams) -> int:
 
 
 def _answer(rpc: Rpc, request: Message) -> Message:
-    """What a server would answer. Raises DomainError."""
+    """Answer a request as a server would. Raises DomainError."""
     if takes_bytes(rpc.answer):  # it validates them itself
         return rpc.response.FromString(asyncio.run(_awaited(rpc.answer, request.SerializeToString(deterministic=True))))
     validate(request)
@@ -127,12 +127,12 @@ def _of_json(rpc: Rpc, content: bytes) -> Message:
     try:
         return json_format.Parse(content, request)
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-        text = f"stdin is no {request.DESCRIPTOR.name} in proto JSON: {_in_words(content, error)}"
+        text = f"stdin is not a {request.DESCRIPTOR.name} in proto JSON: {_problem_of_json(content, error)}"
         raise InvalidArgument("MALFORMED_REQUEST", text) from error
 
 
-def _in_words(content: bytes, error: Exception) -> str:
-    """What is wrong with proto JSON, where the library says it in Python's words."""
+def _problem_of_json(content: bytes, error: Exception) -> str:
+    """Say what is wrong with proto JSON, where the library's message speaks of Python types."""
     if "recursion" in str(error):
         return "nested too deeply"
     return str(error) if content.lstrip().startswith(b"{") else "expected an object in braces"
@@ -143,7 +143,7 @@ def _of_bytes(rpc: Rpc, content: bytes) -> Message:
     try:
         request.ParseFromString(content)
     except DecodeError as error:
-        raise InvalidArgument("MALFORMED_REQUEST", f"a frame is no {request.DESCRIPTOR.name}") from error
+        raise InvalidArgument("MALFORMED_REQUEST", f"a frame is not a {request.DESCRIPTOR.name}") from error
     return request
 
 
@@ -165,10 +165,10 @@ def _write_frame(out: BinaryIO, kind: int, message: Message) -> None:
 
 
 def _status(error: Exception) -> status_pb2.Status:
-    """A refusal as a server sends it; anything else is our fault and says no more than its kind."""
+    """Convert an error as a server does; of an unexpected one only the type is shown."""
     if isinstance(error, DomainError):
         return to_status(error)
-    return status_pb2.Status(code=code_pb2.INTERNAL, message=f"unexpected {type(error).__name__}; this is our fault")
+    return to_status(Internal("INTERNAL_ERROR", f"internal error: {type(error).__name__}"))
 
 
 def _dictionary(message: Message) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask a service how it is: `python -m finetree_runtime.server.probe ADDRESS [SERVICE]`; exit status 0 means SERVING.
+"""Check the health of a service: `python -m finetree_runtime.server.probe ADDRESS [SERVICE]` exits 0 for SERVING.
 
-Containers and scripts use it where no grpc health probe is at hand. Without SERVICE it asks whether the process lives,
-with one (for example finetree_api.estimator.v1.EstimatorService) whether that service is ready.
+For containers and scripts that have no grpc_health_probe. Without SERVICE it checks liveness of the process, with one
+(for example finetree_api.estimator.v1.EstimatorService) readiness of that service.
 """
 
 import sys
@@ -11,11 +11,11 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 TIMEOUT_SECONDS = 2.0
-"""Longest time to wait for the answer; a probe that hangs is a failed probe."""
+"""Longest wait for the reply in seconds; a probe that hangs has failed."""
 
 
 def main(arguments: list[str]) -> int:
-    """Print the health status; return 0 when it is SERVING, 1 when it is not, 2 on wrong usage."""
+    """Print the health status and return 0 when it is SERVING, 1 when it is not, 2 on wrong usage."""
     if not 1 <= len(arguments) <= 2:
         sys.stderr.write("usage: python -m finetree_runtime.server.probe ADDRESS [SERVICE]\n")
         return 2

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one way to start a service, and to stop it.
+"""Start a service and stop it.
 
     settings = load_or_exit(Settings, "FINETREE_ESTIMATOR")
     service = Service("finetree-estimator", distribution_version("finetree-estimator"), settings)
     service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, Servicer(...), ESTIMATOR)
     sys.exit(run(service))
 
-SIGTERM or SIGINT, and with `stop_with_stdin` the end of standard input: readiness off, `service.draining` set, no new
-calls, running calls get `drain_time`, `on_stop`, exit 0. A second signal ends the process at once.
+A service stops at SIGTERM, at SIGINT and, with `stop_with_stdin`, at the end of standard input: it reports
+NOT_SERVING, sets `service.draining`, takes no new calls, gives running calls `drain_time`, awaits `on_stop` and exits
+with 0. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -36,18 +37,16 @@ from finetree_runtime.config.settings import ServiceSettings, SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server import logging, tls, validation
 from finetree_runtime.server.auth import Authenticator, LocalAuthenticator
-from finetree_runtime.server.calls import Calls
-from finetree_runtime.server.handlers import Registrar
+from finetree_runtime.server.calls import CallInterceptor
 from finetree_runtime.server.metrics import CallMetrics
 
 Hook = Callable[[], Awaitable[None]]
 
 STOP_SECONDS = 5.0
-"""Time that `on_stop` gets after the last call; then the process ends whatever still runs."""
-COLLECT_EVERY = (20_000, 20, 20)
-"""Objects that come to be before the collector looks at the youngest, and how often it does before it looks at older
-ones. Calls leave few circles, and a look at everything that is kept holds up whoever calls just then: with Python's own
-(700, 10, 10) it took 60 ms every few hundred recommendations, a tenth of their time."""
+"""Seconds that `on_stop` gets after the last call; then the process ends whatever still runs."""
+GC_THRESHOLDS = (20_000, 20, 20)
+"""Arguments of `gc.set_threshold`. Calls leave few reference cycles, and a full collection delays every call that
+arrives meanwhile: with Python's (700, 10, 10) one took 60 ms every few hundred recommendations."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -59,13 +58,13 @@ class Service:
 
     Attributes:
         name: For example "finetree-estimator".
-        version: The program's version; a trailer of every answer.
-        settings: Of the service; see `ServiceSettings`.
-        servicers: (add function, servicer, full service name) each; `add` appends one.
-        authenticator: Tells who calls.
+        version: The program's version; a trailer of every reply.
+        settings: Settings of the service.
+        servicers: (add function, servicer, full service name) of each; `add` appends one.
+        authenticator: Finds the principal of each call.
         on_start: Awaited before the port is bound; may still `add`. A SettingsError or DomainError ends the start.
-        on_drain: Awaited when calls are no longer taken, while the running ones end; cut off after `drain_time`.
-        on_stop: Awaited at the very end, also of a start that failed; cut off after `STOP_SECONDS`.
+        on_drain: Awaited after the last call was taken, while running ones end; cancelled after `drain_time`.
+        on_stop: Awaited at the very end, also of a start that failed; cancelled after `STOP_SECONDS`.
         draining: Set when the service begins to stop: a stream's handler sends its last message and returns.
     """
 
@@ -84,14 +83,14 @@ class Service:
         """Serve one more gRPC service, for example "finetree_api.estimator.v1.EstimatorService"."""
         self.servicers.append((add_function, servicer, full_name))
 
-    async def set_ready(self, ready: bool) -> None:  # noqa: FBT001  # the one thing it says
-        """Tell load balancers whether to send calls. Liveness, the health entry "", stays SERVING until the exit."""
+    async def set_ready(self, *, ready: bool) -> None:
+        """Set the health status of each service. Liveness, the health entry "", stays SERVING until the exit."""
         for _, _, full_name in self.servicers:
             await self._health.set(full_name, _SERVING if ready and not self.draining.is_set() else _NOT_SERVING)
 
 
 def run(service: Service) -> int:
-    """Serve until a signal; the exit code: 0 after a drain, 2 where the service could not start."""
+    """Serve until a signal and return the exit code: 0 after a drain, 2 where the service could not start."""
     import uvloop
 
     try:
@@ -99,14 +98,14 @@ def run(service: Service) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_signal(service))
     except (SettingsError, DomainError) as error:
-        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # a program's last words
+        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # nothing else has been written
         return 2
     return 0
 
 
 @contextlib.asynccontextmanager
 async def serving(service: Service) -> AsyncIterator[str]:
-    """The service while the block runs; the value is the bound address. Leaving the block drains and stops it.
+    """Serve while the block runs; the value is the bound address. Leaving the block drains and stops the service.
 
     Raises:
         SettingsError: The service cannot start as it is set.
@@ -117,14 +116,14 @@ async def serving(service: Service) -> AsyncIterator[str]:
     try:
         if service.on_start is not None:
             await service.on_start()
-        calls = Calls(
+        calls = CallInterceptor(
             version=service.version,
             authenticator=service.authenticator,
             max_call_seconds=settings.max_call_time,
             metrics=metrics,
         )
-        server = aio.server(options=_options(settings))
-        _register(service, calls.registrar(server))
+        server = aio.server(interceptors=[calls], options=_channel_options(settings))
+        _register(service, server)
         address = _bind(server, settings.address, credentials)
         await server.start()
         await service.set_ready(ready=True)
@@ -140,7 +139,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
 
 async def _until_signal(service: Service) -> None:
     if service.settings.ready_file is not None:
-        service.settings.ready_file.unlink(missing_ok=True)  # one of an earlier run would say that we are ready
+        service.settings.ready_file.unlink(missing_ok=True)  # an earlier run's file would report this one as ready
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -148,13 +147,12 @@ async def _until_signal(service: Service) -> None:
     if service.settings.stop_with_stdin:
         threading.Thread(target=_await_end_of_stdin, args=(loop, stop), name="stdin", daemon=True).start()
     async with serving(service) as address:
-        # What a start loaded stays: the collector need not go through all of it again under the calls.
-        gc.freeze()
-        gc.set_threshold(*COLLECT_EVERY)
+        gc.freeze()  # what the start loaded stays loaded: no collection need go through it again
+        gc.set_threshold(*GC_THRESHOLDS)
         _announce(service, address)
         await stop.wait()
         logging.get_logger().info("draining", service=service.name)
-        _end_at_last(service.settings.drain_time + 2 * STOP_SECONDS)
+        _exit_after(service.settings.drain_time + 2 * STOP_SECONDS)
     logging.get_logger().info("stopped", service=service.name)
 
 
@@ -165,48 +163,48 @@ def _on_signal(number: signal.Signals, stop: asyncio.Event) -> None:
 
 
 def _await_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Read until the other end is closed, which the system does for a starter that was killed."""
-    with contextlib.suppress(OSError):  # no standard input at all: as good as ended
+    """Read until the other end is closed; the operating system closes it for a starter that was killed."""
+    with contextlib.suppress(OSError):  # no standard input at all counts as its end
         while os.read(0, 4096):
             pass
     with contextlib.suppress(RuntimeError):  # the service has stopped meanwhile
         loop.call_soon_threadsafe(stop.set)
 
 
-def _end_at_last(seconds: float) -> None:
-    """End the process should the orderly end hang, for example on a thread that never returns."""
+def _exit_after(seconds: float) -> None:
+    """End the process with 1 if the orderly stop hangs, for example on a thread that never returns."""
     timer = threading.Timer(seconds, os._exit, [1])
     timer.daemon = True
     timer.start()
 
 
-async def _drain(service: Service, server: aio.Server, calls: Calls) -> None:
+async def _drain(service: Service, server: aio.Server, calls: CallInterceptor) -> None:
     grace = service.settings.drain_time
     service.draining.set()
     await service.set_ready(ready=False)
     stopping = asyncio.ensure_future(server.stop(grace))
-    await asyncio.gather(calls.finish(grace), _call_within(service.on_drain, grace, "on_drain"))
+    await asyncio.gather(calls.wait_until_idle(grace), _call_within(service.on_drain, grace, "on_drain"))
     await stopping
-    await calls.finish(1.0)  # calls that were cut off still run their `finally`
+    await calls.wait_until_idle(1.0)  # cancelled calls still run their `finally`
 
 
 async def _call_within(hook: Hook | None, seconds: float, name: str) -> None:
-    """Run a hook of the way down, where nothing may stop the rest."""
+    """Await a hook of the stop; a failure of it is logged and does not keep the rest from stopping."""
     if hook is None:
         return
     try:
         async with asyncio.timeout(seconds):
             await hook()
-    except Exception as error:  # noqa: BLE001  # whatever it is, the service goes on stopping
+    except Exception as error:  # noqa: BLE001  # whatever it is, the service stops
         logging.get_logger().error("hook_failed", hook=name, exc_info=error)
 
 
-def _register(service: Service, server: Registrar) -> None:
-    """Hang the servicers in, compile the rules of what they take, add health, and reflection where only we can see."""
+def _register(service: Service, server: aio.Server) -> None:
+    """Add the servicers and health, reflection on a local address, and compile the rules of all requests."""
     for add, servicer, full_name in service.servicers:
         add(servicer, server)
         described = descriptor_pool.Default().FindServiceByName(full_name)
-        validation.warm(method.input_type.full_name for method in described.methods)
+        validation.compile_rules(method.input_type.full_name for method in described.methods)
     health_pb2_grpc.add_HealthServicer_to_server(service._health, server)  # noqa: SLF001  # ours, set through set_ready
     if tls.is_local(service.settings.address):
         from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
@@ -217,7 +215,7 @@ def _register(service: Service, server: Registrar) -> None:
 
 
 def _bind(server: aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
-    """Bind the address; the value is where it really is, which differs for port 0."""
+    """Bind the address and return it with the port that was bound, which differs from the setting for port 0."""
     try:
         if credentials is None:
             port = server.add_insecure_port(address)
@@ -226,7 +224,7 @@ def _bind(server: aio.Server, address: str, credentials: grpc.ServerCredentials 
     except RuntimeError:
         port = 0
     if not port:
-        text = f"cannot listen on {address}: another program has it, or the machine has no such address"
+        text = f"cannot listen on {address}: another program uses it, or this machine has no such address"
         raise SettingsError("ADDRESS_UNAVAILABLE", text)
     if address.startswith("unix:"):
         Path(address.removeprefix("unix:")).chmod(0o600)
@@ -235,7 +233,7 @@ def _bind(server: aio.Server, address: str, credentials: grpc.ServerCredentials 
 
 
 def _announce(service: Service, address: str) -> None:
-    """Say that the service takes calls, and where: one JSON line, or a file that appears complete."""
+    """Write the ready line, JSON with the bound address: to stdout, or to a file that appears complete."""
     line = json.dumps({"service": service.name, "version": service.version, "address": address, "pid": os.getpid()})
     ready_file = service.settings.ready_file
     if ready_file is None:
@@ -246,11 +244,11 @@ def _announce(service: Service, address: str) -> None:
     scratch.replace(ready_file)
 
 
-def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
+def _channel_options(settings: ServiceSettings) -> list[tuple[str, int]]:
     return [
-        ("grpc.so_reuseport", 0),  # a second server on the port must fail, not take half of the calls
+        ("grpc.so_reuseport", 0),  # a second server on the port must fail, not receive half of the calls
         ("grpc.max_receive_message_length", settings.max_request_bytes),
-        ("grpc.max_concurrent_streams", 10_000),  # at the limit unary calls would queue behind watches without a word
+        ("grpc.max_concurrent_streams", 10_000),  # beyond it unary calls would wait behind watches, without an error
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

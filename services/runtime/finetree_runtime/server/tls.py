@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which addresses may be served how."""
+"""TLS of a server: which addresses need it, and certificates that are read again when their files change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetree_runtime.server.logging import get_logger
 
 
 def is_local(address: str) -> bool:
-    """Whether only this machine can reach the address: a Unix socket or loopback."""
+    """Whether an address is a Unix socket or loopback, which only this machine can reach."""
     if address.startswith("unix:"):
         return True
     host = address.rpartition(":")[0].strip("[]")
@@ -26,7 +26,7 @@ def is_local(address: str) -> bool:
 
 
 def server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | None:
-    """The credentials to serve with; None for plain text.
+    """Build the credentials to serve with; None for plain text.
 
     Raises:
         SettingsError: INSECURE_ADDRESS for plain text on an address that others reach, unless `insecure` is set;
@@ -36,7 +36,7 @@ def server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | No
         if settings.tls_client_ca is not None:
             raise SettingsError("TLS_INCOMPLETE", "--tls-client-ca needs --tls-cert and --tls-key")
         if not is_local(settings.address) and not settings.insecure:
-            text = f"{settings.address} is not loopback: give --tls-cert and --tls-key, or say --insecure"
+            text = f"{settings.address} is not loopback: give --tls-cert and --tls-key, or --insecure"
             raise SettingsError("INSECURE_ADDRESS", text)
         return None
     if settings.tls_cert is None or settings.tls_key is None:
@@ -54,7 +54,7 @@ def server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | No
 
 
 class _Files:
-    """Certificate files, read again when one of them changed."""
+    """The certificate files of a server."""
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
         self._cert, self._key, self._client_ca = cert, key, client_ca
@@ -67,7 +67,7 @@ class _Files:
         return grpc.ssl_server_certificate_configuration([chain], roots)
 
     def read_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Called by gRPC at each handshake; what it raises would keep the old certificate without a word."""
+        """Return the new certificates, or None; gRPC calls this at each handshake and hides what it raises."""
         try:
             return None if self._stamps() == self._seen else self.read()
         except OSError as error:

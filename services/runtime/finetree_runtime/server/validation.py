@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of the contract, applied.
+"""Validation of messages against the rules in the contract, by protovalidate.
 
 The stubs carry no rules, so that clients need no validation library. The rules come with the contract as a descriptor
-set (finetree_api/rules.binpb) and live in a descriptor pool of their own: a message is parsed a second time, with the
-class that has the rules. Measured: 17 µs for a request of 300 bytes and 35 rules in a loop, thrice that between other
-work. Hence soundness.py, which first says of most messages that they are valid.
+set (finetree_api/rules.binpb) and are kept in a descriptor pool of their own: a message is parsed a second time, with
+the class that has the rules. A request of 300 bytes and 35 rules takes 12 µs, three times that between other work.
 """
 
 from __future__ import annotations
@@ -15,92 +14,71 @@ from importlib import resources
 from typing import Any, TypeVar
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from finetree_runtime.errors import InvalidArgument, Violation
-from finetree_runtime.server.soundness import Soundness
-
-_Message = TypeVar("_Message", bound=Message)
 
 PACKAGE = "finetree_api."
 """Messages of other packages (health, reflection) have no rules."""
+MAX_ELEMENTS = 50_000
+"""Elements of all lists and maps of a message together. A valid one takes 0.3 µs to validate and 0.2 µs to count, so
+that the largest message takes 25 ms; a batch of 1,000 runs with 20 lengths in each one's profile has 21,000."""
+MAX_DETAILED_ELEMENTS = 256
+"""Elements up to which every broken rule is reported; beyond it the first one. A violation takes 16 µs to collect, and
+an element can break several rules."""
 
 
-def read(kind: type[_Message], raw: bytes) -> _Message:
-    """A request from its bytes, checked against the rules of the contract.
-
-    Raises:
-        InvalidArgument: MALFORMED_REQUEST, or INVALID_REQUEST with one violation for each rule that is broken.
-    """
-    message = parse(kind, raw)
-    validate(message, raw=raw)
-    return message
-
-
-def parse(kind: type[_Message], raw: bytes) -> _Message:
-    """A request from its bytes, which `validate` has still to check.
-
-    Raises:
-        InvalidArgument: MALFORMED_REQUEST.
-    """
-    try:
-        return kind.FromString(raw)
-    except DecodeError:
-        raise undecodable() from None
-
-
-def undecodable() -> InvalidArgument:
-    """The error of bytes that are no message of the type that they should be of."""
-    return InvalidArgument("MALFORMED_REQUEST", "the request is not a message of its type: check the client's stubs")
-
-
-def validate(message: Message, *, path: str = "", raw: bytes | None = None) -> None:
+def validate(message: Message, *, path: str = "") -> None:
     """Check a message against the rules of the contract.
 
     Args:
         message: Any message of the contract.
         path: What the field paths of the violations begin with, for a message inside a request ("rows[3].request").
-        raw: The message's bytes, where they are at hand.
 
     Raises:
-        InvalidArgument: INVALID_REQUEST with one violation for each rule that is broken.
+        InvalidArgument: INVALID_REQUEST with one violation for each broken rule.
     """
     name = message.DESCRIPTOR.full_name
     if not name.startswith(PACKAGE):
         return
-    if _soundness().certain(message):
-        return
-    body = raw if raw is not None else message.SerializeToString()
-    found = _validator().collect_violations(_class(name).FromString(body))
+    elements = _count_elements(message, MAX_ELEMENTS)
+    if elements > MAX_ELEMENTS:
+        text = f"has more than {MAX_ELEMENTS} list elements in all; send fewer"
+        raise _invalid([Violation(path or "request", text, "INVALID_REQUEST")])
+    with_rules = _class(name).FromString(message.SerializeToString())
+    found = _validator().collect_violations(with_rules, fail_fast=elements > MAX_DETAILED_ELEMENTS)
     if found:
         raise _invalid([_violation(item.proto, path) for item in found])
 
 
-def certain(message: Message, besides: int = 0) -> bool:
-    """Whether a message certainly keeps the rules of the contract; where this is not certain, `validate` tells.
-
-    `besides` is the number of a field of which it is known.
-    """
-    return _soundness().certain(message, besides)
-
-
-def warm(messages: Iterable[str]) -> None:
+def compile_rules(messages: Iterable[str]) -> None:
     """Validate an empty message of each full name: the first one of a type compiles its rules, which takes ms."""
     for name in messages:
-        _violated(name, b"")
-        _soundness().prepare(name)
+        _validator().collect_violations(_class(name)())
 
 
-def _violated(name: str, raw: bytes) -> list[str]:
-    """Of a message's rules that are broken, the field or oneof that each is about; "" for one about the whole."""
-    found = _validator().collect_violations(_class(name).FromString(raw))
-    paths = (item.proto.field for item in found)
-    return [str(path.elements[0].field_name) if path is not None and path.elements else "" for path in paths]
+def _count_elements(message: Message, limit: int) -> int:
+    """Number of elements in the lists and maps of a message and of its submessages; stops counting beyond `limit`."""
+    count = 0
+    for field, value in message.ListFields():
+        submessages = _submessages(field, value)
+        if field.is_repeated:
+            count += len(value)
+        for submessage in submessages:
+            if count > limit:
+                return count
+            count += _count_elements(submessage, limit - count)
+    return count
 
 
-@functools.cache
-def _soundness() -> Soundness:
-    return Soundness(_pool(), _violated)
+def _submessages(field: FieldDescriptor, value: Any) -> Iterable[Message]:
+    """Messages in the value of a field: none, one, or those of a list or map."""
+    if field.message_type is None:
+        return ()
+    if field.message_type.GetOptions().map_entry:
+        return value.values() if field.message_type.fields_by_name["value"].message_type is not None else ()
+    return value if field.is_repeated else (value,)
 
 
 def _invalid(violations: list[Violation]) -> InvalidArgument:
@@ -110,10 +88,8 @@ def _invalid(violations: list[Violation]) -> InvalidArgument:
 
 
 def _violation(found: Any, path: str) -> Violation:
-    """A violation of the library as ours; the rule's id in UPPER_SNAKE is its reason ("int64.gte" → "INT64_GTE")."""
     where = ".".join(part for part in (path, _dotted(found.field)) if part)
-    reason = found.rule_id.upper().replace(".", "_").replace("-", "_")
-    return Violation(where or "request", found.message or found.rule_id, reason)
+    return Violation(where or "request", found.message or found.rule_id, "INVALID_REQUEST")
 
 
 def _dotted(field: Any) -> str:
@@ -121,7 +97,7 @@ def _dotted(field: Any) -> str:
 
 
 def _element(element: Any) -> str:
-    """`rows[3]`, `labels["team"]` or a plain name."""
+    """Write an element of a field path: `rows[3]`, `labels["team"]` or a plain name."""
     if element.subscript is None:
         return str(element.field_name)
     key = element.subscript.value
@@ -130,7 +106,7 @@ def _element(element: Any) -> str:
 
 @functools.cache
 def _validator() -> Any:
-    import protovalidate  # 130 ms, not needed by programs that only import this module
+    import protovalidate  # takes 130 ms, not needed by programs that only import this module
 
     return protovalidate.Validator()
 
@@ -147,3 +123,19 @@ def _pool() -> descriptor_pool.DescriptorPool:
 @functools.cache
 def _class(full_name: str) -> type[Message]:
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(full_name))
+
+
+# For servicers that still read their requests themselves.
+
+_Message = TypeVar("_Message", bound=Message)
+
+
+def read(kind: type[_Message], raw: bytes) -> _Message:
+    """Parse and validate a request. Raises InvalidArgument."""
+    try:
+        message = kind.FromString(raw)
+    except DecodeError:
+        text = "the request is not a message of its type: check the client's stubs"
+        raise InvalidArgument("MALFORMED_REQUEST", text) from None
+    validate(message)
+    return message

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks the estimator, through the SDK, and never lets its absence stop a job."""
+"""The estimator as the trainer calls it, through the SDK: a job never fails because it is unavailable."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,23 +11,22 @@ if TYPE_CHECKING:
     from finetree import AsyncClient
 
 ESTIMATE_SECONDS = 3.0
-"""How long a job waits for its estimate. The estimator answers in milliseconds or not at all."""
-
+"""Longest wait for an answer. The estimator answers in milliseconds or not at all."""
 
 _REFUSALS = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "UNIMPLEMENTED"})
-"""Codes of an answer that would be the same tomorrow."""
+"""Status codes of errors that a retry does not change."""
 
 
 class EstimateUnavailableError(Exception):
-    """There is no estimate; the message says why, for a note."""
+    """The estimator cannot answer now; the message says why."""
 
 
 class ReportRefusedError(Exception):
-    """The estimator does not take what a run measured, now or later; the message says why."""
+    """The estimator rejects an observation for good; the message says why."""
 
 
 class Estimator(Protocol):
-    """Whoever predicts what a run takes, and learns from what it took."""
+    """Predicts memory, time and cost of a run, and is calibrated with what runs have measured."""
 
     async def estimate(
         self,
@@ -35,20 +34,20 @@ class Estimator(Protocol):
         profile: run_spec_pb2.DatasetProfile | None,
         evaluation: run_spec_pb2.DatasetProfile | None,
     ) -> estimator_pb2.Estimate:
-        """The estimate of a resolved run. Raises EstimateUnavailableError."""
+        """Estimate a resolved run. Raises EstimateUnavailableError."""
         ...
 
     async def catalogue(self) -> dict[str, str]:
-        """Hub ids of the catalogue's models by name. Raises EstimateUnavailableError."""
+        """Return the hub ids of the catalogue's models by name. Raises EstimateUnavailableError."""
         ...
 
     async def report(self, observation: estimator_pb2.Observation, *, request_id: str) -> None:
-        """Tell what a run measured. Raises EstimateUnavailableError (try later) and ReportRefusedError."""
+        """Report a run's observation. Raises EstimateUnavailableError (try later), ReportRefusedError."""
         ...
 
 
 class RemoteEstimator:
-    """The estimator service at an address. It connects at the first question, not at the start."""
+    """The estimator service at an address; connected to at the first call."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -60,7 +59,7 @@ class RemoteEstimator:
         profile: run_spec_pb2.DatasetProfile | None,
         evaluation: run_spec_pb2.DatasetProfile | None,
     ) -> estimator_pb2.Estimate:
-        """The service's estimate. Raises EstimateUnavailableError with its reason."""
+        """Estimate a resolved run. Raises EstimateUnavailableError with the service's reason."""
         from finetree.errors import FinetreeError
 
         try:
@@ -71,7 +70,7 @@ class RemoteEstimator:
             raise EstimateUnavailableError(f"no estimate: {error.reason or error.code}: {error.message}") from error
 
     async def catalogue(self) -> dict[str, str]:
-        """Hub ids of the service's models by name, in small letters. Raises EstimateUnavailableError."""
+        """Return the hub ids of the catalogue's models by lower-case name. Raises EstimateUnavailableError."""
         from finetree.errors import FinetreeError
 
         try:
@@ -81,7 +80,7 @@ class RemoteEstimator:
             raise EstimateUnavailableError(f"{error.reason or error.code}: {error.message}") from error
 
     async def report(self, observation: estimator_pb2.Observation, *, request_id: str) -> None:
-        """Tell the service. Raises EstimateUnavailableError (try later) and ReportRefusedError."""
+        """Report a run's observation. Raises EstimateUnavailableError (try later), ReportRefusedError."""
         from finetree.errors import FinetreeError
 
         try:
@@ -96,7 +95,7 @@ class RemoteEstimator:
         from finetree import AsyncClient
 
         if self._client is None:
-            # No retries: a job is not to wait for a service that it does not need.
+            # No retries: a job must not wait for a service that it does not need.
             self._client = AsyncClient(estimator_address=self._address, retries=False)
         return self._client
 
@@ -107,7 +106,7 @@ class RemoteEstimator:
 
 
 def freeze(estimate: estimator_pb2.Estimate) -> job_pb2.FrozenEstimate:
-    """The part of an estimate that a job keeps."""
+    """Select the part of an estimate that a job keeps."""
     frozen = job_pb2.FrozenEstimate(
         device_bytes=estimate.memory.device_bytes,
         total_seconds=estimate.time.total_seconds,
@@ -122,7 +121,7 @@ def freeze(estimate: estimator_pb2.Estimate) -> job_pb2.FrozenEstimate:
 
 
 def hourly_cost(frozen: job_pb2.FrozenEstimate) -> float:
-    """Cost of an hour that an estimate implies; 0 when it has none."""
+    """Cost per hour that an estimate implies; 0 when it has no cost."""
     seconds = frozen.total_seconds.expected
     return frozen.cost_amount.expected / seconds * 3600 if seconds > 0 else 0.0
 
@@ -136,7 +135,7 @@ _FIT_VERDICTS = {
 
 
 def memory_check(estimate: estimator_pb2.Estimate) -> evidence_pb2.Check:
-    """Whether the run fits the device, as a check. It warns, since an estimate is not a measurement."""
+    """Build the check whether the run fits the device. It warns at most, since an estimate is not a measurement."""
     return evidence_pb2.Check(
         rule_id="memory.fits_device",
         severity=evidence_pb2.SEVERITY_WARNING,

@@ -11,9 +11,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from finetree_worker.errors import Cancelled, ModelError, StorageError
 from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.control import Signal
+from finetree_worker.errors import Cancelled, ModelError, StorageError
 from hub_server import COMMIT, Repo
 
 ID = "acme/Tiny"
@@ -186,7 +186,9 @@ def test_what_is_here_is_used_when_the_hub_is_not_there_and_that_is_said(pull):
     folder = pull().folder
     pull.hub.status = 503
     assert pull().folder == folder
-    assert [event.reason for event in pull.seen.events if isinstance(event, event_pb2.Alert)] == ["MODEL_REVISION_NOT_CHECKED"]
+    assert [event.reason for event in pull.seen.events if isinstance(event, event_pb2.Alert)] == [
+        "MODEL_REVISION_NOT_CHECKED"
+    ]
     assert pull(offline=True).folder == folder
 
 

@@ -8,13 +8,14 @@ from finetree_runtime.runspec.resolve import resolve_spec
 from finetree_trainer.jobs import capabilities
 from finetree_worker import choices, plan_from_task
 
-STOPPING = {"early_stopping_patience": 2, "every_steps": 5, "split_fraction": 0.1}
 WORKER = {
     "precision": choices.PRECISIONS,
     "optimizer": choices.OPTIMIZERS,
     "attention": choices.ATTENTION,
     "gradient_checkpointing": choices.CHECKPOINTING,
     "loss_kernel": choices.LOSS_KERNELS,
+    "qlora.quantization": choices.QUANTIZATIONS,
+    "hardware.sharding": (run_spec_pb2.SHARDING_REPLICATED,),
 }
 
 
@@ -25,10 +26,6 @@ def test_a_setting_has_the_values_that_the_worker_takes(name):
 
 def test_a_metric_of_the_contract_is_one_that_the_worker_measures():
     assert set(choices.METRICS) == set(run_spec_pb2.Metric.values()) - {0}
-
-
-def test_a_base_may_be_quantised_as_the_worker_can():
-    assert set(capabilities.QUANTIZATIONS) == set(choices.QUANTIZATIONS)
 
 
 def test_the_methods_are_those_of_the_worker():
@@ -66,63 +63,3 @@ def test_what_can_only_be_priced_is_refused_by_its_name(asked, path):
     assert [(violation.field_path, violation.reason) for violation in refused.value.violations] == [
         (path, "SETTING_NOT_SUPPORTED")
     ]
-
-
-@pytest.mark.parametrize(
-    ("evaluation", "path"),
-    [
-        ({"early_stopping_patience": 2, "split_fraction": 0.1}, "early_stopping_patience"),
-        ({"early_stopping_patience": 2, "every_steps": 5}, "early_stopping_patience"),
-        ({"early_stopping_min_delta": 0.1, "split_fraction": 0.1}, "early_stopping_min_delta"),
-        ({"best_by": run_spec_pb2.METRIC_LOSS, "split_fraction": 0.1, "every_steps": 5}, "best_by"),
-        ({"best_by": run_spec_pb2.METRIC_LOSS, "split_fraction": 0.1, "early_stopping_patience": 2}, "best_by"),
-        (STOPPING | {"best_by": run_spec_pb2.METRIC_EXACT_MATCH}, "best_by"),
-    ],
-    ids=["no evaluations", "no held-out rows", "no patience", "nobody wants the best", "no step", "not measured"],
-)
-def test_early_stopping_that_could_never_act_is_refused(evaluation, path):
-    spec = run_spec_pb2.RunSpec(evaluation=run_spec_pb2.Evaluation(**evaluation))
-    spec.lora.SetInParent()
-    with pytest.raises(InvalidArgument) as refused:
-        capabilities.require_settings(resolve_spec(spec).spec)
-    assert f"job.spec.evaluation.{path}" in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {},
-        {"best_by": run_spec_pb2.METRIC_TOKEN_ACCURACY},
-        {"best_by": run_spec_pb2.METRIC_EXACT_MATCH, "metrics": [run_spec_pb2.METRIC_EXACT_MATCH]},
-    ],
-    ids=["loss", "token accuracy", "exact match"],
-)
-def test_early_stopping_with_evaluations_on_held_out_rows_is_taken(more):
-    spec = run_spec_pb2.RunSpec(evaluation=run_spec_pb2.Evaluation(**STOPPING, **more))
-    spec.lora.SetInParent()
-    capabilities.require_settings(resolve_spec(spec).spec)
-
-
-@pytest.mark.parametrize(
-    "evaluation",
-    [{}, {"every_steps": 5}, {"split_fraction": 0.1}, {"metrics": [run_spec_pb2.METRIC_LOSS], "split_fraction": 0.1}],
-    ids=["nothing", "no held-out rows", "no step", "only at the end"],
-)
-def test_keeping_the_best_of_no_evaluations_is_refused(evaluation):
-    asked = run_spec_pb2.Checkpoints(keep_best=True)
-    spec = run_spec_pb2.RunSpec(checkpoints=asked, evaluation=run_spec_pb2.Evaluation(**evaluation))
-    spec.lora.SetInParent()
-    with pytest.raises(InvalidArgument) as refused:
-        capabilities.require_settings(resolve_spec(spec).spec)
-
-    assert [(violation.field_path, violation.reason) for violation in refused.value.violations] == [
-        ("job.spec.checkpoints.keep_best", "KEEP_BEST_WITHOUT_EVALUATION")
-    ]
-
-
-@pytest.mark.parametrize("held_out", [{"split_fraction": 0.1}, {"dataset": {"name": "held-out"}}])
-def test_keeping_the_best_of_evaluations_on_held_out_rows_is_taken(held_out):
-    evaluation = run_spec_pb2.Evaluation(every_steps=5, **held_out)
-    spec = run_spec_pb2.RunSpec(checkpoints=run_spec_pb2.Checkpoints(keep_best=True), evaluation=evaluation)
-    spec.lora.SetInParent()
-    capabilities.require_settings(resolve_spec(spec).spec)

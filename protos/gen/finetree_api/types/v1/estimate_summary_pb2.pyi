@@ -25,30 +25,30 @@ class _FitVerdict:
 class _FitVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FitVerdict.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FIT_VERDICT_UNSPECIFIED: _FitVerdict.ValueType  # 0
-    """Not stated: the device's memory is unknown."""
+    """Unknown: the device's memory is unknown."""
     FIT_VERDICT_FITS: _FitVerdict.ValueType  # 1
     """The whole interval is inside."""
     FIT_VERDICT_TIGHT: _FitVerdict.ValueType  # 2
-    """The expected value is inside, the upper end is not."""
+    """The expected value is inside, the upper end is not: it may run out of memory."""
     FIT_VERDICT_DOES_NOT_FIT: _FitVerdict.ValueType  # 3
-    """The expected value is outside."""
+    """The expected value is outside: it will most probably run out of memory."""
 
 class FitVerdict(_FitVerdict, metaclass=_FitVerdictEnumTypeWrapper):
-    """Whether a run fits."""
+    """Whether the predicted memory peak fits the device's usable memory."""
 
 FIT_VERDICT_UNSPECIFIED: FitVerdict.ValueType  # 0
-"""Not stated: the device's memory is unknown."""
+"""Unknown: the device's memory is unknown."""
 FIT_VERDICT_FITS: FitVerdict.ValueType  # 1
 """The whole interval is inside."""
 FIT_VERDICT_TIGHT: FitVerdict.ValueType  # 2
-"""The expected value is inside, the upper end is not."""
+"""The expected value is inside, the upper end is not: it may run out of memory."""
 FIT_VERDICT_DOES_NOT_FIT: FitVerdict.ValueType  # 3
-"""The expected value is outside."""
+"""The expected value is outside: it will most probably run out of memory."""
 Global___FitVerdict: _TypeAlias = FitVerdict  # noqa: Y015
 
 @_typing.final
 class EstimateSummary(_message.Message):
-    """What a run will take, in short."""
+    """What a run will take, in short. EstimateRun with the spec gives the rest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -61,30 +61,30 @@ class EstimateSummary(_message.Message):
     OPTIMIZER_STEPS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     usable_device_bytes: _builtins.int
-    """What a device really offers, bytes; 0 when unknown."""
+    """Memory of one device that a process can use, bytes, less than its marketed size. 0: unknown."""
     fit: Global___FitVerdict.ValueType
-    """Whether the peak fits the device."""
+    """Verdict on device_bytes against usable_device_bytes."""
     optimizer_steps: _builtins.int
-    """Optimizer steps of the run."""
+    """Optimizer steps of the run. 0: the number of rows is unknown."""
     @_builtins.property
     def device_bytes(self) -> _evidence_pb2.Interval:
-        """Peak memory of a device, bytes."""
+        """Peak memory of one device, bytes; on a CPU of the worker's process."""
 
     @_builtins.property
     def total_seconds(self) -> _evidence_pb2.Interval:
-        """Duration of the whole run, seconds."""
+        """Duration of the whole run, seconds, loading and saving included. Unset: the number of rows is unknown."""
 
     @_builtins.property
     def step_seconds(self) -> _evidence_pb2.Interval:
-        """Duration of an optimizer step, seconds."""
+        """Duration of an optimizer step, seconds. Unset: unknown, or left out by whoever asked for totals alone."""
 
     @_builtins.property
     def cost(self) -> _evidence_pb2.MoneyInterval:
-        """Cost of the run; unset when nothing prices it."""
+        """Cost of the run. Unset: nothing prices it, or its duration is unknown."""
 
     @_builtins.property
     def revision(self) -> _evidence_pb2.Revision:
-        """What it was computed with."""
+        """Knowledge of the estimator that it was computed with."""
 
     def __init__(
         self,

@@ -25,34 +25,34 @@ class _Sharding:
 class _ShardingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sharding.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SHARDING_UNSPECIFIED: _Sharding.ValueType  # 0
-    """The service's default: everything is copied (DDP)."""
+    """As SHARDING_REPLICATED."""
     SHARDING_REPLICATED: _Sharding.ValueType  # 1
-    """Each device holds everything (DDP)."""
+    """Nothing: each device holds weights, gradients and optimizer states whole (DDP)."""
     SHARDING_OPTIMIZER: _Sharding.ValueType  # 2
-    """Optimizer states are spread (ZeRO-1)."""
+    """Optimizer states (ZeRO-1)."""
     SHARDING_GRADIENTS: _Sharding.ValueType  # 3
-    """Gradients and optimizer states are spread (ZeRO-2)."""
+    """Gradients and optimizer states (ZeRO-2)."""
     SHARDING_FULL: _Sharding.ValueType  # 4
-    """Weights, gradients and optimizer states are spread (FSDP, ZeRO-3)."""
+    """Weights, gradients and optimizer states (FSDP, ZeRO-3)."""
 
 class Sharding(_Sharding, metaclass=_ShardingEnumTypeWrapper):
-    """What several devices share out among themselves."""
+    """What several devices divide among themselves instead of copying. Has no effect on one device."""
 
 SHARDING_UNSPECIFIED: Sharding.ValueType  # 0
-"""The service's default: everything is copied (DDP)."""
+"""As SHARDING_REPLICATED."""
 SHARDING_REPLICATED: Sharding.ValueType  # 1
-"""Each device holds everything (DDP)."""
+"""Nothing: each device holds weights, gradients and optimizer states whole (DDP)."""
 SHARDING_OPTIMIZER: Sharding.ValueType  # 2
-"""Optimizer states are spread (ZeRO-1)."""
+"""Optimizer states (ZeRO-1)."""
 SHARDING_GRADIENTS: Sharding.ValueType  # 3
-"""Gradients and optimizer states are spread (ZeRO-2)."""
+"""Gradients and optimizer states (ZeRO-2)."""
 SHARDING_FULL: Sharding.ValueType  # 4
-"""Weights, gradients and optimizer states are spread (FSDP, ZeRO-3)."""
+"""Weights, gradients and optimizer states (FSDP, ZeRO-3)."""
 Global___Sharding: _TypeAlias = Sharding  # noqa: Y015
 
 @_typing.final
 class Hardware(_message.Message):
-    """What a run trains on."""
+    """The devices of a run: one kind, how many, and how they share the work."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -63,20 +63,22 @@ class Hardware(_message.Message):
     SHARDING_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
     accelerator: _builtins.str
-    """An accelerator of the catalogue, for example "rtx-4090"."""
+    """An accelerator by any of its catalogue names, in any letter case, for example "rtx-4090". ListAccelerators lists
+    them.
+    """
     count: _builtins.int
-    """Number of devices over all machines. Unset: 1."""
+    """Number of devices over all machines. Unset: 1. The trainer of this version takes 1 and no more."""
     sharding: Global___Sharding.ValueType
-    """What several devices share among themselves."""
+    """What the devices divide among themselves; only SHARDING_REPLICATED is trained by this version."""
     nodes: _builtins.int
-    """Machines that the devices are spread over evenly. Unset: 1."""
+    """Machines that the devices are spread over. Unset: 1. Must divide `count`, else NODES_UNEVEN."""
     @_builtins.property
     def cpu(self) -> Global___CpuDevice:
-        """A machine without an accelerator."""
+        """A machine that trains without an accelerator."""
 
     @_builtins.property
     def unknown_accelerator(self) -> Global___UnknownAccelerator:
-        """An accelerator of which only the memory is known."""
+        """An NVIDIA GPU of which only the memory is known; speed and power are those of a usual GPU of that size."""
 
     def __init__(
         self,
@@ -109,8 +111,8 @@ Global___Hardware: _TypeAlias = Hardware  # noqa: Y015
 
 @_typing.final
 class CpuDevice(_message.Message):
-    """The processor of a machine, where no accelerator trains. How fast it is was measured, and is no part of a plan: see
-    MatrixRates.
+    """The processor of a machine that trains without an accelerator. How fast it is was measured, and is no part of a plan:
+    see MatrixRates.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -119,11 +121,17 @@ class CpuDevice(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     MODEL_NAME_FIELD_NUMBER: _builtins.int
     cores: _builtins.int
-    """Cores that the run may use. Unset: all of the machine that trains; unknown to an estimate."""
+    """Cores that the run may use. Unset: in a job all cores of the trainer's machine; an estimate assumes a typical
+    number and says so in a remark.
+    """
     memory_bytes: _builtins.int
-    """Memory that the run may use, bytes. Unset: all of the machine that trains; unknown to an estimate."""
+    """Memory that the run may use, bytes. Unset: in a job all memory of the trainer's machine; an estimate leaves the fit
+    unknown.
+    """
     model_name: _builtins.str
-    """Name of the processor, as the system tells it; what was learned from observed runs is kept by it."""
+    """Name of the processor as the operating system reports it, for example in /proc/cpuinfo. With the number of cores it
+    is the key under which observed runs are learned from. Empty: nothing learned applies.
+    """
     def __init__(
         self,
         *,
@@ -148,16 +156,18 @@ Global___CpuDevice: _TypeAlias = CpuDevice  # noqa: Y015
 
 @_typing.final
 class UnknownAccelerator(_message.Message):
-    """An accelerator of which only the memory is known."""
+    """A GPU that the catalogue does not have, described by its memory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MARKETED_MEMORY_GB_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     marketed_memory_gb: _builtins.float
-    """Memory class as sold: 8, 16, 24, 80 (GB of the box, not GiB)."""
+    """Memory as sold, in GB, of one device: 8, 16, 24, 80. Not GiB, and not what a process can use."""
     name: _builtins.str
-    """Name as it was told, for example "RTX 4060"; empty when none was. The memory is trusted over it."""
+    """Name as the user wrote it, for example "RTX 4060". Empty: none was given. Where name and memory disagree, the
+    memory counts.
+    """
     def __init__(
         self,
         *,
@@ -183,9 +193,11 @@ class MatrixRates(_message.Message):
     BF16_FLOPS_PER_SECOND_FIELD_NUMBER: _builtins.int
     FP32_FLOPS_PER_SECOND_FIELD_NUMBER: _builtins.int
     bf16_flops_per_second: _builtins.float
-    """bfloat16, FLOP/s; unset when not measured."""
+    """Rate in bfloat16, FLOP/s. Unset: not measured."""
     fp32_flops_per_second: _builtins.float
-    """float32, FLOP/s; unset when not measured."""
+    """Rate in float32, FLOP/s. Unset: not measured. The default precision on a CPU is float32 where bfloat16 is less than
+    1.2 times as fast.
+    """
     def __init__(
         self,
         *,
@@ -209,7 +221,9 @@ Global___MatrixRates: _TypeAlias = MatrixRates  # noqa: Y015
 
 @_typing.final
 class Ownership(_message.Message):
-    """Who owns the hardware."""
+    """How the hours of the hardware are paid. Unset where a message holds it: a named accelerator counts as rented at the
+    lowest price of the price book, anything else has no cost.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -217,11 +231,11 @@ class Ownership(_message.Message):
     RENTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def owned(self) -> Global___OwnedHardware:
-        """Owned: electricity only."""
+        """Owned: the cost is its electricity, and nothing for the hardware itself."""
 
     @_builtins.property
     def rented(self) -> Global___RentedHardware:
-        """Rented at a price of the price book."""
+        """Rented at a price of the price book; whole instances are paid."""
 
     def __init__(
         self,
@@ -241,17 +255,19 @@ Global___Ownership: _TypeAlias = Ownership  # noqa: Y015
 
 @_typing.final
 class OwnedHardware(_message.Message):
-    """Owned hardware: only electricity costs."""
+    """Hardware that costs electricity alone."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PRICE_PER_KWH_FIELD_NUMBER: _builtins.int
     WATTS_FIELD_NUMBER: _builtins.int
     watts: _builtins.float
-    """Power of the whole machine under load in watts. Unset: the catalogue's figure for the device."""
+    """Power of the whole machine under load, watts. Unset: the catalogue's figure for the devices plus 100 W for the
+    machine around them, or a figure by the cores of a CPU; where the catalogue has none, energy and cost are unknown.
+    """
     @_builtins.property
     def price_per_kwh(self) -> _money_pb2.Money:
-        """Price of a kilowatt-hour. Unset: electricity is left out of the cost, which is then 0."""
+        """Price of a kilowatt-hour; its currency is that of the cost. Unset: electricity is left out, and the cost is 0."""
 
     def __init__(
         self,
@@ -271,13 +287,15 @@ Global___OwnedHardware: _TypeAlias = OwnedHardware  # noqa: Y015
 
 @_typing.final
 class RentedHardware(_message.Message):
-    """Rented hardware."""
+    """Hardware that is rented by the hour."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PRICE_ID_FIELD_NUMBER: _builtins.int
     price_id: _builtins.str
-    """Id of a price of the price book; empty: the cheapest for the device."""
+    """Id from ListPrices; a price of another accelerator is refused with PRICE_NOT_FOUND. Empty: the lowest price of the
+    book for the accelerator and the number of devices.
+    """
     def __init__(
         self,
         *,

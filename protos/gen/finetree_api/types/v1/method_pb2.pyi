@@ -26,33 +26,33 @@ class _Method:
 class _MethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Method.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     METHOD_UNSPECIFIED: _Method.ValueType  # 0
-    """Not stated."""
+    """Refused where a request must name a method; elsewhere no method: none was recommended, or none applies."""
     METHOD_FULL: _Method.ValueType  # 1
-    """All weights."""
+    """Full fine-tuning: all weights are trained."""
     METHOD_LORA: _Method.ValueType  # 2
-    """Low-rank adapters."""
+    """LoRA: trained low-rank updates of frozen linear layers."""
     METHOD_QLORA: _Method.ValueType  # 3
-    """Low-rank adapters on a quantised base."""
+    """QLoRA: LoRA on a base whose linear layers are quantized."""
     METHOD_PREFIX: _Method.ValueType  # 4
-    """Prefix tuning."""
+    """Prefix tuning: trained keys and values in front of every sequence, in every layer."""
     METHOD_ADAPTER: _Method.ValueType  # 5
-    """Bottleneck adapter layers."""
+    """Bottleneck adapters: small trained layers inside a frozen model."""
 
 class Method(_Method, metaclass=_MethodEnumTypeWrapper):
     """A fine-tuning method, where one is named without its settings. RunSpec.method names it with them."""
 
 METHOD_UNSPECIFIED: Method.ValueType  # 0
-"""Not stated."""
+"""Refused where a request must name a method; elsewhere no method: none was recommended, or none applies."""
 METHOD_FULL: Method.ValueType  # 1
-"""All weights."""
+"""Full fine-tuning: all weights are trained."""
 METHOD_LORA: Method.ValueType  # 2
-"""Low-rank adapters."""
+"""LoRA: trained low-rank updates of frozen linear layers."""
 METHOD_QLORA: Method.ValueType  # 3
-"""Low-rank adapters on a quantised base."""
+"""QLoRA: LoRA on a base whose linear layers are quantized."""
 METHOD_PREFIX: Method.ValueType  # 4
-"""Prefix tuning."""
+"""Prefix tuning: trained keys and values in front of every sequence, in every layer."""
 METHOD_ADAPTER: Method.ValueType  # 5
-"""Bottleneck adapter layers."""
+"""Bottleneck adapters: small trained layers inside a frozen model."""
 Global___Method: _TypeAlias = Method  # noqa: Y015
 
 class _TargetPreset:
@@ -62,29 +62,29 @@ class _TargetPreset:
 class _TargetPresetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TargetPreset.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TARGET_PRESET_UNSPECIFIED: _TargetPreset.ValueType  # 0
-    """The service's default, TARGET_PRESET_ALL_LINEAR."""
+    """As TARGET_PRESET_ALL_LINEAR."""
     TARGET_PRESET_ALL_LINEAR: _TargetPreset.ValueType  # 1
-    """All attention and MLP linears, no router, no output head."""
+    """All attention and MLP projections; never a router or the output head."""
     TARGET_PRESET_ATTENTION: _TargetPreset.ValueType  # 2
-    """Attention projections only."""
+    """Query, key, value and output projections."""
     TARGET_PRESET_QUERY_VALUE: _TargetPreset.ValueType  # 3
-    """Query and value projections only."""
+    """Query and value projections."""
     TARGET_PRESET_MLP: _TargetPreset.ValueType  # 4
-    """MLP projections only."""
+    """The projections of the MLP. In a mixture of experts without any other MLP it needs include_experts."""
 
 class TargetPreset(_TargetPreset, metaclass=_TargetPresetEnumTypeWrapper):
-    """Which linear layers get an adapter."""
+    """Which linear layers get an adapter, by their role in a decoder layer."""
 
 TARGET_PRESET_UNSPECIFIED: TargetPreset.ValueType  # 0
-"""The service's default, TARGET_PRESET_ALL_LINEAR."""
+"""As TARGET_PRESET_ALL_LINEAR."""
 TARGET_PRESET_ALL_LINEAR: TargetPreset.ValueType  # 1
-"""All attention and MLP linears, no router, no output head."""
+"""All attention and MLP projections; never a router or the output head."""
 TARGET_PRESET_ATTENTION: TargetPreset.ValueType  # 2
-"""Attention projections only."""
+"""Query, key, value and output projections."""
 TARGET_PRESET_QUERY_VALUE: TargetPreset.ValueType  # 3
-"""Query and value projections only."""
+"""Query and value projections."""
 TARGET_PRESET_MLP: TargetPreset.ValueType  # 4
-"""MLP projections only."""
+"""The projections of the MLP. In a mixture of experts without any other MLP it needs include_experts."""
 Global___TargetPreset: _TypeAlias = TargetPreset  # noqa: Y015
 
 class _Quantization:
@@ -94,29 +94,29 @@ class _Quantization:
 class _QuantizationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quantization.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     QUANTIZATION_UNSPECIFIED: _Quantization.ValueType  # 0
-    """The service's default, QUANTIZATION_NF4."""
+    """As QUANTIZATION_NF4."""
     QUANTIZATION_NF4: _Quantization.ValueType  # 1
-    """4-bit NormalFloat."""
+    """4-bit NormalFloat in blocks of 64 weights (bitsandbytes)."""
     QUANTIZATION_FP4: _Quantization.ValueType  # 2
-    """4-bit float."""
+    """4-bit float in blocks of 64 weights (bitsandbytes)."""
     QUANTIZATION_INT8: _Quantization.ValueType  # 3
-    """8-bit integers."""
+    """8-bit integers by row (bitsandbytes, LLM.int8())."""
     QUANTIZATION_GPTQ_INT4: _Quantization.ValueType  # 4
-    """4-bit integers in groups of 128 as GPTQ stores them; can be priced, not trained."""
+    """4-bit integers in groups of 128 as GPTQ stores them. Can be estimated, not trained."""
 
 class Quantization(_Quantization, metaclass=_QuantizationEnumTypeWrapper):
-    """How the frozen base is quantized."""
+    """How the linear layers of a frozen base are stored. They are dequantized for each product."""
 
 QUANTIZATION_UNSPECIFIED: Quantization.ValueType  # 0
-"""The service's default, QUANTIZATION_NF4."""
+"""As QUANTIZATION_NF4."""
 QUANTIZATION_NF4: Quantization.ValueType  # 1
-"""4-bit NormalFloat."""
+"""4-bit NormalFloat in blocks of 64 weights (bitsandbytes)."""
 QUANTIZATION_FP4: Quantization.ValueType  # 2
-"""4-bit float."""
+"""4-bit float in blocks of 64 weights (bitsandbytes)."""
 QUANTIZATION_INT8: Quantization.ValueType  # 3
-"""8-bit integers."""
+"""8-bit integers by row (bitsandbytes, LLM.int8())."""
 QUANTIZATION_GPTQ_INT4: Quantization.ValueType  # 4
-"""4-bit integers in groups of 128 as GPTQ stores them; can be priced, not trained."""
+"""4-bit integers in groups of 128 as GPTQ stores them. Can be estimated, not trained."""
 Global___Quantization: _TypeAlias = Quantization  # noqa: Y015
 
 class _PrefixInit:
@@ -126,19 +126,19 @@ class _PrefixInit:
 class _PrefixInitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PrefixInit.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PREFIX_INIT_UNSPECIFIED: _PrefixInit.ValueType  # 0
-    """The service's default, PREFIX_INIT_TEXT."""
+    """As PREFIX_INIT_TEXT."""
     PREFIX_INIT_TEXT: _PrefixInit.ValueType  # 1
-    """Keys and values of a text."""
+    """The keys and values that the model computes for a text; random starts train worse."""
     PREFIX_INIT_ZERO: _PrefixInit.ValueType  # 2
     """Zeros."""
 
 class PrefixInit(_PrefixInit, metaclass=_PrefixInitEnumTypeWrapper):
-    """How prefixes start."""
+    """What the trained keys and values start as."""
 
 PREFIX_INIT_UNSPECIFIED: PrefixInit.ValueType  # 0
-"""The service's default, PREFIX_INIT_TEXT."""
+"""As PREFIX_INIT_TEXT."""
 PREFIX_INIT_TEXT: PrefixInit.ValueType  # 1
-"""Keys and values of a text."""
+"""The keys and values that the model computes for a text; random starts train worse."""
 PREFIX_INIT_ZERO: PrefixInit.ValueType  # 2
 """Zeros."""
 Global___PrefixInit: _TypeAlias = PrefixInit  # noqa: Y015
@@ -150,36 +150,38 @@ class _AdapterPlacement:
 class _AdapterPlacementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdapterPlacement.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ADAPTER_PLACEMENT_UNSPECIFIED: _AdapterPlacement.ValueType  # 0
-    """The service's default, ADAPTER_PLACEMENT_PFEIFFER."""
+    """As ADAPTER_PLACEMENT_PFEIFFER."""
     ADAPTER_PLACEMENT_PFEIFFER: _AdapterPlacement.ValueType  # 1
-    """After the MLP only."""
+    """One after the MLP (Pfeiffer et al. 2020)."""
     ADAPTER_PLACEMENT_HOULSBY: _AdapterPlacement.ValueType  # 2
-    """After attention and after the MLP."""
+    """One after attention and one after the MLP (Houlsby et al. 2019): twice the parameters."""
     ADAPTER_PLACEMENT_PARALLEL: _AdapterPlacement.ValueType  # 3
-    """Beside the MLP."""
+    """One beside the MLP, on the same input (He et al. 2021)."""
 
 class AdapterPlacement(_AdapterPlacement, metaclass=_AdapterPlacementEnumTypeWrapper):
-    """Where a bottleneck adapter sits."""
+    """Where in a decoder layer the bottleneck adapters are."""
 
 ADAPTER_PLACEMENT_UNSPECIFIED: AdapterPlacement.ValueType  # 0
-"""The service's default, ADAPTER_PLACEMENT_PFEIFFER."""
+"""As ADAPTER_PLACEMENT_PFEIFFER."""
 ADAPTER_PLACEMENT_PFEIFFER: AdapterPlacement.ValueType  # 1
-"""After the MLP only."""
+"""One after the MLP (Pfeiffer et al. 2020)."""
 ADAPTER_PLACEMENT_HOULSBY: AdapterPlacement.ValueType  # 2
-"""After attention and after the MLP."""
+"""One after attention and one after the MLP (Houlsby et al. 2019): twice the parameters."""
 ADAPTER_PLACEMENT_PARALLEL: AdapterPlacement.ValueType  # 3
-"""Beside the MLP."""
+"""One beside the MLP, on the same input (He et al. 2021)."""
 Global___AdapterPlacement: _TypeAlias = AdapterPlacement  # noqa: Y015
 
 @_typing.final
 class FullFineTuning(_message.Message):
-    """All weights are trained."""
+    """All weights are trained; the artifact is a whole model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FROZEN_LAYERS_FIELD_NUMBER: _builtins.int
     frozen_layers: _builtins.int
-    """How many of the lowest decoder layers stay frozen; 0 trains all of them."""
+    """How many of the lowest decoder layers stay frozen. 0 trains all of them; as many as the model has leave nothing to
+    train and are refused.
+    """
     def __init__(
         self,
         *,
@@ -195,7 +197,7 @@ Global___FullFineTuning: _TypeAlias = FullFineTuning  # noqa: Y015
 
 @_typing.final
 class Lora(_message.Message):
-    """Low-rank adapters."""
+    """LoRA (Hu et al. 2021), as PEFT's LoraConfig trains it. The artifact is a PEFT adapter."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -208,24 +210,28 @@ class Lora(_message.Message):
     WEIGHT_DECOMPOSED_FIELD_NUMBER: _builtins.int
     INCLUDE_EXPERTS_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
-    """Rank r. Unset: 8."""
+    """Rank r of the update: r * (inputs + outputs) parameters for each layer. Unset: 8."""
     alpha: _builtins.float
-    """Scale alpha; the update is scaled by alpha / rank. Unset: twice the rank."""
+    """The update is scaled by alpha / rank. Unset: twice the rank."""
     dropout: _builtins.float
-    """Dropout probability of the adapter's input, 0 to 1. Unset: 0.1, or 0 with include_experts."""
+    """Dropout probability of the adapter's input, below 1. Unset: 0.1, or 0 with include_experts, which takes no other
+    value.
+    """
     targets: Global___TargetPreset.ValueType
-    """Layers that get an adapter."""
+    """Layers that get an adapter. Ignored when target_modules are given."""
     rank_stabilized: _builtins.bool
-    """Rank-stabilised LoRA: scale by alpha / sqrt(rank) instead. Unset: false."""
+    """Rank-stabilized LoRA: scale by alpha / sqrt(rank) instead. Unset: false."""
     weight_decomposed: _builtins.bool
-    """Weight-decomposed LoRA (DoRA): a trained magnitude for each output. Unset: false."""
+    """DoRA: a trained magnitude for each output beside the low-rank update. Unset: false. Not with include_experts."""
     include_experts: _builtins.bool
-    """Whether the experts of a mixture get adapters too, where the preset holds the MLP; routers never do.
-    Unset: false.
+    """Whether the experts of a mixture get adapters too, where the layers named hold the MLP; routers never do. Unset:
+    false. Not with QLoRA.
     """
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Explicit module names instead of a preset, for example "q_proj"."""
+        """Module names in place of the preset, for example "q_proj". Empty: the preset decides. A name that the model does
+        not have is refused.
+        """
 
     def __init__(
         self,
@@ -272,7 +278,7 @@ Global___Lora: _TypeAlias = Lora  # noqa: Y015
 
 @_typing.final
 class Qlora(_message.Message):
-    """Low-rank adapters on a quantized base."""
+    """QLoRA (Dettmers et al. 2023). The artifact is a PEFT adapter of the base in 16 bits."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -280,12 +286,14 @@ class Qlora(_message.Message):
     QUANTIZATION_FIELD_NUMBER: _builtins.int
     DOUBLE_QUANTIZATION_FIELD_NUMBER: _builtins.int
     quantization: Global___Quantization.ValueType
-    """How the base is quantized."""
+    """How the base is stored while it trains; the base itself is given in 16 or 32 bits."""
     double_quantization: _builtins.bool
-    """Whether the quantization constants are quantized too (saves 0.37 bit a weight). Unset: true."""
+    """Whether the quantization constants are quantized too, which saves 0.37 bit a weight. Unset: true. Applies to 4
+    bits.
+    """
     @_builtins.property
     def lora(self) -> Global___Lora:
-        """The adapters."""
+        """Settings of the adapters. Unset: all of them at their defaults."""
 
     def __init__(
         self,
@@ -306,7 +314,9 @@ Global___Qlora: _TypeAlias = Qlora  # noqa: Y015
 
 @_typing.final
 class PrefixTuning(_message.Message):
-    """Trained key and value prefixes. Never goes with gradient checkpointing."""
+    """Prefix tuning (Li and Liang 2021). The artifact is a PEFT adapter. Refused with gradient checkpointing, which drops
+    the cache that holds the prefix.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -314,11 +324,15 @@ class PrefixTuning(_message.Message):
     INIT_FIELD_NUMBER: _builtins.int
     INIT_TEXT_FIELD_NUMBER: _builtins.int
     virtual_tokens: _builtins.int
-    """Number of virtual tokens. Unset: 20."""
+    """Length of the prefix in tokens. Unset: 20. Refused where it reaches the model's attention window, or exceeds its
+    learned positions together with the sequence length.
+    """
     init: Global___PrefixInit.ValueType
-    """How they start."""
+    """What the prefix starts as."""
     init_text: _builtins.str
-    """Text whose keys and values they start from, with PREFIX_INIT_TEXT; empty: a text of the service's."""
+    """Text that PREFIX_INIT_TEXT starts from, repeated or cut to virtual_tokens. Empty: a fixed instruction of the
+    worker's. Ignored with PREFIX_INIT_ZERO.
+    """
     def __init__(
         self,
         *,
@@ -338,16 +352,16 @@ Global___PrefixTuning: _TypeAlias = PrefixTuning  # noqa: Y015
 
 @_typing.final
 class AdapterLayers(_message.Message):
-    """Bottleneck adapter layers: down-projection, non-linearity, up-projection, residual."""
+    """Bottleneck adapters: down-projection, non-linearity, up-projection, residual. The artifact needs this suite's loader."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BOTTLENECK_SIZE_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
     bottleneck_size: _builtins.int
-    """Width of the bottleneck. Unset: 64."""
+    """Width between down- and up-projection. Unset: 64."""
     placement: Global___AdapterPlacement.ValueType
-    """Where they sit."""
+    """Where in each decoder layer they are."""
     def __init__(
         self,
         *,

@@ -27,16 +27,16 @@ class ModelSource(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """A name of the catalogue, for example "smollm2-135m-instruct"."""
+    """A name of the catalogue in any letter case, for example "smollm2-135m-instruct". ListModels lists them."""
     path: _builtins.str
-    """A folder under a configured model root, relative to it."""
+    """A model folder (config.json, safetensors) under a model root of the service, relative to it."""
     @_builtins.property
     def hub(self) -> Global___HubModel:
-        """A model of a hub."""
+        """A model of a hub such as huggingface.co; a PREPARE job downloads it before it can be trained."""
 
     @_builtins.property
     def shape(self) -> Global___ModelShape:
-        """Only a shape: can be priced, not trained."""
+        """Dimensions alone: can be estimated, not trained (MODEL_NOT_TRAINABLE)."""
 
     def __init__(
         self,
@@ -58,16 +58,18 @@ Global___ModelSource: _TypeAlias = ModelSource  # noqa: Y015
 
 @_typing.final
 class HubModel(_message.Message):
-    """A model of a hub."""
+    """A repository of a model hub at one of its revisions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """"organisation/name"."""
+    """"organization/name", for example "HuggingFaceTB/SmolLM2-135M-Instruct"."""
     revision: _builtins.str
-    """Commit, tag or branch; empty means the default branch."""
+    """Commit, tag or branch. Empty: the default branch; a job keeps the commit that it found, so that every attempt uses
+    it.
+    """
     def __init__(
         self,
         *,
@@ -84,7 +86,9 @@ Global___HubModel: _TypeAlias = HubModel  # noqa: Y015
 
 @_typing.final
 class ModelShape(_message.Message):
-    """Dimensions of a decoder-only transformer. A boolean that is unset is false, a count that is unset is 0."""
+    """Dimensions of a decoder-only transformer. A boolean that is unset is false, a count that is unset is 0. Dimensions
+    that contradict each other are refused with INVALID_REQUEST.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -114,55 +118,57 @@ class ModelShape(_message.Message):
     EXTRA_PARAMETERS_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
     hidden_size: _builtins.int
-    """Width of the residual stream."""
+    """Width of the residual stream (hidden_size of config.json)."""
     layers: _builtins.int
-    """Number of decoder layers."""
+    """Decoder layers (num_hidden_layers)."""
     intermediate_size: _builtins.int
-    """Width of the MLP (of one expert, in a mixture of experts)."""
+    """Width of the MLP, in a mixture of experts of one expert (intermediate_size or moe_intermediate_size)."""
     attention_heads: _builtins.int
-    """Attention heads."""
+    """Query heads of a layer (num_attention_heads)."""
     kv_heads: _builtins.int
-    """Key and value heads. Unset: as many as attention heads (no grouped-query attention)."""
+    """Key and value heads (num_key_value_heads); must divide the attention heads. Unset: as many as attention heads."""
     head_dim: _builtins.int
-    """Width of a head. Unset: hidden_size / attention_heads."""
+    """Width of a head. Unset: hidden_size / attention_heads, which must then be whole."""
     vocab_size: _builtins.int
-    """Size of the vocabulary."""
+    """Rows of the embedding table, padding included."""
     tied_embeddings: _builtins.bool
-    """Whether input and output embeddings are one matrix."""
+    """Whether the output head is the embedding table (tie_word_embeddings), so that it has no weights of its own."""
     gated_mlp: _builtins.bool
-    """Whether the MLP is gated (SwiGLU and its kin: three matrices, else two)."""
+    """Whether the MLP is gated (SwiGLU and others): three matrices, else two."""
     max_position_embeddings: _builtins.int
-    """Longest sequence in tokens. Unset: unknown, and not checked."""
+    """Longest sequence in tokens; a longer one is refused with SEQUENCE_TOO_LONG. Unset: unknown, and not checked."""
     experts: _builtins.int
-    """Experts of a layer; 0 means a dense model."""
+    """Routed experts of a layer. 0: a dense model."""
     active_experts: _builtins.int
-    """Experts that a token uses; 0 for a dense model."""
+    """Routed experts that each token uses, at most `experts`. 0 for a dense model."""
     attention_bias: _builtins.bool
-    """Whether the attention projections have biases."""
+    """Whether the query, key and value projections have biases."""
     attention_output_bias: _builtins.bool
     """Whether the output projection of attention has a bias."""
     mlp_bias: _builtins.bool
-    """Whether the MLP's (or experts') projections have biases."""
+    """Whether the projections of the MLP or of the experts have biases."""
     norms_per_layer: _builtins.int
-    """Norms of a layer, those of heads left out. Unset: 2."""
+    """Norms of a layer over the residual stream, those of heads left out. Unset: 2."""
     norm_bias: _builtins.bool
     """Whether norms have biases (LayerNorm) rather than scales alone (RMSNorm)."""
     head_norms: _builtins.bool
-    """Whether each head's queries and keys are normalised."""
+    """Whether queries and keys are normalized for each head."""
     lm_head_bias: _builtins.bool
     """Whether the output head has a bias."""
     learned_positions: _builtins.int
-    """Learned position embeddings; 0 for rotary and the like."""
+    """Rows of a learned position embedding, as GPT-2 has. 0 for rotary embeddings and the like, which have no weights."""
     shared_expert_size: _builtins.int
-    """Width of the experts that every token uses, all of them together; 0 for none."""
+    """Width of the shared experts, which every token uses, all of them together. 0 for none."""
     dense_layers: _builtins.int
-    """Lowest layers of a mixture of experts that have a plain MLP instead."""
+    """Lowest layers of a mixture of experts that have a plain MLP instead. 0 for none."""
     dense_intermediate_size: _builtins.int
     """Width of the MLP of those layers. Unset: intermediate_size."""
     extra_parameters: _builtins.int
-    """Parameters that no other field counts: router biases, attention sinks, gates."""
+    """Parameters that no other field counts: router biases, attention sinks, gates. 0 for none."""
     family: _builtins.str
-    """Name of the family, as config.json's model_type says it, for example "llama"; empty when unknown."""
+    """Family, as model_type of config.json names it, for example "llama"; it decides module names. Empty or unknown: they
+    are taken to be a Llama's.
+    """
     def __init__(
         self,
         *,

@@ -25,8 +25,10 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class RunSpec(_message.Message):
     """A run: the recommender returns it, the estimator prices it, the trainer runs it.
-    An unset field takes the service's default, which its comment names; a resolved spec has none unset that matters.
-    Everything that changes an estimate is in it, and nothing that was measured: its digest is what is approved.
+
+    An unset field takes the service's default, which its comment names; a resolved spec has every setting filled in that
+    such a default exists for. Everything that changes an estimate is in it, and nothing that was measured: its digest is
+    what is approved.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -51,26 +53,26 @@ class RunSpec(_message.Message):
     OPTIMIZER_IN_BACKWARD_FIELD_NUMBER: _builtins.int
     PROGRAM_FIELD_NUMBER: _builtins.int
     precision: _training_pb2.Precision.ValueType
-    """Number format of compute and weights."""
+    """Number formats of weights, activations and optimizer."""
     optimizer: _training_pb2.Optimizer.ValueType
-    """Optimizer."""
+    """Update rule, and how its states are stored."""
     attention: _training_pb2.AttentionKernel.ValueType
-    """Attention kernel."""
+    """How attention is computed."""
     gradient_checkpointing: _training_pb2.GradientCheckpointing.ValueType
-    """Whether activations are recomputed. Unset: FULL on a GPU, except with a prefix, and OFF on a CPU."""
+    """Whether activations are recomputed in the backward pass."""
     loss_kernel: _training_pb2.LossKernel.ValueType
-    """How the loss is computed."""
+    """How logits and loss are computed."""
     optimizer_in_backward: _builtins.bool
-    """Whether each weight is updated as soon as its gradient is there, so that not all gradients exist at
-    once. Unset: false.
+    """Whether each weight is updated as soon as its gradient is there, so that not all gradients exist at once. Unset:
+    false. Can be estimated, not trained.
     """
     @_builtins.property
     def model(self) -> _model_pb2.ModelSource:
-        """Base model."""
+        """Base model that is fine-tuned."""
 
     @_builtins.property
     def dataset(self) -> _training_data_pb2.DatasetSource:
-        """Training data."""
+        """Training data. May be unset for an estimate, which then has no time and no cost; required to train."""
 
     @_builtins.property
     def full(self) -> _method_pb2.FullFineTuning:
@@ -78,7 +80,7 @@ class RunSpec(_message.Message):
 
     @_builtins.property
     def lora(self) -> _method_pb2.Lora:
-        """Low-rank adapters on a 16-bit base."""
+        """Low-rank adapters on a 16- or 32-bit base."""
 
     @_builtins.property
     def qlora(self) -> _method_pb2.Qlora:
@@ -94,27 +96,29 @@ class RunSpec(_message.Message):
 
     @_builtins.property
     def training(self) -> _training_pb2.Training:
-        """Optimization settings."""
+        """Length, learning rate, batch and sequence of the optimization. Unset: all at their defaults."""
 
     @_builtins.property
     def hardware(self) -> _hardware_pb2.Hardware:
-        """What the run trains on."""
+        """What the run trains on. Required for an estimate. Unset in a job: the trainer's first device."""
 
     @_builtins.property
     def ownership(self) -> _hardware_pb2.Ownership:
-        """Who owns the hardware, for the cost."""
+        """How the hardware is paid, for the cost. Unset: a named accelerator counts as rented at the lowest price of the
+        price book; anything else has no cost.
+        """
 
     @_builtins.property
     def evaluation(self) -> _training_pb2.Evaluation:
-        """What is measured beside the training loss."""
+        """Held-out rows and what is measured on them. Unset: nothing is."""
 
     @_builtins.property
     def checkpoints(self) -> _training_pb2.Checkpoints:
-        """What is kept on disk while training."""
+        """How often the state of the training is saved, and how much of it is kept."""
 
     @_builtins.property
     def program(self) -> _training_pb2.ProgramSettings:
-        """The program that trains. Unset: this suite's worker."""
+        """The program that trains. Unset: this suite's worker, the only one that a job can have."""
 
     def __init__(
         self,
@@ -156,7 +160,9 @@ Global___RunSpec: _TypeAlias = RunSpec  # noqa: Y015
 
 @_typing.final
 class Plan(_message.Message):
-    """A plan as it was approved: a run with every default filled in, and what its estimate was computed with."""
+    """A plan as it was approved. CreateJob runs it only if nothing in it has changed, and answers PLAN_DRIFT with one
+    violation for each difference otherwise.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -165,18 +171,20 @@ class Plan(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
-    """The plan digest that came with them: "sha256:" and 64 hex digits."""
+    """Digest that was answered with them: "sha256:" and 64 hex digits. One that does not belong to the fields above is
+    refused with INVALID_REQUEST.
+    """
     @_builtins.property
     def spec(self) -> Global___RunSpec:
-        """The resolved run, as EstimateRun, CheckPlan, Recommend and ValidateJob return it."""
+        """The run with every default filled in, as EstimateRun, CheckPlan, Recommend and ValidateJob return it."""
 
     @_builtins.property
     def dataset_profile(self) -> _training_data_pb2.DatasetProfile:
-        """Profile of the training data that the estimate was computed with; unset when there was none."""
+        """Profile of the training data that the estimate was computed with. Unset: there was none."""
 
     @_builtins.property
     def revision(self) -> _evidence_pb2.Revision:
-        """Revisions that the estimate was computed with."""
+        """Revisions that the estimate was computed with. The digest covers engine, catalogue and price book."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ class _FileFormat:
 class _FileFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FileFormat.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FILE_FORMAT_UNSPECIFIED: _FileFormat.ValueType  # 0
-    """Found in the content."""
+    """In a request: found in the content. In an answer: not known until the upload is complete."""
     FILE_FORMAT_JSONL: _FileFormat.ValueType  # 1
     """JSON lines: one object a line."""
     FILE_FORMAT_JSON: _FileFormat.ValueType  # 2
@@ -36,15 +36,15 @@ class _FileFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FileFormat
     FILE_FORMAT_TSV: _FileFormat.ValueType  # 4
     """A table whose columns are separated by tabs and whose first line names them."""
     FILE_FORMAT_PARQUET: _FileFormat.ValueType  # 5
-    """Parquet."""
+    """Apache Parquet."""
     FILE_FORMAT_TEXT: _FileFormat.ValueType  # 6
-    """Plain text: each line with something in it is a row."""
+    """Plain text: each line that is not empty is a row."""
 
 class FileFormat(_FileFormat, metaclass=_FileFormatEnumTypeWrapper):
-    """What a file of training rows is written in. Each but Parquet may be compressed, which its first bytes tell."""
+    """What a file of rows is written in. Each but Parquet may be compressed, which its first bytes tell."""
 
 FILE_FORMAT_UNSPECIFIED: FileFormat.ValueType  # 0
-"""Found in the content."""
+"""In a request: found in the content. In an answer: not known until the upload is complete."""
 FILE_FORMAT_JSONL: FileFormat.ValueType  # 1
 """JSON lines: one object a line."""
 FILE_FORMAT_JSON: FileFormat.ValueType  # 2
@@ -54,9 +54,9 @@ FILE_FORMAT_CSV: FileFormat.ValueType  # 3
 FILE_FORMAT_TSV: FileFormat.ValueType  # 4
 """A table whose columns are separated by tabs and whose first line names them."""
 FILE_FORMAT_PARQUET: FileFormat.ValueType  # 5
-"""Parquet."""
+"""Apache Parquet."""
 FILE_FORMAT_TEXT: FileFormat.ValueType  # 6
-"""Plain text: each line with something in it is a row."""
+"""Plain text: each line that is not empty is a row."""
 Global___FileFormat: _TypeAlias = FileFormat  # noqa: Y015
 
 class _Compression:
@@ -66,25 +66,25 @@ class _Compression:
 class _CompressionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Compression.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     COMPRESSION_UNSPECIFIED: _Compression.ValueType  # 0
-    """Not compressed, or not known yet."""
+    """Not known until the upload is complete."""
     COMPRESSION_NONE: _Compression.ValueType  # 1
-    """Not compressed."""
+    """Not compressed as a whole. Parquet, which compresses its own pages, counts as this."""
     COMPRESSION_GZIP: _Compression.ValueType  # 2
-    """gzip."""
+    """gzip (RFC 1952)."""
     COMPRESSION_ZSTD: _Compression.ValueType  # 3
-    """Zstandard."""
+    """Zstandard (RFC 8878)."""
 
 class Compression(_Compression, metaclass=_CompressionEnumTypeWrapper):
-    """How a file is compressed."""
+    """How a file is compressed; found in its first bytes, never stated in a request."""
 
 COMPRESSION_UNSPECIFIED: Compression.ValueType  # 0
-"""Not compressed, or not known yet."""
+"""Not known until the upload is complete."""
 COMPRESSION_NONE: Compression.ValueType  # 1
-"""Not compressed."""
+"""Not compressed as a whole. Parquet, which compresses its own pages, counts as this."""
 COMPRESSION_GZIP: Compression.ValueType  # 2
-"""gzip."""
+"""gzip (RFC 1952)."""
 COMPRESSION_ZSTD: Compression.ValueType  # 3
-"""Zstandard."""
+"""Zstandard (RFC 8878)."""
 Global___Compression: _TypeAlias = Compression  # noqa: Y015
 
 class _RowFormat:
@@ -94,7 +94,7 @@ class _RowFormat:
 class _RowFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowFormat.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROW_FORMAT_UNSPECIFIED: _RowFormat.ValueType  # 0
-    """Found in the first sound row, by its columns."""
+    """In a request: found in the first valid row, by its columns. In an answer: not known until the upload is complete."""
     ROW_FORMAT_CHAT: _RowFormat.ValueType  # 1
     """"messages" with role and content, tool calls and tool results."""
     ROW_FORMAT_PROMPT_COMPLETION: _RowFormat.ValueType  # 2
@@ -104,13 +104,13 @@ class _RowFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowFormat.V
     ROW_FORMAT_SHAREGPT: _RowFormat.ValueType  # 4
     """ShareGPT's: "conversations" with from and value."""
     ROW_FORMAT_TEXT: _RowFormat.ValueType  # 5
-    """"text"."""
+    """"text", learned as it is."""
 
 class RowFormat(_RowFormat, metaclass=_RowFormatEnumTypeWrapper):
     """What a row holds."""
 
 ROW_FORMAT_UNSPECIFIED: RowFormat.ValueType  # 0
-"""Found in the first sound row, by its columns."""
+"""In a request: found in the first valid row, by its columns. In an answer: not known until the upload is complete."""
 ROW_FORMAT_CHAT: RowFormat.ValueType  # 1
 """"messages" with role and content, tool calls and tool results."""
 ROW_FORMAT_PROMPT_COMPLETION: RowFormat.ValueType  # 2
@@ -120,7 +120,7 @@ ROW_FORMAT_INSTRUCTION: RowFormat.ValueType  # 3
 ROW_FORMAT_SHAREGPT: RowFormat.ValueType  # 4
 """ShareGPT's: "conversations" with from and value."""
 ROW_FORMAT_TEXT: RowFormat.ValueType  # 5
-""""text"."""
+""""text", learned as it is."""
 Global___RowFormat: _TypeAlias = RowFormat  # noqa: Y015
 
 class _Split:
@@ -130,21 +130,21 @@ class _Split:
 class _SplitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Split.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SPLIT_UNSPECIFIED: _Split.ValueType  # 0
-    """Both."""
+    """In a filter: both parts. Never answered."""
     SPLIT_TRAIN: _Split.ValueType  # 1
     """Rows that are trained on."""
     SPLIT_EVALUATION: _Split.ValueType  # 2
-    """Held-out rows."""
+    """Held-out rows, of their own dataset or of the training data's share."""
 
 class Split(_Split, metaclass=_SplitEnumTypeWrapper):
     """Part of the data that a row belongs to."""
 
 SPLIT_UNSPECIFIED: Split.ValueType  # 0
-"""Both."""
+"""In a filter: both parts. Never answered."""
 SPLIT_TRAIN: Split.ValueType  # 1
 """Rows that are trained on."""
 SPLIT_EVALUATION: Split.ValueType  # 2
-"""Held-out rows."""
+"""Held-out rows, of their own dataset or of the training data's share."""
 Global___Split: _TypeAlias = Split  # noqa: Y015
 
 class _BadRows:
@@ -154,34 +154,32 @@ class _BadRows:
 class _BadRowsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BadRows.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BAD_ROWS_UNSPECIFIED: _BadRows.ValueType  # 0
-    """REFUSE, but for rows without an answer or a question, if they are one in a hundred at most: those are left out as
-    with SKIP.
+    """As REFUSE, but rows in which a question or an answer is empty are left out as with SKIP if they are 1 % of the rows
+    at most.
     """
     BAD_ROWS_REFUSE: _BadRows.ValueType  # 1
-    """The first one ends the run before anything is trained. Rows that the file itself marks as bad answers, or as
-    questions without an answer, are no bad rows: they are left out.
-    """
+    """The first bad row refuses the file, before anything is trained."""
     BAD_ROWS_SKIP: _BadRows.ValueType  # 2
-    """They are left out, counted, and the first of them named in the dataset report."""
+    """Bad rows are left out and counted, and the first 32 are named in the dataset report."""
 
 class BadRows(_BadRows, metaclass=_BadRowsEnumTypeWrapper):
-    """What is done about a row that is wrong."""
+    """What is done about a row that cannot be used. Rows that the file itself marks as bad answers, or as questions without
+    an answer, are no bad rows: they are always left out.
+    """
 
 BAD_ROWS_UNSPECIFIED: BadRows.ValueType  # 0
-"""REFUSE, but for rows without an answer or a question, if they are one in a hundred at most: those are left out as
-with SKIP.
+"""As REFUSE, but rows in which a question or an answer is empty are left out as with SKIP if they are 1 % of the rows
+at most.
 """
 BAD_ROWS_REFUSE: BadRows.ValueType  # 1
-"""The first one ends the run before anything is trained. Rows that the file itself marks as bad answers, or as
-questions without an answer, are no bad rows: they are left out.
-"""
+"""The first bad row refuses the file, before anything is trained."""
 BAD_ROWS_SKIP: BadRows.ValueType  # 2
-"""They are left out, counted, and the first of them named in the dataset report."""
+"""Bad rows are left out and counted, and the first 32 are named in the dataset report."""
 Global___BadRows: _TypeAlias = BadRows  # noqa: Y015
 
 @_typing.final
 class DatasetSource(_message.Message):
-    """Training data."""
+    """Rows to train on or to evaluate with."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -190,16 +188,22 @@ class DatasetSource(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     READING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """A dataset resource, "projects/{project}/datasets/{dataset}" or its short id."""
+    """A dataset of the trainer, "projects/{project}/datasets/{dataset}" or its short id. It must be READY, else
+    DATASET_NOT_READY.
+    """
     path: _builtins.str
-    """A file under a configured data root, relative to it."""
+    """A file under a data root of the trainer, relative to it. A path that leaves every root is refused with
+    PATH_OUTSIDE_ROOTS.
+    """
     @_builtins.property
     def profile(self) -> Global___DatasetProfile:
-        """Only a profile: can be priced, not trained."""
+        """Numbers alone, without rows: can be estimated, not trained."""
 
     @_builtins.property
     def reading(self) -> Global___DatasetReading:
-        """How the file is read, where its content does not tell; a dataset resource's own reading is the default."""
+        """How the file is read, where its content does not tell. Unset: as the dataset says; for a path, what the content
+        shows.
+        """
 
     def __init__(
         self,
@@ -221,7 +225,7 @@ Global___DatasetSource: _TypeAlias = DatasetSource  # noqa: Y015
 
 @_typing.final
 class DatasetReading(_message.Message):
-    """How a file of training rows is read."""
+    """How a file of rows is read. Unset fields are found in the content."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -231,13 +235,15 @@ class DatasetReading(_message.Message):
     BAD_ROWS_FIELD_NUMBER: _builtins.int
     SKIP_LIMIT_FIELD_NUMBER: _builtins.int
     file_format: Global___FileFormat.ValueType
-    """What the file is written in."""
+    """What the file is written in; overrules its content and its name."""
     row_format: Global___RowFormat.ValueType
-    """What its rows hold."""
+    """What its rows hold; a row of another layout is a bad row."""
     bad_rows: Global___BadRows.ValueType
-    """What is done about rows that are wrong."""
+    """What is done about rows that cannot be used."""
     skip_limit: _builtins.int
-    """With SKIP, the most rows that may be left out; one more refuses the file. Unset: any number."""
+    """With BAD_ROWS_SKIP, the most rows that may be left out; one more refuses the file with TOO_MANY_BAD_ROWS. 0: none.
+    Unset: any number.
+    """
     @_builtins.property
     def columns(self) -> Global___DatasetColumns:
         """The file's names for what a row holds, where they are not the usual ones."""
@@ -263,7 +269,9 @@ Global___DatasetReading: _TypeAlias = DatasetReading  # noqa: Y015
 
 @_typing.final
 class DatasetColumns(_message.Message):
-    """Columns of a file by what they hold. A name may lead into nested objects and lists: "answers.text.0"."""
+    """Columns of a file by what they hold. A name may lead into nested objects and lists: "answers.text.0". An empty one is
+    looked for under its usual names; a name that the file does not have is refused with COLUMN_NOT_FOUND.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -280,23 +288,23 @@ class DatasetColumns(_message.Message):
     messages: _builtins.str
     """A list of turns with role and content."""
     prompt: _builtins.str
-    """What is asked."""
+    """What is asked. Needs `completion` (or `output`), else COLUMNS_INCOMPLETE."""
     completion: _builtins.str
     """What is answered, and learned."""
     instruction: _builtins.str
-    """What is to be done: a prompt that an input may follow."""
+    """What is to be done: a prompt that `input` may follow."""
     input: _builtins.str
-    """What the instruction or the prompt is about."""
+    """What the instruction or the prompt is about, for example a text to summarize. May be empty in a row."""
     output: _builtins.str
-    """What is answered; the same as completion."""
+    """What is answered, beside an instruction; means the same as `completion`."""
     conversations: _builtins.str
-    """A list of turns with from and value."""
+    """A list of turns with from and value, as ShareGPT has them."""
     text: _builtins.str
-    """Plain text."""
+    """Plain text, learned as it is."""
     system: _builtins.str
-    """A system message, beside any of the others but text."""
+    """A system message, beside any of the others but text. May be empty in a row."""
     tools: _builtins.str
-    """JSON schemas of the functions that the assistant may call."""
+    """JSON schemas of the functions that the assistant may call, beside messages."""
     def __init__(
         self,
         *,
@@ -321,7 +329,7 @@ Global___DatasetColumns: _TypeAlias = DatasetColumns  # noqa: Y015
 
 @_typing.final
 class DatasetProfile(_message.Message):
-    """What is known of a dataset without its rows."""
+    """What is known of a dataset without its rows: enough to estimate a run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -331,16 +339,18 @@ class DatasetProfile(_message.Message):
     TARGET_FRACTION_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     examples: _builtins.int
-    """Number of rows."""
+    """Rows that can be used, bad ones left out."""
     total_tokens: _builtins.int
-    """Tokens of all rows. Unset: unknown."""
+    """Tokens of all rows before any truncation. Unset: unknown, or to be computed from token_lengths."""
     target_fraction: _builtins.float
-    """Share of tokens that are learned (completions), 0 to 1. Unset: unknown."""
+    """Share of the tokens that are learned (completions), 0 to 1. Unset: unknown."""
     exact: _builtins.bool
-    """Whether the numbers were counted with the model's tokenizer (else estimated from characters)."""
+    """Whether the numbers were counted with the model's tokenizer. False: estimated from characters."""
     @_builtins.property
     def token_lengths(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLengthBucket]:
-        """Token lengths of rows, in ascending order of upper bound; empty when unknown."""
+        """Token lengths of rows before any truncation, in ascending order of upper bound. Counts that do not add up to
+        `examples` are taken as shares. Empty: unknown; the mean length is then total_tokens / examples.
+        """
 
     def __init__(
         self,
@@ -368,7 +378,7 @@ Global___DatasetProfile: _TypeAlias = DatasetProfile  # noqa: Y015
 
 @_typing.final
 class TokenLengthBucket(_message.Message):
-    """Rows whose token length is at most a bound."""
+    """Rows that are longer than the bucket before and at most as long as this one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -377,7 +387,7 @@ class TokenLengthBucket(_message.Message):
     upper_bound: _builtins.int
     """Longest row of the bucket in tokens."""
     count: _builtins.int
-    """Rows in the bucket."""
+    """Rows in the bucket; 0 for an empty one."""
     def __init__(
         self,
         *,

@@ -27,25 +27,25 @@ class _Schedule:
 class _ScheduleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Schedule.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SCHEDULE_UNSPECIFIED: _Schedule.ValueType  # 0
-    """The service's default, SCHEDULE_COSINE."""
+    """As SCHEDULE_COSINE."""
     SCHEDULE_COSINE: _Schedule.ValueType  # 1
-    """Cosine to zero."""
+    """Half a cosine down to zero at the last step."""
     SCHEDULE_LINEAR: _Schedule.ValueType  # 2
-    """Linear to zero."""
+    """A straight line down to zero at the last step."""
     SCHEDULE_CONSTANT: _Schedule.ValueType  # 3
-    """Constant."""
+    """Stays at its peak."""
 
 class Schedule(_Schedule, metaclass=_ScheduleEnumTypeWrapper):
-    """Learning-rate schedule after warm-up."""
+    """How the learning rate goes on after warm-up, which rises linearly to its peak."""
 
 SCHEDULE_UNSPECIFIED: Schedule.ValueType  # 0
-"""The service's default, SCHEDULE_COSINE."""
+"""As SCHEDULE_COSINE."""
 SCHEDULE_COSINE: Schedule.ValueType  # 1
-"""Cosine to zero."""
+"""Half a cosine down to zero at the last step."""
 SCHEDULE_LINEAR: Schedule.ValueType  # 2
-"""Linear to zero."""
+"""A straight line down to zero at the last step."""
 SCHEDULE_CONSTANT: Schedule.ValueType  # 3
-"""Constant."""
+"""Stays at its peak."""
 Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
 
 class _LossTokens:
@@ -55,23 +55,23 @@ class _LossTokens:
 class _LossTokensEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LossTokens.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LOSS_TOKENS_UNSPECIFIED: _LossTokens.ValueType  # 0
-    """The service's default: completions, or everything for plain text."""
+    """As LOSS_TOKENS_COMPLETIONS."""
     LOSS_TOKENS_COMPLETIONS: _LossTokens.ValueType  # 1
-    """Completions: every assistant turn."""
+    """Every assistant turn, or the completion; all of a row of plain text."""
     LOSS_TOKENS_ALL: _LossTokens.ValueType  # 2
-    """Every token."""
+    """Every token, those of prompts included."""
     LOSS_TOKENS_LAST_COMPLETION: _LossTokens.ValueType  # 3
     """The last assistant turn only."""
 
 class LossTokens(_LossTokens, metaclass=_LossTokensEnumTypeWrapper):
-    """Which tokens are learned."""
+    """Which tokens of a row the loss is computed on; the others are read as context."""
 
 LOSS_TOKENS_UNSPECIFIED: LossTokens.ValueType  # 0
-"""The service's default: completions, or everything for plain text."""
+"""As LOSS_TOKENS_COMPLETIONS."""
 LOSS_TOKENS_COMPLETIONS: LossTokens.ValueType  # 1
-"""Completions: every assistant turn."""
+"""Every assistant turn, or the completion; all of a row of plain text."""
 LOSS_TOKENS_ALL: LossTokens.ValueType  # 2
-"""Every token."""
+"""Every token, those of prompts included."""
 LOSS_TOKENS_LAST_COMPLETION: LossTokens.ValueType  # 3
 """The last assistant turn only."""
 Global___LossTokens: _TypeAlias = LossTokens  # noqa: Y015
@@ -83,21 +83,21 @@ class _Packing:
 class _PackingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Packing.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PACKING_UNSPECIFIED: _Packing.ValueType  # 0
-    """The service's default, PACKING_ON."""
+    """As PACKING_ON."""
     PACKING_ON: _Packing.ValueType  # 1
-    """Rows are packed into sequences, without attention from one to another."""
+    """Rows are packed into one sequence, and none attends to another."""
     PACKING_OFF: _Packing.ValueType  # 2
-    """Rows are padded."""
+    """Rows are padded to the longest of their micro-batch."""
 
 class Packing(_Packing, metaclass=_PackingEnumTypeWrapper):
     """Whether rows share a sequence."""
 
 PACKING_UNSPECIFIED: Packing.ValueType  # 0
-"""The service's default, PACKING_ON."""
+"""As PACKING_ON."""
 PACKING_ON: Packing.ValueType  # 1
-"""Rows are packed into sequences, without attention from one to another."""
+"""Rows are packed into one sequence, and none attends to another."""
 PACKING_OFF: Packing.ValueType  # 2
-"""Rows are padded."""
+"""Rows are padded to the longest of their micro-batch."""
 Global___Packing: _TypeAlias = Packing  # noqa: Y015
 
 class _Precision:
@@ -107,29 +107,29 @@ class _Precision:
 class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PRECISION_UNSPECIFIED: _Precision.ValueType  # 0
-    """The service's default for the hardware."""
+    """PRECISION_BF16; on a CPU PRECISION_FP32 where bfloat16 was measured to be less than 1.2 times as fast."""
     PRECISION_BF16: _Precision.ValueType  # 1
-    """Weights and compute in bfloat16."""
+    """Weights and compute in bfloat16, gradients and optimizer states of trained weights too."""
     PRECISION_BF16_MIXED: _Precision.ValueType  # 2
     """Compute in bfloat16, float32 master weights."""
     PRECISION_FP32: _Precision.ValueType  # 3
     """Everything in float32."""
     PRECISION_FP16_MIXED: _Precision.ValueType  # 4
-    """Compute in float16, float32 master weights."""
+    """Compute in float16 with loss scaling, float32 master weights: for GPUs without bfloat16."""
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
-    """Number format of compute and weights."""
+    """Number formats of weights and compute. This suite's worker keeps adapters in float32 with all of them."""
 
 PRECISION_UNSPECIFIED: Precision.ValueType  # 0
-"""The service's default for the hardware."""
+"""PRECISION_BF16; on a CPU PRECISION_FP32 where bfloat16 was measured to be less than 1.2 times as fast."""
 PRECISION_BF16: Precision.ValueType  # 1
-"""Weights and compute in bfloat16."""
+"""Weights and compute in bfloat16, gradients and optimizer states of trained weights too."""
 PRECISION_BF16_MIXED: Precision.ValueType  # 2
 """Compute in bfloat16, float32 master weights."""
 PRECISION_FP32: Precision.ValueType  # 3
 """Everything in float32."""
 PRECISION_FP16_MIXED: Precision.ValueType  # 4
-"""Compute in float16, float32 master weights."""
+"""Compute in float16 with loss scaling, float32 master weights: for GPUs without bfloat16."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
 class _Optimizer:
@@ -139,33 +139,33 @@ class _Optimizer:
 class _OptimizerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Optimizer.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     OPTIMIZER_UNSPECIFIED: _Optimizer.ValueType  # 0
-    """The service's default, OPTIMIZER_ADAMW."""
+    """As OPTIMIZER_ADAMW."""
     OPTIMIZER_ADAMW: _Optimizer.ValueType  # 1
-    """AdamW."""
+    """AdamW: two states for each trained weight."""
     OPTIMIZER_ADAMW_8BIT: _Optimizer.ValueType  # 2
-    """AdamW with 8-bit states."""
+    """AdamW with 8-bit states in blocks (bitsandbytes)."""
     OPTIMIZER_PAGED_ADAMW_8BIT: _Optimizer.ValueType  # 3
-    """AdamW with 8-bit states that spill to the host."""
+    """AdamW with 8-bit states that move to host memory when the device is full (bitsandbytes)."""
     OPTIMIZER_ADAFACTOR: _Optimizer.ValueType  # 4
-    """Adafactor."""
+    """Adafactor: factored second moment, far smaller states. Can be estimated, not trained."""
     OPTIMIZER_SGD: _Optimizer.ValueType  # 5
-    """Plain gradient descent."""
+    """Stochastic gradient descent without momentum: no states."""
 
 class Optimizer(_Optimizer, metaclass=_OptimizerEnumTypeWrapper):
-    """Optimizer."""
+    """Update rule, and how its states are stored."""
 
 OPTIMIZER_UNSPECIFIED: Optimizer.ValueType  # 0
-"""The service's default, OPTIMIZER_ADAMW."""
+"""As OPTIMIZER_ADAMW."""
 OPTIMIZER_ADAMW: Optimizer.ValueType  # 1
-"""AdamW."""
+"""AdamW: two states for each trained weight."""
 OPTIMIZER_ADAMW_8BIT: Optimizer.ValueType  # 2
-"""AdamW with 8-bit states."""
+"""AdamW with 8-bit states in blocks (bitsandbytes)."""
 OPTIMIZER_PAGED_ADAMW_8BIT: Optimizer.ValueType  # 3
-"""AdamW with 8-bit states that spill to the host."""
+"""AdamW with 8-bit states that move to host memory when the device is full (bitsandbytes)."""
 OPTIMIZER_ADAFACTOR: Optimizer.ValueType  # 4
-"""Adafactor."""
+"""Adafactor: factored second moment, far smaller states. Can be estimated, not trained."""
 OPTIMIZER_SGD: Optimizer.ValueType  # 5
-"""Plain gradient descent."""
+"""Stochastic gradient descent without momentum: no states."""
 Global___Optimizer: _TypeAlias = Optimizer  # noqa: Y015
 
 class _AttentionKernel:
@@ -175,25 +175,29 @@ class _AttentionKernel:
 class _AttentionKernelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttentionKernel.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ATTENTION_KERNEL_UNSPECIFIED: _AttentionKernel.ValueType  # 0
-    """The service's default, ATTENTION_KERNEL_SDPA."""
+    """As ATTENTION_KERNEL_SDPA."""
     ATTENTION_KERNEL_SDPA: _AttentionKernel.ValueType  # 1
-    """PyTorch scaled dot-product attention."""
+    """torch's scaled_dot_product_attention, which chooses a kernel itself."""
     ATTENTION_KERNEL_FLASH: _AttentionKernel.ValueType  # 2
-    """FlashAttention."""
+    """FlashAttention. Can be estimated, not trained."""
     ATTENTION_KERNEL_EAGER: _AttentionKernel.ValueType  # 3
-    """Plain matrix products."""
+    """Plain matrix products; the scores of every head are kept, so that memory grows with the square of the sequence
+    length.
+    """
 
 class AttentionKernel(_AttentionKernel, metaclass=_AttentionKernelEnumTypeWrapper):
-    """Attention kernel."""
+    """How attention is computed."""
 
 ATTENTION_KERNEL_UNSPECIFIED: AttentionKernel.ValueType  # 0
-"""The service's default, ATTENTION_KERNEL_SDPA."""
+"""As ATTENTION_KERNEL_SDPA."""
 ATTENTION_KERNEL_SDPA: AttentionKernel.ValueType  # 1
-"""PyTorch scaled dot-product attention."""
+"""torch's scaled_dot_product_attention, which chooses a kernel itself."""
 ATTENTION_KERNEL_FLASH: AttentionKernel.ValueType  # 2
-"""FlashAttention."""
+"""FlashAttention. Can be estimated, not trained."""
 ATTENTION_KERNEL_EAGER: AttentionKernel.ValueType  # 3
-"""Plain matrix products."""
+"""Plain matrix products; the scores of every head are kept, so that memory grows with the square of the sequence
+length.
+"""
 Global___AttentionKernel: _TypeAlias = AttentionKernel  # noqa: Y015
 
 class _GradientCheckpointing:
@@ -203,25 +207,25 @@ class _GradientCheckpointing:
 class _GradientCheckpointingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GradientCheckpointing.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     GRADIENT_CHECKPOINTING_UNSPECIFIED: _GradientCheckpointing.ValueType  # 0
-    """The service's default: FULL on a GPU, except with a prefix, and OFF on a CPU."""
+    """FULL on a GPU, except with prefix tuning; else OFF."""
     GRADIENT_CHECKPOINTING_OFF: _GradientCheckpointing.ValueType  # 1
     """All activations are kept."""
     GRADIENT_CHECKPOINTING_FULL: _GradientCheckpointing.ValueType  # 2
-    """Each layer is recomputed."""
+    """Only the input of each layer is kept, and the layer is recomputed. Refused with prefix tuning."""
     GRADIENT_CHECKPOINTING_OFFLOADED: _GradientCheckpointing.ValueType  # 3
-    """Each layer is recomputed and its input is kept on the host."""
+    """As FULL, with the inputs of layers in host memory. Can be estimated, not trained."""
 
 class GradientCheckpointing(_GradientCheckpointing, metaclass=_GradientCheckpointingEnumTypeWrapper):
-    """Whether activations are recomputed in the backward pass."""
+    """Whether activations are recomputed in the backward pass: less memory for about a third more compute."""
 
 GRADIENT_CHECKPOINTING_UNSPECIFIED: GradientCheckpointing.ValueType  # 0
-"""The service's default: FULL on a GPU, except with a prefix, and OFF on a CPU."""
+"""FULL on a GPU, except with prefix tuning; else OFF."""
 GRADIENT_CHECKPOINTING_OFF: GradientCheckpointing.ValueType  # 1
 """All activations are kept."""
 GRADIENT_CHECKPOINTING_FULL: GradientCheckpointing.ValueType  # 2
-"""Each layer is recomputed."""
+"""Only the input of each layer is kept, and the layer is recomputed. Refused with prefix tuning."""
 GRADIENT_CHECKPOINTING_OFFLOADED: GradientCheckpointing.ValueType  # 3
-"""Each layer is recomputed and its input is kept on the host."""
+"""As FULL, with the inputs of layers in host memory. Can be estimated, not trained."""
 Global___GradientCheckpointing: _TypeAlias = GradientCheckpointing  # noqa: Y015
 
 class _LossKernel:
@@ -231,29 +235,29 @@ class _LossKernel:
 class _LossKernelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LossKernel.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LOSS_KERNEL_UNSPECIFIED: _LossKernel.ValueType  # 0
-    """The service's default, LOSS_KERNEL_COMPLETION_ONLY."""
+    """As LOSS_KERNEL_COMPLETION_ONLY, the only one that is trained."""
     LOSS_KERNEL_FULL_LOGITS: _LossKernel.ValueType  # 1
-    """Logits of every position at once."""
+    """Logits of every position at once, as transformers does by default."""
     LOSS_KERNEL_CHUNKED: _LossKernel.ValueType  # 2
-    """Logits in chunks."""
+    """Logits of every position, a chunk of positions at a time."""
     LOSS_KERNEL_FUSED: _LossKernel.ValueType  # 3
-    """A fused kernel that never holds all logits."""
+    """A fused kernel that never holds all logits, such as Liger's."""
     LOSS_KERNEL_COMPLETION_ONLY: _LossKernel.ValueType  # 4
-    """Logits only where there is a target, in chunks."""
+    """Logits only where there is a target, a chunk of positions at a time."""
 
 class LossKernel(_LossKernel, metaclass=_LossKernelEnumTypeWrapper):
-    """How the loss is computed."""
+    """How logits and loss are computed; it decides the memory peak of models with a large vocabulary."""
 
 LOSS_KERNEL_UNSPECIFIED: LossKernel.ValueType  # 0
-"""The service's default, LOSS_KERNEL_COMPLETION_ONLY."""
+"""As LOSS_KERNEL_COMPLETION_ONLY, the only one that is trained."""
 LOSS_KERNEL_FULL_LOGITS: LossKernel.ValueType  # 1
-"""Logits of every position at once."""
+"""Logits of every position at once, as transformers does by default."""
 LOSS_KERNEL_CHUNKED: LossKernel.ValueType  # 2
-"""Logits in chunks."""
+"""Logits of every position, a chunk of positions at a time."""
 LOSS_KERNEL_FUSED: LossKernel.ValueType  # 3
-"""A fused kernel that never holds all logits."""
+"""A fused kernel that never holds all logits, such as Liger's."""
 LOSS_KERNEL_COMPLETION_ONLY: LossKernel.ValueType  # 4
-"""Logits only where there is a target, in chunks."""
+"""Logits only where there is a target, a chunk of positions at a time."""
 Global___LossKernel: _TypeAlias = LossKernel  # noqa: Y015
 
 class _TrainingProgram:
@@ -263,48 +267,48 @@ class _TrainingProgram:
 class _TrainingProgramEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrainingProgram.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TRAINING_PROGRAM_UNSPECIFIED: _TrainingProgram.ValueType  # 0
-    """TRAINING_PROGRAM_FINETREE."""
+    """As TRAINING_PROGRAM_FINETREE."""
     TRAINING_PROGRAM_FINETREE: _TrainingProgram.ValueType  # 1
-    """This suite's worker."""
+    """This suite's worker, the only one that a job can have."""
     TRAINING_PROGRAM_TRANSFORMERS: _TrainingProgram.ValueType  # 2
-    """transformers with PEFT, its Trainer or TRL."""
+    """transformers with PEFT: its Trainer, or TRL."""
     TRAINING_PROGRAM_LITGPT: _TrainingProgram.ValueType  # 3
-    """LitGPT (lit-gpt)."""
+    """LitGPT (lit-gpt) in its "bf16-true" precision."""
     TRAINING_PROGRAM_TORCHTUNE: _TrainingProgram.ValueType  # 4
-    """torchtune."""
+    """torchtune's recipes."""
     TRAINING_PROGRAM_UNSLOTH: _TrainingProgram.ValueType  # 5
-    """Unsloth."""
+    """Unsloth with its own kernels."""
     TRAINING_PROGRAM_LLM_FOUNDRY: _TrainingProgram.ValueType  # 6
     """LLM Foundry (Composer)."""
     TRAINING_PROGRAM_PYTORCH: _TrainingProgram.ValueType  # 7
-    """A loop of one's own over classes of one's own, in plain PyTorch."""
+    """A plain PyTorch loop over model classes of its own."""
     TRAINING_PROGRAM_AXOLOTL: _TrainingProgram.ValueType  # 8
-    """Axolotl, LLaMA-Factory and others over transformers and PEFT that leave in 16 bits what is not packed of a quantised
-    base.
+    """Axolotl, LLaMA-Factory and others over transformers and PEFT that leave in 16 bits what is not packed of a
+    quantized base.
     """
 
 class TrainingProgram(_TrainingProgram, metaclass=_TrainingProgramEnumTypeWrapper):
     """The program that trains: it decides number formats and copies that a RunSpec does not say."""
 
 TRAINING_PROGRAM_UNSPECIFIED: TrainingProgram.ValueType  # 0
-"""TRAINING_PROGRAM_FINETREE."""
+"""As TRAINING_PROGRAM_FINETREE."""
 TRAINING_PROGRAM_FINETREE: TrainingProgram.ValueType  # 1
-"""This suite's worker."""
+"""This suite's worker, the only one that a job can have."""
 TRAINING_PROGRAM_TRANSFORMERS: TrainingProgram.ValueType  # 2
-"""transformers with PEFT, its Trainer or TRL."""
+"""transformers with PEFT: its Trainer, or TRL."""
 TRAINING_PROGRAM_LITGPT: TrainingProgram.ValueType  # 3
-"""LitGPT (lit-gpt)."""
+"""LitGPT (lit-gpt) in its "bf16-true" precision."""
 TRAINING_PROGRAM_TORCHTUNE: TrainingProgram.ValueType  # 4
-"""torchtune."""
+"""torchtune's recipes."""
 TRAINING_PROGRAM_UNSLOTH: TrainingProgram.ValueType  # 5
-"""Unsloth."""
+"""Unsloth with its own kernels."""
 TRAINING_PROGRAM_LLM_FOUNDRY: TrainingProgram.ValueType  # 6
 """LLM Foundry (Composer)."""
 TRAINING_PROGRAM_PYTORCH: TrainingProgram.ValueType  # 7
-"""A loop of one's own over classes of one's own, in plain PyTorch."""
+"""A plain PyTorch loop over model classes of its own."""
 TRAINING_PROGRAM_AXOLOTL: TrainingProgram.ValueType  # 8
-"""Axolotl, LLaMA-Factory and others over transformers and PEFT that leave in 16 bits what is not packed of a quantised
-base.
+"""Axolotl, LLaMA-Factory and others over transformers and PEFT that leave in 16 bits what is not packed of a
+quantized base.
 """
 Global___TrainingProgram: _TypeAlias = TrainingProgram  # noqa: Y015
 
@@ -315,33 +319,33 @@ class _ShardingLibrary:
 class _ShardingLibraryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ShardingLibrary.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SHARDING_LIBRARY_UNSPECIFIED: _ShardingLibrary.ValueType  # 0
-    """What the program goes with: SHARDING_LIBRARY_FSDP for transformers and Unsloth, else what it builds on."""
+    """What the program uses by default: SHARDING_LIBRARY_FSDP for transformers and Unsloth, else what it builds on."""
     SHARDING_LIBRARY_FSDP: _ShardingLibrary.ValueType  # 1
-    """torch's FullyShardedDataParallel with reentrant checkpointing, as transformers before version 5 recomputes unless told
-    otherwise: layers that are frozen keep their inputs and the inputs' gradients to the end of the backward pass. With
-    checkpointing that is not reentrant, peaks are those of SHARDING_LIBRARY_FSDP2.
+    """torch's FullyShardedDataParallel with reentrant checkpointing, the default of transformers before version 5: frozen
+    layers keep their inputs and the inputs' gradients to the end of the backward pass. With non-reentrant
+    checkpointing, peaks are those of SHARDING_LIBRARY_FSDP2.
     """
     SHARDING_LIBRARY_FSDP2: _ShardingLibrary.ValueType  # 2
-    """torch's fully_shard."""
+    """torch's fully_shard; what this suite's worker uses."""
     SHARDING_LIBRARY_DEEPSPEED: _ShardingLibrary.ValueType  # 3
-    """DeepSpeed's ZeRO-3, or ZeRO-2: the whole module is made 16-bit, what is trained has float32 copies in shards."""
+    """DeepSpeed's ZeRO-3, or ZeRO-2: the whole module is 16-bit, trained weights have float32 copies in shards."""
 
 class ShardingLibrary(_ShardingLibrary, metaclass=_ShardingLibraryEnumTypeWrapper):
-    """The library that spreads weights over devices under SHARDING_FULL. DeepSpeed matters under SHARDING_GRADIENTS, too; other
-    shardings do not depend on it.
+    """The library that divides weights among devices under SHARDING_FULL. DEEPSPEED matters under SHARDING_GRADIENTS, too;
+    other shardings do not depend on it.
     """
 
 SHARDING_LIBRARY_UNSPECIFIED: ShardingLibrary.ValueType  # 0
-"""What the program goes with: SHARDING_LIBRARY_FSDP for transformers and Unsloth, else what it builds on."""
+"""What the program uses by default: SHARDING_LIBRARY_FSDP for transformers and Unsloth, else what it builds on."""
 SHARDING_LIBRARY_FSDP: ShardingLibrary.ValueType  # 1
-"""torch's FullyShardedDataParallel with reentrant checkpointing, as transformers before version 5 recomputes unless told
-otherwise: layers that are frozen keep their inputs and the inputs' gradients to the end of the backward pass. With
-checkpointing that is not reentrant, peaks are those of SHARDING_LIBRARY_FSDP2.
+"""torch's FullyShardedDataParallel with reentrant checkpointing, the default of transformers before version 5: frozen
+layers keep their inputs and the inputs' gradients to the end of the backward pass. With non-reentrant
+checkpointing, peaks are those of SHARDING_LIBRARY_FSDP2.
 """
 SHARDING_LIBRARY_FSDP2: ShardingLibrary.ValueType  # 2
-"""torch's fully_shard."""
+"""torch's fully_shard; what this suite's worker uses."""
 SHARDING_LIBRARY_DEEPSPEED: ShardingLibrary.ValueType  # 3
-"""DeepSpeed's ZeRO-3, or ZeRO-2: the whole module is made 16-bit, what is trained has float32 copies in shards."""
+"""DeepSpeed's ZeRO-3, or ZeRO-2: the whole module is 16-bit, trained weights have float32 copies in shards."""
 Global___ShardingLibrary: _TypeAlias = ShardingLibrary  # noqa: Y015
 
 class _AllocatorCache:
@@ -362,8 +366,8 @@ class _AllocatorCacheEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Alloca
     """Segments that grow (PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True): what is unused serves rows of any length."""
 
 class AllocatorCache(_AllocatorCache, metaclass=_AllocatorCacheEnumTypeWrapper):
-    """What becomes of memory that a program's allocator holds and nobody uses. It decides what is reserved where rows of many
-    lengths are padded: a row that is longer than all before fits into no block that is there.
+    """What becomes of memory that the program's CUDA allocator holds and nothing uses. It decides what is reserved where
+    rows of many lengths are padded: a row that is longer than all before fits into no block that is there.
     """
 
 ALLOCATOR_CACHE_UNSPECIFIED: AllocatorCache.ValueType  # 0
@@ -385,30 +389,34 @@ class _Metric:
 class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     METRIC_UNSPECIFIED: _Metric.ValueType  # 0
-    """Not stated."""
+    """In Evaluation.best_by: METRIC_LOSS. Refused in a list of metrics; never answered."""
     METRIC_LOSS: _Metric.ValueType  # 1
-    """Mean loss per learned token, and perplexity."""
+    """Mean cross entropy for each learned token, in nats, and perplexity: its exponential."""
     METRIC_EXACT_MATCH: _Metric.ValueType  # 2
-    """Share of held-out prompts whose greedy answer equals the expected one."""
+    """Share of held-out prompts whose greedily decoded answer equals the expected one, surrounding whitespace aside.
+    Generates text, so that it takes far longer than the others; rows of plain text have no prompt and are left out.
+    """
     METRIC_TOKEN_ACCURACY: _Metric.ValueType  # 3
-    """Share of the learned tokens of held-out rows that the model finds most probable; measured with every loss."""
+    """Share of the learned tokens that the model finds most probable; measured with every loss, at no further cost."""
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
-    """What evaluation measures."""
+    """What an evaluation measures on held-out rows."""
 
 METRIC_UNSPECIFIED: Metric.ValueType  # 0
-"""Not stated."""
+"""In Evaluation.best_by: METRIC_LOSS. Refused in a list of metrics; never answered."""
 METRIC_LOSS: Metric.ValueType  # 1
-"""Mean loss per learned token, and perplexity."""
+"""Mean cross entropy for each learned token, in nats, and perplexity: its exponential."""
 METRIC_EXACT_MATCH: Metric.ValueType  # 2
-"""Share of held-out prompts whose greedy answer equals the expected one."""
+"""Share of held-out prompts whose greedily decoded answer equals the expected one, surrounding whitespace aside.
+Generates text, so that it takes far longer than the others; rows of plain text have no prompt and are left out.
+"""
 METRIC_TOKEN_ACCURACY: Metric.ValueType  # 3
-"""Share of the learned tokens of held-out rows that the model finds most probable; measured with every loss."""
+"""Share of the learned tokens that the model finds most probable; measured with every loss, at no further cost."""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 @_typing.final
 class Training(_message.Message):
-    """Optimization settings."""
+    """Length, learning rate, batches and sequences of the optimization."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -427,36 +435,39 @@ class Training(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     NON_FINITE_LIMIT_FIELD_NUMBER: _builtins.int
     epochs: _builtins.float
-    """Passes over the data."""
+    """Passes over the training rows, may be fractional; rounded up to whole optimizer steps, at least one."""
     max_steps: _builtins.int
-    """Optimizer steps."""
+    """Optimizer steps, whatever the number of rows."""
     learning_rate: _builtins.float
     """Peak learning rate. Unset: by method (LoRA and QLoRA 2e-4, full 2e-5, prefix 5e-3, adapter 1e-4)."""
     schedule: Global___Schedule.ValueType
-    """Schedule after warm-up."""
+    """How the learning rate goes on after warm-up."""
     warmup_ratio: _builtins.float
-    """Share of the optimizer steps that warm up, 0 to 1. Unset: 0.1."""
+    """Share of the optimizer steps that warm up, 0 to 1. 0 turns warm-up off. Unset: 0.1."""
     weight_decay: _builtins.float
-    """Decoupled weight decay. Unset: 0.01."""
+    """Decoupled weight decay for each step, times the learning rate, as in AdamW. Unset: 0.01."""
     max_grad_norm: _builtins.float
-    """Largest global gradient norm; 0 turns clipping off. Unset: 1."""
+    """Largest global L2 norm of the gradients; larger ones are scaled down. 0 turns clipping off. Unset: 1."""
     effective_batch_size: _builtins.int
-    """Rows of an optimizer step over all devices. Unset: 16."""
+    """Rows of an optimizer step over all devices. The last step of an epoch may have fewer. Unset: 16."""
     micro_batch_size: _builtins.int
-    """Rows of one forward pass on one device. Unset: 4, or the effective batch size if that is smaller."""
+    """Rows of one forward pass on one device; gradients are accumulated up to the effective batch. Larger than that is
+    refused with MICRO_BATCH_TOO_LARGE. Unset: 4, or the effective batch size if that is smaller.
+    """
     sequence_length: _builtins.int
-    """Longest row in tokens; longer ones are truncated. Unset: what keeps 99 % of the rows whole, or 2048 where lengths
-    are unknown; at most the model's longest sequence.
+    """Longest row in tokens; longer ones are truncated at the end. Unset: what keeps 99 % of the rows whole, rounded up
+    to 64; where only their mean length is known twice that, if it is above 2048; else 2048; at most the model's
+    longest sequence. Beyond that: SEQUENCE_TOO_LONG.
     """
     packing: Global___Packing.ValueType
     """Whether rows share a sequence."""
     loss_tokens: Global___LossTokens.ValueType
     """Which tokens are learned."""
     seed: _builtins.int
-    """Seed of data order, dropout and initialization. Unset: 0."""
+    """Seed of data order, dropout, initialization and the held-out split. Unset: 0."""
     non_finite_limit: _builtins.int
-    """Steps in a row without a finite loss or gradient after which the run fails as DIVERGED; unset means 5. The update of
-    such a step is left out.
+    """Steps in a row without a finite loss or gradient after which the run fails as DIVERGED. The update of such a step
+    is left out. Unset: 5.
     """
     def __init__(
         self,
@@ -525,8 +536,8 @@ Global___Training: _TypeAlias = Training  # noqa: Y015
 
 @_typing.final
 class ProgramSettings(_message.Message):
-    """The program that trains and what of it changes memory and time. Only TRAINING_PROGRAM_FINETREE is trained by this
-    suite; the others can be priced.
+    """The program that trains and what of it changes memory and time. Only TRAINING_PROGRAM_FINETREE can be trained; the
+    others can be estimated, and jobs with them are refused with SETTING_NOT_SUPPORTED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -536,17 +547,17 @@ class ProgramSettings(_message.Message):
     SHARDING_LIBRARY_FIELD_NUMBER: _builtins.int
     ALLOCATOR_CACHE_FIELD_NUMBER: _builtins.int
     program: Global___TrainingProgram.ValueType
-    """The program."""
+    """Whose number formats, copies and kernels the estimate assumes."""
     compile: _builtins.bool
     """Whether the program compiles its layers and its loss (torch.compile): less is kept and moved. Of
-    TRAINING_PROGRAM_PYTORCH its layers alone, since such a loop computes the loss outside of them. This suite's worker
-    runs eagerly. Unset: false.
+    TRAINING_PROGRAM_PYTORCH its layers alone, since such a loop computes the loss outside of them. Unset: false, the
+    only value that TRAINING_PROGRAM_FINETREE takes.
     """
     sharding_library: Global___ShardingLibrary.ValueType
-    """What shards the weights over devices. This suite's worker takes SHARDING_LIBRARY_FSDP2 and no other."""
+    """What shards the weights over devices. TRAINING_PROGRAM_FINETREE takes SHARDING_LIBRARY_FSDP2 and no other."""
     allocator_cache: Global___AllocatorCache.ValueType
-    """What the allocator does with memory that nobody uses. This suite's worker takes ALLOCATOR_CACHE_EXPANDABLE and no
-    other.
+    """What the allocator does with memory that nothing uses. TRAINING_PROGRAM_FINETREE takes ALLOCATOR_CACHE_EXPANDABLE
+    and no other.
     """
     def __init__(
         self,
@@ -568,7 +579,9 @@ Global___ProgramSettings: _TypeAlias = ProgramSettings  # noqa: Y015
 
 @_typing.final
 class Evaluation(_message.Message):
-    """What is measured beside the training loss."""
+    """Held-out rows and what is measured on them. Without `dataset` and `split_fraction` there are none, and nothing is
+    measured.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -583,35 +596,39 @@ class Evaluation(_message.Message):
     EARLY_STOPPING_MIN_DELTA_FIELD_NUMBER: _builtins.int
     BEST_BY_FIELD_NUMBER: _builtins.int
     split_fraction: _builtins.float
-    """Share of the training rows to hold out, when there is no dataset; 0 holds out none. Unset: 0."""
+    """Share of the training rows to hold out, chosen by content and seed. 0 holds out none. Ignored with a dataset.
+    Unset: 0.
+    """
     max_new_tokens: _builtins.int
-    """Longest generated answer in tokens. Unset: 64."""
+    """Longest generated answer in tokens, for METRIC_EXACT_MATCH. Unset: 64."""
     samples: _builtins.int
-    """Answers to show as samples, before and after training. Unset: 0."""
+    """Held-out prompts whose answers are reported as Sample events. Needs METRIC_EXACT_MATCH; at most as many as there
+    are prompts. Unset: 0.
+    """
     before_training: _builtins.bool
-    """Whether to evaluate before training too. Unset: false."""
+    """Whether to measure the base model too, as step 0. Unset: false."""
     every_steps: _builtins.int
-    """Optimizer steps between evaluations. Unset: at the end only."""
+    """Optimizer steps between evaluations; the last step is followed by the one at the end alone. Unset: at the end only."""
     early_stopping_patience: _builtins.int
-    """Stop after so many evaluations in a row that were no better, and publish the weights of the best one. Unset: never.
-    Needs every_steps and held-out data. `best_by` says what is better.
+    """Stop after so many evaluations in a row that were no better, and publish the weights of the best one. Needs
+    every_steps and held-out rows, else INVALID_REQUEST. Unset: never.
     """
     early_stopping_min_delta: _builtins.float
     """By how much an evaluation must beat the best one to count as better: a loss in nats per learned token, the other
-    metrics as shares (0 to 1). Unset: 0.
+    metrics as shares (0 to 1). Needs early_stopping_patience. Unset: 0.
     """
     best_by: Global___Metric.ValueType
-    """What makes an evaluation the best, for early stopping and for checkpoints.keep_best: the lowest loss (the default),
-    the highest token accuracy, or the highest exact match. With exact match, which must be among `metrics` then, every
-    evaluation generates answers.
+    """What makes an evaluation the best, for early stopping and for checkpoints.keep_best, one of which it needs: the
+    lowest loss (the default), the highest token accuracy, or the highest exact match. The last must be among `metrics`
+    and generates answers at every evaluation.
     """
     @_builtins.property
     def dataset(self) -> _training_data_pb2.DatasetSource:
-        """Held-out data; unset means a share of the training data or none."""
+        """Held-out rows of their own. Unset: a share of the training rows, if split_fraction says so."""
 
     @_builtins.property
     def metrics(self) -> _containers.RepeatedScalarFieldContainer[Global___Metric.ValueType]:
-        """What to measure."""
+        """What to measure after training, and before it if asked. Empty: METRIC_LOSS where there are held-out rows."""
 
     def __init__(
         self,
@@ -664,7 +681,7 @@ Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
 
 @_typing.final
 class Checkpoints(_message.Message):
-    """What is kept on disk while training."""
+    """How often the state of the training is saved, for attempts that resume, and how many of the saves are kept."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -672,12 +689,12 @@ class Checkpoints(_message.Message):
     KEEP_FIELD_NUMBER: _builtins.int
     KEEP_BEST_FIELD_NUMBER: _builtins.int
     every_steps: _builtins.int
-    """Optimizer steps between checkpoints. Unset: 100."""
+    """Optimizer steps between checkpoints: what a crash costs at most. Unset: 100."""
     keep: _builtins.int
-    """How many of the newest to keep. Unset: 2."""
+    """How many of the newest checkpoints stay on disk. Unset: 2."""
     keep_best: _builtins.bool
-    """Whether the best evaluation's is kept too; evaluation.best_by says which that is. Needs evaluation.every_steps and
-    held-out data: a job without them is refused with KEEP_BEST_WITHOUT_EVALUATION. Unset: false.
+    """Whether the checkpoint of the best evaluation stays too; evaluation.best_by says which that is. Needs
+    evaluation.every_steps and held-out rows, else KEEP_BEST_WITHOUT_EVALUATION. Unset: false.
     """
     def __init__(
         self,

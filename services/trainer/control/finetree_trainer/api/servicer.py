@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between the contract and the domain: names are read, pages are cut, nothing is decided."""
+"""TrainerService: each rpc reads its request, calls the domain, and builds its reply. Nothing is decided here."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -13,27 +13,28 @@ from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server import context
 from finetree_runtime.server.identity import server_info
 
+from finetree_trainer.clock import seconds_of
 from finetree_trainer.datasets.datasets import Datasets
 from finetree_trainer.datasets.previews import DEFAULT_ROWS, MAX_ROWS, Previews
-from finetree_trainer.joblog.list import EventLister
+from finetree_trainer.joblog.list import EventLister, requested_kinds
 from finetree_trainer.joblog.watch import Filter, Watches
+from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.scheduling.host import Host
-from finetree_trainer.scheduling.queue import Scheduler
-from finetree_trainer.store.events import kinds_mask
+from finetree_trainer.scheduling.queue import JobQueue
 
 SERVICE = "finetree_api.trainer.v1.TrainerService"
 """Full name of the service."""
 
-FEATURES = ("train.full", "train.lora", "prepare", "models.hub", "watch.cursor", "datasets.resume", "datasets.preview")
-"""What a client may look for in GetServerInfo."""
+FEATURES = (*capabilities.features(), "models.hub", "watch.cursor", "datasets.resume", "datasets.preview")
+"""Features that GetServerInfo names."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
-    """Every rpc of the trainer; its fields are what answers them."""
+    """Every rpc of the trainer; its fields answer them."""
 
     jobs: Jobs
     datasets: Datasets
@@ -43,11 +44,11 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     previews: Previews
     base_models: BaseModels
     host: Host
-    scheduler: Scheduler
+    queue: JobQueue
     tokens: PageTokens
     version: str
     limits: dict[str, int]
-    """Of this service, by name, as GetServerInfo tells them."""
+    """Limits of this service by name, as in GetServerInfo."""
 
     async def CreateDataset(self, request: dataset_pb2.CreateDatasetRequest, context_: Any) -> Any:
         """Start an upload."""
@@ -68,7 +69,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return dataset_pb2.WriteDatasetResponse(dataset=await self.datasets.write(uid, _pieces(first, pieces)))
 
     async def GetDataset(self, request: dataset_pb2.GetDatasetRequest, context_: Any) -> dataset_pb2.GetDatasetResponse:
-        """Give a dataset."""
+        """Return a dataset."""
         return dataset_pb2.GetDatasetResponse(dataset=await self.datasets.get(_uid(request.name, "datasets")))
 
     async def ListDatasets(
@@ -95,10 +96,10 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> dataset_pb2.PreviewDatasetResponse:
         """Show rows as training sees them."""
         if bool(request.name) == bool(request.job):
-            raise invalid_field("name", "name a dataset, or in its place a PREPARE job in `job`")
+            raise invalid_field("name", "name either a dataset, or a PREPARE job in `job`")
         subject = _uid(request.job, "jobs", "job") if request.job else _uid(request.name, "datasets")
         scope = _scope("PreviewDataset", subject, request, "page_token", "page_size", "name", "job")
-        # Later pages are of the job that the first was of, also when a newer one has succeeded meanwhile.
+        # Later pages are of the first page's job, also when a newer one has succeeded meanwhile.
         job, _, offset = (self.tokens.read(scope, request.page_token) or "").partition(":")
         if not job and not request.job:
             await self.datasets.get(subject)
@@ -113,7 +114,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ListBaseModels(
         self, request: base_model_pb2.ListBaseModelsRequest, context_: Any
     ) -> base_model_pb2.ListBaseModelsResponse:
-        """List the base models that are here, by name."""
+        """List the base models on this machine, by name."""
         size = page_size(request.page_size)
         after = self.tokens.read("ListBaseModels", request.page_token) or ""
         found = [model for model in await self.base_models.all() if model.name > after]
@@ -123,7 +124,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def GetBaseModel(
         self, request: base_model_pb2.GetBaseModelRequest, context_: Any
     ) -> base_model_pb2.GetBaseModelResponse:
-        """Give a base model."""
+        """Return a base model."""
         return base_model_pb2.GetBaseModelResponse(base_model=await self.base_models.get(request.name))
 
     async def DeleteBaseModel(
@@ -159,7 +160,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return trainer_pb2.CreateJobResponse(job=job)
 
     async def GetJob(self, request: trainer_pb2.GetJobRequest, context_: Any) -> trainer_pb2.GetJobResponse:
-        """Give a job."""
+        """Return a job."""
         return trainer_pb2.GetJobResponse(job=await self.jobs.get(_uid(request.name, "jobs")))
 
     async def ListJobs(self, request: trainer_pb2.ListJobsRequest, context_: Any) -> trainer_pb2.ListJobsResponse:
@@ -185,11 +186,11 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         uid = _uid(request.name, "jobs")
         context.bind(job=uid)
         chosen = Filter(
-            mask=kinds_mask(request.kinds),
+            mask=requested_kinds(request.kinds),
             min_level=request.min_level,
-            min_interval=request.min_interval.ToNanoseconds() / 1e9,
+            min_interval=seconds_of(request.min_interval),
             steps_per_second=request.max_step_events_per_second,
-            heartbeat=request.heartbeat.ToNanoseconds() / 1e9 or Filter().heartbeat,
+            heartbeat=seconds_of(request.heartbeat) or Filter().heartbeat,
         )
         after = await self.watches.start(request, uid)
         async for batch in self.watches.watch(uid, after, chosen, context.principal().name):
@@ -208,7 +209,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ListArtifacts(
         self, request: trainer_pb2.ListArtifactsRequest, context_: Any
     ) -> trainer_pb2.ListArtifactsResponse:
-        """List what a job made."""
+        """List the artifacts of a job."""
         uid, size = _uid(request.parent, "jobs", "parent"), page_size(request.page_size)
         scope = f"ListArtifacts/{uid}"
         after = self.tokens.read(scope, request.page_token) or ""
@@ -226,12 +227,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             yield piece
 
     async def GetCapacity(self, request: trainer_pb2.GetCapacityRequest, context_: Any) -> Any:
-        """Say what the server can run and what runs now."""
-        await self.host.wait(request.wait_for_rate.ToNanoseconds() / 1e9)
-        return await self.host.capacity(self.scheduler, self.limits)
+        """Report devices, queue and limits."""
+        await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
+        return await self.host.capacity(self.queue, self.limits)
 
     async def GetServerInfo(self, request: trainer_pb2.GetServerInfoRequest, context_: Any) -> Any:
-        """Say what this server is."""
+        """Report the server's version, features and limits."""
         info = server_info("finetree-trainer", self.version, features=FEATURES, limits=self.limits)
         return trainer_pb2.GetServerInfoResponse(server=info)
 
@@ -245,7 +246,7 @@ def _uid(text: str, collection: str, field_path: str = "name") -> str:
 
 
 def _scope(method: str, subject: str, request: Any, *without: str) -> str:
-    """What a page token is good for: this list with these filters, not another one."""
+    """What a page token is bound to: one list with one set of filters."""
     body = type(request)()
     body.CopyFrom(request)
     for name in without:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages of a job's events, in both orders, by number and by time."""
+"""Lists a job's events in pages, in both orders, by number and by time."""
+
+from collections.abc import Iterable
 
 from finetree_api.trainer.v1 import event_pb2, trainer_pb2
-from finetree_runtime.errors import OutOfRange
+from finetree_runtime.errors import invalid_field
 from sqlalchemy import Connection
 
-from finetree_trainer.joblog.log import EventLog, events_expired, job_not_found
+from finetree_trainer.joblog.log import EventLog, events_expired, future_seq, job_not_found
 from finetree_trainer.store import events, jobs
 
 READ_BLOCKS = 64
@@ -21,7 +23,7 @@ class EventLister:
     async def page(
         self, uid: str, request: trainer_pb2.ListEventsRequest, *, position: int, limit: int
     ) -> tuple[list[event_pb2.JobEvent], int]:
-        """At most `limit` events, and the number of the last one if there may be more (else 0).
+        """List at most `limit` events; also return the number of the last one if there may be more, else 0.
 
         `position` is that number of the page before, 0 for the first page. Raises the errors that ListEvents documents.
         """
@@ -36,8 +38,7 @@ def _page(
         raise job_not_found(uid)
     after = request.after_seq
     if after > row.last_seq:
-        text = f"The newest event is {row.last_seq}; {after} is not there yet."
-        raise OutOfRange("FUTURE_SEQ", text, metadata={"last_seq": str(row.last_seq)})
+        raise future_seq(after, row.last_seq)
     if 0 < after + 1 < row.oldest_seq and after:
         raise events_expired(row.oldest_seq)
     if request.HasField("after_time"):
@@ -49,12 +50,24 @@ def _page(
     return found[:limit], (found[limit - 1].seq if len(found) > limit else 0)
 
 
+def requested_kinds(kinds: Iterable[int]) -> int:
+    """Mask of the kinds of event that a request names; of all kinds when it names none.
+
+    Raises InvalidArgument INVALID_REQUEST for a number that is no kind's.
+    """
+    chosen = set(kinds)
+    unknown = chosen - set(event_pb2.EventKind.values())
+    if unknown:
+        raise invalid_field("kinds", f"has {min(unknown)}, which is not a kind of event")
+    return events.kinds_mask(chosen) or events.ALL_KINDS
+
+
 def _ascending(
     connection: Connection, uid: str, request: trainer_pb2.ListEventsRequest, bounds: tuple[int, int, int], count: int
 ) -> list[event_pb2.JobEvent]:
     after, before, position = bounds
     after = max(after, position)
-    mask, found = events.kinds_mask(request.kinds), list[event_pb2.JobEvent]()
+    mask, found = requested_kinds(request.kinds), list[event_pb2.JobEvent]()
     while after < before - 1 and len(found) < count:
         chunk, after = events.read_after(connection, uid, after, last_seq=before - 1, mask=mask, blocks=READ_BLOCKS)
         found.extend(event for event in chunk if event.seq < before and event.level >= request.min_level)
@@ -66,7 +79,7 @@ def _descending(
 ) -> list[event_pb2.JobEvent]:
     after, before, position = bounds
     before = min(before, position or before)
-    mask, found = events.kinds_mask(request.kinds), list[event_pb2.JobEvent]()
+    mask, found = requested_kinds(request.kinds), list[event_pb2.JobEvent]()
     while after < before - 1 and len(found) < count:
         chunk, before = events.read_before(connection, uid, before, after=after, mask=mask, blocks=READ_BLOCKS)
         found.extend(event for event in chunk if event.level >= request.min_level)

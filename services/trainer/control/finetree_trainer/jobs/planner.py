@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what a job asks for to what will run: every default filled in, every input found, the plan hashed."""
+"""Plans jobs: every default filled in, every input located, the run estimated, the plan hashed."""
 
 import asyncio
 import json
@@ -24,6 +24,8 @@ from finetree_trainer import paths
 from finetree_trainer.datasets import validate
 from finetree_trainer.datasets.datasets import Datasets
 from finetree_trainer.jobs import capabilities
+from finetree_trainer.jobs.evaluation_settings import require_evaluations
+from finetree_trainer.layout import Layout
 from finetree_trainer.models import locate
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.devices import Device
@@ -33,8 +35,8 @@ _SPEC = "job.spec"
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
-    """A dataset that a spec names: its file and what is known of its rows. `uid` is empty for a path."""
+class PlannedDataset:
+    """A dataset of a spec: its file and the profile of its rows. `uid` is "" for a path."""
 
     file: Path
     profile: run_spec_pb2.DatasetProfile
@@ -43,14 +45,14 @@ class Data:
 
 @dataclass(slots=True)
 class Plan:
-    """What will run."""
+    """A job as it will run."""
 
     kind: job_pb2.JobKind.ValueType
     spec: run_spec_pb2.RunSpec
     model: locate.BaseModel
     device: Device
-    data: Data | None = None
-    evaluation: Data | None = None
+    data: PlannedDataset | None = None
+    evaluation: PlannedDataset | None = None
     sources: list[evidence_pb2.SettingSource] = field(default_factory=list)
     checks: list[evidence_pb2.Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -59,24 +61,25 @@ class Plan:
 
 
 class Planner:
-    """Resolves jobs. `rates` gives the host's measured matrix rates (bf16, fp32) in FLOP/s, 0 when not measured."""
+    """Plans jobs. `rates` returns the host's measured matrix rates (bf16, fp32) in FLOP/s, 0 when not measured."""
 
     def __init__(
         self,
         *,
-        models_: locate.Models,
+        models: locate.Models,
         datasets: Datasets,
+        layout: Layout,
         data_roots: tuple[str, ...],
-        devices_: list[Device],
+        found: list[Device],
         estimator: estimates.Estimator,
         rates: Callable[[], tuple[float, float]],
     ) -> None:
-        self._models, self._datasets, self._data_roots = models_, datasets, data_roots
-        self._devices, self._estimator, self._rates = devices_, estimator, rates
+        self._models, self._datasets, self._layout, self._data_roots = models, datasets, layout, data_roots
+        self._devices, self._estimator, self._rates = found, estimator, rates
         self._profiles: dict[tuple[Path, int, int, Reading], run_spec_pb2.DatasetProfile] = {}
 
     async def plan(self, project: str, job: trainer_pb2.JobRequest) -> Plan:
-        """Resolve a job. Raises the errors that CreateJob documents."""
+        """Plan a job. Raises the errors that CreateJob documents."""
         kind = job.kind or job_pb2.JOB_KIND_TRAIN
         capabilities.require_kind(kind)
         training = kind == job_pb2.JOB_KIND_TRAIN
@@ -90,20 +93,20 @@ class Planner:
         data = await self._data(project, spec.dataset, f"{_SPEC}.dataset", required=training)
         held_out = f"{_SPEC}.evaluation.dataset"
         evaluation = await self._data(project, spec.evaluation.dataset, held_out, required=False)
-        device = self._place(spec)
+        device = self._choose_device(spec)
         plan = Plan(kind, spec, model, device, data, evaluation)
         if training:
             await self._complete(plan, job)
         return plan
 
     async def _model(self, source: run_spec_pb2.ModelSource) -> locate.BaseModel:
-        """The base model; a name that is not ours is looked up in the estimator's catalogue."""
+        """Locate the base model; a name that is not known here is looked up in the estimator's catalogue."""
         if source.WhichOneof("source") != "name" or locate.is_known(source.name):
             return await asyncio.to_thread(self._models.locate, source)
         try:
             catalogue = await self._estimator.catalogue()
         except estimates.EstimateUnavailableError as error:
-            text = f"{_SPEC}.model.name: the catalogue cannot be asked now ({error}); name the model by hub.id"
+            text = f"{_SPEC}.model.name: the catalogue is not available now ({error}); name the model by hub.id"
             raise NotFound("MODEL_NOT_FOUND", text) from error
         hub_id = catalogue.get(source.name.lower(), "")
         if not hub_id:
@@ -116,8 +119,9 @@ class Planner:
         positions = locate.positions(plan.model)
         resolved = resolve_spec(plan.spec, profile=profile, positions=positions)
         plan.spec = resolved.spec
-        plan.sources = _merge(list(resolved.sources), list(job.setting_sources))
+        plan.sources = _merge_sources(list(resolved.sources), list(job.setting_sources))
         capabilities.require_settings(plan.spec)
+        require_evaluations(plan.spec)
         problem = combination_problem(plan.spec) or sequence_problem(plan.spec, positions)
         if problem is not None:
             path = f"{_SPEC}.{problem.field_path}"
@@ -140,8 +144,8 @@ class Planner:
         plan.notes.extend(estimate.notes)
         return estimate.revision
 
-    def _place(self, spec: run_spec_pb2.RunSpec) -> Device:
-        """Choose the device and complete the spec's hardware with what this machine knows of it."""
+    def _choose_device(self, spec: run_spec_pb2.RunSpec) -> Device:
+        """Choose the device and fill in the spec's hardware with what is known of it."""
         device = devices.choose(self._devices, spec.hardware)
         if spec.hardware.WhichOneof("device") is None:
             spec.hardware.CopyFrom(device.hardware)
@@ -158,7 +162,7 @@ class Planner:
 
     async def _data(
         self, project: str, source: run_spec_pb2.DatasetSource, path: str, *, required: bool
-    ) -> Data | None:
+    ) -> PlannedDataset | None:
         match source.WhichOneof("source"):
             case "name":
                 name = parse_name(source.name, "datasets", field_path=f"{path}.name", project=project)
@@ -169,7 +173,7 @@ class Planner:
                     self._data_roots, source.path, field_path=f"{path}.path", reason="DATASET_NOT_FOUND"
                 )
                 reading = reading_of(source)
-                return Data(file, await self._profile_of(file, reading, path, f"{path}.path"))
+                return PlannedDataset(file, await self._profile_of(file, reading, path, f"{path}.path"))
             case "profile":
                 raise invalid_field(f"{path}.profile", "a profile can be priced, not trained; name a dataset or a path")
             case _ if required:
@@ -177,20 +181,20 @@ class Planner:
             case _:
                 return None
 
-    async def _uploaded(self, row: DatasetRow, source: run_spec_pb2.DatasetSource, path: str) -> Data:
-        """An uploaded dataset, read as the job says, else as its creator said: the spec gets which."""
+    async def _uploaded(self, row: DatasetRow, source: run_spec_pb2.DatasetSource, path: str) -> PlannedDataset:
+        """Plan an uploaded dataset, read as the spec says, else as its creator said, which the spec then gets."""
         record = dataset_pb2.Dataset.FromString(row.record)
-        file, own = self._datasets.content(row.sha256), record.reading
+        file, own = self._layout.dataset_file(row.sha256), record.reading
         if not source.HasField("reading"):
             if own.ByteSize():
                 source.reading.CopyFrom(own)
-            return Data(file, record.profile, row.uid)
+            return PlannedDataset(file, record.profile, row.uid)
         if source.reading.file_format == run_spec_pb2.FILE_FORMAT_UNSPECIFIED:
             source.reading.file_format = own.file_format
         if source.reading == own:
-            return Data(file, record.profile, row.uid)
+            return PlannedDataset(file, record.profile, row.uid)
         reading = to_reading(source.reading, name=record.display_name[:100])
-        return Data(file, await self._profile_of(file, reading, path, f"{path}.name"), row.uid)
+        return PlannedDataset(file, await self._profile_of(file, reading, path, f"{path}.name"), row.uid)
 
     async def _profile_of(
         self, file: Path, reading: Reading, source: str, field_path: str
@@ -202,28 +206,28 @@ class Planner:
                 raise invalid_field(field_path, "is a folder; name a file of rows")
             self._profiles.clear()
             try:
-                self._profiles[key] = (await asyncio.to_thread(validate.check, file, reading)).profile
+                self._profiles[key] = (await asyncio.to_thread(validate.validate_file, file, reading)).profile
             except InvalidArgument as error:
-                raise _placed(error, source) from None
+                raise _below(error, source) from None
         return self._profiles[key]
 
 
-def _placed(error: InvalidArgument, source: str) -> InvalidArgument:
-    """A refusal of a file, with its places below the setting that names the file."""
+def _below(error: InvalidArgument, source: str) -> InvalidArgument:
+    """Put the field paths of a file's error below the setting that names the file."""
     violations = [Violation(f"{source}.{v.field_path}", v.description, v.reason) for v in error.violations]
     return InvalidArgument(error.reason, str(error), metadata=error.metadata, violations=violations)
 
 
-def _merge(
+def _merge_sources(
     ours: list[evidence_pb2.SettingSource], given: list[evidence_pb2.SettingSource]
 ) -> list[evidence_pb2.SettingSource]:
-    """Sources in field order; where a value came with the request, whoever made the request may know better why."""
+    """Sources in field order; of a value in the request, the source that the request gives, if it gives one."""
     known = {source.field_path: source for source in given}
     return [known.get(source.field_path, source) if source.rule_id == "request" else source for source in ours]
 
 
 def _drift(job: trainer_pb2.JobRequest, plan: Plan) -> FailedPrecondition:
-    """The refusal of a plan that is not the approved one, with what differs as far as the recommendation tells."""
+    """Build the error for a plan that is not the approved one, with the fields that differ if they are known."""
     approved = _approved_spec(job.recommendation_json)
     changed = difference(approved, plan.spec) if approved is not None else {}
     faults = [

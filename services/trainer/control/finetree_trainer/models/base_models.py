@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base models that are on this machine: found on the disk, where workers put them, and removed from it."""
+"""Base models on this machine's disk: listed, found by name, deleted."""
 
 import asyncio
 import difflib
@@ -16,9 +16,9 @@ from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgu
 from finetree_runtime.ids import uuid7
 from sqlalchemy import Connection
 
-from finetree_trainer.disk import to_its_end
+from finetree_trainer.clock import timestamp
+from finetree_trainer.disk import uninterrupted
 from finetree_trainer.joblog import states
-from finetree_trainer.joblog.transaction import timestamp
 from finetree_trainer.models import hub, locate
 from finetree_trainer.store import jobs
 from finetree_trainer.store.database import Store
@@ -29,7 +29,7 @@ _PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundModel:
     """A base model and its folder."""
 
     message: base_model_pb2.BaseModel
@@ -43,39 +43,42 @@ class BaseModels:
         self._store, self._models = store, models_
 
     async def all(self) -> list[base_model_pb2.BaseModel]:
-        """Every base model, in the order of their names."""
+        """List every base model, by name."""
         return [found.message for found in await asyncio.to_thread(self._scan)]
 
     async def get(self, name: str) -> base_model_pb2.BaseModel:
-        """The base model of a name, hub id, or hub id@revision. Raises NotFound and InvalidArgument MODEL_AMBIGUOUS."""
+        """Find the base model of a name, hub id or hub id@revision.
+
+        Raises NotFound MODEL_NOT_FOUND, InvalidArgument MODEL_AMBIGUOUS.
+        """
         return _pick(await asyncio.to_thread(self._scan), name).message
 
     async def delete(self, name: str) -> base_model_pb2.BaseModel:
         """Delete a base model. Raises what `get` raises, and FailedPrecondition MODEL_IN_USE and MODEL_NOT_OURS."""
         found = _pick(await asyncio.to_thread(self._scan), name)
         if found.message.origin == base_model_pb2.BASE_MODEL_ORIGIN_PATH:
-            text = f"{found.message.name} lies under a model root, where the operator keeps it; remove it there."
+            text = f"{found.message.name} is under one of the operator's model roots; remove it there."
             raise FailedPrecondition("MODEL_NOT_OURS", text, violations=[(found.message.name, text)])
-        discarded = self._models.folder / f".{uuid7()}.deleted"
+        trash = self._models.folder / f".{uuid7()}.deleted"
 
         def work(connection: Connection) -> None:
-            # On the thread that creates jobs, too: none that needs the model can come in between.
+            # This thread creates the jobs, too: none that needs the model can be created in between.
             self._require_unused(connection, found)
             if found.folder.exists():
-                found.folder.rename(discarded)
+                found.folder.rename(trash)
 
-        await to_its_end(self._remove(work, discarded, found.folder.parent))
+        await uninterrupted(self._remove(work, trash, found.folder.parent))
         return found.message
 
-    async def _remove(self, work: Any, discarded: Path, parent: Path) -> None:
+    async def _remove(self, work: Any, trash: Path, parent: Path) -> None:
         await self._store.write(work)
-        await asyncio.to_thread(_clear, discarded, parent)
+        await asyncio.to_thread(_clear, trash, parent)
 
-    def _require_unused(self, connection: Connection, found: Found) -> None:
+    def _require_unused(self, connection: Connection, found: FoundModel) -> None:
         for row in jobs.in_states(connection, states.LIVE):
             record = job_pb2.Job.FromString(row.record)
             try:
-                model = self._models.again(record.spec.model, record.base)
+                model = self._models.relocate(record.spec.model, record.base)
             except DomainError:
                 continue
             preparing = record.kind == job_pb2.JOB_KIND_PREPARE and model.home == found.folder.parent
@@ -85,18 +88,18 @@ class BaseModels:
                     "MODEL_IN_USE", text, metadata={"job": row.name}, violations=[(row.name, text)]
                 )
 
-    def _scan(self) -> list[Found]:
+    def _scan(self) -> list[FoundModel]:
         found = [*self._of_wheels(), *self._of_hub(), *self._under_roots()]
         return sorted(found, key=lambda item: item.message.name)
 
-    def _of_wheels(self) -> Iterator[Found]:
+    def _of_wheels(self) -> Iterator[FoundModel]:
         for known in locate.KNOWN:
             folder = self._models.folder / known.name
             if (folder / "config.json").is_file():
                 source = run_spec_pb2.ModelSource(name=known.name)
                 yield _found(folder, known.name, base_model_pb2.BASE_MODEL_ORIGIN_WHEEL, source, known.hub_id)
 
-    def _of_hub(self) -> Iterator[Found]:
+    def _of_hub(self) -> Iterator[FoundModel]:
         for home in _folders(self._models.folder / "hub"):
             refs = hub.refs(home)
             for folder in _folders(home):
@@ -111,7 +114,7 @@ class BaseModels:
                 found.message.refs.extend(sorted(ref for ref, known in refs.items() if known == commit))
                 yield found
 
-    def _under_roots(self) -> Iterator[Found]:
+    def _under_roots(self) -> Iterator[FoundModel]:
         seen: set[str] = set()
         for root in self._models.roots:
             for folder in _folders(Path(root).expanduser()):
@@ -123,7 +126,7 @@ class BaseModels:
                     yield _found(folder, name, base_model_pb2.BASE_MODEL_ORIGIN_PATH, source, hub_id)
 
 
-def _pick(found: list[Found], name: str) -> Found:
+def _pick(found: list[FoundModel], name: str) -> FoundModel:
     wanted = name.removeprefix(COLLECTION)
     matching = [item for item in found if item.message.name == COLLECTION + wanted] or [
         item for item in found if _matches(item.message, wanted)
@@ -136,10 +139,10 @@ def _pick(found: list[Found], name: str) -> Found:
         raise InvalidArgument("MODEL_AMBIGUOUS", text, violations=[("name", text, "MODEL_AMBIGUOUS")])
     known = [known for item in found for known in (item.message.name, item.message.hub_id) if known]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}?" if near else "ListBaseModels lists what there is."
+    hint = f"did you mean {', '.join(near)}?" if near else "ListBaseModels shows the ones that exist."
     raise NotFound(
         "MODEL_NOT_FOUND",
-        f"name: no base model {name[:80]!r} is here; {hint}",
+        f"name: this server has no base model {name[:80]!r}; {hint}",
         metadata={"near": ",".join(near)},
     )
 
@@ -154,7 +157,7 @@ def _matches(model: base_model_pb2.BaseModel, wanted: str) -> bool:
 
 def _found(
     folder: Path, name: str, origin: base_model_pb2.BaseModelOrigin.ValueType, source: Any, hub_id: str
-) -> Found:
+) -> FoundModel:
     config = _json(folder / "config.json")
     text = config.get("text_config")
     partial = folder.name.endswith(_PARTIAL)
@@ -168,13 +171,14 @@ def _found(
         size_bytes=_size(folder),
         model_type=str(config.get("model_type", "")),
         max_positions=locate.positions_in(config),
-        vocab_size=_whole(config.get("vocab_size")) or _whole(text.get("vocab_size") if isinstance(text, dict) else 0),
+        vocab_size=_positive_int(config.get("vocab_size"))
+        or _positive_int(text.get("vocab_size") if isinstance(text, dict) else 0),
         create_time=timestamp(folder.stat().st_mtime_ns // 1000),
     )
-    return Found(message, folder)
+    return FoundModel(message, folder)
 
 
-def _whole(value: Any) -> int:
+def _positive_int(value: Any) -> int:
     return value if type(value) is int and value > 0 else 0
 
 
@@ -184,7 +188,7 @@ def _size(folder: Path) -> int:
         try:
             total += path.stat().st_size if path.is_file() else 0
         except OSError:
-            continue  # a download that goes on has just given it another name
+            continue  # a download in progress has just renamed it
     return total
 
 
@@ -203,9 +207,9 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _clear(discarded: Path, parent: Path) -> None:
-    """Remove what was deleted, and the repository's folder when its last commit is gone."""
-    for folder in discarded.parent.glob(".*.deleted"):  # also what a trainer that was killed has left
+def _clear(trash: Path, parent: Path) -> None:
+    """Remove deleted models, and a hub repository's folder when its last commit is gone."""
+    for folder in trash.parent.glob(".*.deleted"):  # also those of a trainer that was killed
         shutil.rmtree(folder, ignore_errors=True)
     if parent.parent.name == "hub" and not _folders(parent):
         shutil.rmtree(parent, ignore_errors=True)

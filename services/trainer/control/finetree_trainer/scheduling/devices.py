@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine trains on: GPUs through NVML, and the CPU in slots of a fixed number of threads."""
+"""Devices of this machine: GPUs, found through NVML, and the CPU in slots of a fixed number of threads."""
 
 import os
 import re
@@ -34,7 +34,7 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"RTX PRO 6000.*Max-Q", "rtx-pro-6000-max-q"),
     (r"RTX PRO 6000", "rtx-pro-6000"),
 )
-"""What NVML calls a card, as a pattern, and the catalogue's name of it, where the two differ by more than spelling."""
+"""NVML's names of cards, as patterns, with the catalogue's, where the two differ by more than spelling."""
 
 _MEMORIES = {
     "rtx-2060": (6, 12),
@@ -46,13 +46,13 @@ _MEMORIES = {
     "rtx-4060-ti": (8, 16),
     "rtx-5060-ti": (8, 16),
 }
-"""Cards that NVML calls by one name though they are sold with two memories (GB): the catalogue's plain name means the
-first, and the second follows the name."""
+"""Memory in GB of cards that are sold with two sizes under one NVML name: the catalogue's plain name means the first
+size, and the name with a suffix the second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Something that trains. `slots` jobs run on it at once; `threads` is a CPU slot's share, 0 on a GPU."""
+    """A GPU or the CPU. `slots` jobs run on it at once; `threads` is a CPU slot's number of threads, 0 on a GPU."""
 
     id: str
     hardware: run_spec_pb2.Hardware
@@ -66,14 +66,14 @@ class Device:
         return [f"{self.id}/{index}" for index in range(self.slots)]
 
     def free_bytes(self) -> int:
-        """Memory that is free now."""
+        """Bytes of memory that are free now."""
         if self.id == CPU:
             return min(int(psutil.virtual_memory().available), self.total_bytes)
         return _gpu_free(int(self.id.partition(":")[2]))
 
 
 def discover(cpu_slots: int, cpu_threads: int) -> list[Device]:
-    """The machine's devices, GPUs first."""
+    """Find the machine's devices, GPUs first, the CPU last."""
     return [*_gpus(), _cpu(max(1, cpu_slots), cpu_threads)]
 
 
@@ -83,7 +83,7 @@ def device_of(slot: str) -> str:
 
 
 def choose(devices: list[Device], wanted: run_spec_pb2.Hardware) -> Device:
-    """The device that a spec asks for; the first one when it asks for none.
+    """Choose the device that a spec asks for; the first one when it asks for none.
 
     Raises FailedPrecondition NO_SUCH_DEVICE where this machine has nothing of the kind, or not so many.
     """
@@ -105,21 +105,21 @@ def choose(devices: list[Device], wanted: run_spec_pb2.Hardware) -> Device:
 
 
 def accelerator_name(name: str, total_bytes: int) -> str:
-    """The catalogue's name of a card that NVML calls `name`."""
+    """Translate NVML's name of a card into the catalogue's."""
     for pattern, known in _NAMES:
         if re.search(pattern, name, re.IGNORECASE):
             return known
     short = re.sub(r"\b(NVIDIA|GeForce|Tesla|Quadro|Generation|GPU)\b", " ", name, flags=re.IGNORECASE)
     slug = re.sub(r"[^a-z0-9]+", "-", short.lower()).strip("-")
     plain, other = _MEMORIES.get(slug, (0, 0))
-    # A card shows a little less than it is sold with, and both sizes differ by a fifth at least.
+    # A card reports a little less than its marketed size, and the two sizes differ by a fifth at least.
     gib = total_bytes / 1024**3
     return f"{slug}-{other}gb" if abs(gib - other) < abs(gib - plain) else slug
 
 
 def _by_memory(devices: list[Device], marketed_gb: float) -> Device:
     for device in devices:
-        # A card shows a little less than it is sold with, or, counted in GB, up to 7 % more.
+        # A card reports a little less than its marketed size or, counted in GB, up to 7 % more.
         if device.id != CPU and 0.85 <= device.total_bytes / (marketed_gb * 1e9) <= 1.1:
             return device
     raise _missing(devices, f"accelerator with {marketed_gb:g} GB")
@@ -166,7 +166,7 @@ def _control_group(file: str) -> str:
 
 
 def cpu_name() -> str:
-    """The processor's name, for people."""
+    """The processor's name, as /proc/cpuinfo gives it."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:

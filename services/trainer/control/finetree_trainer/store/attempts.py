@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attempts: each start of a worker on a job, how far its events are in the log, and how it ended."""
+"""Attempts: each start of a worker on a job, how far its events are in the log, and why it ended."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +9,11 @@ from sqlalchemy import Connection, Row, func, insert, select, text, update
 from finetree_trainer.store import schema
 
 _attempts = schema.attempts.c
+
+INTERRUPTED = "INTERRUPTED"
+SYSTEM = "SYSTEM"
+ENDED = "ENDED"
+"""Causes of an attempt's end: stopped by no fault of its own, a failure of the suite or the machine, an outcome."""
 
 
 @dataclass(slots=True)
@@ -72,8 +77,8 @@ def acknowledge(connection: Connection, row: AttemptRow, acknowledged: int, *, n
     return connection.execute(_ACKNOWLEDGE, values | {"acknowledged": acknowledged, "now": now}).rowcount == 1
 
 
-def beat(connection: Connection, uid: str, attempt: int, *, now: int) -> None:
-    """Note a sign of life."""
+def record_heartbeat(connection: Connection, uid: str, attempt: int, *, now: int) -> None:
+    """Note that the worker was heard of."""
     chosen = (_attempts.job_uid == uid) & (_attempts.attempt == attempt)
     connection.execute(update(schema.attempts).where(chosen).values(last_heartbeat=now))
 
