@@ -8,8 +8,8 @@ evaluation and a checkpoint on the way and an evaluation at the end. Twice in ea
 worker said then is held against what it really took: `steps` is the rest of the optimizer steps (events.eta.Pace
 against the sum of the steps to come), `run` the rest of the attempt (StepMetrics.eta_seconds against the clock). Beside
 them `plain`: the median step so far times the steps that remain, which does not know how many tokens the remaining rows
-have. Target: the median error of `steps` after 20 steps is at most 5 %. Takes about five minutes on two cores; a machine
-that does other things meanwhile makes the numbers worthless.
+have. Target: the median error of `steps` after 20 steps is at most 5 %. Takes about five minutes on two cores; a
+machine that does other things meanwhile makes the numbers worthless.
 """
 
 import argparse

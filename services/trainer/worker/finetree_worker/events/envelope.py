@@ -33,7 +33,7 @@ _FIELDS = {field.message_type.name: field.name for field in _PAYLOADS if field.m
 class Reporter(Protocol):
     """Takes what a task reports. `emit` returns within microseconds: it is called from the training thread."""
 
-    def emit(self, payload: Payload, *, message: str = "", level: Level = event_pb2.EVENT_LEVEL_UNSPECIFIED) -> None:
+    def emit(self, payload: Payload, /, *, message: str = "", level: Level = event_pb2.EVENT_LEVEL_UNSPECIFIED) -> None:
         """Take one payload, which nobody changes afterwards. What is not given is derived from it: see `envelope`."""
 
 

@@ -12,7 +12,7 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.attach.commands import Commands
-from finetree_worker.attach.stream import Link
+from finetree_worker.attach.stream import ServiceStream
 from finetree_worker.control import Control
 from finetree_worker.errors import Cancelled, PlanError
 from finetree_worker.events.envelope import Level, Payload, Reporter
@@ -84,37 +84,37 @@ def _perform(task: worker_pb2.Task, core: Core, reporter: Reporter, commands: Co
 class Surroundings:
     """What a process has before it has a task."""
 
-    link: Link
+    stream: ServiceStream
     commands: Commands
     log: log_capture.LogCapture
 
 
 def work(task: worker_pb2.Task, core: Core, around: Surroundings) -> bool:
     """Do the task and report it; whether its outcome is on the disk. Raises OSError when not even its folder can be."""
-    link, log = around.link, around.log
+    stream, log = around.stream, around.log
     journal = Journal(Path(task.folders.work_dir))
-    link.bind(journal)
+    stream.bind(journal)
     own_log = log_capture.own_log(Path(task.folders.work_dir))
     price = Price.from_money(task.hourly_price) if task.HasField("hourly_price") else None
     reporter = JournalReporter(
-        journal, attempt=task.attempt, price=price, on_written=link.wake, on_phase=_phase_setter(link)
+        journal, attempt=task.attempt, price=price, on_written=stream.wake, on_phase=_phase_setter(stream)
     )
     log.connect(reporter)
     show_devices([device for placement in task.placements for device in placement.device_ids])
     ended = run(task, core, reporter, around.commands)
     log.disconnect()
     written = reporter.finish(ended)
-    link.drain()
-    link.close()
+    stream.drain()
+    stream.close()
     journal.close()
     logging.getLogger().removeHandler(own_log)
     own_log.close()
     return written
 
 
-def _phase_setter(link: Link) -> Callable[[job_pb2.JobPhase.ValueType], None]:
+def _phase_setter(stream: ServiceStream) -> Callable[[job_pb2.JobPhase.ValueType], None]:
     def set_phase(phase: job_pb2.JobPhase.ValueType) -> None:
-        link.phase = phase
+        stream.phase = phase
 
     return set_phase
 
