@@ -64,10 +64,10 @@ def test_our_folders_stay_here(logger, capture, said, shown):
     assert lines.texts == [shown]
 
 
-def test_what_is_no_unicode_is_replaced(logger, capture):
+def test_what_is_no_unicode_is_replaced(capture):
     lines = Lines()
     capture.connect(lines)
-    logger.warning("file \udcff")
+    capture.handle(logging.makeLogRecord({"name": "some.library", "levelno": logging.INFO, "msg": "file \udcff"}))
     assert lines.texts == ["file ?"]
 
 
