@@ -4,6 +4,10 @@ isort:skip_file
 What a run will take: memory, time and cost."""
 
 from collections import abc as _abc
+from finetree_api.estimator.v1 import calibration_pb2 as _calibration_pb2
+from finetree_api.estimator.v1 import catalog_pb2 as _catalog_pb2
+from finetree_api.estimator.v1 import check_plan_pb2 as _check_plan_pb2
+from finetree_api.estimator.v1 import estimate_pb2 as _estimate_pb2
 from finetree_api.estimator.v1 import estimator_pb2 as _estimator_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -36,12 +40,12 @@ class EstimatorServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EstimatorServiceAsyncStub: ...
-    EstimateRun: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.EstimateRunRequest, _estimator_pb2.EstimateRunResponse]
+    EstimateRun: _grpc.UnaryUnaryMultiCallable[_estimate_pb2.EstimateRunRequest, _estimator_pb2.EstimateRunResponse]
     """Estimates one run.
 
     Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
-    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, NODES_UNEVEN, ACCELERATOR_NOT_SUPPORTED: another maker's
-    accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
+    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, NODES_UNEVEN, SETTING_NOT_SUPPORTED,
+    ACCELERATOR_NOT_SUPPORTED: another maker's accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
     ListModels, ListAccelerators and ListPrices say what there is), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin
     another revision or none).
     """
@@ -51,41 +55,41 @@ class EstimatorServiceStub:
 
     Errors: INVALID_ARGUMENT (the envelope is wrong: too many rows, a key twice).
     """
-    ListModels: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ListModelsRequest, _estimator_pb2.ListModelsResponse]
+    ListModels: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]
     """Lists the models of the catalogue.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    ListAccelerators: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ListAcceleratorsRequest, _estimator_pb2.ListAcceleratorsResponse]
+    ListAccelerators: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListAcceleratorsRequest, _catalog_pb2.ListAcceleratorsResponse]
     """Lists the accelerators of the catalogue.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    ListPrices: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ListPricesRequest, _estimator_pb2.ListPricesResponse]
+    ListPrices: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListPricesRequest, _catalog_pb2.ListPricesResponse]
     """Lists the quotes of the price book.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (ACCELERATOR_NOT_FOUND:
     ListAccelerators lists all).
     """
-    CheckPlan: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.CheckPlanRequest, _estimator_pb2.CheckPlanResponse]
+    CheckPlan: _grpc.UnaryUnaryMultiCallable[_check_plan_pb2.CheckPlanRequest, _check_plan_pb2.CheckPlanResponse]
     """Holds a run against limits: what a CI pipeline gates on.
 
-    Errors: those of EstimateRun; INVALID_ARGUMENT (POLICY_EMPTY: name at least one limit; CURRENCY_UNKNOWN: the limit's
-    currency is not the price's).
+    Errors: those of EstimateRun; INVALID_ARGUMENT (CURRENCY_MISMATCH: the limit's currency is not the price's, and amounts are never
+    converted).
     """
-    ReportObservation: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ReportObservationRequest, _estimator_pb2.ReportObservationResponse]
+    ReportObservation: _grpc.UnaryUnaryMultiCallable[_calibration_pb2.ReportObservationRequest, _calibration_pb2.ReportObservationResponse]
     """Takes what a run measured; estimates for the same device learn from it. The same job and attempt count once.
 
     Errors: INVALID_ARGUMENT (fix the named fields; OBSERVATION_IMPLAUSIBLE: the numbers contradict each other),
     NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND), FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none),
     ALREADY_EXISTS (REQUEST_ID_REUSED: another observation came under this request_id).
     """
-    GetCalibration: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.GetCalibrationRequest, _estimator_pb2.GetCalibrationResponse]
+    GetCalibration: _grpc.UnaryUnaryMultiCallable[_calibration_pb2.GetCalibrationRequest, _calibration_pb2.GetCalibrationResponse]
     """Says what was learned from observed runs, with the points it was learned from.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    ResetCalibration: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ResetCalibrationRequest, _estimator_pb2.ResetCalibrationResponse]
+    ResetCalibration: _grpc.UnaryUnaryMultiCallable[_calibration_pb2.ResetCalibrationRequest, _calibration_pb2.ResetCalibrationResponse]
     """Forgets what was learned, of one device or of all.
 
     Errors: FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none).
@@ -104,12 +108,12 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    EstimateRun: _aio.UnaryUnaryMultiCallable[_estimator_pb2.EstimateRunRequest, _estimator_pb2.EstimateRunResponse]  # type: ignore[assignment]
+    EstimateRun: _aio.UnaryUnaryMultiCallable[_estimate_pb2.EstimateRunRequest, _estimator_pb2.EstimateRunResponse]  # type: ignore[assignment]
     """Estimates one run.
 
     Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
-    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, NODES_UNEVEN, ACCELERATOR_NOT_SUPPORTED: another maker's
-    accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
+    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, NODES_UNEVEN, SETTING_NOT_SUPPORTED,
+    ACCELERATOR_NOT_SUPPORTED: another maker's accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
     ListModels, ListAccelerators and ListPrices say what there is), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin
     another revision or none).
     """
@@ -119,41 +123,41 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
 
     Errors: INVALID_ARGUMENT (the envelope is wrong: too many rows, a key twice).
     """
-    ListModels: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ListModelsRequest, _estimator_pb2.ListModelsResponse]  # type: ignore[assignment]
+    ListModels: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models of the catalogue.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    ListAccelerators: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ListAcceleratorsRequest, _estimator_pb2.ListAcceleratorsResponse]  # type: ignore[assignment]
+    ListAccelerators: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListAcceleratorsRequest, _catalog_pb2.ListAcceleratorsResponse]  # type: ignore[assignment]
     """Lists the accelerators of the catalogue.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    ListPrices: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ListPricesRequest, _estimator_pb2.ListPricesResponse]  # type: ignore[assignment]
+    ListPrices: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListPricesRequest, _catalog_pb2.ListPricesResponse]  # type: ignore[assignment]
     """Lists the quotes of the price book.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (ACCELERATOR_NOT_FOUND:
     ListAccelerators lists all).
     """
-    CheckPlan: _aio.UnaryUnaryMultiCallable[_estimator_pb2.CheckPlanRequest, _estimator_pb2.CheckPlanResponse]  # type: ignore[assignment]
+    CheckPlan: _aio.UnaryUnaryMultiCallable[_check_plan_pb2.CheckPlanRequest, _check_plan_pb2.CheckPlanResponse]  # type: ignore[assignment]
     """Holds a run against limits: what a CI pipeline gates on.
 
-    Errors: those of EstimateRun; INVALID_ARGUMENT (POLICY_EMPTY: name at least one limit; CURRENCY_UNKNOWN: the limit's
-    currency is not the price's).
+    Errors: those of EstimateRun; INVALID_ARGUMENT (CURRENCY_MISMATCH: the limit's currency is not the price's, and amounts are never
+    converted).
     """
-    ReportObservation: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ReportObservationRequest, _estimator_pb2.ReportObservationResponse]  # type: ignore[assignment]
+    ReportObservation: _aio.UnaryUnaryMultiCallable[_calibration_pb2.ReportObservationRequest, _calibration_pb2.ReportObservationResponse]  # type: ignore[assignment]
     """Takes what a run measured; estimates for the same device learn from it. The same job and attempt count once.
 
     Errors: INVALID_ARGUMENT (fix the named fields; OBSERVATION_IMPLAUSIBLE: the numbers contradict each other),
     NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND), FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none),
     ALREADY_EXISTS (REQUEST_ID_REUSED: another observation came under this request_id).
     """
-    GetCalibration: _aio.UnaryUnaryMultiCallable[_estimator_pb2.GetCalibrationRequest, _estimator_pb2.GetCalibrationResponse]  # type: ignore[assignment]
+    GetCalibration: _aio.UnaryUnaryMultiCallable[_calibration_pb2.GetCalibrationRequest, _calibration_pb2.GetCalibrationResponse]  # type: ignore[assignment]
     """Says what was learned from observed runs, with the points it was learned from.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    ResetCalibration: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ResetCalibrationRequest, _estimator_pb2.ResetCalibrationResponse]  # type: ignore[assignment]
+    ResetCalibration: _aio.UnaryUnaryMultiCallable[_calibration_pb2.ResetCalibrationRequest, _calibration_pb2.ResetCalibrationResponse]  # type: ignore[assignment]
     """Forgets what was learned, of one device or of all.
 
     Errors: FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none).
@@ -173,14 +177,14 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def EstimateRun(
         self,
-        request: _estimator_pb2.EstimateRunRequest,
+        request: _estimate_pb2.EstimateRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_estimator_pb2.EstimateRunResponse, _abc.Awaitable[_estimator_pb2.EstimateRunResponse]]:
         """Estimates one run.
 
         Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
-        MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, NODES_UNEVEN, ACCELERATOR_NOT_SUPPORTED: another maker's
-        accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
+        MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, NODES_UNEVEN, SETTING_NOT_SUPPORTED,
+        ACCELERATOR_NOT_SUPPORTED: another maker's accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
         ListModels, ListAccelerators and ListPrices say what there is), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin
         another revision or none).
         """
@@ -200,9 +204,9 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListModels(
         self,
-        request: _estimator_pb2.ListModelsRequest,
+        request: _catalog_pb2.ListModelsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.ListModelsResponse, _abc.Awaitable[_estimator_pb2.ListModelsResponse]]:
+    ) -> _typing.Union[_catalog_pb2.ListModelsResponse, _abc.Awaitable[_catalog_pb2.ListModelsResponse]]:
         """Lists the models of the catalogue.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
@@ -211,9 +215,9 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListAccelerators(
         self,
-        request: _estimator_pb2.ListAcceleratorsRequest,
+        request: _catalog_pb2.ListAcceleratorsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.ListAcceleratorsResponse, _abc.Awaitable[_estimator_pb2.ListAcceleratorsResponse]]:
+    ) -> _typing.Union[_catalog_pb2.ListAcceleratorsResponse, _abc.Awaitable[_catalog_pb2.ListAcceleratorsResponse]]:
         """Lists the accelerators of the catalogue.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
@@ -222,9 +226,9 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListPrices(
         self,
-        request: _estimator_pb2.ListPricesRequest,
+        request: _catalog_pb2.ListPricesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.ListPricesResponse, _abc.Awaitable[_estimator_pb2.ListPricesResponse]]:
+    ) -> _typing.Union[_catalog_pb2.ListPricesResponse, _abc.Awaitable[_catalog_pb2.ListPricesResponse]]:
         """Lists the quotes of the price book.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (ACCELERATOR_NOT_FOUND:
@@ -234,21 +238,21 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def CheckPlan(
         self,
-        request: _estimator_pb2.CheckPlanRequest,
+        request: _check_plan_pb2.CheckPlanRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.CheckPlanResponse, _abc.Awaitable[_estimator_pb2.CheckPlanResponse]]:
+    ) -> _typing.Union[_check_plan_pb2.CheckPlanResponse, _abc.Awaitable[_check_plan_pb2.CheckPlanResponse]]:
         """Holds a run against limits: what a CI pipeline gates on.
 
-        Errors: those of EstimateRun; INVALID_ARGUMENT (POLICY_EMPTY: name at least one limit; CURRENCY_UNKNOWN: the limit's
-        currency is not the price's).
+        Errors: those of EstimateRun; INVALID_ARGUMENT (CURRENCY_MISMATCH: the limit's currency is not the price's, and amounts are never
+        converted).
         """
 
     @_abc_1.abstractmethod
     def ReportObservation(
         self,
-        request: _estimator_pb2.ReportObservationRequest,
+        request: _calibration_pb2.ReportObservationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.ReportObservationResponse, _abc.Awaitable[_estimator_pb2.ReportObservationResponse]]:
+    ) -> _typing.Union[_calibration_pb2.ReportObservationResponse, _abc.Awaitable[_calibration_pb2.ReportObservationResponse]]:
         """Takes what a run measured; estimates for the same device learn from it. The same job and attempt count once.
 
         Errors: INVALID_ARGUMENT (fix the named fields; OBSERVATION_IMPLAUSIBLE: the numbers contradict each other),
@@ -259,9 +263,9 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetCalibration(
         self,
-        request: _estimator_pb2.GetCalibrationRequest,
+        request: _calibration_pb2.GetCalibrationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.GetCalibrationResponse, _abc.Awaitable[_estimator_pb2.GetCalibrationResponse]]:
+    ) -> _typing.Union[_calibration_pb2.GetCalibrationResponse, _abc.Awaitable[_calibration_pb2.GetCalibrationResponse]]:
         """Says what was learned from observed runs, with the points it was learned from.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
@@ -270,9 +274,9 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ResetCalibration(
         self,
-        request: _estimator_pb2.ResetCalibrationRequest,
+        request: _calibration_pb2.ResetCalibrationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.ResetCalibrationResponse, _abc.Awaitable[_estimator_pb2.ResetCalibrationResponse]]:
+    ) -> _typing.Union[_calibration_pb2.ResetCalibrationResponse, _abc.Awaitable[_calibration_pb2.ResetCalibrationResponse]]:
         """Forgets what was learned, of one device or of all.
 
         Errors: FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none).
