@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc.aio
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.trainer.v1 import dataset_pb2, event_pb2, job_pb2, trainer_pb2, trainer_pb2_grpc
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.estimator.v1 import calibration_pb2, estimate_pb2
+from finetree_api.trainer.v1 import dataset_pb2, event_log_pb2, event_pb2, job_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_api.types.v1 import estimate_summary_pb2, method_pb2, run_spec_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 WORKER = Path(__file__).with_name("scripted_worker.py")
@@ -36,18 +36,18 @@ class FixedEstimator:
 
     def __init__(self) -> None:
         self.asked: list[run_spec_pb2.RunSpec] = []
-        self.reported: asyncio.Queue[estimator_pb2.Observation] = asyncio.Queue()
+        self.reported: asyncio.Queue[calibration_pb2.Observation] = asyncio.Queue()
         self.failure: Exception | None = None
         self.tries = 0
 
     async def estimate(self, spec, profile, evaluation):
         self.asked.append(spec)
-        estimate = estimator_pb2.Estimate(optimizer_steps=15)
+        estimate = estimate_pb2.Estimate(optimizer_steps=15)
         estimate.time.total_seconds.expected = 60
         estimate.cost.amount.expected = 0.1
         estimate.cost.currency_code = "EUR"
         estimate.memory.device_bytes.expected = 2**30
-        estimate.fit.verdict = estimator_pb2.FIT_VERDICT_FITS
+        estimate.fit.verdict = estimate_summary_pb2.FIT_VERDICT_FITS
         estimate.revision.engine.id = "engine-1"
         return estimate
 
@@ -99,14 +99,14 @@ class Talker:
         """Every event until the stream ends."""
         found: list[event_pb2.JobEvent] = []
         async with asyncio.timeout(seconds):
-            async for batch in self.stub.WatchJob(trainer_pb2.WatchJobRequest(name=name, **start)):
+            async for batch in self.stub.WatchJob(event_log_pb2.WatchJobRequest(name=name, **start)):
                 found.extend(batch.events)
         return found
 
     async def until(self, name: str, condition, seconds: float = 8.0) -> list[event_pb2.JobEvent]:
         """Events until one fulfils the condition."""
         found: list[event_pb2.JobEvent] = []
-        call = self.stub.WatchJob(trainer_pb2.WatchJobRequest(name=name))
+        call = self.stub.WatchJob(event_log_pb2.WatchJobRequest(name=name))
         async with asyncio.timeout(seconds):
             async for batch in call:
                 for event in batch.events:
@@ -120,13 +120,13 @@ class Talker:
         return (await self.stub.CancelJob(trainer_pb2.CancelJobRequest(name=name, mode=mode))).job
 
 
-def job_request(dataset: str, model: str = "tiny", **fields) -> trainer_pb2.JobRequest:
-    spec = run_spec_pb2.RunSpec(lora=run_spec_pb2.Lora())
+def job_request(dataset: str, model: str = "tiny", **fields) -> job_pb2.JobTemplate:
+    spec = run_spec_pb2.RunSpec(lora=method_pb2.Lora())
     spec.model.path = model
     if dataset:
         spec.dataset.name = dataset
-    request = trainer_pb2.JobRequest(spec=spec)
-    request.MergeFrom(trainer_pb2.JobRequest(**fields))
+    request = job_pb2.JobTemplate(spec=spec)
+    request.MergeFrom(job_pb2.JobTemplate(**fields))
     return request
 
 

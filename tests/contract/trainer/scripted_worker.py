@@ -23,8 +23,9 @@ import time
 from pathlib import Path
 
 import grpc.aio
-from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2, worker_pb2_grpc
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, worker_pb2, worker_pb2_grpc
+from finetree_api.types.v1 import training_data_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_data import journal
 from google.rpc import error_details_pb2, status_pb2
 
@@ -186,7 +187,7 @@ class ScriptedWorker:
             self._phase(phase)
         if tokens := script.get("report"):
             report = event_pb2.DatasetReport(split="train")
-            report.profile.MergeFrom(run_spec_pb2.DatasetProfile(examples=20, total_tokens=tokens, exact=True))
+            report.profile.MergeFrom(training_data_pb2.DatasetProfile(examples=20, total_tokens=tokens, exact=True))
             self._emit(event_pb2.JobEvent(dataset_report=report))
         kill_at = script.get("kill_at", {}).get(str(task.attempt))
         steps = script.get("steps", 3)
@@ -208,17 +209,17 @@ class ScriptedWorker:
 
     def _artifacts(self) -> None:
         if self.script.get("artifact"):
-            self._artifact("adapter", job_pb2.ARTIFACT_KIND_ADAPTER, "weights.bin", bytes(range(256)) * 4096)
+            self._artifact("adapter", artifact_pb2.ARTIFACT_KIND_ADAPTER, "weights.bin", bytes(range(256)) * 4096)
         if rows := self.script.get("preview"):
             content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-            self._artifact("preview", job_pb2.ARTIFACT_KIND_REPORT, "rows.jsonl", content)
+            self._artifact("preview", artifact_pb2.ARTIFACT_KIND_REPORT, "rows.jsonl", content)
 
     def _artifact(self, name: str, kind: int, path: str, content: bytes) -> None:
         folder = Path(self.task.artifact_dir) / name
         folder.mkdir()
         (folder / path).write_bytes(content)
-        file = job_pb2.ArtifactFile(path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        artifact = job_pb2.Artifact(name=f"{self.task.job}/artifacts/{name}", kind=kind, files=[file])
+        file = artifact_pb2.ArtifactFile(path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        artifact = artifact_pb2.Artifact(name=f"{self.task.job}/artifacts/{name}", kind=kind, files=[file])
         self._emit(event_pb2.JobEvent(artifact_ready=event_pb2.ArtifactReady(artifact=artifact)))
 
     def _outcome(self) -> worker_pb2.TaskOutcome:

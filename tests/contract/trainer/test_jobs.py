@@ -2,7 +2,7 @@
 # ruff: noqa: ANN202 - inner functions say what they return by their names
 import grpc
 import pytest
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_pb2, job_pb2, trainer_pb2
 from google.rpc import error_details_pb2
 from trainer_harness import (
     ROWS,
@@ -188,7 +188,7 @@ async def test_a_failed_task_says_whose_fault_it_was_and_what_to_do(tmp_path):
 async def test_a_model_is_prepared_by_a_job_of_its_own(tmp_path):
     phases = [job_pb2.JOB_PHASE_CONVERT_MODEL]
     async with trainer(tmp_path, {"steps": 0, "phases": phases}) as talk:
-        request = trainer_pb2.JobRequest(kind=job_pb2.JOB_KIND_PREPARE)
+        request = job_pb2.JobTemplate(kind=job_pb2.TASK_KIND_PREPARE)
         request.spec.model.name = "smollm2-135m-instruct"
         job = (await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))).job
         events = await talk.events(job.name)
@@ -201,12 +201,12 @@ async def test_an_artifact_is_listed_and_downloaded_in_ranges(tmp_path):
     async with trainer(tmp_path, {"artifact": True}) as talk:
         job = await talk.train()
         await talk.events(job.name)
-        listed = (await talk.stub.ListArtifacts(trainer_pb2.ListArtifactsRequest(parent=job.name))).artifacts
+        listed = (await talk.stub.ListArtifacts(artifact_pb2.ListArtifactsRequest(parent=job.name))).artifacts
         assert [artifact.name for artifact in listed] == [f"{job.name}/artifacts/adapter"]
         assert listed[0].attempt == 1
 
         async def download(path="weights.bin", offset=0, limit=0):
-            request = trainer_pb2.DownloadArtifactRequest(name=listed[0].name, path=path, offset=offset, limit=limit)
+            request = artifact_pb2.DownloadArtifactRequest(name=listed[0].name, path=path, offset=offset, limit=limit)
             pieces = [piece async for piece in talk.stub.DownloadArtifact(request)]
             assert pieces[0].file.size_bytes == len(content)
             return b"".join(piece.chunk for piece in pieces)
@@ -228,7 +228,7 @@ async def test_capacity_shows_devices_slots_and_the_measured_rate(tmp_path):
     from google.protobuf.duration_pb2 import Duration
 
     async with trainer(tmp_path, {"profile": 2.5e12, "delay": 0.05, "steps": 10}, cpu_slots=2, prewarm=True) as talk:
-        request = trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5))
+        request = capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5))
         capacity = await talk.stub.GetCapacity(request)
         assert capacity.host_bf16_flops_per_second == 2.5e12
         cpu = capacity.devices[-1]
@@ -240,7 +240,7 @@ async def test_capacity_shows_devices_slots_and_the_measured_rate(tmp_path):
         assert capacity.limits["max_upload_bytes"] > 0
         job = await talk.train()
         await talk.until(job.name, lambda e: e.kind == event_pb2.EVENT_KIND_STEP_METRICS)
-        cpu = (await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest())).devices[-1]
+        cpu = (await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest())).devices[-1]
         assert cpu.free_slots == 1
         assert list(cpu.running_jobs) == [job.uid]
         assert (await talk.job(job.name)).spec.hardware.cpu.bf16_flops_per_second == 2.5e12
@@ -250,7 +250,7 @@ async def test_nobody_waits_for_a_rate_that_nobody_measures(tmp_path):
     from google.protobuf.duration_pb2 import Duration
 
     async with trainer(tmp_path, prewarm=False) as talk:
-        request = trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=30))
+        request = capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=30))
         capacity = await talk.stub.GetCapacity(request, timeout=10)
         assert capacity.host_bf16_flops_per_second == 0
         assert capacity.devices
@@ -260,9 +260,9 @@ async def test_the_measured_rate_is_kept_over_a_restart(tmp_path):
     from google.protobuf.duration_pb2 import Duration
 
     async with trainer(tmp_path, {"profile": 1.5e12}, prewarm=True) as talk:
-        await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5)))
+        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5)))
     async with trainer(tmp_path) as talk:
-        capacity = await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest())
+        capacity = await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest())
         assert capacity.host_bf16_flops_per_second == 1.5e12
 
 
@@ -286,7 +286,7 @@ async def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):
 async def test_a_limit_of_time_ends_a_job_cleanly(tmp_path):
     from google.protobuf.duration_pb2 import Duration
 
-    limits = trainer_pb2.JobRequest().limits.__class__(duration=Duration(seconds=1))
+    limits = job_pb2.JobTemplate().limits.__class__(duration=Duration(seconds=1))
     async with trainer(tmp_path, {"steps": 1000, "delay": 0.05}) as talk:
         job = await talk.train(limits=limits)
         events = await talk.events(job.name)

@@ -24,7 +24,7 @@ def kept(count=7, characters=0):
 
 
 async def prepared(talk, dataset=""):
-    job = await talk.train(dataset=dataset, kind=job_pb2.JOB_KIND_PREPARE)
+    job = await talk.train(dataset=dataset, kind=job_pb2.TASK_KIND_PREPARE)
     assert (await talk.events(job.name))[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
     return job
 

@@ -11,6 +11,7 @@ import signal
 import grpc
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2, worker_pb2_grpc
+from finetree_api.worker.v1 import worker_pb2
 from trainer_harness import OPTIONS, assert_whole, states, steps, trainer
 
 SILENT = {"never_attach": True}
@@ -145,7 +146,7 @@ async def test_a_newer_stream_of_a_worker_replaces_the_older_one(tmp_path):
     ("hello", "code"),
     [
         ({"token": "guess"}, grpc.StatusCode.UNAUTHENTICATED),
-        ({"token": "guess", "task_kind": worker_pb2.TASK_KIND_TRAIN, "job": "x"}, grpc.StatusCode.UNAUTHENTICATED),
+        ({"token": "guess", "task_kind": job_pb2.TASK_KIND_TRAIN, "job": "x"}, grpc.StatusCode.UNAUTHENTICATED),
         ({"token": "guess", "protocol_version": 2}, grpc.StatusCode.FAILED_PRECONDITION),
     ],
 )

@@ -3,9 +3,8 @@
 
 from typing import TYPE_CHECKING, Protocol
 
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.trainer.v1 import job_pb2
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_api.estimator.v1 import calibration_pb2, estimate_pb2
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, run_spec_pb2, training_data_pb2
 
 if TYPE_CHECKING:
     from finetree import AsyncClient
@@ -31,9 +30,9 @@ class Estimator(Protocol):
     async def estimate(
         self,
         spec: run_spec_pb2.RunSpec,
-        profile: run_spec_pb2.DatasetProfile | None,
-        evaluation: run_spec_pb2.DatasetProfile | None,
-    ) -> estimator_pb2.Estimate:
+        profile: training_data_pb2.DatasetProfile | None,
+        evaluation: training_data_pb2.DatasetProfile | None,
+    ) -> estimate_pb2.Estimate:
         """Estimate a resolved run. Raises EstimateUnavailableError."""
         ...
 
@@ -41,7 +40,7 @@ class Estimator(Protocol):
         """Return the hub ids of the catalogue's models by name. Raises EstimateUnavailableError."""
         ...
 
-    async def report(self, observation: estimator_pb2.Observation, *, request_id: str) -> None:
+    async def report(self, observation: calibration_pb2.Observation, *, request_id: str) -> None:
         """Report a run's observation. Raises EstimateUnavailableError (try later), ReportRefusedError."""
         ...
 
@@ -56,9 +55,9 @@ class RemoteEstimator:
     async def estimate(
         self,
         spec: run_spec_pb2.RunSpec,
-        profile: run_spec_pb2.DatasetProfile | None,
-        evaluation: run_spec_pb2.DatasetProfile | None,
-    ) -> estimator_pb2.Estimate:
+        profile: training_data_pb2.DatasetProfile | None,
+        evaluation: training_data_pb2.DatasetProfile | None,
+    ) -> estimate_pb2.Estimate:
         """Estimate a resolved run. Raises EstimateUnavailableError with the service's reason."""
         from finetree.errors import FinetreeError
 
@@ -79,7 +78,7 @@ class RemoteEstimator:
         except FinetreeError as error:
             raise EstimateUnavailableError(f"{error.reason or error.code}: {error.message}") from error
 
-    async def report(self, observation: estimator_pb2.Observation, *, request_id: str) -> None:
+    async def report(self, observation: calibration_pb2.Observation, *, request_id: str) -> None:
         """Report a run's observation. Raises EstimateUnavailableError (try later), ReportRefusedError."""
         from finetree.errors import FinetreeError
 
@@ -105,9 +104,9 @@ class RemoteEstimator:
             await self._client.close()
 
 
-def freeze(estimate: estimator_pb2.Estimate) -> job_pb2.FrozenEstimate:
+def freeze(estimate: estimate_pb2.Estimate) -> estimate_summary_pb2.EstimateSummary:
     """Select the part of an estimate that a job keeps."""
-    frozen = job_pb2.FrozenEstimate(
+    frozen = estimate_summary_pb2.EstimateSummary(
         device_bytes=estimate.memory.device_bytes,
         total_seconds=estimate.time.total_seconds,
         currency_code=estimate.cost.currency_code,
@@ -120,26 +119,26 @@ def freeze(estimate: estimator_pb2.Estimate) -> job_pb2.FrozenEstimate:
     return frozen
 
 
-def hourly_cost(frozen: job_pb2.FrozenEstimate) -> float:
+def hourly_cost(frozen: estimate_summary_pb2.EstimateSummary) -> float:
     """Cost per hour that an estimate implies; 0 when it has no cost."""
     seconds = frozen.total_seconds.expected
     return frozen.cost_amount.expected / seconds * 3600 if seconds > 0 else 0.0
 
 
 _FIT_VERDICTS = {
-    estimator_pb2.FIT_VERDICT_UNSPECIFIED: evidence_pb2.CHECK_VERDICT_UNDECIDED,
-    estimator_pb2.FIT_VERDICT_FITS: evidence_pb2.CHECK_VERDICT_PASS,
-    estimator_pb2.FIT_VERDICT_TIGHT: evidence_pb2.CHECK_VERDICT_WARN,
-    estimator_pb2.FIT_VERDICT_DOES_NOT_FIT: evidence_pb2.CHECK_VERDICT_FAIL,
+    estimate_summary_pb2.FIT_VERDICT_UNSPECIFIED: check_pb2.CHECK_VERDICT_UNDECIDED,
+    estimate_summary_pb2.FIT_VERDICT_FITS: check_pb2.CHECK_VERDICT_PASS,
+    estimate_summary_pb2.FIT_VERDICT_TIGHT: check_pb2.CHECK_VERDICT_WARN,
+    estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT: check_pb2.CHECK_VERDICT_FAIL,
 }
 
 
-def memory_check(estimate: estimator_pb2.Estimate) -> evidence_pb2.Check:
+def memory_check(estimate: estimate_pb2.Estimate) -> check_pb2.Check:
     """Build the check whether the run fits the device. It warns at most, since an estimate is not a measurement."""
-    return evidence_pb2.Check(
+    return check_pb2.Check(
         rule_id="memory.fits_device",
-        severity=evidence_pb2.SEVERITY_WARNING,
-        verdict=_FIT_VERDICTS.get(estimate.fit.verdict, evidence_pb2.CHECK_VERDICT_UNDECIDED),
+        severity=check_pb2.SEVERITY_WARNING,
+        verdict=_FIT_VERDICTS.get(estimate.fit.verdict, check_pb2.CHECK_VERDICT_UNDECIDED),
         measured=estimate.memory.device_bytes,
         limit=float(estimate.memory.usable_device_bytes),
         field_path="training.micro_batch_size",

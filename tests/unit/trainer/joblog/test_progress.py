@@ -10,7 +10,7 @@ def test_the_shares_of_the_phases_are_the_whole(shares):
 
 
 def test_progress_grows_with_the_phases_and_never_goes_back():
-    live = job_pb2.Job(kind=job_pb2.JOB_KIND_TRAIN)
+    live = job_pb2.Job(kind=job_pb2.TASK_KIND_TRAIN)
     seen = []
     for event in (
         event_pb2.JobEvent(phase_progress=event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_LOAD_MODEL, fraction=0.5)),
@@ -29,7 +29,7 @@ def test_progress_grows_with_the_phases_and_never_goes_back():
 
 
 def test_a_loss_that_is_not_finite_leaves_the_last_one():
-    live = job_pb2.Job(kind=job_pb2.JOB_KIND_TRAIN)
+    live = job_pb2.Job(kind=job_pb2.TASK_KIND_TRAIN)
     progress.update(live, event_pb2.JobEvent(step_metrics=event_pb2.StepMetrics(step=1, total_steps=2, loss=3.0)))
     progress.update(
         live, event_pb2.JobEvent(step_metrics=event_pb2.StepMetrics(step=2, total_steps=2, non_finite=True))
@@ -38,7 +38,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_one():
 
 
 def test_evaluations_and_the_best_checkpoint_are_kept():
-    live = job_pb2.Job(kind=job_pb2.JOB_KIND_TRAIN)
+    live = job_pb2.Job(kind=job_pb2.TASK_KIND_TRAIN)
     progress.update(live, event_pb2.JobEvent(eval_metrics=event_pb2.EvalMetrics(loss=1.5, exact_match=0.25)))
     progress.update(live, event_pb2.JobEvent(checkpoint_saved=event_pb2.CheckpointSaved(step=4)))
     assert not live.HasField("best_checkpoint_step")

@@ -2,7 +2,7 @@
 """The control plane refuses exactly what the worker cannot run: the two rooms never import each other, tests may."""
 
 import pytest
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.runspec.resolve import resolve_spec
 from finetree_trainer.jobs import capabilities
@@ -15,7 +15,7 @@ WORKER = {
     "gradient_checkpointing": choices.CHECKPOINTING,
     "loss_kernel": choices.LOSS_KERNELS,
     "qlora.quantization": choices.QUANTIZATIONS,
-    "hardware.sharding": (run_spec_pb2.SHARDING_REPLICATED,),
+    "hardware.sharding": (hardware_pb2.SHARDING_REPLICATED,),
 }
 
 
@@ -25,7 +25,7 @@ def test_a_setting_has_the_values_that_the_worker_takes(name):
 
 
 def test_a_metric_of_the_contract_is_one_that_the_worker_measures():
-    assert set(choices.METRICS) == set(run_spec_pb2.Metric.values()) - {0}
+    assert set(choices.METRICS) == set(training_pb2.Metric.values()) - {0}
 
 
 def test_the_methods_are_those_of_the_worker():
@@ -47,10 +47,10 @@ def test_the_suite_s_defaults_can_be_run(method):
     [
         (run_spec_pb2.RunSpec(optimizer_in_backward=True), "job.spec.optimizer_in_backward"),
         (
-            run_spec_pb2.RunSpec(hardware=run_spec_pb2.Hardware(sharding=run_spec_pb2.SHARDING_FULL)),
+            run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(sharding=hardware_pb2.SHARDING_FULL)),
             "job.spec.hardware.sharding",
         ),
-        (run_spec_pb2.RunSpec(hardware=run_spec_pb2.Hardware(nodes=2)), "job.spec.hardware.nodes"),
+        (run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(nodes=2)), "job.spec.hardware.nodes"),
     ],
 )
 def test_what_can_only_be_priced_is_refused_by_its_name(asked, path):

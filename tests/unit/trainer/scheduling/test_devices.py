@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import hardware_pb2
 from finetree_runtime.errors import FailedPrecondition
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.devices import Device, accelerator_name, choose
 
 GIB = 1024**3
-Hardware = run_spec_pb2.Hardware
+Hardware = hardware_pb2.Hardware
 GPU = Device("cuda:0", Hardware(accelerator="rtx-4090", count=1), "NVIDIA GeForce RTX 4090", 24 * GIB)
-CPU = Device("cpu", Hardware(cpu=run_spec_pb2.CpuDevice(cores=2), count=1), "CPU", 8 * GIB, 2, 1)
+CPU = Device("cpu", Hardware(cpu=hardware_pb2.CpuDevice(cores=2), count=1), "CPU", 8 * GIB, 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_cards_are_called_as_the_catalogue_calls_them(name, gib, known):
     ("wanted", "chosen"),
     [
         (Hardware(), GPU),
-        (Hardware(cpu=run_spec_pb2.CpuDevice()), CPU),
+        (Hardware(cpu=hardware_pb2.CpuDevice()), CPU),
         (Hardware(accelerator="RTX-4090"), GPU),
-        (Hardware(unknown_accelerator=run_spec_pb2.UnknownAccelerator(marketed_memory_gb=24)), GPU),
+        (Hardware(unknown_accelerator=hardware_pb2.UnknownAccelerator(marketed_memory_gb=24)), GPU),
     ],
     ids=["nothing", "cpu", "a name in any case", "a memory class"],
 )
@@ -69,7 +69,7 @@ def test_a_spec_gets_the_device_that_it_asks_for(wanted, chosen):
     [
         Hardware(accelerator="h100"),
         Hardware(accelerator="rtx-4090", count=2),
-        Hardware(unknown_accelerator=run_spec_pb2.UnknownAccelerator(marketed_memory_gb=80)),
+        Hardware(unknown_accelerator=hardware_pb2.UnknownAccelerator(marketed_memory_gb=80)),
     ],
     ids=["another card", "two of them", "another memory class"],
 )

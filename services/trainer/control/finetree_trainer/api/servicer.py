@@ -6,7 +6,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_api.trainer.v1 import base_model_pb2, dataset_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_api.trainer.v1 import (
+    artifact_pb2,
+    base_model_pb2,
+    capacity_pb2,
+    dataset_pb2,
+    event_log_pb2,
+    trainer_pb2,
+    trainer_pb2_grpc,
+)
 from finetree_runtime.errors import invalid_field
 from finetree_runtime.ids import ResourceName, parse_child, parse_name, parse_parent
 from finetree_runtime.paging import PageTokens, page_size
@@ -180,8 +188,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return trainer_pb2.CancelJobResponse(job=await self.jobs.cancel(_uid(request.name, "jobs"), save=save))
 
     async def WatchJob(
-        self, request: trainer_pb2.WatchJobRequest, context_: Any
-    ) -> AsyncIterator[trainer_pb2.WatchJobResponse]:
+        self, request: event_log_pb2.WatchJobRequest, context_: Any
+    ) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
         """Stream a job's events."""
         uid = _uid(request.name, "jobs")
         context.bind(job=uid)
@@ -196,7 +204,9 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         async for batch in self.watches.watch(uid, after, chosen, context.principal().name):
             yield batch
 
-    async def ListEvents(self, request: trainer_pb2.ListEventsRequest, context_: Any) -> trainer_pb2.ListEventsResponse:
+    async def ListEvents(
+        self, request: event_log_pb2.ListEventsRequest, context_: Any
+    ) -> event_log_pb2.ListEventsResponse:
         """List events, in either order."""
         uid = _uid(request.name, "jobs")
         scope = _scope("ListEvents", uid, request, "page_token", "page_size", "name")
@@ -204,11 +214,11 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         size = page_size(request.page_size, default=100)
         found, reached = await self.lister.page(uid, request, position=int(position or 0), limit=size)
         token = self.tokens.issue(scope, str(reached)) if reached else ""
-        return trainer_pb2.ListEventsResponse(events=found, next_page_token=token)
+        return event_log_pb2.ListEventsResponse(events=found, next_page_token=token)
 
     async def ListArtifacts(
-        self, request: trainer_pb2.ListArtifactsRequest, context_: Any
-    ) -> trainer_pb2.ListArtifactsResponse:
+        self, request: artifact_pb2.ListArtifactsRequest, context_: Any
+    ) -> artifact_pb2.ListArtifactsResponse:
         """List the artifacts of a job."""
         uid, size = _uid(request.parent, "jobs", "parent"), page_size(request.page_size)
         scope = f"ListArtifacts/{uid}"
@@ -216,17 +226,17 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         found = await self.artifacts.page(uid, after=after, limit=size + 1)
         token = self.tokens.issue(scope, found[size - 1][0]) if len(found) > size else ""
         shown = [artifact for _, artifact in found[:size]]
-        return trainer_pb2.ListArtifactsResponse(artifacts=shown, next_page_token=token)
+        return artifact_pb2.ListArtifactsResponse(artifacts=shown, next_page_token=token)
 
     async def DownloadArtifact(
-        self, request: trainer_pb2.DownloadArtifactRequest, context_: Any
-    ) -> AsyncIterator[trainer_pb2.DownloadArtifactResponse]:
+        self, request: artifact_pb2.DownloadArtifactRequest, context_: Any
+    ) -> AsyncIterator[artifact_pb2.DownloadArtifactResponse]:
         """Stream a file of an artifact."""
         job, artifact = parse_child(request.name, "jobs", "artifacts", project=context.principal().project)
         async for piece in self.artifacts.read(job.id, artifact, request.path, request.offset, request.limit):
             yield piece
 
-    async def GetCapacity(self, request: trainer_pb2.GetCapacityRequest, context_: Any) -> Any:
+    async def GetCapacity(self, request: capacity_pb2.GetCapacityRequest, context_: Any) -> Any:
         """Report devices, queue and limits."""
         await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
         return await self.host.capacity(self.queue, self.limits)

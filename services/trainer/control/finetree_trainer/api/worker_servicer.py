@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetree_api.trainer.v1 import worker_pb2, worker_pb2_grpc
+from finetree_api.worker.v1 import worker_pb2
 from finetree_runtime.errors import DomainError, NotFound
 from finetree_runtime.server.logging import get_logger
 from grpc import StatusCode, aio

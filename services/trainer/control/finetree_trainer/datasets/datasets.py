@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 from finetree_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection
@@ -192,17 +192,17 @@ def to_message(row: DatasetRow) -> dataset_pb2.Dataset:
     return message
 
 
-def _requested_reading(request: dataset_pb2.CreateDatasetRequest) -> run_spec_pb2.DatasetReading | None:
+def _requested_reading(request: dataset_pb2.CreateDatasetRequest) -> training_data_pb2.DatasetReading | None:
     """The request's settings for reading the file; of its format hint, only what the content may not show."""
-    reading = run_spec_pb2.DatasetReading()
+    reading = training_data_pb2.DatasetReading()
     reading.CopyFrom(request.reading)
-    reading.file_format = reading.file_format or _HINTS.get(request.format, run_spec_pb2.FILE_FORMAT_UNSPECIFIED)
+    reading.file_format = reading.file_format or _HINTS.get(request.format, training_data_pb2.FILE_FORMAT_UNSPECIFIED)
     return reading if reading.ByteSize() else None
 
 
 _HINTS = {
-    dataset_pb2.DATASET_FORMAT_CSV: run_spec_pb2.FILE_FORMAT_CSV,
-    dataset_pb2.DATASET_FORMAT_TSV: run_spec_pb2.FILE_FORMAT_TSV,
+    training_data_pb2.FILE_FORMAT_CSV: training_data_pb2.FILE_FORMAT_CSV,
+    training_data_pb2.FILE_FORMAT_TSV: training_data_pb2.FILE_FORMAT_TSV,
 }
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 from finetree_data.contract import to_reading
 from finetree_data.options import FileFormat, Reading
 from finetree_runtime.errors import DomainError, InvalidArgument, OutOfRange
@@ -124,8 +124,8 @@ class Uploads:
             await asyncio.to_thread(move_durably, part, content)
         record.row_schema, record.format, record.packing = valid.schema, valid.format, valid.packing
         record.profile.CopyFrom(valid.profile)
-        if valid.format == dataset_pb2.DATASET_FORMAT_TEXT:
-            record.reading.file_format = run_spec_pb2.FILE_FORMAT_TEXT  # which the content alone does not show
+        if valid.format == training_data_pb2.FILE_FORMAT_TEXT:
+            record.reading.file_format = training_data_pb2.FILE_FORMAT_TEXT  # which the content alone does not show
         row.record, row.ready, row.update_time = record.SerializeToString(), True, self._clock()
         await self._store.write(
             lambda connection: datasets.make_ready(connection, row.uid, row.record, now=row.update_time)
@@ -149,7 +149,7 @@ class Uploads:
 
 def _reading_of(record: dataset_pb2.Dataset) -> Reading:
     """The options for reading a dataset's file; a hint of plain text yields to JSON lines or a table in it."""
-    named = FileFormat.TEXT if record.format == dataset_pb2.DATASET_FORMAT_TEXT else None
+    named = FileFormat.TEXT if record.format == training_data_pb2.FILE_FORMAT_TEXT else None
     return replace(to_reading(record.reading, name=record.display_name[:100]), named=named)
 
 

@@ -5,8 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 from finetree_data.bad_rows import Fault, describe, empty
 from finetree_data.columns.resolve import mapping_for
 from finetree_data.contract import dataset_format, row_schema
@@ -35,9 +34,9 @@ TARGET_FRACTION = 0.5
 class ValidatedFile:
     """A file of which every row that was read is valid or may be skipped."""
 
-    schema: dataset_pb2.RowSchema.ValueType
-    profile: run_spec_pb2.DatasetProfile
-    format: dataset_pb2.DatasetFormat.ValueType = dataset_pb2.DATASET_FORMAT_JSONL
+    schema: training_data_pb2.RowFormat.ValueType
+    profile: training_data_pb2.DatasetProfile
+    format: training_data_pb2.FileFormat.ValueType = training_data_pb2.FILE_FORMAT_JSONL
     packing: str = ""
 
 
@@ -99,13 +98,13 @@ def _validate_footer(footer: Footer, reading: Reading) -> ValidatedFile:
     if not footer.rows:
         raise empty()
     tokens = max(footer.rows, round(footer.content_bytes / CHARACTERS_PER_TOKEN))
-    profile = run_spec_pb2.DatasetProfile(
+    profile = training_data_pb2.DatasetProfile(
         examples=footer.rows,
         total_tokens=tokens,
         target_fraction=1.0 if layout is Layout.TEXT else TARGET_FRACTION,
         exact=False,
     )
-    return ValidatedFile(row_schema(layout), profile, dataset_pb2.DATASET_FORMAT_PARQUET)
+    return ValidatedFile(row_schema(layout), profile, training_data_pb2.FILE_FORMAT_PARQUET)
 
 
 def _wrong_rows(faults: list[Fault], reading: Reading) -> InvalidArgument:
@@ -146,13 +145,13 @@ class _TokenLengths:
         shift = max(0, tokens.bit_length() - 4)
         self._buckets[-(-tokens >> shift) << shift] += 1
 
-    def profile(self, share: float) -> run_spec_pb2.DatasetProfile:
+    def profile(self, share: float) -> training_data_pb2.DatasetProfile:
         """The profile of a file of which the given share was read."""
         lengths = [
-            run_spec_pb2.TokenLengthBucket(upper_bound=bound, count=round(count / share))
+            training_data_pb2.TokenLengthBucket(upper_bound=bound, count=round(count / share))
             for bound, count in sorted(self._buckets.items())
         ]
-        return run_spec_pb2.DatasetProfile(
+        return training_data_pb2.DatasetProfile(
             examples=round(self.rows / share),
             token_lengths=lengths,
             total_tokens=round(self._total / share),

@@ -3,7 +3,8 @@
 
 from collections.abc import Iterable
 
-from finetree_api.trainer.v1 import dataset_pb2, event_pb2, job_pb2, worker_pb2
+from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_pb2, job_pb2
+from finetree_api.worker.v1 import worker_pb2
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
 
@@ -76,7 +77,7 @@ def _enter_phase(transaction: Transaction, phase: int) -> None:
         transaction.move(job_pb2.JOB_STATE_RUNNING, "TRAINING", "Training.")
 
 
-def _register_artifact(transaction: Transaction, connection: Connection, artifact: job_pb2.Artifact) -> None:
+def _register_artifact(transaction: Transaction, connection: Connection, artifact: artifact_pb2.Artifact) -> None:
     short = artifact.name.rpartition("/")[2]
     artifact.name = f"{transaction.row.name}/artifacts/{short}"
     artifact.attempt = transaction.row.attempt
@@ -92,7 +93,7 @@ def _keep_profile(transaction: Transaction, connection: Connection, report: even
 
     A TRAIN task's report is left out: it counts the rows that remain after its split and truncation.
     """
-    if transaction.row.kind != job_pb2.JOB_KIND_PREPARE or not report.HasField("profile"):
+    if transaction.row.kind != job_pb2.TASK_KIND_PREPARE or not report.HasField("profile"):
         return
     uid = transaction.row.dataset_uid if report.split == "train" else transaction.row.evaluation_uid
     row = datasets.load(connection, uid) if uid else None
@@ -110,7 +111,7 @@ def _add_outcome(
     match outcome.kind:
         case worker_pb2.OUTCOME_KIND_SUCCEEDED:
             transaction.finish(job_pb2.JOB_STATE_SUCCEEDED, "DONE", "The task is complete.", summary=summary)
-            if transaction.row.kind == job_pb2.JOB_KIND_TRAIN and summary is not None:
+            if transaction.row.kind == job_pb2.TASK_KIND_TRAIN and summary is not None:
                 reports.create(connection, transaction.row.uid, attempt, now=transaction.now)
         case worker_pb2.OUTCOME_KIND_FAILED:
             reason, remedy = _reason_and_remedy(outcome.error)

@@ -30,7 +30,7 @@ PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
 def fraction(kind: int, phase: int, within: float) -> float:
     """Share of the whole job that is done when `phase` is done to `within` (0 to 1)."""
     done = 0.0
-    for known, share in PREPARE_SHARES if kind == job_pb2.JOB_KIND_PREPARE else TRAIN_SHARES:
+    for known, share in PREPARE_SHARES if kind == job_pb2.TASK_KIND_PREPARE else TRAIN_SHARES:
         if known == phase:
             return min(1.0, done + share * min(1.0, max(0.0, within)))
         done += share

@@ -7,11 +7,11 @@ A test holds the tables equal to what the worker can do: the two never import ea
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument, invalid_field
 from google.protobuf.descriptor import EnumDescriptor
 
-KINDS = (job_pb2.JOB_KIND_TRAIN, job_pb2.JOB_KIND_PREPARE)
+KINDS = (job_pb2.TASK_KIND_TRAIN, job_pb2.TASK_KIND_PREPARE)
 """Kinds of job."""
 
 METHODS = ("full", "lora", "qlora", "prefix", "adapter")
@@ -19,29 +19,29 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 
 SETTINGS: dict[str, tuple[int, ...]] = {
     "precision": (
-        run_spec_pb2.PRECISION_BF16,
-        run_spec_pb2.PRECISION_BF16_MIXED,
-        run_spec_pb2.PRECISION_FP16_MIXED,
-        run_spec_pb2.PRECISION_FP32,
+        training_pb2.PRECISION_BF16,
+        training_pb2.PRECISION_BF16_MIXED,
+        training_pb2.PRECISION_FP16_MIXED,
+        training_pb2.PRECISION_FP32,
     ),
     "optimizer": (
-        run_spec_pb2.OPTIMIZER_ADAMW,
-        run_spec_pb2.OPTIMIZER_ADAMW_8BIT,
-        run_spec_pb2.OPTIMIZER_PAGED_ADAMW_8BIT,
-        run_spec_pb2.OPTIMIZER_SGD,
+        training_pb2.OPTIMIZER_ADAMW,
+        training_pb2.OPTIMIZER_ADAMW_8BIT,
+        training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT,
+        training_pb2.OPTIMIZER_SGD,
     ),
-    "attention": (run_spec_pb2.ATTENTION_KERNEL_SDPA, run_spec_pb2.ATTENTION_KERNEL_EAGER),
+    "attention": (training_pb2.ATTENTION_KERNEL_SDPA, training_pb2.ATTENTION_KERNEL_EAGER),
     "gradient_checkpointing": (
-        run_spec_pb2.GRADIENT_CHECKPOINTING_OFF,
-        run_spec_pb2.GRADIENT_CHECKPOINTING_FULL,
+        training_pb2.GRADIENT_CHECKPOINTING_OFF,
+        training_pb2.GRADIENT_CHECKPOINTING_FULL,
     ),
-    "loss_kernel": (run_spec_pb2.LOSS_KERNEL_COMPLETION_ONLY,),
+    "loss_kernel": (training_pb2.LOSS_KERNEL_COMPLETION_ONLY,),
     "qlora.quantization": (
-        run_spec_pb2.QUANTIZATION_NF4,
-        run_spec_pb2.QUANTIZATION_FP4,
-        run_spec_pb2.QUANTIZATION_INT8,
+        method_pb2.QUANTIZATION_NF4,
+        method_pb2.QUANTIZATION_FP4,
+        method_pb2.QUANTIZATION_INT8,
     ),
-    "hardware.sharding": (run_spec_pb2.SHARDING_REPLICATED,),
+    "hardware.sharding": (hardware_pb2.SHARDING_REPLICATED,),
 }
 """Values that a setting of a resolved spec may have, by its path in RunSpec; unset is always allowed."""
 

@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import FailedPrecondition, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection
@@ -34,12 +34,12 @@ class Jobs:
         self._log, self._planner, self._queue = log, planner, queue
         self._supervisor, self._settings = supervisor, settings
 
-    async def validate(self, project: str, request: trainer_pb2.JobRequest) -> Plan:
+    async def validate(self, project: str, request: job_pb2.JobTemplate) -> Plan:
         """Plan a job without creating it. Raises what `create` raises."""
         return await self._planner.plan(project, request)
 
     async def create(
-        self, project: str, owner: str, request: trainer_pb2.JobRequest, *, request_id: str, validate_only: bool = False
+        self, project: str, owner: str, request: job_pb2.JobTemplate, *, request_id: str, validate_only: bool = False
     ) -> job_pb2.Job:
         """Create a job; it is durable when this returns. The same request id and body always return the same job.
 
@@ -128,7 +128,7 @@ class Jobs:
         job.queue_position, job.blocked_by = position.number, position.blocked_by
         return job
 
-    def _record(self, project: str, owner: str, request: trainer_pb2.JobRequest, plan: Plan) -> job_pb2.Job:
+    def _record(self, project: str, owner: str, request: job_pb2.JobTemplate, plan: Plan) -> job_pb2.Job:
         uid = str(uuid7())
         record = job_pb2.Job(
             name=str(ResourceName(project, "jobs", uid)),
@@ -147,7 +147,7 @@ class Jobs:
             create_time=timestamp(self._log.clock()),
         )
         record.base.hub_id = plan.model.hub_id
-        if plan.kind == job_pb2.JOB_KIND_TRAIN:
+        if plan.kind == job_pb2.TASK_KIND_TRAIN:
             # A PREPARE job asks the hub anew what a branch is.
             record.base.revision = plan.model.revision
         if plan.estimate is not None:

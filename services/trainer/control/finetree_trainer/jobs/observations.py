@@ -8,7 +8,7 @@ job and the attempt, so none is counted twice. While the estimator is unavailabl
 import asyncio
 from functools import partial
 
-from finetree_api.estimator.v1 import estimator_pb2
+from finetree_api.estimator.v1 import calibration_pb2, estimate_pb2
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.logging import get_logger
@@ -42,7 +42,7 @@ class ObservationReporter:
         log.listeners.append(self._on_change)
 
     def _on_change(self, row: JobRow) -> None:
-        if row.kind == job_pb2.JOB_KIND_TRAIN and row.state in states.TERMINAL:
+        if row.kind == job_pb2.TASK_KIND_TRAIN and row.state in states.TERMINAL:
             self._wake.set()
 
     async def run(self) -> None:
@@ -97,7 +97,7 @@ class ObservationReporter:
 
 def observation_of(
     record: job_pb2.Job, attempt: int, end: int, found: list[event_pb2.JobEvent]
-) -> estimator_pb2.Observation | None:
+) -> calibration_pb2.Observation | None:
     """Build a run's observation from its record and its last events, newest first; None if nothing was measured.
 
     `end` is the end of the run in microseconds. The dataset profile is the worker's, counted with the model's tokenizer
@@ -107,11 +107,11 @@ def observation_of(
     if terminal is None or not terminal.HasField("summary") or not terminal.summary.steps:
         return None
     summary = terminal.summary
-    run = estimator_pb2.EstimateRunRequest(spec=record.spec)
+    run = estimate_pb2.EstimateRunRequest(spec=record.spec)
     for event in found:
         if event.WhichOneof("payload") == "dataset_report" and event.dataset_report.HasField("profile"):
             _put_profile(run, event.dataset_report)
-    observation = estimator_pb2.Observation(
+    observation = calibration_pb2.Observation(
         job=record.name,
         attempt=attempt,
         run=run,
@@ -128,7 +128,7 @@ def observation_of(
     return observation
 
 
-def _put_profile(run: estimator_pb2.EstimateRunRequest, report: event_pb2.DatasetReport) -> None:
+def _put_profile(run: estimate_pb2.EstimateRunRequest, report: event_pb2.DatasetReport) -> None:
     if report.split == "train" and not run.HasField("dataset_profile"):
         run.dataset_profile.CopyFrom(report.profile)
     elif report.split != "train" and not run.HasField("evaluation_profile"):
@@ -142,7 +142,7 @@ def _due(now: int, connection: Connection) -> list[ReportRow]:
     return reports.due(connection, now, BATCH)
 
 
-def _observation(row: ReportRow, connection: Connection) -> estimator_pb2.Observation | None:
+def _observation(row: ReportRow, connection: Connection) -> calibration_pb2.Observation | None:
     job = jobs.load(connection, row.job_uid)
     if job is None:
         return None

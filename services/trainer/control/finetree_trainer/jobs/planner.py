@@ -8,8 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_api.trainer.v1 import dataset_pb2, job_pb2
+from finetree_api.types.v1 import (
+    check_pb2,
+    estimate_summary_pb2,
+    evidence_pb2,
+    model_pb2,
+    run_spec_pb2,
+    training_data_pb2,
+)
 from finetree_data.contract import reading_of, to_reading
 from finetree_data.options import Reading
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound, Violation, invalid_field
@@ -39,7 +46,7 @@ class PlannedDataset:
     """A dataset of a spec: its file and the profile of its rows. `uid` is "" for a path."""
 
     file: Path
-    profile: run_spec_pb2.DatasetProfile
+    profile: training_data_pb2.DatasetProfile
     uid: str = ""
 
 
@@ -53,10 +60,10 @@ class Plan:
     device: Device
     data: PlannedDataset | None = None
     evaluation: PlannedDataset | None = None
-    sources: list[evidence_pb2.SettingSource] = field(default_factory=list)
-    checks: list[evidence_pb2.Check] = field(default_factory=list)
+    sources: list[check_pb2.SettingSource] = field(default_factory=list)
+    checks: list[check_pb2.Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    estimate: job_pb2.FrozenEstimate | None = None
+    estimate: estimate_summary_pb2.EstimateSummary | None = None
     digest: str = ""
 
 
@@ -76,13 +83,13 @@ class Planner:
     ) -> None:
         self._models, self._datasets, self._layout, self._data_roots = models, datasets, layout, data_roots
         self._devices, self._estimator, self._rates = found, estimator, rates
-        self._profiles: dict[tuple[Path, int, int, Reading], run_spec_pb2.DatasetProfile] = {}
+        self._profiles: dict[tuple[Path, int, int, Reading], training_data_pb2.DatasetProfile] = {}
 
-    async def plan(self, project: str, job: trainer_pb2.JobRequest) -> Plan:
+    async def plan(self, project: str, job: job_pb2.JobTemplate) -> Plan:
         """Plan a job. Raises the errors that CreateJob documents."""
-        kind = job.kind or job_pb2.JOB_KIND_TRAIN
+        kind = job.kind or job_pb2.TASK_KIND_TRAIN
         capabilities.require_kind(kind)
-        training = kind == job_pb2.JOB_KIND_TRAIN
+        training = kind == job_pb2.TASK_KIND_TRAIN
         if training:
             capabilities.require_method(job.spec)
         model = await self._model(job.spec.model)
@@ -99,7 +106,7 @@ class Planner:
             await self._complete(plan, job)
         return plan
 
-    async def _model(self, source: run_spec_pb2.ModelSource) -> locate.BaseModel:
+    async def _model(self, source: model_pb2.ModelSource) -> locate.BaseModel:
         """Locate the base model; a name that is not known here is looked up in the estimator's catalogue."""
         if source.WhichOneof("source") != "name" or locate.is_known(source.name):
             return await asyncio.to_thread(self._models.locate, source)
@@ -111,10 +118,10 @@ class Planner:
         hub_id = catalogue.get(source.name.lower(), "")
         if not hub_id:
             raise locate.no_such_name(source.name, catalogue)
-        found = run_spec_pb2.ModelSource(hub=run_spec_pb2.HubModel(id=hub_id))
+        found = model_pb2.ModelSource(hub=model_pb2.HubModel(id=hub_id))
         return await asyncio.to_thread(self._models.locate, found)
 
-    async def _complete(self, plan: Plan, job: trainer_pb2.JobRequest) -> None:
+    async def _complete(self, plan: Plan, job: job_pb2.JobTemplate) -> None:
         profile = plan.data.profile if plan.data else None
         positions = locate.positions(plan.model)
         resolved = resolve_spec(plan.spec, profile=profile, positions=positions)
@@ -132,7 +139,7 @@ class Planner:
         if job.plan_digest and job.plan_digest != plan.digest:
             raise _drift(job, plan)
 
-    async def _estimate(self, plan: Plan, profile: run_spec_pb2.DatasetProfile | None) -> evidence_pb2.Revision:
+    async def _estimate(self, plan: Plan, profile: training_data_pb2.DatasetProfile | None) -> evidence_pb2.Revision:
         held_out = plan.evaluation.profile if plan.evaluation else None
         try:
             estimate = await self._estimator.estimate(plan.spec, profile, held_out)
@@ -161,7 +168,7 @@ class Planner:
         return device
 
     async def _data(
-        self, project: str, source: run_spec_pb2.DatasetSource, path: str, *, required: bool
+        self, project: str, source: training_data_pb2.DatasetSource, path: str, *, required: bool
     ) -> PlannedDataset | None:
         match source.WhichOneof("source"):
             case "name":
@@ -181,7 +188,7 @@ class Planner:
             case _:
                 return None
 
-    async def _uploaded(self, row: DatasetRow, source: run_spec_pb2.DatasetSource, path: str) -> PlannedDataset:
+    async def _uploaded(self, row: DatasetRow, source: training_data_pb2.DatasetSource, path: str) -> PlannedDataset:
         """Plan an uploaded dataset, read as the spec says, else as its creator said, which the spec then gets."""
         record = dataset_pb2.Dataset.FromString(row.record)
         file, own = self._layout.dataset_file(row.sha256), record.reading
@@ -189,7 +196,7 @@ class Planner:
             if own.ByteSize():
                 source.reading.CopyFrom(own)
             return PlannedDataset(file, record.profile, row.uid)
-        if source.reading.file_format == run_spec_pb2.FILE_FORMAT_UNSPECIFIED:
+        if source.reading.file_format == training_data_pb2.FILE_FORMAT_UNSPECIFIED:
             source.reading.file_format = own.file_format
         if source.reading == own:
             return PlannedDataset(file, record.profile, row.uid)
@@ -198,7 +205,7 @@ class Planner:
 
     async def _profile_of(
         self, file: Path, reading: Reading, source: str, field_path: str
-    ) -> run_spec_pb2.DatasetProfile:
+    ) -> training_data_pb2.DatasetProfile:
         status = await asyncio.to_thread(file.stat)
         key = file, status.st_mtime_ns, status.st_size, reading
         if key not in self._profiles:
@@ -219,14 +226,14 @@ def _below(error: InvalidArgument, source: str) -> InvalidArgument:
 
 
 def _merge_sources(
-    ours: list[evidence_pb2.SettingSource], given: list[evidence_pb2.SettingSource]
-) -> list[evidence_pb2.SettingSource]:
+    ours: list[check_pb2.SettingSource], given: list[check_pb2.SettingSource]
+) -> list[check_pb2.SettingSource]:
     """Sources in field order; of a value in the request, the source that the request gives, if it gives one."""
     known = {source.field_path: source for source in given}
     return [known.get(source.field_path, source) if source.rule_id == "request" else source for source in ours]
 
 
-def _drift(job: trainer_pb2.JobRequest, plan: Plan) -> FailedPrecondition:
+def _drift(job: job_pb2.JobTemplate, plan: Plan) -> FailedPrecondition:
     """Build the error for a plan that is not the approved one, with the fields that differ if they are known."""
     approved = _approved_spec(job.recommendation_json)
     changed = difference(approved, plan.spec) if approved is not None else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetree_api.trainer.v1 import base_model_pb2, job_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import model_pb2
 from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
 from finetree_runtime.ids import uuid7
 from sqlalchemy import Connection
@@ -81,7 +81,7 @@ class BaseModels:
                 model = self._models.relocate(record.spec.model, record.base)
             except DomainError:
                 continue
-            preparing = record.kind == job_pb2.JOB_KIND_PREPARE and model.home == found.folder.parent
+            preparing = record.kind == job_pb2.TASK_KIND_PREPARE and model.home == found.folder.parent
             if model.folder == found.folder or preparing:
                 text = f"{row.name} needs {found.message.name}; wait for it or cancel it."
                 raise FailedPrecondition(
@@ -96,7 +96,7 @@ class BaseModels:
         for known in locate.KNOWN:
             folder = self._models.folder / known.name
             if (folder / "config.json").is_file():
-                source = run_spec_pb2.ModelSource(name=known.name)
+                source = model_pb2.ModelSource(name=known.name)
                 yield _found(folder, known.name, base_model_pb2.BASE_MODEL_ORIGIN_WHEEL, source, known.hub_id)
 
     def _of_hub(self) -> Iterator[FoundModel]:
@@ -107,7 +107,7 @@ class BaseModels:
                 if not hub.COMMIT.fullmatch(commit):
                     continue
                 hub_id = str(_json(folder / "manifest.json").get("hub_id", "")) or home.name.replace("--", "/", 1)
-                source = run_spec_pb2.ModelSource(hub=run_spec_pb2.HubModel(id=hub_id, revision=commit))
+                source = model_pb2.ModelSource(hub=model_pb2.HubModel(id=hub_id, revision=commit))
                 name = f"{home.name}@{commit}"
                 found = _found(folder, name, base_model_pb2.BASE_MODEL_ORIGIN_HUB, source, hub_id)
                 found.message.revision = commit
@@ -120,7 +120,7 @@ class BaseModels:
             for folder in _folders(Path(root).expanduser()):
                 if folder.name not in seen and (folder / "config.json").is_file():
                     seen.add(folder.name)
-                    source = run_spec_pb2.ModelSource(path=folder.name)
+                    source = model_pb2.ModelSource(path=folder.name)
                     hub_id = locate.hub_id_in(folder / "config.json")
                     name = f"path:{folder.name}"
                     yield _found(folder, name, base_model_pb2.BASE_MODEL_ORIGIN_PATH, source, hub_id)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetree_api.trainer.v1 import job_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.types.v1 import model_pb2
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 
 from finetree_trainer.models import hub
@@ -63,7 +63,7 @@ class Models:
     def __init__(self, folder: Path, roots: tuple[str, ...]) -> None:
         self.folder, self.roots = folder, roots
 
-    def locate(self, source: run_spec_pb2.ModelSource) -> BaseModel:
+    def locate(self, source: model_pb2.ModelSource) -> BaseModel:
         """Locate the model that a spec names, prepared or not.
 
         Raises InvalidArgument (MODEL_NOT_TRAINABLE, INVALID_REQUEST), NotFound MODEL_NOT_FOUND, PermissionDenied
@@ -84,12 +84,12 @@ class Models:
                     violations=[(f"{_FIELD}.shape", text, "MODEL_NOT_TRAINABLE")],
                 )
 
-    def relocate(self, source: run_spec_pb2.ModelSource, base: job_pb2.ArtifactBase) -> BaseModel:
+    def relocate(self, source: model_pb2.ModelSource, base: artifact_pb2.ArtifactBase) -> BaseModel:
         """Locate the model of a job's spec at the revision of the job's creation. Raises what `locate` raises."""
         kind = source.WhichOneof("source")
         if kind == "hub" or (kind == "name" and not is_known(source.name)):
             revision = base.revision or source.hub.revision
-            return self._of_hub(run_spec_pb2.HubModel(id=base.hub_id or source.hub.id, revision=revision))
+            return self._of_hub(model_pb2.HubModel(id=base.hub_id or source.hub.id, revision=revision))
         return self.locate(source)
 
     def _named(self, name: str) -> BaseModel:
@@ -101,7 +101,7 @@ class Models:
     def _known(self, known: KnownModel) -> BaseModel:
         return BaseModel(known.name, self.folder / known.name, known.hub_id, origin=known.origin)
 
-    def _of_hub(self, wanted: run_spec_pb2.HubModel) -> BaseModel:
+    def _of_hub(self, wanted: model_pb2.HubModel) -> BaseModel:
         for known in KNOWN:
             if known.hub_id.lower() == wanted.id.lower() and wanted.revision in ("", hub.DEFAULT_REVISION):
                 return self._known(known)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import hardware_pb2
 from finetree_runtime.errors import FailedPrecondition
 
 CPU = "cpu"
@@ -55,7 +55,7 @@ class Device:
     """A GPU or the CPU. `slots` jobs run on it at once; `threads` is a CPU slot's number of threads, 0 on a GPU."""
 
     id: str
-    hardware: run_spec_pb2.Hardware
+    hardware: hardware_pb2.Hardware
     display_name: str
     total_bytes: int
     slots: int = 1
@@ -82,7 +82,7 @@ def device_of(slot: str) -> str:
     return slot.rpartition("/")[0]
 
 
-def choose(devices: list[Device], wanted: run_spec_pb2.Hardware) -> Device:
+def choose(devices: list[Device], wanted: hardware_pb2.Hardware) -> Device:
     """Choose the device that a spec asks for; the first one when it asks for none.
 
     Raises FailedPrecondition NO_SUCH_DEVICE where this machine has nothing of the kind, or not so many.
@@ -136,8 +136,8 @@ def _missing(devices: list[Device], what: str) -> FailedPrecondition:
 
 def _cpu(slots: int, threads: int) -> Device:
     cores, memory, name = usable_cores(), usable_memory(), cpu_name()
-    hardware = run_spec_pb2.Hardware(
-        cpu=run_spec_pb2.CpuDevice(cores=cores, memory_bytes=memory, model_name=name), count=1
+    hardware = hardware_pb2.Hardware(
+        cpu=hardware_pb2.CpuDevice(cores=cores, memory_bytes=memory, model_name=name), count=1
     )
     return Device(CPU, hardware, name, memory, slots, threads or max(1, cores // slots))
 
@@ -186,7 +186,7 @@ def _gpus() -> list[Device]:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         name, total = pynvml.nvmlDeviceGetName(handle), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
         text = name.decode() if isinstance(name, bytes) else str(name)
-        hardware = run_spec_pb2.Hardware(accelerator=accelerator_name(text, total), count=1)
+        hardware = hardware_pb2.Hardware(accelerator=accelerator_name(text, total), count=1)
         devices.append(Device(f"cuda:{index}", hardware, text, total))
     return devices
 

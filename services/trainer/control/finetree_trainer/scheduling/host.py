@@ -4,7 +4,8 @@
 import asyncio
 import base64
 
-from finetree_api.trainer.v1 import trainer_pb2, worker_pb2
+from finetree_api.trainer.v1 import capacity_pb2
+from finetree_api.worker.v1 import worker_pb2
 from sqlalchemy import Connection, delete, insert, select
 
 from finetree_trainer.scheduling.devices import CPU, Device
@@ -67,11 +68,11 @@ class Host:
             except TimeoutError:
                 return
 
-    async def capacity(self, queue: JobQueue, limits: dict[str, int]) -> trainer_pb2.GetCapacityResponse:
+    async def capacity(self, queue: JobQueue, limits: dict[str, int]) -> capacity_pb2.GetCapacityResponse:
         """Describe devices, queue and limits as they are now."""
         bf16, fp32 = self.rates()
         free = await asyncio.to_thread(lambda: [device.free_bytes() for device in self.devices])
-        return trainer_pb2.GetCapacityResponse(
+        return capacity_pb2.GetCapacityResponse(
             devices=[self._show(device, bytes_, queue) for device, bytes_ in zip(self.devices, free, strict=True)],
             queue_length=len(queue),
             limits=limits,
@@ -80,9 +81,9 @@ class Host:
             host_cpu_name=self.devices[-1].display_name,
         )
 
-    def _show(self, device: Device, free: int, queue: JobQueue) -> trainer_pb2.Device:
+    def _show(self, device: Device, free: int, queue: JobQueue) -> capacity_pb2.Device:
         running = queue.running_on(device.id)
-        shown = trainer_pb2.Device(
+        shown = capacity_pb2.Device(
             id=device.id,
             hardware=device.hardware,
             display_name=device.display_name,

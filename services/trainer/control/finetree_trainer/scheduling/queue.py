@@ -139,7 +139,7 @@ class JobQueue:
     def _maybe_prewarm(self) -> None:
         free = any(not holder for holder in self._holders.values())
         # A PREPARE job is short and often followed by a TRAIN job: ten seconds of imports fit beside it.
-        short = all(kind == job_pb2.JOB_KIND_PREPARE for kind in self._kinds.values())
+        short = all(kind == job_pb2.TASK_KIND_PREPARE for kind in self._kinds.values())
         if free or short:
             self.prewarm()
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_runtime.errors import DomainError
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server.logging import get_logger

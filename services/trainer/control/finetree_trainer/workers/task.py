@@ -3,8 +3,9 @@
 
 import os
 
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.types.v1 import training_data_pb2
+from finetree_api.worker.v1 import worker_pb2
 
 from finetree_trainer import estimator, paths
 from finetree_trainer.datasets.datasets import Datasets
@@ -16,8 +17,8 @@ from finetree_trainer.scheduling.devices import Device
 from finetree_trainer.settings import Settings
 
 _KINDS = {
-    job_pb2.JOB_KIND_TRAIN: worker_pb2.TASK_KIND_TRAIN,
-    job_pb2.JOB_KIND_PREPARE: worker_pb2.TASK_KIND_PREPARE,
+    job_pb2.TASK_KIND_TRAIN: job_pb2.TASK_KIND_TRAIN,
+    job_pb2.TASK_KIND_PREPARE: job_pb2.TASK_KIND_PREPARE,
 }
 
 
@@ -38,7 +39,7 @@ class TaskBuilder:
         row = await self._log.row(uid)
         record = job_pb2.Job.FromString(row.record)
         model = self._models.relocate(record.spec.model, record.base)
-        fetching = record.kind == job_pb2.JOB_KIND_PREPARE and model.home is not None
+        fetching = record.kind == job_pb2.TASK_KIND_PREPARE and model.home is not None
         cache_bytes = self._settings.token_cache_bytes
         return worker_pb2.Task(
             kind=_KINDS[record.kind],
@@ -75,7 +76,7 @@ class TaskBuilder:
                 private_folder(folder)
         return task
 
-    async def _file(self, uid: str, source: run_spec_pb2.DatasetSource) -> str:
+    async def _file(self, uid: str, source: training_data_pb2.DatasetSource) -> str:
         if uid:
             return str(self._layout.dataset_file((await self._datasets.ready(uid)).sha256))
         if source.WhichOneof("source") == "path":
