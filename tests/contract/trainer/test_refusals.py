@@ -2,7 +2,7 @@
 # ruff: noqa: ANN003, ANN202, PT012 - arguments are fields of protobuf messages; each case is one call
 import grpc
 import pytest
-from finetree_api.trainer.v1 import artifact_pb2, event_log_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_log_pb2, trainer_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
 
@@ -11,35 +11,35 @@ Spec = run_spec_pb2.RunSpec
 
 def model(**source):
     def change(request):
-        request.spec.model.CopyFrom(model_pb2.ModelSource(**source))
+        request.train.spec.model.CopyFrom(model_pb2.ModelSource(**source))
 
     return change
 
 
 def spec(**fields):
     def change(request):
-        request.spec.MergeFrom(Spec(**fields))
+        request.train.spec.MergeFrom(Spec(**fields))
 
     return change
 
 
 def data(**source):
     def change(request):
-        request.spec.dataset.CopyFrom(training_data_pb2.DatasetSource(**source))
+        request.train.spec.dataset.CopyFrom(training_data_pb2.DatasetSource(**source))
 
     return change
 
 
 def without_method(request):
-    request.spec.ClearField("lora")
+    request.train.spec.ClearField("lora")
 
 
 def without_data(request):
-    request.spec.ClearField("dataset")
+    request.train.spec.ClearField("dataset")
 
 
 def export(request):
-    request.kind = job_pb2.TASK_KIND_EXPORT
+    request.export.artifact = "projects/default/jobs/x/artifacts/adapter"
 
 
 SHAPE = model_pb2.ModelShape(hidden_size=8, layers=1, intermediate_size=8, attention_heads=1, vocab_size=8)
@@ -101,7 +101,7 @@ CASES = {
         "KEEP_BEST_WITHOUT_EVALUATION",
     ),
     "flash": (spec(attention=training_pb2.ATTENTION_KERNEL_FLASH), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
-    "export": (export, "INVALID_ARGUMENT", "JOB_KIND_NOT_SUPPORTED"),
+    "export": (export, "INVALID_ARGUMENT", "TASK_NOT_SUPPORTED"),
     "negative steps": (spec(training=training_pb2.Training(max_steps=-1)), "INVALID_ARGUMENT", "INVALID_REQUEST"),
 }
 
@@ -115,13 +115,13 @@ async def test_what_cannot_run_is_refused_with_a_reason_and_nothing_is_created(t
             request = job_request(dataset)
             change(request)
             with pytest.raises(grpc.aio.AioRpcError) as error:
-                await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request, request_id=f"case {name}"))
+                await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request, request_id=name.replace(" ", "-")))
             found = refusal(error.value)
             assert found[:2] == (code, reason), (name, error.value.details())
             assert str(tmp_path) not in error.value.details(), name
         assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
         # What was refused has not used its request id up.
-        again = trainer_pb2.CreateJobRequest(job=job_request(dataset), request_id="case GPTQ")
+        again = trainer_pb2.CreateJobRequest(job=job_request(dataset), request_id="GPTQ")
         assert (await talk.stub.CreateJob(again)).job.name
 
 
@@ -129,7 +129,7 @@ async def test_a_wrong_name_suggests_the_near_one(tmp_path):
     async with trainer(tmp_path) as talk:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             request = job_request((await talk.upload(jsonl(ROWS))).name)
-            request.spec.model.name = "smollm2-135m-instrct"
+            request.train.spec.model.name = "smollm2-135m-instrct"
             await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))
         assert refusal(error.value)[2].metadata["near"] == "smollm2-135m-instruct"
 
@@ -138,12 +138,12 @@ async def test_a_row_of_a_path_is_named(tmp_path):
     async with trainer(tmp_path) as talk:
         (tmp_path / "rows" / "wrong.jsonl").write_text('{"text": "fine"}\n{"text": 5}\n')
         request = job_request("")
-        request.spec.dataset.path = "wrong.jsonl"
+        request.train.spec.dataset.path = "wrong.jsonl"
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))
         _, _, info, faults = refusal(error.value)
         assert info.metadata["row"] == "2"
-        assert faults[0].field == "job.spec.dataset.rows[2].text"
+        assert faults[0].field == "job.train.spec.dataset.rows[2].text"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_early_stopping_that_could_never_act_is_refused(evaluation, path):
     spec.lora.SetInParent()
     with pytest.raises(InvalidArgument) as refused:
         require_evaluations(resolve_spec(spec).spec)
-    assert f"job.spec.evaluation.{path}" in str(refused.value)
+    assert f"job.train.spec.evaluation.{path}" in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_keeping_the_best_of_no_evaluations_is_refused(evaluation):
         require_evaluations(resolve_spec(spec).spec)
 
     assert [(violation.field_path, violation.reason) for violation in refused.value.violations] == [
-        ("job.spec.checkpoints.keep_best", "KEEP_BEST_WITHOUT_EVALUATION")
+        ("job.train.spec.checkpoints.keep_best", "KEEP_BEST_WITHOUT_EVALUATION")
     ]
 
 

@@ -221,7 +221,9 @@ class CreateDatasetRequest(_message.Message):
     parent: _builtins.str
     """"projects/{project}"; empty means the default project."""
     display_name: _builtins.str
-    """Name for people."""
+    """Name for people, as a rule the file's. Where `reading` does not say the file format, its suffix does for tables
+    (.csv, .tsv) and plain text (.txt, .md); JSON lines and known tables count as such whatever they are called.
+    """
     size_bytes: _builtins.int
     """Size in bytes."""
     sha256: _builtins.str

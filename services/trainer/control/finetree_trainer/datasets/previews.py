@@ -40,7 +40,7 @@ class Previews:
         """Find the newest job that has a preview of a dataset (a uid). Raises FailedPrecondition NO_PREVIEW."""
         found = await self._log.store.read(
             lambda connection: artifacts.newest_job_with(
-                connection, ARTIFACT, dataset=dataset, kind=job_pb2.TASK_KIND_PREPARE
+                connection, ARTIFACT, dataset=dataset, task=job_pb2.TASK_KIND_PREPARE
             )
         )
         if found is None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.types.v1 import training_data_pb2
+from finetree_data import contract
 from finetree_data.bad_rows import Fault, describe, empty
 from finetree_data.columns.resolve import mapping_for
-from finetree_data.contract import dataset_format, row_schema
 from finetree_data.errors import DatasetError, RowError
 from finetree_data.files.content import PARQUET
 from finetree_data.files.parquet_footer import Footer, read_footer
@@ -34,10 +34,10 @@ TARGET_FRACTION = 0.5
 class ValidatedFile:
     """A file of which every row that was read is valid or may be skipped."""
 
-    schema: training_data_pb2.RowFormat.ValueType
+    file_format: training_data_pb2.FileFormat.ValueType
+    compression: training_data_pb2.Compression.ValueType
+    row_format: training_data_pb2.RowFormat.ValueType
     profile: training_data_pb2.DatasetProfile
-    format: training_data_pb2.FileFormat.ValueType = training_data_pb2.FILE_FORMAT_JSONL
-    packing: str = ""
 
 
 def validate_file(file: Path, reading: Reading | None = None) -> ValidatedFile:
@@ -78,8 +78,12 @@ def _validate_rows(file: RowFile) -> ValidatedFile:
     file.left_out.finish(lengths.rows)
     if file.layout is None or file.file_format is None:
         raise empty(file.skipped)
-    schema, found = row_schema(file.layout), dataset_format(file.file_format)
-    return ValidatedFile(schema, lengths.profile(share), found, file.compression)
+    return ValidatedFile(
+        file_format=contract.file_format(file.file_format),
+        compression=contract.compression(file.compression),
+        row_format=contract.row_format(file.layout),
+        profile=lengths.profile(share),
+    )
 
 
 def _is_parquet(file: Path, reading: Reading) -> bool:
@@ -104,7 +108,12 @@ def _validate_footer(footer: Footer, reading: Reading) -> ValidatedFile:
         target_fraction=1.0 if layout is Layout.TEXT else TARGET_FRACTION,
         exact=False,
     )
-    return ValidatedFile(row_schema(layout), profile, training_data_pb2.FILE_FORMAT_PARQUET)
+    return ValidatedFile(
+        file_format=training_data_pb2.FILE_FORMAT_PARQUET,
+        compression=training_data_pb2.COMPRESSION_NONE,
+        row_format=contract.row_format(layout),
+        profile=profile,
+    )
 
 
 def _wrong_rows(faults: list[Fault], reading: Reading) -> InvalidArgument:

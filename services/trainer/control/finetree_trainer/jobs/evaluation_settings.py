@@ -4,7 +4,7 @@
 from finetree_api.types.v1 import run_spec_pb2, training_pb2
 from finetree_runtime.errors import invalid_field
 
-_SPEC = "job.spec"
+_SPEC = "job.train.spec"
 _NEEDS_STEPS = "needs evaluation.every_steps: set after how many optimizer steps to evaluate"
 _NEEDS_ROWS = "needs held-out rows: set evaluation.dataset or evaluation.split_fraction"
 

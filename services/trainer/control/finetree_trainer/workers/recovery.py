@@ -75,7 +75,7 @@ def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, 
         ended = f"The worker of attempt {dead.attempt} ended: {dead.ending}."
         code = "WORKER_INTERRUPTED" if cause == attempts.INTERRUPTED else "WORKER_LOST"
         text = f"{ended} The next one goes on from the newest checkpoint."
-        transaction.move(job_pb2.JOB_STATE_RECOVERING, code, text)
+        transaction.recover(code, text)
     else:
         _fail(transaction, dead)
 
