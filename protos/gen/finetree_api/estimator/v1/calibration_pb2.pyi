@@ -24,7 +24,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Observation(_message.Message):
-    """What a run measured."""
+    """What a run of this suite's trainer measured. At most 64 KiB."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -39,28 +39,36 @@ class Observation(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     job: _builtins.str
-    """Job, by its resource name; with the attempt it identifies the observation."""
+    """Resource name of the job, printable; with the attempt it identifies the observation."""
     attempt: _builtins.int
-    """Attempt."""
+    """Attempt of the job that measured it."""
     allocated_bytes: _builtins.int
-    """Measured peak of what is allocated, bytes. Unset: not measured."""
+    """Peak of what the program had allocated, bytes; at most reserved_bytes. Unset: not measured."""
     reserved_bytes: _builtins.int
-    """Measured peak of what the allocator holds, bytes. Unset: not measured."""
+    """Peak of what its allocator had reserved, bytes; at most device_bytes. Unset: not measured."""
     device_bytes: _builtins.int
-    """Measured peak of the device (on a CPU: of the process), bytes. Unset: not measured."""
+    """Peak of the device (on a CPU: of the process), bytes; at most 1.1 times what the device offers. Unset: not
+    measured.
+    """
     step_seconds: _builtins.float
-    """Median seconds of an optimizer step, the first ones left out. Unset: not measured."""
+    """Median seconds of an optimizer step, the first ones left out. Learned from when `steps` is 5 or more. Unset: not
+    measured; then one of the peaks must be.
+    """
     total_seconds: _builtins.float
-    """Seconds of the whole run. Unset: not measured."""
+    """Seconds of the whole run, loading and saving included. Unset: not measured."""
     steps: _builtins.int
-    """Optimizer steps that were taken."""
+    """Optimizer steps that were taken; 0 is refused together with step_seconds."""
     @_builtins.property
     def run(self) -> _estimate_pb2.EstimateRunRequest:
-        """The run as it was estimated and trained: resolved spec, profiles, program."""
+        """The run as it was estimated and trained: resolved spec and profiles. Its device must be an accelerator of the
+        catalogue or a CPU with model_name; other programs than this suite's are refused. Ownership and view do not matter.
+        """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When the run ended. Unset: now."""
+        """When the run ended, on the reporter's clock; at most a day ahead of the server's. Unset: the time of the call, on
+        the server's clock.
+        """
 
     def __init__(
         self,
@@ -105,7 +113,7 @@ Global___Observation: _TypeAlias = Observation  # noqa: Y015
 
 @_typing.final
 class ReportObservationRequest(_message.Message):
-    """Request of ReportObservation."""
+    """A measured run to learn from. One database write and one estimate; the trainer sends it after each run that succeeds."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -117,7 +125,7 @@ class ReportObservationRequest(_message.Message):
     """
     @_builtins.property
     def observation(self) -> Global___Observation:
-        """What was measured."""
+        """At least one peak or step_seconds must be measured; numbers that contradict each other are refused."""
 
     def __init__(
         self,
@@ -135,17 +143,17 @@ Global___ReportObservationRequest: _TypeAlias = ReportObservationRequest  # noqa
 
 @_typing.final
 class ReportObservationResponse(_message.Message):
-    """Response of ReportObservation."""
+    """Says whether the estimator learned from the observation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCEPTED_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
     accepted: _builtins.bool
-    """Whether it was new."""
+    """False when the job and attempt, or the request_id, came before; nothing has changed then."""
     @_builtins.property
     def calibration(self) -> _evidence_pb2.RevisionComponent:
-        """What the estimator has learned now."""
+        """What the estimator computes with from now on."""
 
     def __init__(
         self,
@@ -163,7 +171,9 @@ Global___ReportObservationResponse: _TypeAlias = ReportObservationResponse  # no
 
 @_typing.final
 class CalibrationEntry(_message.Message):
-    """What was learned of a device and, where there is enough, of a model family on it."""
+    """What was learned of a device and, from 5 observations of it on, of a model family on it. Only the newest 100
+    observations count.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -174,20 +184,22 @@ class CalibrationEntry(_message.Message):
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
     OUTLIERS_FIELD_NUMBER: _builtins.int
     device: _builtins.str
-    """Device, by its catalogue name, or the processor's name."""
+    """Catalogue name of an accelerator; of a CPU its name and its cores, "AMD EPYC 7B13, 8 cores"."""
     family: _builtins.str
-    """Model family; empty for all of them."""
+    """Model family, for example "llama". Empty: all of them together."""
     observations: _builtins.int
-    """Observations that it rests on."""
+    """Observations that it rests on, outliers included."""
     outliers: _builtins.int
-    """Of those, how many were left out as odd."""
+    """Of those, how many were left out since they lie too far from the median."""
     @_builtins.property
     def step_time_factor(self) -> _evidence_pb2.Interval:
-        """Measured over predicted seconds of a step: estimates are multiplied by it."""
+        """Measured over predicted seconds of a step, between 0.25 and 4: predictions are multiplied by it. Unset: no step
+        time was observed.
+        """
 
     @_builtins.property
     def memory_factor(self) -> _evidence_pb2.Interval:
-        """Measured over predicted peak beyond what is counted exactly."""
+        """Measured over predicted peak, both less what is counted exactly, between 0.5 and 2. Unset: no peak was observed."""
 
     def __init__(
         self,
@@ -209,7 +221,7 @@ Global___CalibrationEntry: _TypeAlias = CalibrationEntry  # noqa: Y015
 
 @_typing.final
 class CalibrationPoint(_message.Message):
-    """An observation with what was predicted for it without calibration."""
+    """An observation beside what was predicted for it without calibration."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -225,28 +237,28 @@ class CalibrationPoint(_message.Message):
     OUTLIER_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     job: _builtins.str
-    """Job."""
+    """Resource name of the job that measured it."""
     attempt: _builtins.int
-    """Attempt."""
+    """Attempt of that job."""
     device: _builtins.str
-    """Device."""
+    """As in CalibrationEntry."""
     family: _builtins.str
-    """Model family."""
+    """Model family; empty where the model is not in the catalogue."""
     method: _method_pb2.Method.ValueType
-    """Its method."""
+    """Method that the run trained with."""
     predicted_step_seconds: _builtins.float
-    """Predicted seconds of a step; 0 when there is none."""
+    """Predicted seconds of a step. 0: none, since the number of rows was unknown."""
     measured_step_seconds: _builtins.float
-    """Measured seconds of a step; 0 when not measured."""
+    """Measured seconds of a step. 0: not measured, or over fewer than 5 steps."""
     predicted_device_bytes: _builtins.float
-    """Predicted peak of the device, bytes."""
+    """Predicted peak of the kind that was measured, bytes."""
     measured_device_bytes: _builtins.float
-    """Measured peak of the device, bytes; 0 when not measured."""
+    """Measured peak, bytes: of the device, else reserved, else allocated. 0: not measured."""
     outlier: _builtins.bool
-    """Whether it was left out as odd."""
+    """Whether its entry leaves it out."""
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When the run ended."""
+        """When the run ended, as it was reported."""
 
     def __init__(
         self,
@@ -273,7 +285,7 @@ Global___CalibrationPoint: _TypeAlias = CalibrationPoint  # noqa: Y015
 
 @_typing.final
 class GetCalibrationRequest(_message.Message):
-    """Request of GetCalibration."""
+    """Asks what was learned, for a page of points. Read from memory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -281,11 +293,13 @@ class GetCalibrationRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     device: _builtins.str
-    """Only of this device; empty means all."""
+    """Only of this device, by any name of an accelerator or as in CalibrationEntry, in any letter case. Empty: all
+    devices. One without observations gives empty lists.
+    """
     page_size: _builtins.int
-    """Largest page of points; 0 means 50, at most 1000."""
+    """Most points of a page. 0: 50."""
     page_token: _builtins.str
-    """Token of the previous page."""
+    """next_page_token of the page before, for the same device. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -303,7 +317,7 @@ Global___GetCalibrationRequest: _TypeAlias = GetCalibrationRequest  # noqa: Y015
 
 @_typing.final
 class GetCalibrationResponse(_message.Message):
-    """Response of GetCalibration."""
+    """What was learned, and one page of the points."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -312,18 +326,18 @@ class GetCalibrationResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page of points; empty at the end."""
+    """Token of the next page of points. Empty: this is the last one."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalibrationEntry]:
-        """What was learned, by device and family."""
+        """By device and family in the order of their names; all of them on every page."""
 
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalibrationPoint]:
-        """Points, newest first."""
+        """Newest end_time first."""
 
     @_builtins.property
     def calibration(self) -> _evidence_pb2.RevisionComponent:
-        """Revision."""
+        """Hash of all observations that are kept; "calibration-empty" where there are none."""
 
     def __init__(
         self,
@@ -343,14 +357,16 @@ Global___GetCalibrationResponse: _TypeAlias = GetCalibrationResponse  # noqa: Y0
 
 @_typing.final
 class ResetCalibrationRequest(_message.Message):
-    """Request of ResetCalibration."""
+    """Deletes observations, for example after a driver or library update. Reported ones are not taken again by a retry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEVICE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     device: _builtins.str
-    """Only of this device; empty means all."""
+    """Only of this device, named as in GetCalibrationRequest. Empty: all devices. One without observations changes
+    nothing.
+    """
     request_id: _builtins.str
     """Idempotency key: the same key with the same request gives the same answer, with another request it is refused. The
     SDK sets one. Empty: every call counts.
@@ -371,17 +387,17 @@ Global___ResetCalibrationRequest: _TypeAlias = ResetCalibrationRequest  # noqa: 
 
 @_typing.final
 class ResetCalibrationResponse(_message.Message):
-    """Response of ResetCalibration."""
+    """Says how much was deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REMOVED_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
     removed: _builtins.int
-    """Observations that were forgotten."""
+    """Observations that were deleted; 0 when there were none."""
     @_builtins.property
     def calibration(self) -> _evidence_pb2.RevisionComponent:
-        """What the estimator has learned now."""
+        """What the estimator computes with from now on."""
 
     def __init__(
         self,

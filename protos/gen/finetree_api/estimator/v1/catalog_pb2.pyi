@@ -29,30 +29,30 @@ class _PriceTerm:
 class _PriceTermEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PriceTerm.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PRICE_TERM_UNSPECIFIED: _PriceTerm.ValueType  # 0
-    """Not stated."""
+    """In a filter: any term. In an answer: nothing is rented."""
     PRICE_TERM_ON_DEMAND: _PriceTerm.ValueType  # 1
-    """By the hour, for as long as it is wanted."""
+    """By the hour, for as long as it is needed."""
     PRICE_TERM_SPOT: _PriceTerm.ValueType  # 2
-    """By the hour, taken away when others pay more."""
+    """By the hour; the provider may take the machine back at any time."""
     PRICE_TERM_RESERVED: _PriceTerm.ValueType  # 3
-    """For a month or longer."""
+    """Committed for a month or longer."""
 
 class PriceTerm(_PriceTerm, metaclass=_PriceTermEnumTypeWrapper):
     """How a price is committed to."""
 
 PRICE_TERM_UNSPECIFIED: PriceTerm.ValueType  # 0
-"""Not stated."""
+"""In a filter: any term. In an answer: nothing is rented."""
 PRICE_TERM_ON_DEMAND: PriceTerm.ValueType  # 1
-"""By the hour, for as long as it is wanted."""
+"""By the hour, for as long as it is needed."""
 PRICE_TERM_SPOT: PriceTerm.ValueType  # 2
-"""By the hour, taken away when others pay more."""
+"""By the hour; the provider may take the machine back at any time."""
 PRICE_TERM_RESERVED: PriceTerm.ValueType  # 3
-"""For a month or longer."""
+"""Committed for a month or longer."""
 Global___PriceTerm: _TypeAlias = PriceTerm  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
-    """Request of ListModels."""
+    """Looks for models of the catalogue. Read from memory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -60,11 +60,13 @@ class ListModelsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
-    """Only names, hub ids and families that begin with it, in any letter case."""
+    """Only entries one of whose names begins with it, in any letter case; of models also the hub id and the family.
+    Empty: all.
+    """
     page_size: _builtins.int
-    """Largest page; 0 means 50, at most 1000."""
+    """Most entries of a page. 0: 50."""
     page_token: _builtins.str
-    """Token of the previous page."""
+    """next_page_token of the page before, with the same filters. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -82,17 +84,17 @@ Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):
-    """Response of ListModels."""
+    """One page of models."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token of the next page. Empty: this is the last one."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
-        """Models in the order of their names."""
+        """In the order of their names. Empty: no name begins so."""
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
-    """A model of the catalogue."""
+    """A model of the catalogue. Its shape given as model.shape has the same estimate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -124,28 +126,30 @@ class Model(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Catalogue name."""
+    """Catalogue name, in small letters: what model.name of a spec takes."""
     hub_id: _builtins.str
-    """Hub id."""
+    """"organization/name" on the hub."""
     family: _builtins.str
-    """Family, for example "llama"."""
+    """model_type of its config.json, for example "llama"."""
     parameters: _builtins.int
-    """Parameters, embeddings included."""
+    """Parameters, embeddings included; tied embeddings count once."""
     active_parameters: _builtins.int
-    """Parameters that a token uses."""
+    """Parameters that a token uses; fewer than `parameters` in a mixture of experts."""
     license: _builtins.str
-    """Licence, as its publisher names it."""
+    """License as its publisher names it, for example "apache-2.0"."""
     @_builtins.property
     def shape(self) -> _model_pb2.ModelShape:
-        """Dimensions."""
+        """All dimensions that an estimate needs."""
 
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
-        """Source of the shape."""
+        """Where the shape was read."""
 
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Other names and hub ids of the same shape, for example those of its instruction-tuned checkpoints."""
+        """Other names and hub ids of the same shape, for example those of its instruction-tuned checkpoints; each can be used
+        as the name.
+        """
 
     def __init__(
         self,
@@ -170,7 +174,7 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class ListAcceleratorsRequest(_message.Message):
-    """Request of ListAccelerators."""
+    """Looks for accelerators of the catalogue. Read from memory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -178,11 +182,13 @@ class ListAcceleratorsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
-    """Only names that begin with it, in any letter case."""
+    """Only entries one of whose names begins with it, in any letter case; of models also the hub id and the family.
+    Empty: all.
+    """
     page_size: _builtins.int
-    """Largest page; 0 means 50, at most 1000."""
+    """Most entries of a page. 0: 50."""
     page_token: _builtins.str
-    """Token of the previous page."""
+    """next_page_token of the page before, with the same filters. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -200,17 +206,17 @@ Global___ListAcceleratorsRequest: _TypeAlias = ListAcceleratorsRequest  # noqa: 
 
 @_typing.final
 class ListAcceleratorsResponse(_message.Message):
-    """Response of ListAccelerators."""
+    """One page of accelerators."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCELERATORS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token of the next page. Empty: this is the last one."""
     @_builtins.property
     def accelerators(self) -> _containers.RepeatedCompositeFieldContainer[Global___Accelerator]:
-        """Accelerators in the order of their names."""
+        """In the order of their names. Empty: no name begins so."""
 
     def __init__(
         self,
@@ -248,40 +254,40 @@ class Accelerator(_message.Message):
     UNSUPPORTED_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Catalogue name, for example "rtx-4090"."""
+    """Catalogue name, for example "rtx-4090": what hardware.accelerator of a spec takes."""
     display_name: _builtins.str
-    """Name for people."""
+    """Name as its maker writes it."""
     architecture: _builtins.str
-    """Architecture, for example "Ada"."""
+    """Generation, for example "Ada"."""
     compute_capability: _builtins.str
-    """Compute capability, for example "8.9"."""
+    """CUDA compute capability, for example "8.9". Empty: another maker's accelerator."""
     marketed_memory_gb: _builtins.float
     """Memory class as sold, GB."""
     usable_bytes: _builtins.int
-    """Memory that a process can use."""
+    """Memory that a process can use, bytes: what fits are judged by."""
     bandwidth_bytes_per_second: _builtins.float
-    """Memory bandwidth, bytes per second."""
+    """Memory bandwidth of the data sheet, bytes per second."""
     dense_flops_per_second: _builtins.float
-    """Dense bfloat16 (or float16) peak, FLOP/s; 0 when unknown."""
+    """Peak rate of dense matrix products in bfloat16 (or float16), FLOP/s. 0: unknown."""
     native_bf16: _builtins.bool
-    """Whether bfloat16 is native."""
+    """Whether its matrix units take bfloat16."""
     native_int8: _builtins.bool
-    """Whether its tensor cores multiply 8-bit integers."""
+    """Whether its matrix units multiply 8-bit integers."""
     watts: _builtins.float
-    """Power under load, watts; 0 when unknown."""
+    """Power under load, watts. 0: unknown."""
     unsupported: _builtins.str
-    """Why it cannot be trained on yet, for example "ROCm is not supported yet"; empty where it can."""
+    """Why the suite does not train on it, for example "ROCm is not supported yet". Empty: it does."""
     @_builtins.property
     def typical_hourly_price(self) -> _money_pb2.Money:
-        """Typical price of an hour; unset when none is known."""
+        """Median of its prices in the price book. Unset: the book has none."""
 
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
-        """Source of the numbers."""
+        """Where the numbers were read."""
 
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Other names that it goes by, for example "a100"."""
+        """Other names that it goes by, for example "a100"; each can be used as the name."""
 
     def __init__(
         self,
@@ -312,7 +318,7 @@ Global___Accelerator: _TypeAlias = Accelerator  # noqa: Y015
 
 @_typing.final
 class Price(_message.Message):
-    """A quote of the price book."""
+    """A price of the price book: a quote of one provider on one day."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -325,24 +331,24 @@ class Price(_message.Message):
     MIN_COUNT_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     price_id: _builtins.str
-    """Id."""
+    """Unique in the book: what ownership.rented.price_id of a spec takes."""
     accelerator: _builtins.str
-    """Accelerator, by its catalogue name."""
+    """Catalogue name of the accelerator."""
     provider: _builtins.str
     """Who offers it."""
     region: _builtins.str
-    """Region, as the provider names it; empty when it does not matter."""
+    """Region as the provider names it. Empty: it does not matter."""
     term: Global___PriceTerm.ValueType
-    """How it is committed to."""
+    """How it is committed to; ON_DEMAND, SPOT or RESERVED."""
     min_count: _builtins.int
-    """Fewest devices that it is sold in; 0 means 1."""
+    """Fewest devices that it is sold in; a run on fewer pays for so many. 0: 1."""
     @_builtins.property
     def hourly_price(self) -> _money_pb2.Money:
-        """Price of an hour of one device."""
+        """Price of an hour of one device, in the provider's currency."""
 
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
-        """Source and date."""
+        """Where the price was read, and when."""
 
     def __init__(
         self,
@@ -366,7 +372,7 @@ Global___Price: _TypeAlias = Price  # noqa: Y015
 
 @_typing.final
 class ListPricesRequest(_message.Message):
-    """Request of ListPrices."""
+    """Looks for prices of the price book. Read from memory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -376,15 +382,19 @@ class ListPricesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     accelerator: _builtins.str
-    """Only of this accelerator, by any of its names."""
+    """Only of this accelerator, by any of its names. Empty: of all. An unknown name is refused with
+    ACCELERATOR_NOT_FOUND.
+    """
     provider: _builtins.str
-    """Only of this provider."""
+    """Only of this provider, whole name in any letter case. Empty: of all. One that the book does not have gives an empty
+    list.
+    """
     term: Global___PriceTerm.ValueType
-    """Only with this term."""
+    """Only with this term. Unspecified: any."""
     page_size: _builtins.int
-    """Largest page; 0 means 50, at most 1000."""
+    """Most entries of a page. 0: 50."""
     page_token: _builtins.str
-    """Token of the previous page."""
+    """next_page_token of the page before, with the same filters. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -404,7 +414,7 @@ Global___ListPricesRequest: _TypeAlias = ListPricesRequest  # noqa: Y015
 
 @_typing.final
 class ListPricesResponse(_message.Message):
-    """Response of ListPrices."""
+    """One page of prices."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -412,14 +422,14 @@ class ListPricesResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     PRICE_BOOK_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token of the next page. Empty: this is the last one."""
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]:
-        """Quotes by accelerator, then by price."""
+        """By accelerator, then by currency, then by price."""
 
     @_builtins.property
     def price_book(self) -> _evidence_pb2.RevisionComponent:
-        """The price book."""
+        """Revision of the book; a page of another revision means that the server has restarted with other prices."""
 
     def __init__(
         self,

@@ -34,11 +34,13 @@ class _EstimateView:
 class _EstimateViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EstimateView.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ESTIMATE_VIEW_UNSPECIFIED: _EstimateView.ValueType  # 0
-    """BASIC."""
+    """As ESTIMATE_VIEW_BASIC."""
     ESTIMATE_VIEW_BASIC: _EstimateView.ValueType  # 1
-    """Memory, time, cost and fit."""
+    """Memory, time, cost, fit, confidence, remarks and digest of the run itself."""
     ESTIMATE_VIEW_FULL: _EstimateView.ValueType  # 2
-    """Also what a search finds: remedies, the nearest evidence."""
+    """Also what searches over changed runs find: remedies, largest sizes, smallest hardware, offers and the nearest
+    measured runs. Several times as expensive.
+    """
     ESTIMATE_VIEW_SUMMARY: _EstimateView.ValueType  # 3
     """Only fit, the device's peak, total time, cost, counts and revision: what a comparison of many runs needs. The
     resolved spec, components, phases, the playbook's figures, confidence, remarks and the digest are left out.
@@ -48,11 +50,13 @@ class EstimateView(_EstimateView, metaclass=_EstimateViewEnumTypeWrapper):
     """How much of an estimate to compute."""
 
 ESTIMATE_VIEW_UNSPECIFIED: EstimateView.ValueType  # 0
-"""BASIC."""
+"""As ESTIMATE_VIEW_BASIC."""
 ESTIMATE_VIEW_BASIC: EstimateView.ValueType  # 1
-"""Memory, time, cost and fit."""
+"""Memory, time, cost, fit, confidence, remarks and digest of the run itself."""
 ESTIMATE_VIEW_FULL: EstimateView.ValueType  # 2
-"""Also what a search finds: remedies, the nearest evidence."""
+"""Also what searches over changed runs find: remedies, largest sizes, smallest hardware, offers and the nearest
+measured runs. Several times as expensive.
+"""
 ESTIMATE_VIEW_SUMMARY: EstimateView.ValueType  # 3
 """Only fit, the device's peak, total time, cost, counts and revision: what a comparison of many runs needs. The
 resolved spec, components, phases, the playbook's figures, confidence, remarks and the digest are left out.
@@ -66,7 +70,7 @@ class _PlaybookFigureKind:
 class _PlaybookFigureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlaybookFigureKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PLAYBOOK_FIGURE_KIND_UNSPECIFIED: _PlaybookFigureKind.ValueType  # 0
-    """Not stated."""
+    """Never answered."""
     PLAYBOOK_FIGURE_KIND_TIME_HOURS: _PlaybookFigureKind.ValueType  # 1
     """Hours of a run, from the time table, interpolated by dataset size."""
     PLAYBOOK_FIGURE_KIND_COST_USD: _PlaybookFigureKind.ValueType  # 2
@@ -76,13 +80,13 @@ class _PlaybookFigureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pl
     PLAYBOOK_FIGURE_KIND_CHART_MONTHLY_USD: _PlaybookFigureKind.ValueType  # 4
     """US dollars a month, from the hardware chart."""
     PLAYBOOK_FIGURE_KIND_GPU_MEMORY_GB: _PlaybookFigureKind.ValueType  # 5
-    """Gigabytes of GPU memory that the method asks for."""
+    """GB of GPU memory, as sold, that the method asks for."""
 
 class PlaybookFigureKind(_PlaybookFigureKind, metaclass=_PlaybookFigureKindEnumTypeWrapper):
-    """What a figure of the playbook is about."""
+    """What a figure of the playbook is about, and its unit."""
 
 PLAYBOOK_FIGURE_KIND_UNSPECIFIED: PlaybookFigureKind.ValueType  # 0
-"""Not stated."""
+"""Never answered."""
 PLAYBOOK_FIGURE_KIND_TIME_HOURS: PlaybookFigureKind.ValueType  # 1
 """Hours of a run, from the time table, interpolated by dataset size."""
 PLAYBOOK_FIGURE_KIND_COST_USD: PlaybookFigureKind.ValueType  # 2
@@ -92,7 +96,7 @@ PLAYBOOK_FIGURE_KIND_CHART_TIME_HOURS: PlaybookFigureKind.ValueType  # 3
 PLAYBOOK_FIGURE_KIND_CHART_MONTHLY_USD: PlaybookFigureKind.ValueType  # 4
 """US dollars a month, from the hardware chart."""
 PLAYBOOK_FIGURE_KIND_GPU_MEMORY_GB: PlaybookFigureKind.ValueType  # 5
-"""Gigabytes of GPU memory that the method asks for."""
+"""GB of GPU memory, as sold, that the method asks for."""
 Global___PlaybookFigureKind: _TypeAlias = PlaybookFigureKind  # noqa: Y015
 
 class _MemoryComponentKind:
@@ -102,23 +106,23 @@ class _MemoryComponentKind:
 class _MemoryComponentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemoryComponentKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     MEMORY_COMPONENT_KIND_UNSPECIFIED: _MemoryComponentKind.ValueType  # 0
-    """Not stated."""
+    """Never answered."""
     MEMORY_COMPONENT_KIND_BASE_WEIGHTS: _MemoryComponentKind.ValueType  # 1
-    """Weights of the base model."""
+    """Weights of the base model as the program holds them."""
     MEMORY_COMPONENT_KIND_TRAINABLE_WEIGHTS: _MemoryComponentKind.ValueType  # 2
     """Weights of adapters or prefixes, and float32 master weights."""
     MEMORY_COMPONENT_KIND_GRADIENTS: _MemoryComponentKind.ValueType  # 3
-    """Gradients."""
+    """Gradients of the trained weights."""
     MEMORY_COMPONENT_KIND_OPTIMIZER_STATES: _MemoryComponentKind.ValueType  # 4
-    """Optimizer states."""
+    """Moments of the trained weights."""
     MEMORY_COMPONENT_KIND_ACTIVATIONS: _MemoryComponentKind.ValueType  # 5
     """Activations kept for the backward pass."""
     MEMORY_COMPONENT_KIND_TRANSIENT_PEAK: _MemoryComponentKind.ValueType  # 6
-    """The larger of the loss peak and the recompute peak of one layer."""
+    """The larger of the loss's peak and the peak of recomputing one layer."""
     MEMORY_COMPONENT_KIND_QUANTIZATION: _MemoryComponentKind.ValueType  # 7
-    """Quantisation constants and dequantisation workspace."""
+    """Quantization constants and dequantization workspace."""
     MEMORY_COMPONENT_KIND_RUNTIME: _MemoryComponentKind.ValueType  # 8
-    """Runtime: context, libraries, interpreter."""
+    """Device context, libraries and interpreter."""
     MEMORY_COMPONENT_KIND_FRAGMENTATION: _MemoryComponentKind.ValueType  # 9
     """What the allocator reserves beyond what is allocated."""
 
@@ -126,23 +130,23 @@ class MemoryComponentKind(_MemoryComponentKind, metaclass=_MemoryComponentKindEn
     """A part of the memory peak."""
 
 MEMORY_COMPONENT_KIND_UNSPECIFIED: MemoryComponentKind.ValueType  # 0
-"""Not stated."""
+"""Never answered."""
 MEMORY_COMPONENT_KIND_BASE_WEIGHTS: MemoryComponentKind.ValueType  # 1
-"""Weights of the base model."""
+"""Weights of the base model as the program holds them."""
 MEMORY_COMPONENT_KIND_TRAINABLE_WEIGHTS: MemoryComponentKind.ValueType  # 2
 """Weights of adapters or prefixes, and float32 master weights."""
 MEMORY_COMPONENT_KIND_GRADIENTS: MemoryComponentKind.ValueType  # 3
-"""Gradients."""
+"""Gradients of the trained weights."""
 MEMORY_COMPONENT_KIND_OPTIMIZER_STATES: MemoryComponentKind.ValueType  # 4
-"""Optimizer states."""
+"""Moments of the trained weights."""
 MEMORY_COMPONENT_KIND_ACTIVATIONS: MemoryComponentKind.ValueType  # 5
 """Activations kept for the backward pass."""
 MEMORY_COMPONENT_KIND_TRANSIENT_PEAK: MemoryComponentKind.ValueType  # 6
-"""The larger of the loss peak and the recompute peak of one layer."""
+"""The larger of the loss's peak and the peak of recomputing one layer."""
 MEMORY_COMPONENT_KIND_QUANTIZATION: MemoryComponentKind.ValueType  # 7
-"""Quantisation constants and dequantisation workspace."""
+"""Quantization constants and dequantization workspace."""
 MEMORY_COMPONENT_KIND_RUNTIME: MemoryComponentKind.ValueType  # 8
-"""Runtime: context, libraries, interpreter."""
+"""Device context, libraries and interpreter."""
 MEMORY_COMPONENT_KIND_FRAGMENTATION: MemoryComponentKind.ValueType  # 9
 """What the allocator reserves beyond what is allocated."""
 Global___MemoryComponentKind: _TypeAlias = MemoryComponentKind  # noqa: Y015
@@ -154,38 +158,38 @@ class _TimePhaseKind:
 class _TimePhaseKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TimePhaseKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TIME_PHASE_KIND_UNSPECIFIED: _TimePhaseKind.ValueType  # 0
-    """Not stated."""
+    """Never answered."""
     TIME_PHASE_KIND_LOAD: _TimePhaseKind.ValueType  # 1
-    """Loading the model."""
+    """Reading the model from disk and moving it to the device."""
     TIME_PHASE_KIND_TOKENIZE: _TimePhaseKind.ValueType  # 2
-    """Tokenising the data."""
+    """Tokenizing the rows."""
     TIME_PHASE_KIND_TRAIN: _TimePhaseKind.ValueType  # 3
-    """Optimizer steps."""
+    """All optimizer steps."""
     TIME_PHASE_KIND_EVALUATE: _TimePhaseKind.ValueType  # 4
-    """Evaluation."""
+    """All evaluations: before, during and after training."""
     TIME_PHASE_KIND_SAVE: _TimePhaseKind.ValueType  # 5
-    """Checkpoints and artifacts."""
+    """All checkpoints, and the artifact."""
 
 class TimePhaseKind(_TimePhaseKind, metaclass=_TimePhaseKindEnumTypeWrapper):
-    """Phase of a run."""
+    """Phase of a run, in the order in which they happen first."""
 
 TIME_PHASE_KIND_UNSPECIFIED: TimePhaseKind.ValueType  # 0
-"""Not stated."""
+"""Never answered."""
 TIME_PHASE_KIND_LOAD: TimePhaseKind.ValueType  # 1
-"""Loading the model."""
+"""Reading the model from disk and moving it to the device."""
 TIME_PHASE_KIND_TOKENIZE: TimePhaseKind.ValueType  # 2
-"""Tokenising the data."""
+"""Tokenizing the rows."""
 TIME_PHASE_KIND_TRAIN: TimePhaseKind.ValueType  # 3
-"""Optimizer steps."""
+"""All optimizer steps."""
 TIME_PHASE_KIND_EVALUATE: TimePhaseKind.ValueType  # 4
-"""Evaluation."""
+"""All evaluations: before, during and after training."""
 TIME_PHASE_KIND_SAVE: TimePhaseKind.ValueType  # 5
-"""Checkpoints and artifacts."""
+"""All checkpoints, and the artifact."""
 Global___TimePhaseKind: _TypeAlias = TimePhaseKind  # noqa: Y015
 
 @_typing.final
 class EstimateRunRequest(_message.Message):
-    """Request of EstimateRun."""
+    """A run to estimate. Answered from memory, without any file or network access but a model folder's config.json."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -199,40 +203,42 @@ class EstimateRunRequest(_message.Message):
     FALLBACKS_FIELD_NUMBER: _builtins.int
     MATRIX_RATES_FIELD_NUMBER: _builtins.int
     view: Global___EstimateView.ValueType
-    """How much to compute."""
+    """How much to compute and to send."""
     runs_per_month: _builtins.float
-    """How often the run is made in a month, for the cost of a month. Unset: once, and
-    no cost of a month is given.
-    """
+    """How often the run is made in a month, for the cost of a month. 0 or unset: no cost of a month is given."""
     carbon_kg_per_kwh: _builtins.float
-    """Kilograms of CO2 equivalent for a kilowatt-hour. Unset: the world's average, with the spread of large grids."""
+    """Kilograms of CO2 equivalent for a kilowatt-hour at the place of the run. 0 or unset: the world's average, with the
+    cleanest and the dirtiest large grids as ends.
+    """
     @_builtins.property
     def spec(self) -> _run_spec_pb2.RunSpec:
-        """The run. Model, method and hardware are required; what else is unset takes the suite's default."""
+        """Model, method and hardware are required; what else is unset takes the suite's default."""
 
     @_builtins.property
     def dataset_profile(self) -> _training_data_pb2.DatasetProfile:
-        """What is known of the data, when spec.dataset names it rather than describes it."""
+        """What is known of the training rows, when spec.dataset names them rather than describes them; counts before
+        spec.dataset.profile. Without either, time and cost are unknown and memory is that of full micro-batches.
+        """
 
     @_builtins.property
     def pinned(self) -> _evidence_pb2.Revision:
-        """Revisions that must be used."""
+        """Revisions that must be the server's, else REVISION_UNAVAILABLE. Unset: any."""
 
     @_builtins.property
     def evaluation_profile(self) -> _training_data_pb2.DatasetProfile:
-        """What is known of the held-out data, for the time that evaluation takes."""
+        """What is known of the held-out rows, for the time that evaluation takes. Unset: what spec.evaluation says of them."""
 
     @_builtins.property
     def fallbacks(self) -> _containers.RepeatedCompositeFieldContainer[_run_spec_pb2.RunSpec]:
-        """Settings to take over where the run does not fit, one after the other, each on top of those before it. The answer is
-        that of the first run that fits, else of the first that fits tightly, else of the last one. Only what is tried is
-        validated, as "fallbacks[0].spec". CheckPlan takes none.
+        """Settings to merge into the spec where the run does not fit, one after the other, each on top of those before it.
+        The answer is that of the first run that fits, else of the first that fits tightly, else of the last one. Only what
+        is tried is validated, as "fallbacks[0].spec". Must be empty for CheckPlan.
         """
 
     @_builtins.property
     def matrix_rates(self) -> _hardware_pb2.MatrixRates:
-        """Measured rates of the CPU that trains; unset: what was learned of its model, else a typical one. Without a meaning on
-        an accelerator.
+        """Measured rates of the CPU that trains. Unset: what was learned of that processor, else a guess from its cores,
+        which a remark says. Ignored on an accelerator.
         """
 
     def __init__(
@@ -265,7 +271,7 @@ Global___EstimateRunRequest: _TypeAlias = EstimateRunRequest  # noqa: Y015
 
 @_typing.final
 class Estimate(_message.Message):
-    """What a run will take."""
+    """What a run will take. The comments name what depends on the view."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -290,74 +296,82 @@ class Estimate(_message.Message):
     OFFERS_FIELD_NUMBER: _builtins.int
     FALLBACKS_TAKEN_FIELD_NUMBER: _builtins.int
     trainable_parameters: _builtins.int
-    """Trainable parameters, exact."""
+    """Parameters that are trained, exact for a known architecture."""
     total_parameters: _builtins.int
-    """All parameters of the base."""
+    """Parameters of the base model; those of adapters and prefixes are not among them."""
     optimizer_steps: _builtins.int
-    """Optimizer steps."""
+    """Optimizer steps of the run. 0: the number of rows is unknown."""
     processed_tokens: _builtins.int
-    """Tokens that pass through the model, padding included."""
+    """Tokens that pass through the model in all steps, padding included. 0: unknown, or not in this view."""
     plan_digest: _builtins.str
-    """Hash of the resolved spec, the dataset profile and the revisions."""
+    """"sha256:" and 64 hex digits over the resolved spec, the dataset profile and the revisions of engine, catalogue and
+    price book: equal digests mean an equal plan. Empty in the SUMMARY view.
+    """
     fallbacks_taken: _builtins.int
-    """Fallbacks of the request that the answer has taken over, the first ones."""
+    """How many of the request's fallbacks, from the first on, are in the run that was answered. 0: the run as it was
+    asked.
+    """
     @_builtins.property
     def resolved_spec(self) -> _run_spec_pb2.RunSpec:
-        """The run with every default filled in."""
+        """The run with every default filled in, taken fallbacks included. Unset in the SUMMARY view."""
 
     @_builtins.property
     def memory(self) -> Global___MemoryEstimate:
-        """Memory of one device and of the host."""
+        """Peak memory of one device and of the host. The SUMMARY view has the device's peak alone."""
 
     @_builtins.property
     def fit(self) -> Global___Fit:
-        """Whether it fits."""
+        """Whether the peak fits the device's usable memory."""
 
     @_builtins.property
     def time(self) -> Global___TimeEstimate:
-        """Time by phase."""
+        """Duration by phase. Unset: the number of rows is unknown. The SUMMARY view has the total alone."""
 
     @_builtins.property
     def cost(self) -> Global___CostEstimate:
-        """Money."""
+        """Money, energy and carbon. Unset with `time`; also in the SUMMARY view where nothing prices the run."""
 
     @_builtins.property
     def remedies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Remedy]:
-        """Changes that would make it fit, best first; only in the FULL view."""
+        """Changes that would make it fit, least harmful first, at most 4. Empty: it fits, its fit is unknown, or nothing
+        helps. Only in the FULL view.
+        """
 
     @_builtins.property
     def remarks(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Remark]:
-        """What was assumed, and what is far from the evidence."""
+        """What was assumed, and what is far from the evidence. Empty: nothing worth saying."""
 
     @_builtins.property
     def revision(self) -> _evidence_pb2.Revision:
-        """What it was computed with."""
+        """What it was computed with; pin it to get the same numbers again."""
 
     @_builtins.property
     def nearest_runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeasuredRun]:
-        """Measured runs near this one; only in the FULL view."""
+        """Measured runs near this one, the nearest first; only in the FULL view."""
 
     @_builtins.property
     def confidence(self) -> Global___EstimateConfidence:
-        """How far the case is from measured runs."""
+        """How far the case is from measured runs. Unset in the SUMMARY view."""
 
     @_builtins.property
     def playbook(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaybookFigure]:
-        """The playbook's own figures, beside the computed ones."""
+        """The playbook's own figures for such a run, beside the computed ones. Empty: it states none, or SUMMARY view."""
 
     @_builtins.property
     def largest(self) -> Global___LargestThatFits:
-        """The largest batch and row that fit, each with all else as it is; only in the FULL view."""
+        """The largest batch and row that fit, each with all else as it is. Unset: the device's memory is unknown. Only in the
+        FULL view.
+        """
 
     @_builtins.property
     def smallest_hardware(self) -> _containers.RepeatedCompositeFieldContainer[Global___HardwareOption]:
-        """The smallest hardware that fits, for one, two, four and eight devices where more devices allow smaller ones, fewest
-        devices first; none for a CPU. Only in the FULL view.
+        """The smallest accelerators on which it fits: one entry each for 1, 2, 4 and 8 devices where more devices allow
+        smaller ones, fewest devices first. Empty for a CPU, and where nothing fits. Only in the FULL view.
         """
 
     @_builtins.property
     def offers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Offer]:
-        """Offers of the price book on which it fits, cheapest run first; only in the FULL view."""
+        """Prices of the price book on whose hardware it fits, cheapest run first. Only in the FULL view."""
 
     def __init__(
         self,
@@ -393,7 +407,7 @@ Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 @_typing.final
 class EstimateConfidence(_message.Message):
-    """How far a case is from measured runs, apart for memory and for time."""
+    """How far a case is from measured runs, for memory and for time apart. Intervals are wider where it is farther."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -403,16 +417,18 @@ class EstimateConfidence(_message.Message):
     TIME_DISTANCE_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     memory: _evidence_pb2.ConfidenceLevel.ValueType
-    """Of memory."""
+    """Confidence in the peaks."""
     time: _evidence_pb2.ConfidenceLevel.ValueType
-    """Of time and cost."""
+    """Confidence in durations and cost."""
     memory_distance: _builtins.float
-    """Distance to the nearest measured peak: 0 is the same case, 1 is far."""
+    """Distance to the nearest measured peak: 0 is the same case, up to 0.15 is HIGH, up to 0.45 MEDIUM, 1 and more is
+    far.
+    """
     time_distance: _builtins.float
-    """Distance to the nearest measured speed."""
+    """Distance to the nearest measured speed, on the same scale."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Remark]:
-        """Why it is not high."""
+        """What keeps it from being higher, one remark for each respect in which the nearest measured run differs."""
 
     def __init__(
         self,
@@ -433,7 +449,7 @@ Global___EstimateConfidence: _TypeAlias = EstimateConfidence  # noqa: Y015
 
 @_typing.final
 class PlaybookFigure(_message.Message):
-    """A figure of the playbook."""
+    """A figure of the playbook for such a run, to be compared with the computed one. No other number depends on it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -446,24 +462,24 @@ class PlaybookFigure(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     kind: Global___PlaybookFigureKind.ValueType
-    """What it is about."""
+    """Names the table and the unit."""
     value: _builtins.float
     """The figure, in the unit that the kind names."""
     interpolated: _builtins.bool
-    """Whether it lies between figures of the table rather than being one."""
+    """Whether it lies between two figures of the table rather than being one."""
     extrapolated: _builtins.bool
-    """Whether it lies beyond the table."""
+    """Whether it lies beyond the table's ends."""
     stated_for: _builtins.str
     """What the playbook states it for, for example "7B, RTX 4090"."""
     note: _builtins.str
-    """Where and why the two disagree; empty where they agree."""
+    """Where and why the two disagree, one line for people. Empty: they agree, or nothing was computed."""
     @_builtins.property
     def computed(self) -> _evidence_pb2.Interval:
-        """The computed figure of the same unit, where there is one."""
+        """The computed figure in the same unit. Unset: there is none."""
 
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
-        """Place in the playbook."""
+        """Its place in the playbook."""
 
     def __init__(
         self,
@@ -487,18 +503,18 @@ Global___PlaybookFigure: _TypeAlias = PlaybookFigure  # noqa: Y015
 
 @_typing.final
 class LargestThatFits(_message.Message):
-    """The largest sizes that fit, each with everything else unchanged."""
+    """The largest sizes that fit with their whole interval, each with everything else unchanged."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MICRO_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
     micro_batch_size: _builtins.int
-    """Rows of a micro-batch, at most a device's share of the effective batch (where the request leaves that one open, it
-    rises with the micro-batch); 0 when not even one fits.
+    """Rows of a micro-batch, at most a device's share of the effective batch; where the request leaves that one open, it
+    rises with the micro-batch. 0: not even one fits.
     """
     sequence_length: _builtins.int
-    """Tokens of a row, at most the model's positions, in steps of 64 (of 8 up to 512); 0 when not even 8 fit."""
+    """Tokens of a row, at most the model's positions, in steps of 64 (of 8 up to 512). 0: not even 8 fit."""
     def __init__(
         self,
         *,
@@ -515,7 +531,7 @@ Global___LargestThatFits: _TypeAlias = LargestThatFits  # noqa: Y015
 
 @_typing.final
 class HardwareOption(_message.Message):
-    """Hardware on which a run fits."""
+    """Accelerators on which the run fits, all else unchanged."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -526,18 +542,18 @@ class HardwareOption(_message.Message):
     USABLE_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     accelerator: _builtins.str
-    """Accelerator, by its catalogue name."""
+    """Catalogue name; of its memory class the one with the lowest price for its speed."""
     count: _builtins.int
-    """Devices."""
+    """Devices of one machine."""
     sharding: _hardware_pb2.Sharding.ValueType
-    """What they share among themselves."""
+    """SHARDING_FULL for several devices, SHARDING_REPLICATED for one."""
     usable_device_bytes: _builtins.int
-    """What a device really offers, bytes."""
+    """Memory of one device that a process can use, bytes."""
     verdict: _estimate_summary_pb2.FitVerdict.ValueType
-    """Fit on it."""
+    """FITS in this version; others are left out."""
     @_builtins.property
     def device_bytes(self) -> _evidence_pb2.Interval:
-        """Peak of a device, bytes."""
+        """Peak of one device, bytes."""
 
     def __init__(
         self,
@@ -559,7 +575,7 @@ Global___HardwareOption: _TypeAlias = HardwareOption  # noqa: Y015
 
 @_typing.final
 class Offer(_message.Message):
-    """A quote of the price book, applied to the run."""
+    """A price of the price book, applied to the run on its hardware."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -571,18 +587,18 @@ class Offer(_message.Message):
     count: _builtins.int
     """Devices that train; where the price's min_count is larger, more are paid."""
     verdict: _estimate_summary_pb2.FitVerdict.ValueType
-    """Fit."""
+    """Fit on these devices."""
     @_builtins.property
     def price(self) -> _catalog_pb2.Price:
-        """The quote."""
+        """The price as ListPrices has it."""
 
     @_builtins.property
     def hours(self) -> _evidence_pb2.Interval:
-        """Hours."""
+        """Hours of the run on them."""
 
     @_builtins.property
     def cost(self) -> _evidence_pb2.MoneyInterval:
-        """Cost of the run in the quote's currency."""
+        """Cost of the run in the price's currency, whole instances counted."""
 
     def __init__(
         self,
@@ -603,7 +619,7 @@ Global___Offer: _TypeAlias = Offer  # noqa: Y015
 
 @_typing.final
 class MemoryComponent(_message.Message):
-    """One component of the memory peak."""
+    """One part of the memory peak."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -611,12 +627,12 @@ class MemoryComponent(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     kind: Global___MemoryComponentKind.ValueType
-    """Which."""
+    """Names the part; each at most once."""
     label: _builtins.str
-    """For people."""
+    """Name of the part for people."""
     @_builtins.property
     def bytes(self) -> _evidence_pb2.Interval:
-        """Bytes."""
+        """Size at the moment of the peak, in bytes of one device."""
 
     def __init__(
         self,
@@ -635,7 +651,7 @@ Global___MemoryComponent: _TypeAlias = MemoryComponent  # noqa: Y015
 
 @_typing.final
 class MemoryEstimate(_message.Message):
-    """Memory of one device and of the host, in bytes."""
+    """Peak memory of one device and of the host, in bytes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -646,26 +662,28 @@ class MemoryEstimate(_message.Message):
     USABLE_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     HOST_BYTES_FIELD_NUMBER: _builtins.int
     usable_device_bytes: _builtins.int
-    """What the device really offers."""
+    """What a process can use of the device. 0: unknown."""
     @_builtins.property
     def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryComponent]:
-        """Components in order; their expected values add up to the device peak's."""
+        """Parts in the order of their kinds; their expected values add up to device_bytes.expected. Parts that the run does
+        not have are left out.
+        """
 
     @_builtins.property
     def allocated_bytes(self) -> _evidence_pb2.Interval:
-        """Peak of what is allocated."""
+        """Peak of what the program allocates (torch.cuda.max_memory_allocated)."""
 
     @_builtins.property
     def reserved_bytes(self) -> _evidence_pb2.Interval:
-        """Peak of what the allocator holds."""
+        """Peak of what the allocator holds (torch.cuda.max_memory_reserved)."""
 
     @_builtins.property
     def device_bytes(self) -> _evidence_pb2.Interval:
-        """Peak that the device reports (on a CPU: of the process)."""
+        """Peak that the device reports (nvidia-smi); on a CPU of the process. What `fit` compares."""
 
     @_builtins.property
     def host_bytes(self) -> _evidence_pb2.Interval:
-        """Peak of the host."""
+        """Peak of the process in host memory, beside a GPU."""
 
     def __init__(
         self,
@@ -687,7 +705,7 @@ Global___MemoryEstimate: _TypeAlias = MemoryEstimate  # noqa: Y015
 
 @_typing.final
 class Fit(_message.Message):
-    """Fit with its head-room."""
+    """Whether the peak fits, and by how much."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -696,13 +714,13 @@ class Fit(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     PROBABILITY_FIELD_NUMBER: _builtins.int
     verdict: _estimate_summary_pb2.FitVerdict.ValueType
-    """The verdict."""
+    """FITS, TIGHT or DOES_NOT_FIT; unspecified when the device's memory is unknown."""
     headroom_bytes: _builtins.int
-    """Usable bytes less the expected peak; negative when it does not fit."""
+    """Usable bytes less the expected peak; negative when it does not fit, 0 when the device's memory is unknown."""
     summary: _builtins.str
-    """One line for people."""
+    """Peak, usable memory and head-room in GiB, one line for people."""
     probability: _builtins.float
-    """Probability that it fits, 0 to 1, as far as the intervals can be trusted."""
+    """Probability that it fits, 0 to 1, as far as the intervals can be trusted; 0 when the device's memory is unknown."""
     def __init__(
         self,
         *,
@@ -721,17 +739,17 @@ Global___Fit: _TypeAlias = Fit  # noqa: Y015
 
 @_typing.final
 class TimePhase(_message.Message):
-    """Time of a phase."""
+    """Time that a run spends in one phase."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KIND_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     kind: Global___TimePhaseKind.ValueType
-    """Which."""
+    """Names the phase; each once."""
     @_builtins.property
     def seconds(self) -> _evidence_pb2.Interval:
-        """Seconds."""
+        """Seconds in all, however often the phase comes."""
 
     def __init__(
         self,
@@ -749,7 +767,7 @@ Global___TimePhase: _TypeAlias = TimePhase  # noqa: Y015
 
 @_typing.final
 class TimeEstimate(_message.Message):
-    """Time of a run."""
+    """Wall-clock time of a run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -759,19 +777,19 @@ class TimeEstimate(_message.Message):
     STEP_SECONDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimePhase]:
-        """Phases in order."""
+        """All phases in order, also those that take no time. Empty in the SUMMARY view."""
 
     @_builtins.property
     def total_seconds(self) -> _evidence_pb2.Interval:
-        """All phases, seconds."""
+        """All phases together, seconds."""
 
     @_builtins.property
     def tokens_per_second(self) -> _evidence_pb2.Interval:
-        """Processed tokens per second while training."""
+        """Processed tokens per second of all devices while training, padding included."""
 
     @_builtins.property
     def step_seconds(self) -> _evidence_pb2.Interval:
-        """Seconds of an optimizer step."""
+        """Seconds of an average optimizer step."""
 
     def __init__(
         self,
@@ -806,36 +824,34 @@ class CostEstimate(_message.Message):
     ENERGY_KWH_FIELD_NUMBER: _builtins.int
     CARBON_KG_FIELD_NUMBER: _builtins.int
     price_id: _builtins.str
-    """Id of the price that was used; empty for owned hardware."""
+    """Id of the price that was used. Empty: owned hardware, or none."""
     provider: _builtins.str
-    """Who offers it; empty for owned hardware."""
+    """Who offers it. Empty: owned hardware, or none."""
     region: _builtins.str
-    """Region of the price, as its provider names it; empty when it does not matter."""
+    """Region of the price, as its provider names it. Empty: it does not matter."""
     term: _catalog_pb2.PriceTerm.ValueType
-    """How the price is committed to."""
+    """How the price is committed to; unspecified for owned hardware."""
     price_date: _builtins.str
-    """Date of the price, ISO 8601; empty for owned hardware."""
+    """Day on which the price was read, ISO 8601. Empty: owned hardware, or none."""
     @_builtins.property
     def total(self) -> _evidence_pb2.MoneyInterval:
-        """Cost of the run; unset when nothing prices it."""
+        """Cost of the run. Unset: nothing prices it."""
 
     @_builtins.property
     def monthly(self) -> _evidence_pb2.MoneyInterval:
-        """Cost of a month, when the request says how often it runs; else unset."""
+        """Cost of the runs of a month. Unset: the request does not say how often it runs, or nothing prices it."""
 
     @_builtins.property
     def hourly_price(self) -> _money_pb2.Money:
-        """Price of an hour of one device; of owned hardware its electricity. Unset when nothing prices it."""
+        """Price of an hour of one device; of owned hardware its electricity. Unset: nothing prices it."""
 
     @_builtins.property
     def energy_kwh(self) -> _evidence_pb2.Interval:
-        """Energy in kilowatt-hours; unset when the power is unknown."""
+        """Kilowatt-hours of the whole machine. Unset: its power is unknown."""
 
     @_builtins.property
     def carbon_kg(self) -> _evidence_pb2.Interval:
-        """Kilograms of CO2 equivalent; unset when the power is unknown. Without the request's carbon_kg_per_kwh the expected
-        value is the world's average, and the ends are the cleanest and the dirtiest large grids.
-        """
+        """Kilograms of CO2 equivalent of that energy. Unset: its power is unknown."""
 
     def __init__(
         self,
@@ -861,7 +877,7 @@ Global___CostEstimate: _TypeAlias = CostEstimate  # noqa: Y015
 
 @_typing.final
 class Remedy(_message.Message):
-    """A change that makes a run fit."""
+    """Changes after which a run fits; of CheckPlan, after which it keeps its limits."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -870,16 +886,16 @@ class Remedy(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     verdict: _estimate_summary_pb2.FitVerdict.ValueType
-    """Fit after the change."""
+    """Fit after the changes."""
     summary: _builtins.str
-    """One line for people."""
+    """The changes and what comes of them, one line for people."""
     @_builtins.property
     def patches(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.SpecPatch]:
-        """The changes, to be applied together."""
+        """To be applied together; each alone may not be enough."""
 
     @_builtins.property
     def device_bytes(self) -> _evidence_pb2.Interval:
-        """Peak after the change, bytes."""
+        """Peak of one device after the changes, bytes."""
 
     def __init__(
         self,
@@ -899,7 +915,7 @@ Global___Remedy: _TypeAlias = Remedy  # noqa: Y015
 
 @_typing.final
 class MeasuredRun(_message.Message):
-    """A measured run near the estimated one."""
+    """A run that was measured, near the estimated one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -909,16 +925,16 @@ class MeasuredRun(_message.Message):
     DISTANCE_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     description: _builtins.str
-    """What was run."""
+    """Model, method, hardware and program, for people."""
     peak_bytes: _builtins.int
-    """Measured peak in bytes; 0 when not measured."""
+    """Measured peak, bytes. 0: not measured."""
     tokens_per_second: _builtins.float
-    """Measured tokens per second; 0 when not measured."""
+    """Measured tokens per second. 0: not measured."""
     distance: _builtins.float
-    """Distance: 0 is the same case, 1 is far."""
+    """Distance from the estimated run: 0 is the same case, 1 is far."""
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
-        """Source."""
+        """Who measured it, and where it is published."""
 
     def __init__(
         self,

@@ -24,14 +24,14 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class EstimateRunResponse(_message.Message):
-    """Response of EstimateRun."""
+    """Always holds an estimate: a run that does not fit is an answer, not an error."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ESTIMATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def estimate(self) -> _estimate_pb2.Estimate:
-        """The answer."""
+        """As complete as the request's view asks for."""
 
     def __init__(
         self,
@@ -48,17 +48,17 @@ Global___EstimateRunResponse: _TypeAlias = EstimateRunResponse  # noqa: Y015
 
 @_typing.final
 class BatchEstimateRow(_message.Message):
-    """A row of a batch."""
+    """One run of a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """The caller's key, unique in the batch."""
+    """Chosen by the caller to find the result again; a key twice in a batch refuses the batch."""
     @_builtins.property
     def request(self) -> _estimate_pb2.EstimateRunRequest:
-        """The request. It is validated row by row."""
+        """The run, validated with its row: a violation is in the row's result, as "rows[3].request.spec…"."""
 
     def __init__(
         self,
@@ -76,14 +76,16 @@ Global___BatchEstimateRow: _TypeAlias = BatchEstimateRow  # noqa: Y015
 
 @_typing.final
 class BatchEstimateRunsRequest(_message.Message):
-    """Request of BatchEstimateRuns."""
+    """Many runs in one call, for sweeps and comparisons: cheaper than single calls, and bounded by the server's time limit
+    and request size.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchEstimateRow]:
-        """Rows, answered in the same order."""
+        """At least one; answered in the same order."""
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ Global___BatchEstimateRunsRequest: _TypeAlias = BatchEstimateRunsRequest  # noqa
 
 @_typing.final
 class BatchEstimateResult(_message.Message):
-    """Result of a row."""
+    """What came of one row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -108,14 +110,14 @@ class BatchEstimateResult(_message.Message):
     ESTIMATE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """The caller's key."""
+    """Key of the row in the request."""
     @_builtins.property
     def estimate(self) -> _estimate_pb2.Estimate:
-        """The answer."""
+        """What EstimateRun would answer to the row's request."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why there is none."""
+        """What EstimateRun would refuse it with, details included."""
 
     def __init__(
         self,
@@ -136,14 +138,14 @@ Global___BatchEstimateResult: _TypeAlias = BatchEstimateResult  # noqa: Y015
 
 @_typing.final
 class BatchEstimateRunsResponse(_message.Message):
-    """Response of BatchEstimateRuns."""
+    """Results of a batch; the call succeeds also when every row failed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchEstimateResult]:
-        """One result a row, in the order of the rows."""
+        """One for each row, in the order of the rows."""
 
     def __init__(
         self,
@@ -160,7 +162,7 @@ Global___BatchEstimateRunsResponse: _TypeAlias = BatchEstimateRunsResponse  # no
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):
-    """Request of GetServerInfo."""
+    """Asks what this server is. It has no settings."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -177,7 +179,7 @@ Global___GetServerInfoRequest: _TypeAlias = GetServerInfoRequest  # noqa: Y015
 
 @_typing.final
 class GetServerInfoResponse(_message.Message):
-    """Response of GetServerInfo."""
+    """The server as it is now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -185,11 +187,11 @@ class GetServerInfoResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def server(self) -> _server_pb2.ServerInfo:
-        """The server."""
+        """Constant until the server restarts. Features: "calibration" is there when the server learns from observations."""
 
     @_builtins.property
     def revision(self) -> _evidence_pb2.Revision:
-        """What it computes with."""
+        """What it computes with at the moment; the calibration changes with observations."""
 
     def __init__(
         self,

@@ -29,25 +29,25 @@ class _PictureFormat:
 class _PictureFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PictureFormat.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PICTURE_FORMAT_UNSPECIFIED: _PictureFormat.ValueType  # 0
-    """Text."""
+    """As PICTURE_FORMAT_TEXT."""
     PICTURE_FORMAT_TEXT: _PictureFormat.ValueType  # 1
-    """Lines of at most 100 columns."""
+    """Plain text in lines of at most 100 columns."""
     PICTURE_FORMAT_MERMAID: _PictureFormat.ValueType  # 2
-    """A Mermaid flow chart."""
+    """A Mermaid flow chart, for Markdown pages."""
     PICTURE_FORMAT_SVG: _PictureFormat.ValueType  # 3
-    """SVG without script, link or inline style."""
+    """SVG without script, link or inline style, safe to embed in a page."""
 
 class PictureFormat(_PictureFormat, metaclass=_PictureFormatEnumTypeWrapper):
     """How a picture is written."""
 
 PICTURE_FORMAT_UNSPECIFIED: PictureFormat.ValueType  # 0
-"""Text."""
+"""As PICTURE_FORMAT_TEXT."""
 PICTURE_FORMAT_TEXT: PictureFormat.ValueType  # 1
-"""Lines of at most 100 columns."""
+"""Plain text in lines of at most 100 columns."""
 PICTURE_FORMAT_MERMAID: PictureFormat.ValueType  # 2
-"""A Mermaid flow chart."""
+"""A Mermaid flow chart, for Markdown pages."""
 PICTURE_FORMAT_SVG: PictureFormat.ValueType  # 3
-"""SVG without script, link or inline style."""
+"""SVG without script, link or inline style, safe to embed in a page."""
 Global___PictureFormat: _TypeAlias = PictureFormat  # noqa: Y015
 
 class _TreeNodeKind:
@@ -57,11 +57,11 @@ class _TreeNodeKind:
 class _TreeNodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TreeNodeKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TREE_NODE_KIND_UNSPECIFIED: _TreeNodeKind.ValueType  # 0
-    """Not stated."""
+    """Never answered."""
     TREE_NODE_KIND_DECISION: _TreeNodeKind.ValueType  # 1
-    """A question to the inputs."""
+    """A question about the inputs, answered by a rule."""
     TREE_NODE_KIND_OUTCOME: _TreeNodeKind.ValueType  # 2
-    """What the rules choose."""
+    """A method, or the advice to upgrade."""
     TREE_NODE_KIND_FIT: _TreeNodeKind.ValueType  # 3
     """The check against the estimator, after every outcome."""
     TREE_NODE_KIND_VOTE: _TreeNodeKind.ValueType  # 4
@@ -71,11 +71,11 @@ class TreeNodeKind(_TreeNodeKind, metaclass=_TreeNodeKindEnumTypeWrapper):
     """What a node of a decision tree is."""
 
 TREE_NODE_KIND_UNSPECIFIED: TreeNodeKind.ValueType  # 0
-"""Not stated."""
+"""Never answered."""
 TREE_NODE_KIND_DECISION: TreeNodeKind.ValueType  # 1
-"""A question to the inputs."""
+"""A question about the inputs, answered by a rule."""
 TREE_NODE_KIND_OUTCOME: TreeNodeKind.ValueType  # 2
-"""What the rules choose."""
+"""A method, or the advice to upgrade."""
 TREE_NODE_KIND_FIT: TreeNodeKind.ValueType  # 3
 """The check against the estimator, after every outcome."""
 TREE_NODE_KIND_VOTE: TreeNodeKind.ValueType  # 4
@@ -84,7 +84,7 @@ Global___TreeNodeKind: _TypeAlias = TreeNodeKind  # noqa: Y015
 
 @_typing.final
 class RenderDecisionTreeRequest(_message.Message):
-    """Request of RenderDecisionTree."""
+    """Asks for a drawing of a pack's rules. Cheap without a request, as expensive as Recommend with one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -92,12 +92,12 @@ class RenderDecisionTreeRequest(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     rule_pack: _builtins.str
-    """Rule pack; empty means the request's, and without one "playbook-1"."""
+    """Id of the pack to draw; overrules the one in `request`. Empty: that one, and without one "playbook-1"."""
     format: Global___PictureFormat.ValueType
-    """How the picture is written."""
+    """How `content` is written; nodes and edges do not depend on it."""
     @_builtins.property
     def request(self) -> _recommendation_pb2.RecommendRequest:
-        """Request whose way is marked; unset marks none."""
+        """Request whose path is marked. Unset: nothing is marked."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ Global___RenderDecisionTreeRequest: _TypeAlias = RenderDecisionTreeRequest  # no
 
 @_typing.final
 class RenderDecisionTreeResponse(_message.Message):
-    """Response of RenderDecisionTree."""
+    """The drawing, and the same graph as data."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,24 +127,24 @@ class RenderDecisionTreeResponse(_message.Message):
     TAKEN_IDS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     media_type: _builtins.str
-    """Media type of the content."""
+    """Media type of the content, for example "image/svg+xml"."""
     content: _builtins.str
-    """The picture."""
+    """The drawing as text."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TreeNode]:
-        """What is decided and what can come of it, in the order of the picture."""
+        """Decisions and outcomes in the order of the drawing."""
 
     @_builtins.property
     def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___TreeEdge]:
-        """What leads from one to the other."""
+        """What leads from one node to another."""
 
     @_builtins.property
     def taken_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the nodes and edges that the request passes, in order."""
+        """Ids of the nodes and edges that the request passes, in order. Empty without a request."""
 
     @_builtins.property
     def revision(self) -> _evidence_pb2.Revision:
-        """What it was drawn from, and what the request was answered with."""
+        """The pack that was drawn; with a request also the estimator's revision."""
 
     def __init__(
         self,
@@ -178,22 +178,22 @@ class TreeNode(_message.Message):
     TAKEN_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Stable id; the id of its rule, where it stands for one."""
+    """Stable; the id of its rule, where it stands for one."""
     kind: Global___TreeNodeKind.ValueType
-    """What it is."""
+    """Decides its shape in a drawing."""
     label: _builtins.str
-    """Its words."""
+    """First line of its text."""
     method: _method_pb2.Method.ValueType
     """Method that it chooses; unspecified where it chooses none or one of several."""
     taken: _builtins.bool
-    """Whether the request passes it."""
+    """Whether the request passes it; false without a request."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___TreeLine]:
-        """Further lines, such as the options of a vote."""
+        """Further lines, such as the options of a vote. Empty: the label is all."""
 
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
-        """Where its rule comes from."""
+        """Where its rule comes from. Unset: it stands for no rule."""
 
     def __init__(
         self,
@@ -224,9 +224,9 @@ class TreeLine(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TAKEN_FIELD_NUMBER: _builtins.int
     rule_id: _builtins.str
-    """Rule behind it, as the trace names it."""
+    """Rule behind it, as in the trace. Empty: none."""
     text: _builtins.str
-    """Its words."""
+    """The line itself."""
     taken: _builtins.bool
     """Whether it applies to the request."""
     def __init__(
@@ -256,15 +256,15 @@ class TreeEdge(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     TAKEN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Stable id."""
+    """Stable, and different from every node's."""
     from_node: _builtins.str
     """Id of the node that it leaves."""
     to_node: _builtins.str
-    """Id of the node that it reaches."""
+    """Id of the node that it enters."""
     label: _builtins.str
-    """When it is taken, in words."""
+    """When it is taken, in words. Empty: always."""
     taken: _builtins.bool
-    """Whether the request passes it."""
+    """Whether the request passes it; false without a request."""
     def __init__(
         self,
         *,
@@ -284,7 +284,7 @@ Global___TreeEdge: _TypeAlias = TreeEdge  # noqa: Y015
 
 @_typing.final
 class RenderFrontierRequest(_message.Message):
-    """Request of RenderFrontier."""
+    """Asks for a drawing of the five methods' figures. Costs as much as Recommend."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -308,7 +308,7 @@ Global___RenderFrontierRequest: _TypeAlias = RenderFrontierRequest  # noqa: Y015
 
 @_typing.final
 class RenderFrontierResponse(_message.Message):
-    """Response of RenderFrontier."""
+    """The drawing; RecommendResponse.methods has the same figures as data."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -316,12 +316,12 @@ class RenderFrontierResponse(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     media_type: _builtins.str
-    """Media type of the content."""
+    """"image/svg+xml"."""
     content: _builtins.str
-    """The picture, as SVG."""
+    """SVG without script, link or inline style. Figures that nothing estimates are left out of it."""
     @_builtins.property
     def revision(self) -> _evidence_pb2.Revision:
-        """What it was computed with."""
+        """The pack and, where there are estimates, the estimator's revision."""
 
     def __init__(
         self,

@@ -38,33 +38,33 @@ class _QualityNeed:
 class _QualityNeedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QualityNeed.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     QUALITY_NEED_UNSPECIFIED: _QualityNeed.ValueType  # 0
-    """Unknown."""
+    """Unknown; the question does not vote."""
     QUALITY_NEED_MAXIMUM: _QualityNeed.ValueType  # 1
-    """The best there is."""
+    """Nothing but the best there is."""
     QUALITY_NEED_CRITICAL: _QualityNeed.ValueType  # 2
-    """95 % of full fine-tuning and more."""
+    """95 % and more."""
     QUALITY_NEED_IMPORTANT: _QualityNeed.ValueType  # 3
     """90 % and more."""
     QUALITY_NEED_ACCEPTABLE: _QualityNeed.ValueType  # 4
     """85 % and more."""
     QUALITY_NEED_EXPERIMENTAL: _QualityNeed.ValueType  # 5
-    """An experiment."""
+    """An experiment; any quality will do."""
 
 class QualityNeed(_QualityNeed, metaclass=_QualityNeedEnumTypeWrapper):
-    """How good the result must be."""
+    """How good the result must be, in percent of what full fine-tuning reaches."""
 
 QUALITY_NEED_UNSPECIFIED: QualityNeed.ValueType  # 0
-"""Unknown."""
+"""Unknown; the question does not vote."""
 QUALITY_NEED_MAXIMUM: QualityNeed.ValueType  # 1
-"""The best there is."""
+"""Nothing but the best there is."""
 QUALITY_NEED_CRITICAL: QualityNeed.ValueType  # 2
-"""95 % of full fine-tuning and more."""
+"""95 % and more."""
 QUALITY_NEED_IMPORTANT: QualityNeed.ValueType  # 3
 """90 % and more."""
 QUALITY_NEED_ACCEPTABLE: QualityNeed.ValueType  # 4
 """85 % and more."""
 QUALITY_NEED_EXPERIMENTAL: QualityNeed.ValueType  # 5
-"""An experiment."""
+"""An experiment; any quality will do."""
 Global___QualityNeed: _TypeAlias = QualityNeed  # noqa: Y015
 
 class _TimeNeed:
@@ -74,25 +74,25 @@ class _TimeNeed:
 class _TimeNeedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TimeNeed.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TIME_NEED_UNSPECIFIED: _TimeNeed.ValueType  # 0
-    """Unknown."""
+    """Unknown, unless max_duration tells; else the question does not vote."""
     TIME_NEED_DAYS: _TimeNeed.ValueType  # 1
-    """Days."""
+    """More than a day."""
     TIME_NEED_HOURS: _TimeNeed.ValueType  # 2
-    """Hours."""
+    """Up to a day."""
     TIME_NEED_MINUTES: _TimeNeed.ValueType  # 3
-    """Minutes."""
+    """Less than an hour."""
 
 class TimeNeed(_TimeNeed, metaclass=_TimeNeedEnumTypeWrapper):
     """How long a run may take."""
 
 TIME_NEED_UNSPECIFIED: TimeNeed.ValueType  # 0
-"""Unknown."""
+"""Unknown, unless max_duration tells; else the question does not vote."""
 TIME_NEED_DAYS: TimeNeed.ValueType  # 1
-"""Days."""
+"""More than a day."""
 TIME_NEED_HOURS: TimeNeed.ValueType  # 2
-"""Hours."""
+"""Up to a day."""
 TIME_NEED_MINUTES: TimeNeed.ValueType  # 3
-"""Minutes."""
+"""Less than an hour."""
 Global___TimeNeed: _TypeAlias = TimeNeed  # noqa: Y015
 
 class _TaskVariety:
@@ -102,25 +102,25 @@ class _TaskVariety:
 class _TaskVarietyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskVariety.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TASK_VARIETY_UNSPECIFIED: _TaskVariety.ValueType  # 0
-    """Unknown."""
+    """Unknown, unless task_count tells; else the question does not vote."""
     TASK_VARIETY_SINGLE: _TaskVariety.ValueType  # 1
-    """One."""
+    """One task."""
     TASK_VARIETY_SIMILAR: _TaskVariety.ValueType  # 2
-    """Several alike."""
+    """Several tasks that resemble each other, so that one model can learn them all."""
     TASK_VARIETY_MANY_DIFFERENT: _TaskVariety.ValueType  # 3
-    """Many different ones."""
+    """Many tasks that differ, each with an adapter of its own."""
 
 class TaskVariety(_TaskVariety, metaclass=_TaskVarietyEnumTypeWrapper):
-    """How many tasks share the model."""
+    """How many tasks share the base model."""
 
 TASK_VARIETY_UNSPECIFIED: TaskVariety.ValueType  # 0
-"""Unknown."""
+"""Unknown, unless task_count tells; else the question does not vote."""
 TASK_VARIETY_SINGLE: TaskVariety.ValueType  # 1
-"""One."""
+"""One task."""
 TASK_VARIETY_SIMILAR: TaskVariety.ValueType  # 2
-"""Several alike."""
+"""Several tasks that resemble each other, so that one model can learn them all."""
 TASK_VARIETY_MANY_DIFFERENT: TaskVariety.ValueType  # 3
-"""Many different ones."""
+"""Many tasks that differ, each with an adapter of its own."""
 Global___TaskVariety: _TypeAlias = TaskVariety  # noqa: Y015
 
 class _UseCase:
@@ -130,25 +130,25 @@ class _UseCase:
 class _UseCaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UseCase.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     USE_CASE_UNSPECIFIED: _UseCase.ValueType  # 0
-    """Unknown."""
+    """Unknown; the question does not vote."""
     USE_CASE_ENTERPRISE: _UseCase.ValueType  # 1
-    """A large organisation."""
+    """A large organization."""
     USE_CASE_STARTUP: _UseCase.ValueType  # 2
-    """A small one."""
+    """A small organization."""
     USE_CASE_RESEARCH: _UseCase.ValueType  # 3
-    """Research."""
+    """A research group."""
 
 class UseCase(_UseCase, metaclass=_UseCaseEnumTypeWrapper):
-    """Who asks."""
+    """What kind of organization the result is for."""
 
 USE_CASE_UNSPECIFIED: UseCase.ValueType  # 0
-"""Unknown."""
+"""Unknown; the question does not vote."""
 USE_CASE_ENTERPRISE: UseCase.ValueType  # 1
-"""A large organisation."""
+"""A large organization."""
 USE_CASE_STARTUP: UseCase.ValueType  # 2
-"""A small one."""
+"""A small organization."""
 USE_CASE_RESEARCH: UseCase.ValueType  # 3
-"""Research."""
+"""A research group."""
 Global___UseCase: _TypeAlias = UseCase  # noqa: Y015
 
 class _TaskDomain:
@@ -158,37 +158,37 @@ class _TaskDomain:
 class _TaskDomainEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskDomain.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TASK_DOMAIN_UNSPECIFIED: _TaskDomain.ValueType  # 0
-    """Unknown."""
+    """Unknown; no rule on it applies."""
     TASK_DOMAIN_STYLE: _TaskDomain.ValueType  # 1
-    """Style or format."""
+    """A style or an output format."""
     TASK_DOMAIN_CLASSIFICATION: _TaskDomain.ValueType  # 2
-    """Classification."""
+    """Labels for texts."""
     TASK_DOMAIN_CHAT: _TaskDomain.ValueType  # 3
     """Conversation."""
     TASK_DOMAIN_CODE: _TaskDomain.ValueType  # 4
-    """Code."""
+    """Programming."""
     TASK_DOMAIN_MATH: _TaskDomain.ValueType  # 5
-    """Mathematics."""
+    """Mathematics and reasoning."""
     TASK_DOMAIN_KNOWLEDGE: _TaskDomain.ValueType  # 6
-    """New knowledge."""
+    """Facts that the base model does not know."""
 
 class TaskDomain(_TaskDomain, metaclass=_TaskDomainEnumTypeWrapper):
-    """What the model is taught."""
+    """What the model is taught. Decides cautions and, in some packs, the recipe."""
 
 TASK_DOMAIN_UNSPECIFIED: TaskDomain.ValueType  # 0
-"""Unknown."""
+"""Unknown; no rule on it applies."""
 TASK_DOMAIN_STYLE: TaskDomain.ValueType  # 1
-"""Style or format."""
+"""A style or an output format."""
 TASK_DOMAIN_CLASSIFICATION: TaskDomain.ValueType  # 2
-"""Classification."""
+"""Labels for texts."""
 TASK_DOMAIN_CHAT: TaskDomain.ValueType  # 3
 """Conversation."""
 TASK_DOMAIN_CODE: TaskDomain.ValueType  # 4
-"""Code."""
+"""Programming."""
 TASK_DOMAIN_MATH: TaskDomain.ValueType  # 5
-"""Mathematics."""
+"""Mathematics and reasoning."""
 TASK_DOMAIN_KNOWLEDGE: TaskDomain.ValueType  # 6
-"""New knowledge."""
+"""Facts that the base model does not know."""
 Global___TaskDomain: _TypeAlias = TaskDomain  # noqa: Y015
 
 class _RecipeProfile:
@@ -200,17 +200,17 @@ class _RecipeProfileEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecipeP
     RECIPE_PROFILE_UNSPECIFIED: _RecipeProfile.ValueType  # 0
     """As the rule pack says: playbook for "playbook-1", evidence for "evidence-1"."""
     RECIPE_PROFILE_PLAYBOOK: _RecipeProfile.ValueType  # 1
-    """The playbook's where it has them, the evidence's elsewhere."""
+    """The playbook's where it has them, published and measured ones elsewhere."""
     RECIPE_PROFILE_EVIDENCE: _RecipeProfile.ValueType  # 2
     """Published and measured numbers only."""
 
 class RecipeProfile(_RecipeProfile, metaclass=_RecipeProfileEnumTypeWrapper):
-    """Which recipe numbers to use."""
+    """Whose numbers the recipe takes."""
 
 RECIPE_PROFILE_UNSPECIFIED: RecipeProfile.ValueType  # 0
 """As the rule pack says: playbook for "playbook-1", evidence for "evidence-1"."""
 RECIPE_PROFILE_PLAYBOOK: RecipeProfile.ValueType  # 1
-"""The playbook's where it has them, the evidence's elsewhere."""
+"""The playbook's where it has them, published and measured ones elsewhere."""
 RECIPE_PROFILE_EVIDENCE: RecipeProfile.ValueType  # 2
 """Published and measured numbers only."""
 Global___RecipeProfile: _TypeAlias = RecipeProfile  # noqa: Y015
@@ -222,21 +222,21 @@ class _BehaviorChange:
 class _BehaviorChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BehaviorChange.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BEHAVIOR_CHANGE_UNSPECIFIED: _BehaviorChange.ValueType  # 0
-    """Unknown."""
+    """Unknown; no rule on it applies."""
     BEHAVIOR_CHANGE_MINOR: _BehaviorChange.ValueType  # 1
-    """A tone, a format: tiny adjustments."""
+    """A tone or a format."""
     BEHAVIOR_CHANGE_MODERATE: _BehaviorChange.ValueType  # 2
     """Between the two."""
     BEHAVIOR_CHANGE_SIGNIFICANT: _BehaviorChange.ValueType  # 3
     """New abilities, or a different way to answer."""
 
 class BehaviorChange(_BehaviorChange, metaclass=_BehaviorChangeEnumTypeWrapper):
-    """How much the model's behaviour is to change."""
+    """How much the model's behavior is to change."""
 
 BEHAVIOR_CHANGE_UNSPECIFIED: BehaviorChange.ValueType  # 0
-"""Unknown."""
+"""Unknown; no rule on it applies."""
 BEHAVIOR_CHANGE_MINOR: BehaviorChange.ValueType  # 1
-"""A tone, a format: tiny adjustments."""
+"""A tone or a format."""
 BEHAVIOR_CHANGE_MODERATE: BehaviorChange.ValueType  # 2
 """Between the two."""
 BEHAVIOR_CHANGE_SIGNIFICANT: BehaviorChange.ValueType  # 3
@@ -250,25 +250,25 @@ class _Experience:
 class _ExperienceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Experience.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EXPERIENCE_UNSPECIFIED: _Experience.ValueType  # 0
-    """Unknown."""
+    """Unknown; the question does not vote."""
     EXPERIENCE_BEGINNER: _Experience.ValueType  # 1
-    """It is the first time."""
+    """Never."""
     EXPERIENCE_INTERMEDIATE: _Experience.ValueType  # 2
     """Some runs."""
     EXPERIENCE_EXPERT: _Experience.ValueType  # 3
-    """Many."""
+    """Many runs."""
 
 class Experience(_Experience, metaclass=_ExperienceEnumTypeWrapper):
-    """How much who asks has done of this."""
+    """How much the user has fine-tuned before."""
 
 EXPERIENCE_UNSPECIFIED: Experience.ValueType  # 0
-"""Unknown."""
+"""Unknown; the question does not vote."""
 EXPERIENCE_BEGINNER: Experience.ValueType  # 1
-"""It is the first time."""
+"""Never."""
 EXPERIENCE_INTERMEDIATE: Experience.ValueType  # 2
 """Some runs."""
 EXPERIENCE_EXPERT: Experience.ValueType  # 3
-"""Many."""
+"""Many runs."""
 Global___Experience: _TypeAlias = Experience  # noqa: Y015
 
 class _Priority:
@@ -278,37 +278,37 @@ class _Priority:
 class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
-    """Not stated."""
+    """Refused in a request."""
     PRIORITY_QUALITY: _Priority.ValueType  # 1
-    """The result."""
+    """The quality of the result."""
     PRIORITY_SPEED: _Priority.ValueType  # 2
-    """Little time."""
+    """A short training."""
     PRIORITY_COST: _Priority.ValueType  # 3
-    """Little money."""
+    """A low cost of the run."""
     PRIORITY_MEMORY: _Priority.ValueType  # 4
-    """Little memory."""
+    """A small memory peak."""
     PRIORITY_SIMPLICITY: _Priority.ValueType  # 5
     """Little to set up and to get wrong."""
     PRIORITY_MODULARITY: _Priority.ValueType  # 6
-    """One base and many adapters."""
+    """One base model with many adapters."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """What matters."""
+    """What matters; it orders methods that are tied otherwise."""
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
-"""Not stated."""
+"""Refused in a request."""
 PRIORITY_QUALITY: Priority.ValueType  # 1
-"""The result."""
+"""The quality of the result."""
 PRIORITY_SPEED: Priority.ValueType  # 2
-"""Little time."""
+"""A short training."""
 PRIORITY_COST: Priority.ValueType  # 3
-"""Little money."""
+"""A low cost of the run."""
 PRIORITY_MEMORY: Priority.ValueType  # 4
-"""Little memory."""
+"""A small memory peak."""
 PRIORITY_SIMPLICITY: Priority.ValueType  # 5
 """Little to set up and to get wrong."""
 PRIORITY_MODULARITY: Priority.ValueType  # 6
-"""One base and many adapters."""
+"""One base model with many adapters."""
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
 class _MethodVerdict:
@@ -318,34 +318,36 @@ class _MethodVerdict:
 class _MethodVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MethodVerdict.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     METHOD_VERDICT_UNSPECIFIED: _MethodVerdict.ValueType  # 0
-    """Not stated."""
+    """Never answered."""
     METHOD_VERDICT_RECOMMENDED: _MethodVerdict.ValueType  # 1
-    """It is the recommendation."""
+    """It is the recommendation; one method at most."""
     METHOD_VERDICT_POSSIBLE: _MethodVerdict.ValueType  # 2
-    """It would do."""
+    """It would work, and another one was preferred."""
     METHOD_VERDICT_REJECTED: _MethodVerdict.ValueType  # 3
-    """It would not."""
+    """It does not fit the hardware, or breaks a requirement."""
     METHOD_VERDICT_FITS_AGAINST_RULE: _MethodVerdict.ValueType  # 4
-    """It trains here, against the playbook's words."""
+    """The pack's rules exclude it, and the estimate shows that it fits."""
 
 class MethodVerdict(_MethodVerdict, metaclass=_MethodVerdictEnumTypeWrapper):
-    """How a method fared."""
+    """How a method did in a recommendation."""
 
 METHOD_VERDICT_UNSPECIFIED: MethodVerdict.ValueType  # 0
-"""Not stated."""
+"""Never answered."""
 METHOD_VERDICT_RECOMMENDED: MethodVerdict.ValueType  # 1
-"""It is the recommendation."""
+"""It is the recommendation; one method at most."""
 METHOD_VERDICT_POSSIBLE: MethodVerdict.ValueType  # 2
-"""It would do."""
+"""It would work, and another one was preferred."""
 METHOD_VERDICT_REJECTED: MethodVerdict.ValueType  # 3
-"""It would not."""
+"""It does not fit the hardware, or breaks a requirement."""
 METHOD_VERDICT_FITS_AGAINST_RULE: MethodVerdict.ValueType  # 4
-"""It trains here, against the playbook's words."""
+"""The pack's rules exclude it, and the estimate shows that it fits."""
 Global___MethodVerdict: _TypeAlias = MethodVerdict  # noqa: Y015
 
 @_typing.final
 class RecommendRequest(_message.Message):
-    """Request of Recommend. Everything is optional; what is unset stays unknown in the trace."""
+    """What is known of a planned fine-tuning. Everything is optional: what is unset stays unknown, lowers the confidence,
+    and `sharpen` says which of it would matter most.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -378,84 +380,92 @@ class RecommendRequest(_message.Message):
     quality: Global___QualityNeed.ValueType
     """How good the result must be."""
     time: Global___TimeNeed.ValueType
-    """How long a run may take."""
+    """How long a run may take, in classes; overrules what max_duration implies."""
     tasks: Global___TaskVariety.ValueType
-    """How many tasks share the model."""
+    """How many tasks share the model, in classes; overrules what task_count implies."""
     can_rent: _builtins.bool
-    """Whether hardware can be rented."""
+    """Whether hardware can be rented; if so, offers are proposed where they help. Unset: unknown, and none are."""
     use_case: Global___UseCase.ValueType
-    """Who asks."""
+    """What kind of organization it is for."""
     task_domain: Global___TaskDomain.ValueType
-    """What is taught."""
+    """What the model is taught."""
     profile: Global___RecipeProfile.ValueType
-    """Which recipe numbers to use."""
+    """Whose numbers the recipe takes."""
     rule_pack: _builtins.str
-    """Rule pack; empty means "playbook-1"."""
+    """Id of the rule pack that decides. Empty: "playbook-1"."""
     runs_per_month: _builtins.float
-    """Runs of a month. Unset: unknown. It turns a budget of a month into one of a run, and the reverse."""
+    """Runs of a month: turns a budget of a month into one of a run, and the reverse. Unset: unknown, counted as 1."""
     task_count: _builtins.int
-    """Tasks, and so adapters, that will be served. Unset: unknown."""
+    """Tasks, and so adapters, that will be served; an answer to `tasks` where that is unset. Unset: unknown."""
     behavior_change: Global___BehaviorChange.ValueType
-    """How much the behaviour is to change."""
+    """How much the behavior is to change."""
     experience: Global___Experience.ValueType
-    """How much who asks has done of this."""
+    """How much the user has fine-tuned before."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelSource:
-        """Base model; without one the recipe names none and is not priced."""
+        """Base model. Unset: the recipe is that of a 7B model, names none and is not estimated."""
 
     @_builtins.property
     def hardware(self) -> _hardware_pb2.Hardware:
-        """What the run would train on."""
+        """What the run would train on. Unset: unknown; the recipe is not estimated, and with can_rent hardware to rent is
+        proposed.
+        """
 
     @_builtins.property
     def dataset(self) -> _training_data_pb2.DatasetSource:
-        """The data, to be carried into the recipe."""
+        """The training data, copied into the recipe. A profile in it counts as dataset_profile where that is unset."""
 
     @_builtins.property
     def dataset_profile(self) -> _training_data_pb2.DatasetProfile:
-        """What is known of the data."""
+        """What is known of the training rows: sizes batch, epochs and sequence length. Its buckets must ascend."""
 
     @_builtins.property
     def evaluation(self) -> _training_pb2.Evaluation:
-        """How it would be evaluated, to be carried into the recipe."""
+        """How the run would be evaluated, copied into the recipe."""
 
     @_builtins.property
     def ownership(self) -> _hardware_pb2.Ownership:
-        """Who owns the hardware."""
+        """How the hardware is paid, copied into the recipe. Unset: as RunSpec.ownership says."""
 
     @_builtins.property
     def budget_per_month(self) -> _money_pb2.Money:
-        """Most that the runs of a month may cost, in USD; another currency is refused."""
+        """Most that the runs of a month may cost, in USD; another currency is refused with CURRENCY_MISMATCH. Unset: unknown."""
 
     @_builtins.property
     def pinned(self) -> _evidence_pb2.Revision:
-        """Revisions that must be used."""
+        """Revisions that must be used: the pack's, and those of the estimator. One of the estimator's that cannot be
+        confirmed, since nothing is estimated, is refused with REVISION_UNAVAILABLE.
+        """
 
     @_builtins.property
     def evaluation_profile(self) -> _training_data_pb2.DatasetProfile:
-        """What is known of the held-out data, for the time that evaluation takes."""
+        """What is known of the held-out rows, for the time that evaluation takes. Unset: what `evaluation` says of them."""
 
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
-        """Longest time for one run: checked against the estimate, and an answer to `time` where that is unset."""
+        """Longest time for one run, above 0, at most 365 days: checked against the estimate, and an answer to `time` where
+        that is unset. Unset: no limit.
+        """
 
     @_builtins.property
     def budget_per_run(self) -> _money_pb2.Money:
-        """Most that one run may cost, in USD; another currency is refused. It is checked against the estimated cost. With
-        `runs_per_month` it is a budget of a month too.
+        """Most that one run may cost, in USD; another currency is refused with CURRENCY_MISMATCH. Checked against the
+        estimated cost. With runs_per_month it is a budget of a month too. Unset: no limit.
         """
 
     @_builtins.property
     def serving(self) -> _containers.RepeatedScalarFieldContainer[_serving_pb2.ServingTarget.ValueType]:
-        """What will serve the result; a method that one of them does not serve is not taken where another will do."""
+        """Programs that will serve the result, each once; a method that one of them does not serve is taken only where no
+        other will do. Empty: unknown.
+        """
 
     @_builtins.property
     def priorities(self) -> _containers.RepeatedScalarFieldContainer[Global___Priority.ValueType]:
-        """What matters, most important first; it orders methods that are tied otherwise."""
+        """What matters, most important first, each once. Empty: ties are broken by the pack's order."""
 
     @_builtins.property
     def matrix_rates(self) -> _hardware_pb2.MatrixRates:
-        """Measured rates of the CPU that would train, for the estimates; unset: what the estimator knows of its model."""
+        """Measured rates of the CPU that would train, for the estimates. Unset: what the estimator knows of that processor."""
 
     def __init__(
         self,
@@ -508,7 +518,7 @@ Global___RecommendRequest: _TypeAlias = RecommendRequest  # noqa: Y015
 
 @_typing.final
 class RecommendResponse(_message.Message):
-    """Response of Recommend."""
+    """The verdict with everything that it rests on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -528,40 +538,42 @@ class RecommendResponse(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     SHARPEN_FIELD_NUMBER: _builtins.int
     plan_digest: _builtins.str
-    """Hash of the resolved spec, the dataset profile and the revisions."""
+    """Digest of the recipe as EstimateRun would answer it. Empty: there is no recipe."""
     summary: _builtins.str
     """The answer in a paragraph for people."""
     @_builtins.property
     def verdict(self) -> Global___Verdict:
-        """The method."""
+        """The recommended method in short."""
 
     @_builtins.property
     def spec(self) -> _run_spec_pb2.RunSpec:
-        """The complete recipe: EstimateRun prices it, CreateJob runs it."""
+        """The complete recipe, resolved: EstimateRun prices it, CreateJob runs it once model, dataset and hardware are named.
+        Unset: nothing was shown to train.
+        """
 
     @_builtins.property
     def setting_sources(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.SettingSource]:
-        """Where each of its values comes from."""
+        """Where each value of the recipe comes from, in field order."""
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NormalizedInput]:
-        """The inputs as they were understood."""
+        """Every input as it was understood, known or not."""
 
     @_builtins.property
     def trace(self) -> _containers.RepeatedCompositeFieldContainer[Global___TraceStep]:
-        """What was decided, in order."""
+        """What was decided, in order, with the rule of each step."""
 
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodAssessment]:
-        """All five methods."""
+        """All five methods: the recommended one first, then in the pack's order."""
 
     @_builtins.property
     def cautions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Caution]:
-        """What to beware of."""
+        """What can go wrong with the verdict or the recipe, most important first."""
 
     @_builtins.property
     def counterfactuals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Counterfactual]:
-        """Smallest changes of input that change the verdict."""
+        """Smallest changes of one input that change the verdict, the nearest to each other method."""
 
     @_builtins.property
     def confidence(self) -> Global___VerdictConfidence:
@@ -569,19 +581,19 @@ class RecommendResponse(_message.Message):
 
     @_builtins.property
     def other_packs(self) -> _containers.RepeatedCompositeFieldContainer[Global___OtherPackVerdict]:
-        """What another pack says."""
+        """What the other built-in packs say to the same request."""
 
     @_builtins.property
     def revision(self) -> _evidence_pb2.Revision:
-        """What it was computed with."""
+        """The rule pack, and where there are estimates the estimator's revision."""
 
     @_builtins.property
     def estimate(self) -> _estimate_summary_pb2.EstimateSummary:
-        """Estimate of the recipe; unset when the estimator did not answer."""
+        """Estimate of the recipe. Unset: the estimator did not answer, or model or hardware are unknown."""
 
     @_builtins.property
     def sharpen(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnknownInput]:
-        """Unknown inputs that could change the verdict, the one that changes it most often first."""
+        """Unknown inputs that could change the verdict, the one that changes it most often first: what to ask the user next."""
 
     def __init__(
         self,
@@ -621,14 +633,14 @@ class UnknownInput(_message.Message):
     METHODS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     field_path: _builtins.str
-    """Field of the request."""
+    """Field of the request that would give it."""
     changing_share: _builtins.float
-    """Share of its answers that would change the verdict, 0 to 1."""
+    """Share of its possible answers that would change the verdict, above 0 to 1."""
     message: _builtins.str
-    """One line for people."""
+    """Which answers would change the verdict, to what; one line for people."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_method_pb2.Method.ValueType]:
-        """Methods that they would lead to."""
+        """Methods that they would lead to. Empty: some of them leave nothing that trains."""
 
     def __init__(
         self,
@@ -657,13 +669,13 @@ class Verdict(_message.Message):
     HEADLINE_FIELD_NUMBER: _builtins.int
     RULE_ID_FIELD_NUMBER: _builtins.int
     method: _method_pb2.Method.ValueType
-    """The method; unspecified when nothing trains here."""
+    """Unspecified when nothing was shown to train on this hardware."""
     upgrade_advised: _builtins.bool
-    """Whether the playbook's own words are "upgrade the GPU"."""
+    """Whether the playbook's advice for this hardware is to upgrade the GPU; a method may be recommended all the same."""
     headline: _builtins.str
-    """One line for people."""
+    """The verdict in one line for people."""
     rule_id: _builtins.str
-    """Id of the rule that decided."""
+    """Rule of the pack that decided, as in the trace."""
     def __init__(
         self,
         *,
@@ -692,9 +704,9 @@ class NormalizedInput(_message.Message):
     field_path: _builtins.str
     """Field of the request."""
     value: _builtins.str
-    """Its value in words; "unknown" when unset."""
+    """Its value in words; "unknown" when it was not given."""
     known: _builtins.bool
-    """Whether it was given."""
+    """Whether it was given, or follows from another input."""
     def __init__(
         self,
         *,
@@ -725,14 +737,14 @@ class TraceStep(_message.Message):
     stage: _builtins.str
     """Stage of the pipeline, for example "hardware_gate"."""
     rule_id: _builtins.str
-    """Rule that was applied."""
+    """Rule that was applied; GetRulePack explains it."""
     outcome: _builtins.str
-    """What came of it."""
+    """What came of it, one line for people."""
     overruled_rule_id: _builtins.str
-    """Rule that this step overruled; empty when none."""
+    """Rule that this step overruled, for example when the estimate shows that a method fits after all. Empty: none."""
     @_builtins.property
     def inputs_read(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Inputs that it read, "name=value"."""
+        """Inputs that it read, "name=value". Empty: it read none."""
 
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
@@ -758,7 +770,7 @@ Global___TraceStep: _TypeAlias = TraceStep  # noqa: Y015
 
 @_typing.final
 class MethodReason(_message.Message):
-    """Why a method was not taken."""
+    """Why a method was taken or not."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -766,11 +778,11 @@ class MethodReason(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RULE_ID_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Stable code, for example "GPU_TOO_SMALL"."""
+    """Stable code in UPPER_SNAKE_CASE, for programs, for example "GPU_TOO_SMALL"."""
     message: _builtins.str
-    """One line with the numbers."""
+    """One line for people, with the numbers."""
     rule_id: _builtins.str
-    """Rule behind it."""
+    """Rule behind it, as in the trace. Empty: an estimate or a limit of the request."""
     def __init__(
         self,
         *,
@@ -788,7 +800,9 @@ Global___MethodReason: _TypeAlias = MethodReason  # noqa: Y015
 
 @_typing.final
 class MethodAssessment(_message.Message):
-    """How a method fared in a recommendation."""
+    """How one method did, with the figures it was compared by: estimated, or where nothing is estimated the pack's, which
+    are of 7B models.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -824,9 +838,9 @@ class MethodAssessment(_message.Message):
     ON_PARETO_FRONTIER_FIELD_NUMBER: _builtins.int
     DOMINATED_BY_FIELD_NUMBER: _builtins.int
     method: _method_pb2.Method.ValueType
-    """The method."""
+    """Each of the five once."""
     verdict: Global___MethodVerdict.ValueType
-    """The verdict on it."""
+    """Whether it is recommended, possible or rejected."""
     on_pareto_frontier: _builtins.bool
     """Whether it fits and no other method that fits dominates it. One method dominates another when it is better in at
     least one of quality, memory, time and cost, worse in none, and its gains outweigh its losses in units of the
@@ -836,31 +850,31 @@ class MethodAssessment(_message.Message):
     """The method that dominates it; unspecified for none."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodReason]:
-        """Why, most important first."""
+        """Why, most important first; at least one."""
 
     @_builtins.property
     def votes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Votes by question id."""
+        """Votes by question id. Empty: no question that was answered votes for it."""
 
     @_builtins.property
     def badges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Short labels."""
+        """Short labels of the pack, as on the method's card."""
 
     @_builtins.property
     def quality_percent(self) -> _evidence_pb2.Interval:
-        """Quality in percent of full fine-tuning."""
+        """Expected quality in percent of full fine-tuning, from the pack's sources."""
 
     @_builtins.property
     def device_bytes(self) -> _evidence_pb2.Interval:
-        """Device peak, bytes."""
+        """Peak memory of one device, bytes. Unset: no figure is known."""
 
     @_builtins.property
     def total_seconds(self) -> _evidence_pb2.Interval:
-        """Total seconds."""
+        """Duration of the run, seconds. Unset: no figure is known."""
 
     @_builtins.property
     def cost(self) -> _evidence_pb2.MoneyInterval:
-        """Cost of the run; unset when nothing prices it."""
+        """Cost of the run. Unset: no figure is known."""
 
     def __init__(
         self,
@@ -887,7 +901,7 @@ Global___MethodAssessment: _TypeAlias = MethodAssessment  # noqa: Y015
 
 @_typing.final
 class Caution(_message.Message):
-    """Something to beware of."""
+    """Something that can go wrong with the verdict or the recipe."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -896,13 +910,13 @@ class Caution(_message.Message):
     RULE_ID_FIELD_NUMBER: _builtins.int
     REDIRECT_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Stable code, for example "ESTIMATOR_UNAVAILABLE"."""
+    """Stable code in UPPER_SNAKE_CASE, for programs, for example "ESTIMATOR_UNAVAILABLE"."""
     message: _builtins.str
-    """One line for people."""
+    """What, why and what to do; one line for people."""
     rule_id: _builtins.str
-    """Rule behind it."""
+    """Rule behind it, as in the trace."""
     redirect: _method_pb2.Method.ValueType
-    """Method that it points to instead."""
+    """Method that it points to instead; unspecified for none."""
     def __init__(
         self,
         *,
@@ -921,7 +935,7 @@ Global___Caution: _TypeAlias = Caution  # noqa: Y015
 
 @_typing.final
 class Counterfactual(_message.Message):
-    """A change of input that changes the verdict."""
+    """A change of one input that changes the verdict."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -933,7 +947,7 @@ class Counterfactual(_message.Message):
     UNIT_FIELD_NUMBER: _builtins.int
     RULE_ID_FIELD_NUMBER: _builtins.int
     field_path: _builtins.str
-    """Field of the request."""
+    """Field of the request that would change."""
     from_value: _builtins.str
     """Present value in words."""
     to_value: _builtins.str
@@ -941,11 +955,11 @@ class Counterfactual(_message.Message):
     resulting_method: _method_pb2.Method.ValueType
     """What the verdict would be; unspecified when nothing would train."""
     threshold: _builtins.float
-    """Where the verdict changes: of the values in steps of 0.01 (GB, USD) or 1 (seconds, examples, tasks) the nearest that
-    has the resulting method; one step nearer it has not. Unset for inputs that are no number.
+    """Where the verdict changes: of the values in steps of 0.01 (GB, USD) or 1 (seconds, examples, tasks) the nearest
+    that has the resulting method; one step nearer has not. Unset: the input is no number.
     """
     unit: _builtins.str
-    """Unit of the threshold, for example "GB" or "USD a month"; empty without one."""
+    """Unit of the threshold, for example "GB" or "USD a month". Empty: there is no threshold."""
     rule_id: _builtins.str
     """Rule that decides after the change."""
     def __init__(
@@ -971,7 +985,7 @@ Global___Counterfactual: _TypeAlias = Counterfactual  # noqa: Y015
 
 @_typing.final
 class VerdictConfidence(_message.Message):
-    """Confidence and what it rests on."""
+    """How sure the verdict is, and what it depends on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -982,18 +996,20 @@ class VerdictConfidence(_message.Message):
     ROBUSTNESS_FIELD_NUMBER: _builtins.int
     ABSTAINED_FIELD_NUMBER: _builtins.int
     level: _evidence_pb2.ConfidenceLevel.ValueType
-    """The level."""
+    """LOW, MEDIUM or HIGH, by the score and the pack's bounds."""
     score: _builtins.float
-    """1 minus the points of doubt over the points that a score of 0 has; 0 to 1."""
+    """1 minus the points of doubt over the points at which the score is 0; 0 to 1."""
     definition: _builtins.str
-    """What the score means, with the pack's weights."""
+    """What the score means, with the pack's weights; one line for people."""
     robustness: _builtins.float
-    """Share of single changes of an answer to a neighbouring one that keep the verdict, 0 to 1."""
+    """Share of single changes of an answer to a neighboring one that keep the verdict, 0 to 1. 1 where there is none to
+    change.
+    """
     abstained: _builtins.bool
-    """Whether the question lies outside of what the rules know, so that the verdict is only a default."""
+    """Whether the question lies outside of what the rules cover, so that the verdict is only a default and the level LOW."""
     @_builtins.property
     def factors(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Remark]:
-        """What raised or lowered it."""
+        """What raised or lowered it, one remark each."""
 
     def __init__(
         self,
@@ -1015,7 +1031,7 @@ Global___VerdictConfidence: _TypeAlias = VerdictConfidence  # noqa: Y015
 
 @_typing.final
 class OtherPackVerdict(_message.Message):
-    """What another pack says."""
+    """What another built-in pack says to the same request, from the same estimates."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1027,17 +1043,17 @@ class OtherPackVerdict(_message.Message):
     RULE_ID_FIELD_NUMBER: _builtins.int
     OTHER_RULE_ID_FIELD_NUMBER: _builtins.int
     rule_pack: _builtins.str
-    """Its name."""
+    """Id of the other pack."""
     method: _method_pb2.Method.ValueType
-    """Its method."""
+    """Its method; unspecified when it finds none that trains."""
     reason: _builtins.str
-    """Why it differs, with the deciding rules of both. Where it agrees: what its rules say that gave way to the estimate;
-    empty when none did.
+    """Why it differs, with the deciding rules of both. Where it agrees: what its rules say that the estimate overruled;
+    empty when nothing was.
     """
     agrees: _builtins.bool
-    """Whether its method is the same."""
+    """Whether its method is the recommended one."""
     sha256: _builtins.str
-    """Hash of the pack, lower-case hex."""
+    """SHA-256 of the other pack, 64 hex digits in small letters."""
     rule_id: _builtins.str
     """Rule that decided in this reply's own pack."""
     other_rule_id: _builtins.str

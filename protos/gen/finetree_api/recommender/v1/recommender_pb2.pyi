@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):
-    """Request of GetServerInfo."""
+    """Asks what this server is. It has no settings."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -37,7 +37,7 @@ Global___GetServerInfoRequest: _TypeAlias = GetServerInfoRequest  # noqa: Y015
 
 @_typing.final
 class GetServerInfoResponse(_message.Message):
-    """Response of GetServerInfo."""
+    """The server as it is now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -45,11 +45,11 @@ class GetServerInfoResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def server(self) -> _server_pb2.ServerInfo:
-        """The server."""
+        """Constant until the server restarts."""
 
     @_builtins.property
     def revision(self) -> _evidence_pb2.Revision:
-        """What it decides with."""
+        """The default rule pack alone: the estimator's part is in the answers of Recommend."""
 
     def __init__(
         self,

@@ -29,35 +29,35 @@ class _RulePackOrigin:
 class _RulePackOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RulePackOrigin.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RULE_PACK_ORIGIN_UNSPECIFIED: _RulePackOrigin.ValueType  # 0
-    """Not stated."""
+    """Never answered."""
     RULE_PACK_ORIGIN_BUILT_IN: _RulePackOrigin.ValueType  # 1
     """It comes with the service."""
     RULE_PACK_ORIGIN_FOLDER: _RulePackOrigin.ValueType  # 2
-    """It was read from the folder that the service was told of."""
+    """It was read from the folder in the service's settings."""
 
 class RulePackOrigin(_RulePackOrigin, metaclass=_RulePackOriginEnumTypeWrapper):
     """Where a pack comes from."""
 
 RULE_PACK_ORIGIN_UNSPECIFIED: RulePackOrigin.ValueType  # 0
-"""Not stated."""
+"""Never answered."""
 RULE_PACK_ORIGIN_BUILT_IN: RulePackOrigin.ValueType  # 1
 """It comes with the service."""
 RULE_PACK_ORIGIN_FOLDER: RulePackOrigin.ValueType  # 2
-"""It was read from the folder that the service was told of."""
+"""It was read from the folder in the service's settings."""
 Global___RulePackOrigin: _TypeAlias = RulePackOrigin  # noqa: Y015
 
 @_typing.final
 class ListRulePacksRequest(_message.Message):
-    """Request of ListRulePacks."""
+    """Looks for rule packs. Read from memory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Largest page; 0 means 50, at most 1000."""
+    """Most packs of a page. 0: 50."""
     page_token: _builtins.str
-    """Token of the previous page; empty for the first."""
+    """next_page_token of the page before. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -74,17 +74,17 @@ Global___ListRulePacksRequest: _TypeAlias = ListRulePacksRequest  # noqa: Y015
 
 @_typing.final
 class ListRulePacksResponse(_message.Message):
-    """Response of ListRulePacks."""
+    """One page of packs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RULE_PACKS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token of the next page. Empty: this is the last one."""
     @_builtins.property
     def rule_packs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RulePack]:
-        """The packs, built-in ones first."""
+        """Built-in ones first; files of the folder that cannot be read are listed with their problem."""
 
     def __init__(
         self,
@@ -115,21 +115,23 @@ class RulePack(_message.Message):
     EXTENDS_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Name by which a request takes it."""
+    """What rule_pack of a request takes; the file's name where the file could never be read."""
     title: _builtins.str
-    """One line for people."""
+    """Name for people, one line."""
     date: _builtins.str
-    """Date that it names, ISO 8601."""
+    """Date that the pack states, ISO 8601."""
     sha256: _builtins.str
-    """Hash of the file, and of the pack's that it extends; lower-case hex."""
+    """SHA-256 of its file and of the pack that it extends, 64 hex digits in small letters. Empty: it could never be read."""
     origin: Global___RulePackOrigin.ValueType
-    """Where it comes from."""
+    """Built in, or a file of the operator's."""
     default: _builtins.bool
-    """Whether it is taken where a request names none."""
+    """Whether it is taken where a request names none; true for one."""
     extends: _builtins.str
-    """Pack that it extends; empty when none."""
+    """Id of the pack that it extends. Empty: none."""
     problem: _builtins.str
-    """What is wrong with the present file; empty when nothing. The rules in use are then those that were read before."""
+    """What is wrong with the present file. Empty: nothing. Otherwise the rules in use are those that were read before; a
+    file that could never be read cannot be used.
+    """
     def __init__(
         self,
         *,
@@ -152,17 +154,17 @@ Global___RulePack: _TypeAlias = RulePack  # noqa: Y015
 
 @_typing.final
 class GetRulePackRequest(_message.Message):
-    """Request of GetRulePack."""
+    """Asks for everything in one pack. Read from memory; the answer can have some 100 KB."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RULE_PACK_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     rule_pack: _builtins.str
-    """Rule pack; empty means "playbook-1"."""
+    """Id of the pack. Empty: "playbook-1"."""
     @_builtins.property
     def pinned(self) -> _evidence_pb2.RevisionComponent:
-        """Revision that must be the loaded one."""
+        """Revision that must be the loaded one. Unset: any."""
 
     def __init__(
         self,
@@ -180,7 +182,7 @@ Global___GetRulePackRequest: _TypeAlias = GetRulePackRequest  # noqa: Y015
 
 @_typing.final
 class GetRulePackResponse(_message.Message):
-    """Response of GetRulePack."""
+    """A pack in full, for a reviewer, a dashboard or a wizard."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -193,28 +195,28 @@ class GetRulePackResponse(_message.Message):
     RESOLUTIONS_FIELD_NUMBER: _builtins.int
     YAML_FIELD_NUMBER: _builtins.int
     root: _builtins.str
-    """Node at which the tree begins."""
+    """Id of the node at which the tree begins."""
     yaml: _builtins.str
-    """The file, as it was read: YAML."""
+    """The file as it was read, YAML."""
     @_builtins.property
     def rule_pack(self) -> Global___RulePack:
-        """The pack, in short."""
+        """The pack as ListRulePacks has it."""
 
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Question]:
-        """The questions, in order."""
+        """The questionnaire in order."""
 
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PackNode]:
-        """The tree's nodes; the methods that it ends in are among them."""
+        """Nodes of the decision tree; the methods that it ends in are among them."""
 
     @_builtins.property
     def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___PackEdge]:
-        """The tree's edges."""
+        """Edges of the decision tree, two from each question."""
 
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___PackRule]:
-        """Every rule with an id, in the pack's order."""
+        """Every rule that has an id, in the pack's order."""
 
     @_builtins.property
     def resolutions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PackResolution]:
@@ -252,16 +254,16 @@ class Question(_message.Message):
     HELP_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id, as in votes."""
+    """Stable; the key of `votes`."""
     field_path: _builtins.str
-    """Field of the request that an answer sets."""
+    """Field of RecommendRequest that an answer sets."""
     text: _builtins.str
-    """The question."""
+    """The question for people."""
     help: _builtins.str
-    """What it is for."""
+    """What the answer is used for, for people."""
     @_builtins.property
     def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuestionOption]:
-        """Its answers, in order."""
+        """Its answers in order. Leaving the question out is an answer too: unknown."""
 
     def __init__(
         self,
@@ -296,28 +298,28 @@ class QuestionOption(_message.Message):
     UPGRADE_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id, as in the trace."""
+    """Stable, as in the trace."""
     value: _builtins.str
-    """Answer, in the rules' words."""
+    """Answer in the words of the rules, for example "CRITICAL"."""
     label: _builtins.str
-    """Answer, in words for people."""
+    """Answer in words for people."""
     badge: _builtins.str
-    """Short label, as a star; empty when none."""
+    """Short mark such as a star. Empty: none."""
     tooltip: _builtins.str
-    """What it means."""
+    """What the answer means for the recommendation, one line for people."""
     upgrade: _builtins.bool
-    """Whether it means that the hardware is to be upgraded first."""
+    """Whether the pack's advice for this answer is to upgrade the hardware first."""
     @_builtins.property
     def votes(self) -> _containers.RepeatedScalarFieldContainer[_method_pb2.Method.ValueType]:
-        """Methods that it votes for; empty where the pack does not vote, or any method will do."""
+        """Methods that it votes for. Empty: the pack does not vote on it, or any method will do."""
 
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
-        """Where it comes from."""
+        """Where the rule comes from."""
 
     @_builtins.property
     def request(self) -> _recommendation_pb2.RecommendRequest:
-        """What the answer adds to a request: merge it; unset where the pack does not say."""
+        """What the answer adds to a request: merge it. Unset: the pack does not say."""
 
     def __init__(
         self,
@@ -342,7 +344,7 @@ Global___QuestionOption: _TypeAlias = QuestionOption  # noqa: Y015
 
 @_typing.final
 class PackNode(_message.Message):
-    """A node of the tree."""
+    """A node of a pack's decision tree."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -351,14 +353,14 @@ class PackNode(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id, as in the trace."""
+    """Stable, as in the trace; of a leaf the method's name."""
     text: _builtins.str
     """The question or the method, in words."""
     method: _method_pb2.Method.ValueType
     """Method of a leaf; unspecified for a question."""
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
-        """Where it comes from; unset for a leaf."""
+        """Where the rule comes from. Unset for a leaf."""
 
     def __init__(
         self,
@@ -378,7 +380,7 @@ Global___PackNode: _TypeAlias = PackNode  # noqa: Y015
 
 @_typing.final
 class PackEdge(_message.Message):
-    """An edge of the tree."""
+    """An edge of a pack's decision tree."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -386,11 +388,11 @@ class PackEdge(_message.Message):
     TO_ID_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     from_id: _builtins.str
-    """Node that it leaves."""
+    """Id of the question that it leaves."""
     to_id: _builtins.str
-    """Node that it enters."""
+    """Id of the node that it enters."""
     answer: _builtins.str
-    """The answer that takes it: "yes" or "no"."""
+    """Answer that takes it: "yes" or "no"."""
     def __init__(
         self,
         *,
@@ -408,7 +410,7 @@ Global___PackEdge: _TypeAlias = PackEdge  # noqa: Y015
 
 @_typing.final
 class PackRule(_message.Message):
-    """A rule."""
+    """A rule of a pack, in words."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -418,16 +420,16 @@ class PackRule(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id, as in the trace."""
+    """Stable, as in the trace."""
     kind: _builtins.str
     """Section of the pack that it stands in, for example "cautions"."""
     words: _builtins.str
-    """What it says."""
+    """What it says, one line for people."""
     source: _builtins.str
-    """Reference to a source, as the pack has it."""
+    """Reference to a source as the pack writes it, for example "playbook L152". Empty: none."""
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
-        """The source."""
+        """`source`, resolved. Unset: none."""
 
     def __init__(
         self,
@@ -457,13 +459,13 @@ class PackResolution(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Its id."""
+    """Stable, for example "B24"; rules name it in their source."""
     about: _builtins.str
-    """The contradiction."""
+    """The contradiction, for people."""
     decision: _builtins.str
-    """What holds."""
+    """What holds in this pack."""
     reason: _builtins.str
-    """Why."""
+    """Why it was decided so."""
     def __init__(
         self,
         *,

@@ -23,12 +23,12 @@ class _ErrorReason:
 class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
-    """No reason is given (never sent). Go by the status code."""
+    """Never sent. A client that finds no reason goes by the status code."""
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 1
     """Requests.
 
-    Fields of the request are wrong or do not go together (INVALID_ARGUMENT, all services). Correct the fields that the
-    violations name.
+    Fields of the request break a rule of the contract or do not go together (INVALID_ARGUMENT, all services). Correct
+    the fields that the violations name.
     """
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 2
     """The bytes are not a message of the rpc's type (INVALID_ARGUMENT, all services, also on the command line). Check the
@@ -37,13 +37,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_NAME: _ErrorReason.ValueType  # 3
     """A resource name has the wrong form (INVALID_ARGUMENT, the trainer). Write the name as the violation shows it."""
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 4
-    """The page token does not belong to this list (INVALID_ARGUMENT, rpcs that answer in pages). Start again without a
-    token.
+    """The page token belongs to another list, to other filters or to a server that has restarted (INVALID_ARGUMENT, rpcs
+    that answer in pages). Start again without a token.
     """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 5
-    """The request_id belongs to another request (ALREADY_EXISTS, CreateDataset, CreateJob and ReportObservation). Take a
-    new request_id.
-    """
+    """The request_id belongs to another request (ALREADY_EXISTS, rpcs that take a request_id). Take a new request_id."""
     ERROR_REASON_ACCELERATOR_NOT_FOUND: _ErrorReason.ValueType  # 20
     """Names, prices, limits and revisions.
 
@@ -51,30 +49,30 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ListAccelerators, or state hardware.unknown_accelerator.
     """
     ERROR_REASON_ACCELERATOR_NOT_SUPPORTED: _ErrorReason.ValueType  # 21
-    """The accelerator is known, but the suite does not run on it (INVALID_ARGUMENT, the estimator). Take an accelerator
+    """The accelerator is known, but the suite does not train on it (INVALID_ARGUMENT, the estimator). Take an accelerator
     that ListAccelerators does not mark as unsupported.
     """
     ERROR_REASON_PRICE_NOT_FOUND: _ErrorReason.ValueType  # 22
-    """The price book has no such price, or has it for another device (NOT_FOUND, the estimator). Take an id from
+    """The price book has no such price, or has it for another accelerator (NOT_FOUND, the estimator). Take an id from
     ListPrices, or leave the id out.
     """
     ERROR_REASON_RULE_PACK_NOT_FOUND: _ErrorReason.ValueType  # 23
-    """The recommender has no such rule pack (NOT_FOUND, the recommender). Take a name from ListRulePacks, or leave the
-    rule pack out.
+    """There is no such rule pack (NOT_FOUND, the recommender). Take a name from ListRulePacks, or leave the rule pack
+    out.
     """
     ERROR_REASON_REVISION_UNAVAILABLE: _ErrorReason.ValueType  # 24
     """A pinned revision is not the one that this server has (FAILED_PRECONDITION, the estimator and the recommender). Pin
     the revision that the message names, or none.
     """
     ERROR_REASON_CURRENCY_MISMATCH: _ErrorReason.ValueType  # 25
-    """A limit or budget is in another currency than the cost (INVALID_ARGUMENT, all services). Amounts are never converted:
-    state the limit in the currency of the price.
+    """A limit or budget is in another currency than the cost (INVALID_ARGUMENT, all services). Amounts are never
+    converted: state it in the currency of the price.
     """
     ERROR_REASON_CALIBRATION_OFF: _ErrorReason.ValueType  # 27
     """The server keeps no observations (FAILED_PRECONDITION, the estimator). Start the estimator with --state-dir."""
     ERROR_REASON_OBSERVATION_IMPLAUSIBLE: _ErrorReason.ValueType  # 28
-    """The numbers of an observation contradict each other or the device (INVALID_ARGUMENT, ReportObservation). Report
-    what was measured, or leave the observation out.
+    """The numbers of an observation contradict each other, the device or the prediction (INVALID_ARGUMENT,
+    ReportObservation). Report what was measured, or leave the observation out.
     """
     ERROR_REASON_METHOD_NOT_SUPPORTED: _ErrorReason.ValueType  # 40
     """Settings of a run.
@@ -87,12 +85,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     errors). Leave the field out, or take a value that the message names.
     """
     ERROR_REASON_TASK_NOT_SUPPORTED: _ErrorReason.ValueType  # 42
-    """The trainer or its worker does not run tasks of this kind (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors).
-    Take a task that the message names, or upgrade the worker.
+    """The trainer or its worker does not run tasks of this kind (INVALID_ARGUMENT, CreateJob, ValidateJob and job
+    errors). Take a task that the message names, or upgrade the worker.
     """
     ERROR_REASON_UNRESOLVED_SPEC: _ErrorReason.ValueType  # 43
-    """The worker got a run that lacks a setting (INVALID_ARGUMENT, job errors). State the setting that the violation
-    names.
+    """The worker was given a run that lacks a setting (INVALID_ARGUMENT, job errors). State the setting that the
+    violation names.
     """
     ERROR_REASON_SEQUENCE_TOO_LONG: _ErrorReason.ValueType  # 44
     """The sequence length exceeds the positions of the model (INVALID_ARGUMENT, the estimator, the trainer and job
@@ -167,7 +165,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     in the message.
     """
     ERROR_REASON_MODEL_NOT_TRAINABLE: _ErrorReason.ValueType  # 72
-    """The model is given as a shape, which can only be priced (INVALID_ARGUMENT, CreateJob and ValidateJob). Name a
+    """The model is given as a shape, which can only be estimated (INVALID_ARGUMENT, CreateJob and ValidateJob). Name a
     model, a hub id or a path.
     """
     ERROR_REASON_MODEL_NOT_PREPARED: _ErrorReason.ValueType  # 73
@@ -221,8 +219,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     with safetensors.
     """
     ERROR_REASON_MODEL_QUANTIZED: _ErrorReason.ValueType  # 86
-    """The model is stored quantised, so that it cannot be trained (INVALID_ARGUMENT, job errors). Name the model that it
-    was made from; qlora quantises it itself.
+    """The model is stored quantized, so that it cannot be trained (INVALID_ARGUMENT, job errors). Name the model that it
+    was made from; qlora quantizes it itself.
     """
     ERROR_REASON_MODEL_REMOTE_CODE: _ErrorReason.ValueType  # 87
     """The model needs code of its own, and no code of a model is run (INVALID_ARGUMENT, job errors). Take a model whose
@@ -277,8 +275,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     well). Take a name from ListDatasets, or upload the file.
     """
     ERROR_REASON_DATASET_NOT_READY: _ErrorReason.ValueType  # 111
-    """The upload of the dataset is not complete (FAILED_PRECONDITION, CreateJob, ValidateJob and job errors). Finish the
-    upload with WriteDataset.
+    """The upload of the dataset is not complete, or it was deleted meanwhile (FAILED_PRECONDITION, CreateJob, ValidateJob
+    and job errors). Finish the upload with WriteDataset.
     """
     ERROR_REASON_DATASET_READY: _ErrorReason.ValueType  # 112
     """The dataset is complete, so that nothing is left to write (FAILED_PRECONDITION, WriteDataset). Use the dataset."""
@@ -289,8 +287,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DATASET_DELETED: _ErrorReason.ValueType  # 114
     """The request_id made a dataset that was deleted (FAILED_PRECONDITION, CreateDataset). Take a new request_id."""
     ERROR_REASON_DATASET_TOO_LARGE: _ErrorReason.ValueType  # 115
-    """The dataset exceeds a limit of the server (RESOURCE_EXHAUSTED, CreateDataset; INVALID_ARGUMENT where a file unpacks
-    to too much). Send less data, delete datasets, or send the file unpacked.
+    """The dataset exceeds a limit of the server (RESOURCE_EXHAUSTED, CreateDataset), or its file unpacks to more than it
+    may (INVALID_ARGUMENT, WriteDataset, CreateJob, ValidateJob and job errors). Send less data, delete datasets, or
+    send the file unpacked.
     """
     ERROR_REASON_OFFSET_MISMATCH: _ErrorReason.ValueType  # 116
     """The offset is not the next byte of the upload (OUT_OF_RANGE, WriteDataset). Go on from committed_bytes in the
@@ -315,7 +314,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DATASET_UNREADABLE: _ErrorReason.ValueType  # 130
     """Files of rows and what is in them.
 
-    The packing or the Parquet file is damaged or cut off (INVALID_ARGUMENT, the trainer and job errors). Write the
+    The compressed or the Parquet file is damaged or cut off (INVALID_ARGUMENT, the trainer and job errors). Write the
     file again and send it whole.
     """
     ERROR_REASON_UNSUPPORTED_FILE: _ErrorReason.ValueType  # 131
@@ -343,11 +342,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     example one JSON object a line.
     """
     ERROR_REASON_MALFORMED_ROW: _ErrorReason.ValueType  # 137
-    """A row is wrong (INVALID_ARGUMENT, the trainer, job errors and reports on rows). Correct the row that the metadata
-    names, or let bad rows be skipped.
+    """A row cannot be used (INVALID_ARGUMENT, the trainer, job errors and dataset reports). Correct the row that the
+    metadata names, or let bad rows be skipped.
     """
     ERROR_REASON_MIXED_FORMATS: _ErrorReason.ValueType  # 138
-    """A row has another layout than the rows before it (INVALID_ARGUMENT, the trainer, job errors and reports on rows).
+    """A row has another layout than the rows before it (INVALID_ARGUMENT, the trainer, job errors and dataset reports).
     Use one layout in a file.
     """
     ERROR_REASON_TOO_MANY_BAD_ROWS: _ErrorReason.ValueType  # 139
@@ -458,22 +457,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTERNAL_ERROR: _ErrorReason.ValueType  # 200
     """Servers and disks.
 
-    Something failed that nobody foresaw (INTERNAL, all services). Report the error_id in the metadata, under which the
-    server's log has the cause.
+    An unexpected failure (INTERNAL, all services). Report the error_id in the metadata, under which the server's log
+    has the cause.
     """
     ERROR_REASON_CALL_TIME_LIMIT: _ErrorReason.ValueType  # 201
-    """A unary call took longer than the server allows (DEADLINE_EXCEEDED, all services). Ask for less in one call, or try
-    again later.
+    """A unary call took longer than the server allows, 60 s unless configured (DEADLINE_EXCEEDED, all services). Ask for
+    less in one call, or try again later.
     """
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 202
-    """The server is going down (UNAVAILABLE, WatchJob). Watch again from the last cursor after the time in RetryInfo."""
+    """The server is shutting down (UNAVAILABLE, WatchJob). Watch again from the last cursor after the time in RetryInfo."""
     ERROR_REASON_DISK_FULL: _ErrorReason.ValueType  # 203
-    """The disk of the server is full (RESOURCE_EXHAUSTED, the estimator, the trainer and job errors). Free space, then
-    try again.
+    """The disk of the server is full (RESOURCE_EXHAUSTED, rpcs of the estimator and the trainer that write, and job
+    errors). Free space, then try again.
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 204
-    """The database of the service cannot be written now (UNAVAILABLE, the estimator and the trainer). Try again after the
-    time in RetryInfo.
+    """The database of the service cannot be written now (UNAVAILABLE, rpcs of the estimator and the trainer that write).
+    Try again after the time in RetryInfo.
     """
     ERROR_REASON_STORAGE_FAILED: _ErrorReason.ValueType  # 205
     """The worker cannot write to its disk (RESOURCE_EXHAUSTED, job errors). See the trainer's log, then start the job
@@ -499,12 +498,12 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
-"""No reason is given (never sent). Go by the status code."""
+"""Never sent. A client that finds no reason goes by the status code."""
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
 """Requests.
 
-Fields of the request are wrong or do not go together (INVALID_ARGUMENT, all services). Correct the fields that the
-violations name.
+Fields of the request break a rule of the contract or do not go together (INVALID_ARGUMENT, all services). Correct
+the fields that the violations name.
 """
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 2
 """The bytes are not a message of the rpc's type (INVALID_ARGUMENT, all services, also on the command line). Check the
@@ -513,13 +512,11 @@ client's stubs or the JSON.
 ERROR_REASON_INVALID_NAME: ErrorReason.ValueType  # 3
 """A resource name has the wrong form (INVALID_ARGUMENT, the trainer). Write the name as the violation shows it."""
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 4
-"""The page token does not belong to this list (INVALID_ARGUMENT, rpcs that answer in pages). Start again without a
-token.
+"""The page token belongs to another list, to other filters or to a server that has restarted (INVALID_ARGUMENT, rpcs
+that answer in pages). Start again without a token.
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 5
-"""The request_id belongs to another request (ALREADY_EXISTS, CreateDataset, CreateJob and ReportObservation). Take a
-new request_id.
-"""
+"""The request_id belongs to another request (ALREADY_EXISTS, rpcs that take a request_id). Take a new request_id."""
 ERROR_REASON_ACCELERATOR_NOT_FOUND: ErrorReason.ValueType  # 20
 """Names, prices, limits and revisions.
 
@@ -527,30 +524,30 @@ The catalogue has no such accelerator (NOT_FOUND, the estimator and the recommen
 ListAccelerators, or state hardware.unknown_accelerator.
 """
 ERROR_REASON_ACCELERATOR_NOT_SUPPORTED: ErrorReason.ValueType  # 21
-"""The accelerator is known, but the suite does not run on it (INVALID_ARGUMENT, the estimator). Take an accelerator
+"""The accelerator is known, but the suite does not train on it (INVALID_ARGUMENT, the estimator). Take an accelerator
 that ListAccelerators does not mark as unsupported.
 """
 ERROR_REASON_PRICE_NOT_FOUND: ErrorReason.ValueType  # 22
-"""The price book has no such price, or has it for another device (NOT_FOUND, the estimator). Take an id from
+"""The price book has no such price, or has it for another accelerator (NOT_FOUND, the estimator). Take an id from
 ListPrices, or leave the id out.
 """
 ERROR_REASON_RULE_PACK_NOT_FOUND: ErrorReason.ValueType  # 23
-"""The recommender has no such rule pack (NOT_FOUND, the recommender). Take a name from ListRulePacks, or leave the
-rule pack out.
+"""There is no such rule pack (NOT_FOUND, the recommender). Take a name from ListRulePacks, or leave the rule pack
+out.
 """
 ERROR_REASON_REVISION_UNAVAILABLE: ErrorReason.ValueType  # 24
 """A pinned revision is not the one that this server has (FAILED_PRECONDITION, the estimator and the recommender). Pin
 the revision that the message names, or none.
 """
 ERROR_REASON_CURRENCY_MISMATCH: ErrorReason.ValueType  # 25
-"""A limit or budget is in another currency than the cost (INVALID_ARGUMENT, all services). Amounts are never converted:
-state the limit in the currency of the price.
+"""A limit or budget is in another currency than the cost (INVALID_ARGUMENT, all services). Amounts are never
+converted: state it in the currency of the price.
 """
 ERROR_REASON_CALIBRATION_OFF: ErrorReason.ValueType  # 27
 """The server keeps no observations (FAILED_PRECONDITION, the estimator). Start the estimator with --state-dir."""
 ERROR_REASON_OBSERVATION_IMPLAUSIBLE: ErrorReason.ValueType  # 28
-"""The numbers of an observation contradict each other or the device (INVALID_ARGUMENT, ReportObservation). Report
-what was measured, or leave the observation out.
+"""The numbers of an observation contradict each other, the device or the prediction (INVALID_ARGUMENT,
+ReportObservation). Report what was measured, or leave the observation out.
 """
 ERROR_REASON_METHOD_NOT_SUPPORTED: ErrorReason.ValueType  # 40
 """Settings of a run.
@@ -563,12 +560,12 @@ ERROR_REASON_SETTING_NOT_SUPPORTED: ErrorReason.ValueType  # 41
 errors). Leave the field out, or take a value that the message names.
 """
 ERROR_REASON_TASK_NOT_SUPPORTED: ErrorReason.ValueType  # 42
-"""The trainer or its worker does not run tasks of this kind (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors).
-Take a task that the message names, or upgrade the worker.
+"""The trainer or its worker does not run tasks of this kind (INVALID_ARGUMENT, CreateJob, ValidateJob and job
+errors). Take a task that the message names, or upgrade the worker.
 """
 ERROR_REASON_UNRESOLVED_SPEC: ErrorReason.ValueType  # 43
-"""The worker got a run that lacks a setting (INVALID_ARGUMENT, job errors). State the setting that the violation
-names.
+"""The worker was given a run that lacks a setting (INVALID_ARGUMENT, job errors). State the setting that the
+violation names.
 """
 ERROR_REASON_SEQUENCE_TOO_LONG: ErrorReason.ValueType  # 44
 """The sequence length exceeds the positions of the model (INVALID_ARGUMENT, the estimator, the trainer and job
@@ -643,7 +640,7 @@ ERROR_REASON_MODEL_AMBIGUOUS: ErrorReason.ValueType  # 71
 in the message.
 """
 ERROR_REASON_MODEL_NOT_TRAINABLE: ErrorReason.ValueType  # 72
-"""The model is given as a shape, which can only be priced (INVALID_ARGUMENT, CreateJob and ValidateJob). Name a
+"""The model is given as a shape, which can only be estimated (INVALID_ARGUMENT, CreateJob and ValidateJob). Name a
 model, a hub id or a path.
 """
 ERROR_REASON_MODEL_NOT_PREPARED: ErrorReason.ValueType  # 73
@@ -697,8 +694,8 @@ ERROR_REASON_MODEL_PICKLED: ErrorReason.ValueType  # 85
 with safetensors.
 """
 ERROR_REASON_MODEL_QUANTIZED: ErrorReason.ValueType  # 86
-"""The model is stored quantised, so that it cannot be trained (INVALID_ARGUMENT, job errors). Name the model that it
-was made from; qlora quantises it itself.
+"""The model is stored quantized, so that it cannot be trained (INVALID_ARGUMENT, job errors). Name the model that it
+was made from; qlora quantizes it itself.
 """
 ERROR_REASON_MODEL_REMOTE_CODE: ErrorReason.ValueType  # 87
 """The model needs code of its own, and no code of a model is run (INVALID_ARGUMENT, job errors). Take a model whose
@@ -753,8 +750,8 @@ There is no such dataset, or its file cannot be read (NOT_FOUND, the trainer; in
 well). Take a name from ListDatasets, or upload the file.
 """
 ERROR_REASON_DATASET_NOT_READY: ErrorReason.ValueType  # 111
-"""The upload of the dataset is not complete (FAILED_PRECONDITION, CreateJob, ValidateJob and job errors). Finish the
-upload with WriteDataset.
+"""The upload of the dataset is not complete, or it was deleted meanwhile (FAILED_PRECONDITION, CreateJob, ValidateJob
+and job errors). Finish the upload with WriteDataset.
 """
 ERROR_REASON_DATASET_READY: ErrorReason.ValueType  # 112
 """The dataset is complete, so that nothing is left to write (FAILED_PRECONDITION, WriteDataset). Use the dataset."""
@@ -765,8 +762,9 @@ it.
 ERROR_REASON_DATASET_DELETED: ErrorReason.ValueType  # 114
 """The request_id made a dataset that was deleted (FAILED_PRECONDITION, CreateDataset). Take a new request_id."""
 ERROR_REASON_DATASET_TOO_LARGE: ErrorReason.ValueType  # 115
-"""The dataset exceeds a limit of the server (RESOURCE_EXHAUSTED, CreateDataset; INVALID_ARGUMENT where a file unpacks
-to too much). Send less data, delete datasets, or send the file unpacked.
+"""The dataset exceeds a limit of the server (RESOURCE_EXHAUSTED, CreateDataset), or its file unpacks to more than it
+may (INVALID_ARGUMENT, WriteDataset, CreateJob, ValidateJob and job errors). Send less data, delete datasets, or
+send the file unpacked.
 """
 ERROR_REASON_OFFSET_MISMATCH: ErrorReason.ValueType  # 116
 """The offset is not the next byte of the upload (OUT_OF_RANGE, WriteDataset). Go on from committed_bytes in the
@@ -791,7 +789,7 @@ one, or ask the operator to add a root.
 ERROR_REASON_DATASET_UNREADABLE: ErrorReason.ValueType  # 130
 """Files of rows and what is in them.
 
-The packing or the Parquet file is damaged or cut off (INVALID_ARGUMENT, the trainer and job errors). Write the
+The compressed or the Parquet file is damaged or cut off (INVALID_ARGUMENT, the trainer and job errors). Write the
 file again and send it whole.
 """
 ERROR_REASON_UNSUPPORTED_FILE: ErrorReason.ValueType  # 131
@@ -819,11 +817,11 @@ ERROR_REASON_EMPTY_DATASET: ErrorReason.ValueType  # 136
 example one JSON object a line.
 """
 ERROR_REASON_MALFORMED_ROW: ErrorReason.ValueType  # 137
-"""A row is wrong (INVALID_ARGUMENT, the trainer, job errors and reports on rows). Correct the row that the metadata
-names, or let bad rows be skipped.
+"""A row cannot be used (INVALID_ARGUMENT, the trainer, job errors and dataset reports). Correct the row that the
+metadata names, or let bad rows be skipped.
 """
 ERROR_REASON_MIXED_FORMATS: ErrorReason.ValueType  # 138
-"""A row has another layout than the rows before it (INVALID_ARGUMENT, the trainer, job errors and reports on rows).
+"""A row has another layout than the rows before it (INVALID_ARGUMENT, the trainer, job errors and dataset reports).
 Use one layout in a file.
 """
 ERROR_REASON_TOO_MANY_BAD_ROWS: ErrorReason.ValueType  # 139
@@ -934,22 +932,22 @@ lines; lower the micro-batch if memory ran out.
 ERROR_REASON_INTERNAL_ERROR: ErrorReason.ValueType  # 200
 """Servers and disks.
 
-Something failed that nobody foresaw (INTERNAL, all services). Report the error_id in the metadata, under which the
-server's log has the cause.
+An unexpected failure (INTERNAL, all services). Report the error_id in the metadata, under which the server's log
+has the cause.
 """
 ERROR_REASON_CALL_TIME_LIMIT: ErrorReason.ValueType  # 201
-"""A unary call took longer than the server allows (DEADLINE_EXCEEDED, all services). Ask for less in one call, or try
-again later.
+"""A unary call took longer than the server allows, 60 s unless configured (DEADLINE_EXCEEDED, all services). Ask for
+less in one call, or try again later.
 """
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 202
-"""The server is going down (UNAVAILABLE, WatchJob). Watch again from the last cursor after the time in RetryInfo."""
+"""The server is shutting down (UNAVAILABLE, WatchJob). Watch again from the last cursor after the time in RetryInfo."""
 ERROR_REASON_DISK_FULL: ErrorReason.ValueType  # 203
-"""The disk of the server is full (RESOURCE_EXHAUSTED, the estimator, the trainer and job errors). Free space, then
-try again.
+"""The disk of the server is full (RESOURCE_EXHAUSTED, rpcs of the estimator and the trainer that write, and job
+errors). Free space, then try again.
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 204
-"""The database of the service cannot be written now (UNAVAILABLE, the estimator and the trainer). Try again after the
-time in RetryInfo.
+"""The database of the service cannot be written now (UNAVAILABLE, rpcs of the estimator and the trainer that write).
+Try again after the time in RetryInfo.
 """
 ERROR_REASON_STORAGE_FAILED: ErrorReason.ValueType  # 205
 """The worker cannot write to its disk (RESOURCE_EXHAUSTED, job errors). See the trainer's log, then start the job

@@ -263,7 +263,7 @@ class OwnedHardware(_message.Message):
     WATTS_FIELD_NUMBER: _builtins.int
     watts: _builtins.float
     """Power of the whole machine under load, watts. Unset: the catalogue's figure for the devices plus 100 W for the
-    machine around accelerators; where the catalogue has none, energy and cost are unknown.
+    machine around them, or a figure by the cores of a CPU; where the catalogue has none, energy and cost are unknown.
     """
     @_builtins.property
     def price_per_kwh(self) -> _money_pb2.Money:
