@@ -17,17 +17,16 @@ from typing import Any
 import pytest
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
-from finetree_api.types.v1 import estimate_summary_pb2
-from finetree_api.types.v1 import hardware_pb2
-from finetree_api.types.v1 import method_pb2
-from finetree_api.types.v1 import model_pb2
 from finetree_api.trainer.v1 import job_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, hardware_pb2, method_pb2, model_pb2
 from finetree_recommender.messages import recommendation
 from finetree_recommender.policy.pack import load_builtin
 from finetree_recommender.recommend import Advisor
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import validate
+from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub
 from finetree_trainer.models.locate import KNOWN, Models
 from finetree_trainer.scheduling.devices import Device
@@ -62,6 +61,7 @@ def planner(folder) -> Planner:
     estimator: Any = Known()
     devices = [
         Device(
+            "here",
             f"cuda:{index}",
             hardware_pb2.Hardware(accelerator=card.name, count=1),
             card.name,
@@ -69,20 +69,14 @@ def planner(folder) -> Planner:
         )
         for index, card in enumerate(CARDS)
     ]
-    devices.append(
-        Device(
-            "cpu", hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=8, memory_bytes=32 << 30)), "CPU", 32 << 30
-        )
-    )
+    cpu = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=8, memory_bytes=32 << 30), count=1)
+    devices.append(Device("here", "cpu", cpu, "CPU", 32 << 30))
     datasets: Any = None  # rows come from a path
-    return Planner(
-        models_=Models(folder, ()),
-        datasets=datasets,
-        data_roots=(str(folder),),
-        devices_=devices,
-        estimator=estimator,
-        rates=lambda: (0.0, 0.0),
+    layout = Layout(folder)
+    inputs = Inputs(
+        Models(layout.models, ()), datasets, layout=layout, data_roots=(str(folder),), estimator=estimator
     )
+    return Planner(inputs, devices=devices, estimator=estimator, rates=lambda: None)
 
 
 def requests(policy: str, folder: Path) -> Iterator[recommendation_pb2.RecommendRequest]:
@@ -154,14 +148,14 @@ async def taken(
     planner: Planner, reply: recommendation_pb2.RecommendResponse, request: recommendation_pb2.RecommendRequest
 ) -> None:
     """Assert that the planner takes the reply's recipe, as it stands, and that it fits."""
-    job = job_pb2.JobTemplate(spec=reply.spec)
+    job = job_pb2.JobTemplate(train=job_pb2.TrainTask(spec=reply.spec))
     try:
         plan = await planner.plan("default", job)
     except DomainError as error:
         raise AssertionError(f"{error.reason}: {error}\n{request}") from None
     assert plan.kind == job_pb2.TASK_KIND_TRAIN
     assert (
-        plan.spec.WhichOneof("method") == method_pb2.Method.Name(reply.verdict.method).removeprefix("METHOD_").lower()
+        plan.task.spec.WhichOneof("method") == method_pb2.Method.Name(reply.verdict.method).removeprefix("METHOD_").lower()
     )
     request_of = estimate_pb2.EstimateRunRequest(spec=reply.spec)
     if request.HasField("dataset_profile"):

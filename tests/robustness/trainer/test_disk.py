@@ -20,9 +20,9 @@ async def test_nothing_is_created_where_there_is_no_room(tmp_path):
         assert refusal(error.value)[:2] == FULL
         assert not (await talk.stub.ListDatasets(dataset_pb2.ListDatasetsRequest())).datasets
         request = trainer_pb2.CreateJobRequest(job=job_pb2.JobTemplate())
-        request.job.spec.model.path = "tiny"
-        request.job.spec.lora.SetInParent()
-        request.job.spec.dataset.path = "train.jsonl"
+        request.job.train.spec.model.path = "tiny"
+        request.job.train.spec.lora.SetInParent()
+        request.job.train.spec.dataset.path = "train.jsonl"
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await talk.stub.CreateJob(request)
         assert refusal(error.value)[:2] == FULL

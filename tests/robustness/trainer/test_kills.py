@@ -147,7 +147,8 @@ async def test_a_killed_worker_is_followed_by_another_attempt(tmp_path):
             *("PREPARING", "RUNNING", "SUCCEEDED"),
         ]
         reasons = [e.attempt_started.reason for e in events if e.kind == event_pb2.EVENT_KIND_ATTEMPT_STARTED]
-        assert reasons == ["first", "recovered", "recovered"]
+        recovered = event_pb2.ATTEMPT_REASON_RECOVERED
+        assert reasons == [event_pb2.ATTEMPT_REASON_FIRST, recovered, recovered]
         assert any("SIGKILL" in e.message for e in events)
 
 
