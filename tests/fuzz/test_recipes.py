@@ -154,9 +154,8 @@ async def taken(
     except DomainError as error:
         raise AssertionError(f"{error.reason}: {error}\n{request}") from None
     assert plan.kind == job_pb2.TASK_KIND_TRAIN
-    assert (
-        plan.task.spec.WhichOneof("method") == method_pb2.Method.Name(reply.verdict.method).removeprefix("METHOD_").lower()
-    )
+    method = method_pb2.Method.Name(reply.verdict.method).removeprefix("METHOD_").lower()
+    assert plan.task.spec.WhichOneof("method") == method
     request_of = estimate_pb2.EstimateRunRequest(spec=reply.spec)
     if request.HasField("dataset_profile"):
         request_of.dataset_profile.CopyFrom(request.dataset_profile)
