@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever is asked, the recommended recipe is one that the trainer takes, and that fits by the estimator's figures.
 
-The three services' own code, without the sockets between them: the recommender's advisor asks the estimator's servicer,
+The three services' own code, without the sockets between them: the recommender asks the estimator's servicer,
 and the trainer's planner (what ValidateJob answers with) takes the recipe on a machine that has every accelerator.
 """
 
@@ -19,9 +19,9 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import estimate_summary_pb2, hardware_pb2, method_pb2, model_pb2
-from finetree_recommender.messages import recommendation
-from finetree_recommender.policy.pack import load_builtin
-from finetree_recommender.recommend import Advisor
+from finetree_recommender.messages.recommendation import recommendation
+from finetree_recommender.policy.pack import builtin_packs
+from finetree_recommender.recommend import Recommender
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import validate
 from finetree_trainer.jobs.inputs import Inputs
@@ -73,9 +73,7 @@ def planner(folder) -> Planner:
     devices.append(Device("here", "cpu", cpu, "CPU", 32 << 30))
     datasets: Any = None  # rows come from a path
     layout = Layout(folder)
-    inputs = Inputs(
-        Models(layout.models, ()), datasets, layout=layout, data_roots=(str(folder),), estimator=estimator
-    )
+    inputs = Inputs(Models(layout.models, ()), datasets, layout=layout, data_roots=(str(folder),), estimator=estimator)
     return Planner(inputs, devices=devices, estimator=estimator, rates=lambda: None)
 
 
@@ -124,15 +122,15 @@ def answer(draw: random.Random, request: recommendation_pb2.RecommendRequest) ->
             setattr(request, field.name, draw.choice((1, 3, 40)))
 
 
-@pytest.mark.parametrize("policy", list(load_builtin()))
+@pytest.mark.parametrize("policy", list(builtin_packs()))
 def test_every_recipe_is_taken_by_the_trainer_and_fits(policy, folder, planner):
-    advisor = Advisor(load_builtin(), Known())
+    recommender = Recommender(builtin_packs(), Known())
     verdicts: Counter[str] = Counter()
 
     async def sweep() -> None:
         for request in requests(policy, folder):
             validate(request)
-            reply = recommendation.recommendation(await advisor.recommend(request))
+            reply = recommendation(await recommender.recommend(request))
             assert len(reply.methods) == len(method_pb2.Method.values()) - 1
             verdicts[method_pb2.Method.Name(reply.verdict.method)] += 1
             if reply.verdict.method:
