@@ -16,7 +16,8 @@ from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFoun
 from finetree_runtime.ids import parse_name
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
 from finetree_runtime.runspec.digest import plan_digest
-from finetree_runtime.runspec.resolve import difference, resolve_spec
+from finetree_runtime.runspec.paths import difference
+from finetree_runtime.runspec.resolve import resolve_spec
 from google.protobuf import json_format
 
 from finetree_trainer import estimator as estimates
