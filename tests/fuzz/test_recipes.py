@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever is asked, the recommended recipe is one that the trainer takes, and that fits by the estimator's figures.
 
-The three services' own code, without the sockets between them: the recommender's advisor asks the estimator's servicer,
+The three services' own code, without the sockets between them: the recommender asks the estimator's servicer,
 and the trainer's planner (what ValidateJob answers with) takes the recipe on a machine that has every accelerator.
 """
 
@@ -19,12 +19,13 @@ from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_recommender.messages import recommendation
-from finetree_recommender.policy.pack import load_builtin
-from finetree_recommender.recommend import Advisor
+from finetree_recommender.messages.recommendation import recommendation
+from finetree_recommender.policy.pack import builtin_packs
+from finetree_recommender.recommend import Recommender
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import validate
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub
 from finetree_trainer.models.locate import KNOWN, Models
 from finetree_trainer.scheduling.devices import Device
@@ -64,10 +65,11 @@ def planner(folder) -> Planner:
     devices.append(Device("cpu", rs.Hardware(cpu=rs.CpuDevice(cores=8, memory_bytes=32 << 30)), "CPU", 32 << 30))
     datasets: Any = None  # rows come from a path
     return Planner(
-        models_=Models(folder, ()),
+        models=Models(folder / "models", ()),
         datasets=datasets,
         data_roots=(str(folder),),
-        devices_=devices,
+        layout=Layout(folder),
+        found=devices,
         estimator=estimator,
         rates=lambda: (0.0, 0.0),
     )
@@ -116,15 +118,15 @@ def answer(draw: random.Random, request: rec.RecommendRequest) -> None:
             setattr(request, field.name, draw.choice((1, 3, 40)))
 
 
-@pytest.mark.parametrize("policy", list(load_builtin()))
+@pytest.mark.parametrize("policy", list(builtin_packs()))
 def test_every_recipe_is_taken_by_the_trainer_and_fits(policy, folder, planner):
-    advisor = Advisor(load_builtin(), Known())
+    recommender = Recommender(builtin_packs(), Known())
     verdicts: Counter[str] = Counter()
 
     async def sweep() -> None:
         for request in requests(policy, folder):
             validate(request)
-            reply = recommendation.recommendation(await advisor.recommend(request))
+            reply = recommendation(await recommender.recommend(request))
             assert len(reply.methods) == len(rec.Method.values()) - 1
             verdicts[rec.Method.Name(reply.verdict.method)] += 1
             if reply.verdict.method:

@@ -9,8 +9,6 @@ also falls once as rows grow, where attention changes its kernel; what is found 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
-
 from finetree_estimator.estimate import fit_of
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
 from finetree_estimator.memory.fit import Verdict
@@ -36,15 +34,15 @@ class Largest:
     sequence_length: int
 
 
-def search(given: rs.RunSpec, parsed: ParsedRequest, correction: Correction = UNCORRECTED) -> Largest | None:
+def search(parsed: ParsedRequest, correction: Correction = UNCORRECTED) -> Largest | None:
     """The largest sizes with which a run fits; None where the device's memory is unknown.
 
-    `given` is the spec before defaults were filled in: a micro-batch is at most a device's share of the effective batch
-    that it names; where it names none, the effective batch rises with the micro-batch, up to the rows that there are.
+    A micro-batch is at most a device's share of the effective batch that the request names; where it names none, the
+    effective batch rises with the micro-batch, up to the rows that there are.
     """
     if not parsed.run.device.usable_bytes:
         return None
-    batch_is_open = not given.training.HasField("effective_batch_size")
+    batch_is_open = not parsed.request.spec.training.HasField("effective_batch_size")
     longest = _steps(parsed.run.shape.max_positions or MOST_TOKENS)
     length = _largest(1, longest, lambda step: _fits(lengthened(parsed, _length(step)), correction))
     return Largest(_micro_batch(parsed.run, correction, batch_is_open=batch_is_open), _length(length))
@@ -66,7 +64,7 @@ def lengthened(parsed: ParsedRequest, length: int) -> Run:
     """The run with another sequence length: other rows are cut, of those that are held out too."""
     run, rows = parsed.run, training_rows(parsed.spec, parsed.profile, length)
     held = run.evaluation.rows
-    plan = run.evaluation if held is None else run.evaluation._replace(rows=_cut(held, run.sequence_length, length))
+    plan = run.evaluation if held is None else replace(run.evaluation, rows=_cut(held, run.sequence_length, length))
     return replace(run, sequence_length=length, rows=rows, evaluation=plan)
 
 

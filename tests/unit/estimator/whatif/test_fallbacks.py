@@ -4,7 +4,7 @@
 import json
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimate_pb2
 from finetree_estimator import estimate as engine
 from finetree_estimator.catalog.prices import packaged
 from finetree_estimator.memory.fit import Verdict
@@ -30,12 +30,12 @@ def asked(*changes: object, view="ESTIMATE_VIEW_BASIC", **spec: object):
         "fallbacks": list(changes),
         "view": view,
     }
-    return json_format.ParseDict(document, pb.EstimateRunRequest())
+    return json_format.ParseDict(document, estimate_pb2.EstimateRunRequest())
 
 
 def merged(request, taken):
     """The request with its first fallbacks made part of the spec, as a client would ask it."""
-    same = pb.EstimateRunRequest()
+    same = estimate_pb2.EstimateRunRequest()
     same.CopyFrom(request)
     for change in request.fallbacks[:taken]:
         same.spec.MergeFrom(change)
@@ -46,7 +46,7 @@ def merged(request, taken):
 @pytest.mark.parametrize("changes", [(CHECKPOINTED,), (CHECKPOINTED, SHORT), (CHECKPOINTED, SHORT, QUANTIZED)])
 def test_the_chosen_run_is_the_one_that_the_changed_request_asks_for(changes):
     request = asked(*changes)
-    found = fallbacks.answer(request, KNOWLEDGE)
+    found = fallbacks.answer_request(request, KNOWLEDGE)
     same = parse_request(merged(request, found.fallbacks_taken), KNOWLEDGE)
 
     assert found.fallbacks_taken > 0
@@ -58,7 +58,7 @@ def test_the_chosen_run_is_the_one_that_the_changed_request_asks_for(changes):
 def test_only_the_chosen_run_is_estimated_as_a_whole(monkeypatch):
     whole, real = [], engine.phases.estimate
     monkeypatch.setattr(engine.phases, "estimate", lambda run, spread: whole.append(run) or real(run, spread))
-    found = fallbacks.answer(asked(CHECKPOINTED, SHORT, QUANTIZED), KNOWLEDGE)
+    found = fallbacks.answer_request(asked(CHECKPOINTED, SHORT, QUANTIZED), KNOWLEDGE)
 
     assert found.fallbacks_taken > 0
     assert whole == [found.parsed.run]
@@ -69,7 +69,7 @@ def test_only_the_chosen_run_is_estimated_as_a_whole(monkeypatch):
 def test_weights_that_exceed_a_device_need_no_peak_and_change_no_answer(method, accelerator):
     request = asked(CHECKPOINTED, SHORT, model={"name": "llama-3.1-70b"}, hardware={"accelerator": accelerator})
     getattr(request.spec, method).SetInParent()
-    found = fallbacks.answer(request, KNOWLEDGE)
+    found = fallbacks.answer_request(request, KNOWLEDGE)
     run = found.parsed.run
 
     assert found.estimate == engine.estimate(run)
@@ -79,8 +79,8 @@ def test_weights_that_exceed_a_device_need_no_peak_and_change_no_answer(method, 
 
 
 def test_a_summary_has_the_same_numbers_and_no_words():
-    told = fallbacks.answer(asked(CHECKPOINTED, SHORT), KNOWLEDGE).estimate
-    brief = fallbacks.answer(asked(CHECKPOINTED, SHORT, view="ESTIMATE_VIEW_SUMMARY"), KNOWLEDGE).estimate
+    told = fallbacks.answer_request(asked(CHECKPOINTED, SHORT), KNOWLEDGE).estimate
+    brief = fallbacks.answer_request(asked(CHECKPOINTED, SHORT, view="ESTIMATE_VIEW_SUMMARY"), KNOWLEDGE).estimate
 
     assert (brief.memory, brief.fit, brief.times, brief.cost) == (told.memory, told.fit, told.times, told.cost)
     assert told.confidence.reasons
@@ -90,7 +90,7 @@ def test_a_summary_has_the_same_numbers_and_no_words():
 def test_a_request_is_never_changed():
     request = asked(CHECKPOINTED, SHORT)
     before = request.SerializeToString(deterministic=True)
-    fallbacks.answer(request, KNOWLEDGE).parsed.spec.training.epochs = 77
+    fallbacks.answer_request(request, KNOWLEDGE).parsed.spec.training.epochs = 77
 
     assert request.SerializeToString(deterministic=True) == before
     assert parse_request(request, KNOWLEDGE).spec.training.epochs == 3
@@ -117,7 +117,7 @@ def test_a_wrong_fallback_is_refused_as_the_changed_request_would_be(wrong):
     with pytest.raises(InvalidArgument) as expected:
         validate(merged(request, 2), path="fallbacks[1]")
     with pytest.raises(InvalidArgument) as refused:
-        fallbacks.answer(request, KNOWLEDGE)
+        fallbacks.answer_request(request, KNOWLEDGE)
 
     assert (refused.value.reason, str(refused.value)) == (expected.value.reason, str(expected.value))
     assert refused.value.violations == expected.value.violations
