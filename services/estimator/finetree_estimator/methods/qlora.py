@@ -9,6 +9,7 @@ from finetree_estimator.catalog.parameters import linear_weights, routed_weights
 from finetree_estimator.methods.base import FEW_MEASURED, Setup
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.targets import used_copies
+from finetree_estimator.remarks import Remark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +61,11 @@ class Qlora(Lora):
         """Whether the count of the worker's tensors on a CPU was checked: with 4-bit bases alone."""
         return self.bits == 4
 
-    def notes(self, setup: Setup) -> tuple[str, ...]:
+    def remarks(self, setup: Setup) -> tuple[Remark, ...]:
         """Remarks for people: how little was measured, and what of a mixture is not packed."""
         if setup.shape.experts and not setup.program.packs_experts:
-            text = "the experts of a mixture stay in 16 bits: quantisation packs linear layers, and they are none"
-            return FEW_MEASURED, text
+            text = "experts stay in 16 bits: bitsandbytes packs linear layers, and experts are stacked parameters"
+            return FEW_MEASURED, Remark("EXPERTS_NOT_QUANTIZED", text, "spec.qlora")
         return (FEW_MEASURED,)
 
     # ------------------------------------------------------------------------------------------------------ weights
