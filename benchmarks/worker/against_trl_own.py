@@ -44,7 +44,7 @@ class Recorder:
 
 def plan(asked: dict[str, Any]) -> Any:
     """The worker's plan of the spec in the settings."""
-    from finetree_api.trainer.v1 import worker_pb2
+    from finetree_api.worker.v1 import worker_pb2
     from finetree_worker.plan_from_task import train_plan
     from google.protobuf import json_format
 

@@ -144,7 +144,7 @@ def train(folder: Path, device: str) -> None:
 
 def task_plan(folder: Path, device: str) -> Any:
     """The worker's plan of the case in `folder`, from the same spec that the estimator gets."""
-    from finetree_api.trainer.v1 import worker_pb2
+    from finetree_api.worker.v1 import worker_pb2
     from finetree_runtime.runspec.resolve import resolve_spec
     from finetree_worker.plan_from_task import train_plan
     from google.protobuf import json_format
@@ -206,14 +206,13 @@ def measured(case: Case, model: Path, hardware: dict[str, Any], *, steps: int, d
 
 def predicted(case: Case, rows: dict[str, Any], hardware: dict[str, Any], steps: int) -> dict[str, float]:
     """The estimator's peaks of the same spec in bytes."""
-    from finetree_api.estimator.v1 import estimator_pb2 as pb
     from finetree_estimator import estimate as engine
     from finetree_estimator.catalog.prices import packaged
     from finetree_estimator.spec.parse import parse_request
     from finetree_estimator.spec.resolve import Knowledge
     from google.protobuf import json_format
 
-    request = pb.EstimateRunRequest()
+    request = estimate_pb2.EstimateRunRequest()
     json_format.ParseDict({"spec": case.spec(hardware, steps), "dataset_profile": rows}, request)
     memory = engine.estimate(parse_request(request, Knowledge(packaged())).run).memory
     return {peak: round(getattr(memory, peak).expected) for peak in ("allocated", "reserved", "device")}

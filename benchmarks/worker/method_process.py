@@ -88,7 +88,7 @@ def profiles(plan: Any) -> dict[str, Any]:
 
 def task_plan(folder: Path) -> Any:
     """The worker's plan of the run in `folder`: case.json (spec, model_dir, threads), train.jsonl, held_out.jsonl."""
-    from finetree_api.trainer.v1 import worker_pb2
+    from finetree_api.worker.v1 import worker_pb2
     from finetree_worker.plan_from_task import train_plan
     from google.protobuf import json_format
 

@@ -12,7 +12,8 @@
     ├── PermissionDenied      the caller is known and not allowed
     ├── Unauthenticated       the caller is unknown
     ├── Unavailable           the service cannot answer now: try again
-    └── DeadlineExceeded      not done in the time given
+    ├── DeadlineExceeded      not done in the time given
+    └── Internal              a fault of the service, of which the client sees no details
 
 Domain modules raise these and import no gRPC; the interceptor turns them into a `google.rpc.Status` with `to_status`.
 """
@@ -161,6 +162,12 @@ class DeadlineExceeded(DomainError):
     """The work was not done in the time given."""
 
     code = Code.DEADLINE_EXCEEDED
+
+
+class Internal(DomainError):
+    """Something failed that nobody foresaw; the server's log has the cause."""
+
+    code = Code.INTERNAL
 
 
 def invalid_field(field_path: str, description: str, reason: str = "INVALID_REQUEST") -> InvalidArgument:

@@ -5,8 +5,8 @@ import asyncio
 import dataclasses
 import sys
 
-from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
-from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_api.estimator.v1 import catalog_pb2, estimator_pb2, estimator_pb2_grpc
+from finetree_api.trainer.v1 import dataset_pb2, event_log_pb2, trainer_pb2_grpc
 from finetree_runtime import errors
 from finetree_runtime.config.settings import ServiceSettings, load_or_exit
 from finetree_runtime.server import context, identity
@@ -62,9 +62,9 @@ class Estimator(estimator_pb2_grpc.EstimatorServiceServicer):
                 await asyncio.Event().wait()
             case "remaining":
                 left = context.remaining()
-                return estimator_pb2.ListModelsResponse(next_page_token="none" if left is None else f"{left:.3f}")
+                return catalog_pb2.ListModelsResponse(next_page_token="none" if left is None else f"{left:.3f}")
         context.bind(prefix=request.prefix)
-        return estimator_pb2.ListModelsResponse(next_page_token=context.request_id())
+        return catalog_pb2.ListModelsResponse(next_page_token=context.request_id())
 
 
 class Trainer(trainer_pb2_grpc.TrainerServiceServicer):
@@ -77,12 +77,12 @@ class Trainer(trainer_pb2_grpc.TrainerServiceServicer):
     async def WatchJob(self, request, rpc):
         """Says once that it is there, then waits; says goodbye when the server stops."""
         try:
-            yield trainer_pb2.WatchJobResponse()
+            yield event_log_pb2.WatchJobResponse()
             if request.name == "crash":
                 raise RuntimeError(SECRET)
             if request.name != "deaf":
                 await self._draining.wait()
-                yield trainer_pb2.WatchJobResponse(cursor="goodbye")
+                yield event_log_pb2.WatchJobResponse(cursor="goodbye")
                 raise errors.Unavailable("SERVER_DRAINING", "the server stops: attach again")
             await asyncio.Event().wait()
         finally:

@@ -8,8 +8,8 @@ import uuid
 
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2, estimator_pb2
+from finetree_api.trainer.v1 import dataset_pb2, event_log_pb2
 from finetree_runtime import errors
 from finetree_runtime.server import context
 from finetree_runtime.server.service import serving
@@ -20,7 +20,7 @@ WAIT = 10.0  # no call of these tests takes long; a hang becomes DEADLINE_EXCEED
 
 
 def models(prefix=""):
-    return estimator_pb2.ListModelsRequest(prefix=prefix)
+    return catalog_pb2.ListModelsRequest(prefix=prefix)
 
 
 async def failure(call):
@@ -64,8 +64,8 @@ async def test_an_unexpected_error_tells_the_client_an_id_and_the_log_the_cause(
         if kind == "unary":
             call = client.estimator.ListModels(models("crash"), timeout=WAIT)
         else:
-            stream = client.trainer.WatchJob(trainer_pb2.WatchJobRequest(name="crash"), timeout=WAIT)
-            assert await stream.read() == trainer_pb2.WatchJobResponse()
+            stream = client.trainer.WatchJob(event_log_pb2.WatchJobRequest(name="crash"), timeout=WAIT)
+            assert await stream.read() == event_log_pb2.WatchJobResponse()
             call = stream.read()
         error, details = await failure(call)
     assert error.code() is grpc.StatusCode.INTERNAL
@@ -81,7 +81,7 @@ async def test_an_unexpected_error_tells_the_client_an_id_and_the_log_the_cause(
 
 async def test_a_broken_rule_is_named_with_its_field(program, connect):
     async with serving(program.build(program.Settings())) as address, connect(address) as client:
-        request = estimator_pb2.EstimateRunRequest()
+        request = estimate_pb2.EstimateRunRequest()
         request.spec.model.name = "m"
         request.spec.lora.rank = 5000
         error, details = await failure(client.estimator.EstimateRun(request, timeout=WAIT))
@@ -109,7 +109,7 @@ async def test_200_violations_arrive_as_32_in_4_kib(program, connect):
 
 
 async def test_a_row_of_a_batch_is_not_validated_with_its_envelope(program, connect):
-    row = estimator_pb2.BatchEstimateRow(key="k", request=estimator_pb2.EstimateRunRequest())
+    row = estimator_pb2.BatchEstimateRow(key="k", request=estimate_pb2.EstimateRunRequest())
     async with serving(program.build(program.Settings())) as address, connect(address) as client:
         await client.estimator.BatchEstimateRuns(estimator_pb2.BatchEstimateRunsRequest(rows=[row]), timeout=WAIT)
 
@@ -212,7 +212,7 @@ async def test_a_cancelled_stream_closes_its_generator_at_once(program, connect,
     service = program.build(program.Settings())
     trainer = service.servicers[1][1]
     async with serving(service) as address, connect(address) as client:
-        stream = client.trainer.WatchJob(trainer_pb2.WatchJobRequest(name="deaf"))
+        stream = client.trainer.WatchJob(event_log_pb2.WatchJobRequest(name="deaf"))
         await stream.read()
         stream.cancel()
         await asyncio.wait_for(trainer.closed.wait(), WAIT)

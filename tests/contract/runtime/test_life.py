@@ -16,8 +16,8 @@ from typing import Self
 
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.trainer.v1 import trainer_pb2
+from finetree_api.estimator.v1 import catalog_pb2, estimator_pb2
+from finetree_api.trainer.v1 import event_log_pb2
 from finetree_runtime import errors
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.server.service import serving
@@ -66,9 +66,9 @@ def test_sigterm_lets_a_stream_say_its_last_word_and_a_call_end(program):
         assert (ready["service"], ready["version"], ready["pid"]) == ("probe", "1.2.3", running.process.pid)
         with grpc.insecure_channel(ready["address"]) as channel:
             watch = program.trainer_pb2_grpc.TrainerServiceStub(channel).WatchJob(
-                trainer_pb2.WatchJobRequest(name="j"), timeout=WAIT
+                event_log_pb2.WatchJobRequest(name="j"), timeout=WAIT
             )
-            assert next(watch) == trainer_pb2.WatchJobResponse()
+            assert next(watch) == event_log_pb2.WatchJobResponse()
             health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=WAIT)
             assert next(health).status == SERVING
             started = time.monotonic()
@@ -89,7 +89,7 @@ def test_a_stream_that_does_not_listen_is_cut_off_after_the_drain_time(program):
     with Running("--drain-time", "300ms") as running:
         with grpc.insecure_channel(running.ready()["address"]) as channel:
             watch = program.trainer_pb2_grpc.TrainerServiceStub(channel).WatchJob(
-                trainer_pb2.WatchJobRequest(name="deaf"), timeout=WAIT
+                event_log_pb2.WatchJobRequest(name="deaf"), timeout=WAIT
             )
             next(watch)
             running.process.send_signal(signal.SIGTERM)
@@ -112,7 +112,7 @@ def test_the_end_of_standard_input_stops_a_service_that_was_told_so():
 def test_a_second_signal_ends_the_process_at_once(program):
     with Running("--drain-time", "60s") as running, grpc.insecure_channel(running.ready()["address"]) as channel:
         watch = program.trainer_pb2_grpc.TrainerServiceStub(channel).WatchJob(
-            trainer_pb2.WatchJobRequest(name="deaf"), timeout=WAIT
+            event_log_pb2.WatchJobRequest(name="deaf"), timeout=WAIT
         )
         next(watch)
         running.process.send_signal(signal.SIGINT)
@@ -213,7 +213,7 @@ async def test_a_health_watch_sees_readiness_end_with_the_drain(program, connect
     async with contextlib.AsyncExitStack() as later:
         async with serving(service) as address:
             client = await later.enter_async_context(connect(address))
-            watch = client.trainer.WatchJob(trainer_pb2.WatchJobRequest(name="j"), timeout=WAIT)
+            watch = client.trainer.WatchJob(event_log_pb2.WatchJobRequest(name="j"), timeout=WAIT)
             await watch.read()
             name = health_pb2.HealthCheckRequest(service=program.TRAINER)
             health = health_pb2_grpc.HealthStub(client.channel).Watch(name, timeout=WAIT)
@@ -280,9 +280,9 @@ async def test_metrics_count_calls_by_code(program, connect):
     port = free_port()
     settings = program.Settings(metrics_address=f"127.0.0.1:{port}")
     async with serving(program.build(settings)) as address, connect(address) as client:
-        await client.estimator.ListModels(estimator_pb2.ListModelsRequest(), timeout=WAIT)
+        await client.estimator.ListModels(catalog_pb2.ListModelsRequest(), timeout=WAIT)
         with pytest.raises(grpc.aio.AioRpcError):
-            await client.estimator.ListModels(estimator_pb2.ListModelsRequest(prefix="missing"), timeout=WAIT)
+            await client.estimator.ListModels(catalog_pb2.ListModelsRequest(prefix="missing"), timeout=WAIT)
         page = await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/metrics")
     labels = f'grpc_method="ListModels",grpc_service="{program.ESTIMATOR}",grpc_type="unary"'
     assert f'grpc_server_handled_total{{grpc_code="OK",{labels}}} 1.0' in page

@@ -7,6 +7,7 @@ import finetree
 import pytest
 from finetree._shared import uploads
 from finetree_api.trainer.v1 import dataset_pb2
+from finetree_api.types.v1 import training_data_pb2
 
 ROWS = [{"messages": [{"role": "user", "content": f"question {n}"}]} for n in range(20_000)]
 
@@ -32,7 +33,7 @@ def test_upload_of_a_file(do, suite, path):
 def test_upload_of_rows(do):
     dataset = do(do.client().upload_dataset(iter(ROWS), display_name="rows", labels={"a": "b"}))
     assert (dataset.profile.examples, dataset.display_name, dataset.labels["a"]) == (len(ROWS), "rows", "b")
-    assert dataset.row_schema == dataset_pb2.ROW_SCHEMA_CHAT
+    assert dataset.row_schema == training_data_pb2.ROW_FORMAT_CHAT
 
 
 def test_the_same_content_is_not_sent_again(do, suite, path):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import finetree
 import pytest
 from finetree.testing import Script
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import job_pb2
 
 
 def test_what_was_asked_for_is_what_the_job_has(do, spec):
@@ -71,7 +71,7 @@ def test_validate_gives_the_digest_that_create_may_require(do, spec):
 
 
 def test_a_whole_job_request(do, spec):
-    request = trainer_pb2.JobRequest(display_name="whole", spec=finetree.spec_from_dict(spec))
+    request = job_pb2.JobTemplate(display_name="whole", spec=finetree.spec_from_dict(spec))
     assert do(do.client().create_job(request)).snapshot.display_name == "whole"
 
 

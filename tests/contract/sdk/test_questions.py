@@ -5,25 +5,25 @@ from typing import Any
 
 import finetree
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.recommender.v1 import recommender_pb2
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2, estimator_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import check_pb2, method_pb2, run_spec_pb2
 
 
 def test_a_recommendation_can_be_priced_as_it_is(do, spec):
     client = do.client()
     answer = do(client.recommend({"model": spec["model"], "hardware": {"accelerator": "rtx-4090"}}))
-    assert isinstance(answer, recommender_pb2.RecommendResponse)
+    assert isinstance(answer, recommendation_pb2.RecommendResponse)
     assert len(answer.methods) == 5
     estimate = do(client.estimate(answer.spec, view="FULL", dataset_profile={"examples": 5}))
-    assert isinstance(estimate, estimator_pb2.Estimate)
+    assert isinstance(estimate, estimate_pb2.Estimate)
     parts = sum(part.bytes.expected for part in estimate.memory.components)
     assert parts == estimate.memory.device_bytes.expected > 0
 
 
 def test_messages_and_dicts_are_the_same_request(do):
     client = do.client()
-    message = recommender_pb2.RecommendRequest(model={"name": "small"})
+    message = recommendation_pb2.RecommendRequest(model={"name": "small"})
     assert do(client.recommend(message)) == do(client.recommend({"model": {"name": "small"}}))
 
 
@@ -31,8 +31,8 @@ def test_methods_by_name_and_number(do):
     client = do.client()
     cards = do(client.list_methods())
     assert len(cards) == 5
-    assert do(client.get_method("qlora")).method == recommender_pb2.METHOD_QLORA
-    assert do(client.get_method(recommender_pb2.METHOD_FULL)).method == recommender_pb2.METHOD_FULL
+    assert do(client.get_method("qlora")).method == method_pb2.METHOD_QLORA
+    assert do(client.get_method(method_pb2.METHOD_FULL)).method == method_pb2.METHOD_FULL
     with pytest.raises(finetree.InvalidArgument, match="known are full, lora, qlora, prefix, adapter"):
         do(client.get_method("magic"))
 
@@ -41,17 +41,17 @@ def test_what_a_pack_says_beside_its_cards(do):
     guide = do(do.client().method_guide())
     (question,) = guide.questions
     assert [option.value for option in question.options] == ["DAYS", "HOURS"]
-    merged = recommender_pb2.RecommendRequest(model={"name": "small"})
+    merged = recommendation_pb2.RecommendRequest(model={"name": "small"})
     merged.MergeFrom(question.options[1].request)
-    assert merged.time == recommender_pb2.TIME_NEED_HOURS
-    assert guide.hardware[0].method == recommender_pb2.METHOD_LORA
+    assert merged.time == recommendation_pb2.TIME_NEED_HOURS
+    assert guide.hardware[0].method == method_pb2.METHOD_LORA
 
 
 def test_a_row_that_fails_spoils_no_other(do, spec):
     rows = {
         "good": spec,
         "unknown": {"model": {"name": "nothing"}},
-        "request": estimator_pb2.EstimateRunRequest(spec=run_spec_pb2.RunSpec(model={"name": "large"})),
+        "request": estimate_pb2.EstimateRunRequest(spec=run_spec_pb2.RunSpec(model={"name": "large"})),
     }
     results = do(do.client().estimate_batch(rows))
     assert list(results) == ["good", "unknown", "request"]
@@ -95,7 +95,7 @@ def test_a_service_that_there_is_not(do):
 
 def test_raw_stubs_are_typed_and_share_the_channel(do):
     client = do.client()
-    request = estimator_pb2.EstimateRunRequest(spec=run_spec_pb2.RunSpec(model={"name": "tiny"}))
+    request = estimate_pb2.EstimateRunRequest(spec=run_spec_pb2.RunSpec(model={"name": "tiny"}))
 
     async def call() -> Any:
         return client.raw.trainer, client.raw.recommender, await client.raw.estimator.EstimateRun(request)
@@ -113,9 +113,9 @@ def test_a_plan_is_held_against_limits(do, spec):
     client = do.client()
     peak = do(client.estimate(spec)).memory.device_bytes
     passed = do(client.check_plan(spec, {"max_device_bytes": round(peak.high) + 1}))
-    straddled = do(client.check_plan(spec, estimator_pb2.PlanPolicy(max_device_bytes=round(peak.expected))))
+    straddled = do(client.check_plan(spec, check_plan_pb2.PlanPolicy(max_device_bytes=round(peak.expected))))
     failed = do(client.check_plan(spec, {"max_device_bytes": 1, "max_seconds": 1e9}))
-    verdicts = [evidence_pb2.CheckVerdict.Name(answer.verdict) for answer in (passed, straddled, failed)]
+    verdicts = [check_pb2.CheckVerdict.Name(answer.verdict) for answer in (passed, straddled, failed)]
     assert verdicts == ["CHECK_VERDICT_PASS", "CHECK_VERDICT_UNDECIDED", "CHECK_VERDICT_FAIL"]
     assert {check.rule_id for check in failed.checks} == {"policy.max_seconds", "policy.max_device_bytes"}
     with pytest.raises(finetree.InvalidArgument) as caught:

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.trainer.v1 import worker_pb2
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
@@ -39,25 +40,25 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning"),
 ]
 
-LORA = rs.Lora(rank=2)
+LORA = method_pb2.Lora(rank=2)
 METHODS: dict[str, dict[str, Any]] = {
-    "full": {"full": rs.FullFineTuning()},
+    "full": {"full": method_pb2.FullFineTuning()},
     "lora": {"lora": LORA},
-    "dora": {"lora": rs.Lora(rank=2, weight_decomposed=True)},
-    "nf4": {"qlora": rs.Qlora(lora=LORA)},
-    "int8": {"qlora": rs.Qlora(lora=LORA, quantization=rs.QUANTIZATION_INT8)},
-    "prefix": {"prefix": rs.PrefixTuning(virtual_tokens=4)},
-    "adapter": {"adapter": rs.AdapterLayers(bottleneck_size=4)},
+    "dora": {"lora": method_pb2.Lora(rank=2, weight_decomposed=True)},
+    "nf4": {"qlora": method_pb2.Qlora(lora=LORA)},
+    "int8": {"qlora": method_pb2.Qlora(lora=LORA, quantization=method_pb2.QUANTIZATION_INT8)},
+    "prefix": {"prefix": method_pb2.PrefixTuning(virtual_tokens=4)},
+    "adapter": {"adapter": method_pb2.AdapterLayers(bottleneck_size=4)},
 }
 CELLS = list(
     itertools.product(
-        (rs.PACKING_ON, rs.PACKING_OFF),
-        (rs.GRADIENT_CHECKPOINTING_OFF, rs.GRADIENT_CHECKPOINTING_FULL),
-        (rs.ATTENTION_KERNEL_SDPA, rs.ATTENTION_KERNEL_EAGER),
-        (rs.PRECISION_BF16, rs.PRECISION_BF16_MIXED, rs.PRECISION_FP32),
+        (training_pb2.PACKING_ON, training_pb2.PACKING_OFF),
+        (training_pb2.GRADIENT_CHECKPOINTING_OFF, training_pb2.GRADIENT_CHECKPOINTING_FULL),
+        (training_pb2.ATTENTION_KERNEL_SDPA, training_pb2.ATTENTION_KERNEL_EAGER),
+        (training_pb2.PRECISION_BF16, training_pb2.PRECISION_BF16_MIXED, training_pb2.PRECISION_FP32),
     )
 )
-SHAPE = rs.ModelShape(hidden_size=32, layers=2, intermediate_size=64, attention_heads=4, vocab_size=260)
+SHAPE = model_pb2.ModelShape(hidden_size=32, layers=2, intermediate_size=64, attention_heads=4, vocab_size=260)
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +94,17 @@ def rows(tmp_path: Path) -> Path:
     return file
 
 
-def spec_of(method: str, cell: tuple[Any, ...]) -> rs.RunSpec:
+def spec_of(method: str, cell: tuple[Any, ...]) -> run_spec_pb2.RunSpec:
     packing, checkpointing, attention, precision = cell
-    return rs.RunSpec(
-        model=rs.ModelSource(shape=SHAPE),
-        training=rs.Training(
+    return run_spec_pb2.RunSpec(
+        model=model_pb2.ModelSource(shape=SHAPE),
+        training=training_pb2.Training(
             packing=packing, max_steps=2, effective_batch_size=4, micro_batch_size=2, sequence_length=64
         ),
         gradient_checkpointing=checkpointing,
         attention=attention,
         precision=precision,
-        hardware=rs.Hardware(accelerator="rtx-4090"),
+        hardware=hardware_pb2.Hardware(accelerator="rtx-4090"),
         **METHODS[method],
     )
 
@@ -142,7 +143,7 @@ def test_every_cell_trains_or_is_refused_by_all_with_one_reason(
         capabilities.require_method(resolved)
         capabilities.require_settings(resolved)
         task = worker_pb2.Task(
-            kind=worker_pb2.TASK_KIND_TRAIN,
+            kind=job_pb2.TASK_KIND_TRAIN,
             attempt=1,
             spec=resolved,
             work_dir=str(tmp_path / "work"),
@@ -152,7 +153,7 @@ def test_every_cell_trains_or_is_refused_by_all_with_one_reason(
             device="cpu",
             threads=1,
         )
-        request = estimator_pb2.EstimateRunRequest(spec=spec)
+        request = estimate_pb2.EstimateRunRequest(spec=spec)
         problem = combination_problem(resolved)
         if problem is None:
             assert estimator.estimate(request).resolved_spec == resolved, cell

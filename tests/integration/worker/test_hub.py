@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import model_pb2
 from finetree_runtime.config.values import Secret
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -68,7 +68,7 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-async def run(talk: Any, request: trainer_pb2.JobRequest) -> tuple[job_pb2.Job, list[event_pb2.JobEvent]]:
+async def run(talk: Any, request: job_pb2.JobTemplate) -> tuple[job_pb2.Job, list[event_pb2.JobEvent]]:
     job = (await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))).job
     return job, await talk.events(job.name, seconds=100.0)
 
@@ -83,7 +83,7 @@ async def test_a_gated_model_of_a_hub_is_fetched_with_the_services_token_and_tra
     settings |= {"hub_endpoint": hub.url, "hub_token": Secret(hub.token)}
     try:
         async with harness.trainer(tmp_path, **settings) as talk:
-            prepare = trainer_pb2.JobRequest(kind=job_pb2.JOB_KIND_PREPARE)
+            prepare = job_pb2.JobTemplate(kind=job_pb2.TASK_KIND_PREPARE)
             prepare.spec.model.hub.id = ID
             _, events = await run(talk, prepare)
             assert events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED, events[-1]
@@ -92,7 +92,7 @@ async def test_a_gated_model_of_a_hub_is_fetched_with_the_services_token_and_tra
             assert {each.phase for each in progress} == {job_pb2.JOB_PHASE_DOWNLOAD_MODEL}
 
             request = harness.job_request((await talk.upload(harness.jsonl(harness.ROWS))).name)
-            request.spec.model.CopyFrom(run_spec_pb2.ModelSource(hub=run_spec_pb2.HubModel(id=ID)))
+            request.spec.model.CopyFrom(model_pb2.ModelSource(hub=model_pb2.HubModel(id=ID)))
             request.spec.training.max_steps = 2
             request.spec.training.sequence_length = 128
             job, trained = await run(talk, request)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
-from finetree_api.trainer.v1 import worker_pb2, worker_pb2_grpc
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.trainer.v1 import job_pb2, worker_pb2_grpc
+from finetree_api.types.v1 import method_pb2, run_spec_pb2, training_pb2
+from finetree_api.worker.v1 import worker_pb2
 
 SCRIPT = Path(__file__).with_name("scripted_worker.py")
 
@@ -106,14 +107,14 @@ def work_dir(tmp_path):
 @pytest.fixture
 async def trainer(tmp_path, work_dir):
     """A trainer that is not started yet; its task runs the script that the test writes with `script`."""
-    spec = run_spec_pb2.RunSpec(lora=run_spec_pb2.Lora(rank=4))
+    spec = run_spec_pb2.RunSpec(lora=method_pb2.Lora(rank=4))
     spec.training.CopyFrom(
-        run_spec_pb2.Training(
+        training_pb2.Training(
             max_steps=1, learning_rate=1e-3, effective_batch_size=4, micro_batch_size=2, sequence_length=64
         )
     )
     task = worker_pb2.Task(
-        kind=worker_pb2.TASK_KIND_TRAIN,
+        kind=job_pb2.TASK_KIND_TRAIN,
         job="projects/p/jobs/j",
         attempt=2,
         token="attempt-token",

@@ -16,7 +16,8 @@ from finetree_worker.process.log_capture import set_environment
 
 set_environment()
 
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.errors import Cancelled, DataError
 from finetree_worker.events.types import (
     ArtifactReady,
@@ -38,7 +39,7 @@ class ScriptedCore:
         return worker_pb2.HostProfile(bf16_flops_per_second=1e12, threads=2)
 
     def compatibility(self, folder, base):
-        return [job_pb2.Compatibility(server="peft", loads=True)]
+        return [artifact_pb2.Compatibility(server="peft", loads=True)]
 
     def prepare(self, task, reporter, control):
         reporter.emit(PhaseProgress(Phase.TOKENIZE, 1.0, seconds=0.1))

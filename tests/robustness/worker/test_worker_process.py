@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_data.journal import FILE_NAME, read
 from google.rpc import code_pb2, error_details_pb2
 
@@ -214,7 +215,7 @@ async def test_an_idle_worker_goes_home(trainer, spawn, how):
 
 
 async def test_a_dataset_report_counts_with_the_models_tokenizer(trainer, spawn):
-    trainer.task.kind = worker_pb2.TASK_KIND_PREPARE
+    trainer.task.kind = job_pb2.TASK_KIND_PREPARE
     await trainer.start()
     assert await ended(await spawn()) == 0
     report = next(e.event.dataset_report for e in trainer.stored if e.event.HasField("dataset_report"))

@@ -25,6 +25,14 @@ def test_more_bad_rows_than_may_be_skipped_refuse_the_file(tmp_path):
     assert (error.value.reason, error.value.row) == ("TOO_MANY_BAD_ROWS", 4)
 
 
+def test_a_limit_of_zero_skips_none_and_no_limit_skips_any_number(tmp_path):
+    rows = [{"text": "a"}, {"text": ""}, {"text": ""}]
+    assert read(tmp_path, *rows, skip_bad_rows=True)[1].skipped == 2
+    with pytest.raises(DatasetError) as error:
+        read(tmp_path, *rows, skip_bad_rows=True, skip_limit=0)
+    assert error.value.row == 2
+
+
 def test_a_file_of_bad_rows_alone_is_empty(tmp_path):
     with pytest.raises(DatasetError) as error:
         read(tmp_path, {"text": ""}, {"text": ""}, skip_bad_rows=True)
@@ -73,4 +81,4 @@ def test_rows_that_the_file_marks_as_bad_answers_are_left_out_whatever_is_done_a
     rows = [{"prompt": "q", "completion": "a", "label": i == 1} for i in range(3)]
     found, file = read(tmp_path, *rows, refuse_empty=True)
     assert ([row.number for row in found], file.skipped) == ([2], 2)
-    assert "label is false" in file.notes[-1]
+    assert "label is false" in file.remarks[-1].message

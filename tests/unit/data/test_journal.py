@@ -5,7 +5,8 @@ import struct
 import zlib
 
 import pytest
-from finetree_api.trainer.v1 import event_pb2, worker_pb2
+from finetree_api.trainer.v1 import event_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_data import journal
 
 

@@ -37,7 +37,7 @@ def test_every_rule_of_a_message_compiles(name):
             protovalidate.validate(message)
 
 
-def test_there_are_messages_of_all_four_packages():
+def test_there_are_messages_of_all_five_packages():
     assert {file.package for file in OURS} == {
-        f"finetree_api.{room}.v1" for room in ("types", "recommender", "estimator", "trainer")
+        f"finetree_api.{room}.v1" for room in ("types", "recommender", "estimator", "trainer", "worker")
     }

@@ -8,13 +8,13 @@ import finetree
 import pytest
 from finetree._shared.files import Content, Download, Tally, inside
 from finetree._shared.uploads import SEGMENT_BYTES, Upload
-from finetree_api.trainer.v1 import dataset_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2
 
 DATA = bytes(range(256)) * 40
 
 
 def file(data=DATA, path="model/weights.bin"):
-    return job_pb2.ArtifactFile(path=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return artifact_pb2.ArtifactFile(path=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def fresh(folder, **options: object):

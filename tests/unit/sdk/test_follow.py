@@ -6,7 +6,7 @@ import random
 import finetree
 import pytest
 from finetree._shared.follow import Follow
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2
 
 STEP, TERMINAL = event_pb2.EVENT_KIND_STEP_METRICS, event_pb2.EVENT_KIND_TERMINAL
 
@@ -19,7 +19,7 @@ def follow(**changes: object):
 def batch(*seqs: int, terminal=None, cursor=None, skipped=()):
     events = [event_pb2.JobEvent(seq=seq, kind=TERMINAL if seq == terminal else STEP) for seq in seqs]
     cursor = cursor if cursor is not None else f"e1.{seqs[-1]}" if seqs else ""
-    return trainer_pb2.WatchJobResponse(events=events, cursor=cursor, skipped=skipped)
+    return event_log_pb2.WatchJobResponse(events=events, cursor=cursor, skipped=skipped)
 
 
 def drain(follower):
@@ -90,7 +90,7 @@ def test_a_hole_that_stays_is_a_fault():
 
 def test_skipped_ranges_and_filters_leave_no_holes():
     follower = follow()
-    follower.accept(batch(1, 5, skipped=[trainer_pb2.SkippedRange(first_seq=2, last_seq=4)]))
+    follower.accept(batch(1, 5, skipped=[event_log_pb2.SkippedRange(first_seq=2, last_seq=4)]))
     filtered = follow(kinds=(STEP,))
     filtered.accept(batch(3, 9))
     assert (drain(follower), drain(filtered)) == ([1, 5], [3, 9])

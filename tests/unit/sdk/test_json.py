@@ -5,8 +5,8 @@ import json
 import math
 
 from finetree import spec_from_dict, to_json
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 from google.rpc import error_details_pb2
 
@@ -35,8 +35,8 @@ def test_times_durations_maps_lists_and_nested_messages():
 
 
 def test_maps_of_numbers_and_bytes():
-    assert to_json(trainer_pb2.GetCapacityResponse(limits={"upload_bytes": 5})) == {"limits": {"upload_bytes": 5}}
-    assert to_json(trainer_pb2.DownloadArtifactResponse(chunk=b"\0\xff")) == {"chunk": "AP8="}
+    assert to_json(capacity_pb2.GetCapacityResponse(limits={"upload_bytes": 5})) == {"limits": {"upload_bytes": 5}}
+    assert to_json(artifact_pb2.DownloadArtifactResponse(chunk=b"\0\xff")) == {"chunk": "AP8="}
 
 
 def test_numbers_that_are_not_finite_are_left_out():
@@ -48,7 +48,7 @@ def test_what_is_set_to_zero_with_presence_is_shown():
 
 
 def test_defaults_give_every_line_the_same_keys():
-    shown = to_json(estimator_pb2.Fit(), defaults=True)
+    shown = to_json(estimate_pb2.Fit(), defaults=True)
     assert shown == {"verdict": "FIT_VERDICT_UNSPECIFIED", "headroom_bytes": 0, "summary": "", "probability": 0.0}
 
 

@@ -5,8 +5,8 @@ import finetree
 import pytest
 from finetree import InvalidSpec, spec_from_dict
 from finetree.spec import coerced, message_from_dict
-from finetree_api.recommender.v1 import recommender_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import run_spec_pb2, training_pb2
 
 GOOD = {
     "model": {"hub": {"id": "org/name", "revision": None}},
@@ -58,7 +58,7 @@ def test_a_whole_spec():
     assert (spec.lora.rank, spec.lora.HasField("dropout"), spec.lora.dropout) == (8, True, 0.0)
     assert list(spec.lora.target_modules) == ["q_proj", "v_proj"]
     assert (spec.training.learning_rate, spec.training.HasField("seed")) == (5e-4, True)
-    assert list(spec.evaluation.metrics) == [run_spec_pb2.METRIC_LOSS, run_spec_pb2.METRIC_EXACT_MATCH]
+    assert list(spec.evaluation.metrics) == [training_pb2.METRIC_LOSS, training_pb2.METRIC_EXACT_MATCH]
 
 
 def test_an_empty_mapping_chooses_its_oneof():
@@ -79,7 +79,7 @@ def test_what_is_wrong_is_named(data, path, text):
 
 
 def test_other_messages_and_prefixes():
-    request = message_from_dict(recommender_pb2.RecommendRequest, {"model": {"name": "x"}, "budget_usd_month": 5})
+    request = message_from_dict(recommendation_pb2.RecommendRequest, {"model": {"name": "x"}, "budget_usd_month": 5})
     assert request.budget_usd_month == 5
     with pytest.raises(InvalidSpec, match=r"^pinned\.engine\.idd"):
         message_from_dict(finetree_revision(), {"engine": {"idd": "x"}}, prefix="pinned")

@@ -4,8 +4,9 @@
 from pathlib import Path
 
 import pytest
-from finetree_api.trainer.v1 import worker_pb2
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.types.v1 import method_pb2, run_spec_pb2, training_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_runtime.runspec.conflicts import combination_problem
 from finetree_worker import plan
 from finetree_worker.errors import PlanError
@@ -14,7 +15,7 @@ from finetree_worker.plan_from_task import train_plan
 
 @pytest.fixture
 def task(tmp_path):
-    training = rs.Training(
+    training = training_pb2.Training(
         epochs=2,
         learning_rate=5e-4,
         effective_batch_size=4,
@@ -23,9 +24,9 @@ def task(tmp_path):
         warmup_ratio=0,
         seed=7,
     )
-    spec = rs.RunSpec(lora=rs.Lora(rank=4, alpha=32, dropout=0), training=training)
+    spec = run_spec_pb2.RunSpec(lora=method_pb2.Lora(rank=4, alpha=32, dropout=0), training=training)
     return worker_pb2.Task(
-        kind=worker_pb2.TASK_KIND_TRAIN,
+        kind=job_pb2.TASK_KIND_TRAIN,
         attempt=3,
         spec=spec,
         work_dir=str(tmp_path / "work"),
@@ -74,27 +75,39 @@ def test_what_is_left_out_has_the_cores_default(task):
     ("field", "value", "place"),
     [
         ("lora.target_modules", ["q_proj"], lambda p: p.method.modules == ("q_proj",)),
-        ("lora.targets", rs.TARGET_PRESET_MLP, lambda p: p.method.targets is plan.Targets.MLP),
+        ("lora.targets", method_pb2.TARGET_PRESET_MLP, lambda p: p.method.targets is plan.Targets.MLP),
         ("lora.rank_stabilized", True, lambda p: p.method.rank_stabilized),
         ("lora.weight_decomposed", True, lambda p: p.method.weight_decomposed),
-        ("training.schedule", rs.SCHEDULE_LINEAR, lambda p: p.optimization.schedule is plan.Schedule.LINEAR),
-        ("training.packing", rs.PACKING_OFF, lambda p: p.optimization.packing is False),
-        ("training.loss_tokens", rs.LOSS_TOKENS_ALL, lambda p: p.optimization.loss_on is plan.LossOn.ALL),
+        ("training.schedule", training_pb2.SCHEDULE_LINEAR, lambda p: p.optimization.schedule is plan.Schedule.LINEAR),
+        ("training.packing", training_pb2.PACKING_OFF, lambda p: p.optimization.packing is False),
+        ("training.loss_tokens", training_pb2.LOSS_TOKENS_ALL, lambda p: p.optimization.loss_on is plan.LossOn.ALL),
         ("training.max_steps", 9, lambda p: (p.optimization.max_steps, p.optimization.epochs) == (9, None)),
         ("training.weight_decay", 0.1, lambda p: p.optimization.weight_decay == 0.1),
         ("training.max_grad_norm", 0.0, lambda p: p.optimization.max_grad_norm == 0.0),
-        ("precision", rs.PRECISION_FP32, lambda p: p.optimization.precision is plan.Precision.FP32),
-        ("optimizer", rs.OPTIMIZER_SGD, lambda p: p.optimization.optimizer is plan.OptimizerName.SGD),
-        ("gradient_checkpointing", rs.GRADIENT_CHECKPOINTING_FULL, lambda p: p.optimization.gradient_checkpointing),
-        ("attention", rs.ATTENTION_KERNEL_EAGER, lambda p: p.optimization.attention is plan.Attention.EAGER),
+        ("precision", training_pb2.PRECISION_FP32, lambda p: p.optimization.precision is plan.Precision.FP32),
+        ("optimizer", training_pb2.OPTIMIZER_SGD, lambda p: p.optimization.optimizer is plan.OptimizerName.SGD),
+        (
+            "gradient_checkpointing",
+            training_pb2.GRADIENT_CHECKPOINTING_FULL,
+            lambda p: p.optimization.gradient_checkpointing,
+        ),
+        ("attention", training_pb2.ATTENTION_KERNEL_EAGER, lambda p: p.optimization.attention is plan.Attention.EAGER),
         ("evaluation.split_fraction", 0.1, lambda p: p.evaluation.split_fraction == 0.1),
-        ("evaluation.metrics", [rs.METRIC_EXACT_MATCH], lambda p: p.evaluation.metrics == (plan.Metric.EXACT_MATCH,)),
+        (
+            "evaluation.metrics",
+            [training_pb2.METRIC_EXACT_MATCH],
+            lambda p: p.evaluation.metrics == (plan.Metric.EXACT_MATCH,),
+        ),
         ("evaluation.samples", 2, lambda p: p.evaluation.samples == 2),
         ("evaluation.before_training", True, lambda p: p.evaluation.before_training),
         ("evaluation.every_steps", 5, lambda p: p.evaluation.every_steps == 5),
         ("evaluation.early_stopping_patience", 3, lambda p: p.evaluation.early_stopping_patience == 3),
         ("evaluation.early_stopping_min_delta", 0.5, lambda p: p.evaluation.early_stopping_min_delta == 0.5),
-        ("evaluation.best_by", rs.METRIC_TOKEN_ACCURACY, lambda p: p.evaluation.best_by is plan.Metric.TOKEN_ACCURACY),
+        (
+            "evaluation.best_by",
+            training_pb2.METRIC_TOKEN_ACCURACY,
+            lambda p: p.evaluation.best_by is plan.Metric.TOKEN_ACCURACY,
+        ),
         ("training.non_finite_limit", 2, lambda p: p.optimization.non_finite_limit == 2),
         ("checkpoints.every_steps", 5, lambda p: p.checkpoints.every_steps == 5),
         ("checkpoints.keep", 4, lambda p: p.checkpoints.keep == 4),
@@ -142,10 +155,10 @@ def set_field(spec, field, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("optimizer", rs.OPTIMIZER_ADAFACTOR),
-        ("attention", rs.ATTENTION_KERNEL_FLASH),
-        ("gradient_checkpointing", rs.GRADIENT_CHECKPOINTING_OFFLOADED),
-        ("loss_kernel", rs.LOSS_KERNEL_FUSED),
+        ("optimizer", training_pb2.OPTIMIZER_ADAFACTOR),
+        ("attention", training_pb2.ATTENTION_KERNEL_FLASH),
+        ("gradient_checkpointing", training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED),
+        ("loss_kernel", training_pb2.LOSS_KERNEL_FUSED),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -167,7 +180,7 @@ def test_qlora_is_lora_on_a_quantised_base(task, tmp_path):
     made = train_plan(task)
     assert made.method == plan.QloraMethod(plan.LoraMethod(rank=16), plan.Quantization.NF4, double_quantization=True)
     assert made.artifact == tmp_path / "artifacts" / "adapter"
-    task.spec.qlora.quantization = rs.QUANTIZATION_INT8
+    task.spec.qlora.quantization = method_pb2.QUANTIZATION_INT8
     task.spec.qlora.double_quantization = False
     assert train_plan(task).method == plan.QloraMethod(
         plan.LoraMethod(rank=16), plan.Quantization.INT8, double_quantization=False
@@ -176,7 +189,7 @@ def test_qlora_is_lora_on_a_quantised_base(task, tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("qlora.quantization", rs.QUANTIZATION_GPTQ_INT4), ("qlora.lora.include_experts", True)],
+    [("qlora.quantization", method_pb2.QUANTIZATION_GPTQ_INT4), ("qlora.lora.include_experts", True)],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_qlora_cannot_do_is_refused(task, field, value):
@@ -212,13 +225,13 @@ def test_a_prefix_is_as_the_spec_says(task):
     task.spec.prefix.virtual_tokens = 7
     task.spec.prefix.init_text = "Answer."
     assert train_plan(task).method == plan.PrefixMethod(7, plan.PrefixInit.TEXT, "Answer.")
-    task.spec.prefix.init = rs.PREFIX_INIT_ZERO
+    task.spec.prefix.init = method_pb2.PREFIX_INIT_ZERO
     assert train_plan(task).method.init is plan.PrefixInit.ZERO
 
 
 def test_a_prefix_with_checkpointing_is_refused_as_everywhere(task):
     task.spec.prefix.SetInParent()
-    task.spec.gradient_checkpointing = rs.GRADIENT_CHECKPOINTING_FULL
+    task.spec.gradient_checkpointing = training_pb2.GRADIENT_CHECKPOINTING_FULL
     with pytest.raises(PlanError) as refused:
         train_plan(task)
     assert (refused.value.reason, refused.value.field) == ("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing")
@@ -230,7 +243,7 @@ def test_adapter_layers_are_as_the_spec_says(task, tmp_path):
     assert made.method == plan.AdapterMethod(64, plan.Placement.PFEIFFER)
     assert made.artifact == tmp_path / "artifacts" / "adapter"
     task.spec.adapter.bottleneck_size = 8
-    task.spec.adapter.placement = rs.ADAPTER_PLACEMENT_HOULSBY
+    task.spec.adapter.placement = method_pb2.ADAPTER_PLACEMENT_HOULSBY
     assert train_plan(task).method == plan.AdapterMethod(8, plan.Placement.HOULSBY)
 
 

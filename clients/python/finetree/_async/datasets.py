@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
@@ -32,7 +32,7 @@ class AsyncDatasets:
         *,
         display_name: str = "",
         labels: Mapping[str, str] | None = None,
-        reading: run_spec_pb2.DatasetReading | None = None,
+        reading: training_data_pb2.DatasetReading | None = None,
         on_progress: Progress | None = None,
         timeout: float | None = None,
         request_id: str = "",

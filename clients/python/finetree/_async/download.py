@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import artifact_pb2
 
 from finetree._async.transport import AsyncTransport
 from finetree._shared import methods
@@ -18,7 +18,7 @@ from finetree.errors import FinetreeError
 
 async def download(
     transport: AsyncTransport,
-    artifacts: Sequence[job_pb2.Artifact],
+    artifacts: Sequence[artifact_pb2.Artifact],
     directory: Path,
     on_progress: Progress | None,
     deadline: float | None,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
-from finetree_api.trainer.v1 import event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2, trainer_pb2
 
 from finetree._async.transport import AsyncTransport, Stream
 from finetree._shared import methods
@@ -28,7 +28,7 @@ class AsyncEventStream:
     def __init__(self, transport: AsyncTransport, follow: Follow, *, deadline: float | None = None) -> None:
         self._transport, self._follow = transport, follow
         self._backoff = Backoff(transport.options.reconnect_timeout, deadline)
-        self._stream: Stream[trainer_pb2.WatchJobResponse] | None = None
+        self._stream: Stream[event_log_pb2.WatchJobResponse] | None = None
         self._closed = asyncio.Event()
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
 
 from finetree._async.download import download
 from finetree._async.events import AsyncEventStream
@@ -155,7 +155,7 @@ class AsyncJob:
         request = last_events_request(self.name, last, kinds)
         return list(reversed((await self._transport.unary(methods.LIST_EVENTS, request, timeout=timeout)).events))
 
-    async def artifacts(self, *, timeout: float | None = None) -> list[job_pb2.Artifact]:
+    async def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
         """What it made: adapter or model folders and reports, each with its files and hashes.
 
         Args:
@@ -164,7 +164,7 @@ class AsyncJob:
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        request, found = trainer_pb2.ListArtifactsRequest(parent=self.name), list[job_pb2.Artifact]()
+        request, found = artifact_pb2.ListArtifactsRequest(parent=self.name), list[artifact_pb2.Artifact]()
         while True:
             page = await self._transport.unary(methods.LIST_ARTIFACTS, request, timeout=timeout)
             found += page.artifacts

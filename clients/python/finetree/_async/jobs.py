@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import capacity_pb2, job_pb2, trainer_pb2
 
 from finetree._async.job import AsyncJob
 from finetree._async.pages import AsyncPages
@@ -32,7 +32,7 @@ class AsyncJobs:
 
     async def validate_job(
         self,
-        spec: SpecLike | trainer_pb2.JobRequest,
+        spec: SpecLike | job_pb2.JobTemplate,
         *,
         timeout: float | None = None,
         **fields: Unpack[JobFields],
@@ -47,7 +47,7 @@ class AsyncJobs:
 
     async def create_job(
         self,
-        spec: SpecLike | trainer_pb2.JobRequest,
+        spec: SpecLike | job_pb2.JobTemplate,
         *,
         timeout: float | None = None,
         request_id: str = "",
@@ -139,7 +139,7 @@ class AsyncJobs:
 
     async def capacity(
         self, *, wait_for_rate: float = 0.0, timeout: float | None = None
-    ) -> trainer_pb2.GetCapacityResponse:
+    ) -> capacity_pb2.GetCapacityResponse:
         """What the trainer can run and what runs now.
 
         Args:

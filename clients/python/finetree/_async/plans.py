@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from finetree_api.estimator.v1 import estimator_pb2
+from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2
 
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
@@ -36,7 +36,7 @@ class AsyncPlans:
         pinned: RevisionLike | None = None,
         timeout: float | None = None,
         request_id: str = "",
-    ) -> estimator_pb2.CheckPlanResponse:
+    ) -> check_plan_pb2.CheckPlanResponse:
         """Hold a run against limits: one check for each limit, and what would pass.
 
         Args:
@@ -66,7 +66,7 @@ class AsyncPlans:
         term: str | int = 0,
         page_size: int = 0,
         timeout: float | None = None,
-    ) -> AsyncPages[estimator_pb2.Price]:
+    ) -> AsyncPages[catalog_pb2.Price]:
         """Quotes of the price book by accelerator, then by price, fetched page by page.
 
         Args:
@@ -78,7 +78,7 @@ class AsyncPlans:
         """
         request = prices_request(accelerator, provider, term, page_size)
 
-        async def fetch(token: str) -> tuple[list[estimator_pb2.Price], str]:
+        async def fetch(token: str) -> tuple[list[catalog_pb2.Price], str]:
             request.page_token = token
             page = await self._transport.unary(methods.LIST_PRICES, request, timeout=timeout)
             return list(page.prices), page.next_page_token
@@ -87,7 +87,7 @@ class AsyncPlans:
 
     async def report_observation(
         self, observation: ObservationLike, *, timeout: float | None = None, request_id: str = ""
-    ) -> estimator_pb2.ReportObservationResponse:
+    ) -> calibration_pb2.ReportObservationResponse:
         """Tell the estimator what a run measured. The same job and attempt count once.
 
         Args:
@@ -106,7 +106,7 @@ class AsyncPlans:
 
     async def get_calibration(
         self, device: str = "", *, points: int = 50, timeout: float | None = None
-    ) -> estimator_pb2.GetCalibrationResponse:
+    ) -> calibration_pb2.GetCalibrationResponse:
         """What the estimator has learned from observed runs, with the newest points that it rests on.
 
         Args:
@@ -114,7 +114,7 @@ class AsyncPlans:
             points: how many of the newest points, at most 1000.
             timeout: seconds; None means the client's timeout, else 10.
         """
-        request = estimator_pb2.GetCalibrationRequest(device=device, page_size=points)
+        request = calibration_pb2.GetCalibrationRequest(device=device, page_size=points)
         return await self._transport.unary(methods.GET_CALIBRATION, request, timeout=timeout)
 
     async def reset_calibration(self, device: str = "", *, timeout: float | None = None) -> int:
@@ -127,5 +127,5 @@ class AsyncPlans:
         Raises:
             FailedPrecondition: CALIBRATION_OFF.
         """
-        request = estimator_pb2.ResetCalibrationRequest(device=device)
+        request = calibration_pb2.ResetCalibrationRequest(device=device)
         return (await self._transport.unary(methods.RESET_CALIBRATION, request, timeout=timeout)).removed

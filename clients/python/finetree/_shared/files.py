@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2
 
 from finetree.errors import Internal, InvalidArgument, Unavailable, Violation
 
@@ -82,7 +82,7 @@ def _spooled(rows: Iterable[Mapping[str, Any]]) -> BinaryFile:
     return file
 
 
-def artifact_folder(directory: Path, artifact: job_pb2.Artifact) -> Path:
+def artifact_folder(directory: Path, artifact: artifact_pb2.Artifact) -> Path:
     """Local folder of an artifact.
 
     Raises:
@@ -123,7 +123,7 @@ class Tally:
 class Download:
     """A file on its way: written beside its place, checked, then renamed. `offset` is where it goes on."""
 
-    def __init__(self, artifact: str, file: job_pb2.ArtifactFile, folder: Path, tally: Tally) -> None:
+    def __init__(self, artifact: str, file: artifact_pb2.ArtifactFile, folder: Path, tally: Tally) -> None:
         self.done = False
         target = inside(folder, file.path)
         self._artifact, self._target, self._file, self._tally = artifact, target, file, tally
@@ -139,9 +139,9 @@ class Download:
             self.offset = self._part.stat().st_size
         self._out = self._part.open("ab" if self.offset else "wb")
 
-    def request(self) -> trainer_pb2.DownloadArtifactRequest:
+    def request(self) -> artifact_pb2.DownloadArtifactRequest:
         """What to ask for now."""
-        return trainer_pb2.DownloadArtifactRequest(name=self._artifact, path=self._file.path, offset=self.offset)
+        return artifact_pb2.DownloadArtifactRequest(name=self._artifact, path=self._file.path, offset=self.offset)
 
     def write(self, offset: int, chunk: bytes) -> None:
         """Take in bytes that belong at `offset`.

@@ -11,7 +11,7 @@ import re
 from collections import deque
 from collections.abc import Sequence
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2
 
 from finetree.errors import Internal, InvalidArgument, Unavailable, Violation
 
@@ -63,9 +63,9 @@ class Follow:
         """Where to go on after the event handed on last; a text to store, and to give to `events(cursor=…)`."""
         return self._base if self._handed == UNKNOWN else f"{self._base}~{self._handed}"
 
-    def request(self) -> trainer_pb2.WatchJobRequest:
+    def request(self) -> event_log_pb2.WatchJobRequest:
         """What to ask for now."""
-        request = trainer_pb2.WatchJobRequest(name=self.name, min_level=self._min_level)  # type: ignore[arg-type]  # a level newer than this client passes as a number
+        request = event_log_pb2.WatchJobRequest(name=self.name, min_level=self._min_level)  # type: ignore[arg-type]  # a level newer than this client passes as a number
         request.heartbeat.FromNanoseconds(round(self._heartbeat * 1e9))
         if self._wanted:
             request.kinds.extend(sorted(self._wanted | {TERMINAL}))  # type: ignore[arg-type]  # likewise
@@ -76,7 +76,7 @@ class Follow:
             request.after_seq = self._seen
         return request
 
-    def accept(self, batch: trainer_pb2.WatchJobResponse) -> None:
+    def accept(self, batch: event_log_pb2.WatchJobResponse) -> None:
         """Take in a batch.
 
         Raises:
@@ -128,7 +128,7 @@ class Follow:
         if not self._holes:
             self._base = self._pending
 
-    def _check(self, missing: range, batch: trainer_pb2.WatchJobResponse) -> None:
+    def _check(self, missing: range, batch: event_log_pb2.WatchJobResponse) -> None:
         if all(any(skip.first_seq <= seq <= skip.last_seq for skip in batch.skipped) for seq in missing):
             return
         self._holes += 1

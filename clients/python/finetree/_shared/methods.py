@@ -6,11 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from finetree_api.estimator.v1 import estimator_pb2 as estimator
-from finetree_api.recommender.v1 import recommender_pb2 as recommender
-from finetree_api.trainer.v1 import base_model_pb2 as base_model
-from finetree_api.trainer.v1 import dataset_pb2 as dataset
-from finetree_api.trainer.v1 import trainer_pb2 as trainer
+from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2, estimate_pb2, estimator_pb2
+from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, recommender_pb2, rule_pack_pb2
+from finetree_api.trainer.v1 import artifact_pb2, base_model_pb2, capacity_pb2, dataset_pb2, event_log_pb2, trainer_pb2
 from google.protobuf.message import Message
 
 from finetree._shared.options import Service
@@ -42,69 +40,94 @@ def _of(
     return Method(service, path, request, response, timeout)
 
 
-RECOMMEND = _of("recommender", "Recommend", recommender.RecommendRequest, recommender.RecommendResponse, ASKS_ANOTHER)
+RECOMMEND = _of(
+    "recommender", "Recommend", recommendation_pb2.RecommendRequest, recommendation_pb2.RecommendResponse, ASKS_ANOTHER
+)
 RENDER_DECISION_TREE = _of(
     "recommender",
     "RenderDecisionTree",
-    recommender.RenderDecisionTreeRequest,
-    recommender.RenderDecisionTreeResponse,
+    picture_pb2.RenderDecisionTreeRequest,
+    picture_pb2.RenderDecisionTreeResponse,
     ASKS_ANOTHER,
 )
 RENDER_FRONTIER = _of(
     "recommender",
     "RenderFrontier",
-    recommender.RenderFrontierRequest,
-    recommender.RenderFrontierResponse,
+    picture_pb2.RenderFrontierRequest,
+    picture_pb2.RenderFrontierResponse,
     ASKS_ANOTHER,
 )
-LIST_METHODS = _of("recommender", "ListMethods", recommender.ListMethodsRequest, recommender.ListMethodsResponse)
-GET_METHOD = _of("recommender", "GetMethod", recommender.GetMethodRequest, recommender.GetMethodResponse)
-LIST_POLICIES = _of("recommender", "ListPolicies", recommender.ListPoliciesRequest, recommender.ListPoliciesResponse)
-GET_POLICY = _of("recommender", "GetPolicy", recommender.GetPolicyRequest, recommender.GetPolicyResponse)
+LIST_METHODS = _of(
+    "recommender", "ListMethods", method_card_pb2.ListMethodsRequest, method_card_pb2.ListMethodsResponse
+)
+GET_METHOD = _of("recommender", "GetMethod", method_card_pb2.GetMethodRequest, method_card_pb2.GetMethodResponse)
+LIST_POLICIES = _of(
+    "recommender", "ListPolicies", rule_pack_pb2.ListRulePacksRequest, rule_pack_pb2.ListRulePacksResponse
+)
+GET_POLICY = _of("recommender", "GetPolicy", rule_pack_pb2.GetRulePackRequest, rule_pack_pb2.GetRulePackResponse)
 RECOMMENDER_INFO = _of(
-    "recommender", "GetServerInfo", recommender.GetServerInfoRequest, recommender.GetServerInfoResponse
+    "recommender", "GetServerInfo", recommender_pb2.GetServerInfoRequest, recommender_pb2.GetServerInfoResponse
 )
 
-ESTIMATE_RUN = _of("estimator", "EstimateRun", estimator.EstimateRunRequest, estimator.EstimateRunResponse)
+ESTIMATE_RUN = _of("estimator", "EstimateRun", estimate_pb2.EstimateRunRequest, estimator_pb2.EstimateRunResponse)
 BATCH_ESTIMATE = _of(
-    "estimator", "BatchEstimateRuns", estimator.BatchEstimateRunsRequest, estimator.BatchEstimateRunsResponse, 30.0
+    "estimator",
+    "BatchEstimateRuns",
+    estimator_pb2.BatchEstimateRunsRequest,
+    estimator_pb2.BatchEstimateRunsResponse,
+    30.0,
 )
-LIST_MODELS = _of("estimator", "ListModels", estimator.ListModelsRequest, estimator.ListModelsResponse)
+LIST_MODELS = _of("estimator", "ListModels", catalog_pb2.ListModelsRequest, catalog_pb2.ListModelsResponse)
 LIST_ACCELERATORS = _of(
-    "estimator", "ListAccelerators", estimator.ListAcceleratorsRequest, estimator.ListAcceleratorsResponse
+    "estimator", "ListAccelerators", catalog_pb2.ListAcceleratorsRequest, catalog_pb2.ListAcceleratorsResponse
 )
-LIST_PRICES = _of("estimator", "ListPrices", estimator.ListPricesRequest, estimator.ListPricesResponse)
-CHECK_PLAN = _of("estimator", "CheckPlan", estimator.CheckPlanRequest, estimator.CheckPlanResponse)
+LIST_PRICES = _of("estimator", "ListPrices", catalog_pb2.ListPricesRequest, catalog_pb2.ListPricesResponse)
+CHECK_PLAN = _of("estimator", "CheckPlan", check_plan_pb2.CheckPlanRequest, check_plan_pb2.CheckPlanResponse)
 REPORT_OBSERVATION = _of(
-    "estimator", "ReportObservation", estimator.ReportObservationRequest, estimator.ReportObservationResponse
+    "estimator",
+    "ReportObservation",
+    calibration_pb2.ReportObservationRequest,
+    calibration_pb2.ReportObservationResponse,
 )
-GET_CALIBRATION = _of("estimator", "GetCalibration", estimator.GetCalibrationRequest, estimator.GetCalibrationResponse)
+GET_CALIBRATION = _of(
+    "estimator", "GetCalibration", calibration_pb2.GetCalibrationRequest, calibration_pb2.GetCalibrationResponse
+)
 RESET_CALIBRATION = _of(
-    "estimator", "ResetCalibration", estimator.ResetCalibrationRequest, estimator.ResetCalibrationResponse
+    "estimator", "ResetCalibration", calibration_pb2.ResetCalibrationRequest, calibration_pb2.ResetCalibrationResponse
 )
-ESTIMATOR_INFO = _of("estimator", "GetServerInfo", estimator.GetServerInfoRequest, estimator.GetServerInfoResponse)
+ESTIMATOR_INFO = _of(
+    "estimator", "GetServerInfo", estimator_pb2.GetServerInfoRequest, estimator_pb2.GetServerInfoResponse
+)
 
-CREATE_DATASET = _of("trainer", "CreateDataset", dataset.CreateDatasetRequest, dataset.CreateDatasetResponse)
-WRITE_DATASET = _of("trainer", "WriteDataset", dataset.WriteDatasetRequest, dataset.WriteDatasetResponse, SEGMENT)
-GET_DATASET = _of("trainer", "GetDataset", dataset.GetDatasetRequest, dataset.GetDatasetResponse)
-LIST_DATASETS = _of("trainer", "ListDatasets", dataset.ListDatasetsRequest, dataset.ListDatasetsResponse)
-DELETE_DATASET = _of("trainer", "DeleteDataset", dataset.DeleteDatasetRequest, dataset.DeleteDatasetResponse)
-PREVIEW_DATASET = _of("trainer", "PreviewDataset", dataset.PreviewDatasetRequest, dataset.PreviewDatasetResponse)
-LIST_BASE_MODELS = _of("trainer", "ListBaseModels", base_model.ListBaseModelsRequest, base_model.ListBaseModelsResponse)
-GET_BASE_MODEL = _of("trainer", "GetBaseModel", base_model.GetBaseModelRequest, base_model.GetBaseModelResponse)
+CREATE_DATASET = _of("trainer", "CreateDataset", dataset_pb2.CreateDatasetRequest, dataset_pb2.CreateDatasetResponse)
+WRITE_DATASET = _of(
+    "trainer", "WriteDataset", dataset_pb2.WriteDatasetRequest, dataset_pb2.WriteDatasetResponse, SEGMENT
+)
+GET_DATASET = _of("trainer", "GetDataset", dataset_pb2.GetDatasetRequest, dataset_pb2.GetDatasetResponse)
+LIST_DATASETS = _of("trainer", "ListDatasets", dataset_pb2.ListDatasetsRequest, dataset_pb2.ListDatasetsResponse)
+DELETE_DATASET = _of("trainer", "DeleteDataset", dataset_pb2.DeleteDatasetRequest, dataset_pb2.DeleteDatasetResponse)
+PREVIEW_DATASET = _of(
+    "trainer", "PreviewDataset", dataset_pb2.PreviewDatasetRequest, dataset_pb2.PreviewDatasetResponse
+)
+LIST_BASE_MODELS = _of(
+    "trainer", "ListBaseModels", base_model_pb2.ListBaseModelsRequest, base_model_pb2.ListBaseModelsResponse
+)
+GET_BASE_MODEL = _of("trainer", "GetBaseModel", base_model_pb2.GetBaseModelRequest, base_model_pb2.GetBaseModelResponse)
 DELETE_BASE_MODEL = _of(
-    "trainer", "DeleteBaseModel", base_model.DeleteBaseModelRequest, base_model.DeleteBaseModelResponse, SEGMENT
+    "trainer", "DeleteBaseModel", base_model_pb2.DeleteBaseModelRequest, base_model_pb2.DeleteBaseModelResponse, SEGMENT
 )
-VALIDATE_JOB = _of("trainer", "ValidateJob", trainer.ValidateJobRequest, trainer.ValidateJobResponse, ASKS_ANOTHER)
-CREATE_JOB = _of("trainer", "CreateJob", trainer.CreateJobRequest, trainer.CreateJobResponse, ASKS_ANOTHER)
-GET_JOB = _of("trainer", "GetJob", trainer.GetJobRequest, trainer.GetJobResponse)
-LIST_JOBS = _of("trainer", "ListJobs", trainer.ListJobsRequest, trainer.ListJobsResponse)
-CANCEL_JOB = _of("trainer", "CancelJob", trainer.CancelJobRequest, trainer.CancelJobResponse)
-WATCH_JOB = _of("trainer", "WatchJob", trainer.WatchJobRequest, trainer.WatchJobResponse, None)
-LIST_EVENTS = _of("trainer", "ListEvents", trainer.ListEventsRequest, trainer.ListEventsResponse)
-LIST_ARTIFACTS = _of("trainer", "ListArtifacts", trainer.ListArtifactsRequest, trainer.ListArtifactsResponse)
+VALIDATE_JOB = _of(
+    "trainer", "ValidateJob", trainer_pb2.ValidateJobRequest, trainer_pb2.ValidateJobResponse, ASKS_ANOTHER
+)
+CREATE_JOB = _of("trainer", "CreateJob", trainer_pb2.CreateJobRequest, trainer_pb2.CreateJobResponse, ASKS_ANOTHER)
+GET_JOB = _of("trainer", "GetJob", trainer_pb2.GetJobRequest, trainer_pb2.GetJobResponse)
+LIST_JOBS = _of("trainer", "ListJobs", trainer_pb2.ListJobsRequest, trainer_pb2.ListJobsResponse)
+CANCEL_JOB = _of("trainer", "CancelJob", trainer_pb2.CancelJobRequest, trainer_pb2.CancelJobResponse)
+WATCH_JOB = _of("trainer", "WatchJob", event_log_pb2.WatchJobRequest, event_log_pb2.WatchJobResponse, None)
+LIST_EVENTS = _of("trainer", "ListEvents", event_log_pb2.ListEventsRequest, event_log_pb2.ListEventsResponse)
+LIST_ARTIFACTS = _of("trainer", "ListArtifacts", artifact_pb2.ListArtifactsRequest, artifact_pb2.ListArtifactsResponse)
 DOWNLOAD_ARTIFACT = _of(
-    "trainer", "DownloadArtifact", trainer.DownloadArtifactRequest, trainer.DownloadArtifactResponse, None
+    "trainer", "DownloadArtifact", artifact_pb2.DownloadArtifactRequest, artifact_pb2.DownloadArtifactResponse, None
 )
-GET_CAPACITY = _of("trainer", "GetCapacity", trainer.GetCapacityRequest, trainer.GetCapacityResponse)
-TRAINER_INFO = _of("trainer", "GetServerInfo", trainer.GetServerInfoRequest, trainer.GetServerInfoResponse)
+GET_CAPACITY = _of("trainer", "GetCapacity", capacity_pb2.GetCapacityRequest, capacity_pb2.GetCapacityResponse)
+TRAINER_INFO = _of("trainer", "GetServerInfo", trainer_pb2.GetServerInfoRequest, trainer_pb2.GetServerInfoResponse)

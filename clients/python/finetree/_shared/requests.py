@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.recommender.v1 import recommender_pb2
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2, estimate_pb2, estimator_pb2
+from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2
+from finetree_api.trainer.v1 import capacity_pb2, event_log_pb2, event_pb2, job_pb2, trainer_pb2
+from finetree_api.types.v1 import evidence_pb2, method_pb2, run_spec_pb2, training_data_pb2
 
 from finetree._shared.channels import new_request_id, trace_context
 from finetree._shared.follow import Follow
@@ -21,13 +21,13 @@ from finetree.json import to_json
 from finetree.spec import coerced
 
 SpecLike = run_spec_pb2.RunSpec | Mapping[str, Any]
-ProfileLike = run_spec_pb2.DatasetProfile | Mapping[str, Any]
+ProfileLike = training_data_pb2.DatasetProfile | Mapping[str, Any]
 RevisionLike = evidence_pb2.Revision | Mapping[str, Any]
-RecommendLike = recommender_pb2.RecommendRequest | Mapping[str, Any]
-EstimateLike = estimator_pb2.EstimateRunRequest | SpecLike
+RecommendLike = recommendation_pb2.RecommendRequest | Mapping[str, Any]
+EstimateLike = estimate_pb2.EstimateRunRequest | SpecLike
 BatchLike = estimator_pb2.BatchEstimateRunsRequest | Mapping[str, EstimateLike]
-PolicyLike = estimator_pb2.PlanPolicy | Mapping[str, Any]
-ObservationLike = estimator_pb2.Observation | Mapping[str, Any]
+PolicyLike = check_plan_pb2.PlanPolicy | Mapping[str, Any]
+ObservationLike = calibration_pb2.Observation | Mapping[str, Any]
 View = Literal["BASIC", "FULL"]
 Kind = Literal["TRAIN", "PREPARE", "EXPORT"]
 Mode = Literal["NOW", "CHECKPOINT"]
@@ -48,7 +48,7 @@ class JobFields(TypedDict, total=False):
     labels: Mapping[str, str] | None
     annotations: Mapping[str, str] | None
     plan_digest: str
-    recommendation: recommender_pb2.RecommendResponse | None
+    recommendation: recommendation_pb2.RecommendResponse | None
 
 
 def parent(project: str) -> str:
@@ -86,24 +86,24 @@ def enum_number(wrapper: Any, prefix: str, value: str | int, field: str) -> Any:
     raise InvalidArgument(f"{field}: {text}", reason="INVALID_REQUEST", violations=(Violation(field, text),))
 
 
-def recommend_request(request: RecommendLike) -> recommender_pb2.RecommendRequest:
+def recommend_request(request: RecommendLike) -> recommendation_pb2.RecommendRequest:
     """Request of Recommend."""
-    return coerced(recommender_pb2.RecommendRequest, request)
+    return coerced(recommendation_pb2.RecommendRequest, request)
 
 
 def decision_tree_request(
     request: RecommendLike | None, policy: str, picture_format: PictureFormat | str | int
-) -> recommender_pb2.RenderDecisionTreeRequest:
+) -> picture_pb2.RenderDecisionTreeRequest:
     """Request of RenderDecisionTree."""
-    number = enum_number(recommender_pb2.PictureFormat, "PICTURE_FORMAT_", picture_format, "format")
+    number = enum_number(picture_pb2.PictureFormat, "PICTURE_FORMAT_", picture_format, "format")
     marked = recommend_request(request) if request is not None else None
-    return recommender_pb2.RenderDecisionTreeRequest(policy=policy, format=number, request=marked)
+    return picture_pb2.RenderDecisionTreeRequest(policy=policy, format=number, request=marked)
 
 
-def get_method_request(method: MethodName | str | int, policy: str) -> recommender_pb2.GetMethodRequest:
+def get_method_request(method: MethodName | str | int, policy: str) -> method_card_pb2.GetMethodRequest:
     """Request of GetMethod."""
-    number = enum_number(recommender_pb2.Method, "METHOD_", method, "method")
-    return recommender_pb2.GetMethodRequest(method=number, policy=policy)
+    number = enum_number(method_pb2.Method, "METHOD_", method, "method")
+    return method_card_pb2.GetMethodRequest(method=number, policy=policy)
 
 
 def estimate_request(
@@ -113,15 +113,15 @@ def estimate_request(
     evaluation_profile: ProfileLike | None = None,
     view: View = "BASIC",
     pinned: RevisionLike | None = None,
-) -> estimator_pb2.EstimateRunRequest:
+) -> estimate_pb2.EstimateRunRequest:
     """Request of EstimateRun."""
-    if isinstance(spec, estimator_pb2.EstimateRunRequest):
+    if isinstance(spec, estimate_pb2.EstimateRunRequest):
         return spec
-    return estimator_pb2.EstimateRunRequest(
+    return estimate_pb2.EstimateRunRequest(
         spec=coerced(run_spec_pb2.RunSpec, spec),
         dataset_profile=_profile(dataset_profile, "dataset_profile"),
         evaluation_profile=_profile(evaluation_profile, "evaluation_profile"),
-        view=enum_number(estimator_pb2.EstimateView, "ESTIMATE_VIEW_", view, "view"),
+        view=enum_number(estimate_pb2.EstimateView, "ESTIMATE_VIEW_", view, "view"),
         pinned=None if pinned is None else coerced(evidence_pb2.Revision, pinned, prefix="pinned"),
     )
 
@@ -137,7 +137,7 @@ def batch_request(rows: BatchLike) -> estimator_pb2.BatchEstimateRunsRequest:
 
 def batch_results(
     response: estimator_pb2.BatchEstimateRunsResponse,
-) -> dict[str, estimator_pb2.Estimate | FinetreeError]:
+) -> dict[str, estimate_pb2.Estimate | FinetreeError]:
     """Rows of a batch by key: an estimate, or the exception that the row alone would have raised."""
     return {
         row.key: error_of_status(row.error) if row.WhichOneof("result") == "error" else row.estimate
@@ -152,28 +152,28 @@ def check_request(
     dataset_profile: ProfileLike | None = None,
     evaluation_profile: ProfileLike | None = None,
     pinned: RevisionLike | None = None,
-) -> estimator_pb2.CheckPlanRequest:
+) -> check_plan_pb2.CheckPlanRequest:
     """Request of CheckPlan."""
     run = estimate_request(spec, dataset_profile=dataset_profile, evaluation_profile=evaluation_profile, pinned=pinned)
-    return estimator_pb2.CheckPlanRequest(run=run, policy=coerced(estimator_pb2.PlanPolicy, policy, prefix="policy"))
+    return check_plan_pb2.CheckPlanRequest(run=run, policy=coerced(check_plan_pb2.PlanPolicy, policy, prefix="policy"))
 
 
-def prices_request(accelerator: str, provider: str, term: str | int, page_size: int) -> estimator_pb2.ListPricesRequest:
+def prices_request(accelerator: str, provider: str, term: str | int, page_size: int) -> catalog_pb2.ListPricesRequest:
     """Request of ListPrices."""
-    number = enum_number(estimator_pb2.PriceTerm, "PRICE_TERM_", term, "term")
-    return estimator_pb2.ListPricesRequest(accelerator=accelerator, provider=provider, term=number, page_size=page_size)
+    number = enum_number(catalog_pb2.PriceTerm, "PRICE_TERM_", term, "term")
+    return catalog_pb2.ListPricesRequest(accelerator=accelerator, provider=provider, term=number, page_size=page_size)
 
 
-def observation_request(observation: ObservationLike, request_id: str) -> estimator_pb2.ReportObservationRequest:
+def observation_request(observation: ObservationLike, request_id: str) -> calibration_pb2.ReportObservationRequest:
     """Request of ReportObservation; a retry of the call carries the same request id."""
-    return estimator_pb2.ReportObservationRequest(
-        observation=coerced(estimator_pb2.Observation, observation, prefix="observation"),
+    return calibration_pb2.ReportObservationRequest(
+        observation=coerced(calibration_pb2.Observation, observation, prefix="observation"),
         request_id=request_id or new_request_id(),
     )
 
 
 def job_request(
-    spec: SpecLike | trainer_pb2.JobRequest,
+    spec: SpecLike | job_pb2.JobTemplate,
     *,
     display_name: str = "",
     kind: Kind = "TRAIN",
@@ -183,12 +183,12 @@ def job_request(
     labels: Mapping[str, str] | None = None,
     annotations: Mapping[str, str] | None = None,
     plan_digest: str = "",
-    recommendation: recommender_pb2.RecommendResponse | None = None,
-) -> trainer_pb2.JobRequest:
+    recommendation: recommendation_pb2.RecommendResponse | None = None,
+) -> job_pb2.JobTemplate:
     """A job as CreateJob and ValidateJob take it. A whole JobRequest passes as it is."""
-    if isinstance(spec, trainer_pb2.JobRequest):
+    if isinstance(spec, job_pb2.JobTemplate):
         return spec
-    job = trainer_pb2.JobRequest(
+    job = job_pb2.JobTemplate(
         display_name=display_name,
         kind=enum_number(job_pb2.JobKind, "JOB_KIND_", kind, "kind"),
         spec=coerced(run_spec_pb2.RunSpec, spec),
@@ -213,15 +213,15 @@ def cancel_request(name: str, mode: Mode, request_id: str) -> trainer_pb2.Cancel
     return trainer_pb2.CancelJobRequest(name=name, mode=number, request_id=request_id)
 
 
-def capacity_request(wait_for_rate: float) -> trainer_pb2.GetCapacityRequest:
+def capacity_request(wait_for_rate: float) -> capacity_pb2.GetCapacityRequest:
     """Request of GetCapacity."""
-    request = trainer_pb2.GetCapacityRequest()
+    request = capacity_pb2.GetCapacityRequest()
     request.wait_for_rate.FromNanoseconds(round(wait_for_rate * 1e9))
     return request
 
 
-def _profile(value: ProfileLike | None, prefix: str) -> run_spec_pb2.DatasetProfile | None:
-    return None if value is None else coerced(run_spec_pb2.DatasetProfile, value, prefix=prefix)
+def _profile(value: ProfileLike | None, prefix: str) -> training_data_pb2.DatasetProfile | None:
+    return None if value is None else coerced(training_data_pb2.DatasetProfile, value, prefix=prefix)
 
 
 def unknown_service(service: object) -> InvalidArgument:
@@ -249,10 +249,10 @@ def event_kinds(kinds: Sequence[str | int]) -> list[Any]:
     return [enum_number(event_pb2.EventKind, "EVENT_KIND_", kind, "kinds") for kind in kinds]
 
 
-def last_events_request(name: str, last: int, kinds: Sequence[str | int]) -> trainer_pb2.ListEventsRequest:
+def last_events_request(name: str, last: int, kinds: Sequence[str | int]) -> event_log_pb2.ListEventsRequest:
     """Request of ListEvents for the newest events."""
-    return trainer_pb2.ListEventsRequest(
-        name=name, order=trainer_pb2.EVENT_ORDER_DESCENDING, page_size=last, kinds=event_kinds(kinds)
+    return event_log_pb2.ListEventsRequest(
+        name=name, order=event_log_pb2.EVENT_ORDER_DESCENDING, page_size=last, kinds=event_kinds(kinds)
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 
 from finetree._shared.files import PIECE, Content, Progress, Source
 from finetree.errors import FinetreeError
@@ -24,8 +24,8 @@ def create_request(
     labels: Mapping[str, str] | None,
     request_id: str,
     *,
-    format_: dataset_pb2.DatasetFormat.ValueType,
-    reading: run_spec_pb2.DatasetReading | None,
+    format_: training_data_pb2.FileFormat.ValueType,
+    reading: training_data_pb2.DatasetReading | None,
 ) -> dataset_pb2.CreateDatasetRequest:
     """Request of CreateDataset."""
     return dataset_pb2.CreateDatasetRequest(
@@ -40,21 +40,21 @@ def create_request(
     )
 
 
-def file_format(source: Source) -> dataset_pb2.DatasetFormat.ValueType:
+def file_format(source: Source) -> training_data_pb2.FileFormat.ValueType:
     """What a file's name says of it, where its content may not; the service finds the rest in the content."""
     if isinstance(source, str | Path):
         suffixes = [suffix.lower() for suffix in Path(source).suffixes]
         found = (_BY_SUFFIX[suffix] for suffix in reversed(suffixes) if suffix in _BY_SUFFIX)
-        return next(found, dataset_pb2.DATASET_FORMAT_UNSPECIFIED)
+        return next(found, training_data_pb2.FILE_FORMAT_UNSPECIFIED)
     rows = not isinstance(source, bytes)
-    return dataset_pb2.DATASET_FORMAT_JSONL if rows else dataset_pb2.DATASET_FORMAT_UNSPECIFIED
+    return training_data_pb2.FILE_FORMAT_JSONL if rows else training_data_pb2.FILE_FORMAT_UNSPECIFIED
 
 
 _BY_SUFFIX = {
-    ".csv": dataset_pb2.DATASET_FORMAT_CSV,
-    ".tsv": dataset_pb2.DATASET_FORMAT_TSV,
-    ".txt": dataset_pb2.DATASET_FORMAT_TEXT,
-    ".md": dataset_pb2.DATASET_FORMAT_TEXT,
+    ".csv": training_data_pb2.FILE_FORMAT_CSV,
+    ".tsv": training_data_pb2.FILE_FORMAT_TSV,
+    ".txt": training_data_pb2.FILE_FORMAT_TEXT,
+    ".md": training_data_pb2.FILE_FORMAT_TEXT,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
 from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
 from finetree_api.trainer.v1 import trainer_pb2, trainer_pb2_grpc
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.types.v1 import server_pb2
 
 from finetree._shared import methods
 from finetree._shared.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
@@ -107,7 +107,7 @@ class Client(Questions, Plans, Datasets, BaseModels, Jobs):
         """Typed gRPC stubs, for what this client does not offer."""
         return Raw(self._transport)
 
-    def server_info(self, service: Service, *, timeout: float | None = None) -> evidence_pb2.ServerInfo:
+    def server_info(self, service: Service, *, timeout: float | None = None) -> server_pb2.ServerInfo:
         """What a server is: version, API revisions, features, limits.
 
         Args:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 
 from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 
 from finetree._shared import methods
 from finetree._shared.channels import new_request_id
@@ -31,7 +31,7 @@ class Datasets:
         *,
         display_name: str = "",
         labels: Mapping[str, str] | None = None,
-        reading: run_spec_pb2.DatasetReading | None = None,
+        reading: training_data_pb2.DatasetReading | None = None,
         on_progress: Progress | None = None,
         timeout: float | None = None,
         request_id: str = "",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import artifact_pb2
 
 from finetree._shared import methods
 from finetree._shared.files import Download, Progress, Tally, artifact_folder
@@ -20,7 +20,7 @@ from finetree.errors import FinetreeError
 
 def download(
     transport: Transport,
-    artifacts: Sequence[job_pb2.Artifact],
+    artifacts: Sequence[artifact_pb2.Artifact],
     directory: Path,
     on_progress: Progress | None,
     deadline: float | None,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from finetree_api.trainer.v1 import event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2, trainer_pb2
 
 from finetree._shared import methods
 from finetree._shared.follow import Follow, ended_early, heartbeats_missed
@@ -30,7 +30,7 @@ class EventStream:
     def __init__(self, transport: Transport, follow: Follow, *, deadline: float | None = None) -> None:
         self._transport, self._follow = transport, follow
         self._backoff = Backoff(transport.options.reconnect_timeout, deadline)
-        self._stream: Stream[trainer_pb2.WatchJobResponse] | None = None
+        self._stream: Stream[event_log_pb2.WatchJobResponse] | None = None
         self._watchdog: Watchdog | None = None
         self._closed = threading.Event()
 
@@ -85,7 +85,7 @@ class EventStream:
         self._follow.accept(batch)
         self._backoff.progressed()
 
-    def _attached(self) -> tuple[Stream[trainer_pb2.WatchJobResponse], Watchdog]:
+    def _attached(self) -> tuple[Stream[event_log_pb2.WatchJobResponse], Watchdog]:
         if self._stream is not None and self._stream.generation != GATE.generation:
             self._forget()
         if self._stream is None or self._watchdog is None:

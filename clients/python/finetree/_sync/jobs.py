@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import capacity_pb2, job_pb2, trainer_pb2
 
 from finetree._shared import methods
 from finetree._shared.channels import new_request_id
@@ -31,7 +31,7 @@ class Jobs:
 
     def validate_job(
         self,
-        spec: SpecLike | trainer_pb2.JobRequest,
+        spec: SpecLike | job_pb2.JobTemplate,
         *,
         timeout: float | None = None,
         **fields: Unpack[JobFields],
@@ -46,7 +46,7 @@ class Jobs:
 
     def create_job(
         self,
-        spec: SpecLike | trainer_pb2.JobRequest,
+        spec: SpecLike | job_pb2.JobTemplate,
         *,
         timeout: float | None = None,
         request_id: str = "",
@@ -136,7 +136,7 @@ class Jobs:
 
         return Pages(fetch)
 
-    def capacity(self, *, wait_for_rate: float = 0.0, timeout: float | None = None) -> trainer_pb2.GetCapacityResponse:
+    def capacity(self, *, wait_for_rate: float = 0.0, timeout: float | None = None) -> capacity_pb2.GetCapacityResponse:
         """What the trainer can run and what runs now.
 
         Args:

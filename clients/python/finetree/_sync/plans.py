@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from finetree_api.estimator.v1 import estimator_pb2
+from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2
 
 from finetree._shared import methods
 from finetree._shared.requests import (
@@ -35,7 +35,7 @@ class Plans:
         pinned: RevisionLike | None = None,
         timeout: float | None = None,
         request_id: str = "",
-    ) -> estimator_pb2.CheckPlanResponse:
+    ) -> check_plan_pb2.CheckPlanResponse:
         """Hold a run against limits: one check for each limit, and what would pass.
 
         Args:
@@ -65,7 +65,7 @@ class Plans:
         term: str | int = 0,
         page_size: int = 0,
         timeout: float | None = None,
-    ) -> Pages[estimator_pb2.Price]:
+    ) -> Pages[catalog_pb2.Price]:
         """Quotes of the price book by accelerator, then by price, fetched page by page.
 
         Args:
@@ -77,7 +77,7 @@ class Plans:
         """
         request = prices_request(accelerator, provider, term, page_size)
 
-        def fetch(token: str) -> tuple[list[estimator_pb2.Price], str]:
+        def fetch(token: str) -> tuple[list[catalog_pb2.Price], str]:
             request.page_token = token
             page = self._transport.unary(methods.LIST_PRICES, request, timeout=timeout)
             return list(page.prices), page.next_page_token
@@ -86,7 +86,7 @@ class Plans:
 
     def report_observation(
         self, observation: ObservationLike, *, timeout: float | None = None, request_id: str = ""
-    ) -> estimator_pb2.ReportObservationResponse:
+    ) -> calibration_pb2.ReportObservationResponse:
         """Tell the estimator what a run measured. The same job and attempt count once.
 
         Args:
@@ -105,7 +105,7 @@ class Plans:
 
     def get_calibration(
         self, device: str = "", *, points: int = 50, timeout: float | None = None
-    ) -> estimator_pb2.GetCalibrationResponse:
+    ) -> calibration_pb2.GetCalibrationResponse:
         """What the estimator has learned from observed runs, with the newest points that it rests on.
 
         Args:
@@ -113,7 +113,7 @@ class Plans:
             points: how many of the newest points, at most 1000.
             timeout: seconds; None means the client's timeout, else 10.
         """
-        request = estimator_pb2.GetCalibrationRequest(device=device, page_size=points)
+        request = calibration_pb2.GetCalibrationRequest(device=device, page_size=points)
         return self._transport.unary(methods.GET_CALIBRATION, request, timeout=timeout)
 
     def reset_calibration(self, device: str = "", *, timeout: float | None = None) -> int:
@@ -126,5 +126,5 @@ class Plans:
         Raises:
             FailedPrecondition: CALIBRATION_OFF.
         """
-        request = estimator_pb2.ResetCalibrationRequest(device=device)
+        request = calibration_pb2.ResetCalibrationRequest(device=device)
         return self._transport.unary(methods.RESET_CALIBRATION, request, timeout=timeout).removed

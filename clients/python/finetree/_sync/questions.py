@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.recommender.v1 import recommender_pb2
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
+from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, rule_pack_pb2
 
 from finetree._shared import methods
 from finetree._shared.requests import (
@@ -35,7 +35,7 @@ class Questions:
 
     def recommend(
         self, request: RecommendLike, *, timeout: float | None = None, request_id: str = ""
-    ) -> recommender_pb2.RecommendResponse:
+    ) -> recommendation_pb2.RecommendResponse:
         """Recommend a method and a complete recipe.
 
         Args:
@@ -59,7 +59,7 @@ class Questions:
         policy: str = "",
         picture_format: PictureFormat | int = "text",
         timeout: float | None = None,
-    ) -> recommender_pb2.RenderDecisionTreeResponse:
+    ) -> picture_pb2.RenderDecisionTreeResponse:
         """How a rule pack decides, as a picture, and as nodes and edges with the ids that a trace uses.
 
         Args:
@@ -78,7 +78,7 @@ class Questions:
 
     def render_frontier(
         self, request: RecommendLike, *, timeout: float | None = None
-    ) -> recommender_pb2.RenderFrontierResponse:
+    ) -> picture_pb2.RenderFrontierResponse:
         """The five methods beside each other by quality, memory, time and cost, as SVG.
 
         Args:
@@ -90,10 +90,10 @@ class Questions:
             NotFound: MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, POLICY_NOT_FOUND.
             FailedPrecondition: REVISION_UNAVAILABLE.
         """
-        question = recommender_pb2.RenderFrontierRequest(request=recommend_request(request))
+        question = picture_pb2.RenderFrontierRequest(request=recommend_request(request))
         return self._transport.unary(methods.RENDER_FRONTIER, question, timeout=timeout)
 
-    def list_methods(self, *, policy: str = "", timeout: float | None = None) -> list[recommender_pb2.MethodCard]:
+    def list_methods(self, *, policy: str = "", timeout: float | None = None) -> list[method_card_pb2.MethodCard]:
         """The cards of the five methods.
 
         Args:
@@ -103,10 +103,10 @@ class Questions:
         Raises:
             NotFound: POLICY_NOT_FOUND.
         """
-        request = recommender_pb2.ListMethodsRequest(policy=policy)
+        request = method_card_pb2.ListMethodsRequest(policy=policy)
         return list(self._transport.unary(methods.LIST_METHODS, request, timeout=timeout).methods)
 
-    def method_guide(self, *, policy: str = "", timeout: float | None = None) -> recommender_pb2.Guide:
+    def method_guide(self, *, policy: str = "", timeout: float | None = None) -> method_card_pb2.Guide:
         """What a rule pack says beside the cards: its questionnaire, hardware chart, situations and examples.
 
         Args:
@@ -116,12 +116,12 @@ class Questions:
         Raises:
             NotFound: POLICY_NOT_FOUND.
         """
-        request = recommender_pb2.ListMethodsRequest(policy=policy)
+        request = method_card_pb2.ListMethodsRequest(policy=policy)
         return self._transport.unary(methods.LIST_METHODS, request, timeout=timeout).guide
 
     def get_method(
         self, method: MethodName | int, *, policy: str = "", timeout: float | None = None
-    ) -> recommender_pb2.MethodCard:
+    ) -> method_card_pb2.MethodCard:
         """The card of a method: "full", "lora", "qlora", "prefix" or "adapter".
 
         Args:
@@ -136,16 +136,16 @@ class Questions:
         request = get_method_request(method, policy)
         return self._transport.unary(methods.GET_METHOD, request, timeout=timeout).method
 
-    def list_policies(self, *, timeout: float | None = None) -> list[recommender_pb2.Policy]:
+    def list_policies(self, *, timeout: float | None = None) -> list[rule_pack_pb2.RulePack]:
         """The rule packs of the service, also those that cannot be used, with what is wrong with them.
 
         Args:
             timeout: seconds; None means the client's timeout, else 10.
         """
-        request = recommender_pb2.ListPoliciesRequest()
+        request = rule_pack_pb2.ListRulePacksRequest()
         return list(self._transport.unary(methods.LIST_POLICIES, request, timeout=timeout).policies)
 
-    def get_policy(self, policy: str = "", *, timeout: float | None = None) -> recommender_pb2.GetPolicyResponse:
+    def get_policy(self, policy: str = "", *, timeout: float | None = None) -> rule_pack_pb2.GetRulePackResponse:
         """A rule pack in full: its questionnaire, its tree and every rule.
 
         Args:
@@ -155,7 +155,7 @@ class Questions:
         Raises:
             NotFound: POLICY_NOT_FOUND.
         """
-        request = recommender_pb2.GetPolicyRequest(policy=policy)
+        request = rule_pack_pb2.GetRulePackRequest(policy=policy)
         return self._transport.unary(methods.GET_POLICY, request, timeout=timeout)
 
     def estimate(
@@ -168,7 +168,7 @@ class Questions:
         pinned: RevisionLike | None = None,
         timeout: float | None = None,
         request_id: str = "",
-    ) -> estimator_pb2.Estimate:
+    ) -> estimate_pb2.Estimate:
         """Memory, time and cost of a run, as intervals.
 
         Args:
@@ -192,7 +192,7 @@ class Questions:
 
     def estimate_batch(
         self, rows: BatchLike, *, timeout: float | None = None, request_id: str = ""
-    ) -> dict[str, estimator_pb2.Estimate | FinetreeError]:
+    ) -> dict[str, estimate_pb2.Estimate | FinetreeError]:
         """Many estimates in one call. A row that fails holds its exception and spoils no other.
 
         Args:
@@ -210,7 +210,7 @@ class Questions:
 
     def list_models(
         self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
-    ) -> Pages[estimator_pb2.Model]:
+    ) -> Pages[catalog_pb2.Model]:
         """Models of the catalogue in the order of their names, fetched page by page.
 
         Args:
@@ -219,8 +219,8 @@ class Questions:
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
 
-        def fetch(token: str) -> tuple[list[estimator_pb2.Model], str]:
-            request = estimator_pb2.ListModelsRequest(prefix=prefix, page_size=page_size, page_token=token)
+        def fetch(token: str) -> tuple[list[catalog_pb2.Model], str]:
+            request = catalog_pb2.ListModelsRequest(prefix=prefix, page_size=page_size, page_token=token)
             page = self._transport.unary(methods.LIST_MODELS, request, timeout=timeout)
             return list(page.models), page.next_page_token
 
@@ -228,7 +228,7 @@ class Questions:
 
     def list_accelerators(
         self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
-    ) -> Pages[estimator_pb2.Accelerator]:
+    ) -> Pages[catalog_pb2.Accelerator]:
         """Accelerators of the catalogue in the order of their names, fetched page by page.
 
         Args:
@@ -237,8 +237,8 @@ class Questions:
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
 
-        def fetch(token: str) -> tuple[list[estimator_pb2.Accelerator], str]:
-            request = estimator_pb2.ListAcceleratorsRequest(prefix=prefix, page_size=page_size, page_token=token)
+        def fetch(token: str) -> tuple[list[catalog_pb2.Accelerator], str]:
+            request = catalog_pb2.ListAcceleratorsRequest(prefix=prefix, page_size=page_size, page_token=token)
             page = self._transport.unary(methods.LIST_ACCELERATORS, request, timeout=timeout)
             return list(page.accelerators), page.next_page_token
 

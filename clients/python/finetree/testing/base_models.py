@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import threading
 
-from finetree_api.trainer.v1 import base_model_pb2 as bm
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.trainer.v1 import base_model_pb2
+from finetree_api.types.v1 import model_pb2
 
 from finetree._shared import methods
 from finetree.errors import NotFound
@@ -21,19 +21,22 @@ class FakeBaseModels:
 
     def __init__(self, wire: Wire) -> None:
         self._lock = threading.RLock()
-        self._models: dict[str, bm.BaseModel] = {}
+        self._models: dict[str, base_model_pb2.BaseModel] = {}
         self.add("acme/small")
         wire.unary(methods.LIST_BASE_MODELS, self.list)
-        wire.unary(methods.GET_BASE_MODEL, lambda request: bm.GetBaseModelResponse(base_model=self.find(request.name)))
+        wire.unary(
+            methods.GET_BASE_MODEL,
+            lambda request: base_model_pb2.GetBaseModelResponse(base_model=self.find(request.name)),
+        )
         wire.unary(methods.DELETE_BASE_MODEL, self.delete)
 
-    def add(self, hub_id: str, commit: str = COMMIT) -> bm.BaseModel:
+    def add(self, hub_id: str, commit: str = COMMIT) -> base_model_pb2.BaseModel:
         """Put a model of a hub there."""
-        model = bm.BaseModel(
+        model = base_model_pb2.BaseModel(
             name=f"models/{hub_id.lower().replace('/', '--')}@{commit}",
-            origin=bm.BASE_MODEL_ORIGIN_HUB,
-            state=bm.BASE_MODEL_STATE_READY,
-            source=run_spec_pb2.ModelSource(hub=run_spec_pb2.HubModel(id=hub_id, revision=commit)),
+            origin=base_model_pb2.BASE_MODEL_ORIGIN_HUB,
+            state=base_model_pb2.BASE_MODEL_STATE_READY,
+            source=model_pb2.ModelSource(hub=model_pb2.HubModel(id=hub_id, revision=commit)),
             hub_id=hub_id,
             revision=commit,
             refs=["main"],
@@ -46,7 +49,7 @@ class FakeBaseModels:
             self._models[model.name] = model
         return model
 
-    def find(self, name: str) -> bm.BaseModel:
+    def find(self, name: str) -> base_model_pb2.BaseModel:
         """A base model by its name or hub id.
 
         Raises:
@@ -58,17 +61,19 @@ class FakeBaseModels:
                     return model
         raise NotFound(f"name: no base model {name!r} is here", reason="MODEL_NOT_FOUND")
 
-    def list(self, request: bm.ListBaseModelsRequest) -> bm.ListBaseModelsResponse:
+    def list(self, request: base_model_pb2.ListBaseModelsRequest) -> base_model_pb2.ListBaseModelsResponse:
         """A page of base models."""
         with self._lock:
             found = [self._models[name] for name in sorted(self._models)]
         start, size = int(request.page_token or 0), request.page_size or 50
         end = start + size
-        return bm.ListBaseModelsResponse(base_models=found[start:end], next_page_token=next_token(end, len(found)))
+        return base_model_pb2.ListBaseModelsResponse(
+            base_models=found[start:end], next_page_token=next_token(end, len(found))
+        )
 
-    def delete(self, request: bm.DeleteBaseModelRequest) -> bm.DeleteBaseModelResponse:
+    def delete(self, request: base_model_pb2.DeleteBaseModelRequest) -> base_model_pb2.DeleteBaseModelResponse:
         """Remove a base model."""
         with self._lock:
             model = self.find(request.name)
             del self._models[model.name]
-        return bm.DeleteBaseModelResponse(base_model=model)
+        return base_model_pb2.DeleteBaseModelResponse(base_model=model)

@@ -9,8 +9,8 @@ import threading
 import uuid
 from collections.abc import Iterator
 
-from finetree_api.trainer.v1 import dataset_pb2 as ds
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.trainer.v1 import dataset_pb2
+from finetree_api.types.v1 import training_data_pb2
 
 from finetree._shared import methods
 from finetree.errors import (
@@ -35,15 +35,15 @@ class FakeDatasets:
     """
 
     def __init__(self, wire: Wire) -> None:
-        self.preview: list[ds.PreviewRow] = []
+        self.preview: list[dataset_pb2.PreviewRow] = []
         self._lock = threading.RLock()
-        self._datasets: dict[str, ds.Dataset] = {}
+        self._datasets: dict[str, dataset_pb2.Dataset] = {}
         self._bytes: dict[str, bytearray] = {}
         self._requests: dict[str, bytes] = {}
         self._cut_after: int | None = None
         wire.unary(methods.CREATE_DATASET, self.create)
         wire.upload(methods.WRITE_DATASET, self.write)
-        wire.unary(methods.GET_DATASET, lambda request: ds.GetDatasetResponse(dataset=self.find(request.name)))
+        wire.unary(methods.GET_DATASET, lambda request: dataset_pb2.GetDatasetResponse(dataset=self.find(request.name)))
         wire.unary(methods.LIST_DATASETS, self.list)
         wire.unary(methods.DELETE_DATASET, self.delete)
         wire.unary(methods.PREVIEW_DATASET, self.show)
@@ -57,7 +57,7 @@ class FakeDatasets:
         with self._lock:
             return bytes(self._bytes[name])
 
-    def find(self, name: str) -> ds.Dataset:
+    def find(self, name: str) -> dataset_pb2.Dataset:
         """A dataset.
 
         Raises:
@@ -68,7 +68,7 @@ class FakeDatasets:
                 raise NotFound(f"no dataset {name!r}", reason="DATASET_NOT_FOUND")
             return self._datasets[name]
 
-    def create(self, request: ds.CreateDatasetRequest) -> ds.CreateDatasetResponse:
+    def create(self, request: dataset_pb2.CreateDatasetRequest) -> dataset_pb2.CreateDatasetResponse:
         """The same content gives the existing dataset."""
         with self._lock:
             body = request.sha256.encode()
@@ -76,22 +76,22 @@ class FakeDatasets:
                 raise AlreadyExists("the request_id was used for another dataset", reason="REQUEST_ID_REUSED")
             for existing in self._datasets.values():
                 if existing.sha256 == request.sha256 and existing.name.startswith(f"{request.parent}/"):
-                    return ds.CreateDatasetResponse(dataset=existing)
+                    return dataset_pb2.CreateDatasetResponse(dataset=existing)
             uid = str(uuid.uuid4())
             name = f"{request.parent or 'projects/default'}/datasets/{uid}"
             self._bytes[name] = bytearray()
-            self._datasets[name] = ds.Dataset(
+            self._datasets[name] = dataset_pb2.Dataset(
                 name=name,
                 uid=uid,
                 display_name=request.display_name,
-                state=ds.DATASET_STATE_UPLOADING,
+                state=dataset_pb2.DATASET_STATE_UPLOADING,
                 size_bytes=request.size_bytes,
                 sha256=request.sha256,
                 labels=request.labels,
             )
-            return ds.CreateDatasetResponse(dataset=self._datasets[name])
+            return dataset_pb2.CreateDatasetResponse(dataset=self._datasets[name])
 
-    def write(self, requests: Iterator[ds.WriteDatasetRequest]) -> ds.WriteDatasetResponse:
+    def write(self, requests: Iterator[dataset_pb2.WriteDatasetRequest]) -> dataset_pb2.WriteDatasetResponse:
         """Every message is committed as it comes."""
         name = ""
         for request in requests:
@@ -102,38 +102,40 @@ class FakeDatasets:
             dataset = self.find(name)
             if dataset.committed_bytes == dataset.size_bytes:
                 self._check(dataset)
-            return ds.WriteDatasetResponse(dataset=dataset)
+            return dataset_pb2.WriteDatasetResponse(dataset=dataset)
 
-    def list(self, request: ds.ListDatasetsRequest) -> ds.ListDatasetsResponse:
+    def list(self, request: dataset_pb2.ListDatasetsRequest) -> dataset_pb2.ListDatasetsResponse:
         """Newest first, in pages."""
         with self._lock:
             mine = [each for each in self._datasets.values() if each.name.startswith(f"{request.parent}/")][::-1]
         start, size = int(request.page_token or 0), request.page_size or 50
-        return ds.ListDatasetsResponse(
+        return dataset_pb2.ListDatasetsResponse(
             datasets=mine[start : start + size], next_page_token=next_token(start + size, len(mine))
         )
 
-    def delete(self, request: ds.DeleteDatasetRequest) -> ds.DeleteDatasetResponse:
+    def delete(self, request: dataset_pb2.DeleteDatasetRequest) -> dataset_pb2.DeleteDatasetResponse:
         """Gone at once."""
         with self._lock:
             del self._datasets[self.find(request.name).name]
-        return ds.DeleteDatasetResponse()
+        return dataset_pb2.DeleteDatasetResponse()
 
-    def show(self, request: ds.PreviewDatasetRequest) -> ds.PreviewDatasetResponse:
+    def show(self, request: dataset_pb2.PreviewDatasetRequest) -> dataset_pb2.PreviewDatasetResponse:
         """The rows of `preview` that the request wants, in pages."""
         if request.name:
             self.find(request.name)
         if not self.preview:
             raise FailedPrecondition("no PREPARE job has reported on this dataset", reason="NO_PREVIEW")
-        finding = ds.PreviewFilter.Name(request.filter).removeprefix("PREVIEW_FILTER_").lower()
+        finding = dataset_pb2.PreviewFilter.Name(request.filter).removeprefix("PREVIEW_FILTER_").lower()
         rows = [row for row in self.preview if request.split in ("", row.split)]
         rows = [row for row in rows if not request.filter or getattr(row, finding)]
         start, size = int(request.page_token or 0), request.page_size or 20
         token = next_token(start + size, len(rows))
-        return ds.PreviewDatasetResponse(rows=rows[start : start + size], next_page_token=token, job=request.job)
+        return dataset_pb2.PreviewDatasetResponse(
+            rows=rows[start : start + size], next_page_token=token, job=request.job
+        )
 
-    def _append(self, dataset: ds.Dataset, request: ds.WriteDatasetRequest) -> None:
-        if dataset.state == ds.DATASET_STATE_READY:
+    def _append(self, dataset: dataset_pb2.Dataset, request: dataset_pb2.WriteDatasetRequest) -> None:
+        if dataset.state == dataset_pb2.DATASET_STATE_READY:
             raise FailedPrecondition("nothing is left to write", reason="DATASET_READY")
         if request.offset != dataset.committed_bytes:
             raise OutOfRange(
@@ -147,7 +149,7 @@ class FakeDatasets:
             self._cut_after = None
             raise Unavailable("the upload was cut", reason="SHUTTING_DOWN")
 
-    def _check(self, dataset: ds.Dataset) -> None:
+    def _check(self, dataset: dataset_pb2.Dataset) -> None:
         content = bytes(self._bytes[dataset.name])
         try:
             if hashlib.sha256(content).hexdigest() != dataset.sha256:
@@ -156,9 +158,11 @@ class FakeDatasets:
         except FinetreeError:
             del self._datasets[dataset.name]
             raise
-        dataset.profile.CopyFrom(run_spec_pb2.DatasetProfile(examples=len(rows)))
-        dataset.row_schema = ds.ROW_SCHEMA_CHAT if "messages" in rows[0] else ds.ROW_SCHEMA_TEXT
-        dataset.state = ds.DATASET_STATE_READY
+        dataset.profile.CopyFrom(training_data_pb2.DatasetProfile(examples=len(rows)))
+        dataset.row_schema = (
+            training_data_pb2.ROW_FORMAT_CHAT if "messages" in rows[0] else training_data_pb2.ROW_FORMAT_TEXT
+        )
+        dataset.state = dataset_pb2.DATASET_STATE_READY
 
 
 def _row(number: int, line: bytes) -> dict[str, object]:

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
 
 from finetree.testing.script import Script, changed, terminal
 
@@ -28,7 +28,7 @@ class FakeJob:
             name=f"{request.parent or 'projects/default'}/jobs/{uid}",
             uid=uid,
             display_name=given.display_name,
-            kind=given.kind or job_pb2.JOB_KIND_TRAIN,
+            kind=given.kind or job_pb2.TASK_KIND_TRAIN,
             spec=given.spec,
             labels=given.labels,
             annotations=given.annotations,
@@ -64,7 +64,7 @@ class FakeJob:
             self._store(changed(self.message.state, job_pb2.JOB_STATE_CANCELLING))
             self._store(terminal("CANCELLED", 0))
 
-    def artifacts(self) -> list[job_pb2.Artifact]:
+    def artifacts(self) -> list[artifact_pb2.Artifact]:
         """What it has made so far."""
         ready = [event.artifact_ready.artifact for event in self.log if event.HasField("artifact_ready")]
         return list(ready)
@@ -90,17 +90,17 @@ class FakeJob:
             job.error.CopyFrom(event.terminal.error)
             job.failure_category = event.terminal.failure_category
 
-    def _artifacts(self) -> list[job_pb2.Artifact]:
+    def _artifacts(self) -> list[artifact_pb2.Artifact]:
         name = f"{self.message.name}/artifacts/adapter"
         self.files[name] = dict(_contents(self.message.uid))
         files = [
-            job_pb2.ArtifactFile(path=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            artifact_pb2.ArtifactFile(path=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
             for path, data in self.files[name].items()
         ]
         return [
-            job_pb2.Artifact(
+            artifact_pb2.Artifact(
                 name=name,
-                kind=job_pb2.ARTIFACT_KIND_ADAPTER,
+                kind=artifact_pb2.ARTIFACT_KIND_ADAPTER,
                 files=files,
                 size_bytes=sum(file.size_bytes for file in files),
                 peft_type="LORA",

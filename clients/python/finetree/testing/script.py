@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from finetree_api.trainer.v1 import event_pb2 as e
-from finetree_api.trainer.v1 import job_pb2 as j
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 Outcome = Literal["SUCCEEDED", "FAILED", "CANCELLED"]
@@ -29,15 +28,15 @@ class Script:
     steps: int = 10
     outcome: Outcome = "SUCCEEDED"
     hold_at: int | None = None
-    reports: tuple[e.DatasetReport, ...] = ()
+    reports: tuple[event_pb2.DatasetReport, ...] = ()
 
-    def events(self, artifacts: Callable[[], list[j.Artifact]]) -> Iterator[e.JobEvent]:
+    def events(self, artifacts: Callable[[], list[artifact_pb2.Artifact]]) -> Iterator[event_pb2.JobEvent]:
         """The events in order, without what the log adds (job, number, time)."""
-        yield changed(j.JOB_STATE_UNSPECIFIED, j.JOB_STATE_QUEUED)
-        yield changed(j.JOB_STATE_QUEUED, j.JOB_STATE_PREPARING)
+        yield changed(job_pb2.JOB_STATE_UNSPECIFIED, job_pb2.JOB_STATE_QUEUED)
+        yield changed(job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_PREPARING)
         yield from _start()
         yield from map(_report, self.reports)
-        yield changed(j.JOB_STATE_PREPARING, j.JOB_STATE_RUNNING)
+        yield changed(job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_RUNNING)
         for step in range(1, self.steps + 1):
             yield _step(step, self.steps)
         if self.outcome == "SUCCEEDED":
@@ -45,62 +44,64 @@ class Script:
         yield terminal(self.outcome, self.steps)
 
 
-def changed(previous: j.JobState.ValueType, current: j.JobState.ValueType) -> e.JobEvent:
+def changed(previous: job_pb2.JobState.ValueType, current: job_pb2.JobState.ValueType) -> event_pb2.JobEvent:
     """A StateChanged event."""
-    word = j.JobState.Name(current).removeprefix("JOB_STATE_").lower()
-    return e.JobEvent(
-        kind=e.EVENT_KIND_STATE_CHANGED,
-        level=e.EVENT_LEVEL_INFO,
+    word = job_pb2.JobState.Name(current).removeprefix("JOB_STATE_").lower()
+    return event_pb2.JobEvent(
+        kind=event_pb2.EVENT_KIND_STATE_CHANGED,
+        level=event_pb2.EVENT_LEVEL_INFO,
         message=f"the job is {word}",
         state=current,
-        state_changed=e.StateChanged(previous=previous, current=current),
+        state_changed=event_pb2.StateChanged(previous=previous, current=current),
     )
 
 
-def terminal(outcome: Outcome, steps: int) -> e.JobEvent:
+def terminal(outcome: Outcome, steps: int) -> event_pb2.JobEvent:
     """A Terminal event."""
-    state = j.JobState.Value(f"JOB_STATE_{outcome}")
-    summary = e.RunSummary(first_loss=_loss(1), final_loss=_loss(steps), steps=steps, peak_memory_bytes=PEAK_BYTES)
-    end = e.Terminal(state=state, summary=summary)
+    state = job_pb2.JobState.Value(f"JOB_STATE_{outcome}")
+    summary = event_pb2.RunSummary(
+        first_loss=_loss(1), final_loss=_loss(steps), steps=steps, peak_memory_bytes=PEAK_BYTES
+    )
+    end = event_pb2.Terminal(state=state, summary=summary)
     if outcome == "FAILED":
         end.error.CopyFrom(_out_of_memory())
-        end.failure_category = j.FAILURE_CATEGORY_CAPACITY
-    return e.JobEvent(
-        kind=e.EVENT_KIND_TERMINAL,
-        level=e.EVENT_LEVEL_ERROR if outcome == "FAILED" else e.EVENT_LEVEL_INFO,
+        end.failure_category = job_pb2.FAILURE_CATEGORY_CAPACITY
+    return event_pb2.JobEvent(
+        kind=event_pb2.EVENT_KIND_TERMINAL,
+        level=event_pb2.EVENT_LEVEL_ERROR if outcome == "FAILED" else event_pb2.EVENT_LEVEL_INFO,
         message=f"the job has {outcome.lower()}",
         state=state,
         terminal=end,
     )
 
 
-def _start() -> Iterator[e.JobEvent]:
-    yield e.JobEvent(
-        kind=e.EVENT_KIND_ATTEMPT_STARTED,
-        level=e.EVENT_LEVEL_INFO,
+def _start() -> Iterator[event_pb2.JobEvent]:
+    yield event_pb2.JobEvent(
+        kind=event_pb2.EVENT_KIND_ATTEMPT_STARTED,
+        level=event_pb2.EVENT_LEVEL_INFO,
         message="attempt 1 starts",
-        attempt_started=e.AttemptStarted(reason="first", devices=["cpu"]),
+        attempt_started=event_pb2.AttemptStarted(reason="first", devices=["cpu"]),
     )
-    for phase in (j.JOB_PHASE_LOAD_MODEL, j.JOB_PHASE_TOKENIZE):
-        yield e.JobEvent(
-            kind=e.EVENT_KIND_PHASE_PROGRESS,
-            level=e.EVENT_LEVEL_DEBUG,
-            message=j.JobPhase.Name(phase).removeprefix("JOB_PHASE_").lower(),
-            phase_progress=e.PhaseProgress(phase=phase, fraction=1.0),
+    for phase in (job_pb2.JOB_PHASE_LOAD_MODEL, job_pb2.JOB_PHASE_TOKENIZE):
+        yield event_pb2.JobEvent(
+            kind=event_pb2.EVENT_KIND_PHASE_PROGRESS,
+            level=event_pb2.EVENT_LEVEL_DEBUG,
+            message=job_pb2.JobPhase.Name(phase).removeprefix("JOB_PHASE_").lower(),
+            phase_progress=event_pb2.PhaseProgress(phase=phase, fraction=1.0),
         )
 
 
-def _report(report: e.DatasetReport) -> e.JobEvent:
-    return e.JobEvent(
-        kind=e.EVENT_KIND_DATASET_REPORT,
-        level=e.EVENT_LEVEL_INFO,
+def _report(report: event_pb2.DatasetReport) -> event_pb2.JobEvent:
+    return event_pb2.JobEvent(
+        kind=event_pb2.EVENT_KIND_DATASET_REPORT,
+        level=event_pb2.EVENT_LEVEL_INFO,
         message=f"{report.split}: {report.rows} rows",
         dataset_report=report,
     )
 
 
-def _step(step: int, total: int) -> e.JobEvent:
-    metrics = e.StepMetrics(
+def _step(step: int, total: int) -> event_pb2.JobEvent:
+    metrics = event_pb2.StepMetrics(
         step=step,
         total_steps=total,
         loss=_loss(step),
@@ -112,27 +113,27 @@ def _step(step: int, total: int) -> e.JobEvent:
         processed_tokens=512 * step,
         step_seconds=0.512,
     )
-    return e.JobEvent(
-        kind=e.EVENT_KIND_STEP_METRICS,
-        level=e.EVENT_LEVEL_INFO,
+    return event_pb2.JobEvent(
+        kind=event_pb2.EVENT_KIND_STEP_METRICS,
+        level=event_pb2.EVENT_LEVEL_INFO,
         message=f"step {step} of {total}, loss {metrics.loss:.3f}",
         step_metrics=metrics,
     )
 
 
-def _end(steps: int, artifacts: list[j.Artifact]) -> Iterator[e.JobEvent]:
-    yield e.JobEvent(
-        kind=e.EVENT_KIND_EVAL_METRICS,
-        level=e.EVENT_LEVEL_INFO,
+def _end(steps: int, artifacts: list[artifact_pb2.Artifact]) -> Iterator[event_pb2.JobEvent]:
+    yield event_pb2.JobEvent(
+        kind=event_pb2.EVENT_KIND_EVAL_METRICS,
+        level=event_pb2.EVENT_LEVEL_INFO,
         message="evaluated",
-        eval_metrics=e.EvalMetrics(step=steps, loss=_loss(steps), exact_match=0.9, examples=40, seconds=1.0),
+        eval_metrics=event_pb2.EvalMetrics(step=steps, loss=_loss(steps), exact_match=0.9, examples=40, seconds=1.0),
     )
     for artifact in artifacts:
-        yield e.JobEvent(
-            kind=e.EVENT_KIND_ARTIFACT_READY,
-            level=e.EVENT_LEVEL_INFO,
+        yield event_pb2.JobEvent(
+            kind=event_pb2.EVENT_KIND_ARTIFACT_READY,
+            level=event_pb2.EVENT_LEVEL_INFO,
             message=f"{len(artifact.files)} files are ready",
-            artifact_ready=e.ArtifactReady(artifact=artifact),
+            artifact_ready=event_pb2.ArtifactReady(artifact=artifact),
         )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import grpc
-from finetree_api.trainer.v1 import event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_log_pb2, event_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2
 
 from finetree._shared import methods
@@ -53,7 +53,7 @@ class FakeTrainer:
         wire.unary(methods.LIST_EVENTS, self._events)
         wire.unary(
             methods.LIST_ARTIFACTS,
-            lambda r: trainer_pb2.ListArtifactsResponse(artifacts=self._find(r.parent).artifacts()),
+            lambda r: artifact_pb2.ListArtifactsResponse(artifacts=self._find(r.parent).artifacts()),
         )
         wire.stream(methods.DOWNLOAD_ARTIFACT, self._download)
         wire.unary(methods.GET_CAPACITY, self._capacity)
@@ -153,8 +153,8 @@ class FakeTrainer:
             return trainer_pb2.CancelJobResponse(job=job.message)
 
     def _watch(
-        self, request: trainer_pb2.WatchJobRequest, context: grpc.ServicerContext
-    ) -> Iterator[trainer_pb2.WatchJobResponse]:
+        self, request: event_log_pb2.WatchJobRequest, context: grpc.ServicerContext
+    ) -> Iterator[event_log_pb2.WatchJobResponse]:
         job = self._find(request.name)
         context.add_callback(self._wake)
         seq = self._start(request, job)
@@ -166,7 +166,7 @@ class FakeTrainer:
             batch, seq = self._next_batch(job, seq, heartbeat, context)
             shown = [event for event in batch if _wanted(event, request)]
             if context.is_active():
-                yield trainer_pb2.WatchJobResponse(
+                yield event_log_pb2.WatchJobResponse(
                     events=shown, cursor=f"{self._epoch}.{seq}", min_seq=1, last_seq=len(job.log)
                 )
             if seq in self._disconnects:
@@ -175,7 +175,7 @@ class FakeTrainer:
             if job.ended and seq == len(job.log):
                 return
 
-    def _start(self, request: trainer_pb2.WatchJobRequest, job: FakeJob) -> int:
+    def _start(self, request: event_log_pb2.WatchJobRequest, job: FakeJob) -> int:
         start = request.WhichOneof("start")
         if start == "cursor":
             epoch, separator, seq = request.cursor.partition(".")
@@ -212,19 +212,19 @@ class FakeTrainer:
         with self._changed:
             self._changed.notify_all()
 
-    def _events(self, request: trainer_pb2.ListEventsRequest) -> trainer_pb2.ListEventsResponse:
+    def _events(self, request: event_log_pb2.ListEventsRequest) -> event_log_pb2.ListEventsResponse:
         log = self._find(request.name).log
         chosen = [event for event in log if not request.kinds or event.kind in request.kinds]
-        if request.order == trainer_pb2.EVENT_ORDER_DESCENDING:
+        if request.order == event_log_pb2.EVENT_ORDER_DESCENDING:
             chosen.reverse()
         start, size = int(request.page_token or 0), request.page_size or 100
-        return trainer_pb2.ListEventsResponse(
+        return event_log_pb2.ListEventsResponse(
             events=chosen[start : start + size], next_page_token=next_token(start + size, len(chosen))
         )
 
     def _download(
-        self, request: trainer_pb2.DownloadArtifactRequest, context: grpc.ServicerContext
-    ) -> Iterator[trainer_pb2.DownloadArtifactResponse]:
+        self, request: artifact_pb2.DownloadArtifactRequest, context: grpc.ServicerContext
+    ) -> Iterator[artifact_pb2.DownloadArtifactResponse]:
         job = self._find(request.name.partition("/artifacts/")[0])
         files = job.files.get(request.name, {})
         if request.path not in files:
@@ -236,12 +236,12 @@ class FakeTrainer:
                 raise Unavailable("the download was cut", reason="SHUTTING_DOWN")
             if not context.is_active():
                 return
-            yield trainer_pb2.DownloadArtifactResponse(chunk=data[offset : offset + CHUNK], offset=offset)
+            yield artifact_pb2.DownloadArtifactResponse(chunk=data[offset : offset + CHUNK], offset=offset)
 
-    def _capacity(self, request: trainer_pb2.GetCapacityRequest) -> trainer_pb2.GetCapacityResponse:
-        device = trainer_pb2.Device(id="cpu", display_name="fake", total_bytes=8 * 2**30, slots=1, free_slots=1)
+    def _capacity(self, request: capacity_pb2.GetCapacityRequest) -> capacity_pb2.GetCapacityResponse:
+        device = capacity_pb2.Device(id="cpu", display_name="fake", total_bytes=8 * 2**30, slots=1, free_slots=1)
         rate = 1e12 if request.wait_for_rate.ToNanoseconds() else 0.0
-        return trainer_pb2.GetCapacityResponse(devices=[device], host_bf16_flops_per_second=rate)
+        return capacity_pb2.GetCapacityResponse(devices=[device], host_bf16_flops_per_second=rate)
 
 
 def _check(spec: run_spec_pb2.RunSpec) -> None:
@@ -252,7 +252,7 @@ def _check(spec: run_spec_pb2.RunSpec) -> None:
         raise NotFound(f"no model {spec.model.name!r}; list_models says what there is", reason="MODEL_NOT_FOUND")
 
 
-def _wanted(event: event_pb2.JobEvent, request: trainer_pb2.WatchJobRequest) -> bool:
+def _wanted(event: event_pb2.JobEvent, request: event_log_pb2.WatchJobRequest) -> bool:
     if request.kinds and event.kind not in request.kinds:
         return False
     return event.level >= request.min_level

@@ -221,8 +221,8 @@ class _Parser(argparse.ArgumentParser):
     """Raises SettingsError instead of printing the usage and ending the program."""
 
     def error(self, message: str) -> NoReturn:
-        reason = "SETTING_UNKNOWN" if "unrecognized" in message else "SETTING_INVALID"
-        raise SettingsError(reason, f"{message}; see --help")
+        unknown = "unrecognized" in message
+        raise SettingsError("SETTING_UNKNOWN" if unknown else "SETTING_INVALID", f"{message}; see --help")
 
 
 def _parser(options: list[_Option], prefix: str) -> _Parser:

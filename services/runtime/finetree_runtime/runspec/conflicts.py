@@ -7,7 +7,7 @@ does not import this, to the same refusals.
 
 from dataclasses import dataclass
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,13 @@ class Problem:
     """What is wrong and what to do."""
 
 
-def combination_problem(spec: rs.RunSpec) -> Problem | None:
+def combination_problem(spec: run_spec_pb2.RunSpec) -> Problem | None:
     """Find the first setting of a resolved spec that another one excludes."""
     method = spec.WhichOneof("method")
     training = spec.training
     checkpointing = spec.gradient_checkpointing in (
-        rs.GRADIENT_CHECKPOINTING_FULL,
-        rs.GRADIENT_CHECKPOINTING_OFFLOADED,
+        training_pb2.GRADIENT_CHECKPOINTING_FULL,
+        training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED,
     )
     if method == "prefix" and checkpointing:
         text = "prefix tuning keeps its keys and values in the cache, which checkpointing drops; turn checkpointing off"
@@ -44,7 +44,7 @@ def combination_problem(spec: rs.RunSpec) -> Problem | None:
     return _machines_problem(spec.hardware)
 
 
-def _machines_problem(hardware: rs.Hardware) -> Problem | None:
+def _machines_problem(hardware: hardware_pb2.Hardware) -> Problem | None:
     """Find out whether the devices spread evenly over the machines."""
     devices, machines = max(1, hardware.count), max(1, hardware.nodes)
     if devices % machines == 0:
@@ -53,7 +53,7 @@ def _machines_problem(hardware: rs.Hardware) -> Problem | None:
     return Problem("NODES_UNEVEN", "hardware.nodes", text)
 
 
-def _experts_problem(spec: rs.RunSpec) -> Problem | None:
+def _experts_problem(spec: run_spec_pb2.RunSpec) -> Problem | None:
     """Find what adapters of experts exclude: on stacked weights there is no input to drop out and no DoRA."""
     if spec.WhichOneof("method") != "lora" or not spec.lora.include_experts:
         return None
@@ -66,7 +66,7 @@ def _experts_problem(spec: rs.RunSpec) -> Problem | None:
     return None
 
 
-def sequence_problem(spec: rs.RunSpec, positions: int) -> Problem | None:
+def sequence_problem(spec: run_spec_pb2.RunSpec, positions: int) -> Problem | None:
     """Find out whether the sequences of a resolved spec are longer than the model's `positions` (0: unknown)."""
     length = spec.training.sequence_length
     if not 0 < positions < length:

@@ -5,8 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import (
+    check_pb2,
+    evidence_pb2,
+    hardware_pb2,
+    method_pb2,
+    run_spec_pb2,
+    training_data_pb2,
+    training_pb2,
+)
 
 SEQUENCE_LENGTH_STEP = 64
 """Sequence lengths are rounded up to a multiple of this (tokens), so that kernels see few distinct shapes."""
@@ -31,20 +38,20 @@ class Default:
     """Value, of the field's own type."""
     reason: str
     """Reason for people, in one line."""
-    kind: ev.ProvenanceKind.ValueType = ev.PROVENANCE_KIND_COMPUTED
+    kind: evidence_pb2.ProvenanceKind.ValueType = evidence_pb2.PROVENANCE_KIND_COMPUTED
     """Kind of the source."""
     source: str = "finetree defaults"
     """Name of the source."""
     locator: str = ""
     """Place in the source."""
 
-    def setting(self) -> ev.SettingSource:
+    def setting(self) -> check_pb2.SettingSource:
         """Build the message that says where the value comes from."""
-        return ev.SettingSource(
+        return check_pb2.SettingSource(
             field_path=self.field_path,
             rule_id=f"default.{self.field_path}",
             reason=self.reason,
-            provenance=ev.Provenance(kind=self.kind, source=self.source, locator=self.locator),
+            provenance=evidence_pb2.Provenance(kind=self.kind, source=self.source, locator=self.locator),
         )
 
 
@@ -57,45 +64,59 @@ _LEARNING_RATES: dict[str, tuple[float, str, str]] = {
 }
 
 
-def defaults_for(spec: rs.RunSpec, suggested_length: int, positions: int = 0) -> Iterator[Default]:
+def defaults_for(
+    spec: run_spec_pb2.RunSpec,
+    *,
+    suggested_length: int,
+    positions: int,
+    matrix_rates: hardware_pb2.MatrixRates | None,
+) -> Iterator[Default]:
     """Yield the defaults of a spec in field order; later ones may read what earlier ones filled in.
 
     Args:
         spec: The spec, which the caller fills in meanwhile.
         suggested_length: `suggested_sequence_length` of the training data in tokens.
         positions: Longest sequence of the model in tokens; 0 when unknown.
+        matrix_rates: Measured rates of the CPU that trains, for the precision; None when unknown.
     """
     method = spec.WhichOneof("method")
     yield from _method_defaults(spec, method)
     yield from _training_defaults(spec, method, _sequence_length(suggested_length, positions))
-    yield from _compute_defaults(spec)
-    yield from _evaluation_defaults(spec)
+    yield from _compute_defaults(spec, matrix_rates)
+    yield from _hardware_defaults(spec.hardware)
+    yield from _evaluation_defaults(spec.evaluation)
     yield Default("checkpoints.every_steps", CHECKPOINT_EVERY_STEPS, "a crash costs at most so many steps")
     yield Default("checkpoints.keep", 2, "the newest, and one before it")
+    yield Default("checkpoints.keep_best", value=False, reason="needs evaluations while training")
+    yield Default("optimizer_in_backward", value=False, reason="it excludes clipping and accumulation of gradients")
+    yield Default("program.program", training_pb2.TRAINING_PROGRAM_FINETREE, "this suite's worker")
+    yield Default("program.compile", value=False, reason="this suite's worker runs eagerly")
 
 
-def _method_defaults(spec: rs.RunSpec, method: str | None) -> Iterator[Default]:
+def _method_defaults(spec: run_spec_pb2.RunSpec, method: str | None) -> Iterator[Default]:
     if method in ("lora", "qlora"):
         prefix = "lora" if method == "lora" else "qlora.lora"
         yield from _lora_defaults(spec.lora if method == "lora" else spec.qlora.lora, prefix)
     if method == "qlora":
-        yield Default("qlora.quantization", rs.QUANTIZATION_NF4, "4-bit is recommended", *_cite("L182-L197"))
+        yield Default("qlora.quantization", method_pb2.QUANTIZATION_NF4, "4-bit is recommended", *_cite("L182-L197"))
         yield Default(
             "qlora.double_quantization",
             value=True,
             reason="saves 0.37 bit a weight",
-            kind=ev.PROVENANCE_KIND_PUBLISHED,
+            kind=evidence_pb2.PROVENANCE_KIND_PUBLISHED,
             source="QLoRA paper, section 3",
         )
     if method == "prefix":
         yield Default("prefix.virtual_tokens", 20, "20 to 50 train best", *_paper("PEFT method comparison"))
-        yield Default("prefix.init", rs.PREFIX_INIT_TEXT, "random starts forget", *_paper("PEFT method comparison"))
+        yield Default(
+            "prefix.init", method_pb2.PREFIX_INIT_TEXT, "random starts forget", *_paper("PEFT method comparison")
+        )
     if method == "adapter":
         yield Default("adapter.bottleneck_size", 64, "the size of Houlsby et al.", *_paper("Houlsby et al. 2019"))
-        yield Default("adapter.placement", rs.ADAPTER_PLACEMENT_PFEIFFER, "half the cost of Houlsby's")
+        yield Default("adapter.placement", method_pb2.ADAPTER_PLACEMENT_PFEIFFER, "half the cost of Houlsby's")
 
 
-def _lora_defaults(lora: rs.Lora, prefix: str) -> Iterator[Default]:
+def _lora_defaults(lora: method_pb2.Lora, prefix: str) -> Iterator[Default]:
     rank = lora.rank if lora.HasField("rank") else 8
     yield Default(f"{prefix}.rank", 8, "recommended rank", *_cite("L161-L180"))
     yield Default(f"{prefix}.alpha", float(2 * rank), "twice the rank", *_cite("L406-L414"))
@@ -104,8 +125,14 @@ def _lora_defaults(lora: rs.Lora, prefix: str) -> Iterator[Default]:
     yield Default(f"{prefix}.dropout", 0.1, "quick-reference default", *_cite("L406-L414"))
     if not lora.target_modules:
         yield Default(
-            f"{prefix}.targets", rs.TARGET_PRESET_ALL_LINEAR, "attention alone loses", *_paper("QLoRA paper, figure 2")
+            f"{prefix}.targets",
+            method_pb2.TARGET_PRESET_ALL_LINEAR,
+            "attention alone loses",
+            *_paper("QLoRA paper, figure 2"),
         )
+    yield Default(f"{prefix}.rank_stabilized", value=False, reason="scaled by alpha / rank")
+    yield Default(f"{prefix}.weight_decomposed", value=False, reason="DoRA is slower")
+    yield Default(f"{prefix}.include_experts", value=False, reason="experts are most of a mixture's parameters")
 
 
 def _sequence_length(suggested: int, positions: int) -> Default:
@@ -115,65 +142,79 @@ def _sequence_length(suggested: int, positions: int) -> Default:
     return Default("training.sequence_length", length, "keeps 99 % of the rows whole, or 2048 where unknown")
 
 
-def _training_defaults(spec: rs.RunSpec, method: str | None, sequence_length: Default) -> Iterator[Default]:
+def _training_defaults(spec: run_spec_pb2.RunSpec, method: str | None, sequence_length: Default) -> Iterator[Default]:
     yield Default("training.epochs", 3.0, "usual below 10,000 examples", *_paper("LLaMA-Factory, Unsloth guides"))
     if method is not None:
         rate, reason, source = _LEARNING_RATES[method]
         yield Default("training.learning_rate", rate, reason, *_paper(source))
-    yield Default("training.schedule", rs.SCHEDULE_COSINE, "usual", *_paper("alignment-handbook"))
+    yield Default("training.schedule", training_pb2.SCHEDULE_COSINE, "usual", *_paper("alignment-handbook"))
     yield Default("training.warmup_ratio", 0.1, "usual below 1,000 steps", *_paper("alignment-handbook"))
     yield Default("training.weight_decay", 0.01, "usual", *_paper("torchtune recipes"))
     yield Default("training.max_grad_norm", 1.0, "usual", *_paper("torchtune recipes"))
     yield Default("training.non_finite_limit", 5, "so many lost updates in a row are no accident")
     yield Default("training.effective_batch_size", 16, "at most 32 for LoRA", *_paper("QLoRA paper, torchtune"))
-    effective = spec.training.effective_batch_size or 16
-    yield Default("training.micro_batch_size", min(effective, 4), "small enough for most devices")
+    rows = min(spec.training.effective_batch_size, 4)
+    yield Default("training.micro_batch_size", rows, "small enough for most devices")
     yield sequence_length
-    yield Default("training.packing", rs.PACKING_ON, "no token is spent on padding", *_paper("torchtune README ladder"))
-    yield Default("training.loss_tokens", rs.LOSS_TOKENS_COMPLETIONS, "answers are learned, not questions")
+    yield Default(
+        "training.packing", training_pb2.PACKING_ON, "no token is spent on padding", *_paper("torchtune README ladder")
+    )
+    yield Default("training.loss_tokens", training_pb2.LOSS_TOKENS_COMPLETIONS, "answers are learned, not questions")
     yield Default("training.seed", 0, "any number will do")
 
 
-def _compute_defaults(spec: rs.RunSpec) -> Iterator[Default]:
+def _compute_defaults(spec: run_spec_pb2.RunSpec, matrix_rates: hardware_pb2.MatrixRates | None) -> Iterator[Default]:
     on_cpu = spec.hardware.WhichOneof("device") == "cpu"
-    precision = cpu_precision(spec.hardware.cpu) if on_cpu else rs.PRECISION_BF16
+    precision = cpu_precision(matrix_rates) if on_cpu else training_pb2.PRECISION_BF16
     yield Default("precision", precision, "the faster of bfloat16 and float32 on this device")
-    yield Default("optimizer", rs.OPTIMIZER_ADAMW, "usual")
-    yield Default("attention", rs.ATTENTION_KERNEL_SDPA, "works everywhere")
+    yield Default("optimizer", training_pb2.OPTIMIZER_ADAMW, "usual")
+    yield Default("attention", training_pb2.ATTENTION_KERNEL_SDPA, "works everywhere")
     yield _checkpointing(spec, on_cpu=on_cpu)
-    yield Default("loss_kernel", rs.LOSS_KERNEL_COMPLETION_ONLY, "no logits where nothing is learned")
-    if spec.hardware.WhichOneof("device") is not None:
-        yield Default("hardware.count", 1, "one device")
+    yield Default("loss_kernel", training_pb2.LOSS_KERNEL_COMPLETION_ONLY, "no logits where nothing is learned")
 
 
-def _checkpointing(spec: rs.RunSpec, *, on_cpu: bool) -> Default:
+def _hardware_defaults(hardware: hardware_pb2.Hardware) -> Iterator[Default]:
+    if hardware.WhichOneof("device") is None:
+        return
+    yield Default("hardware.count", 1, "one device")
+    if hardware.count > 1:
+        yield Default("hardware.sharding", hardware_pb2.SHARDING_REPLICATED, "the usual DDP")
+        yield Default("hardware.nodes", 1, "one machine")
+
+
+def _checkpointing(spec: run_spec_pb2.RunSpec, *, on_cpu: bool) -> Default:
     """On a GPU memory is scarce, and activations take most of it; TRL, Axolotl and others checkpoint by default."""
-    path, off = "gradient_checkpointing", rs.GRADIENT_CHECKPOINTING_OFF
+    path, off = "gradient_checkpointing", training_pb2.GRADIENT_CHECKPOINTING_OFF
     if on_cpu or spec.hardware.WhichOneof("device") is None:
         return Default(path, off, "costs a quarter of the speed")
     if spec.WhichOneof("method") == "prefix":
         return Default(path, off, "prefix tuning excludes it")
     reason = "most of a GPU's memory would be activations"
-    return Default(path, rs.GRADIENT_CHECKPOINTING_FULL, reason, *_paper("TRL SFTConfig, torchtune README ladder"))
+    return Default(
+        path, training_pb2.GRADIENT_CHECKPOINTING_FULL, reason, *_paper("TRL SFTConfig, torchtune README ladder")
+    )
 
 
-def _evaluation_defaults(spec: rs.RunSpec) -> Iterator[Default]:
-    held_out = spec.evaluation.HasField("dataset") or spec.evaluation.split_fraction > 0
+def _evaluation_defaults(evaluation: training_pb2.Evaluation) -> Iterator[Default]:
+    held_out = evaluation.HasField("dataset") or evaluation.split_fraction > 0
     if not held_out:
         return
-    yield Default("evaluation.metrics", [rs.METRIC_LOSS], "cheap, and tells when to stop")
-    if rs.METRIC_EXACT_MATCH in spec.evaluation.metrics:
+    yield Default("evaluation.metrics", [training_pb2.METRIC_LOSS], "cheap, and tells when to stop")
+    if training_pb2.METRIC_EXACT_MATCH in evaluation.metrics:
         yield Default("evaluation.max_new_tokens", 64, "long enough for short answers")
+    yield Default("evaluation.samples", 0, "samples take time")
+    yield Default("evaluation.before_training", value=False, reason="it takes as long as the one at the end")
 
 
-def cpu_precision(cpu: rs.CpuDevice) -> rs.Precision.ValueType:
+def cpu_precision(rates: hardware_pb2.MatrixRates | None) -> training_pb2.Precision.ValueType:
     """Number format for training on a CPU: bfloat16 unless float32 was measured to be about as fast."""
-    if cpu.fp32_flops_per_second > 0 and cpu.bf16_flops_per_second < CPU_BF16_ADVANTAGE * cpu.fp32_flops_per_second:
-        return rs.PRECISION_FP32
-    return rs.PRECISION_BF16
+    bf16, fp32 = (rates.bf16_flops_per_second, rates.fp32_flops_per_second) if rates is not None else (0.0, 0.0)
+    if fp32 > 0 and bf16 < CPU_BF16_ADVANTAGE * fp32:
+        return training_pb2.PRECISION_FP32
+    return training_pb2.PRECISION_BF16
 
 
-def suggested_sequence_length(profile: rs.DatasetProfile | None) -> int:
+def suggested_sequence_length(profile: training_data_pb2.DatasetProfile | None) -> int:
     """Sequence length in tokens that truncates at most 1 % of the rows; 0 when lengths are unknown.
 
     Where only the average length is known it is twice the average, if that exceeds the default for unknown data.
@@ -191,16 +232,16 @@ def suggested_sequence_length(profile: rs.DatasetProfile | None) -> int:
     return -(-bound // SEQUENCE_LENGTH_STEP) * SEQUENCE_LENGTH_STEP
 
 
-def _twice_the_average(profile: rs.DatasetProfile) -> int:
+def _twice_the_average(profile: training_data_pb2.DatasetProfile) -> int:
     """Twice the average length of a row in tokens; 0 where that is not above the default, or not allowed."""
     tokens = -(-2 * profile.total_tokens // profile.examples)
     length = -(-tokens // SEQUENCE_LENGTH_STEP) * SEQUENCE_LENGTH_STEP
     return length if UNKNOWN_SEQUENCE_LENGTH < length <= LONGEST_SEQUENCE else 0
 
 
-def _cite(lines: str) -> tuple[ev.ProvenanceKind.ValueType, str, str]:
-    return ev.PROVENANCE_KIND_PLAYBOOK, "playbook", lines
+def _cite(lines: str) -> tuple[evidence_pb2.ProvenanceKind.ValueType, str, str]:
+    return evidence_pb2.PROVENANCE_KIND_PLAYBOOK, "playbook", lines
 
 
-def _paper(source: str) -> tuple[ev.ProvenanceKind.ValueType, str, str]:
-    return ev.PROVENANCE_KIND_PUBLISHED, source, ""
+def _paper(source: str) -> tuple[evidence_pb2.ProvenanceKind.ValueType, str, str]:
+    return evidence_pb2.PROVENANCE_KIND_PUBLISHED, source, ""

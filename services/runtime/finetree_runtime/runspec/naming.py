@@ -4,13 +4,13 @@
 from functools import lru_cache
 from typing import NamedTuple
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2
 
 from finetree_runtime.runspec.resolve import LONGEST_KEPT, unnamed
 from finetree_runtime.runspec.wire import delimited, key
 
-_MODEL, _DATASET, _HARDWARE = (key(rs.RunSpec, name) for name in ("model", "dataset", "hardware"))
-_ACCELERATOR = key(rs.Hardware, "accelerator")
+_MODEL, _DATASET, _HARDWARE = (key(run_spec_pb2.RunSpec, name) for name in ("model", "dataset", "hardware"))
+_ACCELERATOR = key(hardware_pb2.Hardware, "accelerator")
 
 
 class Names(NamedTuple):
@@ -21,7 +21,7 @@ class Names(NamedTuple):
     accelerator: str | None
 
 
-def names_of(spec: rs.RunSpec) -> Names:
+def names_of(spec: run_spec_pb2.RunSpec) -> Names:
     """The names in a spec, read once for all that is put together of them and of its settings."""
     hardware = spec.hardware
     return Names(
@@ -39,7 +39,7 @@ class Split(NamedTuple):
     """What `plan.unnamed` makes of it."""
 
 
-def split(spec: rs.RunSpec) -> Split:
+def split(spec: run_spec_pb2.RunSpec) -> Split:
     """The names of a spec, and the rest of it."""
     return Split(names_of(spec), unnamed(spec))
 
@@ -75,7 +75,7 @@ def _hardware(accelerator: str | None, other: bytes | None) -> bytes:
 @lru_cache(maxsize=4096)
 def _around_names(settings: bytes) -> tuple[bytes, bytes | None, bytes]:
     """Settings before hardware, in it without the accelerator's name (None without any), and after it."""
-    spec = rs.RunSpec.FromString(settings)
+    spec = run_spec_pb2.RunSpec.FromString(settings)
     hardware: bytes | None = None
     if spec.HasField("hardware"):
         if spec.hardware.WhichOneof("device") == "accelerator":
@@ -84,7 +84,7 @@ def _around_names(settings: bytes) -> tuple[bytes, bytes | None, bytes]:
         spec.ClearField("hardware")
     whole = spec.SerializeToString(deterministic=True)
     for field, _ in spec.ListFields():
-        if field.number > rs.RunSpec.HARDWARE_FIELD_NUMBER:
+        if field.number > run_spec_pb2.RunSpec.HARDWARE_FIELD_NUMBER:
             spec.ClearField(field.name)  # type: ignore[arg-type]  # a field of its own
     spec.DiscardUnknownFields()  # they stand last
     before = spec.SerializeToString(deterministic=True)

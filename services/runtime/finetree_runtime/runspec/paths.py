@@ -2,7 +2,7 @@
 """Field paths of messages: which fields are set, and in which two messages differ."""
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -21,10 +21,22 @@ def set_paths(message: Message, prefix: str = "") -> list[str]:
     return paths
 
 
-def difference(left: Message, right: Message) -> dict[str, tuple[str, str]]:
-    """Fields in which two messages differ, by path: the JSON of each side, "" where a side has none."""
+class FieldDifference(NamedTuple):
+    """A field in which two messages differ."""
+
+    field_path: str
+    """Proto path."""
+    left: str
+    """JSON of the field in the left message; empty where it is not set."""
+    right: str
+    """JSON of the field in the right message; empty where it is not set."""
+
+
+def difference(left: Message, right: Message) -> list[FieldDifference]:
+    """Fields in which two messages of a type differ, in the order of their paths; a list is one field."""
     a, b = _flatten(canonical(left)), _flatten(canonical(right))
-    return {path: (a.get(path, ""), b.get(path, "")) for path in sorted(a | b) if a.get(path) != b.get(path)}
+    changed = [path for path in sorted(a | b) if a.get(path) != b.get(path)]
+    return [FieldDifference(path, a.get(path, ""), b.get(path, "")) for path in changed]
 
 
 def canonical(message: Message) -> dict[str, Any]:
@@ -38,5 +50,5 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
         flat: dict[str, str] = {}
         for key, item in value.items():
             flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
-        return flat or {prefix: "{}"}
+        return flat or ({prefix: "{}"} if prefix else {})
     return {prefix: json.dumps(value, sort_keys=True)}

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import check_pb2, hardware_pb2, run_spec_pb2, training_data_pb2
 
 from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH, Default, defaults_for, suggested_sequence_length
 from finetree_runtime.runspec.paths import canonical, difference, set_paths
@@ -23,13 +22,19 @@ __all__ = ["canonical", "difference", "set_paths"]
 class Resolved:
     """A RunSpec with every default filled in."""
 
-    spec: rs.RunSpec
+    spec: run_spec_pb2.RunSpec
     """A copy; the message that was given is not changed."""
-    sources: tuple[ev.SettingSource, ...]
+    sources: tuple[check_pb2.SettingSource, ...]
     """Where each value comes from, whether given or filled in, in field order."""
 
 
-def resolve_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> Resolved:
+def resolve_spec(
+    spec: run_spec_pb2.RunSpec,
+    *,
+    profile: training_data_pb2.DatasetProfile | None = None,
+    positions: int = 0,
+    matrix_rates: hardware_pb2.MatrixRates | None = None,
+) -> Resolved:
     """Fill in every unset field that has a default.
 
     A spec without a method stays without one: choosing it is the recommender's work, refusing it the caller's.
@@ -38,26 +43,32 @@ def resolve_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, 
         spec: What was asked for.
         profile: What is known of the training data, for the sequence length; None means the spec's own.
         positions: Longest sequence of the model in tokens, which limits that default; 0 when unknown.
+        matrix_rates: Measured rates of the CPU that trains, for the precision on a CPU.
     """
-    resolved = rs.RunSpec()
+    resolved = run_spec_pb2.RunSpec()
     resolved.CopyFrom(spec)
-    suggested = suggested_sequence_length(profile if profile is not None else spec_profile(spec))
-    taken = {each.field_path: each for each in defaults_for(resolved, suggested, positions) if _fill(resolved, each)}
+    defaults = defaults_for(
+        resolved,
+        suggested_length=suggested_sequence_length(profile if profile is not None else spec_profile(spec)),
+        positions=positions,
+        matrix_rates=matrix_rates,
+    )
+    taken = {default.field_path: default for default in defaults if _fill(resolved, default)}
     paths = set_paths(resolved)
     return Resolved(resolved, tuple(taken[path].setting() if path in taken else given(path) for path in paths))
 
 
-def given(path: str) -> ev.SettingSource:
+def given(path: str) -> check_pb2.SettingSource:
     """Source of a value that the request set."""
-    return ev.SettingSource(field_path=path, rule_id="request", reason="given in the request")
+    return check_pb2.SettingSource(field_path=path, rule_id="request", reason="given in the request")
 
 
-def spec_profile(spec: rs.RunSpec) -> rs.DatasetProfile | None:
+def spec_profile(spec: run_spec_pb2.RunSpec) -> training_data_pb2.DatasetProfile | None:
     """Dataset profile that a spec carries itself, if any."""
     return spec.dataset.profile if spec.dataset.WhichOneof("source") == "profile" else None
 
 
-def optimizer_steps(spec: rs.RunSpec, examples: int) -> int:
+def optimizer_steps(spec: run_spec_pb2.RunSpec, examples: int) -> int:
     """Optimizer steps of a resolved spec over `examples` rows."""
     if spec.training.WhichOneof("length") == "max_steps":
         return int(spec.training.max_steps)
@@ -73,7 +84,7 @@ def steps_of(examples: int, *, batch: int, epochs: float) -> int:
     return max(1, math.ceil(per_epoch * epochs - 1e-9))
 
 
-def _fill(spec: rs.RunSpec, default: Default) -> bool:
+def _fill(spec: run_spec_pb2.RunSpec, default: Default) -> bool:
     """Set a default's field unless it is set, and return whether it was filled in."""
     *parents, name = default.field_path.split(".")
     target: Any = spec
@@ -101,12 +112,16 @@ LONGEST_KEPT = 4096
 _Made = TypeVar("_Made")
 
 
-def resolved_spec(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> rs.RunSpec:
+def resolved_spec(
+    spec: run_spec_pb2.RunSpec, *, profile: training_data_pb2.DatasetProfile | None = None, positions: int = 0
+) -> run_spec_pb2.RunSpec:
     """Resolve a spec, without the sources."""
     return resolve_spec(spec, profile=profile, positions=positions).spec
 
 
-def resolved_settings(spec: rs.RunSpec, *, profile: rs.DatasetProfile | None = None, positions: int = 0) -> bytes:
+def resolved_settings(
+    spec: run_spec_pb2.RunSpec, *, profile: training_data_pb2.DatasetProfile | None = None, positions: int = 0
+) -> bytes:
     """Resolve a spec without its names (model, dataset, accelerator), as bytes."""
     return settings_of(bare_of(spec, profile=profile, positions=positions))
 
@@ -122,9 +137,9 @@ class Bare(NamedTuple):
     """Those of the model, where they limit the length; else 0."""
 
 
-def unnamed(spec: rs.RunSpec) -> bytes:
+def unnamed(spec: run_spec_pb2.RunSpec) -> bytes:
     """A spec without the names in it, as bytes of the wire: they are what differs from request to request."""
-    settings = rs.RunSpec()
+    settings = run_spec_pb2.RunSpec()
     settings.CopyFrom(spec)
     for name in NAMES:
         settings.ClearField(name)
@@ -134,9 +149,9 @@ def unnamed(spec: rs.RunSpec) -> bytes:
 
 
 def bare_of(
-    spec: rs.RunSpec,
+    spec: run_spec_pb2.RunSpec,
     *,
-    profile: rs.DatasetProfile | None = None,
+    profile: training_data_pb2.DatasetProfile | None = None,
     positions: int = 0,
     settings: bytes | None = None,
 ) -> Bare:
@@ -156,7 +171,7 @@ def settings_of(bare: Bare) -> bytes:
     return _kept_or_made(_resolved, bare)
 
 
-def resolution_of(bare: Bare) -> tuple[bytes, tuple[ev.SettingSource, ...]]:
+def resolution_of(bare: Bare) -> tuple[bytes, tuple[check_pb2.SettingSource, ...]]:
     """The `settings_of` a spec and where each value of them comes from, in field order.
 
     The sources are kept, so whoever takes one copies it.
@@ -164,7 +179,7 @@ def resolution_of(bare: Bare) -> tuple[bytes, tuple[ev.SettingSource, ...]]:
     return _kept_or_made(_resolution, bare)
 
 
-def named_paths(spec: rs.RunSpec) -> list[str]:
+def named_paths(spec: run_spec_pb2.RunSpec) -> list[str]:
     """Paths of what a spec sets of its names, which are the first in it."""
     parts = ((name, getattr(spec, name)) for name in NAMES if spec.HasField(name))
     return [path for name, part in parts for path in set_paths(part, f"{name}.") or [name]]
@@ -175,9 +190,9 @@ def _kept_or_made(function: Callable[[Bare], _Made], bare: Bare) -> _Made:
     return function(bare) if len(bare.settings) <= LONGEST_KEPT else function.__wrapped__(bare)  # type: ignore[attr-defined]  # of lru_cache
 
 
-def named_spec(settings: bytes, spec: rs.RunSpec) -> rs.RunSpec:
+def named_spec(settings: bytes, spec: run_spec_pb2.RunSpec) -> run_spec_pb2.RunSpec:
     """The resolved spec of `resolved_settings`, with the names that `spec` has."""
-    resolved = rs.RunSpec.FromString(settings)
+    resolved = run_spec_pb2.RunSpec.FromString(settings)
     if spec.HasField("model"):
         resolved.model.CopyFrom(spec.model)
     if spec.HasField("dataset"):
@@ -190,21 +205,25 @@ def named_spec(settings: bytes, spec: rs.RunSpec) -> rs.RunSpec:
 @lru_cache(maxsize=4096)
 def _resolved(bare: Bare) -> bytes:
     """Settings with every default in its place, as bytes of the wire."""
-    resolved = rs.RunSpec.FromString(bare.settings)
+    resolved = run_spec_pb2.RunSpec.FromString(bare.settings)
     for _ in _fill_in(resolved, bare.length, bare.positions):
         pass
     return resolved.SerializeToString()
 
 
 @lru_cache(maxsize=4096)
-def _resolution(bare: Bare) -> tuple[bytes, tuple[ev.SettingSource, ...]]:
+def _resolution(bare: Bare) -> tuple[bytes, tuple[check_pb2.SettingSource, ...]]:
     """Settings with every default in its place, and where each value comes from, in field order."""
-    resolved = rs.RunSpec.FromString(bare.settings)
+    resolved = run_spec_pb2.RunSpec.FromString(bare.settings)
     filled = {default.field_path: default for default in _fill_in(resolved, bare.length, bare.positions)}
     sources = [filled[path].setting() if path in filled else given(path) for path in set_paths(resolved)]
     return resolved.SerializeToString(), tuple(sources)
 
 
-def _fill_in(spec: rs.RunSpec, suggested_length: int, positions: int) -> Iterator[Default]:
+def _fill_in(spec: run_spec_pb2.RunSpec, suggested_length: int, positions: int) -> Iterator[Default]:
     """Put every default in its place; the ones that were taken."""
-    return (default for default in defaults_for(spec, suggested_length, positions) if _fill(spec, default))
+    return (
+        default
+        for default in defaults_for(spec, suggested_length=suggested_length, positions=positions, matrix_rates=None)
+        if _fill(spec, default)
+    )

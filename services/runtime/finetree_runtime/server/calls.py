@@ -20,7 +20,7 @@ from google.rpc import status_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
-from finetree_runtime.errors import Code, DeadlineExceeded, DomainError, InvalidArgument, to_status
+from finetree_runtime.errors import Code, DeadlineExceeded, DomainError, Internal, InvalidArgument, to_status
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server import context, validation
 from finetree_runtime.server.auth import Authenticator
@@ -165,7 +165,8 @@ class CallInterceptor(aio.ServerInterceptor):
         error_id = str(uuid7())
         context.bind(error_id=error_id)
         self._log.error("unexpected_error", error_id=error_id, request_id=context.request_id(), exc_info=error)
-        return to_status(_UnexpectedError(error_id))
+        text = f"internal error {error_id}: the server's log has the cause under this id"
+        return to_status(Internal("INTERNAL_ERROR", text, metadata={"error_id": error_id}))
 
     def _end(self, kind: str, call: context.Call, code: str, seconds: float, peer: str) -> None:
         self._running -= 1
@@ -191,16 +192,6 @@ class CallInterceptor(aio.ServerInterceptor):
                 work.cancel()
 
         return behaviour
-
-
-class _UnexpectedError(DomainError):
-    """What a client sees of an exception that is no DomainError."""
-
-    code = Code.INTERNAL
-
-    def __init__(self, error_id: str) -> None:
-        text = f"internal error {error_id}: the server's log has the cause under this id"
-        super().__init__("INTERNAL_ERROR", text, metadata={"error_id": error_id})
 
 
 class _Undecodable:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.types.v1 import server_pb2
 
 API_REVISIONS = ("v1",)
 """Revisions of the API that this version serves."""
@@ -14,7 +14,7 @@ API_REVISIONS = ("v1",)
 
 def server_info(
     service: str, version: str, *, features: Iterable[str] = (), limits: Mapping[str, int] | None = None
-) -> evidence_pb2.ServerInfo:
+) -> server_pb2.ServerInfo:
     """Build the `ServerInfo` of a GetServerInfo reply.
 
     Args:
@@ -23,7 +23,7 @@ def server_info(
         features: Names of optional features that a client may test for.
         limits: Limits by name, with the unit in the name ("max_request_bytes").
     """
-    return evidence_pb2.ServerInfo(
+    return server_pb2.ServerInfo(
         service=service,
         version=version,
         api_revisions=API_REVISIONS,

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, Literal, TextIO, cast
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
-from google.rpc import code_pb2, status_pb2
+from google.rpc import status_pb2
 
-from finetree_runtime.errors import DomainError, InvalidArgument, to_status
+from finetree_runtime.errors import DomainError, Internal, InvalidArgument, to_status
 from finetree_runtime.server.handlers import takes_bytes
 from finetree_runtime.server.validation import validate
 
@@ -168,7 +168,7 @@ def _status(error: Exception) -> status_pb2.Status:
     """Convert an error as a server does; of an unexpected one only the type is shown."""
     if isinstance(error, DomainError):
         return to_status(error)
-    return status_pb2.Status(code=code_pb2.INTERNAL, message=f"internal error: {type(error).__name__}")
+    return to_status(Internal("INTERNAL_ERROR", f"internal error: {type(error).__name__}"))
 
 
 def _dictionary(message: Message) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from finetree_runtime.errors import InvalidArgument, Violation
-from finetree_runtime.server.soundness import Soundness
 
 PACKAGE = "finetree_api."
 """Messages of other packages (health, reflection) have no rules."""
@@ -30,7 +29,7 @@ MAX_DETAILED_ELEMENTS = 256
 an element can break several rules."""
 
 
-def validate(message: Message, *, path: str = "", raw: bytes | None = None) -> None:  # noqa: ARG001, D417
+def validate(message: Message, *, path: str = "") -> None:
     """Check a message against the rules of the contract.
 
     Args:
@@ -46,7 +45,7 @@ def validate(message: Message, *, path: str = "", raw: bytes | None = None) -> N
     elements = _count_elements(message, MAX_ELEMENTS)
     if elements > MAX_ELEMENTS:
         text = f"has more than {MAX_ELEMENTS} list elements in all; send fewer"
-        raise _invalid([Violation(path or "request", text, "TOO_MANY_ELEMENTS")])
+        raise _invalid([Violation(path or "request", text, "INVALID_REQUEST")])
     with_rules = _class(name).FromString(message.SerializeToString())
     found = _validator().collect_violations(with_rules, fail_fast=elements > MAX_DETAILED_ELEMENTS)
     if found:
@@ -89,10 +88,8 @@ def _invalid(violations: list[Violation]) -> InvalidArgument:
 
 
 def _violation(found: Any, path: str) -> Violation:
-    """Convert a violation of protovalidate; its rule id in UPPER_SNAKE is the reason ("int64.gte" → "INT64_GTE")."""
     where = ".".join(part for part in (path, _dotted(found.field)) if part)
-    reason = found.rule_id.upper().replace(".", "_").replace("-", "_")
-    return Violation(where or "request", found.message or found.rule_id, reason)
+    return Violation(where or "request", found.message or found.rule_id, "INVALID_REQUEST")
 
 
 def _dotted(field: Any) -> str:
@@ -135,31 +132,10 @@ _Message = TypeVar("_Message", bound=Message)
 
 def read(kind: type[_Message], raw: bytes) -> _Message:
     """Parse and validate a request. Raises InvalidArgument."""
-    message = parse(kind, raw)
-    validate(message)
-    return message
-
-
-def parse(kind: type[_Message], raw: bytes) -> _Message:
-    """Parse a request. Raises InvalidArgument."""
     try:
-        return kind.FromString(raw)
+        message = kind.FromString(raw)
     except DecodeError:
         text = "the request is not a message of its type: check the client's stubs"
         raise InvalidArgument("MALFORMED_REQUEST", text) from None
-
-
-def certain(message: Message, besides: int = 0) -> bool:
-    """Whether a message certainly keeps the rules of the contract, leaving one field out."""
-    return _soundness().certain(message, besides)
-
-
-def _violated(name: str, raw: bytes) -> list[str]:
-    found = _validator().collect_violations(_class(name).FromString(raw))
-    paths = (item.proto.field for item in found)
-    return [str(path.elements[0].field_name) if path is not None and path.elements else "" for path in paths]
-
-
-@functools.cache
-def _soundness() -> Soundness:
-    return Soundness(_pool(), _violated)
+    validate(message)
+    return message

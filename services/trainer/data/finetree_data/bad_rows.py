@@ -57,10 +57,11 @@ class Skipping:
         if fault.tolerated == EmptyError.tolerated:
             self._empty += 1
             self._first_empty = self._first_empty or fault
-        if self.reading.skip_bad_rows and 0 < self.reading.skip_limit < self.count:
+        limit = self.reading.skip_limit
+        if self.reading.skip_bad_rows and limit is not None and self.count > limit:
             raise DatasetError(
                 "TOO_MANY_BAD_ROWS",
-                f"More than {self.reading.skip_limit} rows are bad. {describe(fault)}",
+                f"More than {limit} rows are bad. {describe(fault)}",
                 remedy="Correct the rows, or raise skip_limit.",
                 row=fault.number,
                 field=fault.field,

@@ -1,33 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract's words for how a file is read, as the reader's own. The names of the enums' values are the same."""
+"""The contract's values for how a file is read as the reader's own, and back. Both have the same names."""
 
 from enum import Enum
 from typing import Any, TypeVar
 
-from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 
 from finetree_data.options import Columns, FileFormat, Layout, Reading
 
 E = TypeVar("E", bound=Enum)
 
 
-def reading_of(source: run_spec_pb2.DatasetSource) -> Reading:
-    """How a dataset's file is read; a file given by path is called by its name in messages."""
+def reading_of(source: training_data_pb2.DatasetSource) -> Reading:
+    """Return how a dataset's file is read; a file given by path is called by its name in messages."""
     return to_reading(source.reading, name=source.path.rpartition("/")[2])
 
 
-def to_reading(said: run_spec_pb2.DatasetReading, *, name: str = "") -> Reading:
-    """How a file called `name` is read."""
-    columns = {descriptor.name: value for descriptor, value in said.columns.ListFields()}
+def to_reading(given: training_data_pb2.DatasetReading, *, name: str = "") -> Reading:
+    """Return how a file called `name` is read."""
+    columns = {descriptor.name: value for descriptor, value in given.columns.ListFields()}
     return Reading(
         name=name,
-        file_format=_named(FileFormat, "FILE_FORMAT_", run_spec_pb2.FileFormat, said.file_format),
-        layout=_named(Layout, "ROW_FORMAT_", run_spec_pb2.RowFormat, said.format),
+        file_format=_named(FileFormat, "FILE_FORMAT_", training_data_pb2.FileFormat, given.file_format),
+        layout=_named(Layout, "ROW_FORMAT_", training_data_pb2.RowFormat, given.row_format),
         columns=Columns(**columns),
-        skip_bad_rows=said.bad_rows == run_spec_pb2.BAD_ROWS_SKIP,
-        skip_limit=said.skip_limit,
-        refuse_empty=said.bad_rows == run_spec_pb2.BAD_ROWS_REFUSE,
+        skip_bad_rows=given.bad_rows == training_data_pb2.BAD_ROWS_SKIP,
+        skip_limit=given.skip_limit if given.HasField("skip_limit") else None,
+        refuse_empty=given.bad_rows == training_data_pb2.BAD_ROWS_REFUSE,
     )
 
 
@@ -35,11 +34,16 @@ def _named(kind: type[E], prefix: str, enum: Any, value: int) -> E | None:
     return kind[enum.Name(value).removeprefix(prefix)] if value else None
 
 
-def row_schema(layout: Layout) -> dataset_pb2.RowSchema.ValueType:
-    """The contract's name of a layout."""
-    return dataset_pb2.RowSchema.Value(f"ROW_SCHEMA_{layout.name}")
+def row_format(layout: Layout) -> training_data_pb2.RowFormat.ValueType:
+    """Return the contract's value of a layout."""
+    return training_data_pb2.RowFormat.Value(f"ROW_FORMAT_{layout.name}")
 
 
-def dataset_format(file_format: FileFormat) -> dataset_pb2.DatasetFormat.ValueType:
-    """The contract's name of what a file is written in."""
-    return dataset_pb2.DatasetFormat.Value(f"DATASET_FORMAT_{file_format.name}")
+def file_format(found: FileFormat) -> training_data_pb2.FileFormat.ValueType:
+    """Return the contract's value of what a file is written in."""
+    return training_data_pb2.FileFormat.Value(f"FILE_FORMAT_{found.name}")
+
+
+def compression(name: str) -> training_data_pb2.Compression.ValueType:
+    """Return the contract's value of "", "gzip" or "zstd"."""
+    return training_data_pb2.Compression.Value(f"COMPRESSION_{name.upper() or 'NONE'}")

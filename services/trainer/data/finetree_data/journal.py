@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.worker.v1 import worker_pb2
 from google.protobuf.message import DecodeError
 
 FILE_NAME = "journal.bin"

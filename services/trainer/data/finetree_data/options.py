@@ -53,9 +53,9 @@ class Columns:
 class Reading:
     """How a file is to be read, and what it is called in messages.
 
-    `skip_bad_rows` leaves wrong rows out, at most `skip_limit` of them (0: any number). `refuse_empty` refuses the file
-    also for the few rows without an answer or a question that are otherwise left out. `named` is the format that the
-    file's name tells, where its path does not: what is called plain text may be lines of JSON, or a table.
+    `skip_bad_rows` leaves wrong rows out, at most `skip_limit` of them (None: any number). `refuse_empty` refuses the
+    file also for the few rows without an answer or a question that are otherwise left out. `named` is the format that
+    the file's name tells, where its path does not: what is called plain text may be lines of JSON, or a table.
     """
 
     name: str = ""
@@ -64,5 +64,5 @@ class Reading:
     layout: Layout | None = None
     columns: Columns = field(default_factory=Columns)
     skip_bad_rows: bool = False
-    skip_limit: int = 0
+    skip_limit: int | None = None
     refuse_empty: bool = False

@@ -9,13 +9,14 @@ from typing import Any
 
 from finetree_data.bad_rows import Fault, Skipping, fault_of
 from finetree_data.columns.detection import layout_of
-from finetree_data.columns.mapping import Mapping, columns_note
+from finetree_data.columns.mapping import Mapping, columns_remark
 from finetree_data.columns.resolve import mapping_for, present
 from finetree_data.errors import DatasetError, RowError
 from finetree_data.files import csv, json_document, json_lines
 from finetree_data.files.content import HEAD_BYTES, PARQUET, Content, opened, require_text
 from finetree_data.files.json_lines import Record
 from finetree_data.options import FileFormat, Layout, Reading
+from finetree_data.remarks import Remark
 from finetree_data.rows.convert import to_row
 from finetree_data.rows.nested import Nesting, nesting_of
 from finetree_data.rows.row import Row
@@ -32,12 +33,12 @@ class RowFile:
     reading: Reading = field(default_factory=Reading)
     parquet: ParquetReader | None = None
     file_format: FileFormat | None = None
-    packing: str = ""
+    compression: str = ""
     content: Content | None = None
     left_out: Skipping = field(init=False)
     _mapping: Mapping | None = None
     _nesting: Nesting | None = None
-    _columns: str = ""
+    _columns: Remark | None = None
 
     def __post_init__(self) -> None:
         self.left_out = Skipping(self.reading)
@@ -58,12 +59,12 @@ class RowFile:
         return self.left_out.faults
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def remarks(self) -> tuple[Remark, ...]:
         """How its rows are read: the columns that were taken, and what was decided where a file leaves a choice."""
-        if self._mapping is None:
+        if self._mapping is None or self._columns is None:
             return ()
-        nesting = (self._nesting.note,) if self._nesting is not None else ()
-        return (self._columns, *nesting, *self._mapping.notes)
+        nesting = (Remark("NESTED_ROWS", self._nesting.note),) if self._nesting is not None else ()
+        return (self._columns, *nesting, *self._mapping.remarks)
 
     @property
     def fraction(self) -> float:
@@ -114,12 +115,12 @@ class RowFile:
         except RecursionError:
             return fault_of(number, RowError("", "is nested too deeply"))
         if self._mapping is None:
-            self._mapping, self._columns = mapping, columns_note(mapping, value)
+            self._mapping, self._columns = mapping, columns_remark(mapping, value)
         return row
 
     def _records(self) -> Iterator[Record]:
         with opened(self.path) as content:
-            self.content, self.packing, head = content, content.packing, content.head()
+            self.content, self.compression, head = content, content.compression, content.head()
             self.file_format = self.reading.file_format or detect(head, self.path.suffixes, self.reading.named)
             if self.file_format is FileFormat.PARQUET:
                 yield from self._parquet(head)
@@ -128,8 +129,12 @@ class RowFile:
             yield from _READERS[self.file_format](content, head)
 
     def _parquet(self, head: bytes) -> Iterator[Record]:
-        if self.packing or not head.startswith(PARQUET):
-            what = f"packed with {self.packing}" if self.packing else "no Parquet file: it does not begin with PAR1"
+        if self.compression or not head.startswith(PARQUET):
+            what = (
+                f"compressed with {self.compression}"
+                if self.compression
+                else "no Parquet file: it does not begin with PAR1"
+            )
             raise DatasetError("DATASET_UNREADABLE", f"The file is {what}.", remedy="Send the Parquet file as it is.")
         if self.parquet is None:
             raise DatasetError("UNSUPPORTED_FILE", "Parquet is not read here.", remedy="Write JSONL.")

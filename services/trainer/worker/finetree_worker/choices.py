@@ -6,76 +6,76 @@ A value that is missing in a table is refused by name; the control plane refuses
 
 from typing import Any
 
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import method_pb2, training_pb2
 
 from finetree_worker import plan
 from finetree_worker.errors import PlanError
 
 TARGETS = {
-    run_spec_pb2.TARGET_PRESET_UNSPECIFIED: plan.Targets.ALL_LINEAR,
-    run_spec_pb2.TARGET_PRESET_ALL_LINEAR: plan.Targets.ALL_LINEAR,
-    run_spec_pb2.TARGET_PRESET_ATTENTION: plan.Targets.ATTENTION,
-    run_spec_pb2.TARGET_PRESET_QUERY_VALUE: plan.Targets.QUERY_VALUE,
-    run_spec_pb2.TARGET_PRESET_MLP: plan.Targets.MLP,
+    method_pb2.TARGET_PRESET_UNSPECIFIED: plan.Targets.ALL_LINEAR,
+    method_pb2.TARGET_PRESET_ALL_LINEAR: plan.Targets.ALL_LINEAR,
+    method_pb2.TARGET_PRESET_ATTENTION: plan.Targets.ATTENTION,
+    method_pb2.TARGET_PRESET_QUERY_VALUE: plan.Targets.QUERY_VALUE,
+    method_pb2.TARGET_PRESET_MLP: plan.Targets.MLP,
 }
 QUANTIZATIONS = {
-    run_spec_pb2.QUANTIZATION_UNSPECIFIED: plan.Quantization.NF4,
-    run_spec_pb2.QUANTIZATION_NF4: plan.Quantization.NF4,
-    run_spec_pb2.QUANTIZATION_FP4: plan.Quantization.FP4,
-    run_spec_pb2.QUANTIZATION_INT8: plan.Quantization.INT8,
+    method_pb2.QUANTIZATION_UNSPECIFIED: plan.Quantization.NF4,
+    method_pb2.QUANTIZATION_NF4: plan.Quantization.NF4,
+    method_pb2.QUANTIZATION_FP4: plan.Quantization.FP4,
+    method_pb2.QUANTIZATION_INT8: plan.Quantization.INT8,
 }
 PLACEMENTS = {
-    run_spec_pb2.ADAPTER_PLACEMENT_UNSPECIFIED: plan.Placement.PFEIFFER,
-    run_spec_pb2.ADAPTER_PLACEMENT_PFEIFFER: plan.Placement.PFEIFFER,
-    run_spec_pb2.ADAPTER_PLACEMENT_HOULSBY: plan.Placement.HOULSBY,
-    run_spec_pb2.ADAPTER_PLACEMENT_PARALLEL: plan.Placement.PARALLEL,
+    method_pb2.ADAPTER_PLACEMENT_UNSPECIFIED: plan.Placement.PFEIFFER,
+    method_pb2.ADAPTER_PLACEMENT_PFEIFFER: plan.Placement.PFEIFFER,
+    method_pb2.ADAPTER_PLACEMENT_HOULSBY: plan.Placement.HOULSBY,
+    method_pb2.ADAPTER_PLACEMENT_PARALLEL: plan.Placement.PARALLEL,
 }
 SCHEDULES = {
-    run_spec_pb2.SCHEDULE_UNSPECIFIED: plan.Schedule.COSINE,
-    run_spec_pb2.SCHEDULE_COSINE: plan.Schedule.COSINE,
-    run_spec_pb2.SCHEDULE_LINEAR: plan.Schedule.LINEAR,
-    run_spec_pb2.SCHEDULE_CONSTANT: plan.Schedule.CONSTANT,
+    training_pb2.SCHEDULE_UNSPECIFIED: plan.Schedule.COSINE,
+    training_pb2.SCHEDULE_COSINE: plan.Schedule.COSINE,
+    training_pb2.SCHEDULE_LINEAR: plan.Schedule.LINEAR,
+    training_pb2.SCHEDULE_CONSTANT: plan.Schedule.CONSTANT,
 }
 LOSS_ON = {
-    run_spec_pb2.LOSS_TOKENS_UNSPECIFIED: plan.LossOn.COMPLETIONS,
-    run_spec_pb2.LOSS_TOKENS_COMPLETIONS: plan.LossOn.COMPLETIONS,
-    run_spec_pb2.LOSS_TOKENS_ALL: plan.LossOn.ALL,
-    run_spec_pb2.LOSS_TOKENS_LAST_COMPLETION: plan.LossOn.LAST_COMPLETION,
+    training_pb2.LOSS_TOKENS_UNSPECIFIED: plan.LossOn.COMPLETIONS,
+    training_pb2.LOSS_TOKENS_COMPLETIONS: plan.LossOn.COMPLETIONS,
+    training_pb2.LOSS_TOKENS_ALL: plan.LossOn.ALL,
+    training_pb2.LOSS_TOKENS_LAST_COMPLETION: plan.LossOn.LAST_COMPLETION,
 }
 PRECISIONS = {
-    run_spec_pb2.PRECISION_UNSPECIFIED: plan.Precision.BF16,
-    run_spec_pb2.PRECISION_BF16: plan.Precision.BF16,
-    run_spec_pb2.PRECISION_BF16_MIXED: plan.Precision.BF16_MIXED,
-    run_spec_pb2.PRECISION_FP16_MIXED: plan.Precision.FP16_MIXED,
-    run_spec_pb2.PRECISION_FP32: plan.Precision.FP32,
+    training_pb2.PRECISION_UNSPECIFIED: plan.Precision.BF16,
+    training_pb2.PRECISION_BF16: plan.Precision.BF16,
+    training_pb2.PRECISION_BF16_MIXED: plan.Precision.BF16_MIXED,
+    training_pb2.PRECISION_FP16_MIXED: plan.Precision.FP16_MIXED,
+    training_pb2.PRECISION_FP32: plan.Precision.FP32,
 }
 OPTIMIZERS = {
-    run_spec_pb2.OPTIMIZER_UNSPECIFIED: plan.OptimizerName.ADAMW,
-    run_spec_pb2.OPTIMIZER_ADAMW: plan.OptimizerName.ADAMW,
-    run_spec_pb2.OPTIMIZER_ADAMW_8BIT: plan.OptimizerName.ADAMW_8BIT,
-    run_spec_pb2.OPTIMIZER_PAGED_ADAMW_8BIT: plan.OptimizerName.PAGED_ADAMW_8BIT,
-    run_spec_pb2.OPTIMIZER_SGD: plan.OptimizerName.SGD,
+    training_pb2.OPTIMIZER_UNSPECIFIED: plan.OptimizerName.ADAMW,
+    training_pb2.OPTIMIZER_ADAMW: plan.OptimizerName.ADAMW,
+    training_pb2.OPTIMIZER_ADAMW_8BIT: plan.OptimizerName.ADAMW_8BIT,
+    training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT: plan.OptimizerName.PAGED_ADAMW_8BIT,
+    training_pb2.OPTIMIZER_SGD: plan.OptimizerName.SGD,
 }
 CHECKPOINTING = {
-    run_spec_pb2.GRADIENT_CHECKPOINTING_UNSPECIFIED: False,
-    run_spec_pb2.GRADIENT_CHECKPOINTING_OFF: False,
-    run_spec_pb2.GRADIENT_CHECKPOINTING_FULL: True,
+    training_pb2.GRADIENT_CHECKPOINTING_UNSPECIFIED: False,
+    training_pb2.GRADIENT_CHECKPOINTING_OFF: False,
+    training_pb2.GRADIENT_CHECKPOINTING_FULL: True,
 }
 ATTENTION = {
-    run_spec_pb2.ATTENTION_KERNEL_UNSPECIFIED: plan.Attention.SDPA,
-    run_spec_pb2.ATTENTION_KERNEL_SDPA: plan.Attention.SDPA,
-    run_spec_pb2.ATTENTION_KERNEL_EAGER: plan.Attention.EAGER,
+    training_pb2.ATTENTION_KERNEL_UNSPECIFIED: plan.Attention.SDPA,
+    training_pb2.ATTENTION_KERNEL_SDPA: plan.Attention.SDPA,
+    training_pb2.ATTENTION_KERNEL_EAGER: plan.Attention.EAGER,
 }
 PREFIX_INITS = {
-    run_spec_pb2.PREFIX_INIT_UNSPECIFIED: plan.PrefixInit.TEXT,
-    run_spec_pb2.PREFIX_INIT_TEXT: plan.PrefixInit.TEXT,
-    run_spec_pb2.PREFIX_INIT_ZERO: plan.PrefixInit.ZERO,
+    method_pb2.PREFIX_INIT_UNSPECIFIED: plan.PrefixInit.TEXT,
+    method_pb2.PREFIX_INIT_TEXT: plan.PrefixInit.TEXT,
+    method_pb2.PREFIX_INIT_ZERO: plan.PrefixInit.ZERO,
 }
-LOSS_KERNELS = {run_spec_pb2.LOSS_KERNEL_UNSPECIFIED: None, run_spec_pb2.LOSS_KERNEL_COMPLETION_ONLY: None}
+LOSS_KERNELS = {training_pb2.LOSS_KERNEL_UNSPECIFIED: None, training_pb2.LOSS_KERNEL_COMPLETION_ONLY: None}
 METRICS = {
-    run_spec_pb2.METRIC_LOSS: plan.Metric.LOSS,
-    run_spec_pb2.METRIC_EXACT_MATCH: plan.Metric.EXACT_MATCH,
-    run_spec_pb2.METRIC_TOKEN_ACCURACY: plan.Metric.TOKEN_ACCURACY,
+    training_pb2.METRIC_LOSS: plan.Metric.LOSS,
+    training_pb2.METRIC_EXACT_MATCH: plan.Metric.EXACT_MATCH,
+    training_pb2.METRIC_TOKEN_ACCURACY: plan.Metric.TOKEN_ACCURACY,
 }
 
 

@@ -4,8 +4,8 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from finetree_api.trainer.v1 import worker_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import method_pb2, run_spec_pb2, training_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_data.contract import reading_of
 
 from finetree_worker import choices, plan
@@ -107,7 +107,7 @@ def _method(spec: run_spec_pb2.RunSpec) -> plan.Method:
             )
 
 
-def _qlora(qlora: run_spec_pb2.Qlora) -> plan.QloraMethod:
+def _qlora(qlora: method_pb2.Qlora) -> plan.QloraMethod:
     return plan.QloraMethod(
         lora=_lora(qlora.lora, "qlora.lora"),
         quantization=choices.chosen(qlora, "quantization", choices.QUANTIZATIONS, "qlora."),
@@ -131,12 +131,12 @@ def _prefix(spec: run_spec_pb2.RunSpec) -> plan.PrefixMethod:
     )
 
 
-def _adapter(adapter: run_spec_pb2.AdapterLayers) -> plan.AdapterMethod:
+def _adapter(adapter: method_pb2.AdapterLayers) -> plan.AdapterMethod:
     size = adapter.bottleneck_size or plan.AdapterMethod().bottleneck_size
     return plan.AdapterMethod(size, choices.chosen(adapter, "placement", choices.PLACEMENTS, "adapter."))
 
 
-def _lora(lora: run_spec_pb2.Lora, path: str) -> plan.LoraMethod:
+def _lora(lora: method_pb2.Lora, path: str) -> plan.LoraMethod:
     if lora.include_experts:
         _require_experts(lora, path)
     default = plan.LoraMethod()
@@ -152,7 +152,7 @@ def _lora(lora: run_spec_pb2.Lora, path: str) -> plan.LoraMethod:
     )
 
 
-def _require_experts(lora: run_spec_pb2.Lora, path: str) -> None:
+def _require_experts(lora: method_pb2.Lora, path: str) -> None:
     """Adapters of experts are products of stacked matrices, which leave no place for dropout, DoRA or a packed base."""
     if path != "lora":
         raise choices.unsupported(f"{path}.include_experts", "true")
@@ -177,7 +177,7 @@ def _optimization(spec: run_spec_pb2.RunSpec) -> plan.Optimization:
         epochs=training.epochs if training.HasField("epochs") else None,
         max_steps=training.max_steps if training.HasField("max_steps") else None,
         schedule=choices.chosen(training, "schedule", choices.SCHEDULES, "training."),
-        packing=training.packing != run_spec_pb2.PACKING_OFF,
+        packing=training.packing != training_pb2.PACKING_OFF,
         loss_on=choices.chosen(training, "loss_tokens", choices.LOSS_ON, "training."),
         seed=training.seed,
         precision=choices.chosen(spec, "precision", choices.PRECISIONS),

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 import pytest
-from finetree_api.trainer.v1 import event_pb2, worker_pb2, worker_pb2_grpc
+from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2_grpc
+from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.attach.commands import Commands
 from finetree_worker.attach.identity import Identity, Timing
 from finetree_worker.attach.stream import Link
@@ -183,7 +184,7 @@ async def join(socket, tmp_path):
     """Start a link to the service."""
     joined = []
 
-    def start(kind=worker_pb2.TASK_KIND_TRAIN, job="projects/p/jobs/j", attempt=3, timing=TIMING) -> Joined:
+    def start(kind=job_pb2.TASK_KIND_TRAIN, job="projects/p/jobs/j", attempt=3, timing=TIMING) -> Joined:
         commands, tasks, refusals = Commands(), queue.SimpleQueue(), []
         journal = Journal(tmp_path / f"work-{len(joined)}")
         identity = Identity(kind, "first-token", "1.0", "boot", "node", job, attempt)

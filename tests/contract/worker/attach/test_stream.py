@@ -8,11 +8,12 @@ import time
 import grpc
 import pytest
 from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.attach.commands import Stop
 from finetree_worker.attach.identity import Timing
 from finetree_worker.events.types import Signal
 
-TASK = worker_pb2.Task(kind=worker_pb2.TASK_KIND_TRAIN, job="projects/p/jobs/j", attempt=3, token="second-token")
+TASK = worker_pb2.Task(kind=job_pb2.TASK_KIND_TRAIN, job="projects/p/jobs/j", attempt=3, token="second-token")
 
 
 async def test_hello_says_who_it_is_and_the_task_comes_with_the_welcome(service, serve, join, until):
@@ -159,7 +160,7 @@ async def test_an_idle_worker_tells_its_profile_gets_a_task_and_attaches_as_the_
     await until(lambda: len(service.hellos) >= 2, "another hello")
     idle, attempt = service.hellos[0], service.hellos[-1]
     assert (idle.task_kind, idle.job, idle.attempt, idle.token) == (worker_pb2.TASK_KIND_IDLE, "", 0, "first-token")
-    assert (attempt.task_kind, attempt.job) == (worker_pb2.TASK_KIND_TRAIN, TASK.job)
+    assert (attempt.task_kind, attempt.job) == (job_pb2.TASK_KIND_TRAIN, TASK.job)
     assert (attempt.attempt, attempt.token, attempt.boot_id) == (3, "second-token", idle.boot_id)
 
 

@@ -52,7 +52,7 @@ def test_the_same_rows_come_out_however_they_are_written_and_packed(tmp_path, na
     rows, found = rows_of(tmp_path, pack(b"\xef\xbb\xbf" + text.encode()))
     assert [tuple(m.content for m in row.messages) for row in rows] == [(f"p{i}", f"c{i}") for i in range(5)]
     assert [row.number for row in rows] == [1, 2, 3, 4, 5]
-    assert (found.file_format, found.packing) == (file_format, packing)
+    assert (found.file_format, found.compression) == (file_format, packing)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress], ids=["", "gzip", "zstd"])

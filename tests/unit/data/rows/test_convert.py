@@ -273,11 +273,11 @@ SQUAD = {"id": "1", "title": "t", "context": "c", "question": "q", "answers": {"
 
 def test_how_rows_were_read_is_said(tmp_path):
     _, found = read(tmp_path, {"id": 1, "question": "q", "chosen": "a", "rejected": "b", "system": "s"})
-    assert found.notes[0] == (
+    assert found.remarks[0].message == (
         'Read as prompt_completion: prompt from "question", completion from "chosen", system from "system". '
         "Not read: id, rejected."
     )
-    assert found.notes[1].startswith("Preference pairs: the chosen answers are learned")
+    assert found.remarks[1].message.startswith("Preference pairs: the chosen answers are learned")
 
 
 def test_a_nested_answer_can_be_named(tmp_path):

@@ -2,38 +2,40 @@
 """Which settings exclude each other: each refusal, and no default among them."""
 
 import pytest
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
 from finetree_runtime.runspec.resolve import resolve_spec
 
 
-def lora_spec(**training: int) -> rs.RunSpec:
-    return rs.RunSpec(lora=rs.Lora(), training=rs.Training(**training))
+def lora_spec(**training: int) -> run_spec_pb2.RunSpec:
+    return run_spec_pb2.RunSpec(lora=method_pb2.Lora(), training=training_pb2.Training(**training))
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora", "prefix", "adapter"])
 def test_defaults_of_every_method_can_be_combined(method: str) -> None:
-    spec = rs.RunSpec()
+    spec = run_spec_pb2.RunSpec()
     getattr(spec, method).SetInParent()
     assert combination_problem(resolve_spec(spec).spec) is None
 
 
 def test_prefix_refuses_checkpointing() -> None:
-    spec = rs.RunSpec(prefix=rs.PrefixTuning(), gradient_checkpointing=rs.GRADIENT_CHECKPOINTING_FULL)
+    spec = run_spec_pb2.RunSpec(
+        prefix=method_pb2.PrefixTuning(), gradient_checkpointing=training_pb2.GRADIENT_CHECKPOINTING_FULL
+    )
     problem = combination_problem(resolve_spec(spec).spec)
     assert problem is not None
     assert (problem.reason, problem.field_path) == ("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing")
 
 
 def test_adapters_of_experts_go_without_dropout_and_dora() -> None:
-    spec = resolve_spec(rs.RunSpec(lora=rs.Lora(include_experts=True))).spec
+    spec = resolve_spec(run_spec_pb2.RunSpec(lora=method_pb2.Lora(include_experts=True))).spec
     assert spec.lora.dropout == 0
     assert combination_problem(spec) is None
     for field, value, reason in (
         ("dropout", 0.1, "EXPERTS_WITH_DROPOUT"),
         ("weight_decomposed", True, "EXPERTS_WITH_DORA"),
     ):
-        changed = rs.RunSpec(lora=rs.Lora(include_experts=True, **{field: value}))
+        changed = run_spec_pb2.RunSpec(lora=method_pb2.Lora(include_experts=True, **{field: value}))
         problem = combination_problem(resolve_spec(changed).spec)
         assert problem is not None
         assert (problem.reason, problem.field_path) == (reason, f"lora.{field}")
@@ -66,7 +68,9 @@ def test_micro_batch_larger_than_batch_is_a_problem() -> None:
     [(0, 0, False), (8, 2, False), (1, 1, False), (2, 3, True), (0, 2, True), (6, 4, True)],
 )
 def test_devices_are_spread_evenly_over_machines(count: int, nodes: int, *, uneven: bool) -> None:
-    spec = rs.RunSpec(lora=rs.Lora(), hardware=rs.Hardware(accelerator="h100", count=count, nodes=nodes))
+    spec = run_spec_pb2.RunSpec(
+        lora=method_pb2.Lora(), hardware=hardware_pb2.Hardware(accelerator="h100", count=count, nodes=nodes)
+    )
     problem = combination_problem(resolve_spec(spec).spec)
     assert (problem is not None) is uneven
     if problem is not None:

@@ -2,7 +2,7 @@
 """What the training thread is told, for each command and for several at once."""
 
 import pytest
-from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.attach.commands import Commands, Stop
 from finetree_worker.events.types import Signal
 from google.protobuf.timestamp_pb2 import Timestamp

@@ -2,7 +2,8 @@
 """The window over a journal: what is sent, sent again, and held back."""
 
 import pytest
-from finetree_api.trainer.v1 import event_pb2, worker_pb2
+from finetree_api.trainer.v1 import event_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.attach.identity import RefusedError
 from finetree_worker.attach.window import IN_FLIGHT_BYTES, Window
 from finetree_worker.events.journal import Journal

@@ -4,8 +4,9 @@
 from dataclasses import replace
 
 import pytest
-from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2
+from finetree_api.types.v1 import check_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.events import types
 from finetree_worker.events.convert import LogLine, Place, Published, SplitReport, Stamp, Translator, phase_of
 
@@ -56,7 +57,7 @@ ONE_OF_EACH = [
     LogLine(types.Level.INFO, "torch", "one\ntwo"),
     types.PreflightReport(4, 900, 5_000_000, 7_000_000, fits=True),
     types.BestRestored(30, 20, 1.5, early=True),
-    Published(job_pb2.Artifact(name="projects/p/jobs/j/artifacts/adapter", size_bytes=5)),
+    Published(artifact_pb2.Artifact(name="projects/p/jobs/j/artifacts/adapter", size_bytes=5)),
 ]
 
 
@@ -160,11 +161,11 @@ def test_the_preflight_is_a_check_with_numbers_and_an_error_where_it_fails(trans
     report = fits.preflight_report
     assert (report.rows, report.tokens) == (4, 900)
     assert (report.peak_memory_bytes, report.free_memory_bytes) == (5_000_000, 7_000_000)
-    assert report.checks[0].verdict == evidence_pb2.CHECK_VERDICT_PASS
+    assert report.checks[0].verdict == check_pb2.CHECK_VERDICT_PASS
     assert (report.checks[0].measured.expected, report.checks[0].limit) == (5_000_000, 12_000_000)
     fails = one(translator, types.PreflightReport(1, 900, 5_000_000, 7_000_000, fits=False))
     assert fails.level == event_pb2.EVENT_LEVEL_ERROR
-    assert fails.preflight_report.checks[0].verdict == evidence_pb2.CHECK_VERDICT_FAIL
+    assert fails.preflight_report.checks[0].verdict == check_pb2.CHECK_VERDICT_FAIL
 
 
 def test_an_evaluation_that_is_not_finite_is_flagged(translator):

@@ -2,7 +2,7 @@
 """What a run still has to do besides its steps."""
 
 import pytest
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import run_spec_pb2, training_pb2
 from finetree_worker.events.eta import Ahead
 from finetree_worker.events.types import CheckpointSaved, DatasetReport, EvalMetrics
 
@@ -12,7 +12,7 @@ def report(eval_rows: int = 20) -> DatasetReport:
 
 
 def spec(**evaluation: object) -> run_spec_pb2.RunSpec:
-    return run_spec_pb2.RunSpec(evaluation=run_spec_pb2.Evaluation(**evaluation))
+    return run_spec_pb2.RunSpec(evaluation=training_pb2.Evaluation(**evaluation))
 
 
 def loss_only(step: int, seconds: float) -> EvalMetrics:
@@ -42,13 +42,13 @@ def test_an_evaluation_that_was_not_made_yet_costs_a_forward_pass_over_the_held_
 
 
 def test_without_held_out_rows_nothing_is_evaluated():
-    ahead = Ahead(spec(every_steps=10, metrics=[run_spec_pb2.METRIC_LOSS]))
+    ahead = Ahead(spec(every_steps=10, metrics=[training_pb2.METRIC_LOSS]))
     ahead.rows(report(eval_rows=0))
     assert ahead.seconds(20, 100, 0.01) == 0.0
 
 
 def test_the_evaluation_after_training_answers_shorter_than_the_one_before():
-    metrics = [run_spec_pb2.METRIC_LOSS, run_spec_pb2.METRIC_EXACT_MATCH]
+    metrics = [training_pb2.METRIC_LOSS, training_pb2.METRIC_EXACT_MATCH]
     ahead = Ahead(spec(metrics=metrics, max_new_tokens=62))
     ahead.rows(report())
     ahead.evaluation(loss_only(10, 2.0))
@@ -58,14 +58,14 @@ def test_the_evaluation_after_training_answers_shorter_than_the_one_before():
 
 
 def test_checkpoints_and_the_artifact_cost_what_the_last_checkpoint_did():
-    ahead = Ahead(run_spec_pb2.RunSpec(checkpoints=run_spec_pb2.Checkpoints(every_steps=25)))
+    ahead = Ahead(run_spec_pb2.RunSpec(checkpoints=training_pb2.Checkpoints(every_steps=25)))
     assert ahead.seconds(20, 100, 0.01) == 0.0
     ahead.checkpoint(CheckpointSaved(25, "step-25", 10, False, 3.0))
     assert ahead.seconds(30, 100, 0.01) == pytest.approx(2 * 3.0 + 1.0)
 
 
 def test_evaluations_that_answer_cost_what_the_last_one_of_them_did():
-    exact = run_spec_pb2.METRIC_EXACT_MATCH
+    exact = training_pb2.METRIC_EXACT_MATCH
     ahead = Ahead(spec(metrics=[exact], max_new_tokens=62, every_steps=30, best_by=exact))
     ahead.rows(report())
     ahead.evaluation(EvalMetrics(30, 1.0, 2.7, 0.0, 20, 0, 20, 7.0))

@@ -4,7 +4,8 @@
 import subprocess
 import sys
 
-from finetree_api.trainer.v1 import event_pb2, worker_pb2
+from finetree_api.trainer.v1 import event_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_data.journal import FILE_NAME, read
 from finetree_worker.events.journal import OUTCOME_BYTES, RESERVE_NAME, Journal
 
@@ -88,7 +89,7 @@ def test_an_event_larger_than_a_batch_still_travels(tmp_path):
 _FILL = """
 import resource, sys
 from pathlib import Path
-from finetree_api.trainer.v1 import event_pb2, worker_pb2
+from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.events.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

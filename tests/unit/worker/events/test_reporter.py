@@ -6,7 +6,8 @@ import sys
 import threading
 
 import pytest
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_data.journal import FILE_NAME, read
 from finetree_worker.events import types
 from finetree_worker.events.convert import LogLine, Place, Translator
@@ -93,7 +94,6 @@ def test_an_event_that_the_contract_cannot_hold_costs_itself_only(reporter, tmp_
 _FILL = """
 import resource, sys
 from pathlib import Path
-from finetree_api.trainer.v1 import worker_pb2
 from finetree_worker.events import types
 from finetree_worker.process import outcome
 from finetree_worker.errors import StorageError

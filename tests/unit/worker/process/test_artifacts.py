@@ -6,13 +6,14 @@ import json
 import threading
 
 import pytest
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.errors import StorageError
 from finetree_worker.events.types import ArtifactReady
 from finetree_worker.process.artifacts import MANIFEST, publish
 
 TASK = worker_pb2.Task(job="projects/p/jobs/j", attempt=2, plan_digest="sha256:9")
-COMPAT = [job_pb2.Compatibility(server="peft", loads=True)]
+COMPAT = [artifact_pb2.Compatibility(server="peft", loads=True)]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_the_manifest_says_what_the_event_says(ready, tmp_path):
     manifest = json.loads(content)
     assert (manifest["name"], manifest["attempt"]) == ("projects/p/jobs/j/artifacts/adapter", "2")
     assert manifest["base"] == {"hub_id": "hub/base", "revision": "main", "fingerprint": "f" * 64}
-    assert (artifact.kind, artifact.peft_type) == (job_pb2.ARTIFACT_KIND_ADAPTER, "LORA")
+    assert (artifact.kind, artifact.peft_type) == (artifact_pb2.ARTIFACT_KIND_ADAPTER, "LORA")
     assert (artifact.size_bytes, artifact.plan_digest) == (13, "sha256:9")
     assert [(file.path, file.size_bytes, file.media_type) for file in artifact.files] == [
         ("README", 4, "application/octet-stream"),

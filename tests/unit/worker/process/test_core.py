@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import artifact_pb2, job_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.errors import Cancelled, DataError
 from finetree_worker.events.convert import Published, SplitReport
 from finetree_worker.events.types import PhaseProgress, Signal
@@ -36,7 +37,7 @@ class Control:
 @pytest.fixture
 def task(base_folder, write_rows, chat_rows, tmp_path):
     return worker_pb2.Task(
-        kind=worker_pb2.TASK_KIND_PREPARE,
+        kind=job_pb2.TASK_KIND_PREPARE,
         model_dir=str(base_folder),
         dataset_file=str(write_rows(chat_rows)),
         work_dir=str(tmp_path / "work"),
@@ -88,7 +89,7 @@ def test_without_a_sequence_length_nothing_is_cut(task):
 def test_rows_are_kept_for_a_preview_and_announced(task):
     artifact = next(event.artifact for event in prepared(task).events if isinstance(event, Published))
     lines = (Path(task.artifact_dir) / "preview" / "rows.jsonl").read_text().splitlines()
-    assert (artifact.kind, len(lines)) == (job_pb2.ARTIFACT_KIND_REPORT, 11)
+    assert (artifact.kind, len(lines)) == (artifact_pb2.ARTIFACT_KIND_REPORT, 11)
     assert [file.path for file in artifact.files] == ["rows.jsonl"]
     assert not artifact.compat
 

@@ -4,7 +4,8 @@
 import errno
 
 import pytest
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.attach.commands import Stop
 from finetree_worker.errors import (
     Cancelled,

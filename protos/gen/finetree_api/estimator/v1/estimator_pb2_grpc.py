@@ -3,6 +3,10 @@
 import grpc
 import warnings
 
+from finetree_api.estimator.v1 import calibration_pb2 as finetree__api_dot_estimator_dot_v1_dot_calibration__pb2
+from finetree_api.estimator.v1 import catalog_pb2 as finetree__api_dot_estimator_dot_v1_dot_catalog__pb2
+from finetree_api.estimator.v1 import check_plan_pb2 as finetree__api_dot_estimator_dot_v1_dot_check__plan__pb2
+from finetree_api.estimator.v1 import estimate_pb2 as finetree__api_dot_estimator_dot_v1_dot_estimate__pb2
 from finetree_api.estimator.v1 import estimator_pb2 as finetree__api_dot_estimator_dot_v1_dot_estimator__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
@@ -36,7 +40,7 @@ class EstimatorServiceStub(object):
         """
         self.EstimateRun = channel.unary_unary(
                 '/finetree_api.estimator.v1.EstimatorService/EstimateRun',
-                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.EstimateRunRequest.SerializeToString,
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimate__pb2.EstimateRunRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.EstimateRunResponse.FromString,
                 _registered_method=True)
         self.BatchEstimateRuns = channel.unary_unary(
@@ -46,38 +50,38 @@ class EstimatorServiceStub(object):
                 _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/finetree_api.estimator.v1.EstimatorService/ListModels',
-                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListModelsRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListModelsResponse.FromString,
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
         self.ListAccelerators = channel.unary_unary(
                 '/finetree_api.estimator.v1.EstimatorService/ListAccelerators',
-                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListAcceleratorsRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListAcceleratorsResponse.FromString,
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListAcceleratorsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListAcceleratorsResponse.FromString,
                 _registered_method=True)
         self.ListPrices = channel.unary_unary(
                 '/finetree_api.estimator.v1.EstimatorService/ListPrices',
-                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListPricesRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListPricesResponse.FromString,
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListPricesRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListPricesResponse.FromString,
                 _registered_method=True)
         self.CheckPlan = channel.unary_unary(
                 '/finetree_api.estimator.v1.EstimatorService/CheckPlan',
-                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.CheckPlanRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.CheckPlanResponse.FromString,
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_check__plan__pb2.CheckPlanRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_check__plan__pb2.CheckPlanResponse.FromString,
                 _registered_method=True)
         self.ReportObservation = channel.unary_unary(
                 '/finetree_api.estimator.v1.EstimatorService/ReportObservation',
-                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ReportObservationRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ReportObservationResponse.FromString,
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.ReportObservationRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.ReportObservationResponse.FromString,
                 _registered_method=True)
         self.GetCalibration = channel.unary_unary(
                 '/finetree_api.estimator.v1.EstimatorService/GetCalibration',
-                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetCalibrationRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetCalibrationResponse.FromString,
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.GetCalibrationRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.GetCalibrationResponse.FromString,
                 _registered_method=True)
         self.ResetCalibration = channel.unary_unary(
                 '/finetree_api.estimator.v1.EstimatorService/ResetCalibration',
-                request_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ResetCalibrationRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ResetCalibrationResponse.FromString,
+                request_serializer=finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.ResetCalibrationRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.ResetCalibrationResponse.FromString,
                 _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/finetree_api.estimator.v1.EstimatorService/GetServerInfo',
@@ -154,7 +158,7 @@ def add_EstimatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'EstimateRun': grpc.unary_unary_rpc_method_handler(
                     servicer.EstimateRun,
-                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.EstimateRunRequest.FromString,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimate__pb2.EstimateRunRequest.FromString,
                     response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.EstimateRunResponse.SerializeToString,
             ),
             'BatchEstimateRuns': grpc.unary_unary_rpc_method_handler(
@@ -164,38 +168,38 @@ def add_EstimatorServiceServicer_to_server(servicer, server):
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
-                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListModelsRequest.FromString,
-                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListModelsResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListModelsRequest.FromString,
+                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListModelsResponse.SerializeToString,
             ),
             'ListAccelerators': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAccelerators,
-                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListAcceleratorsRequest.FromString,
-                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListAcceleratorsResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListAcceleratorsRequest.FromString,
+                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListAcceleratorsResponse.SerializeToString,
             ),
             'ListPrices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPrices,
-                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListPricesRequest.FromString,
-                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListPricesResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListPricesRequest.FromString,
+                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListPricesResponse.SerializeToString,
             ),
             'CheckPlan': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckPlan,
-                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.CheckPlanRequest.FromString,
-                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.CheckPlanResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_check__plan__pb2.CheckPlanRequest.FromString,
+                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_check__plan__pb2.CheckPlanResponse.SerializeToString,
             ),
             'ReportObservation': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportObservation,
-                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ReportObservationRequest.FromString,
-                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ReportObservationResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.ReportObservationRequest.FromString,
+                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.ReportObservationResponse.SerializeToString,
             ),
             'GetCalibration': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCalibration,
-                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetCalibrationRequest.FromString,
-                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetCalibrationResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.GetCalibrationRequest.FromString,
+                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.GetCalibrationResponse.SerializeToString,
             ),
             'ResetCalibration': grpc.unary_unary_rpc_method_handler(
                     servicer.ResetCalibration,
-                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ResetCalibrationRequest.FromString,
-                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ResetCalibrationResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.ResetCalibrationRequest.FromString,
+                    response_serializer=finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.ResetCalibrationResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -228,7 +232,7 @@ class EstimatorService(object):
             request,
             target,
             '/finetree_api.estimator.v1.EstimatorService/EstimateRun',
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.EstimateRunRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_estimate__pb2.EstimateRunRequest.SerializeToString,
             finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.EstimateRunResponse.FromString,
             options,
             channel_credentials,
@@ -282,8 +286,8 @@ class EstimatorService(object):
             request,
             target,
             '/finetree_api.estimator.v1.EstimatorService/ListModels',
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListModelsRequest.SerializeToString,
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListModelsResponse.FromString,
+            finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListModelsRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -309,8 +313,8 @@ class EstimatorService(object):
             request,
             target,
             '/finetree_api.estimator.v1.EstimatorService/ListAccelerators',
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListAcceleratorsRequest.SerializeToString,
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListAcceleratorsResponse.FromString,
+            finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListAcceleratorsRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListAcceleratorsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -336,8 +340,8 @@ class EstimatorService(object):
             request,
             target,
             '/finetree_api.estimator.v1.EstimatorService/ListPrices',
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListPricesRequest.SerializeToString,
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ListPricesResponse.FromString,
+            finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListPricesRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_catalog__pb2.ListPricesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -363,8 +367,8 @@ class EstimatorService(object):
             request,
             target,
             '/finetree_api.estimator.v1.EstimatorService/CheckPlan',
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.CheckPlanRequest.SerializeToString,
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.CheckPlanResponse.FromString,
+            finetree__api_dot_estimator_dot_v1_dot_check__plan__pb2.CheckPlanRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_check__plan__pb2.CheckPlanResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -390,8 +394,8 @@ class EstimatorService(object):
             request,
             target,
             '/finetree_api.estimator.v1.EstimatorService/ReportObservation',
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ReportObservationRequest.SerializeToString,
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ReportObservationResponse.FromString,
+            finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.ReportObservationRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.ReportObservationResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -417,8 +421,8 @@ class EstimatorService(object):
             request,
             target,
             '/finetree_api.estimator.v1.EstimatorService/GetCalibration',
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetCalibrationRequest.SerializeToString,
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.GetCalibrationResponse.FromString,
+            finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.GetCalibrationRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.GetCalibrationResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -444,8 +448,8 @@ class EstimatorService(object):
             request,
             target,
             '/finetree_api.estimator.v1.EstimatorService/ResetCalibration',
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ResetCalibrationRequest.SerializeToString,
-            finetree__api_dot_estimator_dot_v1_dot_estimator__pb2.ResetCalibrationResponse.FromString,
+            finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.ResetCalibrationRequest.SerializeToString,
+            finetree__api_dot_estimator_dot_v1_dot_calibration__pb2.ResetCalibrationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,10 @@ isort:skip_file
 What a run will take: memory, time and cost."""
 
 from collections import abc as _abc
+from finetree_api.estimator.v1 import calibration_pb2 as _calibration_pb2
+from finetree_api.estimator.v1 import catalog_pb2 as _catalog_pb2
+from finetree_api.estimator.v1 import check_plan_pb2 as _check_plan_pb2
+from finetree_api.estimator.v1 import estimate_pb2 as _estimate_pb2
 from finetree_api.estimator.v1 import estimator_pb2 as _estimator_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -27,162 +31,195 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EstimatorServiceStub:
-    """Predicts memory, time and cost of a run. Stateless: the same request and revision give the same answer.
+    """Predicts memory, time and cost of a run. The same request and revision give the same answer; ReportObservation and
+    ResetCalibration change the revision.
 
-    Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason).
+    Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
+    finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
+    the violations name; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask for less
+    in one call) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata). Rpcs without side effects may be
+    retried freely.
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EstimatorServiceAsyncStub: ...
-    EstimateRun: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.EstimateRunRequest, _estimator_pb2.EstimateRunResponse]
-    """Estimates one run.
+    EstimateRun: _grpc.UnaryUnaryMultiCallable[_estimate_pb2.EstimateRunRequest, _estimator_pb2.EstimateRunResponse]
+    """Estimates one run, in milliseconds; the FULL view searches for alternatives and takes several times as long.
 
-    Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
-    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, NODES_UNEVEN, ACCELERATOR_NOT_SUPPORTED: another maker's
-    accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
-    ListModels, ListAccelerators and ListPrices say what there is), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin
-    another revision or none).
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST, SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN,
+    PREFIX_WITH_CHECKPOINTING, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT: correct the named fields;
+    ACCELERATOR_NOT_SUPPORTED: ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
+    PRICE_NOT_FOUND: take a name from ListModels, ListAccelerators or ListPrices), FAILED_PRECONDITION
+    (REVISION_UNAVAILABLE: pin another revision or none).
     """
     BatchEstimateRuns: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.BatchEstimateRunsRequest, _estimator_pb2.BatchEstimateRunsResponse]
-    """Estimates many runs; a row that fails carries its own status and spoils no other.
-    An estimate is 4 to 6 KB: for more than 500 rows raise gRPC's limit of 4 MiB on what the client receives.
+    """Estimates up to 1,000 runs; a row that fails carries its own status and spoils no other. Other calls are answered
+    between the rows. An estimate is 4 to 6 KB: for more than 500 rows raise gRPC's limit of 4 MiB on what the client
+    receives, or ask for ESTIMATE_VIEW_SUMMARY.
 
-    Errors: INVALID_ARGUMENT (the envelope is wrong: too many rows, a key twice).
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST: too many rows, or a key twice). Those of EstimateRun come in the row's
+    result.
     """
-    ListModels: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ListModelsRequest, _estimator_pb2.ListModelsResponse]
-    """Lists the models of the catalogue.
+    ListModels: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]
+    """Lists the models of the catalogue, which is constant while the server runs.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    ListAccelerators: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ListAcceleratorsRequest, _estimator_pb2.ListAcceleratorsResponse]
-    """Lists the accelerators of the catalogue.
+    ListAccelerators: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListAcceleratorsRequest, _catalog_pb2.ListAcceleratorsResponse]
+    """Lists the accelerators of the catalogue, also those that the suite does not train on.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    ListPrices: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ListPricesRequest, _estimator_pb2.ListPricesResponse]
-    """Lists the quotes of the price book.
+    ListPrices: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListPricesRequest, _catalog_pb2.ListPricesResponse]
+    """Lists the prices of the price book, which is constant while the server runs.
 
-    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (ACCELERATOR_NOT_FOUND:
-    ListAccelerators lists all).
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (ACCELERATOR_NOT_FOUND: take
+    a name from ListAccelerators, or leave it out).
     """
-    CheckPlan: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.CheckPlanRequest, _estimator_pb2.CheckPlanResponse]
-    """Holds a run against limits: what a CI pipeline gates on.
+    CheckPlan: _grpc.UnaryUnaryMultiCallable[_check_plan_pb2.CheckPlanRequest, _check_plan_pb2.CheckPlanResponse]
+    """Checks a run against limits: what a CI pipeline gates on. A plan that fails is an answer, not an error.
+    Milliseconds when every check passes; otherwise dozens of changed runs are tried for `remedies`.
 
-    Errors: those of EstimateRun; INVALID_ARGUMENT (POLICY_EMPTY: name at least one limit; CURRENCY_UNKNOWN: the limit's
-    currency is not the price's).
+    Errors: those of EstimateRun, their fields below `run`; INVALID_ARGUMENT (CURRENCY_MISMATCH: state the limit in the
+    currency of the price).
     """
-    ReportObservation: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ReportObservationRequest, _estimator_pb2.ReportObservationResponse]
-    """Takes what a run measured; estimates for the same device learn from it. The same job and attempt count once.
+    ReportObservation: _grpc.UnaryUnaryMultiCallable[_calibration_pb2.ReportObservationRequest, _calibration_pb2.ReportObservationResponse]
+    """Takes what a run measured; estimates for the same device learn from it. Durable when it returns. The same job and
+    attempt count once.
 
-    Errors: INVALID_ARGUMENT (fix the named fields; OBSERVATION_IMPLAUSIBLE: the numbers contradict each other),
-    NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND), FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none),
-    ALREADY_EXISTS (REQUEST_ID_REUSED: another observation came under this request_id).
+    Errors: INVALID_ARGUMENT (OBSERVATION_IMPLAUSIBLE: leave the observation out; those of EstimateRun, their fields
+    below `observation.run`), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND: leave the observation out),
+    FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id), RESOURCE_EXHAUSTED (DISK_FULL) and UNAVAILABLE (STORE_UNAVAILABLE): try again after the time in
+    RetryInfo.
     """
-    GetCalibration: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.GetCalibrationRequest, _estimator_pb2.GetCalibrationResponse]
-    """Says what was learned from observed runs, with the points it was learned from.
+    GetCalibration: _grpc.UnaryUnaryMultiCallable[_calibration_pb2.GetCalibrationRequest, _calibration_pb2.GetCalibrationResponse]
+    """Answers what was learned from observed runs, with the points it was learned from; empty on a server that keeps
+    none.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    ResetCalibration: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.ResetCalibrationRequest, _estimator_pb2.ResetCalibrationResponse]
-    """Forgets what was learned, of one device or of all.
+    ResetCalibration: _grpc.UnaryUnaryMultiCallable[_calibration_pb2.ResetCalibrationRequest, _calibration_pb2.ResetCalibrationResponse]
+    """Deletes the observations of one device or of all, and what was learned from them. Cannot be undone.
 
-    Errors: FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none).
+    Errors: FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none), ALREADY_EXISTS (REQUEST_ID_REUSED: take a
+    new request_id), RESOURCE_EXHAUSTED (DISK_FULL) and UNAVAILABLE (STORE_UNAVAILABLE): try again after the time in
+    RetryInfo.
     """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_estimator_pb2.GetServerInfoRequest, _estimator_pb2.GetServerInfoResponse]
-    """Says what this server is and what it limits.
+    """Answers version, features, limits and present revision; cheap enough for a health check.
 
-    Errors: none of its own.
+    Errors: none but those of every rpc.
     """
 
 @_typing.type_check_only
 class EstimatorServiceAsyncStub(EstimatorServiceStub):
-    """Predicts memory, time and cost of a run. Stateless: the same request and revision give the same answer.
+    """Predicts memory, time and cost of a run. The same request and revision give the same answer; ReportObservation and
+    ResetCalibration change the revision.
 
-    Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason).
+    Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
+    finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
+    the violations name; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask for less
+    in one call) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata). Rpcs without side effects may be
+    retried freely.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    EstimateRun: _aio.UnaryUnaryMultiCallable[_estimator_pb2.EstimateRunRequest, _estimator_pb2.EstimateRunResponse]  # type: ignore[assignment]
-    """Estimates one run.
+    EstimateRun: _aio.UnaryUnaryMultiCallable[_estimate_pb2.EstimateRunRequest, _estimator_pb2.EstimateRunResponse]  # type: ignore[assignment]
+    """Estimates one run, in milliseconds; the FULL view searches for alternatives and takes several times as long.
 
-    Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
-    MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, NODES_UNEVEN, ACCELERATOR_NOT_SUPPORTED: another maker's
-    accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
-    ListModels, ListAccelerators and ListPrices say what there is), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin
-    another revision or none).
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST, SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN,
+    PREFIX_WITH_CHECKPOINTING, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT: correct the named fields;
+    ACCELERATOR_NOT_SUPPORTED: ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
+    PRICE_NOT_FOUND: take a name from ListModels, ListAccelerators or ListPrices), FAILED_PRECONDITION
+    (REVISION_UNAVAILABLE: pin another revision or none).
     """
     BatchEstimateRuns: _aio.UnaryUnaryMultiCallable[_estimator_pb2.BatchEstimateRunsRequest, _estimator_pb2.BatchEstimateRunsResponse]  # type: ignore[assignment]
-    """Estimates many runs; a row that fails carries its own status and spoils no other.
-    An estimate is 4 to 6 KB: for more than 500 rows raise gRPC's limit of 4 MiB on what the client receives.
+    """Estimates up to 1,000 runs; a row that fails carries its own status and spoils no other. Other calls are answered
+    between the rows. An estimate is 4 to 6 KB: for more than 500 rows raise gRPC's limit of 4 MiB on what the client
+    receives, or ask for ESTIMATE_VIEW_SUMMARY.
 
-    Errors: INVALID_ARGUMENT (the envelope is wrong: too many rows, a key twice).
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST: too many rows, or a key twice). Those of EstimateRun come in the row's
+    result.
     """
-    ListModels: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ListModelsRequest, _estimator_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models of the catalogue.
+    ListModels: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """Lists the models of the catalogue, which is constant while the server runs.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    ListAccelerators: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ListAcceleratorsRequest, _estimator_pb2.ListAcceleratorsResponse]  # type: ignore[assignment]
-    """Lists the accelerators of the catalogue.
+    ListAccelerators: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListAcceleratorsRequest, _catalog_pb2.ListAcceleratorsResponse]  # type: ignore[assignment]
+    """Lists the accelerators of the catalogue, also those that the suite does not train on.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    ListPrices: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ListPricesRequest, _estimator_pb2.ListPricesResponse]  # type: ignore[assignment]
-    """Lists the quotes of the price book.
+    ListPrices: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListPricesRequest, _catalog_pb2.ListPricesResponse]  # type: ignore[assignment]
+    """Lists the prices of the price book, which is constant while the server runs.
 
-    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (ACCELERATOR_NOT_FOUND:
-    ListAccelerators lists all).
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (ACCELERATOR_NOT_FOUND: take
+    a name from ListAccelerators, or leave it out).
     """
-    CheckPlan: _aio.UnaryUnaryMultiCallable[_estimator_pb2.CheckPlanRequest, _estimator_pb2.CheckPlanResponse]  # type: ignore[assignment]
-    """Holds a run against limits: what a CI pipeline gates on.
+    CheckPlan: _aio.UnaryUnaryMultiCallable[_check_plan_pb2.CheckPlanRequest, _check_plan_pb2.CheckPlanResponse]  # type: ignore[assignment]
+    """Checks a run against limits: what a CI pipeline gates on. A plan that fails is an answer, not an error.
+    Milliseconds when every check passes; otherwise dozens of changed runs are tried for `remedies`.
 
-    Errors: those of EstimateRun; INVALID_ARGUMENT (POLICY_EMPTY: name at least one limit; CURRENCY_UNKNOWN: the limit's
-    currency is not the price's).
+    Errors: those of EstimateRun, their fields below `run`; INVALID_ARGUMENT (CURRENCY_MISMATCH: state the limit in the
+    currency of the price).
     """
-    ReportObservation: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ReportObservationRequest, _estimator_pb2.ReportObservationResponse]  # type: ignore[assignment]
-    """Takes what a run measured; estimates for the same device learn from it. The same job and attempt count once.
+    ReportObservation: _aio.UnaryUnaryMultiCallable[_calibration_pb2.ReportObservationRequest, _calibration_pb2.ReportObservationResponse]  # type: ignore[assignment]
+    """Takes what a run measured; estimates for the same device learn from it. Durable when it returns. The same job and
+    attempt count once.
 
-    Errors: INVALID_ARGUMENT (fix the named fields; OBSERVATION_IMPLAUSIBLE: the numbers contradict each other),
-    NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND), FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none),
-    ALREADY_EXISTS (REQUEST_ID_REUSED: another observation came under this request_id).
+    Errors: INVALID_ARGUMENT (OBSERVATION_IMPLAUSIBLE: leave the observation out; those of EstimateRun, their fields
+    below `observation.run`), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND: leave the observation out),
+    FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id), RESOURCE_EXHAUSTED (DISK_FULL) and UNAVAILABLE (STORE_UNAVAILABLE): try again after the time in
+    RetryInfo.
     """
-    GetCalibration: _aio.UnaryUnaryMultiCallable[_estimator_pb2.GetCalibrationRequest, _estimator_pb2.GetCalibrationResponse]  # type: ignore[assignment]
-    """Says what was learned from observed runs, with the points it was learned from.
+    GetCalibration: _aio.UnaryUnaryMultiCallable[_calibration_pb2.GetCalibrationRequest, _calibration_pb2.GetCalibrationResponse]  # type: ignore[assignment]
+    """Answers what was learned from observed runs, with the points it was learned from; empty on a server that keeps
+    none.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    ResetCalibration: _aio.UnaryUnaryMultiCallable[_estimator_pb2.ResetCalibrationRequest, _estimator_pb2.ResetCalibrationResponse]  # type: ignore[assignment]
-    """Forgets what was learned, of one device or of all.
+    ResetCalibration: _aio.UnaryUnaryMultiCallable[_calibration_pb2.ResetCalibrationRequest, _calibration_pb2.ResetCalibrationResponse]  # type: ignore[assignment]
+    """Deletes the observations of one device or of all, and what was learned from them. Cannot be undone.
 
-    Errors: FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none).
+    Errors: FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none), ALREADY_EXISTS (REQUEST_ID_REUSED: take a
+    new request_id), RESOURCE_EXHAUSTED (DISK_FULL) and UNAVAILABLE (STORE_UNAVAILABLE): try again after the time in
+    RetryInfo.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_estimator_pb2.GetServerInfoRequest, _estimator_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Says what this server is and what it limits.
+    """Answers version, features, limits and present revision; cheap enough for a health check.
 
-    Errors: none of its own.
+    Errors: none but those of every rpc.
     """
 
 class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Predicts memory, time and cost of a run. Stateless: the same request and revision give the same answer.
+    """Predicts memory, time and cost of a run. The same request and revision give the same answer; ReportObservation and
+    ResetCalibration change the revision.
 
-    Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason).
+    Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
+    finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
+    the violations name; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask for less
+    in one call) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata). Rpcs without side effects may be
+    retried freely.
     """
 
     @_abc_1.abstractmethod
     def EstimateRun(
         self,
-        request: _estimator_pb2.EstimateRunRequest,
+        request: _estimate_pb2.EstimateRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_estimator_pb2.EstimateRunResponse, _abc.Awaitable[_estimator_pb2.EstimateRunResponse]]:
-        """Estimates one run.
+        """Estimates one run, in milliseconds; the FULL view searches for alternatives and takes several times as long.
 
-        Errors: INVALID_ARGUMENT (fix the named fields; reasons INVALID_REQUEST, METHOD_NOT_SUPPORTED, SEQUENCE_TOO_LONG,
-        MICRO_BATCH_TOO_LARGE, PREFIX_WITH_CHECKPOINTING, NODES_UNEVEN, ACCELERATOR_NOT_SUPPORTED: another maker's
-        accelerator, ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, PRICE_NOT_FOUND:
-        ListModels, ListAccelerators and ListPrices say what there is), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin
-        another revision or none).
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST, SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN,
+        PREFIX_WITH_CHECKPOINTING, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT: correct the named fields;
+        ACCELERATOR_NOT_SUPPORTED: ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
+        PRICE_NOT_FOUND: take a name from ListModels, ListAccelerators or ListPrices), FAILED_PRECONDITION
+        (REVISION_UNAVAILABLE: pin another revision or none).
         """
 
     @_abc_1.abstractmethod
@@ -191,19 +228,21 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _estimator_pb2.BatchEstimateRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_estimator_pb2.BatchEstimateRunsResponse, _abc.Awaitable[_estimator_pb2.BatchEstimateRunsResponse]]:
-        """Estimates many runs; a row that fails carries its own status and spoils no other.
-        An estimate is 4 to 6 KB: for more than 500 rows raise gRPC's limit of 4 MiB on what the client receives.
+        """Estimates up to 1,000 runs; a row that fails carries its own status and spoils no other. Other calls are answered
+        between the rows. An estimate is 4 to 6 KB: for more than 500 rows raise gRPC's limit of 4 MiB on what the client
+        receives, or ask for ESTIMATE_VIEW_SUMMARY.
 
-        Errors: INVALID_ARGUMENT (the envelope is wrong: too many rows, a key twice).
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST: too many rows, or a key twice). Those of EstimateRun come in the row's
+        result.
         """
 
     @_abc_1.abstractmethod
     def ListModels(
         self,
-        request: _estimator_pb2.ListModelsRequest,
+        request: _catalog_pb2.ListModelsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.ListModelsResponse, _abc.Awaitable[_estimator_pb2.ListModelsResponse]]:
-        """Lists the models of the catalogue.
+    ) -> _typing.Union[_catalog_pb2.ListModelsResponse, _abc.Awaitable[_catalog_pb2.ListModelsResponse]]:
+        """Lists the models of the catalogue, which is constant while the server runs.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
         """
@@ -211,10 +250,10 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListAccelerators(
         self,
-        request: _estimator_pb2.ListAcceleratorsRequest,
+        request: _catalog_pb2.ListAcceleratorsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.ListAcceleratorsResponse, _abc.Awaitable[_estimator_pb2.ListAcceleratorsResponse]]:
-        """Lists the accelerators of the catalogue.
+    ) -> _typing.Union[_catalog_pb2.ListAcceleratorsResponse, _abc.Awaitable[_catalog_pb2.ListAcceleratorsResponse]]:
+        """Lists the accelerators of the catalogue, also those that the suite does not train on.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
         """
@@ -222,47 +261,52 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListPrices(
         self,
-        request: _estimator_pb2.ListPricesRequest,
+        request: _catalog_pb2.ListPricesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.ListPricesResponse, _abc.Awaitable[_estimator_pb2.ListPricesResponse]]:
-        """Lists the quotes of the price book.
+    ) -> _typing.Union[_catalog_pb2.ListPricesResponse, _abc.Awaitable[_catalog_pb2.ListPricesResponse]]:
+        """Lists the prices of the price book, which is constant while the server runs.
 
-        Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (ACCELERATOR_NOT_FOUND:
-        ListAccelerators lists all).
+        Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (ACCELERATOR_NOT_FOUND: take
+        a name from ListAccelerators, or leave it out).
         """
 
     @_abc_1.abstractmethod
     def CheckPlan(
         self,
-        request: _estimator_pb2.CheckPlanRequest,
+        request: _check_plan_pb2.CheckPlanRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.CheckPlanResponse, _abc.Awaitable[_estimator_pb2.CheckPlanResponse]]:
-        """Holds a run against limits: what a CI pipeline gates on.
+    ) -> _typing.Union[_check_plan_pb2.CheckPlanResponse, _abc.Awaitable[_check_plan_pb2.CheckPlanResponse]]:
+        """Checks a run against limits: what a CI pipeline gates on. A plan that fails is an answer, not an error.
+        Milliseconds when every check passes; otherwise dozens of changed runs are tried for `remedies`.
 
-        Errors: those of EstimateRun; INVALID_ARGUMENT (POLICY_EMPTY: name at least one limit; CURRENCY_UNKNOWN: the limit's
-        currency is not the price's).
+        Errors: those of EstimateRun, their fields below `run`; INVALID_ARGUMENT (CURRENCY_MISMATCH: state the limit in the
+        currency of the price).
         """
 
     @_abc_1.abstractmethod
     def ReportObservation(
         self,
-        request: _estimator_pb2.ReportObservationRequest,
+        request: _calibration_pb2.ReportObservationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.ReportObservationResponse, _abc.Awaitable[_estimator_pb2.ReportObservationResponse]]:
-        """Takes what a run measured; estimates for the same device learn from it. The same job and attempt count once.
+    ) -> _typing.Union[_calibration_pb2.ReportObservationResponse, _abc.Awaitable[_calibration_pb2.ReportObservationResponse]]:
+        """Takes what a run measured; estimates for the same device learn from it. Durable when it returns. The same job and
+        attempt count once.
 
-        Errors: INVALID_ARGUMENT (fix the named fields; OBSERVATION_IMPLAUSIBLE: the numbers contradict each other),
-        NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND), FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none),
-        ALREADY_EXISTS (REQUEST_ID_REUSED: another observation came under this request_id).
+        Errors: INVALID_ARGUMENT (OBSERVATION_IMPLAUSIBLE: leave the observation out; those of EstimateRun, their fields
+        below `observation.run`), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND: leave the observation out),
+        FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+        request_id), RESOURCE_EXHAUSTED (DISK_FULL) and UNAVAILABLE (STORE_UNAVAILABLE): try again after the time in
+        RetryInfo.
         """
 
     @_abc_1.abstractmethod
     def GetCalibration(
         self,
-        request: _estimator_pb2.GetCalibrationRequest,
+        request: _calibration_pb2.GetCalibrationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.GetCalibrationResponse, _abc.Awaitable[_estimator_pb2.GetCalibrationResponse]]:
-        """Says what was learned from observed runs, with the points it was learned from.
+    ) -> _typing.Union[_calibration_pb2.GetCalibrationResponse, _abc.Awaitable[_calibration_pb2.GetCalibrationResponse]]:
+        """Answers what was learned from observed runs, with the points it was learned from; empty on a server that keeps
+        none.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
         """
@@ -270,12 +314,14 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ResetCalibration(
         self,
-        request: _estimator_pb2.ResetCalibrationRequest,
+        request: _calibration_pb2.ResetCalibrationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_estimator_pb2.ResetCalibrationResponse, _abc.Awaitable[_estimator_pb2.ResetCalibrationResponse]]:
-        """Forgets what was learned, of one device or of all.
+    ) -> _typing.Union[_calibration_pb2.ResetCalibrationResponse, _abc.Awaitable[_calibration_pb2.ResetCalibrationResponse]]:
+        """Deletes the observations of one device or of all, and what was learned from them. Cannot be undone.
 
-        Errors: FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none).
+        Errors: FAILED_PRECONDITION (CALIBRATION_OFF: this server keeps none), ALREADY_EXISTS (REQUEST_ID_REUSED: take a
+        new request_id), RESOURCE_EXHAUSTED (DISK_FULL) and UNAVAILABLE (STORE_UNAVAILABLE): try again after the time in
+        RetryInfo.
         """
 
     @_abc_1.abstractmethod
@@ -284,9 +330,9 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _estimator_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_estimator_pb2.GetServerInfoResponse, _abc.Awaitable[_estimator_pb2.GetServerInfoResponse]]:
-        """Says what this server is and what it limits.
+        """Answers version, features, limits and present revision; cheap enough for a health check.
 
-        Errors: none of its own.
+        Errors: none but those of every rpc.
         """
 
 def add_EstimatorServiceServicer_to_server(servicer: EstimatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,7 +3,11 @@
 import grpc
 import warnings
 
+from finetree_api.recommender.v1 import method_card_pb2 as finetree__api_dot_recommender_dot_v1_dot_method__card__pb2
+from finetree_api.recommender.v1 import picture_pb2 as finetree__api_dot_recommender_dot_v1_dot_picture__pb2
+from finetree_api.recommender.v1 import recommendation_pb2 as finetree__api_dot_recommender_dot_v1_dot_recommendation__pb2
 from finetree_api.recommender.v1 import recommender_pb2 as finetree__api_dot_recommender_dot_v1_dot_recommender__pb2
+from finetree_api.recommender.v1 import rule_pack_pb2 as finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
 GRPC_VERSION = grpc.__version__
@@ -36,38 +40,38 @@ class RecommenderServiceStub(object):
         """
         self.Recommend = channel.unary_unary(
                 '/finetree_api.recommender.v1.RecommenderService/Recommend',
-                request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RecommendResponse.FromString,
+                request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommendation__pb2.RecommendRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommendation__pb2.RecommendResponse.FromString,
                 _registered_method=True)
         self.RenderDecisionTree = channel.unary_unary(
                 '/finetree_api.recommender.v1.RecommenderService/RenderDecisionTree',
-                request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderDecisionTreeRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderDecisionTreeResponse.FromString,
+                request_serializer=finetree__api_dot_recommender_dot_v1_dot_picture__pb2.RenderDecisionTreeRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_picture__pb2.RenderDecisionTreeResponse.FromString,
                 _registered_method=True)
         self.RenderFrontier = channel.unary_unary(
                 '/finetree_api.recommender.v1.RecommenderService/RenderFrontier',
-                request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderFrontierRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderFrontierResponse.FromString,
+                request_serializer=finetree__api_dot_recommender_dot_v1_dot_picture__pb2.RenderFrontierRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_picture__pb2.RenderFrontierResponse.FromString,
                 _registered_method=True)
         self.ListMethods = channel.unary_unary(
                 '/finetree_api.recommender.v1.RecommenderService/ListMethods',
-                request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListMethodsRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListMethodsResponse.FromString,
+                request_serializer=finetree__api_dot_recommender_dot_v1_dot_method__card__pb2.ListMethodsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_method__card__pb2.ListMethodsResponse.FromString,
                 _registered_method=True)
         self.GetMethod = channel.unary_unary(
                 '/finetree_api.recommender.v1.RecommenderService/GetMethod',
-                request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetMethodRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetMethodResponse.FromString,
+                request_serializer=finetree__api_dot_recommender_dot_v1_dot_method__card__pb2.GetMethodRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_method__card__pb2.GetMethodResponse.FromString,
                 _registered_method=True)
-        self.ListPolicies = channel.unary_unary(
-                '/finetree_api.recommender.v1.RecommenderService/ListPolicies',
-                request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListPoliciesRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListPoliciesResponse.FromString,
+        self.ListRulePacks = channel.unary_unary(
+                '/finetree_api.recommender.v1.RecommenderService/ListRulePacks',
+                request_serializer=finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.ListRulePacksRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.ListRulePacksResponse.FromString,
                 _registered_method=True)
-        self.GetPolicy = channel.unary_unary(
-                '/finetree_api.recommender.v1.RecommenderService/GetPolicy',
-                request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetPolicyRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetPolicyResponse.FromString,
+        self.GetRulePack = channel.unary_unary(
+                '/finetree_api.recommender.v1.RecommenderService/GetRulePack',
+                request_serializer=finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.GetRulePackRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.GetRulePackResponse.FromString,
                 _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/finetree_api.recommender.v1.RecommenderService/GetServerInfo',
@@ -109,13 +113,13 @@ class RecommenderServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListPolicies(self, request, context):
+    def ListRulePacks(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetPolicy(self, request, context):
+    def GetRulePack(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,38 +136,38 @@ def add_RecommenderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Recommend': grpc.unary_unary_rpc_method_handler(
                     servicer.Recommend,
-                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RecommendRequest.FromString,
-                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RecommendResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommendation__pb2.RecommendRequest.FromString,
+                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommendation__pb2.RecommendResponse.SerializeToString,
             ),
             'RenderDecisionTree': grpc.unary_unary_rpc_method_handler(
                     servicer.RenderDecisionTree,
-                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderDecisionTreeRequest.FromString,
-                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderDecisionTreeResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_picture__pb2.RenderDecisionTreeRequest.FromString,
+                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_picture__pb2.RenderDecisionTreeResponse.SerializeToString,
             ),
             'RenderFrontier': grpc.unary_unary_rpc_method_handler(
                     servicer.RenderFrontier,
-                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderFrontierRequest.FromString,
-                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderFrontierResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_picture__pb2.RenderFrontierRequest.FromString,
+                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_picture__pb2.RenderFrontierResponse.SerializeToString,
             ),
             'ListMethods': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMethods,
-                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListMethodsRequest.FromString,
-                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListMethodsResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_method__card__pb2.ListMethodsRequest.FromString,
+                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_method__card__pb2.ListMethodsResponse.SerializeToString,
             ),
             'GetMethod': grpc.unary_unary_rpc_method_handler(
                     servicer.GetMethod,
-                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetMethodRequest.FromString,
-                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetMethodResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_method__card__pb2.GetMethodRequest.FromString,
+                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_method__card__pb2.GetMethodResponse.SerializeToString,
             ),
-            'ListPolicies': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListPolicies,
-                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListPoliciesRequest.FromString,
-                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListPoliciesResponse.SerializeToString,
+            'ListRulePacks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRulePacks,
+                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.ListRulePacksRequest.FromString,
+                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.ListRulePacksResponse.SerializeToString,
             ),
-            'GetPolicy': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetPolicy,
-                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetPolicyRequest.FromString,
-                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetPolicyResponse.SerializeToString,
+            'GetRulePack': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRulePack,
+                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.GetRulePackRequest.FromString,
+                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.GetRulePackResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -196,8 +200,8 @@ class RecommenderService(object):
             request,
             target,
             '/finetree_api.recommender.v1.RecommenderService/Recommend',
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RecommendResponse.FromString,
+            finetree__api_dot_recommender_dot_v1_dot_recommendation__pb2.RecommendRequest.SerializeToString,
+            finetree__api_dot_recommender_dot_v1_dot_recommendation__pb2.RecommendResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -223,8 +227,8 @@ class RecommenderService(object):
             request,
             target,
             '/finetree_api.recommender.v1.RecommenderService/RenderDecisionTree',
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderDecisionTreeRequest.SerializeToString,
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderDecisionTreeResponse.FromString,
+            finetree__api_dot_recommender_dot_v1_dot_picture__pb2.RenderDecisionTreeRequest.SerializeToString,
+            finetree__api_dot_recommender_dot_v1_dot_picture__pb2.RenderDecisionTreeResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -250,8 +254,8 @@ class RecommenderService(object):
             request,
             target,
             '/finetree_api.recommender.v1.RecommenderService/RenderFrontier',
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderFrontierRequest.SerializeToString,
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.RenderFrontierResponse.FromString,
+            finetree__api_dot_recommender_dot_v1_dot_picture__pb2.RenderFrontierRequest.SerializeToString,
+            finetree__api_dot_recommender_dot_v1_dot_picture__pb2.RenderFrontierResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -277,8 +281,8 @@ class RecommenderService(object):
             request,
             target,
             '/finetree_api.recommender.v1.RecommenderService/ListMethods',
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListMethodsRequest.SerializeToString,
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListMethodsResponse.FromString,
+            finetree__api_dot_recommender_dot_v1_dot_method__card__pb2.ListMethodsRequest.SerializeToString,
+            finetree__api_dot_recommender_dot_v1_dot_method__card__pb2.ListMethodsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -304,8 +308,8 @@ class RecommenderService(object):
             request,
             target,
             '/finetree_api.recommender.v1.RecommenderService/GetMethod',
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetMethodRequest.SerializeToString,
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetMethodResponse.FromString,
+            finetree__api_dot_recommender_dot_v1_dot_method__card__pb2.GetMethodRequest.SerializeToString,
+            finetree__api_dot_recommender_dot_v1_dot_method__card__pb2.GetMethodResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -317,7 +321,7 @@ class RecommenderService(object):
             _registered_method=True)
 
     @staticmethod
-    def ListPolicies(request,
+    def ListRulePacks(request,
             target,
             options=(),
             channel_credentials=None,
@@ -330,9 +334,9 @@ class RecommenderService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/finetree_api.recommender.v1.RecommenderService/ListPolicies',
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListPoliciesRequest.SerializeToString,
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.ListPoliciesResponse.FromString,
+            '/finetree_api.recommender.v1.RecommenderService/ListRulePacks',
+            finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.ListRulePacksRequest.SerializeToString,
+            finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.ListRulePacksResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -344,7 +348,7 @@ class RecommenderService(object):
             _registered_method=True)
 
     @staticmethod
-    def GetPolicy(request,
+    def GetRulePack(request,
             target,
             options=(),
             channel_credentials=None,
@@ -357,9 +361,9 @@ class RecommenderService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/finetree_api.recommender.v1.RecommenderService/GetPolicy',
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetPolicyRequest.SerializeToString,
-            finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetPolicyResponse.FromString,
+            '/finetree_api.recommender.v1.RecommenderService/GetRulePack',
+            finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.GetRulePackRequest.SerializeToString,
+            finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.GetRulePackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,7 +4,11 @@ isort:skip_file
 Which fine-tuning method to use, and why."""
 
 from collections import abc as _abc
+from finetree_api.recommender.v1 import method_card_pb2 as _method_card_pb2
+from finetree_api.recommender.v1 import picture_pb2 as _picture_pb2
+from finetree_api.recommender.v1 import recommendation_pb2 as _recommendation_pb2
 from finetree_api.recommender.v1 import recommender_pb2 as _recommender_pb2
+from finetree_api.recommender.v1 import rule_pack_pb2 as _rule_pack_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -27,201 +31,219 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RecommenderServiceStub:
-    """Recommends a method and a complete recipe. Deterministic: the same request, pack and estimator revision give the
-    same answer.
+    """Recommends a method and a complete recipe. Deterministic: the same request, rule pack and estimator revision give the
+    same answer. Keeps no state; every rpc may be retried freely.
 
-    Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason).
+    Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
+    finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
+    the violations name; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
+    later) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RecommenderServiceAsyncStub: ...
-    Recommend: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.RecommendRequest, _recommender_pb2.RecommendResponse]
-    """Recommends a method. When the estimator does not answer, the reply rests on the pack alone and says so in a caution.
+    Recommend: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.RecommendRequest, _recommendation_pb2.RecommendResponse]
+    """Recommends a method, in milliseconds: one batch call of the estimator. When the estimator does not answer, the
+    reply rests on the pack alone and says so in a caution.
 
-    Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
-    POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST: correct the named fields, also where the estimator refuses them;
+    CURRENCY_MISMATCH: state budgets in USD), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND: take a name from
+    ListModels or ListAccelerators; RULE_PACK_NOT_FOUND: take one from ListRulePacks), FAILED_PRECONDITION
+    (REVISION_UNAVAILABLE: pin another revision or none).
     """
-    RenderDecisionTree: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.RenderDecisionTreeRequest, _recommender_pb2.RenderDecisionTreeResponse]
-    """Draws how a pack decides; with a request, the way that it takes is marked.
+    RenderDecisionTree: _grpc.UnaryUnaryMultiCallable[_picture_pb2.RenderDecisionTreeRequest, _picture_pb2.RenderDecisionTreeResponse]
+    """Draws how a pack decides; with a request, the path that it takes is marked, at the cost of Recommend.
 
-    Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
-    POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+    Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks); with a request those of Recommend.
     """
-    RenderFrontier: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.RenderFrontierRequest, _recommender_pb2.RenderFrontierResponse]
-    """Draws the five methods of a recommendation beside each other, by quality, memory, time and cost, as SVG.
+    RenderFrontier: _grpc.UnaryUnaryMultiCallable[_picture_pb2.RenderFrontierRequest, _picture_pb2.RenderFrontierResponse]
+    """Draws the five methods of a recommendation beside each other, by quality, memory, time and cost, as SVG. Costs as
+    much as Recommend.
 
-    Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
-    POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+    Errors: those of Recommend.
     """
-    ListMethods: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.ListMethodsRequest, _recommender_pb2.ListMethodsResponse]
-    """Lists the five methods with their cards.
+    ListMethods: _grpc.UnaryUnaryMultiCallable[_method_card_pb2.ListMethodsRequest, _method_card_pb2.ListMethodsResponse]
+    """Lists the five methods with their cards, for a page that explains them.
 
-    Errors: NOT_FOUND (POLICY_NOT_FOUND).
+    Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks).
     """
-    GetMethod: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.GetMethodRequest, _recommender_pb2.GetMethodResponse]
-    """Gets the card of a method.
+    GetMethod: _grpc.UnaryUnaryMultiCallable[_method_card_pb2.GetMethodRequest, _method_card_pb2.GetMethodResponse]
+    """Gets the card of one method.
 
-    Errors: INVALID_ARGUMENT (no method), NOT_FOUND (POLICY_NOT_FOUND).
+    Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks).
     """
-    ListPolicies: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.ListPoliciesRequest, _recommender_pb2.ListPoliciesResponse]
-    """Lists the rule packs: those that come with the service, and those of the folder that it was told of.
+    ListRulePacks: _grpc.UnaryUnaryMultiCallable[_rule_pack_pb2.ListRulePacksRequest, _rule_pack_pb2.ListRulePacksResponse]
+    """Lists the rule packs: the built-in ones, and those of the folder in the service's settings, which is read again
+    when a file of it changes.
 
-    Errors: none of its own.
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    GetPolicy: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.GetPolicyRequest, _recommender_pb2.GetPolicyResponse]
+    GetRulePack: _grpc.UnaryUnaryMultiCallable[_rule_pack_pb2.GetRulePackRequest, _rule_pack_pb2.GetRulePackResponse]
     """Gets a rule pack: its rules as data, the questionnaire, the tree, and the file itself.
 
-    Errors: NOT_FOUND (POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: the pinned hash is not the loaded
-    one; pin another or none).
+    Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks), FAILED_PRECONDITION (REVISION_UNAVAILABLE:
+    the pinned pack is not the loaded one; pin another or none).
     """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.GetServerInfoRequest, _recommender_pb2.GetServerInfoResponse]
-    """Says what this server is and what it limits.
+    """Answers version, features, limits and the default pack; cheap enough for a health check.
 
-    Errors: none of its own.
+    Errors: none but those of every rpc.
     """
 
 @_typing.type_check_only
 class RecommenderServiceAsyncStub(RecommenderServiceStub):
-    """Recommends a method and a complete recipe. Deterministic: the same request, pack and estimator revision give the
-    same answer.
+    """Recommends a method and a complete recipe. Deterministic: the same request, rule pack and estimator revision give the
+    same answer. Keeps no state; every rpc may be retried freely.
 
-    Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason).
+    Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
+    finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
+    the violations name; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
+    later) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Recommend: _aio.UnaryUnaryMultiCallable[_recommender_pb2.RecommendRequest, _recommender_pb2.RecommendResponse]  # type: ignore[assignment]
-    """Recommends a method. When the estimator does not answer, the reply rests on the pack alone and says so in a caution.
+    Recommend: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.RecommendRequest, _recommendation_pb2.RecommendResponse]  # type: ignore[assignment]
+    """Recommends a method, in milliseconds: one batch call of the estimator. When the estimator does not answer, the
+    reply rests on the pack alone and says so in a caution.
 
-    Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
-    POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST: correct the named fields, also where the estimator refuses them;
+    CURRENCY_MISMATCH: state budgets in USD), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND: take a name from
+    ListModels or ListAccelerators; RULE_PACK_NOT_FOUND: take one from ListRulePacks), FAILED_PRECONDITION
+    (REVISION_UNAVAILABLE: pin another revision or none).
     """
-    RenderDecisionTree: _aio.UnaryUnaryMultiCallable[_recommender_pb2.RenderDecisionTreeRequest, _recommender_pb2.RenderDecisionTreeResponse]  # type: ignore[assignment]
-    """Draws how a pack decides; with a request, the way that it takes is marked.
+    RenderDecisionTree: _aio.UnaryUnaryMultiCallable[_picture_pb2.RenderDecisionTreeRequest, _picture_pb2.RenderDecisionTreeResponse]  # type: ignore[assignment]
+    """Draws how a pack decides; with a request, the path that it takes is marked, at the cost of Recommend.
 
-    Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
-    POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+    Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks); with a request those of Recommend.
     """
-    RenderFrontier: _aio.UnaryUnaryMultiCallable[_recommender_pb2.RenderFrontierRequest, _recommender_pb2.RenderFrontierResponse]  # type: ignore[assignment]
-    """Draws the five methods of a recommendation beside each other, by quality, memory, time and cost, as SVG.
+    RenderFrontier: _aio.UnaryUnaryMultiCallable[_picture_pb2.RenderFrontierRequest, _picture_pb2.RenderFrontierResponse]  # type: ignore[assignment]
+    """Draws the five methods of a recommendation beside each other, by quality, memory, time and cost, as SVG. Costs as
+    much as Recommend.
 
-    Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
-    POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+    Errors: those of Recommend.
     """
-    ListMethods: _aio.UnaryUnaryMultiCallable[_recommender_pb2.ListMethodsRequest, _recommender_pb2.ListMethodsResponse]  # type: ignore[assignment]
-    """Lists the five methods with their cards.
+    ListMethods: _aio.UnaryUnaryMultiCallable[_method_card_pb2.ListMethodsRequest, _method_card_pb2.ListMethodsResponse]  # type: ignore[assignment]
+    """Lists the five methods with their cards, for a page that explains them.
 
-    Errors: NOT_FOUND (POLICY_NOT_FOUND).
+    Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks).
     """
-    GetMethod: _aio.UnaryUnaryMultiCallable[_recommender_pb2.GetMethodRequest, _recommender_pb2.GetMethodResponse]  # type: ignore[assignment]
-    """Gets the card of a method.
+    GetMethod: _aio.UnaryUnaryMultiCallable[_method_card_pb2.GetMethodRequest, _method_card_pb2.GetMethodResponse]  # type: ignore[assignment]
+    """Gets the card of one method.
 
-    Errors: INVALID_ARGUMENT (no method), NOT_FOUND (POLICY_NOT_FOUND).
+    Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks).
     """
-    ListPolicies: _aio.UnaryUnaryMultiCallable[_recommender_pb2.ListPoliciesRequest, _recommender_pb2.ListPoliciesResponse]  # type: ignore[assignment]
-    """Lists the rule packs: those that come with the service, and those of the folder that it was told of.
+    ListRulePacks: _aio.UnaryUnaryMultiCallable[_rule_pack_pb2.ListRulePacksRequest, _rule_pack_pb2.ListRulePacksResponse]  # type: ignore[assignment]
+    """Lists the rule packs: the built-in ones, and those of the folder in the service's settings, which is read again
+    when a file of it changes.
 
-    Errors: none of its own.
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
-    GetPolicy: _aio.UnaryUnaryMultiCallable[_recommender_pb2.GetPolicyRequest, _recommender_pb2.GetPolicyResponse]  # type: ignore[assignment]
+    GetRulePack: _aio.UnaryUnaryMultiCallable[_rule_pack_pb2.GetRulePackRequest, _rule_pack_pb2.GetRulePackResponse]  # type: ignore[assignment]
     """Gets a rule pack: its rules as data, the questionnaire, the tree, and the file itself.
 
-    Errors: NOT_FOUND (POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: the pinned hash is not the loaded
-    one; pin another or none).
+    Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks), FAILED_PRECONDITION (REVISION_UNAVAILABLE:
+    the pinned pack is not the loaded one; pin another or none).
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_recommender_pb2.GetServerInfoRequest, _recommender_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Says what this server is and what it limits.
+    """Answers version, features, limits and the default pack; cheap enough for a health check.
 
-    Errors: none of its own.
+    Errors: none but those of every rpc.
     """
 
 class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Recommends a method and a complete recipe. Deterministic: the same request, pack and estimator revision give the
-    same answer.
+    """Recommends a method and a complete recipe. Deterministic: the same request, rule pack and estimator revision give the
+    same answer. Keeps no state; every rpc may be retried freely.
 
-    Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason).
+    Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
+    finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
+    the violations name; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
+    later) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
     """
 
     @_abc_1.abstractmethod
     def Recommend(
         self,
-        request: _recommender_pb2.RecommendRequest,
+        request: _recommendation_pb2.RecommendRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_recommender_pb2.RecommendResponse, _abc.Awaitable[_recommender_pb2.RecommendResponse]]:
-        """Recommends a method. When the estimator does not answer, the reply rests on the pack alone and says so in a caution.
+    ) -> _typing.Union[_recommendation_pb2.RecommendResponse, _abc.Awaitable[_recommendation_pb2.RecommendResponse]]:
+        """Recommends a method, in milliseconds: one batch call of the estimator. When the estimator does not answer, the
+        reply rests on the pack alone and says so in a caution.
 
-        Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
-        POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST: correct the named fields, also where the estimator refuses them;
+        CURRENCY_MISMATCH: state budgets in USD), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND: take a name from
+        ListModels or ListAccelerators; RULE_PACK_NOT_FOUND: take one from ListRulePacks), FAILED_PRECONDITION
+        (REVISION_UNAVAILABLE: pin another revision or none).
         """
 
     @_abc_1.abstractmethod
     def RenderDecisionTree(
         self,
-        request: _recommender_pb2.RenderDecisionTreeRequest,
+        request: _picture_pb2.RenderDecisionTreeRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_recommender_pb2.RenderDecisionTreeResponse, _abc.Awaitable[_recommender_pb2.RenderDecisionTreeResponse]]:
-        """Draws how a pack decides; with a request, the way that it takes is marked.
+    ) -> _typing.Union[_picture_pb2.RenderDecisionTreeResponse, _abc.Awaitable[_picture_pb2.RenderDecisionTreeResponse]]:
+        """Draws how a pack decides; with a request, the path that it takes is marked, at the cost of Recommend.
 
-        Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
-        POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+        Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks); with a request those of Recommend.
         """
 
     @_abc_1.abstractmethod
     def RenderFrontier(
         self,
-        request: _recommender_pb2.RenderFrontierRequest,
+        request: _picture_pb2.RenderFrontierRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_recommender_pb2.RenderFrontierResponse, _abc.Awaitable[_recommender_pb2.RenderFrontierResponse]]:
-        """Draws the five methods of a recommendation beside each other, by quality, memory, time and cost, as SVG.
+    ) -> _typing.Union[_picture_pb2.RenderFrontierResponse, _abc.Awaitable[_picture_pb2.RenderFrontierResponse]]:
+        """Draws the five methods of a recommendation beside each other, by quality, memory, time and cost, as SVG. Costs as
+        much as Recommend.
 
-        Errors: INVALID_ARGUMENT (fix the named fields), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
-        POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: pin another revision or none).
+        Errors: those of Recommend.
         """
 
     @_abc_1.abstractmethod
     def ListMethods(
         self,
-        request: _recommender_pb2.ListMethodsRequest,
+        request: _method_card_pb2.ListMethodsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_recommender_pb2.ListMethodsResponse, _abc.Awaitable[_recommender_pb2.ListMethodsResponse]]:
-        """Lists the five methods with their cards.
+    ) -> _typing.Union[_method_card_pb2.ListMethodsResponse, _abc.Awaitable[_method_card_pb2.ListMethodsResponse]]:
+        """Lists the five methods with their cards, for a page that explains them.
 
-        Errors: NOT_FOUND (POLICY_NOT_FOUND).
+        Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks).
         """
 
     @_abc_1.abstractmethod
     def GetMethod(
         self,
-        request: _recommender_pb2.GetMethodRequest,
+        request: _method_card_pb2.GetMethodRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_recommender_pb2.GetMethodResponse, _abc.Awaitable[_recommender_pb2.GetMethodResponse]]:
-        """Gets the card of a method.
+    ) -> _typing.Union[_method_card_pb2.GetMethodResponse, _abc.Awaitable[_method_card_pb2.GetMethodResponse]]:
+        """Gets the card of one method.
 
-        Errors: INVALID_ARGUMENT (no method), NOT_FOUND (POLICY_NOT_FOUND).
+        Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks).
         """
 
     @_abc_1.abstractmethod
-    def ListPolicies(
+    def ListRulePacks(
         self,
-        request: _recommender_pb2.ListPoliciesRequest,
+        request: _rule_pack_pb2.ListRulePacksRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_recommender_pb2.ListPoliciesResponse, _abc.Awaitable[_recommender_pb2.ListPoliciesResponse]]:
-        """Lists the rule packs: those that come with the service, and those of the folder that it was told of.
+    ) -> _typing.Union[_rule_pack_pb2.ListRulePacksResponse, _abc.Awaitable[_rule_pack_pb2.ListRulePacksResponse]]:
+        """Lists the rule packs: the built-in ones, and those of the folder in the service's settings, which is read again
+        when a file of it changes.
 
-        Errors: none of its own.
+        Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
         """
 
     @_abc_1.abstractmethod
-    def GetPolicy(
+    def GetRulePack(
         self,
-        request: _recommender_pb2.GetPolicyRequest,
+        request: _rule_pack_pb2.GetRulePackRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_recommender_pb2.GetPolicyResponse, _abc.Awaitable[_recommender_pb2.GetPolicyResponse]]:
+    ) -> _typing.Union[_rule_pack_pb2.GetRulePackResponse, _abc.Awaitable[_rule_pack_pb2.GetRulePackResponse]]:
         """Gets a rule pack: its rules as data, the questionnaire, the tree, and the file itself.
 
-        Errors: NOT_FOUND (POLICY_NOT_FOUND), FAILED_PRECONDITION (REVISION_UNAVAILABLE: the pinned hash is not the loaded
-        one; pin another or none).
+        Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks), FAILED_PRECONDITION (REVISION_UNAVAILABLE:
+        the pinned pack is not the loaded one; pin another or none).
         """
 
     @_abc_1.abstractmethod
@@ -230,9 +252,9 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _recommender_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recommender_pb2.GetServerInfoResponse, _abc.Awaitable[_recommender_pb2.GetServerInfoResponse]]:
-        """Says what this server is and what it limits.
+        """Answers version, features, limits and the default pack; cheap enough for a health check.
 
-        Errors: none of its own.
+        Errors: none but those of every rpc.
         """
 
 def add_RecommenderServiceServicer_to_server(servicer: RecommenderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,33 +22,33 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from finetree_api.types.v1 import run_spec_pb2 as finetree__api_dot_types_dot_v1_dot_run__spec__pb2
+from finetree_api.types.v1 import model_pb2 as finetree__api_dot_types_dot_v1_dot_model__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(finetree_api/trainer/v1/base_model.proto\x12\x17\x66inetree_api.trainer.v1\x1a$finetree_api/types/v1/run_spec.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x03\n\tBaseModel\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12@\n\x06origin\x18\x02 \x01(\x0e\x32(.finetree_api.trainer.v1.BaseModelOriginR\x06origin\x12=\n\x05state\x18\x03 \x01(\x0e\x32\'.finetree_api.trainer.v1.BaseModelStateR\x05state\x12:\n\x06source\x18\x04 \x01(\x0b\x32\".finetree_api.types.v1.ModelSourceR\x06source\x12\x15\n\x06hub_id\x18\x05 \x01(\tR\x05hubId\x12\x1a\n\x08revision\x18\x06 \x01(\tR\x08revision\x12\x12\n\x04refs\x18\x07 \x03(\tR\x04refs\x12\x1d\n\nsize_bytes\x18\x08 \x01(\x03R\tsizeBytes\x12\x1d\n\nmodel_type\x18\t \x01(\tR\tmodelType\x12#\n\rmax_positions\x18\n \x01(\x03R\x0cmaxPositions\x12\x1d\n\nvocab_size\x18\x0b \x01(\x03R\tvocabSize\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"S\n\x15ListBaseModelsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"\x85\x01\n\x16ListBaseModelsResponse\x12\x43\n\x0b\x62\x61se_models\x18\x01 \x03(\x0b\x32\".finetree_api.trainer.v1.BaseModelR\nbaseModels\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\")\n\x13GetBaseModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"Y\n\x14GetBaseModelResponse\x12\x41\n\nbase_model\x18\x01 \x01(\x0b\x32\".finetree_api.trainer.v1.BaseModelR\tbaseModel\",\n\x16\x44\x65leteBaseModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"\\\n\x17\x44\x65leteBaseModelResponse\x12\x41\n\nbase_model\x18\x01 \x01(\x0b\x32\".finetree_api.trainer.v1.BaseModelR\tbaseModel*\x88\x01\n\x0f\x42\x61seModelOrigin\x12!\n\x1d\x42\x41SE_MODEL_ORIGIN_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42\x41SE_MODEL_ORIGIN_HUB\x10\x01\x12\x1b\n\x17\x42\x41SE_MODEL_ORIGIN_WHEEL\x10\x02\x12\x1a\n\x16\x42\x41SE_MODEL_ORIGIN_PATH\x10\x03*l\n\x0e\x42\x61seModelState\x12 \n\x1c\x42\x41SE_MODEL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41SE_MODEL_STATE_READY\x10\x01\x12\x1c\n\x18\x42\x41SE_MODEL_STATE_PARTIAL\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(finetree_api/trainer/v1/base_model.proto\x12\x17\x66inetree_api.trainer.v1\x1a!finetree_api/types/v1/model.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x03\n\tBaseModel\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12@\n\x06origin\x18\x02 \x01(\x0e\x32(.finetree_api.trainer.v1.BaseModelOriginR\x06origin\x12=\n\x05state\x18\x03 \x01(\x0e\x32\'.finetree_api.trainer.v1.BaseModelStateR\x05state\x12:\n\x06source\x18\x04 \x01(\x0b\x32\".finetree_api.types.v1.ModelSourceR\x06source\x12\x15\n\x06hub_id\x18\x05 \x01(\tR\x05hubId\x12\x1a\n\x08revision\x18\x06 \x01(\tR\x08revision\x12\x12\n\x04refs\x18\x07 \x03(\tR\x04refs\x12\x1d\n\nsize_bytes\x18\x08 \x01(\x03R\tsizeBytes\x12\x1d\n\nmodel_type\x18\t \x01(\tR\tmodelType\x12#\n\rmax_positions\x18\n \x01(\x05R\x0cmaxPositions\x12\x1d\n\nvocab_size\x18\x0b \x01(\x05R\tvocabSize\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"S\n\x15ListBaseModelsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"\x85\x01\n\x16ListBaseModelsResponse\x12\x43\n\x0b\x62\x61se_models\x18\x01 \x03(\x0b\x32\".finetree_api.trainer.v1.BaseModelR\nbaseModels\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\")\n\x13GetBaseModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"Y\n\x14GetBaseModelResponse\x12\x41\n\nbase_model\x18\x01 \x01(\x0b\x32\".finetree_api.trainer.v1.BaseModelR\tbaseModel\"K\n\x16\x44\x65leteBaseModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"\\\n\x17\x44\x65leteBaseModelResponse\x12\x41\n\nbase_model\x18\x01 \x01(\x0b\x32\".finetree_api.trainer.v1.BaseModelR\tbaseModel*\x88\x01\n\x0f\x42\x61seModelOrigin\x12!\n\x1d\x42\x41SE_MODEL_ORIGIN_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42\x41SE_MODEL_ORIGIN_HUB\x10\x01\x12\x1b\n\x17\x42\x41SE_MODEL_ORIGIN_WHEEL\x10\x02\x12\x1a\n\x16\x42\x41SE_MODEL_ORIGIN_PATH\x10\x03*l\n\x0e\x42\x61seModelState\x12 \n\x1c\x42\x41SE_MODEL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41SE_MODEL_STATE_READY\x10\x01\x12\x1c\n\x18\x42\x41SE_MODEL_STATE_PARTIAL\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.trainer.v1.base_model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BASEMODELORIGIN']._serialized_start=1121
-  _globals['_BASEMODELORIGIN']._serialized_end=1257
-  _globals['_BASEMODELSTATE']._serialized_start=1259
-  _globals['_BASEMODELSTATE']._serialized_end=1367
-  _globals['_BASEMODEL']._serialized_start=141
-  _globals['_BASEMODEL']._serialized_end=623
-  _globals['_LISTBASEMODELSREQUEST']._serialized_start=625
-  _globals['_LISTBASEMODELSREQUEST']._serialized_end=708
-  _globals['_LISTBASEMODELSRESPONSE']._serialized_start=711
-  _globals['_LISTBASEMODELSRESPONSE']._serialized_end=844
-  _globals['_GETBASEMODELREQUEST']._serialized_start=846
-  _globals['_GETBASEMODELREQUEST']._serialized_end=887
-  _globals['_GETBASEMODELRESPONSE']._serialized_start=889
-  _globals['_GETBASEMODELRESPONSE']._serialized_end=978
-  _globals['_DELETEBASEMODELREQUEST']._serialized_start=980
-  _globals['_DELETEBASEMODELREQUEST']._serialized_end=1024
-  _globals['_DELETEBASEMODELRESPONSE']._serialized_start=1026
-  _globals['_DELETEBASEMODELRESPONSE']._serialized_end=1118
+  _globals['_BASEMODELORIGIN']._serialized_start=1149
+  _globals['_BASEMODELORIGIN']._serialized_end=1285
+  _globals['_BASEMODELSTATE']._serialized_start=1287
+  _globals['_BASEMODELSTATE']._serialized_end=1395
+  _globals['_BASEMODEL']._serialized_start=138
+  _globals['_BASEMODEL']._serialized_end=620
+  _globals['_LISTBASEMODELSREQUEST']._serialized_start=622
+  _globals['_LISTBASEMODELSREQUEST']._serialized_end=705
+  _globals['_LISTBASEMODELSRESPONSE']._serialized_start=708
+  _globals['_LISTBASEMODELSRESPONSE']._serialized_end=841
+  _globals['_GETBASEMODELREQUEST']._serialized_start=843
+  _globals['_GETBASEMODELREQUEST']._serialized_end=884
+  _globals['_GETBASEMODELRESPONSE']._serialized_start=886
+  _globals['_GETBASEMODELRESPONSE']._serialized_end=975
+  _globals['_DELETEBASEMODELREQUEST']._serialized_start=977
+  _globals['_DELETEBASEMODELREQUEST']._serialized_end=1052
+  _globals['_DELETEBASEMODELRESPONSE']._serialized_start=1054
+  _globals['_DELETEBASEMODELRESPONSE']._serialized_end=1146
 # @@protoc_insertion_point(module_scope)

@@ -4,7 +4,7 @@ isort:skip_file
 Base models that are on the trainer's machine."""
 
 from collections import abc as _abc
-from finetree_api.types.v1 import run_spec_pb2 as _run_spec_pb2
+from finetree_api.types.v1 import model_pb2 as _model_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -110,7 +110,7 @@ class BaseModel(_message.Message):
     vocab_size: _builtins.int
     """Rows of its embedding table, as its config.json says it; 0 when it does not."""
     @_builtins.property
-    def source(self) -> _run_spec_pb2.ModelSource:
+    def source(self) -> _model_pb2.ModelSource:
         """How a spec names it."""
 
     @_builtins.property
@@ -127,7 +127,7 @@ class BaseModel(_message.Message):
         name: _builtins.str = ...,
         origin: Global___BaseModelOrigin.ValueType = ...,
         state: Global___BaseModelState.ValueType = ...,
-        source: _run_spec_pb2.ModelSource | None = ...,
+        source: _model_pb2.ModelSource | None = ...,
         hub_id: _builtins.str = ...,
         revision: _builtins.str = ...,
         refs: _abc.Iterable[_builtins.str] | None = ...,
@@ -252,16 +252,22 @@ class DeleteBaseModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As in GetBaseModelRequest."""
+    request_id: _builtins.str
+    """Idempotency key: the same key with the same request gives the same answer, with another request it is refused. The
+    SDK sets one. Empty: every call counts.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,7 +4,7 @@ isort:skip_file
 Datasets as resources: content-addressed and uploaded in pieces."""
 
 from collections import abc as _abc
-from finetree_api.types.v1 import run_spec_pb2 as _run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2 as _training_data_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -20,82 +20,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _DatasetFormat:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _DatasetFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DatasetFormat.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    DATASET_FORMAT_UNSPECIFIED: _DatasetFormat.ValueType  # 0
-    """Detected from the content."""
-    DATASET_FORMAT_JSONL: _DatasetFormat.ValueType  # 1
-    """JSON lines."""
-    DATASET_FORMAT_JSON: _DatasetFormat.ValueType  # 2
-    """A JSON array of objects, or an object that holds one."""
-    DATASET_FORMAT_CSV: _DatasetFormat.ValueType  # 3
-    """A table whose first line names the columns."""
-    DATASET_FORMAT_TSV: _DatasetFormat.ValueType  # 4
-    """The same cut by tabs."""
-    DATASET_FORMAT_PARQUET: _DatasetFormat.ValueType  # 5
-    """Parquet."""
-    DATASET_FORMAT_TEXT: _DatasetFormat.ValueType  # 6
-    """Plain text, a row a line."""
-
-class DatasetFormat(_DatasetFormat, metaclass=_DatasetFormatEnumTypeWrapper):
-    """How the bytes of a dataset are written."""
-
-DATASET_FORMAT_UNSPECIFIED: DatasetFormat.ValueType  # 0
-"""Detected from the content."""
-DATASET_FORMAT_JSONL: DatasetFormat.ValueType  # 1
-"""JSON lines."""
-DATASET_FORMAT_JSON: DatasetFormat.ValueType  # 2
-"""A JSON array of objects, or an object that holds one."""
-DATASET_FORMAT_CSV: DatasetFormat.ValueType  # 3
-"""A table whose first line names the columns."""
-DATASET_FORMAT_TSV: DatasetFormat.ValueType  # 4
-"""The same cut by tabs."""
-DATASET_FORMAT_PARQUET: DatasetFormat.ValueType  # 5
-"""Parquet."""
-DATASET_FORMAT_TEXT: DatasetFormat.ValueType  # 6
-"""Plain text, a row a line."""
-Global___DatasetFormat: _TypeAlias = DatasetFormat  # noqa: Y015
-
-class _RowSchema:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _RowSchemaEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowSchema.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    ROW_SCHEMA_UNSPECIFIED: _RowSchema.ValueType  # 0
-    """Not known yet."""
-    ROW_SCHEMA_CHAT: _RowSchema.ValueType  # 1
-    """"messages": a conversation."""
-    ROW_SCHEMA_PROMPT_COMPLETION: _RowSchema.ValueType  # 2
-    """"prompt" and "completion"."""
-    ROW_SCHEMA_TEXT: _RowSchema.ValueType  # 3
-    """"text"."""
-    ROW_SCHEMA_INSTRUCTION: _RowSchema.ValueType  # 4
-    """Alpaca's and Dolly's: "instruction", "input" or "context", and "output" or "response"."""
-    ROW_SCHEMA_SHAREGPT: _RowSchema.ValueType  # 5
-    """ShareGPT's: "conversations" with from and value."""
-
-class RowSchema(_RowSchema, metaclass=_RowSchemaEnumTypeWrapper):
-    """What a row of a dataset holds."""
-
-ROW_SCHEMA_UNSPECIFIED: RowSchema.ValueType  # 0
-"""Not known yet."""
-ROW_SCHEMA_CHAT: RowSchema.ValueType  # 1
-""""messages": a conversation."""
-ROW_SCHEMA_PROMPT_COMPLETION: RowSchema.ValueType  # 2
-""""prompt" and "completion"."""
-ROW_SCHEMA_TEXT: RowSchema.ValueType  # 3
-""""text"."""
-ROW_SCHEMA_INSTRUCTION: RowSchema.ValueType  # 4
-"""Alpaca's and Dolly's: "instruction", "input" or "context", and "output" or "response"."""
-ROW_SCHEMA_SHAREGPT: RowSchema.ValueType  # 5
-"""ShareGPT's: "conversations" with from and value."""
-Global___RowSchema: _TypeAlias = RowSchema  # noqa: Y015
 
 class _DatasetState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -179,8 +103,8 @@ class Dataset(_message.Message):
     UID_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
-    FORMAT_FIELD_NUMBER: _builtins.int
-    ROW_SCHEMA_FIELD_NUMBER: _builtins.int
+    FILE_FORMAT_FIELD_NUMBER: _builtins.int
+    ROW_FORMAT_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     COMMITTED_BYTES_FIELD_NUMBER: _builtins.int
@@ -188,10 +112,9 @@ class Dataset(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
-    ETAG_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     READING_FIELD_NUMBER: _builtins.int
-    PACKING_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"projects/{project}/datasets/{dataset}"."""
     uid: _builtins.str
@@ -200,10 +123,10 @@ class Dataset(_message.Message):
     """Name for people."""
     state: Global___DatasetState.ValueType
     """State."""
-    format: Global___DatasetFormat.ValueType
-    """How its bytes are written."""
-    row_schema: Global___RowSchema.ValueType
-    """What a row holds."""
+    file_format: _training_data_pb2.FileFormat.ValueType
+    """What the file is written in; unspecified until it was looked at."""
+    row_format: _training_data_pb2.RowFormat.ValueType
+    """What a row holds; unspecified until it was looked at."""
     size_bytes: _builtins.int
     """Size in bytes."""
     sha256: _builtins.str
@@ -212,12 +135,10 @@ class Dataset(_message.Message):
     """Bytes that are safely stored: an upload goes on from here."""
     created_by: _builtins.str
     """Who created it."""
-    etag: _builtins.str
-    """Changes with every change."""
-    packing: _builtins.str
-    """How it is packed: "", "gzip" or "zstd"."""
+    compression: _training_data_pb2.Compression.ValueType
+    """How the file is compressed."""
     @_builtins.property
-    def profile(self) -> _run_spec_pb2.DatasetProfile:
+    def profile(self) -> _training_data_pb2.DatasetProfile:
         """Rows, and token lengths estimated from characters, once ready."""
 
     @_builtins.property
@@ -230,10 +151,10 @@ class Dataset(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Indexed labels."""
+        """Labels."""
 
     @_builtins.property
-    def reading(self) -> _run_spec_pb2.DatasetReading:
+    def reading(self) -> _training_data_pb2.DatasetReading:
         """How it is read, as far as CreateDataset said so; a job's own reading comes before it."""
 
     def __init__(
@@ -243,23 +164,22 @@ class Dataset(_message.Message):
         uid: _builtins.str = ...,
         display_name: _builtins.str = ...,
         state: Global___DatasetState.ValueType = ...,
-        format: Global___DatasetFormat.ValueType = ...,
-        row_schema: Global___RowSchema.ValueType = ...,
+        file_format: _training_data_pb2.FileFormat.ValueType = ...,
+        row_format: _training_data_pb2.RowFormat.ValueType = ...,
         size_bytes: _builtins.int = ...,
         sha256: _builtins.str = ...,
         committed_bytes: _builtins.int = ...,
-        profile: _run_spec_pb2.DatasetProfile | None = ...,
+        profile: _training_data_pb2.DatasetProfile | None = ...,
         created_by: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
-        etag: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        reading: _run_spec_pb2.DatasetReading | None = ...,
-        packing: _builtins.str = ...,
+        reading: _training_data_pb2.DatasetReading | None = ...,
+        compression: _training_data_pb2.Compression.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "profile", b"profile", "reading", b"reading", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "create_time", b"create_time", "created_by", b"created_by", "display_name", b"display_name", "etag", b"etag", "format", b"format", "labels", b"labels", "name", b"name", "packing", b"packing", "profile", b"profile", "reading", b"reading", "row_schema", b"row_schema", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "compression", b"compression", "create_time", b"create_time", "created_by", b"created_by", "display_name", b"display_name", "file_format", b"file_format", "labels", b"labels", "name", b"name", "profile", b"profile", "reading", b"reading", "row_format", b"row_format", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,7 +215,6 @@ class CreateDatasetRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
-    FORMAT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     READING_FIELD_NUMBER: _builtins.int
@@ -307,17 +226,17 @@ class CreateDatasetRequest(_message.Message):
     """Size in bytes."""
     sha256: _builtins.str
     """SHA-256 of the content in lower-case hex."""
-    format: Global___DatasetFormat.ValueType
-    """How the bytes are written."""
     request_id: _builtins.str
-    """Idempotency key; the SDK sets one."""
+    """Idempotency key: the same key with the same request gives the same answer, with another request it is refused. The
+    SDK sets one. Empty: every call counts.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Indexed labels."""
+        """Labels."""
 
     @_builtins.property
-    def reading(self) -> _run_spec_pb2.DatasetReading:
-        """How the rows are read, where the content does not tell."""
+    def reading(self) -> _training_data_pb2.DatasetReading:
+        """How the file is read, where its content does not tell."""
 
     def __init__(
         self,
@@ -326,14 +245,13 @@ class CreateDatasetRequest(_message.Message):
         display_name: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         sha256: _builtins.str = ...,
-        format: Global___DatasetFormat.ValueType = ...,
         request_id: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        reading: _run_spec_pb2.DatasetReading | None = ...,
+        reading: _training_data_pb2.DatasetReading | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reading", b"reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "format", b"format", "labels", b"labels", "parent", b"parent", "reading", b"reading", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "labels", b"labels", "parent", b"parent", "reading", b"reading", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -373,7 +291,7 @@ class WriteDatasetRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The dataset; in the first message."""
+    """The dataset; in the first message. A write needs no request_id: its offset makes a repetition harmless."""
     offset: _builtins.int
     """Position of the piece; must continue what is committed."""
     data: _builtins.bytes
@@ -532,7 +450,9 @@ class DeleteDatasetRequest(_message.Message):
     name: _builtins.str
     """The dataset."""
     request_id: _builtins.str
-    """Idempotency key; the SDK sets one."""
+    """Idempotency key: the same key with the same request gives the same answer, with another request it is refused. The
+    SDK sets one. Empty: every call counts.
+    """
     def __init__(
         self,
         *,
@@ -613,8 +533,8 @@ class PreviewRow(_message.Message):
     NO_TARGET_FIELD_NUMBER: _builtins.int
     SPANS_FIELD_NUMBER: _builtins.int
     SHORTENED_FIELD_NUMBER: _builtins.int
-    split: _builtins.str
-    """"train" or "evaluation"."""
+    split: _training_data_pb2.Split.ValueType
+    """Part of the data that it belongs to."""
     row: _builtins.int
     """Number in its file, from 1."""
     tokens: _builtins.int
@@ -636,7 +556,7 @@ class PreviewRow(_message.Message):
     def __init__(
         self,
         *,
-        split: _builtins.str = ...,
+        split: _training_data_pb2.Split.ValueType = ...,
         row: _builtins.int = ...,
         tokens: _builtins.int = ...,
         target_tokens: _builtins.int = ...,
@@ -660,20 +580,20 @@ class PreviewDatasetRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NAME_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """The dataset: what the newest PREPARE job that has succeeded on it kept."""
+    dataset: _builtins.str
+    """A dataset: what the newest PrepareTask that has succeeded on it kept."""
     job: _builtins.str
-    """A PREPARE job, in place of `name`: needed for a file that was named by path."""
+    """A job with a PrepareTask: needed for a file that was named by path."""
     filter: Global___PreviewFilter.ValueType
     """Which rows."""
-    split: _builtins.str
-    """"train", "evaluation", or empty for both."""
+    split: _training_data_pb2.Split.ValueType
+    """Part of the data; unspecified shows both."""
     page_size: _builtins.int
     """Largest page; 0 means 20, at most 100."""
     page_token: _builtins.str
@@ -681,18 +601,20 @@ class PreviewDatasetRequest(_message.Message):
     def __init__(
         self,
         *,
-        name: _builtins.str = ...,
+        dataset: _builtins.str = ...,
         job: _builtins.str = ...,
         filter: Global___PreviewFilter.ValueType = ...,
-        split: _builtins.str = ...,
+        split: _training_data_pb2.Split.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "job", b"job", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "job", b"job", "name", b"name", "page_size", b"page_size", "page_token", b"page_token", "split", b"split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "filter", b"filter", "job", b"job", "page_size", b"page_size", "page_token", b"page_token", "source", b"source", "split", b"split"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["dataset", "job"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___PreviewDatasetRequest: _TypeAlias = PreviewDatasetRequest  # noqa: Y015
 
@@ -708,7 +630,7 @@ class PreviewDatasetResponse(_message.Message):
     next_page_token: _builtins.str
     """Token of the next page; empty at the end."""
     job: _builtins.str
-    """The PREPARE job that kept them."""
+    """The job that kept them."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreviewRow]:
         """Rows in the order of the file."""

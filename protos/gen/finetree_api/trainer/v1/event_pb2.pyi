@@ -4,10 +4,12 @@ isort:skip_file
 What happens in a job: a durable, gapless, numbered log."""
 
 from collections import abc as _abc
+from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
+from finetree_api.types.v1 import check_pb2 as _check_pb2
 from finetree_api.types.v1 import evidence_pb2 as _evidence_pb2
-from finetree_api.types.v1 import run_spec_pb2 as _run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2 as _training_data_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -15,6 +17,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from google.type import money_pb2 as _money_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -142,6 +145,90 @@ EVENT_KIND_TERMINAL: EventKind.ValueType  # 17
 """Terminal."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
+class _ProgressUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProgressUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProgressUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROGRESS_UNIT_UNSPECIFIED: _ProgressUnit.ValueType  # 0
+    """Nothing: only the share is known."""
+    PROGRESS_UNIT_BYTES: _ProgressUnit.ValueType  # 1
+    """Bytes."""
+    PROGRESS_UNIT_ROWS: _ProgressUnit.ValueType  # 2
+    """Rows."""
+    PROGRESS_UNIT_STEPS: _ProgressUnit.ValueType  # 3
+    """Optimizer steps."""
+    PROGRESS_UNIT_TENSORS: _ProgressUnit.ValueType  # 4
+    """Tensors."""
+
+class ProgressUnit(_ProgressUnit, metaclass=_ProgressUnitEnumTypeWrapper):
+    """What a phase counts."""
+
+PROGRESS_UNIT_UNSPECIFIED: ProgressUnit.ValueType  # 0
+"""Nothing: only the share is known."""
+PROGRESS_UNIT_BYTES: ProgressUnit.ValueType  # 1
+"""Bytes."""
+PROGRESS_UNIT_ROWS: ProgressUnit.ValueType  # 2
+"""Rows."""
+PROGRESS_UNIT_STEPS: ProgressUnit.ValueType  # 3
+"""Optimizer steps."""
+PROGRESS_UNIT_TENSORS: ProgressUnit.ValueType  # 4
+"""Tensors."""
+Global___ProgressUnit: _TypeAlias = ProgressUnit  # noqa: Y015
+
+class _TemplateSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TemplateSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TemplateSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TEMPLATE_SOURCE_UNSPECIFIED: _TemplateSource.ValueType  # 0
+    """Not stated."""
+    TEMPLATE_SOURCE_TOKENIZER: _TemplateSource.ValueType  # 1
+    """The tokenizer's own."""
+    TEMPLATE_SOURCE_NONE: _TemplateSource.ValueType  # 2
+    """None: rows are joined as they are."""
+
+class TemplateSource(_TemplateSource, metaclass=_TemplateSourceEnumTypeWrapper):
+    """Where a chat template comes from."""
+
+TEMPLATE_SOURCE_UNSPECIFIED: TemplateSource.ValueType  # 0
+"""Not stated."""
+TEMPLATE_SOURCE_TOKENIZER: TemplateSource.ValueType  # 1
+"""The tokenizer's own."""
+TEMPLATE_SOURCE_NONE: TemplateSource.ValueType  # 2
+"""None: rows are joined as they are."""
+Global___TemplateSource: _TypeAlias = TemplateSource  # noqa: Y015
+
+class _AttemptReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttemptReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTEMPT_REASON_UNSPECIFIED: _AttemptReason.ValueType  # 0
+    """Not stated."""
+    ATTEMPT_REASON_FIRST: _AttemptReason.ValueType  # 1
+    """It is the first one."""
+    ATTEMPT_REASON_RECOVERED: _AttemptReason.ValueType  # 2
+    """The one before ended by no fault of the job's."""
+    ATTEMPT_REASON_RESUMED: _AttemptReason.ValueType  # 3
+    """The job was paused, or interrupted with a checkpoint."""
+
+class AttemptReason(_AttemptReason, metaclass=_AttemptReasonEnumTypeWrapper):
+    """Why an attempt started."""
+
+ATTEMPT_REASON_UNSPECIFIED: AttemptReason.ValueType  # 0
+"""Not stated."""
+ATTEMPT_REASON_FIRST: AttemptReason.ValueType  # 1
+"""It is the first one."""
+ATTEMPT_REASON_RECOVERED: AttemptReason.ValueType  # 2
+"""The one before ended by no fault of the job's."""
+ATTEMPT_REASON_RESUMED: AttemptReason.ValueType  # 3
+"""The job was paused, or interrupted with a checkpoint."""
+Global___AttemptReason: _TypeAlias = AttemptReason  # noqa: Y015
+
 @_typing.final
 class JobEvent(_message.Message):
     """An event. A client skips payloads that it does not know; the cursor still moves."""
@@ -154,7 +241,6 @@ class JobEvent(_message.Message):
     EVENT_TIME_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
-    TYPE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -185,8 +271,6 @@ class JobEvent(_message.Message):
     """Number: 1, 2, 3 … per job, without a gap."""
     attempt: _builtins.int
     """Attempt; a step goes back only when it grows."""
-    type: _builtins.str
-    """Stable type, for example "finetree.job.step_metrics"."""
     kind: Global___EventKind.ValueType
     """Kind, for filters."""
     level: Global___EventLevel.ValueType
@@ -284,7 +368,6 @@ class JobEvent(_message.Message):
         event_time: _timestamp_pb2.Timestamp | None = ...,
         attempt: _builtins.int = ...,
         elapsed: _duration_pb2.Duration | None = ...,
-        type: _builtins.str = ...,
         kind: Global___EventKind.ValueType = ...,
         level: Global___EventLevel.ValueType = ...,
         message: _builtins.str = ...,
@@ -310,7 +393,7 @@ class JobEvent(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "event_time", b"event_time", "forecast", b"forecast", "log_line", b"log_line", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt", b"attempt", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "event_time", b"event_time", "forecast", b"forecast", "job", b"job", "job_uid", b"job_uid", "kind", b"kind", "level", b"level", "log_line", b"log_line", "message", b"message", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "seq", b"seq", "state", b"state", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "type", b"type", "worker_time", b"worker_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt", b"attempt", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "event_time", b"event_time", "forecast", b"forecast", "job", b"job", "job_uid", b"job_uid", "kind", b"kind", "level", b"level", "log_line", b"log_line", "message", b"message", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "seq", b"seq", "state", b"state", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "queue_changed", "phase_progress", "dataset_report", "preflight_report", "attempt_started", "step_metrics", "eval_metrics", "sample", "checkpoint_saved", "checkpoint_failed", "batch_size_changed", "forecast", "artifact_ready", "log_line", "alert", "terminal"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
@@ -395,8 +478,8 @@ class PhaseProgress(_message.Message):
     """Done so far, in the unit below; 0 when unknown."""
     total: _builtins.int
     """In all, in the unit below; 0 when unknown."""
-    unit: _builtins.str
-    """Unit: "bytes", "rows", "steps", "tensors"."""
+    unit: Global___ProgressUnit.ValueType
+    """Unit of done and total."""
     def __init__(
         self,
         *,
@@ -404,7 +487,7 @@ class PhaseProgress(_message.Message):
         fraction: _builtins.float = ...,
         done: _builtins.int = ...,
         total: _builtins.int = ...,
-        unit: _builtins.str = ...,
+        unit: Global___ProgressUnit.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -483,7 +566,7 @@ class DatasetReport(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROFILE_FIELD_NUMBER: _builtins.int
-    ROW_SCHEMA_FIELD_NUMBER: _builtins.int
+    ROW_FORMAT_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     WITHOUT_TARGET_FIELD_NUMBER: _builtins.int
     DUPLICATES_FIELD_NUMBER: _builtins.int
@@ -505,17 +588,18 @@ class DatasetReport(_message.Message):
     SKIPPED_FIELD_NUMBER: _builtins.int
     BAD_ROWS_FIELD_NUMBER: _builtins.int
     FILE_FORMAT_FIELD_NUMBER: _builtins.int
-    NOTES_FIELD_NUMBER: _builtins.int
-    row_schema: _builtins.str
-    """What the rows hold: "chat", "prompt_completion", "instruction", "sharegpt", "text"."""
+    COMPRESSION_FIELD_NUMBER: _builtins.int
+    REMARKS_FIELD_NUMBER: _builtins.int
+    row_format: _training_data_pb2.RowFormat.ValueType
+    """What the rows hold."""
     suggested_sequence_length: _builtins.int
     """Sequence length that would keep 99 % of the rows whole."""
     rendered_example: _builtins.str
     """A row as the model sees it."""
     target_tokens: _builtins.int
     """Tokens that are learned."""
-    split: _builtins.str
-    """Split that it is about: "train" or "evaluation"."""
+    split: _training_data_pb2.Split.ValueType
+    """Part of the data that it is about."""
     longest_row_tokens: _builtins.int
     """Longest row in tokens."""
     rows: _builtins.int
@@ -524,14 +608,16 @@ class DatasetReport(_message.Message):
     """Sequence length that rows are cut to; 0 when nothing is cut."""
     example_row: _builtins.int
     """Row number of the rendered example."""
-    template_source: _builtins.str
-    """Where the chat template comes from: "tokenizer", or "none" where rows are joined as they are."""
+    template_source: Global___TemplateSource.ValueType
+    """Where the chat template comes from."""
     tokens_from_cache: _builtins.bool
-    """Whether the tokens were kept from an earlier task, so that nothing was tokenised."""
-    file_format: _builtins.str
-    """What the file is written in, and how it is packed: "jsonl", "csv", "parquet", "jsonl+gzip"."""
+    """Whether the tokens were kept from an earlier task, so that nothing was tokenized."""
+    file_format: _training_data_pb2.FileFormat.ValueType
+    """What the file is written in."""
+    compression: _training_data_pb2.Compression.ValueType
+    """How the file is compressed."""
     @_builtins.property
-    def profile(self) -> _run_spec_pb2.DatasetProfile:
+    def profile(self) -> _training_data_pb2.DatasetProfile:
         """Profile counted with the model's tokenizer."""
 
     @_builtins.property
@@ -577,16 +663,16 @@ class DatasetReport(_message.Message):
         """The first of them, with what is wrong; at most 32."""
 
     @_builtins.property
-    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """How the rows were read, for people: the columns that were taken and those that were not, and what was decided where
+    def remarks(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Remark]:
+        """How the rows were read: the columns that were taken and those that were not, and what was decided where
         a file leaves a choice, such as that the chosen answers of preference pairs are learned.
         """
 
     def __init__(
         self,
         *,
-        profile: _run_spec_pb2.DatasetProfile | None = ...,
-        row_schema: _builtins.str = ...,
+        profile: _training_data_pb2.DatasetProfile | None = ...,
+        row_format: _training_data_pb2.RowFormat.ValueType = ...,
         truncated: Global___RowGroup | None = ...,
         without_target: Global___RowGroup | None = ...,
         duplicates: Global___RowGroup | None = ...,
@@ -594,7 +680,7 @@ class DatasetReport(_message.Message):
         suggested_sequence_length: _builtins.int = ...,
         rendered_example: _builtins.str = ...,
         target_tokens: _builtins.int = ...,
-        split: _builtins.str = ...,
+        split: _training_data_pb2.Split.ValueType = ...,
         longest_row_tokens: _builtins.int = ...,
         rows: _builtins.int = ...,
         sequence_length: _builtins.int = ...,
@@ -602,17 +688,18 @@ class DatasetReport(_message.Message):
         leaked_prompts: Global___RowGroup | None = ...,
         example_row: _builtins.int = ...,
         example_spans: _abc.Iterable[_dataset_pb2.TextSpan] | None = ...,
-        template_source: _builtins.str = ...,
+        template_source: Global___TemplateSource.ValueType = ...,
         special_tokens: Global___SpecialTokens | None = ...,
         tokens_from_cache: _builtins.bool = ...,
         skipped: Global___RowGroup | None = ...,
         bad_rows: _abc.Iterable[Global___BadRow] | None = ...,
-        file_format: _builtins.str = ...,
-        notes: _abc.Iterable[_builtins.str] | None = ...,
+        file_format: _training_data_pb2.FileFormat.ValueType = ...,
+        compression: _training_data_pb2.Compression.ValueType = ...,
+        remarks: _abc.Iterable[_check_pb2.Remark] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "percentiles", b"percentiles", "profile", b"profile", "skipped", b"skipped", "special_tokens", b"special_tokens", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_rows", b"bad_rows", "duplicates", b"duplicates", "example_row", b"example_row", "example_spans", b"example_spans", "file_format", b"file_format", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "longest_row_tokens", b"longest_row_tokens", "notes", b"notes", "percentiles", b"percentiles", "profile", b"profile", "rendered_example", b"rendered_example", "row_schema", b"row_schema", "rows", b"rows", "sequence_length", b"sequence_length", "skipped", b"skipped", "special_tokens", b"special_tokens", "split", b"split", "suggested_sequence_length", b"suggested_sequence_length", "target_tokens", b"target_tokens", "template_source", b"template_source", "tokens_from_cache", b"tokens_from_cache", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_rows", b"bad_rows", "compression", b"compression", "duplicates", b"duplicates", "example_row", b"example_row", "example_spans", b"example_spans", "file_format", b"file_format", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "longest_row_tokens", b"longest_row_tokens", "percentiles", b"percentiles", "profile", b"profile", "remarks", b"remarks", "rendered_example", b"rendered_example", "row_format", b"row_format", "rows", b"rows", "sequence_length", b"sequence_length", "skipped", b"skipped", "special_tokens", b"special_tokens", "split", b"split", "suggested_sequence_length", b"suggested_sequence_length", "target_tokens", b"target_tokens", "template_source", b"template_source", "tokens_from_cache", b"tokens_from_cache", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -718,13 +805,13 @@ class PreflightReport(_message.Message):
     free_memory_bytes: _builtins.int
     """Memory that was free after it, bytes; 0 where the system does not tell."""
     @_builtins.property
-    def checks(self) -> _containers.RepeatedCompositeFieldContainer[_evidence_pb2.Check]:
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Check]:
         """The checks."""
 
     def __init__(
         self,
         *,
-        checks: _abc.Iterable[_evidence_pb2.Check] | None = ...,
+        checks: _abc.Iterable[_check_pb2.Check] | None = ...,
         rows: _builtins.int = ...,
         tokens: _builtins.int = ...,
         peak_memory_bytes: _builtins.int = ...,
@@ -766,18 +853,18 @@ class AttemptStarted(_message.Message):
 
     RESTORED_STEP_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
-    DEVICES_FIELD_NUMBER: _builtins.int
+    PLACEMENTS_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
-    PLACEMENT_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     restored_step: _builtins.int
     """Step that it starts from; 0 for the beginning."""
-    reason: _builtins.str
-    """Why: "first", "recovered", "resumed"."""
-    placement: _builtins.str
-    """Engine and place, for people."""
+    reason: Global___AttemptReason.ValueType
+    """Why it started."""
+    engine: _builtins.str
+    """What placed it, for example "local"."""
     @_builtins.property
-    def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Devices, for people."""
+    def placements(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Placement]:
+        """Where it runs."""
 
     @_builtins.property
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -787,14 +874,14 @@ class AttemptStarted(_message.Message):
         self,
         *,
         restored_step: _builtins.int = ...,
-        reason: _builtins.str = ...,
-        devices: _abc.Iterable[_builtins.str] | None = ...,
+        reason: Global___AttemptReason.ValueType = ...,
+        placements: _abc.Iterable[_job_pb2.Placement] | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        placement: _builtins.str = ...,
+        engine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "environment", b"environment", "placement", b"placement", "reason", b"reason", "restored_step", b"restored_step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "environment", b"environment", "placements", b"placements", "reason", b"reason", "restored_step", b"restored_step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -849,8 +936,6 @@ class StepMetrics(_message.Message):
     """Learned tokens so far."""
     step_seconds: _builtins.float
     """Seconds of this step."""
-    cost_so_far: _builtins.float
-    """Cost so far, in the currency of the job's estimate."""
     padding_fraction: _builtins.float
     """Share of the token places computed in this step that held no token of a row, 0 to 1."""
     @_builtins.property
@@ -860,6 +945,10 @@ class StepMetrics(_message.Message):
     @_builtins.property
     def eta_seconds(self) -> _evidence_pb2.Interval:
         """Seconds that remain."""
+
+    @_builtins.property
+    def cost_so_far(self) -> _money_pb2.Money:
+        """Cost so far; unset while the job has no price."""
 
     def __init__(
         self,
@@ -879,10 +968,10 @@ class StepMetrics(_message.Message):
         step_seconds: _builtins.float = ...,
         devices: _abc.Iterable[Global___DeviceMetrics] | None = ...,
         eta_seconds: _evidence_pb2.Interval | None = ...,
-        cost_so_far: _builtins.float = ...,
+        cost_so_far: _money_pb2.Money | None = ...,
         padding_fraction: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm", "_loss", b"_loss", "eta_seconds", b"eta_seconds", "grad_norm", b"grad_norm", "loss", b"loss"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm", "_loss", b"_loss", "cost_so_far", b"cost_so_far", "eta_seconds", b"eta_seconds", "grad_norm", b"grad_norm", "loss", b"loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm", "_loss", b"_loss", "cost_so_far", b"cost_so_far", "devices", b"devices", "epoch", b"epoch", "eta_seconds", b"eta_seconds", "grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "non_finite", b"non_finite", "padding_fraction", b"padding_fraction", "peak_memory_bytes", b"peak_memory_bytes", "processed_tokens", b"processed_tokens", "step", b"step", "step_seconds", b"step_seconds", "target_tokens", b"target_tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -903,13 +992,16 @@ class DeviceMetrics(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    INDEX_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
     UTILIZATION_PERCENT_FIELD_NUMBER: _builtins.int
     USED_BYTES_FIELD_NUMBER: _builtins.int
     POWER_WATTS_FIELD_NUMBER: _builtins.int
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
-    index: _builtins.int
-    """Index."""
+    node: _builtins.str
+    """Node of the device."""
+    device_id: _builtins.str
+    """Id of the device on it, for example "cuda:0"."""
     utilization_percent: _builtins.float
     """Utilisation in percent."""
     used_bytes: _builtins.int
@@ -921,7 +1013,8 @@ class DeviceMetrics(_message.Message):
     def __init__(
         self,
         *,
-        index: _builtins.int = ...,
+        node: _builtins.str = ...,
+        device_id: _builtins.str = ...,
         utilization_percent: _builtins.float = ...,
         used_bytes: _builtins.int = ...,
         power_watts: _builtins.float = ...,
@@ -929,7 +1022,7 @@ class DeviceMetrics(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "power_watts", b"power_watts", "temperature_celsius", b"temperature_celsius", "used_bytes", b"used_bytes", "utilization_percent", b"utilization_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "node", b"node", "power_watts", b"power_watts", "temperature_celsius", b"temperature_celsius", "used_bytes", b"used_bytes", "utilization_percent", b"utilization_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1156,10 +1249,7 @@ class Forecast(_message.Message):
 
     ETA_SECONDS_FIELD_NUMBER: _builtins.int
     TOTAL_SECONDS_FIELD_NUMBER: _builtins.int
-    COST_AMOUNT_FIELD_NUMBER: _builtins.int
-    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
-    currency_code: _builtins.str
-    """ISO 4217 code."""
+    COST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def eta_seconds(self) -> _evidence_pb2.Interval:
         """Seconds that remain."""
@@ -1169,20 +1259,19 @@ class Forecast(_message.Message):
         """Total seconds of the attempt."""
 
     @_builtins.property
-    def cost_amount(self) -> _evidence_pb2.Interval:
-        """Total cost."""
+    def cost(self) -> _evidence_pb2.MoneyInterval:
+        """Cost of the whole job; unset while it has no price."""
 
     def __init__(
         self,
         *,
         eta_seconds: _evidence_pb2.Interval | None = ...,
         total_seconds: _evidence_pb2.Interval | None = ...,
-        cost_amount: _evidence_pb2.Interval | None = ...,
-        currency_code: _builtins.str = ...,
+        cost: _evidence_pb2.MoneyInterval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost_amount", b"cost_amount", "eta_seconds", b"eta_seconds", "total_seconds", b"total_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "eta_seconds", b"eta_seconds", "total_seconds", b"total_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_amount", b"cost_amount", "currency_code", b"currency_code", "eta_seconds", b"eta_seconds", "total_seconds", b"total_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "eta_seconds", b"eta_seconds", "total_seconds", b"total_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1196,13 +1285,13 @@ class ArtifactReady(_message.Message):
 
     ARTIFACT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def artifact(self) -> _job_pb2.Artifact:
+    def artifact(self) -> _artifact_pb2.Artifact:
         """The artifact."""
 
     def __init__(
         self,
         *,
-        artifact: _job_pb2.Artifact | None = ...,
+        artifact: _artifact_pb2.Artifact | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1245,20 +1334,20 @@ class Alert(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CODE_FIELD_NUMBER: _builtins.int
-    TEXT_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable code, for example "NON_FINITE_LOSS"."""
-    text: _builtins.str
+    message: _builtins.str
     """One line for people."""
     def __init__(
         self,
         *,
         code: _builtins.str = ...,
-        text: _builtins.str = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1307,37 +1396,43 @@ class Terminal(_message.Message):
 Global___Terminal: _TypeAlias = Terminal  # noqa: Y015
 
 @_typing.final
+class PhaseDuration(_message.Message):
+    """How long a phase took."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    phase: _job_pb2.JobPhase.ValueType
+    """Phase."""
+    seconds: _builtins.float
+    """Seconds."""
+    def __init__(
+        self,
+        *,
+        phase: _job_pb2.JobPhase.ValueType = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phase", b"phase", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PhaseDuration: _TypeAlias = PhaseDuration  # noqa: Y015
+
+@_typing.final
 class RunSummary(_message.Message):
     """Numbers at the end of a run."""
 
     DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class PhaseSecondsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.float
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.float = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     FIRST_LOSS_FIELD_NUMBER: _builtins.int
     FINAL_LOSS_FIELD_NUMBER: _builtins.int
     EXACT_MATCH_BEFORE_FIELD_NUMBER: _builtins.int
     EXACT_MATCH_AFTER_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
-    PHASE_SECONDS_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
     TOTAL_SECONDS_FIELD_NUMBER: _builtins.int
     PROCESSED_TOKENS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
@@ -1367,8 +1462,8 @@ class RunSummary(_message.Message):
     best_step: _builtins.int
     """Step whose weights are published; 0 means the last one."""
     @_builtins.property
-    def phase_seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Seconds of the attempt, by phase name."""
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseDuration]:
+        """Durations of the attempt's phases, in order."""
 
     def __init__(
         self,
@@ -1378,7 +1473,7 @@ class RunSummary(_message.Message):
         exact_match_before: _builtins.float | None = ...,
         exact_match_after: _builtins.float | None = ...,
         peak_memory_bytes: _builtins.int = ...,
-        phase_seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        phases: _abc.Iterable[Global___PhaseDuration] | None = ...,
         total_seconds: _builtins.float = ...,
         processed_tokens: _builtins.int = ...,
         steps: _builtins.int = ...,
@@ -1388,7 +1483,7 @@ class RunSummary(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after", "_exact_match_before", b"_exact_match_before", "_final_loss", b"_final_loss", "_first_loss", b"_first_loss", "exact_match_after", b"exact_match_after", "exact_match_before", b"exact_match_before", "final_loss", b"final_loss", "first_loss", b"first_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after", "_exact_match_before", b"_exact_match_before", "_final_loss", b"_final_loss", "_first_loss", b"_first_loss", "best_step", b"best_step", "exact_match_after", b"exact_match_after", "exact_match_before", b"exact_match_before", "final_loss", b"final_loss", "first_loss", b"first_loss", "median_step_seconds", b"median_step_seconds", "peak_memory_bytes", b"peak_memory_bytes", "phase_seconds", b"phase_seconds", "processed_tokens", b"processed_tokens", "steps", b"steps", "stopped_early", b"stopped_early", "total_seconds", b"total_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after", "_exact_match_before", b"_exact_match_before", "_final_loss", b"_final_loss", "_first_loss", b"_first_loss", "best_step", b"best_step", "exact_match_after", b"exact_match_after", "exact_match_before", b"exact_match_before", "final_loss", b"final_loss", "first_loss", b"first_loss", "median_step_seconds", b"median_step_seconds", "peak_memory_bytes", b"peak_memory_bytes", "phases", b"phases", "processed_tokens", b"processed_tokens", "steps", b"steps", "stopped_early", b"stopped_early", "total_seconds", b"total_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact_match_after: _TypeAlias = _typing.Literal["exact_match_after"]  # noqa: Y015
     _WhichOneofArgType__exact_match_after: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after"]  # noqa: Y015

@@ -22,31 +22,27 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from finetree_api.trainer.v1 import artifact_pb2 as finetree__api_dot_trainer_dot_v1_dot_artifact__pb2
 from finetree_api.trainer.v1 import base_model_pb2 as finetree__api_dot_trainer_dot_v1_dot_base__model__pb2
+from finetree_api.trainer.v1 import capacity_pb2 as finetree__api_dot_trainer_dot_v1_dot_capacity__pb2
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
-from finetree_api.trainer.v1 import event_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__pb2
+from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
 from finetree_api.trainer.v1 import job_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__pb2
-from finetree_api.types.v1 import evidence_pb2 as finetree__api_dot_types_dot_v1_dot_evidence__pb2
+from finetree_api.types.v1 import check_pb2 as finetree__api_dot_types_dot_v1_dot_check__pb2
+from finetree_api.types.v1 import estimate_summary_pb2 as finetree__api_dot_types_dot_v1_dot_estimate__summary__pb2
 from finetree_api.types.v1 import run_spec_pb2 as finetree__api_dot_types_dot_v1_dot_run__spec__pb2
-from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
-from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from finetree_api.types.v1 import server_pb2 as finetree__api_dot_types_dot_v1_dot_server__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/trainer.proto\x12\x17\x66inetree_api.trainer.v1\x1a(finetree_api/trainer/v1/base_model.proto\x1a%finetree_api/trainer/v1/dataset.proto\x1a#finetree_api/trainer/v1/event.proto\x1a!finetree_api/trainer/v1/job.proto\x1a$finetree_api/types/v1/evidence.proto\x1a$finetree_api/types/v1/run_spec.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x06\n\nJobRequest\x12!\n\x0c\x64isplay_name\x18\x01 \x01(\tR\x0b\x64isplayName\x12\x34\n\x04kind\x18\x02 \x01(\x0e\x32 .finetree_api.trainer.v1.JobKindR\x04kind\x12\x32\n\x04spec\x18\x03 \x01(\x0b\x32\x1e.finetree_api.types.v1.RunSpecR\x04spec\x12:\n\x06limits\x18\x04 \x01(\x0b\x32\".finetree_api.trainer.v1.JobLimitsR\x06limits\x12\x36\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x64\x65\x61\x64line\x12\x1c\n\tsuspended\x18\x06 \x01(\x08R\tsuspended\x12G\n\x06labels\x18\x07 \x03(\x0b\x32/.finetree_api.trainer.v1.JobRequest.LabelsEntryR\x06labels\x12V\n\x0b\x61nnotations\x18\x08 \x03(\x0b\x32\x34.finetree_api.trainer.v1.JobRequest.AnnotationsEntryR\x0b\x61nnotations\x12\x1f\n\x0bplan_digest\x18\t \x01(\tR\nplanDigest\x12/\n\x13recommendation_json\x18\n \x01(\tR\x12recommendationJson\x12M\n\x0fsetting_sources\x18\x0b \x03(\x0b\x32$.finetree_api.types.v1.SettingSourceR\x0esettingSources\x12#\n\rtrace_context\x18\x0c \x01(\tR\x0ctraceContext\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a>\n\x10\x41nnotationsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"c\n\x12ValidateJobRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x35\n\x03job\x18\x02 \x01(\x0b\x32#.finetree_api.trainer.v1.JobRequestR\x03job\"\xdb\x02\n\x13ValidateJobResponse\x12\x43\n\rresolved_spec\x18\x01 \x01(\x0b\x32\x1e.finetree_api.types.v1.RunSpecR\x0cresolvedSpec\x12M\n\x0fsetting_sources\x18\x02 \x03(\x0b\x32$.finetree_api.types.v1.SettingSourceR\x0esettingSources\x12\x34\n\x06\x63hecks\x18\x03 \x03(\x0b\x32\x1c.finetree_api.types.v1.CheckR\x06\x63hecks\x12\x43\n\x08\x65stimate\x18\x04 \x01(\x0b\x32\'.finetree_api.trainer.v1.FrozenEstimateR\x08\x65stimate\x12\x1f\n\x0bplan_digest\x18\x05 \x01(\tR\nplanDigest\x12\x14\n\x05notes\x18\x06 \x03(\tR\x05notes\"\xa5\x01\n\x10\x43reateJobRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x35\n\x03job\x18\x02 \x01(\x0b\x32#.finetree_api.trainer.v1.JobRequestR\x03job\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12#\n\rvalidate_only\x18\x04 \x01(\x08R\x0cvalidateOnly\"C\n\x11\x43reateJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"#\n\rGetJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"@\n\x0eGetJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"\xa9\x02\n\x0fListJobsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12\x39\n\x06states\x18\x04 \x03(\x0e\x32!.finetree_api.trainer.v1.JobStateR\x06states\x12L\n\x06labels\x18\x05 \x03(\x0b\x32\x34.finetree_api.trainer.v1.ListJobsRequest.LabelsEntryR\x06labels\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"l\n\x10ListJobsResponse\x12\x30\n\x04jobs\x18\x01 \x03(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"~\n\x10\x43\x61ncelJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x37\n\x04mode\x18\x02 \x01(\x0e\x32#.finetree_api.trainer.v1.CancelModeR\x04mode\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"C\n\x11\x43\x61ncelJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"\n\n\x08StartNow\"\x8a\x04\n\x0fWatchJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tH\x00R\x06\x63ursor\x12\x1d\n\tafter_seq\x18\x03 \x01(\x03H\x00R\x08\x61\x66terSeq\x12;\n\nafter_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\tafterTime\x12\x35\n\x03now\x18\x05 \x01(\x0b\x32!.finetree_api.trainer.v1.StartNowH\x00R\x03now\x12\x38\n\x05kinds\x18\x06 \x03(\x0e\x32\".finetree_api.trainer.v1.EventKindR\x05kinds\x12@\n\tmin_level\x18\x07 \x01(\x0e\x32#.finetree_api.trainer.v1.EventLevelR\x08minLevel\x12<\n\x0cmin_interval\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bminInterval\x12:\n\x1amax_step_events_per_second\x18\t \x01(\x05R\x16maxStepEventsPerSecond\x12\x37\n\theartbeat\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationR\theartbeatB\x07\n\x05start\"\x97\x02\n\x10WatchJobResponse\x12\x39\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.finetree_api.trainer.v1.JobEventR\x06\x65vents\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\x12;\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nserverTime\x12?\n\x07skipped\x18\x04 \x03(\x0b\x32%.finetree_api.trainer.v1.SkippedRangeR\x07skipped\x12\x17\n\x07min_seq\x18\x05 \x01(\x03R\x06minSeq\x12\x19\n\x08last_seq\x18\x06 \x01(\x03R\x07lastSeq\"\xaf\x01\n\x0cSkippedRange\x12\x1b\n\tfirst_seq\x18\x01 \x01(\x03R\x08\x66irstSeq\x12\x19\n\x08last_seq\x18\x02 \x01(\x03R\x07lastSeq\x12\x19\n\x08min_loss\x18\x03 \x01(\x01R\x07minLoss\x12\x1b\n\tmean_loss\x18\x04 \x01(\x01R\x08meanLoss\x12\x19\n\x08max_loss\x18\x05 \x01(\x01R\x07maxLoss\x12\x14\n\x05\x63ount\x18\x06 \x01(\x03R\x05\x63ount\"\x91\x03\n\x11ListEventsRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x39\n\x05order\x18\x02 \x01(\x0e\x32#.finetree_api.trainer.v1.EventOrderR\x05order\x12\x1b\n\tafter_seq\x18\x03 \x01(\x03R\x08\x61\x66terSeq\x12\x1d\n\nbefore_seq\x18\x04 \x01(\x03R\tbeforeSeq\x12\x39\n\nafter_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tafterTime\x12\x38\n\x05kinds\x18\x06 \x03(\x0e\x32\".finetree_api.trainer.v1.EventKindR\x05kinds\x12@\n\tmin_level\x18\x07 \x01(\x0e\x32#.finetree_api.trainer.v1.EventLevelR\x08minLevel\x12\x1b\n\tpage_size\x18\x08 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\t \x01(\tR\tpageToken\"w\n\x12ListEventsResponse\x12\x39\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.finetree_api.trainer.v1.JobEventR\x06\x65vents\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"j\n\x14ListArtifactsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"\x80\x01\n\x15ListArtifactsResponse\x12?\n\tartifacts\x18\x01 \x03(\x0b\x32!.finetree_api.trainer.v1.ArtifactR\tartifacts\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"o\n\x17\x44ownloadArtifactRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x14\n\x05limit\x18\x04 \x01(\x03R\x05limit\"\x90\x01\n\x18\x44ownloadArtifactResponse\x12\x16\n\x05\x63hunk\x18\x01 \x01(\x0cH\x00R\x05\x63hunk\x12\x16\n\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x39\n\x04\x66ile\x18\x03 \x01(\x0b\x32%.finetree_api.trainer.v1.ArtifactFileR\x04\x66ileB\t\n\x07\x63ontent\"S\n\x12GetCapacityRequest\x12=\n\rwait_for_rate\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bwaitForRate\"\xba\x02\n\x06\x44\x65vice\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12;\n\x08hardware\x18\x02 \x01(\x0b\x32\x1f.finetree_api.types.v1.HardwareR\x08hardware\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x1f\n\x0btotal_bytes\x18\x04 \x01(\x03R\ntotalBytes\x12\x1d\n\nfree_bytes\x18\x05 \x01(\x03R\tfreeBytes\x12!\n\x0crunning_jobs\x18\x06 \x03(\tR\x0brunningJobs\x12\x14\n\x05slots\x18\x07 \x01(\x03R\x05slots\x12\x1d\n\nfree_slots\x18\x08 \x01(\x03R\tfreeSlots\x12(\n\x10threads_per_slot\x18\t \x01(\x03R\x0ethreadsPerSlot\"\x9c\x03\n\x13GetCapacityResponse\x12\x39\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x1f.finetree_api.trainer.v1.DeviceR\x07\x64\x65vices\x12!\n\x0cqueue_length\x18\x02 \x01(\x03R\x0bqueueLength\x12P\n\x06limits\x18\x03 \x03(\x0b\x32\x38.finetree_api.trainer.v1.GetCapacityResponse.LimitsEntryR\x06limits\x12:\n\x1ahost_bf16_flops_per_second\x18\x04 \x01(\x01R\x16hostBf16FlopsPerSecond\x12:\n\x1ahost_fp32_flops_per_second\x18\x05 \x01(\x01R\x16hostFp32FlopsPerSecond\x12\"\n\rhost_cpu_name\x18\x06 \x01(\tR\x0bhostCpuName\x1a\x39\n\x0bLimitsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\"\x16\n\x14GetServerInfoRequest\"R\n\x15GetServerInfoResponse\x12\x39\n\x06server\x18\x01 \x01(\x0b\x32!.finetree_api.types.v1.ServerInfoR\x06server*Z\n\nCancelMode\x12\x1b\n\x17\x43\x41NCEL_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41NCEL_MODE_NOW\x10\x01\x12\x1a\n\x16\x43\x41NCEL_MODE_CHECKPOINT\x10\x02*`\n\nEventOrder\x12\x1b\n\x17\x45VENT_ORDER_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45VENT_ORDER_ASCENDING\x10\x01\x12\x1a\n\x16\x45VENT_ORDER_DESCENDING\x10\x02\x32\xd3\x11\n\x0eTrainerService\x12s\n\rCreateDataset\x12-.finetree_api.trainer.v1.CreateDatasetRequest\x1a..finetree_api.trainer.v1.CreateDatasetResponse\"\x03\x90\x02\x02\x12m\n\x0cWriteDataset\x12,.finetree_api.trainer.v1.WriteDatasetRequest\x1a-.finetree_api.trainer.v1.WriteDatasetResponse(\x01\x12j\n\nGetDataset\x12*.finetree_api.trainer.v1.GetDatasetRequest\x1a+.finetree_api.trainer.v1.GetDatasetResponse\"\x03\x90\x02\x01\x12p\n\x0cListDatasets\x12,.finetree_api.trainer.v1.ListDatasetsRequest\x1a-.finetree_api.trainer.v1.ListDatasetsResponse\"\x03\x90\x02\x01\x12s\n\rDeleteDataset\x12-.finetree_api.trainer.v1.DeleteDatasetRequest\x1a..finetree_api.trainer.v1.DeleteDatasetResponse\"\x03\x90\x02\x02\x12v\n\x0ePreviewDataset\x12..finetree_api.trainer.v1.PreviewDatasetRequest\x1a/.finetree_api.trainer.v1.PreviewDatasetResponse\"\x03\x90\x02\x01\x12v\n\x0eListBaseModels\x12..finetree_api.trainer.v1.ListBaseModelsRequest\x1a/.finetree_api.trainer.v1.ListBaseModelsResponse\"\x03\x90\x02\x01\x12p\n\x0cGetBaseModel\x12,.finetree_api.trainer.v1.GetBaseModelRequest\x1a-.finetree_api.trainer.v1.GetBaseModelResponse\"\x03\x90\x02\x01\x12y\n\x0f\x44\x65leteBaseModel\x12/.finetree_api.trainer.v1.DeleteBaseModelRequest\x1a\x30.finetree_api.trainer.v1.DeleteBaseModelResponse\"\x03\x90\x02\x02\x12m\n\x0bValidateJob\x12+.finetree_api.trainer.v1.ValidateJobRequest\x1a,.finetree_api.trainer.v1.ValidateJobResponse\"\x03\x90\x02\x01\x12g\n\tCreateJob\x12).finetree_api.trainer.v1.CreateJobRequest\x1a*.finetree_api.trainer.v1.CreateJobResponse\"\x03\x90\x02\x02\x12^\n\x06GetJob\x12&.finetree_api.trainer.v1.GetJobRequest\x1a\'.finetree_api.trainer.v1.GetJobResponse\"\x03\x90\x02\x01\x12\x64\n\x08ListJobs\x12(.finetree_api.trainer.v1.ListJobsRequest\x1a).finetree_api.trainer.v1.ListJobsResponse\"\x03\x90\x02\x01\x12g\n\tCancelJob\x12).finetree_api.trainer.v1.CancelJobRequest\x1a*.finetree_api.trainer.v1.CancelJobResponse\"\x03\x90\x02\x02\x12\x61\n\x08WatchJob\x12(.finetree_api.trainer.v1.WatchJobRequest\x1a).finetree_api.trainer.v1.WatchJobResponse0\x01\x12j\n\nListEvents\x12*.finetree_api.trainer.v1.ListEventsRequest\x1a+.finetree_api.trainer.v1.ListEventsResponse\"\x03\x90\x02\x01\x12s\n\rListArtifacts\x12-.finetree_api.trainer.v1.ListArtifactsRequest\x1a..finetree_api.trainer.v1.ListArtifactsResponse\"\x03\x90\x02\x01\x12~\n\x10\x44ownloadArtifact\x12\x30.finetree_api.trainer.v1.DownloadArtifactRequest\x1a\x31.finetree_api.trainer.v1.DownloadArtifactResponse\"\x03\x90\x02\x01\x30\x01\x12m\n\x0bGetCapacity\x12+.finetree_api.trainer.v1.GetCapacityRequest\x1a,.finetree_api.trainer.v1.GetCapacityResponse\"\x03\x90\x02\x01\x12s\n\rGetServerInfo\x12-.finetree_api.trainer.v1.GetServerInfoRequest\x1a..finetree_api.trainer.v1.GetServerInfoResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/trainer.proto\x12\x17\x66inetree_api.trainer.v1\x1a&finetree_api/trainer/v1/artifact.proto\x1a(finetree_api/trainer/v1/base_model.proto\x1a&finetree_api/trainer/v1/capacity.proto\x1a%finetree_api/trainer/v1/dataset.proto\x1a\'finetree_api/trainer/v1/event_log.proto\x1a!finetree_api/trainer/v1/job.proto\x1a!finetree_api/types/v1/check.proto\x1a,finetree_api/types/v1/estimate_summary.proto\x1a$finetree_api/types/v1/run_spec.proto\x1a\"finetree_api/types/v1/server.proto\"d\n\x12ValidateJobRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x36\n\x03job\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.JobTemplateR\x03job\"\xbe\x03\n\x13ValidateJobResponse\x12:\n\x05train\x18\x01 \x01(\x0b\x32\".finetree_api.trainer.v1.TrainTaskH\x00R\x05train\x12@\n\x07prepare\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.PrepareTaskH\x00R\x07prepare\x12=\n\x06\x65xport\x18\x03 \x01(\x0b\x32#.finetree_api.trainer.v1.ExportTaskH\x00R\x06\x65xport\x12\x34\n\x06\x63hecks\x18\x04 \x03(\x0b\x32\x1c.finetree_api.types.v1.CheckR\x06\x63hecks\x12\x42\n\x08\x65stimate\x18\x05 \x01(\x0b\x32&.finetree_api.types.v1.EstimateSummaryR\x08\x65stimate\x12/\n\x04plan\x18\x06 \x01(\x0b\x32\x1b.finetree_api.types.v1.PlanR\x04plan\x12\x37\n\x07remarks\x18\x07 \x03(\x0b\x32\x1d.finetree_api.types.v1.RemarkR\x07remarksB\x06\n\x04task\"\x81\x01\n\x10\x43reateJobRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x36\n\x03job\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.JobTemplateR\x03job\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"C\n\x11\x43reateJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"#\n\rGetJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"@\n\x0eGetJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"\xe2\x02\n\x0fListJobsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12\x39\n\x06states\x18\x04 \x03(\x0e\x32!.finetree_api.trainer.v1.JobStateR\x06states\x12L\n\x06labels\x18\x05 \x03(\x0b\x32\x34.finetree_api.trainer.v1.ListJobsRequest.LabelsEntryR\x06labels\x12\x37\n\x05tasks\x18\x06 \x03(\x0e\x32!.finetree_api.trainer.v1.TaskKindR\x05tasks\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"l\n\x10ListJobsResponse\x12\x30\n\x04jobs\x18\x01 \x03(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"~\n\x10\x43\x61ncelJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x37\n\x04mode\x18\x02 \x01(\x0e\x32#.finetree_api.trainer.v1.CancelModeR\x04mode\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"C\n\x11\x43\x61ncelJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"\x16\n\x14GetServerInfoRequest\"R\n\x15GetServerInfoResponse\x12\x39\n\x06server\x18\x01 \x01(\x0b\x32!.finetree_api.types.v1.ServerInfoR\x06server*Z\n\nCancelMode\x12\x1b\n\x17\x43\x41NCEL_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41NCEL_MODE_NOW\x10\x01\x12\x1a\n\x16\x43\x41NCEL_MODE_CHECKPOINT\x10\x02\x32\xd3\x11\n\x0eTrainerService\x12s\n\rCreateDataset\x12-.finetree_api.trainer.v1.CreateDatasetRequest\x1a..finetree_api.trainer.v1.CreateDatasetResponse\"\x03\x90\x02\x02\x12m\n\x0cWriteDataset\x12,.finetree_api.trainer.v1.WriteDatasetRequest\x1a-.finetree_api.trainer.v1.WriteDatasetResponse(\x01\x12j\n\nGetDataset\x12*.finetree_api.trainer.v1.GetDatasetRequest\x1a+.finetree_api.trainer.v1.GetDatasetResponse\"\x03\x90\x02\x01\x12p\n\x0cListDatasets\x12,.finetree_api.trainer.v1.ListDatasetsRequest\x1a-.finetree_api.trainer.v1.ListDatasetsResponse\"\x03\x90\x02\x01\x12s\n\rDeleteDataset\x12-.finetree_api.trainer.v1.DeleteDatasetRequest\x1a..finetree_api.trainer.v1.DeleteDatasetResponse\"\x03\x90\x02\x02\x12v\n\x0ePreviewDataset\x12..finetree_api.trainer.v1.PreviewDatasetRequest\x1a/.finetree_api.trainer.v1.PreviewDatasetResponse\"\x03\x90\x02\x01\x12v\n\x0eListBaseModels\x12..finetree_api.trainer.v1.ListBaseModelsRequest\x1a/.finetree_api.trainer.v1.ListBaseModelsResponse\"\x03\x90\x02\x01\x12p\n\x0cGetBaseModel\x12,.finetree_api.trainer.v1.GetBaseModelRequest\x1a-.finetree_api.trainer.v1.GetBaseModelResponse\"\x03\x90\x02\x01\x12y\n\x0f\x44\x65leteBaseModel\x12/.finetree_api.trainer.v1.DeleteBaseModelRequest\x1a\x30.finetree_api.trainer.v1.DeleteBaseModelResponse\"\x03\x90\x02\x02\x12m\n\x0bValidateJob\x12+.finetree_api.trainer.v1.ValidateJobRequest\x1a,.finetree_api.trainer.v1.ValidateJobResponse\"\x03\x90\x02\x01\x12g\n\tCreateJob\x12).finetree_api.trainer.v1.CreateJobRequest\x1a*.finetree_api.trainer.v1.CreateJobResponse\"\x03\x90\x02\x02\x12^\n\x06GetJob\x12&.finetree_api.trainer.v1.GetJobRequest\x1a\'.finetree_api.trainer.v1.GetJobResponse\"\x03\x90\x02\x01\x12\x64\n\x08ListJobs\x12(.finetree_api.trainer.v1.ListJobsRequest\x1a).finetree_api.trainer.v1.ListJobsResponse\"\x03\x90\x02\x01\x12g\n\tCancelJob\x12).finetree_api.trainer.v1.CancelJobRequest\x1a*.finetree_api.trainer.v1.CancelJobResponse\"\x03\x90\x02\x02\x12\x61\n\x08WatchJob\x12(.finetree_api.trainer.v1.WatchJobRequest\x1a).finetree_api.trainer.v1.WatchJobResponse0\x01\x12j\n\nListEvents\x12*.finetree_api.trainer.v1.ListEventsRequest\x1a+.finetree_api.trainer.v1.ListEventsResponse\"\x03\x90\x02\x01\x12s\n\rListArtifacts\x12-.finetree_api.trainer.v1.ListArtifactsRequest\x1a..finetree_api.trainer.v1.ListArtifactsResponse\"\x03\x90\x02\x01\x12~\n\x10\x44ownloadArtifact\x12\x30.finetree_api.trainer.v1.DownloadArtifactRequest\x1a\x31.finetree_api.trainer.v1.DownloadArtifactResponse\"\x03\x90\x02\x01\x30\x01\x12m\n\x0bGetCapacity\x12+.finetree_api.trainer.v1.GetCapacityRequest\x1a,.finetree_api.trainer.v1.GetCapacityResponse\"\x03\x90\x02\x01\x12s\n\rGetServerInfo\x12-.finetree_api.trainer.v1.GetServerInfoRequest\x1a..finetree_api.trainer.v1.GetServerInfoResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.trainer.v1.trainer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBREQUEST_LABELSENTRY']._loaded_options = None
-  _globals['_JOBREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBREQUEST_ANNOTATIONSENTRY']._loaded_options = None
-  _globals['_JOBREQUEST_ANNOTATIONSENTRY']._serialized_options = b'8\001'
   _globals['_LISTJOBSREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_GETCAPACITYRESPONSE_LIMITSENTRY']._loaded_options = None
-  _globals['_GETCAPACITYRESPONSE_LIMITSENTRY']._serialized_options = b'8\001'
   _globals['_TRAINERSERVICE'].methods_by_name['CreateDataset']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['CreateDataset']._serialized_options = b'\220\002\002'
   _globals['_TRAINERSERVICE'].methods_by_name['GetDataset']._loaded_options = None
@@ -83,70 +79,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINERSERVICE'].methods_by_name['GetCapacity']._serialized_options = b'\220\002\001'
   _globals['_TRAINERSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\220\002\001'
-  _globals['_CANCELMODE']._serialized_start=5488
-  _globals['_CANCELMODE']._serialized_end=5578
-  _globals['_EVENTORDER']._serialized_start=5580
-  _globals['_EVENTORDER']._serialized_end=5676
-  _globals['_JOBREQUEST']._serialized_start=361
-  _globals['_JOBREQUEST']._serialized_end=1142
-  _globals['_JOBREQUEST_LABELSENTRY']._serialized_start=1021
-  _globals['_JOBREQUEST_LABELSENTRY']._serialized_end=1078
-  _globals['_JOBREQUEST_ANNOTATIONSENTRY']._serialized_start=1080
-  _globals['_JOBREQUEST_ANNOTATIONSENTRY']._serialized_end=1142
-  _globals['_VALIDATEJOBREQUEST']._serialized_start=1144
-  _globals['_VALIDATEJOBREQUEST']._serialized_end=1243
-  _globals['_VALIDATEJOBRESPONSE']._serialized_start=1246
-  _globals['_VALIDATEJOBRESPONSE']._serialized_end=1593
-  _globals['_CREATEJOBREQUEST']._serialized_start=1596
-  _globals['_CREATEJOBREQUEST']._serialized_end=1761
-  _globals['_CREATEJOBRESPONSE']._serialized_start=1763
-  _globals['_CREATEJOBRESPONSE']._serialized_end=1830
-  _globals['_GETJOBREQUEST']._serialized_start=1832
-  _globals['_GETJOBREQUEST']._serialized_end=1867
-  _globals['_GETJOBRESPONSE']._serialized_start=1869
-  _globals['_GETJOBRESPONSE']._serialized_end=1933
-  _globals['_LISTJOBSREQUEST']._serialized_start=1936
-  _globals['_LISTJOBSREQUEST']._serialized_end=2233
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=1021
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=1078
-  _globals['_LISTJOBSRESPONSE']._serialized_start=2235
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2343
-  _globals['_CANCELJOBREQUEST']._serialized_start=2345
-  _globals['_CANCELJOBREQUEST']._serialized_end=2471
-  _globals['_CANCELJOBRESPONSE']._serialized_start=2473
-  _globals['_CANCELJOBRESPONSE']._serialized_end=2540
-  _globals['_STARTNOW']._serialized_start=2542
-  _globals['_STARTNOW']._serialized_end=2552
-  _globals['_WATCHJOBREQUEST']._serialized_start=2555
-  _globals['_WATCHJOBREQUEST']._serialized_end=3077
-  _globals['_WATCHJOBRESPONSE']._serialized_start=3080
-  _globals['_WATCHJOBRESPONSE']._serialized_end=3359
-  _globals['_SKIPPEDRANGE']._serialized_start=3362
-  _globals['_SKIPPEDRANGE']._serialized_end=3537
-  _globals['_LISTEVENTSREQUEST']._serialized_start=3540
-  _globals['_LISTEVENTSREQUEST']._serialized_end=3941
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=3943
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=4062
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=4064
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=4170
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=4173
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=4301
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=4303
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=4414
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=4417
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=4561
-  _globals['_GETCAPACITYREQUEST']._serialized_start=4563
-  _globals['_GETCAPACITYREQUEST']._serialized_end=4646
-  _globals['_DEVICE']._serialized_start=4649
-  _globals['_DEVICE']._serialized_end=4963
-  _globals['_GETCAPACITYRESPONSE']._serialized_start=4966
-  _globals['_GETCAPACITYRESPONSE']._serialized_end=5378
-  _globals['_GETCAPACITYRESPONSE_LIMITSENTRY']._serialized_start=5321
-  _globals['_GETCAPACITYRESPONSE_LIMITSENTRY']._serialized_end=5378
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=5380
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=5402
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=5404
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=5486
-  _globals['_TRAINERSERVICE']._serialized_start=5679
-  _globals['_TRAINERSERVICE']._serialized_end=7938
+  _globals['_CANCELMODE']._serialized_start=2085
+  _globals['_CANCELMODE']._serialized_end=2175
+  _globals['_VALIDATEJOBREQUEST']._serialized_start=458
+  _globals['_VALIDATEJOBREQUEST']._serialized_end=558
+  _globals['_VALIDATEJOBRESPONSE']._serialized_start=561
+  _globals['_VALIDATEJOBRESPONSE']._serialized_end=1007
+  _globals['_CREATEJOBREQUEST']._serialized_start=1010
+  _globals['_CREATEJOBREQUEST']._serialized_end=1139
+  _globals['_CREATEJOBRESPONSE']._serialized_start=1141
+  _globals['_CREATEJOBRESPONSE']._serialized_end=1208
+  _globals['_GETJOBREQUEST']._serialized_start=1210
+  _globals['_GETJOBREQUEST']._serialized_end=1245
+  _globals['_GETJOBRESPONSE']._serialized_start=1247
+  _globals['_GETJOBRESPONSE']._serialized_end=1311
+  _globals['_LISTJOBSREQUEST']._serialized_start=1314
+  _globals['_LISTJOBSREQUEST']._serialized_end=1668
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=1611
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=1668
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1670
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1778
+  _globals['_CANCELJOBREQUEST']._serialized_start=1780
+  _globals['_CANCELJOBREQUEST']._serialized_end=1906
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1908
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1975
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=1977
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=1999
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=2001
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=2083
+  _globals['_TRAINERSERVICE']._serialized_start=2178
+  _globals['_TRAINERSERVICE']._serialized_end=4437
 # @@protoc_insertion_point(module_scope)

@@ -4,14 +4,13 @@ isort:skip_file
 Fine-tunes models and tells everything while it does."""
 
 from collections import abc as _abc
-from finetree_api.trainer.v1 import event_pb2 as _event_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
-from finetree_api.types.v1 import evidence_pb2 as _evidence_pb2
+from finetree_api.types.v1 import check_pb2 as _check_pb2
+from finetree_api.types.v1 import estimate_summary_pb2 as _estimate_summary_pb2
 from finetree_api.types.v1 import run_spec_pb2 as _run_spec_pb2
+from finetree_api.types.v1 import server_pb2 as _server_pb2
 from google.protobuf import descriptor as _descriptor
-from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
-from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -49,148 +48,6 @@ CANCEL_MODE_CHECKPOINT: CancelMode.ValueType  # 2
 """Save a checkpoint, then stop."""
 Global___CancelMode: _TypeAlias = CancelMode  # noqa: Y015
 
-class _EventOrder:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _EventOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventOrder.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    EVENT_ORDER_UNSPECIFIED: _EventOrder.ValueType  # 0
-    """Oldest first."""
-    EVENT_ORDER_ASCENDING: _EventOrder.ValueType  # 1
-    """Oldest first."""
-    EVENT_ORDER_DESCENDING: _EventOrder.ValueType  # 2
-    """Newest first."""
-
-class EventOrder(_EventOrder, metaclass=_EventOrderEnumTypeWrapper):
-    """Order of a list of events."""
-
-EVENT_ORDER_UNSPECIFIED: EventOrder.ValueType  # 0
-"""Oldest first."""
-EVENT_ORDER_ASCENDING: EventOrder.ValueType  # 1
-"""Oldest first."""
-EVENT_ORDER_DESCENDING: EventOrder.ValueType  # 2
-"""Newest first."""
-Global___EventOrder: _TypeAlias = EventOrder  # noqa: Y015
-
-@_typing.final
-class JobRequest(_message.Message):
-    """What a job is asked to do."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class LabelsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.str
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.str = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
-    class AnnotationsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.str
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.str = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
-    KIND_FIELD_NUMBER: _builtins.int
-    SPEC_FIELD_NUMBER: _builtins.int
-    LIMITS_FIELD_NUMBER: _builtins.int
-    DEADLINE_FIELD_NUMBER: _builtins.int
-    SUSPENDED_FIELD_NUMBER: _builtins.int
-    LABELS_FIELD_NUMBER: _builtins.int
-    ANNOTATIONS_FIELD_NUMBER: _builtins.int
-    PLAN_DIGEST_FIELD_NUMBER: _builtins.int
-    RECOMMENDATION_JSON_FIELD_NUMBER: _builtins.int
-    SETTING_SOURCES_FIELD_NUMBER: _builtins.int
-    TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
-    display_name: _builtins.str
-    """Name for people."""
-    kind: _job_pb2.JobKind.ValueType
-    """What it does."""
-    suspended: _builtins.bool
-    """Created, but not to be queued yet."""
-    plan_digest: _builtins.str
-    """Digest that must hold; empty means none."""
-    recommendation_json: _builtins.str
-    """The recommendation that it follows, as proto JSON."""
-    trace_context: _builtins.str
-    """W3C trace context; the SDK sets it."""
-    @_builtins.property
-    def spec(self) -> _run_spec_pb2.RunSpec:
-        """The run. A PREPARE job needs only the model, and a dataset if it is to be reported on."""
-
-    @_builtins.property
-    def limits(self) -> _job_pb2.JobLimits:
-        """Limits."""
-
-    @_builtins.property
-    def deadline(self) -> _timestamp_pb2.Timestamp:
-        """Latest end."""
-
-    @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Indexed labels."""
-
-    @_builtins.property
-    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free annotations."""
-
-    @_builtins.property
-    def setting_sources(self) -> _containers.RepeatedCompositeFieldContainer[_evidence_pb2.SettingSource]:
-        """Where each value of the spec comes from, as the recommender said."""
-
-    def __init__(
-        self,
-        *,
-        display_name: _builtins.str = ...,
-        kind: _job_pb2.JobKind.ValueType = ...,
-        spec: _run_spec_pb2.RunSpec | None = ...,
-        limits: _job_pb2.JobLimits | None = ...,
-        deadline: _timestamp_pb2.Timestamp | None = ...,
-        suspended: _builtins.bool = ...,
-        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        plan_digest: _builtins.str = ...,
-        recommendation_json: _builtins.str = ...,
-        setting_sources: _abc.Iterable[_evidence_pb2.SettingSource] | None = ...,
-        trace_context: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "limits", b"limits", "spec", b"spec"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "deadline", b"deadline", "display_name", b"display_name", "kind", b"kind", "labels", b"labels", "limits", b"limits", "plan_digest", b"plan_digest", "recommendation_json", b"recommendation_json", "setting_sources", b"setting_sources", "spec", b"spec", "suspended", b"suspended", "trace_context", b"trace_context"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___JobRequest: _TypeAlias = JobRequest  # noqa: Y015
-
 @_typing.final
 class ValidateJobRequest(_message.Message):
     """Request of ValidateJob."""
@@ -202,14 +59,14 @@ class ValidateJobRequest(_message.Message):
     parent: _builtins.str
     """"projects/{project}"; empty means the default project."""
     @_builtins.property
-    def job(self) -> Global___JobRequest:
+    def job(self) -> _job_pb2.JobTemplate:
         """The job."""
 
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
-        job: Global___JobRequest | None = ...,
+        job: _job_pb2.JobTemplate | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -225,49 +82,59 @@ class ValidateJobResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    RESOLVED_SPEC_FIELD_NUMBER: _builtins.int
-    SETTING_SOURCES_FIELD_NUMBER: _builtins.int
+    TRAIN_FIELD_NUMBER: _builtins.int
+    PREPARE_FIELD_NUMBER: _builtins.int
+    EXPORT_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
-    PLAN_DIGEST_FIELD_NUMBER: _builtins.int
-    NOTES_FIELD_NUMBER: _builtins.int
-    plan_digest: _builtins.str
-    """Hash of the plan."""
+    PLAN_FIELD_NUMBER: _builtins.int
+    REMARKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def resolved_spec(self) -> _run_spec_pb2.RunSpec:
-        """The spec with every default filled in."""
+    def train(self) -> _job_pb2.TrainTask:
+        """Fine-tunes a model."""
 
     @_builtins.property
-    def setting_sources(self) -> _containers.RepeatedCompositeFieldContainer[_evidence_pb2.SettingSource]:
-        """Where each value comes from."""
+    def prepare(self) -> _job_pb2.PrepareTask:
+        """Prepares a model or reports on a dataset."""
 
     @_builtins.property
-    def checks(self) -> _containers.RepeatedCompositeFieldContainer[_evidence_pb2.Check]:
+    def export(self) -> _job_pb2.ExportTask:
+        """Merges or converts an artifact."""
+
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Check]:
         """What was checked."""
 
     @_builtins.property
-    def estimate(self) -> _job_pb2.FrozenEstimate:
-        """What it should take; unset when the estimator did not answer."""
+    def estimate(self) -> _estimate_summary_pb2.EstimateSummary:
+        """What it should take; unset when the estimator did not answer or nothing is trained."""
 
     @_builtins.property
-    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Remarks for people."""
+    def plan(self) -> _run_spec_pb2.Plan:
+        """The plan that CreateJob would run, ready to be approved; unset when nothing is trained or there is no estimate."""
+
+    @_builtins.property
+    def remarks(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Remark]:
+        """What else to know before it is created."""
 
     def __init__(
         self,
         *,
-        resolved_spec: _run_spec_pb2.RunSpec | None = ...,
-        setting_sources: _abc.Iterable[_evidence_pb2.SettingSource] | None = ...,
-        checks: _abc.Iterable[_evidence_pb2.Check] | None = ...,
-        estimate: _job_pb2.FrozenEstimate | None = ...,
-        plan_digest: _builtins.str = ...,
-        notes: _abc.Iterable[_builtins.str] | None = ...,
+        train: _job_pb2.TrainTask | None = ...,
+        prepare: _job_pb2.PrepareTask | None = ...,
+        export: _job_pb2.ExportTask | None = ...,
+        checks: _abc.Iterable[_check_pb2.Check] | None = ...,
+        estimate: _estimate_summary_pb2.EstimateSummary | None = ...,
+        plan: _run_spec_pb2.Plan | None = ...,
+        remarks: _abc.Iterable[_check_pb2.Remark] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "resolved_spec", b"resolved_spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "export", b"export", "plan", b"plan", "prepare", b"prepare", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "estimate", b"estimate", "notes", b"notes", "plan_digest", b"plan_digest", "resolved_spec", b"resolved_spec", "setting_sources", b"setting_sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "estimate", b"estimate", "export", b"export", "plan", b"plan", "prepare", b"prepare", "remarks", b"remarks", "task", b"task", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export"]  # noqa: Y015
+    _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_task) -> _WhichOneofReturnType_task | None: ...
 
 Global___ValidateJobResponse: _TypeAlias = ValidateJobResponse  # noqa: Y015
 
@@ -280,28 +147,26 @@ class CreateJobRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """"projects/{project}"; empty means the default project."""
     request_id: _builtins.str
-    """Idempotency key; the SDK sets one."""
-    validate_only: _builtins.bool
-    """Check only, create nothing."""
+    """Idempotency key: the same key with the same request gives the same answer, with another request it is refused. The
+    SDK sets one. Empty: every call counts.
+    """
     @_builtins.property
-    def job(self) -> Global___JobRequest:
+    def job(self) -> _job_pb2.JobTemplate:
         """The job."""
 
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
-        job: Global___JobRequest | None = ...,
+        job: _job_pb2.JobTemplate | None = ...,
         request_id: _builtins.str = ...,
-        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "parent", b"parent", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "parent", b"parent", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,6 +273,7 @@ class ListJobsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """"projects/{project}"; empty means the default project."""
     page_size: _builtins.int
@@ -422,6 +288,10 @@ class ListJobsRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Only jobs with all of these labels."""
 
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.TaskKind.ValueType]:
+        """Only jobs with one of these tasks; empty means all."""
+
     def __init__(
         self,
         *,
@@ -430,10 +300,11 @@ class ListJobsRequest(_message.Message):
         page_token: _builtins.str = ...,
         states: _abc.Iterable[_job_pb2.JobState.ValueType] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tasks: _abc.Iterable[_job_pb2.TaskKind.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "states", b"states", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -451,7 +322,7 @@ class ListJobsResponse(_message.Message):
     """Token of the next page; empty at the end."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
-        """Jobs, newest first. Lists leave out spec sources and the recommendation."""
+        """Jobs, newest first. Setting sources, the approved plan and the recommendation are left out."""
 
     def __init__(
         self,
@@ -481,7 +352,9 @@ class CancelJobRequest(_message.Message):
     mode: Global___CancelMode.ValueType
     """How."""
     request_id: _builtins.str
-    """Idempotency key; the SDK sets one."""
+    """Idempotency key: the same key with the same request gives the same answer, with another request it is refused. The
+    SDK sets one. Empty: every call counts.
+    """
     def __init__(
         self,
         *,
@@ -522,545 +395,6 @@ class CancelJobResponse(_message.Message):
 Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
 
 @_typing.final
-class StartNow(_message.Message):
-    """Start at the newest event."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___StartNow: _TypeAlias = StartNow  # noqa: Y015
-
-@_typing.final
-class WatchJobRequest(_message.Message):
-    """Request of WatchJob."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    CURSOR_FIELD_NUMBER: _builtins.int
-    AFTER_SEQ_FIELD_NUMBER: _builtins.int
-    AFTER_TIME_FIELD_NUMBER: _builtins.int
-    NOW_FIELD_NUMBER: _builtins.int
-    KINDS_FIELD_NUMBER: _builtins.int
-    MIN_LEVEL_FIELD_NUMBER: _builtins.int
-    MIN_INTERVAL_FIELD_NUMBER: _builtins.int
-    MAX_STEP_EVENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
-    HEARTBEAT_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """The job."""
-    cursor: _builtins.str
-    """After a cursor."""
-    after_seq: _builtins.int
-    """After a number."""
-    min_level: _event_pb2.EventLevel.ValueType
-    """Only events at least this important."""
-    max_step_events_per_second: _builtins.int
-    """Highest rate of step metrics; 0 means all. Those left out are reported as skipped ranges."""
-    @_builtins.property
-    def after_time(self) -> _timestamp_pb2.Timestamp:
-        """After a time."""
-
-    @_builtins.property
-    def now(self) -> Global___StartNow:
-        """After the newest event."""
-
-    @_builtins.property
-    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.EventKind.ValueType]:
-        """Only these kinds; empty means all. The cursor moves over what is left out."""
-
-    @_builtins.property
-    def min_interval(self) -> _duration_pb2.Duration:
-        """Least time between two batches; nothing is lost."""
-
-    @_builtins.property
-    def heartbeat(self) -> _duration_pb2.Duration:
-        """Longest silence; unset means 10 seconds."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        cursor: _builtins.str = ...,
-        after_seq: _builtins.int = ...,
-        after_time: _timestamp_pb2.Timestamp | None = ...,
-        now: Global___StartNow | None = ...,
-        kinds: _abc.Iterable[_event_pb2.EventKind.ValueType] | None = ...,
-        min_level: _event_pb2.EventLevel.ValueType = ...,
-        min_interval: _duration_pb2.Duration | None = ...,
-        max_step_events_per_second: _builtins.int = ...,
-        heartbeat: _duration_pb2.Duration | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "after_time", b"after_time", "cursor", b"cursor", "heartbeat", b"heartbeat", "min_interval", b"min_interval", "now", b"now", "start", b"start"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "after_time", b"after_time", "cursor", b"cursor", "heartbeat", b"heartbeat", "kinds", b"kinds", "max_step_events_per_second", b"max_step_events_per_second", "min_interval", b"min_interval", "min_level", b"min_level", "name", b"name", "now", b"now", "start", b"start"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["cursor", "after_seq", "after_time", "now"]  # noqa: Y015
-    _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
-
-Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
-
-@_typing.final
-class WatchJobResponse(_message.Message):
-    """A batch of events."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    EVENTS_FIELD_NUMBER: _builtins.int
-    CURSOR_FIELD_NUMBER: _builtins.int
-    SERVER_TIME_FIELD_NUMBER: _builtins.int
-    SKIPPED_FIELD_NUMBER: _builtins.int
-    MIN_SEQ_FIELD_NUMBER: _builtins.int
-    LAST_SEQ_FIELD_NUMBER: _builtins.int
-    cursor: _builtins.str
-    """Where to go on."""
-    min_seq: _builtins.int
-    """Oldest number that retention will keep."""
-    last_seq: _builtins.int
-    """Newest number in the log."""
-    @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """Events in order; empty for a heartbeat."""
-
-    @_builtins.property
-    def server_time(self) -> _timestamp_pb2.Timestamp:
-        """The service's clock."""
-
-    @_builtins.property
-    def skipped(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkippedRange]:
-        """Ranges of step metrics that were left out because the request asked for fewer."""
-
-    def __init__(
-        self,
-        *,
-        events: _abc.Iterable[_event_pb2.JobEvent] | None = ...,
-        cursor: _builtins.str = ...,
-        server_time: _timestamp_pb2.Timestamp | None = ...,
-        skipped: _abc.Iterable[Global___SkippedRange] | None = ...,
-        min_seq: _builtins.int = ...,
-        last_seq: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["server_time", b"server_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "events", b"events", "last_seq", b"last_seq", "min_seq", b"min_seq", "server_time", b"server_time", "skipped", b"skipped"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___WatchJobResponse: _TypeAlias = WatchJobResponse  # noqa: Y015
-
-@_typing.final
-class SkippedRange(_message.Message):
-    """Step metrics that were left out."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FIRST_SEQ_FIELD_NUMBER: _builtins.int
-    LAST_SEQ_FIELD_NUMBER: _builtins.int
-    MIN_LOSS_FIELD_NUMBER: _builtins.int
-    MEAN_LOSS_FIELD_NUMBER: _builtins.int
-    MAX_LOSS_FIELD_NUMBER: _builtins.int
-    COUNT_FIELD_NUMBER: _builtins.int
-    first_seq: _builtins.int
-    """First number."""
-    last_seq: _builtins.int
-    """Last number."""
-    min_loss: _builtins.float
-    """Lowest loss."""
-    mean_loss: _builtins.float
-    """Mean loss."""
-    max_loss: _builtins.float
-    """Highest loss."""
-    count: _builtins.int
-    """How many events."""
-    def __init__(
-        self,
-        *,
-        first_seq: _builtins.int = ...,
-        last_seq: _builtins.int = ...,
-        min_loss: _builtins.float = ...,
-        mean_loss: _builtins.float = ...,
-        max_loss: _builtins.float = ...,
-        count: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_seq", b"first_seq", "last_seq", b"last_seq", "max_loss", b"max_loss", "mean_loss", b"mean_loss", "min_loss", b"min_loss"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SkippedRange: _TypeAlias = SkippedRange  # noqa: Y015
-
-@_typing.final
-class ListEventsRequest(_message.Message):
-    """Request of ListEvents."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    ORDER_FIELD_NUMBER: _builtins.int
-    AFTER_SEQ_FIELD_NUMBER: _builtins.int
-    BEFORE_SEQ_FIELD_NUMBER: _builtins.int
-    AFTER_TIME_FIELD_NUMBER: _builtins.int
-    KINDS_FIELD_NUMBER: _builtins.int
-    MIN_LEVEL_FIELD_NUMBER: _builtins.int
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """The job."""
-    order: Global___EventOrder.ValueType
-    """Order."""
-    after_seq: _builtins.int
-    """Only events after this number; 0 means all."""
-    before_seq: _builtins.int
-    """Only events before this number; 0 means all."""
-    min_level: _event_pb2.EventLevel.ValueType
-    """Only events at least this important."""
-    page_size: _builtins.int
-    """Largest page; 0 means 100, at most 1000."""
-    page_token: _builtins.str
-    """Token of the previous page."""
-    @_builtins.property
-    def after_time(self) -> _timestamp_pb2.Timestamp:
-        """Only events after this time."""
-
-    @_builtins.property
-    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.EventKind.ValueType]:
-        """Only these kinds; empty means all."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        order: Global___EventOrder.ValueType = ...,
-        after_seq: _builtins.int = ...,
-        before_seq: _builtins.int = ...,
-        after_time: _timestamp_pb2.Timestamp | None = ...,
-        kinds: _abc.Iterable[_event_pb2.EventKind.ValueType] | None = ...,
-        min_level: _event_pb2.EventLevel.ValueType = ...,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["after_time", b"after_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "after_time", b"after_time", "before_seq", b"before_seq", "kinds", b"kinds", "min_level", b"min_level", "name", b"name", "order", b"order", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
-
-@_typing.final
-class ListEventsResponse(_message.Message):
-    """Response of ListEvents."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    EVENTS_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
-    @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """Events in the order asked for."""
-
-    def __init__(
-        self,
-        *,
-        events: _abc.Iterable[_event_pb2.JobEvent] | None = ...,
-        next_page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
-
-@_typing.final
-class ListArtifactsRequest(_message.Message):
-    """Request of ListArtifacts."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PARENT_FIELD_NUMBER: _builtins.int
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    parent: _builtins.str
-    """The job."""
-    page_size: _builtins.int
-    """Largest page; 0 means 50, at most 1000."""
-    page_token: _builtins.str
-    """Token of the previous page."""
-    def __init__(
-        self,
-        *,
-        parent: _builtins.str = ...,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListArtifactsRequest: _TypeAlias = ListArtifactsRequest  # noqa: Y015
-
-@_typing.final
-class ListArtifactsResponse(_message.Message):
-    """Response of ListArtifacts."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ARTIFACTS_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
-    @_builtins.property
-    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Artifact]:
-        """Artifacts."""
-
-    def __init__(
-        self,
-        *,
-        artifacts: _abc.Iterable[_job_pb2.Artifact] | None = ...,
-        next_page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "next_page_token", b"next_page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListArtifactsResponse: _TypeAlias = ListArtifactsResponse  # noqa: Y015
-
-@_typing.final
-class DownloadArtifactRequest(_message.Message):
-    """Request of DownloadArtifact."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    PATH_FIELD_NUMBER: _builtins.int
-    OFFSET_FIELD_NUMBER: _builtins.int
-    LIMIT_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """The artifact."""
-    path: _builtins.str
-    """File of the artifact."""
-    offset: _builtins.int
-    """First byte."""
-    limit: _builtins.int
-    """How many bytes; 0 means to the end."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        path: _builtins.str = ...,
-        offset: _builtins.int = ...,
-        limit: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name", "offset", b"offset", "path", b"path"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DownloadArtifactRequest: _TypeAlias = DownloadArtifactRequest  # noqa: Y015
-
-@_typing.final
-class DownloadArtifactResponse(_message.Message):
-    """A piece of a file."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CHUNK_FIELD_NUMBER: _builtins.int
-    OFFSET_FIELD_NUMBER: _builtins.int
-    FILE_FIELD_NUMBER: _builtins.int
-    chunk: _builtins.bytes
-    """Bytes."""
-    offset: _builtins.int
-    """Position of the bytes."""
-    @_builtins.property
-    def file(self) -> _job_pb2.ArtifactFile:
-        """The file; in the first message."""
-
-    def __init__(
-        self,
-        *,
-        chunk: _builtins.bytes = ...,
-        offset: _builtins.int = ...,
-        file: _job_pb2.ArtifactFile | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "file", b"file"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "file", b"file", "offset", b"offset"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["chunk"]  # noqa: Y015
-    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
-
-Global___DownloadArtifactResponse: _TypeAlias = DownloadArtifactResponse  # noqa: Y015
-
-@_typing.final
-class GetCapacityRequest(_message.Message):
-    """Request of GetCapacity."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    WAIT_FOR_RATE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def wait_for_rate(self) -> _duration_pb2.Duration:
-        """Longest time to wait for the measured matrix rate of a host that has none yet; at most 30 seconds. A server that
-        keeps no worker waiting measures none, and answers at once.
-        """
-
-    def __init__(
-        self,
-        *,
-        wait_for_rate: _duration_pb2.Duration | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["wait_for_rate", b"wait_for_rate"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["wait_for_rate", b"wait_for_rate"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetCapacityRequest: _TypeAlias = GetCapacityRequest  # noqa: Y015
-
-@_typing.final
-class Device(_message.Message):
-    """Something that trains."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    HARDWARE_FIELD_NUMBER: _builtins.int
-    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
-    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
-    FREE_BYTES_FIELD_NUMBER: _builtins.int
-    RUNNING_JOBS_FIELD_NUMBER: _builtins.int
-    SLOTS_FIELD_NUMBER: _builtins.int
-    FREE_SLOTS_FIELD_NUMBER: _builtins.int
-    THREADS_PER_SLOT_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
-    """Id, for example "cpu" or "cuda:0"."""
-    display_name: _builtins.str
-    """Name for people."""
-    total_bytes: _builtins.int
-    """Memory, bytes."""
-    free_bytes: _builtins.int
-    """Memory that is free now, bytes."""
-    slots: _builtins.int
-    """Slots, each for a job."""
-    free_slots: _builtins.int
-    """Slots that are free."""
-    threads_per_slot: _builtins.int
-    """Threads of a slot, on a CPU."""
-    @_builtins.property
-    def hardware(self) -> _run_spec_pb2.Hardware:
-        """The device as a spec names it."""
-
-    @_builtins.property
-    def running_jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Jobs that run on it."""
-
-    def __init__(
-        self,
-        *,
-        id: _builtins.str = ...,
-        hardware: _run_spec_pb2.Hardware | None = ...,
-        display_name: _builtins.str = ...,
-        total_bytes: _builtins.int = ...,
-        free_bytes: _builtins.int = ...,
-        running_jobs: _abc.Iterable[_builtins.str] | None = ...,
-        slots: _builtins.int = ...,
-        free_slots: _builtins.int = ...,
-        threads_per_slot: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "free_bytes", b"free_bytes", "free_slots", b"free_slots", "hardware", b"hardware", "id", b"id", "running_jobs", b"running_jobs", "slots", b"slots", "threads_per_slot", b"threads_per_slot", "total_bytes", b"total_bytes"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Device: _TypeAlias = Device  # noqa: Y015
-
-@_typing.final
-class GetCapacityResponse(_message.Message):
-    """Response of GetCapacity."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class LimitsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.int
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.int = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    DEVICES_FIELD_NUMBER: _builtins.int
-    QUEUE_LENGTH_FIELD_NUMBER: _builtins.int
-    LIMITS_FIELD_NUMBER: _builtins.int
-    HOST_BF16_FLOPS_PER_SECOND_FIELD_NUMBER: _builtins.int
-    HOST_FP32_FLOPS_PER_SECOND_FIELD_NUMBER: _builtins.int
-    HOST_CPU_NAME_FIELD_NUMBER: _builtins.int
-    queue_length: _builtins.int
-    """Jobs that wait."""
-    host_bf16_flops_per_second: _builtins.float
-    """Measured bfloat16 matrix rate of the host, FLOP/s; 0 when not measured yet."""
-    host_fp32_flops_per_second: _builtins.float
-    """Measured float32 matrix rate of the host, FLOP/s; 0 when not measured yet."""
-    host_cpu_name: _builtins.str
-    """Name of the processor."""
-    @_builtins.property
-    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]:
-        """Devices."""
-
-    @_builtins.property
-    def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Limits by name: upload bytes, watchers, retention, request sizes."""
-
-    def __init__(
-        self,
-        *,
-        devices: _abc.Iterable[Global___Device] | None = ...,
-        queue_length: _builtins.int = ...,
-        limits: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
-        host_bf16_flops_per_second: _builtins.float = ...,
-        host_fp32_flops_per_second: _builtins.float = ...,
-        host_cpu_name: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "host_bf16_flops_per_second", b"host_bf16_flops_per_second", "host_cpu_name", b"host_cpu_name", "host_fp32_flops_per_second", b"host_fp32_flops_per_second", "limits", b"limits", "queue_length", b"queue_length"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetCapacityResponse: _TypeAlias = GetCapacityResponse  # noqa: Y015
-
-@_typing.final
 class GetServerInfoRequest(_message.Message):
     """Request of GetServerInfo."""
 
@@ -1085,13 +419,13 @@ class GetServerInfoResponse(_message.Message):
 
     SERVER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def server(self) -> _evidence_pb2.ServerInfo:
+    def server(self) -> _server_pb2.ServerInfo:
         """The server."""
 
     def __init__(
         self,
         *,
-        server: _evidence_pb2.ServerInfo | None = ...,
+        server: _server_pb2.ServerInfo | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -3,8 +3,11 @@
 import grpc
 import warnings
 
+from finetree_api.trainer.v1 import artifact_pb2 as finetree__api_dot_trainer_dot_v1_dot_artifact__pb2
 from finetree_api.trainer.v1 import base_model_pb2 as finetree__api_dot_trainer_dot_v1_dot_base__model__pb2
+from finetree_api.trainer.v1 import capacity_pb2 as finetree__api_dot_trainer_dot_v1_dot_capacity__pb2
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
+from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
 from finetree_api.trainer.v1 import trainer_pb2 as finetree__api_dot_trainer_dot_v1_dot_trainer__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
@@ -108,28 +111,28 @@ class TrainerServiceStub(object):
                 _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/finetree_api.trainer.v1.TrainerService/WatchJob',
-                request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.WatchJobRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.WatchJobResponse.FromString,
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobResponse.FromString,
                 _registered_method=True)
         self.ListEvents = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ListEvents',
-                request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListEventsRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListEventsResponse.FromString,
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
         self.ListArtifacts = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ListArtifacts',
-                request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListArtifactsRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListArtifactsResponse.FromString,
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.ListArtifactsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.ListArtifactsResponse.FromString,
                 _registered_method=True)
         self.DownloadArtifact = channel.unary_stream(
                 '/finetree_api.trainer.v1.TrainerService/DownloadArtifact',
-                request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.DownloadArtifactRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.DownloadArtifactResponse.FromString,
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactResponse.FromString,
                 _registered_method=True)
         self.GetCapacity = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/GetCapacity',
-                request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.GetCapacityRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.GetCapacityResponse.FromString,
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_capacity__pb2.GetCapacityRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_capacity__pb2.GetCapacityResponse.FromString,
                 _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/GetServerInfo',
@@ -336,28 +339,28 @@ def add_TrainerServiceServicer_to_server(servicer, server):
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
-                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.WatchJobRequest.FromString,
-                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.WatchJobResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobResponse.SerializeToString,
             ),
             'ListEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvents,
-                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListEventsRequest.FromString,
-                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListEventsResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsResponse.SerializeToString,
             ),
             'ListArtifacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifacts,
-                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListArtifactsRequest.FromString,
-                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListArtifactsResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.ListArtifactsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.ListArtifactsResponse.SerializeToString,
             ),
             'DownloadArtifact': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadArtifact,
-                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.DownloadArtifactRequest.FromString,
-                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.DownloadArtifactResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactResponse.SerializeToString,
             ),
             'GetCapacity': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapacity,
-                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.GetCapacityRequest.FromString,
-                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.GetCapacityResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_capacity__pb2.GetCapacityRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_capacity__pb2.GetCapacityResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -768,8 +771,8 @@ class TrainerService(object):
             request,
             target,
             '/finetree_api.trainer.v1.TrainerService/WatchJob',
-            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.WatchJobRequest.SerializeToString,
-            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.WatchJobResponse.FromString,
+            finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -795,8 +798,8 @@ class TrainerService(object):
             request,
             target,
             '/finetree_api.trainer.v1.TrainerService/ListEvents',
-            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListEventsRequest.SerializeToString,
-            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListEventsResponse.FromString,
+            finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -822,8 +825,8 @@ class TrainerService(object):
             request,
             target,
             '/finetree_api.trainer.v1.TrainerService/ListArtifacts',
-            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListArtifactsRequest.SerializeToString,
-            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListArtifactsResponse.FromString,
+            finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.ListArtifactsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.ListArtifactsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -849,8 +852,8 @@ class TrainerService(object):
             request,
             target,
             '/finetree_api.trainer.v1.TrainerService/DownloadArtifact',
-            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.DownloadArtifactRequest.SerializeToString,
-            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.DownloadArtifactResponse.FromString,
+            finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -876,8 +879,8 @@ class TrainerService(object):
             request,
             target,
             '/finetree_api.trainer.v1.TrainerService/GetCapacity',
-            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.GetCapacityRequest.SerializeToString,
-            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.GetCapacityResponse.FromString,
+            finetree__api_dot_trainer_dot_v1_dot_capacity__pb2.GetCapacityRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_capacity__pb2.GetCapacityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,8 +4,11 @@ isort:skip_file
 Fine-tunes models and tells everything while it does."""
 
 from collections import abc as _abc
+from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from finetree_api.trainer.v1 import base_model_pb2 as _base_model_pb2
+from finetree_api.trainer.v1 import capacity_pb2 as _capacity_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
+from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -100,11 +103,13 @@ class TrainerServiceStub:
     CreateJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CreateJobRequest, _trainer_pb2.CreateJobResponse]
     """Creates a job. When it returns, the job is durable. The same request_id gives the same job, for ever.
 
-    Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG,
-    KEEP_BEST_WITHOUT_EVALUATION),
+    Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, SETTING_NOT_SUPPORTED, TASK_NOT_SUPPORTED: GetCapacity
+    says what this server trains; MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG, KEEP_BEST_WITHOUT_EVALUATION; CURRENCY_MISMATCH: a
+    limit is in another currency than the cost),
     NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED: take another request_id),
     PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION (DATASET_NOT_READY:
-    finish the upload; PLAN_DRIFT: the plan is not the approved one; MODEL_NOT_PREPARED: run a PREPARE job;
+    finish the upload; PLAN_DRIFT: the plan is not the approved one, a violation for
+    each field that differs; MODEL_NOT_PREPARED: run a PREPARE job;
     NO_SUCH_DEVICE: this server has no such device; JOB_DELETED), RESOURCE_EXHAUSTED (QUEUE_FULL, DISK_FULL).
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]
@@ -122,29 +127,29 @@ class TrainerServiceStub:
 
     Errors: NOT_FOUND (JOB_NOT_FOUND).
     """
-    WatchJob: _grpc.UnaryStreamMultiCallable[_trainer_pb2.WatchJobRequest, _trainer_pb2.WatchJobResponse]
+    WatchJob: _grpc.UnaryStreamMultiCallable[_event_log_pb2.WatchJobRequest, _event_log_pb2.WatchJobResponse]
     """Streams the events of a job from any point, live, until its Terminal event. An empty batch is a heartbeat.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND), OUT_OF_RANGE (EVENTS_EXPIRED with oldest_seq, FUTURE_SEQ with last_seq),
     FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, start again), INVALID_ARGUMENT (CURSOR_INVALID),
     RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), UNAVAILABLE (the server stops: attach again with the last cursor).
     """
-    ListEvents: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListEventsRequest, _trainer_pb2.ListEventsResponse]
+    ListEvents: _grpc.UnaryUnaryMultiCallable[_event_log_pb2.ListEventsRequest, _event_log_pb2.ListEventsResponse]
     """Lists events, in either order.
 
     Errors: as WatchJob, and INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
     """
-    ListArtifacts: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListArtifactsRequest, _trainer_pb2.ListArtifactsResponse]
+    ListArtifacts: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]
     """Lists what a job made.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND).
     """
-    DownloadArtifact: _grpc.UnaryStreamMultiCallable[_trainer_pb2.DownloadArtifactRequest, _trainer_pb2.DownloadArtifactResponse]
+    DownloadArtifact: _grpc.UnaryStreamMultiCallable[_artifact_pb2.DownloadArtifactRequest, _artifact_pb2.DownloadArtifactResponse]
     """Streams a file of an artifact from an offset.
 
     Errors: NOT_FOUND (ARTIFACT_NOT_FOUND, FILE_NOT_FOUND), OUT_OF_RANGE (OFFSET_BEYOND_END).
     """
-    GetCapacity: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetCapacityRequest, _trainer_pb2.GetCapacityResponse]
+    GetCapacity: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.GetCapacityRequest, _capacity_pb2.GetCapacityResponse]
     """Says what the server can run and what runs now.
 
     Errors: none of its own.
@@ -225,11 +230,13 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     CreateJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CreateJobRequest, _trainer_pb2.CreateJobResponse]  # type: ignore[assignment]
     """Creates a job. When it returns, the job is durable. The same request_id gives the same job, for ever.
 
-    Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG,
-    KEEP_BEST_WITHOUT_EVALUATION),
+    Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, SETTING_NOT_SUPPORTED, TASK_NOT_SUPPORTED: GetCapacity
+    says what this server trains; MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG, KEEP_BEST_WITHOUT_EVALUATION; CURRENCY_MISMATCH: a
+    limit is in another currency than the cost),
     NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED: take another request_id),
     PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION (DATASET_NOT_READY:
-    finish the upload; PLAN_DRIFT: the plan is not the approved one; MODEL_NOT_PREPARED: run a PREPARE job;
+    finish the upload; PLAN_DRIFT: the plan is not the approved one, a violation for
+    each field that differs; MODEL_NOT_PREPARED: run a PREPARE job;
     NO_SUCH_DEVICE: this server has no such device; JOB_DELETED), RESOURCE_EXHAUSTED (QUEUE_FULL, DISK_FULL).
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]  # type: ignore[assignment]
@@ -247,29 +254,29 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: NOT_FOUND (JOB_NOT_FOUND).
     """
-    WatchJob: _aio.UnaryStreamMultiCallable[_trainer_pb2.WatchJobRequest, _trainer_pb2.WatchJobResponse]  # type: ignore[assignment]
+    WatchJob: _aio.UnaryStreamMultiCallable[_event_log_pb2.WatchJobRequest, _event_log_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams the events of a job from any point, live, until its Terminal event. An empty batch is a heartbeat.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND), OUT_OF_RANGE (EVENTS_EXPIRED with oldest_seq, FUTURE_SEQ with last_seq),
     FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, start again), INVALID_ARGUMENT (CURSOR_INVALID),
     RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), UNAVAILABLE (the server stops: attach again with the last cursor).
     """
-    ListEvents: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListEventsRequest, _trainer_pb2.ListEventsResponse]  # type: ignore[assignment]
+    ListEvents: _aio.UnaryUnaryMultiCallable[_event_log_pb2.ListEventsRequest, _event_log_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists events, in either order.
 
     Errors: as WatchJob, and INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
     """
-    ListArtifacts: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListArtifactsRequest, _trainer_pb2.ListArtifactsResponse]  # type: ignore[assignment]
+    ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """Lists what a job made.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND).
     """
-    DownloadArtifact: _aio.UnaryStreamMultiCallable[_trainer_pb2.DownloadArtifactRequest, _trainer_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
+    DownloadArtifact: _aio.UnaryStreamMultiCallable[_artifact_pb2.DownloadArtifactRequest, _artifact_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
     """Streams a file of an artifact from an offset.
 
     Errors: NOT_FOUND (ARTIFACT_NOT_FOUND, FILE_NOT_FOUND), OUT_OF_RANGE (OFFSET_BEYOND_END).
     """
-    GetCapacity: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetCapacityRequest, _trainer_pb2.GetCapacityResponse]  # type: ignore[assignment]
+    GetCapacity: _aio.UnaryUnaryMultiCallable[_capacity_pb2.GetCapacityRequest, _capacity_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Says what the server can run and what runs now.
 
     Errors: none of its own.
@@ -413,11 +420,13 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trainer_pb2.CreateJobResponse, _abc.Awaitable[_trainer_pb2.CreateJobResponse]]:
         """Creates a job. When it returns, the job is durable. The same request_id gives the same job, for ever.
 
-        Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG,
-        KEEP_BEST_WITHOUT_EVALUATION),
+        Errors: INVALID_ARGUMENT (fix the named fields; METHOD_NOT_SUPPORTED, SETTING_NOT_SUPPORTED, TASK_NOT_SUPPORTED: GetCapacity
+        says what this server trains; MODEL_NOT_TRAINABLE, SEQUENCE_TOO_LONG, KEEP_BEST_WITHOUT_EVALUATION; CURRENCY_MISMATCH: a
+        limit is in another currency than the cost),
         NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED: take another request_id),
         PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION (DATASET_NOT_READY:
-        finish the upload; PLAN_DRIFT: the plan is not the approved one; MODEL_NOT_PREPARED: run a PREPARE job;
+        finish the upload; PLAN_DRIFT: the plan is not the approved one, a violation for
+        each field that differs; MODEL_NOT_PREPARED: run a PREPARE job;
         NO_SUCH_DEVICE: this server has no such device; JOB_DELETED), RESOURCE_EXHAUSTED (QUEUE_FULL, DISK_FULL).
         """
 
@@ -457,9 +466,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def WatchJob(
         self,
-        request: _trainer_pb2.WatchJobRequest,
+        request: _event_log_pb2.WatchJobRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_trainer_pb2.WatchJobResponse], _abc.AsyncIterator[_trainer_pb2.WatchJobResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_event_log_pb2.WatchJobResponse], _abc.AsyncIterator[_event_log_pb2.WatchJobResponse]]:
         """Streams the events of a job from any point, live, until its Terminal event. An empty batch is a heartbeat.
 
         Errors: NOT_FOUND (JOB_NOT_FOUND), OUT_OF_RANGE (EVENTS_EXPIRED with oldest_seq, FUTURE_SEQ with last_seq),
@@ -470,9 +479,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListEvents(
         self,
-        request: _trainer_pb2.ListEventsRequest,
+        request: _event_log_pb2.ListEventsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_trainer_pb2.ListEventsResponse, _abc.Awaitable[_trainer_pb2.ListEventsResponse]]:
+    ) -> _typing.Union[_event_log_pb2.ListEventsResponse, _abc.Awaitable[_event_log_pb2.ListEventsResponse]]:
         """Lists events, in either order.
 
         Errors: as WatchJob, and INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
@@ -481,9 +490,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListArtifacts(
         self,
-        request: _trainer_pb2.ListArtifactsRequest,
+        request: _artifact_pb2.ListArtifactsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_trainer_pb2.ListArtifactsResponse, _abc.Awaitable[_trainer_pb2.ListArtifactsResponse]]:
+    ) -> _typing.Union[_artifact_pb2.ListArtifactsResponse, _abc.Awaitable[_artifact_pb2.ListArtifactsResponse]]:
         """Lists what a job made.
 
         Errors: NOT_FOUND (JOB_NOT_FOUND).
@@ -492,9 +501,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def DownloadArtifact(
         self,
-        request: _trainer_pb2.DownloadArtifactRequest,
+        request: _artifact_pb2.DownloadArtifactRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_trainer_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_trainer_pb2.DownloadArtifactResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_artifact_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_artifact_pb2.DownloadArtifactResponse]]:
         """Streams a file of an artifact from an offset.
 
         Errors: NOT_FOUND (ARTIFACT_NOT_FOUND, FILE_NOT_FOUND), OUT_OF_RANGE (OFFSET_BEYOND_END).
@@ -503,9 +512,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetCapacity(
         self,
-        request: _trainer_pb2.GetCapacityRequest,
+        request: _capacity_pb2.GetCapacityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_trainer_pb2.GetCapacityResponse, _abc.Awaitable[_trainer_pb2.GetCapacityResponse]]:
+    ) -> _typing.Union[_capacity_pb2.GetCapacityResponse, _abc.Awaitable[_capacity_pb2.GetCapacityResponse]]:
         """Says what the server can run and what runs now.
 
         Errors: none of its own.

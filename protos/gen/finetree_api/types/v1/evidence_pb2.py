@@ -24,37 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$finetree_api/types/v1/evidence.proto\x12\x15\x66inetree_api.types.v1\"\x8d\x01\n\nProvenance\x12\x39\n\x04kind\x18\x01 \x01(\x0e\x32%.finetree_api.types.v1.ProvenanceKindR\x04kind\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12\x18\n\x07locator\x18\x03 \x01(\tR\x07locator\x12\x12\n\x04\x64\x61te\x18\x04 \x01(\tR\x04\x64\x61te\"\xab\x01\n\x08Interval\x12\x10\n\x03low\x18\x01 \x01(\x01R\x03low\x12\x1a\n\x08\x65xpected\x18\x02 \x01(\x01R\x08\x65xpected\x12\x12\n\x04high\x18\x03 \x01(\x01R\x04high\x12\x1a\n\x08\x63overage\x18\x04 \x01(\x01R\x08\x63overage\x12\x41\n\nprovenance\x18\x05 \x03(\x0b\x32!.finetree_api.types.v1.ProvenanceR\nprovenance\"O\n\x11RevisionComponent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n\x04\x64\x61te\x18\x03 \x01(\tR\x04\x64\x61te\"\xe7\x02\n\x08Revision\x12@\n\x06\x65ngine\x18\x01 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x06\x65ngine\x12\x46\n\tcatalogue\x18\x02 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\tcatalogue\x12G\n\nprice_book\x18\x03 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\tpriceBook\x12J\n\x0b\x63\x61libration\x18\x04 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x0b\x63\x61libration\x12<\n\x04pack\x18\x05 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x04pack\"c\n\tSpecPatch\x12\x1d\n\nfield_path\x18\x01 \x01(\tR\tfieldPath\x12\x1d\n\njson_value\x18\x02 \x01(\tR\tjsonValue\x12\x18\n\x07summary\x18\x03 \x01(\tR\x07summary\"\x8b\x03\n\x05\x43heck\x12\x17\n\x07rule_id\x18\x01 \x01(\tR\x06ruleId\x12;\n\x08severity\x18\x02 \x01(\x0e\x32\x1f.finetree_api.types.v1.SeverityR\x08severity\x12=\n\x07verdict\x18\x03 \x01(\x0e\x32#.finetree_api.types.v1.CheckVerdictR\x07verdict\x12;\n\x08measured\x18\x04 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x08measured\x12\x14\n\x05limit\x18\x05 \x01(\x01R\x05limit\x12\x33\n\x04\x62\x61se\x18\x06 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x04\x62\x61se\x12\x1d\n\nfield_path\x18\x07 \x01(\tR\tfieldPath\x12\x32\n\x03\x66ix\x18\x08 \x01(\x0b\x32 .finetree_api.types.v1.SpecPatchR\x03\x66ix\x12\x12\n\x04help\x18\t \x01(\tR\x04help\"\xe0\x01\n\rSettingSource\x12\x1d\n\nfield_path\x18\x01 \x01(\tR\tfieldPath\x12\x17\n\x07rule_id\x18\x02 \x01(\tR\x06ruleId\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x41\n\nprovenance\x18\x04 \x01(\x0b\x32!.finetree_api.types.v1.ProvenanceR\nprovenance\x12\x15\n\x03min\x18\x05 \x01(\x01H\x00R\x03min\x88\x01\x01\x12\x15\n\x03max\x18\x06 \x01(\x01H\x01R\x03max\x88\x01\x01\x42\x06\n\x04_minB\x06\n\x04_max\"\x83\x02\n\nServerInfo\x12\x18\n\x07service\x18\x01 \x01(\tR\x07service\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12#\n\rapi_revisions\x18\x03 \x03(\tR\x0c\x61piRevisions\x12\x1a\n\x08\x66\x65\x61tures\x18\x04 \x03(\tR\x08\x66\x65\x61tures\x12\x45\n\x06limits\x18\x05 \x03(\x0b\x32-.finetree_api.types.v1.ServerInfo.LimitsEntryR\x06limits\x1a\x39\n\x0bLimitsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01*\xaa\x01\n\x0eProvenanceKind\x12\x1f\n\x1bPROVENANCE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROVENANCE_KIND_MEASURED\x10\x01\x12\x1d\n\x19PROVENANCE_KIND_PUBLISHED\x10\x02\x12\x1c\n\x18PROVENANCE_KIND_PLAYBOOK\x10\x03\x12\x1c\n\x18PROVENANCE_KIND_COMPUTED\x10\x04*a\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_INFO\x10\x01\x12\x14\n\x10SEVERITY_WARNING\x10\x02\x12\x12\n\x0eSEVERITY_ERROR\x10\x03*\xac\x01\n\x0c\x43heckVerdict\x12\x1d\n\x19\x43HECK_VERDICT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43HECK_VERDICT_PASS\x10\x01\x12\x16\n\x12\x43HECK_VERDICT_WARN\x10\x02\x12\x16\n\x12\x43HECK_VERDICT_FAIL\x10\x03\x12\x1b\n\x17\x43HECK_VERDICT_UNDECIDED\x10\x04\x12\x18\n\x14\x43HECK_VERDICT_WAIVED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$finetree_api/types/v1/evidence.proto\x12\x15\x66inetree_api.types.v1\"\x8d\x01\n\nProvenance\x12\x39\n\x04kind\x18\x01 \x01(\x0e\x32%.finetree_api.types.v1.ProvenanceKindR\x04kind\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12\x18\n\x07locator\x18\x03 \x01(\tR\x07locator\x12\x12\n\x04\x64\x61te\x18\x04 \x01(\tR\x04\x64\x61te\"\xab\x01\n\x08Interval\x12\x10\n\x03low\x18\x01 \x01(\x01R\x03low\x12\x1a\n\x08\x65xpected\x18\x02 \x01(\x01R\x08\x65xpected\x12\x12\n\x04high\x18\x03 \x01(\x01R\x04high\x12\x1a\n\x08\x63overage\x18\x04 \x01(\x01R\x08\x63overage\x12\x41\n\nprovenance\x18\x05 \x03(\x0b\x32!.finetree_api.types.v1.ProvenanceR\nprovenance\"m\n\rMoneyInterval\x12\x37\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x06\x61mount\x12#\n\rcurrency_code\x18\x02 \x01(\tR\x0c\x63urrencyCode\"O\n\x11RevisionComponent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n\x04\x64\x61te\x18\x03 \x01(\tR\x04\x64\x61te\"\xe7\x02\n\x08Revision\x12@\n\x06\x65ngine\x18\x01 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x06\x65ngine\x12\x46\n\tcatalogue\x18\x02 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\tcatalogue\x12G\n\nprice_book\x18\x03 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\tpriceBook\x12J\n\x0b\x63\x61libration\x18\x04 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x0b\x63\x61libration\x12<\n\x04pack\x18\x05 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x04pack*\xaa\x01\n\x0eProvenanceKind\x12\x1f\n\x1bPROVENANCE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROVENANCE_KIND_MEASURED\x10\x01\x12\x1d\n\x19PROVENANCE_KIND_PUBLISHED\x10\x02\x12\x1c\n\x18PROVENANCE_KIND_PLAYBOOK\x10\x03\x12\x1c\n\x18PROVENANCE_KIND_COMPUTED\x10\x04*\x85\x01\n\x0f\x43onfidenceLevel\x12 \n\x1c\x43ONFIDENCE_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONFIDENCE_LEVEL_LOW\x10\x01\x12\x1b\n\x17\x43ONFIDENCE_LEVEL_MEDIUM\x10\x02\x12\x19\n\x15\x43ONFIDENCE_LEVEL_HIGH\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.types.v1.evidence_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SERVERINFO_LIMITSENTRY']._loaded_options = None
-  _globals['_SERVERINFO_LIMITSENTRY']._serialized_options = b'8\001'
-  _globals['_PROVENANCEKIND']._serialized_start=1813
-  _globals['_PROVENANCEKIND']._serialized_end=1983
-  _globals['_SEVERITY']._serialized_start=1985
-  _globals['_SEVERITY']._serialized_end=2082
-  _globals['_CHECKVERDICT']._serialized_start=2085
-  _globals['_CHECKVERDICT']._serialized_end=2257
+  _globals['_PROVENANCEKIND']._serialized_start=936
+  _globals['_PROVENANCEKIND']._serialized_end=1106
+  _globals['_CONFIDENCELEVEL']._serialized_start=1109
+  _globals['_CONFIDENCELEVEL']._serialized_end=1242
   _globals['_PROVENANCE']._serialized_start=64
   _globals['_PROVENANCE']._serialized_end=205
   _globals['_INTERVAL']._serialized_start=208
   _globals['_INTERVAL']._serialized_end=379
-  _globals['_REVISIONCOMPONENT']._serialized_start=381
-  _globals['_REVISIONCOMPONENT']._serialized_end=460
-  _globals['_REVISION']._serialized_start=463
-  _globals['_REVISION']._serialized_end=822
-  _globals['_SPECPATCH']._serialized_start=824
-  _globals['_SPECPATCH']._serialized_end=923
-  _globals['_CHECK']._serialized_start=926
-  _globals['_CHECK']._serialized_end=1321
-  _globals['_SETTINGSOURCE']._serialized_start=1324
-  _globals['_SETTINGSOURCE']._serialized_end=1548
-  _globals['_SERVERINFO']._serialized_start=1551
-  _globals['_SERVERINFO']._serialized_end=1810
-  _globals['_SERVERINFO_LIMITSENTRY']._serialized_start=1753
-  _globals['_SERVERINFO_LIMITSENTRY']._serialized_end=1810
+  _globals['_MONEYINTERVAL']._serialized_start=381
+  _globals['_MONEYINTERVAL']._serialized_end=490
+  _globals['_REVISIONCOMPONENT']._serialized_start=492
+  _globals['_REVISIONCOMPONENT']._serialized_end=571
+  _globals['_REVISION']._serialized_start=574
+  _globals['_REVISION']._serialized_end=933
 # @@protoc_insertion_point(module_scope)

@@ -80,7 +80,7 @@ def _validate_rows(file: RowFile) -> ValidatedFile:
     if file.layout is None or file.file_format is None:
         raise empty(file.skipped)
     schema, found = row_schema(file.layout), dataset_format(file.file_format)
-    return ValidatedFile(schema, lengths.profile(share), found, file.packing)
+    return ValidatedFile(schema, lengths.profile(share), found, file.compression)
 
 
 def _is_parquet(file: Path, reading: Reading) -> bool:

@@ -20,10 +20,15 @@ from finetree_data.columns.names import (
 )
 from finetree_data.columns.suggestions import are_columns, has_choices, told
 from finetree_data.options import Layout
+from finetree_data.remarks import Remark
 
-CHOSEN_NOTE = "Preference pairs: the chosen answers are learned, the rejected ones are left out."
-VERDICT_NOTE = "Rows whose label is false are bad answers (as for KTO): they are left out."
-ANSWERS_NOTE = "Of several answers to a question, the first one is learned."
+CHOSEN_LEARNED = Remark(
+    "CHOSEN_ANSWERS_LEARNED", "Preference pairs: the chosen answers are learned, the rejected ones are left out."
+)
+BAD_ANSWERS_SKIPPED = Remark(
+    "BAD_ANSWERS_SKIPPED", "Rows whose label is false are bad answers (as for KTO): they are left out."
+)
+FIRST_ANSWER_LEARNED = Remark("FIRST_ANSWER_LEARNED", "Of several answers to a question, the first one is learned.")
 
 
 def guess(value: dict[str, Any]) -> Mapping | None:
@@ -33,13 +38,13 @@ def guess(value: dict[str, Any]) -> Mapping | None:
         return None
     parts = usual(value, layout) | beside(value)
     learned = parts.get("completion", parts.get("turns", "")).lower().partition(".")[0]
-    notes = [CHOSEN_NOTE] * ("chosen" in parts or learned in CHOSEN)
+    remarks = [CHOSEN_LEARNED] * ("chosen" in parts or learned in CHOSEN)
     verdict = first(by_lower(value), VERDICTS)
     if layout is not Layout.TEXT and isinstance(value.get(verdict), bool):
-        parts, notes = parts | {"verdict": verdict}, [*notes, VERDICT_NOTE]
+        parts, remarks = parts | {"verdict": verdict}, [*remarks, BAD_ANSWERS_SKIPPED]
     if parts.get("completion") == "answers.text.0":
-        notes.append(ANSWERS_NOTE)
-    return Mapping(layout, parts, notes=tuple(notes))
+        remarks.append(FIRST_ANSWER_LEARNED)
+    return Mapping(layout, parts, remarks=tuple(remarks))
 
 
 def layout_of(value: dict[str, Any]) -> Layout | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetree_data.errors import RowError
 from finetree_data.options import Layout
+from finetree_data.remarks import Remark
 
 PARTS = ("turns", "prompt", "completion", "text", "chosen", "context", "history", "system", "tools", "verdict")
 """What a mapping may say: turns; prompt and completion, or text; the chosen answer of a preference pair, which stands
@@ -16,13 +17,13 @@ behind the turns; what a prompt is about; turns before it; system and tools; whe
 class Mapping:
     """Where the parts of a row are: paths by their names in PARTS.
 
-    `named` says that the user named them, `notes` what was decided about a file that could be taken otherwise.
+    `named` says that the user named them, `remarks` what was decided about a file that could be taken otherwise.
     """
 
     layout: Layout
     parts: dict[str, str] = field(default_factory=dict)
     named: bool = False
-    notes: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def main(self) -> tuple[str, ...]:
@@ -30,13 +31,14 @@ class Mapping:
         return tuple(self.parts[part] for part in ("turns", "prompt", "completion", "text") if part in self.parts)
 
 
-def columns_note(mapping: Mapping, value: dict[str, Any]) -> str:
+def columns_remark(mapping: Mapping, value: dict[str, Any]) -> Remark:
     """Which columns of a row are read as what, and which are not read."""
     read = ", ".join(f'{part} from "{path[:60]}"' for part, path in mapping.parts.items() if has(value, path))
     used = {path if path in value else path.partition(".")[0] for path in mapping.parts.values()}
     rest = [name[:60] for name in value if name not in used]
     more = ", …" if len(rest) > 12 else ""
-    return f"Read as {mapping.layout.value}: {read}." + (f" Not read: {', '.join(rest[:12])}{more}." if rest else "")
+    left = f" Not read: {', '.join(rest[:12])}{more}." if rest else ""
+    return Remark("COLUMNS_READ", f"Read as {mapping.layout.value}: {read}.{left}")
 
 
 def optional(value: dict[str, Any], path: str) -> Any:

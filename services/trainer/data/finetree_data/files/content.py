@@ -54,11 +54,11 @@ _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 class Content:
-    """The unpacked bytes of a file. `packing` is "", "gzip" or "zstd", `count` how many bytes were read so far."""
+    """The unpacked bytes of a file. `compression` is "", "gzip" or "zstd", `count` how many bytes were read so far."""
 
-    def __init__(self, stream: io.BufferedReader, packing: str, raw: io.BufferedReader, size: int) -> None:
+    def __init__(self, stream: io.BufferedReader, compression: str, raw: io.BufferedReader, size: int) -> None:
         self._stream, self._raw, self._size = stream, raw, size
-        self.packing, self.count = packing, 0
+        self.compression, self.count = compression, 0
 
     @property
     def fraction(self) -> float:
@@ -86,7 +86,7 @@ class Content:
 def opened(path: Path) -> Iterator[Content]:
     """The file's content, unpacked.
 
-    Raises DatasetError DATASET_NOT_FOUND, and while it is read DATASET_UNREADABLE for a damaged packing or
+    Raises DatasetError DATASET_NOT_FOUND, and while it is read DATASET_UNREADABLE for damaged compressed data or
     DATASET_TOO_LARGE for one that unpacks to far more than it may.
     """
     try:
@@ -110,10 +110,10 @@ def opened(path: Path) -> Iterator[Content]:
             yield _content(raw, "", raw, size)
 
 
-def _content(stream: io.BufferedReader, packing: str, raw: io.BufferedReader, size: int) -> Content:
+def _content(stream: io.BufferedReader, compression: str, raw: io.BufferedReader, size: int) -> Content:
     if is_wide(stream.peek(4)[:4]):
         stream = io.BufferedReader(Narrowed(stream), BUFFER_BYTES)
-    return Content(stream, packing, raw, size)
+    return Content(stream, compression, raw, size)
 
 
 class _Unpacked(io.RawIOBase):
@@ -142,9 +142,9 @@ class _Unpacked(io.RawIOBase):
 
 
 def damaged(name: str, unpacked: int) -> DatasetError:
-    """The error for a packing that does not open; `unpacked` bytes came out of it before."""
+    """The error for compressed data that does not open; `unpacked` bytes came out of it before."""
     where = f" after {unpacked} unpacked bytes" if unpacked else ""
-    text = f"Its {name} packing is damaged or cut off{where}."
+    text = f"Its {name} data is damaged or cut off{where}."
     return DatasetError("DATASET_UNREADABLE", text, remedy="Pack the file again and send it whole.")
 
 

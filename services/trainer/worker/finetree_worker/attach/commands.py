@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from enum import IntEnum
 
-from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.events.types import Signal
 

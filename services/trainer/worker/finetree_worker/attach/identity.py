@@ -6,7 +6,8 @@ import signal
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.worker.v1 import worker_pb2
 
 PROTOCOL_VERSION = 1
 """Version of the Attach protocol."""
@@ -22,7 +23,7 @@ class RefusedError(Exception):
 class Identity:
     """Who says Hello; job and attempt are empty while it waits for a task."""
 
-    kind: worker_pb2.TaskKind.ValueType
+    kind: job_pb2.TaskKind.ValueType
     token: str
     build: str
     boot_id: str

@@ -14,7 +14,8 @@ from contextlib import suppress
 
 import grpc
 import grpc.aio
-from finetree_api.trainer.v1 import job_pb2, worker_pb2, worker_pb2_grpc
+from finetree_api.trainer.v1 import job_pb2, worker_pb2_grpc
+from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.attach.commands import Commands, Stop
 from finetree_worker.attach.identity import Identity, RefusedError, Timing

@@ -3,7 +3,7 @@
 
 from collections import deque
 
-from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.attach.identity import RefusedError
 from finetree_worker.events.journal import Journal

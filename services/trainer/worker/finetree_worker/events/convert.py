@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import evidence_pb2
+from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.events import types
 from finetree_worker.events.convert_report import SplitReport, to_message
@@ -35,7 +36,7 @@ class LogLine:
 class Published:
     """An artifact whose manifest is written."""
 
-    artifact: job_pb2.Artifact
+    artifact: artifact_pb2.Artifact
 
 
 Report = types.Event | SplitReport | LogLine | Published

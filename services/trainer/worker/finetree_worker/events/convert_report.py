@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import dataset_pb2, event_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 
 from finetree_worker.events import types
 from finetree_worker.plan_from_task import REPORT_LENGTH
@@ -61,13 +61,13 @@ def to_message(split: SplitReport) -> event_pb2.DatasetReport:
     return report
 
 
-def _profile(event: types.DatasetReport) -> run_spec_pb2.DatasetProfile:
-    return run_spec_pb2.DatasetProfile(
+def _profile(event: types.DatasetReport) -> training_data_pb2.DatasetProfile:
+    return training_data_pb2.DatasetProfile(
         examples=event.train_rows,
         total_tokens=event.total_tokens,
         target_fraction=event.target_tokens / event.total_tokens if event.total_tokens else 0.0,
         exact=True,
-        token_lengths=[run_spec_pb2.TokenLengthBucket(upper_bound=b, count=n) for b, n in event.histogram],
+        token_lengths=[training_data_pb2.TokenLengthBucket(upper_bound=b, count=n) for b, n in event.histogram],
     )
 
 

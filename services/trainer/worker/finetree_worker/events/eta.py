@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass, field
 
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import run_spec_pb2, training_pb2
 
 from finetree_worker.events.types import CheckpointSaved, DatasetReport, EvalMetrics
 
@@ -52,7 +52,7 @@ class Ahead:
         checkpoint = self._checkpoint_seconds or 0.0
         saves = _times(self.spec.checkpoints.every_steps, step, total) + ARTIFACT_SHARE
         after = self._after(loss)
-        each = loss if self.spec.evaluation.best_by != run_spec_pb2.METRIC_EXACT_MATCH else after
+        each = loss if self.spec.evaluation.best_by != training_pb2.METRIC_EXACT_MATCH else after
         return evaluations * each + saves * checkpoint + after
 
     def _after(self, loss: float) -> float:

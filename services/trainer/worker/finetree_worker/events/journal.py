@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_data.journal import FILE_NAME, Record, encode, read
 
 from finetree_worker.atomic_files import sync_folder

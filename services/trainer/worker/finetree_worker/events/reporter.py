@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.errors import StorageError
 from finetree_worker.events import types

@@ -7,7 +7,8 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.worker.v1 import worker_pb2
 from google.protobuf import json_format
 
 from finetree_worker.errors import StorageError
@@ -23,27 +24,27 @@ _MEDIA_TYPES = {
     ".md": "text/markdown",
 }
 _KINDS = {
-    "adapter": job_pb2.ARTIFACT_KIND_ADAPTER,
-    "model": job_pb2.ARTIFACT_KIND_MODEL,
-    "report": job_pb2.ARTIFACT_KIND_REPORT,
+    "adapter": artifact_pb2.ARTIFACT_KIND_ADAPTER,
+    "model": artifact_pb2.ARTIFACT_KIND_MODEL,
+    "report": artifact_pb2.ARTIFACT_KIND_REPORT,
 }
 
 
 def publish(
-    ready: ArtifactReady, folder: Path, task: worker_pb2.Task, compat: list[job_pb2.Compatibility]
-) -> job_pb2.Artifact:
+    ready: ArtifactReady, folder: Path, task: worker_pb2.Task, compat: list[artifact_pb2.Compatibility]
+) -> artifact_pb2.Artifact:
     """Describe the artifact in `folder` and seal it with a manifest.
 
     Raises StorageError: ARTIFACT_EXISTS where another attempt has sealed the same folder; OSError of the disk.
     """
     files = [_file(folder, name, sha256) for name, sha256 in sorted(ready.files.items())]
-    artifact = job_pb2.Artifact(
+    artifact = artifact_pb2.Artifact(
         name=f"{task.job}/artifacts/{folder.name}",
-        kind=_KINDS.get(ready.kind, job_pb2.ARTIFACT_KIND_UNSPECIFIED),
+        kind=_KINDS.get(ready.kind, artifact_pb2.ARTIFACT_KIND_UNSPECIFIED),
         size_bytes=sum(file.size_bytes for file in files),
         files=files,
         peft_type=ready.peft_type,
-        base=job_pb2.ArtifactBase(
+        base=artifact_pb2.ArtifactBase(
             hub_id=ready.base_hub_id, revision=ready.base_revision, fingerprint=ready.base_fingerprint
         ),
         compat=compat,
@@ -57,10 +58,10 @@ def publish(
     return artifact
 
 
-def _file(folder: Path, name: str, sha256: str) -> job_pb2.ArtifactFile:
+def _file(folder: Path, name: str, sha256: str) -> artifact_pb2.ArtifactFile:
     path = folder / name
     media_type = _MEDIA_TYPES.get(path.suffix, "application/octet-stream")
-    return job_pb2.ArtifactFile(path=name, size_bytes=path.stat().st_size, sha256=sha256, media_type=media_type)
+    return artifact_pb2.ArtifactFile(path=name, size_bytes=path.stat().st_size, sha256=sha256, media_type=media_type)
 
 
 def _create(path: Path, content: bytes) -> None:

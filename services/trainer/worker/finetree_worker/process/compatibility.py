@@ -6,17 +6,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import artifact_pb2
 
 
-def check(folder: Path, base: Path) -> list[job_pb2.Compatibility]:
+def check(folder: Path, base: Path) -> list[artifact_pb2.Compatibility]:
     """Load every tensor's name and shape into the architecture that the artifact's configuration describes."""
     if (folder / "adapter.safetensors").is_file():
         problem = _bottleneck_problem(folder, base)
-        return [job_pb2.Compatibility(server="finetree", loads=not problem, reason=problem)]
+        return [artifact_pb2.Compatibility(server="finetree", loads=not problem, reason=problem)]
     adapter = (folder / "adapter_config.json").is_file()
     problem = _adapter_problem(folder, base) if adapter else _model_problem(folder)
-    return [job_pb2.Compatibility(server="peft" if adapter else "transformers", loads=not problem, reason=problem)]
+    return [artifact_pb2.Compatibility(server="peft" if adapter else "transformers", loads=not problem, reason=problem)]
 
 
 def _adapter_problem(folder: Path, base: Path) -> str:

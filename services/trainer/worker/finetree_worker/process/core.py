@@ -8,7 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker import plan_from_task
 from finetree_worker.events import types
@@ -69,7 +70,7 @@ class TrainingCore:
             plan = plan_from_task.report_plan(task)
             report_dataset(replace(plan, base=base or plan.base), reporter, control)
 
-    def compatibility(self, folder: Path, base: Path) -> list[job_pb2.Compatibility]:
+    def compatibility(self, folder: Path, base: Path) -> list[artifact_pb2.Compatibility]:
         """Who loads the artifact in `folder`."""
         from finetree_worker.process import compatibility
 

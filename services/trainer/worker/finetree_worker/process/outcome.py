@@ -3,7 +3,8 @@
 
 import errno
 
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.worker.v1 import worker_pb2
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 
-from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.attach.commands import Commands, Stop
 from finetree_worker.attach.identity import Identity, end_group
@@ -25,7 +26,7 @@ TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the name of the variabl
 EXIT_USAGE = 64
 EXIT_IO = 74
 """Exit status (EX_IOERR of sysexits.h) of a worker whose outcome could not be written to its disk."""
-_KINDS = {"train": worker_pb2.TASK_KIND_TRAIN, "prepare": worker_pb2.TASK_KIND_PREPARE}
+_KINDS = {"train": job_pb2.TASK_KIND_TRAIN, "prepare": job_pb2.TASK_KIND_PREPARE}
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import artifact_pb2, job_pb2
+from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.attach.commands import Commands
 from finetree_worker.attach.stream import Link
@@ -52,7 +53,7 @@ class Core(Protocol):
     def prepare(self, task: worker_pb2.Task, reporter: TaskReporter, control: types.Control) -> None:
         """Convert a model and report on a dataset, whichever the task names. Raises like `train`."""
 
-    def compatibility(self, folder: Path, base: Path) -> list[job_pb2.Compatibility]:
+    def compatibility(self, folder: Path, base: Path) -> list[artifact_pb2.Compatibility]:
         """Who loads the artifact in `folder`."""
 
 
@@ -87,9 +88,9 @@ def run(task: worker_pb2.Task, core: Core, reporter: Reporter, commands: Command
 
 
 def _perform(task: worker_pb2.Task, core: Core, reporter: TaskReporter, commands: Commands) -> None:
-    if task.kind == worker_pb2.TASK_KIND_TRAIN:
+    if task.kind == job_pb2.TASK_KIND_TRAIN:
         core.train(train_plan(task), reporter, commands)
-    elif task.kind == worker_pb2.TASK_KIND_PREPARE:
+    elif task.kind == job_pb2.TASK_KIND_PREPARE:
         core.prepare(task, reporter, commands)
     else:
         text = f"This worker does not know tasks of the kind {task.kind}."

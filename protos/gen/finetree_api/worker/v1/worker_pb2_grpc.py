@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from finetree_api.trainer.v1 import worker_pb2 as finetree__api_dot_trainer_dot_v1_dot_worker__pb2
+from finetree_api.worker.v1 import worker_pb2 as finetree__api_dot_worker_dot_v1_dot_worker__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + f' but the generated code in finetree_api/trainer/v1/worker_pb2_grpc.py depends on'
+        + f' but the generated code in finetree_api/worker/v1/worker_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -35,9 +35,9 @@ class WorkerServiceStub(object):
             channel: A grpc.Channel.
         """
         self.Attach = channel.stream_stream(
-                '/finetree_api.trainer.v1.WorkerService/Attach',
-                request_serializer=finetree__api_dot_trainer_dot_v1_dot_worker__pb2.AttachRequest.SerializeToString,
-                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_worker__pb2.AttachResponse.FromString,
+                '/finetree_api.worker.v1.WorkerService/Attach',
+                request_serializer=finetree__api_dot_worker_dot_v1_dot_worker__pb2.AttachRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_worker_dot_v1_dot_worker__pb2.AttachResponse.FromString,
                 _registered_method=True)
 
 
@@ -55,14 +55,14 @@ def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Attach': grpc.stream_stream_rpc_method_handler(
                     servicer.Attach,
-                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_worker__pb2.AttachRequest.FromString,
-                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_worker__pb2.AttachResponse.SerializeToString,
+                    request_deserializer=finetree__api_dot_worker_dot_v1_dot_worker__pb2.AttachRequest.FromString,
+                    response_serializer=finetree__api_dot_worker_dot_v1_dot_worker__pb2.AttachResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'finetree_api.trainer.v1.WorkerService', rpc_method_handlers)
+            'finetree_api.worker.v1.WorkerService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('finetree_api.trainer.v1.WorkerService', rpc_method_handlers)
+    server.add_registered_method_handlers('finetree_api.worker.v1.WorkerService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -83,9 +83,9 @@ class WorkerService(object):
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/finetree_api.trainer.v1.WorkerService/Attach',
-            finetree__api_dot_trainer_dot_v1_dot_worker__pb2.AttachRequest.SerializeToString,
-            finetree__api_dot_trainer_dot_v1_dot_worker__pb2.AttachResponse.FromString,
+            '/finetree_api.worker.v1.WorkerService/Attach',
+            finetree__api_dot_worker_dot_v1_dot_worker__pb2.AttachRequest.SerializeToString,
+            finetree__api_dot_worker_dot_v1_dot_worker__pb2.AttachResponse.FromString,
             options,
             channel_credentials,
             insecure,
