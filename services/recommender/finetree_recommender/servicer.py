@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rpcs: messages to domain values and back."""
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.recommender.v1 import recommender_pb2_grpc
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import (
+    method_card_pb2,
+    picture_pb2,
+    recommendation_pb2,
+    recommender_pb2,
+    recommender_pb2_grpc,
+    rule_pack_pb2,
+)
+from finetree_api.types.v1 import evidence_pb2, server_pb2
 from finetree_runtime.server.identity import distribution_version
 from grpc import aio
 
@@ -29,21 +35,21 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
 
     async def Recommend(
         self,
-        request: rec.RecommendRequest,
-        context: aio.ServicerContext[rec.RecommendRequest, rec.RecommendResponse],
-    ) -> rec.RecommendResponse:
+        request: recommendation_pb2.RecommendRequest,
+        context: aio.ServicerContext[recommendation_pb2.RecommendRequest, recommendation_pb2.RecommendResponse],
+    ) -> recommendation_pb2.RecommendResponse:
         """Recommend a method and a recipe."""
         return recommendation(await self._recommender.recommend(request))
 
     async def RenderDecisionTree(
         self,
-        request: rec.RenderDecisionTreeRequest,
-        context: aio.ServicerContext[rec.RenderDecisionTreeRequest, rec.RenderDecisionTreeResponse],
-    ) -> rec.RenderDecisionTreeResponse:
+        request: picture_pb2.RenderDecisionTreeRequest,
+        context: aio.ServicerContext[picture_pb2.RenderDecisionTreeRequest, picture_pb2.RenderDecisionTreeResponse],
+    ) -> picture_pb2.RenderDecisionTreeResponse:
         """Draw a pack's way of deciding."""
         if not request.HasField("request"):
             return tree.render(self._recommender.pack(request.policy), None, request.format)
-        question = rec.RecommendRequest()
+        question = recommendation_pb2.RecommendRequest()
         question.CopyFrom(request.request)
         question.policy = request.policy or question.policy
         answer = await self._recommender.recommend(question)
@@ -51,46 +57,48 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
 
     async def RenderFrontier(
         self,
-        request: rec.RenderFrontierRequest,
-        context: aio.ServicerContext[rec.RenderFrontierRequest, rec.RenderFrontierResponse],
-    ) -> rec.RenderFrontierResponse:
+        request: picture_pb2.RenderFrontierRequest,
+        context: aio.ServicerContext[picture_pb2.RenderFrontierRequest, picture_pb2.RenderFrontierResponse],
+    ) -> picture_pb2.RenderFrontierResponse:
         """Draw the five methods beside each other."""
         return frontier.render(await self._recommender.recommend(request.request))
 
     async def ListMethods(
         self,
-        request: rec.ListMethodsRequest,
-        context: aio.ServicerContext[rec.ListMethodsRequest, rec.ListMethodsResponse],
-    ) -> rec.ListMethodsResponse:
+        request: method_card_pb2.ListMethodsRequest,
+        context: aio.ServicerContext[method_card_pb2.ListMethodsRequest, method_card_pb2.ListMethodsResponse],
+    ) -> method_card_pb2.ListMethodsResponse:
         """Cards of the five methods, in the pack's order."""
         pack = self._recommender.pack(request.policy)
         cards = method_cards.cards(pack, (card.method for card in pack.rules.methods))
-        revision = ev.Revision(pack=pack.revision)
-        return rec.ListMethodsResponse(methods=cards, revision=revision, guide=method_cards.guide(pack))
+        revision = evidence_pb2.Revision(pack=pack.revision)
+        return method_card_pb2.ListMethodsResponse(methods=cards, revision=revision, guide=method_cards.guide(pack))
 
     async def GetMethod(
         self,
-        request: rec.GetMethodRequest,
-        context: aio.ServicerContext[rec.GetMethodRequest, rec.GetMethodResponse],
-    ) -> rec.GetMethodResponse:
+        request: method_card_pb2.GetMethodRequest,
+        context: aio.ServicerContext[method_card_pb2.GetMethodRequest, method_card_pb2.GetMethodResponse],
+    ) -> method_card_pb2.GetMethodResponse:
         """Card of one method."""
         pack = self._recommender.pack(request.policy)
         card = method_cards.cards(pack, [method_of(request.method)])[0]
-        return rec.GetMethodResponse(method=card, revision=ev.Revision(pack=pack.revision))
+        return method_card_pb2.GetMethodResponse(method=card, revision=evidence_pb2.Revision(pack=pack.revision))
 
     async def ListPolicies(
         self,
-        request: rec.ListPoliciesRequest,
-        context: aio.ServicerContext[rec.ListPoliciesRequest, rec.ListPoliciesResponse],
-    ) -> rec.ListPoliciesResponse:
+        request: rule_pack_pb2.ListRulePacksRequest,
+        context: aio.ServicerContext[rule_pack_pb2.ListRulePacksRequest, rule_pack_pb2.ListRulePacksResponse],
+    ) -> rule_pack_pb2.ListRulePacksResponse:
         """All rule packs."""
-        return rec.ListPoliciesResponse(policies=[policies.policy(entry) for entry in self._library.entries()])
+        return rule_pack_pb2.ListRulePacksResponse(
+            policies=[policies.policy(entry) for entry in self._library.entries()]
+        )
 
     async def GetPolicy(
         self,
-        request: rec.GetPolicyRequest,
-        context: aio.ServicerContext[rec.GetPolicyRequest, rec.GetPolicyResponse],
-    ) -> rec.GetPolicyResponse:
+        request: rule_pack_pb2.GetRulePackRequest,
+        context: aio.ServicerContext[rule_pack_pb2.GetRulePackRequest, rule_pack_pb2.GetRulePackResponse],
+    ) -> rule_pack_pb2.GetRulePackResponse:
         """One rule pack."""
         pack = self._recommender.pack(request.policy)
         check_pin(request.pinned, pack, "pinned")
@@ -99,15 +107,15 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
 
     async def GetServerInfo(
         self,
-        request: rec.GetServerInfoRequest,
-        context: aio.ServicerContext[rec.GetServerInfoRequest, rec.GetServerInfoResponse],
-    ) -> rec.GetServerInfoResponse:
+        request: recommender_pb2.GetServerInfoRequest,
+        context: aio.ServicerContext[recommender_pb2.GetServerInfoRequest, recommender_pb2.GetServerInfoResponse],
+    ) -> recommender_pb2.GetServerInfoResponse:
         """What this server is."""
-        server = ev.ServerInfo(
+        server = server_pb2.ServerInfo(
             service="finetree-recommender",
             version=distribution_version("finetree-recommender"),
             api_revisions=["v1"],
             features=["recommend", "method_cards", "policies", "pictures"],
         )
         pack = self._recommender.pack(DEFAULT_PACK)
-        return rec.GetServerInfoResponse(server=server, revision=ev.Revision(pack=pack.revision))
+        return recommender_pb2.GetServerInfoResponse(server=server, revision=evidence_pb2.Revision(pack=pack.revision))

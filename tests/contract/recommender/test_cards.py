@@ -3,14 +3,14 @@ import signal
 
 import finetree
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import evidence_pb2, method_pb2
 
 METHODS = {"FULL", "LORA", "QLORA", "PREFIX", "ADAPTER"}
 
 
 def name(card):
-    return rec.Method.Name(card.method).removeprefix("METHOD_")
+    return method_pb2.Method.Name(card.method).removeprefix("METHOD_")
 
 
 async def test_the_five_cards_are_complete(client):
@@ -45,7 +45,7 @@ async def test_a_card_holds_what_a_dashboard_shows(client):
         assert card.advice
         assert all(item.text and item.rule_id and item.provenance.locator for item in card.advice)
         assert card.evidence
-        assert all(row.provenance.kind == ev.PROVENANCE_KIND_PUBLISHED for row in card.evidence)
+        assert all(row.provenance.kind == evidence_pb2.PROVENANCE_KIND_PUBLISHED for row in card.evidence)
 
 
 async def test_the_guides_of_rank_and_quantisation_name_one_usual_choice(client):
@@ -60,7 +60,7 @@ async def test_the_hardware_chart_says_where_nothing_is_recommended(client):
     rows = (await client.method_guide()).hardware
     assert [row.marketed_memory_gb for row in rows] == [80, 40, 24, 16, 8, 4]
     assert rows[0].cost_open_ended
-    assert rows[-1].method == rec.METHOD_UNSPECIFIED
+    assert rows[-1].method == method_pb2.METHOD_UNSPECIFIED
     assert not rows[-1].HasField("total_seconds")
     assert rows[-1].note
 
@@ -70,7 +70,7 @@ async def test_every_answer_of_the_questionnaire_is_understood_as_itself(client)
     assert [len(question.options) for question in guide.questions] == [6, 5, 5, 3, 3]
     for question in guide.questions:
         for option in question.options:
-            request = rec.RecommendRequest(model={"name": "llama-3.1-8b"})
+            request = recommendation_pb2.RecommendRequest(model={"name": "llama-3.1-8b"})
             request.MergeFrom(option.request)
             trace = (await client.recommend(request)).trace
             assert option.id in [step.rule_id for step in trace], option.id

@@ -6,7 +6,8 @@ from typing import Any
 import finetree
 import grpc
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import rule_pack_pb2
+from finetree_api.types.v1 import method_pb2
 
 
 def on_gpu(gb: float, model: str = "llama-3.1-8b", **fields: Any) -> dict[str, Any]:
@@ -20,9 +21,9 @@ async def test_the_other_pack_speaks_from_the_same_estimates(client):
     reply = await client.recommend(DIFFERS)
     asked = await client.recommend(DIFFERS | {"policy": "evidence-1"})
     (other,), (mine,) = reply.other_packs, asked.other_packs
-    assert (other.policy, other.method) == ("evidence-1", rec.METHOD_LORA)
-    assert (mine.policy, mine.method) == ("playbook-1", rec.METHOD_PREFIX)
-    assert (asked.verdict.method, reply.verdict.method) == (rec.METHOD_LORA, rec.METHOD_PREFIX)
+    assert (other.policy, other.method) == ("evidence-1", method_pb2.METHOD_LORA)
+    assert (mine.policy, mine.method) == ("playbook-1", method_pb2.METHOD_PREFIX)
+    assert (asked.verdict.method, reply.verdict.method) == (method_pb2.METHOD_LORA, method_pb2.METHOD_PREFIX)
     assert (other.rule_id, other.other_rule_id) == (reply.verdict.rule_id, asked.verdict.rule_id)
     assert other.sha256 == asked.revision.pack.sha256
     assert not other.agrees
@@ -42,7 +43,7 @@ async def test_packs_that_agree_say_so_and_nothing_else(client):
 
 async def test_the_playbooks_words_stand_beside_evidence_where_it_takes_qlora_on_8_gb(client):
     reply = await client.recommend(on_gpu(8, "llama-2-7b", policy="evidence-1", dataset_profile={"examples": 1000}))
-    assert reply.verdict.method == rec.METHOD_QLORA
+    assert reply.verdict.method == method_pb2.METHOD_QLORA
     assert not reply.verdict.upgrade_advised
     assert reply.trace[0].rule_id == "gate.physics"
     (other,) = reply.other_packs
@@ -54,21 +55,25 @@ async def test_the_playbooks_words_stand_beside_evidence_where_it_takes_qlora_on
 async def test_a_cpu_is_no_upgrade_where_the_estimate_shows_that_a_model_trains(client):
     cpu = {"model": {"name": "smollm2-135m-instruct"}, "hardware": {"cpu": {"cores": 2, "memory_bytes": 16 * 2**30}}}
     reply = await client.recommend(cpu | {"policy": "evidence-1"})
-    assert (reply.verdict.method, reply.verdict.upgrade_advised) == (rec.METHOD_LORA, False)
+    assert (reply.verdict.method, reply.verdict.upgrade_advised) == (method_pb2.METHOD_LORA, False)
     assert reply.other_packs[0].reason == "playbook-1 says to upgrade (gate.cpu); by the estimate LORA trains here"
 
 
 @pytest.mark.parametrize(("gb", "model", "told"), [(4, "llama-2-7b", "3B"), (48, "llama-3.1-405b", "70B")])
 async def test_where_nothing_fits_a_smaller_model_is_named(client, gb, model, told):
     reply = await client.recommend(on_gpu(gb, model, policy="evidence-1"))
-    assert reply.verdict.method == rec.METHOD_UNSPECIFIED
+    assert reply.verdict.method == method_pb2.METHOD_UNSPECIFIED
     (caution,) = (item for item in reply.cautions if item.code == "SMALLER_MODEL")
     assert f"{told} is stated to train by QLORA" in caution.message
 
 
 async def test_the_packs_are_listed_with_their_hashes(client):
     playbook, evidence = await client.list_policies()
-    assert (playbook.id, playbook.default, playbook.origin) == ("playbook-1", True, rec.POLICY_ORIGIN_BUILT_IN)
+    assert (playbook.id, playbook.default, playbook.origin) == (
+        "playbook-1",
+        True,
+        rule_pack_pb2.RULE_PACK_ORIGIN_BUILT_IN,
+    )
     assert (evidence.id, evidence.default, evidence.extends) == ("evidence-1", False, "playbook-1")
     assert {len(item.sha256) for item in (playbook, evidence)} == {64}
 
@@ -103,7 +108,7 @@ async def test_every_rule_of_a_trace_is_in_the_pack(client):
 
 
 async def test_a_pinned_pack_must_be_the_loaded_one(client):
-    pinned = rec.GetPolicyRequest(policy="evidence-1", pinned={"sha256": "0" * 64})
+    pinned = rule_pack_pb2.GetRulePackRequest(policy="evidence-1", pinned={"sha256": "0" * 64})
     with pytest.raises(finetree.FailedPrecondition) as error:
         await client.recommend(on_gpu(24, policy="evidence-1", pinned={"pack": {"sha256": "0" * 64}}))
     assert error.value.reason == "REVISION_UNAVAILABLE"
@@ -116,7 +121,7 @@ async def test_an_own_pack_decides_and_is_listed(recommender, free_address, tmp_
     (tmp_path / "house.yaml").write_text('id: house\ndate: "2026-01-02"\ntitle: House\nextends: evidence-1\n')
     async with recommender(free_address, policy_dir=tmp_path) as client:
         *_, house = await client.list_policies()
-        assert (house.id, house.origin, house.extends) == ("house", rec.POLICY_ORIGIN_FOLDER, "evidence-1")
+        assert (house.id, house.origin, house.extends) == ("house", rule_pack_pb2.RULE_PACK_ORIGIN_FOLDER, "evidence-1")
         reply = await client.recommend(on_gpu(24, policy="house"))
         assert reply.revision.pack.sha256 == house.sha256
         assert [item.policy for item in reply.other_packs] == ["playbook-1", "evidence-1"]

@@ -4,7 +4,7 @@
 import math
 from itertools import pairwise
 
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import UNKNOWN
@@ -17,7 +17,7 @@ BYTES_OF_GB = 1e9
 """Bytes of a marketed GB."""
 
 
-def quality(pack: Pack, method: Method, task_kind: str = UNKNOWN) -> ev.Interval:
+def quality(pack: Pack, method: Method, task_kind: str = UNKNOWN) -> evidence_pb2.Interval:
     """Quality in percent of full fine-tuning, of this kind of task where the pack tells them apart.
 
     Neither the playbook nor the published comparisons state a coverage, so it is 0.
@@ -25,7 +25,7 @@ def quality(pack: Pack, method: Method, task_kind: str = UNKNOWN) -> ev.Interval
     prior = prior_of(pack, method, task_kind)
     figure = prior if prior is not None else pack.card(method).quality_percent
     source = pack.provenance(figure.source)
-    return ev.Interval(low=figure.low, expected=figure.expected, high=figure.high, provenance=[source])
+    return evidence_pb2.Interval(low=figure.low, expected=figure.expected, high=figure.high, provenance=[source])
 
 
 def prior_of(pack: Pack, method: Method, task_kind: str) -> QualityPrior | None:
@@ -45,13 +45,13 @@ def falls_short(pack: Pack, method: Method, quality_need: str, task_kind: str) -
     return floor if reached < floor.percent else None
 
 
-def pack_seconds(pack: Pack, method: Method, examples: int | None) -> ev.Interval | None:
+def pack_seconds(pack: Pack, method: Method, examples: int | None) -> evidence_pb2.Interval | None:
     """The playbook's training time of a 7B model; None outside its table."""
     seconds = pack_seconds_expected(pack, method, examples)
     return None if seconds is None else _point(pack, seconds, pack.rules.times.source)
 
 
-def pack_cost(pack: Pack, method: Method, examples: int | None) -> ev.Interval | None:
+def pack_cost(pack: Pack, method: Method, examples: int | None) -> evidence_pb2.Interval | None:
     """The playbook's cost in USD of a 7B model on its reference GPU; None outside its table."""
     usd = pack_cost_expected(pack, method, examples)
     return None if usd is None else _point(pack, usd, pack.rules.times.price_source)
@@ -69,7 +69,7 @@ def pack_cost_expected(pack: Pack, method: Method, examples: int | None) -> floa
     return None if hours is None else hours * pack.rules.times.usd_per_hour[method]
 
 
-def pack_bytes(pack: Pack, method: Method) -> ev.Interval:
+def pack_bytes(pack: Pack, method: Method) -> evidence_pb2.Interval:
     """The memory class that the playbook asks for, in bytes: what its own rules go by, not a peak."""
     minimum = pack.card(method).minimum_gpu_gb
     return _point(pack, minimum.value * BYTES_OF_GB, minimum.source)
@@ -86,5 +86,5 @@ def _hours(pack: Pack, method: Method, examples: int | None) -> float | None:
     return None
 
 
-def _point(pack: Pack, value: float, source: str) -> ev.Interval:
-    return ev.Interval(low=value, expected=value, high=value, provenance=[pack.provenance(source)])
+def _point(pack: Pack, value: float, source: str) -> evidence_pb2.Interval:
+    return evidence_pb2.Interval(low=value, expected=value, high=value, provenance=[pack.provenance(source)])

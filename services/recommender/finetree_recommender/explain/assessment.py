@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 
 from finetree_recommender.decision.prior_figures import SECONDS, pack_bytes, pack_cost, pack_seconds, quality
 from finetree_recommender.decision.situation import Situation
@@ -96,6 +96,8 @@ def _offered(figures: Figures, offer: Offer) -> Figures:
     """Time and cost of a run on what could be rented, in USD."""
     hours, time = offer.hours, None
     if hours is not None:
-        time = ev.Interval(low=SECONDS * hours.low, expected=SECONDS * hours.expected, high=SECONDS * hours.high)
+        time = evidence_pb2.Interval(
+            low=SECONDS * hours.low, expected=SECONDS * hours.expected, high=SECONDS * hours.high
+        )
     cost = offer.amount if offer.currency == "USD" else None
     return replace(figures, device_bytes=None, total_seconds=time, cost_usd=cost)

@@ -4,10 +4,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from finetree_api.estimator.v1 import estimator_pb2 as est
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import evidence_pb2, hardware_pb2
 
 from finetree_recommender.decision.prior_figures import SECONDS
 from finetree_recommender.estimator.values import Catalogue, Evidence
@@ -40,9 +39,9 @@ class Offer:
     hourly: float
     """Of one device, in `currency`."""
     currency: str
-    hours: ev.Interval | None
+    hours: evidence_pb2.Interval | None
     """None where the number of rows is unknown, as is then the cost."""
-    amount: ev.Interval | None
+    amount: evidence_pb2.Interval | None
     savings: tuple[str, ...]
     """What makes the recipe small, for people."""
 
@@ -57,16 +56,16 @@ def wanted(inputs: Inputs, evidence: Evidence | None) -> bool:
 
 
 def questions(
-    pack: Pack, request: rec.RecommendRequest, catalogue: Catalogue, parameters: int | None
-) -> dict[Method, est.EstimateRunRequest]:
+    pack: Pack, request: recommendation_pb2.RecommendRequest, catalogue: Catalogue, parameters: int | None
+) -> dict[Method, estimate_pb2.EstimateRunRequest]:
     """Each method's recipe with all that makes it smaller but cut rows, on no GPU in particular."""
     inputs = _elsewhere(pack, request, catalogue)
     evaluation = request.evaluation_profile if request.HasField("evaluation_profile") else None
     rows = {}
     for method in Method:
         adapted = len(_savings(pack, inputs, method))
-        rows[method] = est.EstimateRunRequest(
-            view=est.ESTIMATE_VIEW_FULL,
+        rows[method] = estimate_pb2.EstimateRunRequest(
+            view=estimate_pb2.ESTIMATE_VIEW_FULL,
             spec=build(pack, inputs, method, parameters=parameters, adapted=adapted).spec,
             dataset_profile=inputs.profile,
             evaluation_profile=evaluation,
@@ -75,7 +74,10 @@ def questions(
 
 
 def offers(
-    pack: Pack, request: rec.RecommendRequest, catalogue: Catalogue, found: Mapping[Method, est.Estimate]
+    pack: Pack,
+    request: recommendation_pb2.RecommendRequest,
+    catalogue: Catalogue,
+    found: Mapping[Method, estimate_pb2.Estimate],
 ) -> tuple[Offer, ...]:
     """For each method the cheapest offer on demand; a method without one is left out."""
     inputs = _elsewhere(pack, request, catalogue)
@@ -121,13 +123,13 @@ def _over(offer: Offer, limits: Limits) -> str:
     return " and ".join(parts)
 
 
-def _elsewhere(pack: Pack, request: rec.RecommendRequest, catalogue: Catalogue) -> Inputs:
+def _elsewhere(pack: Pack, request: recommendation_pb2.RecommendRequest, catalogue: Catalogue) -> Inputs:
     """The request on a rented GPU of no particular kind."""
-    moved = rec.RecommendRequest()
+    moved = recommendation_pb2.RecommendRequest()
     moved.CopyFrom(request)
     moved.ClearField("ownership")
-    unknown = rs.UnknownAccelerator(marketed_memory_gb=ANY_GPU_GB)
-    moved.hardware.CopyFrom(rs.Hardware(unknown_accelerator=unknown))
+    unknown = hardware_pb2.UnknownAccelerator(marketed_memory_gb=ANY_GPU_GB)
+    moved.hardware.CopyFrom(hardware_pb2.Hardware(unknown_accelerator=unknown))
     return normalize(moved, pack, catalogue)
 
 
@@ -138,15 +140,15 @@ def _savings(pack: Pack, inputs: Inputs, method: Method) -> tuple[str, ...]:
     return tuple(rule.message for rule in rules[:kept])
 
 
-def _steady(answer: est.Estimate, catalogue: Catalogue) -> Iterator[est.Offer]:
+def _steady(answer: estimate_pb2.Estimate, catalogue: Catalogue) -> Iterator[estimate_pb2.Offer]:
     """Offers on demand, the cheapest run first, of GPUs that compute in the recipe's bfloat16."""
     for offer in answer.offers:
         entry = catalogue.accelerators.get(offer.price.accelerator.casefold())
-        if offer.price.term == est.PRICE_TERM_ON_DEMAND and entry is not None and entry.native_bf16:
+        if offer.price.term == catalog_pb2.PRICE_TERM_ON_DEMAND and entry is not None and entry.native_bf16:
             yield offer
 
 
-def _offer(method: Method, offer: est.Offer, savings: tuple[str, ...]) -> Offer:
+def _offer(method: Method, offer: estimate_pb2.Offer, savings: tuple[str, ...]) -> Offer:
     price = offer.price
     return Offer(
         method=method,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reply of Recommend; nothing is decided here."""
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2
 
 from finetree_recommender.estimator.values import FitState, Priced
 from finetree_recommender.explain.assessment import Assessment
@@ -14,11 +15,11 @@ from finetree_recommender.recommend import Recommendation
 from finetree_recommender.trace import Caution, Step
 
 
-def recommendation(answer: Recommendation) -> rec.RecommendResponse:
+def recommendation(answer: Recommendation) -> recommendation_pb2.RecommendResponse:
     """Write the reply of Recommend."""
     recipe, verdict = answer.recipe, answer.decision.verdict
-    return rec.RecommendResponse(
-        verdict=rec.Verdict(
+    return recommendation_pb2.RecommendResponse(
+        verdict=recommendation_pb2.Verdict(
             method=number(verdict.method),
             upgrade_advised=answer.decision.upgrade_advised,
             headline=headline(answer),
@@ -27,7 +28,7 @@ def recommendation(answer: Recommendation) -> rec.RecommendResponse:
         spec=recipe.spec if recipe is not None else None,
         setting_sources=recipe.sources if recipe is not None else (),
         inputs=[
-            rec.NormalizedInput(field_path=item.field_path, value=item.value, known=item.known)
+            recommendation_pb2.NormalizedInput(field_path=item.field_path, value=item.value, known=item.known)
             for item in answer.inputs.echo
         ],
         trace=[_step(answer.pack, step) for step in answer.trace],
@@ -44,8 +45,8 @@ def recommendation(answer: Recommendation) -> rec.RecommendResponse:
     )
 
 
-def _step(pack: Pack, step: Step) -> rec.TraceStep:
-    return rec.TraceStep(
+def _step(pack: Pack, step: Step) -> recommendation_pb2.TraceStep:
+    return recommendation_pb2.TraceStep(
         stage=step.stage,
         rule_id=step.rule_id,
         inputs_read=step.inputs_read,
@@ -55,12 +56,15 @@ def _step(pack: Pack, step: Step) -> rec.TraceStep:
     )
 
 
-def _assessment(item: Assessment) -> rec.MethodAssessment:
+def _assessment(item: Assessment) -> recommendation_pb2.MethodAssessment:
     figures = item.figures
-    return rec.MethodAssessment(
+    return recommendation_pb2.MethodAssessment(
         method=number(item.method),
-        verdict=rec.MethodVerdict.Value(f"METHOD_VERDICT_{item.standing}"),
-        reasons=[rec.MethodReason(code=each.code, message=each.message, rule_id=each.rule_id) for each in item.reasons],
+        verdict=recommendation_pb2.MethodVerdict.Value(f"METHOD_VERDICT_{item.standing}"),
+        reasons=[
+            recommendation_pb2.MethodReason(code=each.code, message=each.message, rule_id=each.rule_id)
+            for each in item.reasons
+        ],
         votes=item.votes,
         badges=item.badges,
         quality_percent=figures.quality_percent,
@@ -72,12 +76,14 @@ def _assessment(item: Assessment) -> rec.MethodAssessment:
     )
 
 
-def _caution(item: Caution) -> rec.Caution:
-    return rec.Caution(code=item.code, message=item.message, rule_id=item.rule_id, redirect=number(item.redirect))
+def _caution(item: Caution) -> recommendation_pb2.Caution:
+    return recommendation_pb2.Caution(
+        code=item.code, message=item.message, rule_id=item.rule_id, redirect=number(item.redirect)
+    )
 
 
-def _counterfactual(flip: Counterfactual) -> rec.Counterfactual:
-    return rec.Counterfactual(
+def _counterfactual(flip: Counterfactual) -> recommendation_pb2.Counterfactual:
+    return recommendation_pb2.Counterfactual(
         field_path=flip.field_path,
         from_value=flip.from_value,
         to_value=flip.to_value,
@@ -88,10 +94,10 @@ def _counterfactual(flip: Counterfactual) -> rec.Counterfactual:
     )
 
 
-def _confidence(answer: Recommendation) -> rec.Confidence:
+def _confidence(answer: Recommendation) -> recommendation_pb2.VerdictConfidence:
     found = answer.confidence
-    return rec.Confidence(
-        level=rec.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.level}"),
+    return recommendation_pb2.VerdictConfidence(
+        level=evidence_pb2.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.level}"),
         factors=found.factors,
         score=found.score,
         definition=found.definition,
@@ -100,8 +106,8 @@ def _confidence(answer: Recommendation) -> rec.Confidence:
     )
 
 
-def _other(other: OtherVerdict, rule_id: str) -> rec.OtherPackVerdict:
-    return rec.OtherPackVerdict(
+def _other(other: OtherVerdict, rule_id: str) -> recommendation_pb2.OtherPackVerdict:
+    return recommendation_pb2.OtherPackVerdict(
         policy=other.pack.rules.id,
         method=number(other.method),
         reason=other.reason,
@@ -112,8 +118,8 @@ def _other(other: OtherVerdict, rule_id: str) -> rec.OtherPackVerdict:
     )
 
 
-def _estimate(priced: Priced) -> rec.RecipeEstimate:
-    return rec.RecipeEstimate(
+def _estimate(priced: Priced) -> estimate_summary_pb2.EstimateSummary:
+    return estimate_summary_pb2.EstimateSummary(
         device_bytes=priced.device_bytes,
         usable_device_bytes=priced.usable_bytes,
         total_seconds=priced.total_seconds,
@@ -124,9 +130,9 @@ def _estimate(priced: Priced) -> rec.RecipeEstimate:
     )
 
 
-def _unknown_input(gap: Gap) -> rec.UnknownInput:
+def _unknown_input(gap: Gap) -> recommendation_pb2.UnknownInput:
     names = " or ".join(gap.methods) or "no method at all"
-    return rec.UnknownInput(
+    return recommendation_pb2.UnknownInput(
         field_path=gap.field_path,
         changing_share=gap.share,
         methods=map(number, gap.methods),

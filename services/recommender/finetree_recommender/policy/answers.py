@@ -3,7 +3,8 @@
 
 from typing import Any, NamedTuple
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import serving_pb2
 
 from finetree_recommender.policy.schema.basic import When
 from finetree_recommender.policy.schema.rules import Rules
@@ -17,18 +18,18 @@ def _words(enum: Any, prefix: str) -> dict[int, str]:
 
 
 WORD_OF: dict[str, dict[int, str]] = {
-    "quality": _words(rec.QualityNeed, "QUALITY_NEED_"),
-    "time": _words(rec.TimeNeed, "TIME_NEED_"),
-    "tasks": _words(rec.TaskVariety, "TASK_VARIETY_"),
-    "use_case": _words(rec.UseCase, "USE_CASE_"),
-    "task_kind": _words(rec.TaskKind, "TASK_KIND_"),
-    "behavior_change": _words(rec.BehaviorChange, "BEHAVIOR_CHANGE_"),
-    "experience": _words(rec.Experience, "EXPERIENCE_"),
+    "quality": _words(recommendation_pb2.QualityNeed, "QUALITY_NEED_"),
+    "time": _words(recommendation_pb2.TimeNeed, "TIME_NEED_"),
+    "tasks": _words(recommendation_pb2.TaskVariety, "TASK_VARIETY_"),
+    "use_case": _words(recommendation_pb2.UseCase, "USE_CASE_"),
+    "task_kind": _words(recommendation_pb2.TaskDomain, "TASK_KIND_"),
+    "behavior_change": _words(recommendation_pb2.BehaviorChange, "BEHAVIOR_CHANGE_"),
+    "experience": _words(recommendation_pb2.Experience, "EXPERIENCE_"),
 }
 """Answers that are enums of the contract, by input and number, without their prefixes."""
-PRIORITY_OF = _words(rec.Priority, "PRIORITY_")
+PRIORITY_OF = _words(recommendation_pb2.Priority, "PRIORITY_")
 """What can matter, by number."""
-SERVING_OF = _words(rec.ServingTarget, "SERVING_TARGET_")
+SERVING_OF = _words(serving_pb2.ServingTarget, "SERVING_TARGET_")
 """What can serve the result, by number."""
 
 ENUM_WORDS = {name: tuple(words.values())[1:] for name, words in WORD_OF.items()}

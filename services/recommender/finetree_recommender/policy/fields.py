@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import run_spec_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
 from finetree_recommender.method import Method
@@ -17,7 +17,7 @@ def path_for(knob: str, method: Method) -> str:
     return f"qlora.{knob}" if method is Method.QLORA and knob.startswith("lora.") else knob
 
 
-def assign(spec: rs.RunSpec, path: str, value: Value) -> None:
+def assign(spec: run_spec_pb2.RunSpec, path: str, value: Value) -> None:
     """Set a field.
 
     Raises:
@@ -31,13 +31,13 @@ def assign(spec: rs.RunSpec, path: str, value: Value) -> None:
     setattr(target, name, _as_field(field, value))
 
 
-def value_of(spec: rs.RunSpec, path: str) -> Any:
+def value_of(spec: run_spec_pb2.RunSpec, path: str) -> Any:
     """Value of a field."""
     target, name = _locate(spec, path)
     return getattr(target, name)
 
 
-def _locate(spec: rs.RunSpec, path: str) -> tuple[Any, str]:
+def _locate(spec: run_spec_pb2.RunSpec, path: str) -> tuple[Any, str]:
     *parents, name = path.split(".")
     target: Any = spec
     for parent in parents:

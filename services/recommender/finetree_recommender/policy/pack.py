@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import yaml
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 
 from finetree_recommender.method import Method
 from finetree_recommender.policy.checks.structure import check
@@ -46,11 +46,11 @@ class Pack:
     """Id of the pack that it extends; empty when none."""
 
     @cached_property
-    def revision(self) -> ev.RevisionComponent:
+    def revision(self) -> evidence_pb2.RevisionComponent:
         """What a reply names the pack by."""
-        return ev.RevisionComponent(id=self.rules.id, sha256=self.sha256, date=self.rules.date)
+        return evidence_pb2.RevisionComponent(id=self.rules.id, sha256=self.sha256, date=self.rules.date)
 
-    def provenance(self, reference: str) -> ev.Provenance:
+    def provenance(self, reference: str) -> evidence_pb2.Provenance:
         """The source that a rule's `source` refers to.
 
         Raises:
@@ -61,8 +61,8 @@ class Pack:
         if match is None or source is None:
             known = ", ".join(sorted(self.rules.sources))
             raise PackError(f"source {reference!r}: give a key and a place, as in 'playbook L264'; keys are {known}")
-        kind = ev.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind}")
-        return ev.Provenance(kind=kind, source=source.source, locator=match["locator"], date=source.date)
+        kind = evidence_pb2.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind}")
+        return evidence_pb2.Provenance(kind=kind, source=source.source, locator=match["locator"], date=source.date)
 
     def card(self, method: Method) -> Card:
         """The card of a method."""

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import run_spec_pb2, training_pb2
 from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH, cpu_precision
 from finetree_runtime.runspec.resolve import steps_of
 
@@ -57,15 +57,15 @@ def device_of(inputs: Inputs) -> str:
     """What computes, and in which precision: the recipe input `device`."""
     if inputs.on_cpu:
         precision: object = cpu_precision(inputs.hardware.cpu)
-        return "cpu_fp32" if precision == rs.PRECISION_FP32 else "cpu_bf16"
+        return "cpu_fp32" if precision == training_pb2.PRECISION_FP32 else "cpu_bf16"
     native = inputs.native_bf16
     return UNKNOWN if native is None else ("gpu_bf16" if native else "gpu_no_bf16")
 
 
-def _named_spec(inputs: Inputs) -> rs.RunSpec:
+def _named_spec(inputs: Inputs) -> run_spec_pb2.RunSpec:
     """What the request itself says of the run."""
     request = inputs.request
-    spec = rs.RunSpec()
+    spec = run_spec_pb2.RunSpec()
     for name in ("model", "dataset", "ownership", "evaluation"):
         if request.HasField(name):
             getattr(spec, name).CopyFrom(getattr(request, name))

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import run_spec_pb2
 
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import UNKNOWN, Answers
@@ -37,7 +37,7 @@ class Reading:
 class Draft:
     """A RunSpec under construction, and the rule behind each path that rules have set."""
 
-    spec: rs.RunSpec
+    spec: run_spec_pb2.RunSpec
     rules: dict[str, Rule]
 
     def set(self, path: str, value: Value, rule: Rule) -> None:

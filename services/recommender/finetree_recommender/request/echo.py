@@ -4,8 +4,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import model_pb2, training_data_pb2
 
 from finetree_recommender.estimator.values import Model
 from finetree_recommender.formatting import decimal
@@ -27,12 +27,12 @@ class Echoed:
 
 
 def echo(
-    request: rec.RecommendRequest,
+    request: recommendation_pb2.RecommendRequest,
     answers: Answers,
     *,
     device: Device,
     model: Model | None,
-    profile: rs.DatasetProfile | None,
+    profile: training_data_pb2.DatasetProfile | None,
     evidence_profile: bool,
 ) -> Iterator[Echoed]:
     """Say every input, each once; `evidence_profile` is whether the recipe takes published numbers first."""
@@ -58,7 +58,7 @@ def _echoed(path: str, value: str | None) -> Echoed:
     return Echoed(path, value or UNKNOWN, value is not None)
 
 
-def _data_words(profile: rs.DatasetProfile) -> str:
+def _data_words(profile: training_data_pb2.DatasetProfile) -> str:
     tokens = f", {profile.total_tokens} tokens" if profile.total_tokens else ""
     return f"{profile.examples} examples{tokens}"
 
@@ -69,7 +69,7 @@ def _answer_words(name: str, answer: str, *, given: bool) -> str | None:
     return answer.lower() if given else f"{answer.lower()}, from {_NUMBERED[name]}"
 
 
-def _model_words(source: rs.ModelSource, model: Model | None) -> str:
+def _model_words(source: model_pb2.ModelSource, model: Model | None) -> str:
     kind = source.WhichOneof("source")
     words = source.name if kind == "name" else source.hub.id if kind == "hub" else _UNNAMED[kind == "path"]
     return f"{words}, {model.parameters} parameters" if model is not None and model.parameters else words

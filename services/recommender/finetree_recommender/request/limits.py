@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass, replace
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
 
 from finetree_recommender.policy.answers import SERVING_OF
 
@@ -33,7 +33,7 @@ class Limits:
         return replace(self, capability=None)
 
 
-def stated_limits(request: rec.RecommendRequest) -> Limits:
+def stated_limits(request: recommendation_pb2.RecommendRequest) -> Limits:
     """Longest time and largest cost of a run that a request states, and where its result is served."""
     return Limits(
         deadline_seconds=deadline_seconds(request),
@@ -42,12 +42,12 @@ def stated_limits(request: rec.RecommendRequest) -> Limits:
     )
 
 
-def deadline_seconds(request: rec.RecommendRequest) -> float | None:
+def deadline_seconds(request: recommendation_pb2.RecommendRequest) -> float | None:
     """Longest time of a run."""
     return request.deadline.ToNanoseconds() / 1e9 if request.HasField("deadline") else None
 
 
-def run_budget(request: rec.RecommendRequest) -> float | None:
+def run_budget(request: recommendation_pb2.RecommendRequest) -> float | None:
     """Budget of a run in USD: the lower one of that of a run, and that of a month shared among its runs."""
     found = []
     if request.HasField("budget_usd_run"):
@@ -57,7 +57,7 @@ def run_budget(request: rec.RecommendRequest) -> float | None:
     return min(found, default=None)
 
 
-def month_budget(request: rec.RecommendRequest) -> float | None:
+def month_budget(request: recommendation_pb2.RecommendRequest) -> float | None:
     """Budget of a month in USD: the one given, else that of a run times the runs of a month."""
     if request.HasField("budget_usd_month"):
         return request.budget_usd_month

@@ -3,15 +3,15 @@
 
 from itertools import pairwise
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import evidence_pb2
 from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound, invalid_field
 
 from finetree_recommender.estimator.values import Evidence, Refused
 from finetree_recommender.policy.pack import Pack
 
 
-def check_lengths(request: rec.RecommendRequest) -> None:
+def check_lengths(request: recommendation_pb2.RecommendRequest) -> None:
     """A histogram that does not ascend, or whose counts do not add up, would size the recipe wrongly."""
     for path, profile in (
         ("dataset_profile", request.dataset_profile),
@@ -25,7 +25,7 @@ def check_lengths(request: rec.RecommendRequest) -> None:
             raise invalid_field(f"{path}.token_lengths", "upper_bound must ascend from bucket to bucket; sort them")
 
 
-def check_pin(pinned: ev.RevisionComponent, pack: Pack, path: str) -> None:
+def check_pin(pinned: evidence_pb2.RevisionComponent, pack: Pack, path: str) -> None:
     """Refuse a pinned pack that is not the loaded one; `path` is the pin's field.
 
     Raises:
@@ -41,7 +41,7 @@ def check_pin(pinned: ev.RevisionComponent, pack: Pack, path: str) -> None:
             raise FailedPrecondition("REVISION_UNAVAILABLE", text, violations=[(f"{path}.{name}", text)])
 
 
-def check_estimator_pins(pinned: ev.Revision) -> None:
+def check_estimator_pins(pinned: evidence_pb2.Revision) -> None:
     """A pinned revision that nobody confirmed must not pass for one that was used."""
     for name in ("engine", "catalogue", "price_book", "calibration"):
         if pinned.HasField(name):

@@ -4,7 +4,7 @@
 from dataclasses import replace
 
 import pytest
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.decision.limits import violations
 from finetree_recommender.decision.stages import choose
 from finetree_recommender.estimator.values import Accelerator, Catalogue, Evidence, FitState, Priced
@@ -27,8 +27,8 @@ def gpu(gb):
 
 
 def estimate(method, fit="FITS", currency="USD"):
-    def point(value: float, spread: float = 1.0) -> ev.Interval:
-        return ev.Interval(low=value / spread, expected=value, high=value * spread)
+    def point(value: float, spread: float = 1.0) -> evidence_pb2.Interval:
+        return evidence_pb2.Interval(low=value / spread, expected=value, high=value * spread)
 
     state, hours, usd = FitState(fit), HOURS[method] * 3600, USD[method]
     return Priced(state, point(8.0 * GIB), 24 * GIB, point(hours, 1.5), point(usd, 1.5), currency, 100)
@@ -36,7 +36,7 @@ def estimate(method, fit="FITS", currency="USD"):
 
 def figures(**fit: str) -> Evidence:
     rows = {(method, 0): estimate(method, fit.get(method.field, "FITS")) for method in Method}
-    return Evidence(rows, ev.Revision(), 7_000_000_000)
+    return Evidence(rows, evidence_pb2.Revision(), 7_000_000_000)
 
 
 def codes(answer):

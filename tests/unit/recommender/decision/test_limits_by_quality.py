@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.decision.fit import Constraints
 from finetree_recommender.decision.limits import violations
 from finetree_recommender.decision.pipeline import verdict
@@ -35,15 +35,15 @@ class Run(NamedTuple):
 def figures(runs: dict[Method, Run]) -> Evidence:
     """Estimates of these methods; the others do not fit."""
 
-    def point(value: float) -> ev.Interval:
-        return ev.Interval(low=value, expected=value, high=value)
+    def point(value: float) -> evidence_pb2.Interval:
+        return evidence_pb2.Interval(low=value, expected=value, high=value)
 
     def row(run: Run) -> Priced:
         cost = point(run.usd) if run.usd is not None else None
         return Priced(run.fit, point(8.0 * GIB), 24 * GIB, point(run.hours * 3600), cost, "USD", 100)
 
     left_out = Run(None, fit=FitState.DOES_NOT_FIT)
-    return Evidence({(m, 0): row(runs.get(m, left_out)) for m in Method}, ev.Revision(), 7_000_000_000)
+    return Evidence({(m, 0): row(runs.get(m, left_out)) for m in Method}, evidence_pb2.Revision(), 7_000_000_000)
 
 
 @pytest.fixture

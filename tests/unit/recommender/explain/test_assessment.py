@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import evidence_pb2, method_pb2
 from finetree_recommender.decision.prior_figures import pack_cost, pack_seconds
 from finetree_recommender.estimator.values import Evidence, FitState, Priced
 from finetree_recommender.explain import cautions
@@ -70,11 +70,11 @@ def test_where_nothing_fits_the_method_that_lacks_least_is_named(pack, read):
     rows = {}
     needs = {Method.LORA: 18.7, Method.QLORA: 8.3, Method.FULL: 47.7, Method.PREFIX: 27.4, Method.ADAPTER: 18.5}
     for method, gib in needs.items():
-        peak = ev.Interval(low=gib * 2**30, expected=gib * 2**30, high=gib * 2**30)
+        peak = evidence_pb2.Interval(low=gib * 2**30, expected=gib * 2**30, high=gib * 2**30)
         usable = int(7.6 * 2**30)
         rows[method, 0] = Priced(FitState.DOES_NOT_FIT, peak, usable, None, None, "USD", 100)
     evidence_1 = builtin_packs()["evidence-1"]
-    answer = conclude(evidence_1, read(hardware=GPU8).reread(evidence_1), Evidence(rows, ev.Revision(), None))
+    answer = conclude(evidence_1, read(hardware=GPU8).reread(evidence_1), Evidence(rows, evidence_pb2.Revision(), None))
     (message,) = [caution.message for caution in answer.cautions if caution.code == "NOTHING_FITS"]
     assert "fit this hardware (QLORA comes nearest and lacks 0.7 GiB): take more memory or a smaller model" in message
 
@@ -209,14 +209,13 @@ def test_the_same_question_gives_the_same_bytes(pack, read, evidence):
 
 PROGRAM = """
 import hashlib
-from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender.recommend import conclude
 from finetree_recommender.explain.cautions import ESTIMATOR_UNAVAILABLE
 from finetree_recommender.estimator.values import Catalogue
 from finetree_recommender.request.inputs import normalize
 from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.messages.recommendation import recommendation
-request = rec.RecommendRequest(quality=rec.QUALITY_NEED_CRITICAL, budget_usd_month=300)
+request = recommendation_pb2.RecommendRequest(quality=recommendation_pb2.QUALITY_NEED_CRITICAL, budget_usd_month=300)
 request.model.name = "m"
 request.hardware.unknown_accelerator.marketed_memory_gb = 24
 pack = builtin_packs()["playbook-1"]
@@ -242,8 +241,8 @@ def test_another_process_gives_the_same_bytes():
 
 def test_a_reply_fits_the_contract(answer):
     reply = recommendation(answer)
-    assert reply.verdict.method == rec.METHOD_LORA
-    assert rec.RecommendResponse.FromString(reply.SerializeToString()) == reply
+    assert reply.verdict.method == method_pb2.METHOD_LORA
+    assert recommendation_pb2.RecommendResponse.FromString(reply.SerializeToString()) == reply
     assert reply.estimate.fits
     assert reply.plan_digest.startswith("sha256:")
     assert reply.revision.pack.id == "playbook-1"

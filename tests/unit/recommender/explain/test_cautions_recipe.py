@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.estimator.values import Catalogue, Evidence, Model
 from finetree_recommender.explain import cautions
 from finetree_recommender.method import Method
@@ -15,7 +15,7 @@ from finetree_recommender.recommend import conclude
 from finetree_recommender.request.inputs import normalize
 
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
-WEEKS = ev.Interval(low=6e5, expected=12e5, high=2e6)
+WEEKS = evidence_pb2.Interval(low=6e5, expected=12e5, high=2e6)
 
 
 def rows(*counts: int, bounds: tuple[int, ...] = ()) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def test_what_could_go_wrong_in_a_recipe_is_told(read, evidence, asked, code, wo
     pack, found = builtin_packs()[policy], None
     if "hardware" in fields:
         variants = {method: len(fits.get(method.field, "").split()) or 1 for method in Method}
-        found = Evidence(evidence(variants, **fits).rows, ev.Revision(), int(parameters))
+        found = Evidence(evidence(variants, **fits).rows, evidence_pb2.Revision(), int(parameters))
     inputs = read(parameters=int(parameters), **fields).reread(pack)
     told = conclude(pack, inputs, found, missing="" if found else cautions.HARDWARE_UNKNOWN)
     messages = [caution.message for caution in told.cautions if caution.code == code]
@@ -137,7 +137,7 @@ def test_a_run_of_weeks_is_told_with_what_would_make_it_shorter(pack, read, evid
 def test_a_run_slower_than_was_wished_for_is_told_with_what_is_quickest(pack, read, evidence, asked, words):
     wished, seconds = asked
     found, inputs = evidence(lora="FITS", prefix="FITS"), read(**ON_24, **wished)
-    long = ev.Interval(low=seconds, expected=seconds, high=seconds)
+    long = evidence_pb2.Interval(low=seconds, expected=seconds, high=seconds)
     rows = {key: replace(row, total_seconds=long) for key, row in found.rows.items() if key[0] is Method.LORA}
     told = conclude(pack, inputs, Evidence(found.rows | rows, found.revision, found.parameters))
     assert told.decision.method is Method.LORA
@@ -156,7 +156,7 @@ def test_a_run_slower_than_was_wished_for_is_told_with_what_is_quickest(pack, re
     ],
 )
 def test_what_becomes_of_a_models_experts_is_told(pack, evidence, fits, told):
-    request = rec.RecommendRequest(model={"name": "moe"}, hardware=GPU24)
+    request = recommendation_pb2.RecommendRequest(model={"name": "moe"}, hardware=GPU24)
     inputs = normalize(request, pack, Catalogue(models={"moe": Model(46_700_000_000, 32768, 8)}))
     answer = conclude(pack, inputs, evidence(**fits))
     assert [caution.code for caution in answer.cautions if caution.code.startswith("EXPERTS_")] == told

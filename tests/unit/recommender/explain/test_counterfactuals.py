@@ -4,7 +4,7 @@
 from typing import Any
 
 import pytest
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.estimator.values import Evidence, FitState, Priced
 from finetree_recommender.explain.counterfactuals import Counterfactual
 from finetree_recommender.method import Method
@@ -191,9 +191,9 @@ def too_large(needs, has):
     """Evidence that nothing fits into `has` GiB; `needs` are GiB by method."""
     rows = {}
     for method, gib in needs.items():
-        peak = ev.Interval(low=gib * GIB, expected=gib * GIB, high=gib * GIB)
+        peak = evidence_pb2.Interval(low=gib * GIB, expected=gib * GIB, high=gib * GIB)
         rows[method, 0] = Priced(FitState.DOES_NOT_FIT, peak, int(has * GIB), None, None, "USD", 100)
-    return Evidence(rows, ev.Revision(), None)
+    return Evidence(rows, evidence_pb2.Revision(), None)
 
 
 def test_no_class_of_gpus_is_named_for_a_method_that_the_estimate_shows_to_need_more(pack, read):

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.explain import cautions
 from finetree_recommender.formatting import money, time
 from finetree_recommender.messages.summary import headline, paragraph
@@ -138,4 +138,4 @@ def test_no_rule_and_no_code_slips_into_plain_words(policy, hardware, read, evid
     ],
 )
 def test_times_and_costs_are_told_in_what_suits_them(say, ends, words):
-    assert say(ev.Interval(low=ends[0], expected=ends[1], high=ends[2])) == words
+    assert say(evidence_pb2.Interval(low=ends[0], expected=ends[1], high=ends[2])) == words

@@ -4,7 +4,7 @@
 from typing import Any
 
 import pytest
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2
 from finetree_recommender.estimator.values import Accelerator, Catalogue
 from finetree_recommender.request.hardware import read_device
 from finetree_runtime.runspec.device_names import canonical
@@ -30,7 +30,7 @@ CATALOGUE = Catalogue(accelerators={name: card for card in CARDS for name in (ca
 
 
 def device(pack, catalogue=CATALOGUE, **hardware: Any):
-    return read_device(json_format.ParseDict(hardware, rs.Hardware()), pack, catalogue)
+    return read_device(json_format.ParseDict(hardware, hardware_pb2.Hardware()), pack, catalogue)
 
 
 def told(pack, name, gb):

@@ -2,7 +2,7 @@
 from typing import Any
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.estimator.values import Accelerator, Catalogue
 from finetree_recommender.policy.answers import ENUM_WORDS, Answers
 from finetree_recommender.request.inputs import normalize
@@ -10,8 +10,8 @@ from finetree_recommender.request.limits import Limits
 from google.protobuf import json_format
 
 
-def request(**fields: Any) -> rec.RecommendRequest:
-    return json_format.ParseDict({"model": {"name": "m"}, **fields}, rec.RecommendRequest())
+def request(**fields: Any) -> recommendation_pb2.RecommendRequest:
+    return json_format.ParseDict({"model": {"name": "m"}, **fields}, recommendation_pb2.RecommendRequest())
 
 
 def test_what_is_not_given_stays_unknown(pack):
@@ -113,7 +113,7 @@ def test_hardware_is_listed_as_it_was_understood(pack, hardware, words):
 def test_every_field_of_a_request_is_listed_or_carried(pack):
     listed = {item.field_path.split(".")[0] for item in normalize(request(), pack, Catalogue()).echo}
     carried = {"dataset", "evaluation", "evaluation_profile", "ownership", "policy", "pinned"}
-    assert listed | carried == {field.name for field in rec.RecommendRequest.DESCRIPTOR.fields}
+    assert listed | carried == {field.name for field in recommendation_pb2.RecommendRequest.DESCRIPTOR.fields}
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import run_spec_pb2
 from google.protobuf import json_format
 
 from finetree_recommender.method import Method
@@ -61,16 +61,16 @@ def _situations(rules: Rules) -> Iterator[Situation]:
     yield from (*content.situations, *content.quick_reference, *content.scenarios)
 
 
-def _request(rule_id: str, text: str) -> rec.RecommendRequest:
+def _request(rule_id: str, text: str) -> recommendation_pb2.RecommendRequest:
     try:
-        return json_format.Parse(text, rec.RecommendRequest())
+        return json_format.Parse(text, recommendation_pb2.RecommendRequest())
     except json_format.ParseError as error:
         raise PackError(f"rule {rule_id}: `request` is no part of a RecommendRequest: {error}") from None
 
 
 def _settings(situation: Situation) -> None:
     try:
-        spec = json_format.Parse(situation.settings, rs.RunSpec())
+        spec = json_format.Parse(situation.settings, run_spec_pb2.RunSpec())
     except json_format.ParseError as error:
         raise PackError(f"rule {situation.id}: `settings` is no part of a RunSpec: {error}") from None
     chosen = spec.WhichOneof("method")

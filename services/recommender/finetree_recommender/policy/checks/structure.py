@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import run_spec_pb2
 
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import ENUM_WORDS, PRIORITY_WORDS, SERVING_WORDS, UNKNOWN, vocabulary
@@ -253,7 +253,7 @@ def _bounds(rows: Sequence[Row], *, whole: bool) -> None:
 
 def _assignable(row: Row, path: str) -> None:
     try:
-        assign(rs.RunSpec(), path, row.value)
+        assign(run_spec_pb2.RunSpec(), path, row.value)
     except TypeError:
         raise PackError(f"rule {row.id}: {row.value!r} is no value of {path}") from None
     except ValueError as error:

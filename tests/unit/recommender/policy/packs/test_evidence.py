@@ -4,7 +4,7 @@ import statistics
 from collections import Counter
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.decision.pipeline import decide
 from finetree_recommender.decision.prior_figures import falls_short, prior_of, quality
 from finetree_recommender.decision.stages import choose
@@ -148,12 +148,14 @@ def test_every_need_but_an_experiment_has_a_floor(known):
 @pytest.mark.parametrize(
     ("policy", "profile", "expected"),
     [
-        ("evidence-1", rec.RECIPE_PROFILE_UNSPECIFIED, True),
-        ("evidence-1", rec.RECIPE_PROFILE_PLAYBOOK, False),
-        ("playbook-1", rec.RECIPE_PROFILE_UNSPECIFIED, False),
-        ("playbook-1", rec.RECIPE_PROFILE_EVIDENCE, True),
+        ("evidence-1", recommendation_pb2.RECIPE_PROFILE_UNSPECIFIED, True),
+        ("evidence-1", recommendation_pb2.RECIPE_PROFILE_PLAYBOOK, False),
+        ("playbook-1", recommendation_pb2.RECIPE_PROFILE_UNSPECIFIED, False),
+        ("playbook-1", recommendation_pb2.RECIPE_PROFILE_EVIDENCE, True),
     ],
 )
 def test_the_pack_says_whose_recipe_it_is_unless_the_request_does(known, pack, policy, profile, expected):
     asked = known if policy == "evidence-1" else pack
-    assert normalize(rec.RecommendRequest(profile=profile), asked, Catalogue()).evidence_profile is expected
+    assert (
+        normalize(recommendation_pb2.RecommendRequest(profile=profile), asked, Catalogue()).evidence_profile is expected
+    )

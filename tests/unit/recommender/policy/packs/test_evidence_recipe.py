@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import check_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_recommender.estimator.values import Accelerator, Catalogue, Model
 from finetree_recommender.method import Method
 from finetree_recommender.policy.fields import value_of
@@ -23,10 +22,10 @@ MANY = 50_000
 
 def recipe(
     method: Method, parameters: int = 7_000_000_000, examples: int = MANY, **fields: Any
-) -> tuple[rs.RunSpec, dict[str, ev.SettingSource]]:
+) -> tuple[run_spec_pb2.RunSpec, dict[str, check_pb2.SettingSource]]:
     """The specification of evidence-1's recipe, and its sources by path."""
     known = {"model": {"name": "m"}, "hardware": GPU, "dataset_profile": {"examples": examples}}
-    request = json_format.ParseDict(known | fields, rec.RecommendRequest())
+    request = json_format.ParseDict(known | fields, recommendation_pb2.RecommendRequest())
     inputs = normalize(request, EVIDENCE, Catalogue(models={"m": Model(parameters, 8192)}))
     built = build(EVIDENCE, inputs, method, parameters=parameters)
     return built.spec, {source.field_path: source for source in built.sources}
@@ -35,7 +34,7 @@ def recipe(
 @pytest.mark.parametrize(
     ("method", "given", "path", "value"),
     [
-        (Method.LORA, {}, "lora.targets", rs.TARGET_PRESET_ALL_LINEAR),
+        (Method.LORA, {}, "lora.targets", method_pb2.TARGET_PRESET_ALL_LINEAR),
         (Method.LORA, {"quality": "QUALITY_NEED_EXPERIMENTAL"}, "lora.rank", 32),
         (Method.LORA, {"quality": "QUALITY_NEED_EXPERIMENTAL", "task_kind": "TASK_KIND_KNOWLEDGE"}, "lora.rank", 128),
         (Method.LORA, {"task_kind": "TASK_KIND_CODE"}, "lora.rank", 64),
@@ -52,10 +51,10 @@ def recipe(
         (Method.FULL, {"examples": 999}, "training.learning_rate", 1e-5),
         (Method.FULL, {"parameters": 13_000_000_000}, "training.learning_rate", 1e-5),
         (Method.FULL, {}, "training.effective_batch_size", 32),
-        (Method.FULL, {}, "precision", rs.PRECISION_BF16_MIXED),
-        (Method.FULL, {"parameters": 135_000_000}, "precision", rs.PRECISION_BF16),
-        (Method.FULL, {"hardware": {"cpu": {"cores": 2}}}, "precision", rs.PRECISION_BF16),
-        (Method.LORA, {}, "precision", rs.PRECISION_BF16),
+        (Method.FULL, {}, "precision", training_pb2.PRECISION_BF16_MIXED),
+        (Method.FULL, {"parameters": 135_000_000}, "precision", training_pb2.PRECISION_BF16),
+        (Method.FULL, {"hardware": {"cpu": {"cores": 2}}}, "precision", training_pb2.PRECISION_BF16),
+        (Method.LORA, {}, "precision", training_pb2.PRECISION_BF16),
         (Method.LORA, {}, "training.effective_batch_size", 16),
         (Method.LORA, {"examples": 200_000}, "training.epochs", 1),
         (Method.LORA, {"examples": 5000}, "training.epochs", 3),
@@ -63,17 +62,17 @@ def recipe(
         (Method.LORA, {"examples": 3000}, "training.warmup_ratio", 0.1),
         (Method.QLORA, {}, "training.max_grad_norm", 0.3),
         (Method.LORA, {}, "training.max_grad_norm", 1.0),
-        (Method.QLORA, {}, "qlora.quantization", rs.QUANTIZATION_NF4),
-        (Method.QLORA, {}, "optimizer", rs.OPTIMIZER_PAGED_ADAMW_8BIT),
-        (Method.LORA, {}, "optimizer", rs.OPTIMIZER_ADAMW),
+        (Method.QLORA, {}, "qlora.quantization", method_pb2.QUANTIZATION_NF4),
+        (Method.QLORA, {}, "optimizer", training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT),
+        (Method.LORA, {}, "optimizer", training_pb2.OPTIMIZER_ADAMW),
         (Method.PREFIX, {}, "training.learning_rate", 5e-3),
-        (Method.PREFIX, {}, "prefix.init", rs.PREFIX_INIT_ZERO),
+        (Method.PREFIX, {}, "prefix.init", method_pb2.PREFIX_INIT_ZERO),
         (Method.ADAPTER, {}, "adapter.bottleneck_size", 256),
         (Method.ADAPTER, {"parameters": 135_000_000}, "adapter.bottleneck_size", 64),
         (Method.ADAPTER, {}, "training.learning_rate", 3e-4),
         (Method.LORA, {}, "training.sequence_length", 2048),
         (Method.LORA, {}, "training.weight_decay", 0.01),
-        (Method.LORA, {}, "training.packing", rs.PACKING_ON),
+        (Method.LORA, {}, "training.packing", training_pb2.PACKING_ON),
     ],
 )
 def test_the_evidences_values(method, given, path, value):
@@ -166,15 +165,15 @@ def test_full_fine_tuning_on_few_rows_is_halved_from_half_a_billion_parameters_o
 
 
 def test_float32_weights_are_given_up_last_and_never_on_a_gpu_without_bfloat16():
-    for native, last in ((True, rs.PRECISION_BF16), (False, rs.PRECISION_FP16_MIXED)):
+    for native, last in ((True, training_pb2.PRECISION_BF16), (False, training_pb2.PRECISION_FP16_MIXED)):
         card = Accelerator(32, native, "card", "Card", 8.0 if native else 7.0)
         catalogue = Catalogue(accelerators={"card": card}, models={"m": Model(8_000_000_000, 8192)})
-        request = rec.RecommendRequest(model={"name": "m"}, hardware={"accelerator": "card"})
+        request = recommendation_pb2.RecommendRequest(model={"name": "m"}, hardware={"accelerator": "card"})
         inputs = normalize(request, EVIDENCE, catalogue)
         rules = adaptations(EVIDENCE, inputs, Method.FULL)
         specs = [build(EVIDENCE, inputs, Method.FULL, parameters=8_000_000_000, adapted=n).spec for n in range(5)]
-        assert specs[3].optimizer == rs.OPTIMIZER_ADAMW_8BIT
-        assert specs[3].precision == specs[0].precision == (rs.PRECISION_BF16_MIXED if native else last)
+        assert specs[3].optimizer == training_pb2.OPTIMIZER_ADAMW_8BIT
+        assert specs[3].precision == specs[0].precision == (training_pb2.PRECISION_BF16_MIXED if native else last)
         assert specs[-1].precision == last
         assert len(rules) == (4 if native else 3)
 

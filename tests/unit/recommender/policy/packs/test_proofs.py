@@ -5,7 +5,7 @@ from itertools import permutations, product
 from typing import Any
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.decision.fit import Constraints
 from finetree_recommender.decision.pipeline import decide, verdict
 from finetree_recommender.estimator.values import Accelerator, Catalogue, Model
@@ -144,14 +144,14 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
         HARDWARE, st.integers(0, 4096), st.integers(0, 4),
     ),
     "dataset_profile": st.builds(lambda rows: {"examples": rows}, st.integers(1, 10**12)),
-    "quality": enums(rec.QualityNeed),
-    "time": enums(rec.TimeNeed),
-    "tasks": enums(rec.TaskVariety),
-    "use_case": enums(rec.UseCase),
-    "task_kind": enums(rec.TaskKind),
-    "behavior_change": enums(rec.BehaviorChange),
-    "experience": enums(rec.Experience),
-    "profile": enums(rec.RecipeProfile),
+    "quality": enums(recommendation_pb2.QualityNeed),
+    "time": enums(recommendation_pb2.TimeNeed),
+    "tasks": enums(recommendation_pb2.TaskVariety),
+    "use_case": enums(recommendation_pb2.UseCase),
+    "task_kind": enums(recommendation_pb2.TaskDomain),
+    "behavior_change": enums(recommendation_pb2.BehaviorChange),
+    "experience": enums(recommendation_pb2.Experience),
+    "profile": enums(recommendation_pb2.RecipeProfile),
     "can_rent": st.booleans(),
     "budget_usd_month": st.floats(0, 1e12),
     "budget_usd_run": st.floats(0, 1e12),
@@ -168,7 +168,7 @@ STATES = st.sampled_from(["FITS", "TIGHT", "DOES_NOT_FIT", "UNKNOWN", None])
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(fields=REQUESTS, states=st.lists(STATES, min_size=5, max_size=5), name=st.sampled_from(BUILTIN))
 def test_any_request_has_an_answer_with_all_five_methods(evidence, fields, states, name):
-    request = json_format.ParseDict(fields, rec.RecommendRequest())
+    request = json_format.ParseDict(fields, recommendation_pb2.RecommendRequest())
     inputs = normalize(request, PACKS[name], CATALOGUE)
     priced = "model" in fields and "hardware" in fields
     found = evidence(**dict(zip((m.field for m in Method), states, strict=True))) if priced else None
@@ -181,6 +181,8 @@ def test_any_request_has_an_answer_with_all_five_methods(evidence, fields, state
     assert 0 <= reply.confidence.score <= 1
     assert 0 <= reply.confidence.robustness <= 1
     assert all(flip.resulting_method != reply.verdict.method for flip in reply.counterfactuals)
-    recommended = [item.method for item in reply.methods if item.verdict == rec.METHOD_VERDICT_RECOMMENDED]
+    recommended = [
+        item.method for item in reply.methods if item.verdict == recommendation_pb2.METHOD_VERDICT_RECOMMENDED
+    ]
     assert recommended == ([reply.verdict.method] if reply.verdict.method else [])
     assert not {'"NaN"', '"Infinity"'} & set(json_format.MessageToJson(reply).split())
