@@ -22,9 +22,9 @@ from finetree_recommender.estimator.client import EstimatorClient
 from finetree_recommender.estimator.subprocess import EstimatorProgram
 from finetree_recommender.estimator.values import Catalogue, EstimatorUnavailableError, Evidence
 from finetree_recommender.method import Method
-from finetree_recommender.policy.library import Library
-from finetree_recommender.policy.pack import DEFAULT_PACK, Pack
 from finetree_recommender.recommend import Recommendation, Recommender
+from finetree_recommender.rule_pack.library import Library
+from finetree_recommender.rule_pack.pack import DEFAULT_PACK, Pack
 from google.protobuf import json_format
 
 OTHER = "evidence-1"

@@ -31,9 +31,9 @@ import yaml
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.estimator.values import Catalogue, Model
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import Pack, builtin_packs, parse
 from finetree_recommender.recipe.build import build
 from finetree_recommender.request.inputs import normalize
+from finetree_recommender.rule_pack.pack import Pack, builtin_packs, parse
 from google.protobuf import json_format
 
 ROOT = Path(__file__).parents[2]

@@ -52,9 +52,9 @@ def requests(count: int, seed: int) -> Iterator[recommendation_pb2.RecommendRequ
             "quality": draw.randint(0, 5),
             "time": draw.randint(0, 3),
             "tasks": draw.randint(0, 3),
-            "task_kind": draw.randint(0, 6),
+            "task_domain": draw.randint(0, 6),
             "ownership": {"rented": {}} if draw.random() < 0.5 else None,
-            "budget_usd_month": draw.choice((20, 70, 200, 1000, 5000, None)),
+            "budget_per_month": {"currency_code": "USD", "units": draw.choice((20, 70, 200, 1000, 5000))},
         }
         yield json_format.ParseDict(document, recommendation_pb2.RecommendRequest())
 

@@ -17,9 +17,11 @@ from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import hardware_pb2
 from finetree_recommender.estimator.values import Evidence
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.recommend import Recommendation, Recommender
+from finetree_recommender.rule_pack.pack import builtin_packs
+from finetree_runtime.money import to_money
 from fuzz_estimator import CARDS, MODELS, Known
+from google.protobuf.message import Message
 
 pytestmark = [pytest.mark.timeout(120)]
 
@@ -57,12 +59,12 @@ async def ask(request: recommendation_pb2.RecommendRequest) -> Recommendation:
 
 def drawn(draw: random.Random) -> recommendation_pb2.RecommendRequest:
     """A model on hardware with its data, and half of the words that the contract has for what is wanted."""
-    request = recommendation_pb2.RecommendRequest(policy="evidence-1")
+    request = recommendation_pb2.RecommendRequest(rule_pack="evidence-1")
     request.model.hub.id = draw.choice(MODELS).hub_id
     request.hardware.accelerator = draw.choice(CARDS).name
     if draw.random() < 0.4:
         request.hardware.unknown_accelerator.marketed_memory_gb = draw.choice(GIGABYTES)
-        request.ownership.owned.CopyFrom(hardware_pb2.OwnedHardware(tariff_per_kwh=0.3, currency_code="USD"))
+        request.ownership.owned.CopyFrom(hardware_pb2.OwnedHardware(price_per_kwh=to_money(0.3, "USD")))
     rows = int(10 ** draw.uniform(0, 6.5))
     request.dataset_profile.examples = rows
     request.dataset_profile.token_lengths.add(upper_bound=int(2 ** draw.uniform(4, 13)), count=rows)
@@ -74,7 +76,8 @@ def drawn(draw: random.Random) -> recommendation_pb2.RecommendRequest:
             getattr(request, field.name).extend(draw.sample(words, 1))
         else:
             setattr(request, field.name, draw.choice(words))
-    request.runs_per_month = draw.choice((0, 1, 3))
+    if runs := draw.choice((0, 1, 3)):
+        request.runs_per_month = runs
     return request
 
 
@@ -85,33 +88,33 @@ async def limited(
     method = draw.choice((await ask(request)).methods)
     if method.figures.total_seconds is not None and draw.random() < 0.5:
         seconds = int(method.figures.total_seconds.expected * draw.choice((0.5, 1, 1.1)))
-        request.deadline.FromSeconds(max(1, min(seconds, 31_536_000)))
-    if method.figures.cost_usd is not None and draw.random() < 0.3:
-        request.budget_usd_run = method.figures.cost_usd.expected
+        request.max_duration.FromSeconds(max(1, min(seconds, 31_536_000)))
+    if method.figures.cost is not None and draw.random() < 0.3:
+        request.budget_per_run.CopyFrom(to_money(method.figures.cost.amount.expected, "USD"))
     return request
 
 
 async def prices(request: recommendation_pb2.RecommendRequest) -> list[float]:
     """What a run of each method costs, and just too little for it."""
     found = [
-        method.figures.cost_usd.expected
+        method.figures.cost.amount.expected
         for method in (await ask(request)).methods
-        if method.figures.cost_usd is not None
+        if method.figures.cost is not None
     ]
     return [cost * times for cost in found for times in (BELOW, 1)]
 
 
 async def months(draw: random.Random) -> AsyncIterator[recommendation_pb2.RecommendRequest]:
     request = await limited(draw, drawn(draw))
-    runs = max(1, request.runs_per_month)
+    runs = request.runs_per_month or 1
     for usd in sorted((*MONTHS, *(cost * runs for cost in await prices(request)))):
-        yield changed(request, budget_usd_month=usd)
+        yield changed(request, budget_per_month=to_money(usd, "USD"))
 
 
 async def runs(draw: random.Random) -> AsyncIterator[recommendation_pb2.RecommendRequest]:
     request = await limited(draw, drawn(draw))
-    for usd in sorted((*(month / max(1, request.runs_per_month) for month in MONTHS), *await prices(request))):
-        yield changed(request, budget_usd_run=usd)
+    for usd in sorted((*(month / (request.runs_per_month or 1) for month in MONTHS), *await prices(request))):
+        yield changed(request, budget_per_run=to_money(usd, "USD"))
 
 
 async def qualities(draw: random.Random) -> AsyncIterator[recommendation_pb2.RecommendRequest]:
@@ -134,7 +137,10 @@ def changed(request: recommendation_pb2.RecommendRequest, **fields: Any) -> reco
     other = recommendation_pb2.RecommendRequest()
     other.CopyFrom(request)
     for name, value in fields.items():
-        setattr(other, name, value)
+        if isinstance(value, Message):
+            getattr(other, name).CopyFrom(value)
+        else:
+            setattr(other, name, value)
     return other
 
 

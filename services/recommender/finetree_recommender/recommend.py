@@ -22,23 +22,24 @@ from finetree_recommender.estimator.values import (
     Priced,
     Refused,
 )
-from finetree_recommender.explain import cautions, confidence, counterfactuals, other_policies, rental_offers
+from finetree_recommender.explain import cautions, confidence, counterfactuals, other_packs, rental_offers
 from finetree_recommender.explain.assessment import Assessment, assess
 from finetree_recommender.explain.counterfactuals import Counterfactual, Gap
-from finetree_recommender.explain.other_policies import OtherVerdict
+from finetree_recommender.explain.other_packs import OtherVerdict
 from finetree_recommender.explain.unmet_limits import unmet
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import BUILTIN, DEFAULT_PACK, Pack
 from finetree_recommender.recipe import build as recipes
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.request.inputs import Inputs, normalize
 from finetree_recommender.request.refusals import (
     as_error,
+    check_currencies,
     check_estimator_pins,
     check_lengths,
     check_pin,
     refusal_of,
 )
+from finetree_recommender.rule_pack.pack import BUILTIN, DEFAULT_PACK, Pack
 from finetree_recommender.trace import Caution, Step
 
 ANY_SHAPE = model_pb2.ModelShape(hidden_size=64, layers=1, intermediate_size=64, attention_heads=1, vocab_size=64)
@@ -95,28 +96,29 @@ class Recommender:
         self._packs = packs
         self._estimator = estimator
 
-    def pack(self, policy: str) -> Pack:
+    def pack(self, pack_id: str) -> Pack:
         """The named pack, or the default one.
 
         Raises:
-            NotFound: POLICY_NOT_FOUND.
+            NotFound: RULE_PACK_NOT_FOUND.
         """
-        found = self._packs.get(policy or DEFAULT_PACK)
+        found = self._packs.get(pack_id or DEFAULT_PACK)
         if found is None:
             known = ", ".join(sorted(self._packs))
-            raise NotFound("POLICY_NOT_FOUND", f"policy: there is no rule pack {policy!r}; there is {known}")
+            raise NotFound("RULE_PACK_NOT_FOUND", f"rule_pack: there is no rule pack {pack_id!r}; there is {known}")
         return found
 
     async def recommend(self, request: recommendation_pb2.RecommendRequest) -> Recommendation:
         """Answer a request.
 
         Raises:
-            InvalidArgument: A field is wrong.
-            NotFound: POLICY_NOT_FOUND, MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND.
+            InvalidArgument: INVALID_REQUEST, CURRENCY_MISMATCH.
+            NotFound: RULE_PACK_NOT_FOUND, MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND.
             FailedPrecondition: REVISION_UNAVAILABLE.
         """
-        pack = self.pack(request.policy)
+        pack = self.pack(request.rule_pack)
         check_lengths(request)
+        check_currencies(request)
         check_pin(request.pinned.pack, pack, "pinned.pack")
         inputs, evidence, missing = await self._ask(request, pack)
         if evidence is None:
@@ -243,7 +245,7 @@ def conclude(
         confidence=confidence.judge(situation, neighbours, parameters=parameters, unmet=len(broken)),
         revision=revision,
         plan_digest=plan_digest(recipe.spec, inputs.profile, revision) if recipe is not None else "",
-        others=other_policies.verdicts(others, situation),
+        others=other_packs.verdicts(others, situation),
     )
 
 

@@ -10,28 +10,32 @@ from finetree_api.recommender.v1 import (
     rule_pack_pb2,
 )
 from finetree_api.types.v1 import evidence_pb2, server_pb2
+from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server.identity import distribution_version
 from grpc import aio
 
-from finetree_recommender.messages import method_cards, policies
+from finetree_recommender.messages import method_cards, rule_packs
 from finetree_recommender.messages.methods import method_of
 from finetree_recommender.messages.recommendation import recommendation
 from finetree_recommender.pictures import frontier, tree
-from finetree_recommender.policy.library import Library
-from finetree_recommender.policy.pack import DEFAULT_PACK
 from finetree_recommender.recommend import Recommender
 from finetree_recommender.request.refusals import check_pin
+from finetree_recommender.rule_pack.library import Library
+from finetree_recommender.rule_pack.pack import DEFAULT_PACK
 
 SERVICE = "finetree_api.recommender.v1.RecommenderService"
 """Full name of the gRPC service."""
+_PACKS = "rule_packs"
+"""Scope of the page tokens of ListRulePacks."""
 
 
 class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     """Answers the rpcs with a recommender and the packs that it has."""
 
-    def __init__(self, recommender: Recommender, library: Library) -> None:
+    def __init__(self, recommender: Recommender, library: Library, *, page_token_key: str = "") -> None:
         self._recommender = recommender
         self._library = library
+        self._tokens = PageTokens(page_token_key)
 
     async def Recommend(
         self,
@@ -48,10 +52,10 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> picture_pb2.RenderDecisionTreeResponse:
         """Draw a pack's way of deciding."""
         if not request.HasField("request"):
-            return tree.render(self._recommender.pack(request.policy), None, request.format)
+            return tree.render(self._recommender.pack(request.rule_pack), None, request.format)
         question = recommendation_pb2.RecommendRequest()
         question.CopyFrom(request.request)
-        question.policy = request.policy or question.policy
+        question.rule_pack = request.rule_pack or question.rule_pack
         answer = await self._recommender.recommend(question)
         return tree.render(answer.pack, answer, request.format)
 
@@ -69,7 +73,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         context: aio.ServicerContext[method_card_pb2.ListMethodsRequest, method_card_pb2.ListMethodsResponse],
     ) -> method_card_pb2.ListMethodsResponse:
         """Cards of the five methods, in the pack's order."""
-        pack = self._recommender.pack(request.policy)
+        pack = self._recommender.pack(request.rule_pack)
         cards = method_cards.cards(pack, (card.method for card in pack.rules.methods))
         revision = evidence_pb2.Revision(pack=pack.revision)
         return method_card_pb2.ListMethodsResponse(methods=cards, revision=revision, guide=method_cards.guide(pack))
@@ -80,30 +84,33 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         context: aio.ServicerContext[method_card_pb2.GetMethodRequest, method_card_pb2.GetMethodResponse],
     ) -> method_card_pb2.GetMethodResponse:
         """Card of one method."""
-        pack = self._recommender.pack(request.policy)
+        pack = self._recommender.pack(request.rule_pack)
         card = method_cards.cards(pack, [method_of(request.method)])[0]
         return method_card_pb2.GetMethodResponse(method=card, revision=evidence_pb2.Revision(pack=pack.revision))
 
-    async def ListPolicies(
+    async def ListRulePacks(
         self,
         request: rule_pack_pb2.ListRulePacksRequest,
         context: aio.ServicerContext[rule_pack_pb2.ListRulePacksRequest, rule_pack_pb2.ListRulePacksResponse],
     ) -> rule_pack_pb2.ListRulePacksResponse:
-        """All rule packs."""
+        """List the rule packs, a page at a time."""
+        entries, start = self._library.entries(), int(self._tokens.read(_PACKS, request.page_token) or 0)
+        end = start + page_size(request.page_size)
         return rule_pack_pb2.ListRulePacksResponse(
-            policies=[policies.policy(entry) for entry in self._library.entries()]
+            rule_packs=[rule_packs.rule_pack(entry) for entry in entries[start:end]],
+            next_page_token=self._tokens.issue(_PACKS, str(end)) if end < len(entries) else "",
         )
 
-    async def GetPolicy(
+    async def GetRulePack(
         self,
         request: rule_pack_pb2.GetRulePackRequest,
         context: aio.ServicerContext[rule_pack_pb2.GetRulePackRequest, rule_pack_pb2.GetRulePackResponse],
     ) -> rule_pack_pb2.GetRulePackResponse:
         """One rule pack."""
-        pack = self._recommender.pack(request.policy)
+        pack = self._recommender.pack(request.rule_pack)
         check_pin(request.pinned, pack, "pinned")
         entry = next(item for item in self._library.entries() if item.pack is pack)
-        return policies.details(entry, pack)
+        return rule_packs.details(entry, pack)
 
     async def GetServerInfo(
         self,
@@ -115,7 +122,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
             service="finetree-recommender",
             version=distribution_version("finetree-recommender"),
             api_revisions=["v1"],
-            features=["recommend", "method_cards", "policies", "pictures"],
+            features=["recommend", "method_cards", "rule_packs", "pictures"],
         )
         pack = self._recommender.pack(DEFAULT_PACK)
         return recommender_pb2.GetServerInfoResponse(server=server, revision=evidence_pb2.Revision(pack=pack.revision))

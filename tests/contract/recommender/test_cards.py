@@ -85,16 +85,16 @@ async def test_one_card_is_the_same_as_in_the_list(client, method):
 
 async def test_cards_need_no_estimator(recommender, free_address):
     async with recommender(free_address) as client:
-        assert len(await client.list_methods(policy="playbook-1")) == 5
+        assert len(await client.list_methods(rule_pack="playbook-1")) == 5
 
 
 async def test_errors_of_the_cards(client):
     with pytest.raises(finetree.NotFound) as missing:
-        await client.list_methods(policy="no-such-pack")
-    assert missing.value.reason == "POLICY_NOT_FOUND"
+        await client.list_methods(rule_pack="no-such-pack")
+    assert missing.value.reason == "RULE_PACK_NOT_FOUND"
     assert "playbook-1" in str(missing.value)
     with pytest.raises(finetree.NotFound):
-        await client.get_method("lora", policy="no-such-pack")
+        await client.get_method("lora", rule_pack="no-such-pack")
     with pytest.raises(finetree.InvalidArgument):
         await client.get_method(0)
 

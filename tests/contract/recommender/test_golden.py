@@ -51,12 +51,12 @@ def assessment(reply, name: str) -> recommendation_pb2.MethodAssessment:
     return next(item for item in reply.methods if item.method == method_pb2.Method.Value(f"METHOD_{name}"))
 
 
-@pytest.mark.parametrize(("policy", "counts"), [("playbook-1", (5, 6, 5)), ("evidence-1", (6, 6, 4))])
-async def test_every_situation_and_scenario_of_a_pack_gets_its_method(client, policy, counts):
-    guide = await client.method_guide(policy=policy)
+@pytest.mark.parametrize(("rule_pack", "counts"), [("playbook-1", (5, 6, 5)), ("evidence-1", (6, 6, 4))])
+async def test_every_situation_and_scenario_of_a_pack_gets_its_method(client, rule_pack, counts):
+    guide = await client.method_guide(rule_pack=rule_pack)
     assert (len(guide.situations), len(guide.quick_reference), len(guide.scenarios)) == counts
     for case in (*guide.situations, *guide.quick_reference, *guide.scenarios):
-        request = recommendation_pb2.RecommendRequest(model={"name": MODEL_7B}, policy=policy)
+        request = recommendation_pb2.RecommendRequest(model={"name": MODEL_7B}, rule_pack=rule_pack)
         request.MergeFrom(case.request)
         reply = await client.recommend(request)
         assert reply.verdict.method == case.method, case.id
@@ -107,17 +107,17 @@ async def test_the_hardware_chart_and_the_tree_at_7b(client, hardware, needs, ve
         assert any("PREFIX" in step.outcome and step.stage == "votes" for step in reply.trace)
 
 
-@pytest.mark.parametrize("policy", ["playbook-1", "evidence-1"])
-async def test_the_hardware_chart_of_a_pack_is_what_it_recommends(client, policy):
-    for row in (await client.method_guide(policy=policy)).hardware:
+@pytest.mark.parametrize("rule_pack", ["playbook-1", "evidence-1"])
+async def test_the_hardware_chart_of_a_pack_is_what_it_recommends(client, rule_pack):
+    for row in (await client.method_guide(rule_pack=rule_pack)).hardware:
         model = MODEL_7B if row.marketed_memory_gb > 4 else "llama-3.2-1b"
         needs = MAXIMUM if row.method == method_pb2.METHOD_FULL else {}
-        reply = await ask(client, model, gpu(row.marketed_memory_gb), needs, {"policy": policy})
-        if policy == "playbook-1" and row.marketed_memory_gb <= 8:
+        reply = await ask(client, model, gpu(row.marketed_memory_gb), needs, {"rule_pack": rule_pack})
+        if rule_pack == "playbook-1" and row.marketed_memory_gb <= 8:
             # Its words on small GPUs are kept as words; what fits is tested above.
             continue
         # Short rows may leave room for a 16-bit base where published runs, with longer ones, had none.
-        allowed = {row.method, method_pb2.METHOD_LORA} if policy == "evidence-1" else {row.method}
+        allowed = {row.method, method_pb2.METHOD_LORA} if rule_pack == "evidence-1" else {row.method}
         assert reply.verdict.method in allowed, row.accelerator
 
 
@@ -167,8 +167,8 @@ async def test_scenario_1_keeps_quality_and_budget(client):
     lora = assessment(reply, "LORA")
     assert lora.quality_percent.low >= 95
     # Without hardware the playbook's own figures are quoted: the promised 50 USD pay for several runs.
-    assert 50 / lora.cost_usd.expected > 6
-    assert lora.cost_usd.expected < request.budget_usd_month
+    assert 50 / lora.cost.amount.expected > 6
+    assert lora.cost.amount.expected < request.budget_per_month.units
 
 
 async def test_scenario_2_goes_by_the_memory_of_the_card_and_not_by_its_number(client):

@@ -6,17 +6,22 @@ from typing import Any
 import finetree
 import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
-from finetree_api.types.v1 import method_pb2, training_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, method_pb2, training_pb2
+from finetree_runtime.money import to_money
 from finetree_runtime.runspec.resolve import set_paths
 from google.protobuf import json_format
+
+
+def usd(amount: float) -> dict[str, Any]:
+    """A Money in proto JSON."""
+    return json_format.MessageToDict(to_money(amount, "USD"))
+
 
 GIB = 2**30
 CPU = {
     "cpu": {
         "cores": 2,
         "memory_bytes": 16 * GIB,
-        "bf16_flops_per_second": 2e12,
-        "fp32_flops_per_second": 1e11,
         "model_name": "some CPU",
     }
 }
@@ -24,8 +29,9 @@ SHORT_ROWS = {"examples": 600, "token_lengths": [{"upper_bound": 40, "count": 59
 SMALL = {
     "model": {"name": "smollm2-135m-instruct"},
     "hardware": CPU,
+    "matrix_rates": {"bf16_flops_per_second": 2e12, "fp32_flops_per_second": 1e11},
     "dataset_profile": SHORT_ROWS,
-    "ownership": {"owned": {"tariff_per_kwh": 0.3, "watts": 60}},
+    "ownership": {"owned": {"price_per_kwh": usd(0.3), "watts": 60}},
     "evaluation": {"split_fraction": 0.1, "metrics": ["METRIC_LOSS", "METRIC_EXACT_MATCH"], "before_training": True},
 }
 
@@ -48,7 +54,7 @@ async def test_a_small_model_trains_on_a_cpu_although_the_playbook_says_upgrade(
     assert reply.spec.training.micro_batch_size == reply.spec.training.effective_batch_size
     assert reply.spec.precision == training_pb2.PRECISION_BF16
     assert reply.spec.evaluation.before_training
-    assert reply.estimate.fits
+    assert reply.estimate.fit == estimate_summary_pb2.FIT_VERDICT_FITS
     assert 0 < reply.estimate.device_bytes.expected < reply.estimate.usable_device_bytes
     assert reply.estimate.total_seconds.expected > 0
     assert reply.estimate.optimizer_steps >= 100
@@ -64,14 +70,15 @@ async def test_where_nothing_at_hand_trains_the_model_an_offer_is_named_that_doe
     accelerator = offers[0].message.split(" on a rented ")[1].split(" ")[0]
     again = await client.recommend(asked | {"hardware": {"accelerator": accelerator}})
     assert again.verdict.method == method_pb2.METHOD_LORA
-    assert again.estimate.fits
+    assert again.estimate.fit == estimate_summary_pb2.FIT_VERDICT_FITS
     owned = await client.recommend(asked | {"can_rent": False})
     assert "RENT" not in [caution.code for caution in owned.cautions]
 
 
 async def test_the_recipe_is_the_plan_that_the_estimator_prices(client):
     reply = await client.recommend(SMALL)
-    estimate = await client.estimate(reply.spec, dataset_profile=SMALL["dataset_profile"])
+    rates = json_format.ParseDict(SMALL["matrix_rates"], hardware_pb2.MatrixRates())
+    estimate = await client.estimate(reply.spec, dataset_profile=SMALL["dataset_profile"], matrix_rates=rates)
     assert estimate.plan_digest == reply.plan_digest
     assert estimate.resolved_spec == reply.spec
     assert estimate.memory.device_bytes.expected == reply.estimate.device_bytes.expected
@@ -90,8 +97,8 @@ async def test_the_same_question_gives_the_same_answer(recommender, client, esti
 @pytest.mark.parametrize(
     ("gb", "fields", "method"),
     [
-        (80, {"quality": "QUALITY_NEED_MAXIMUM", "budget_usd_month": 10000}, "FULL"),
-        (24, {"quality": "QUALITY_NEED_IMPORTANT", "budget_usd_month": 500}, "LORA"),
+        (80, {"quality": "QUALITY_NEED_MAXIMUM", "budget_per_month": usd(10000)}, "FULL"),
+        (24, {"quality": "QUALITY_NEED_IMPORTANT", "budget_per_month": usd(500)}, "LORA"),
         (16, {"quality": "QUALITY_NEED_EXPERIMENTAL"}, "QLORA"),
         (24, {"tasks": "TASK_VARIETY_MANY_DIFFERENT"}, "ADAPTER"),
     ],
@@ -173,8 +180,9 @@ async def test_an_alias_of_a_model_is_known_without_hardware_too(recommender, es
     ("request_", "kind", "reason", "field"),
     [
         ({"hardware": {"accelerator": "rtx-9999"}}, finetree.NotFound, "ACCELERATOR_NOT_FOUND", ""),
-        ({"deadline": "0s"}, finetree.InvalidArgument, "INVALID_REQUEST", "deadline"),
-        ({"budget_usd_run": -1}, finetree.InvalidArgument, "INVALID_REQUEST", "budget_usd_run"),
+        ({"max_duration": "0s"}, finetree.InvalidArgument, "INVALID_REQUEST", "max_duration"),
+        ({"budget_per_run": usd(-1)}, finetree.InvalidArgument, "INVALID_REQUEST", "budget_per_run"),
+        ({"budget_per_run": usd(5) | {"currencyCode": "EUR"}}, finetree.InvalidArgument, "CURRENCY_MISMATCH", "budget_per_run"),
         ({"runs_per_month": -1}, finetree.InvalidArgument, "INVALID_REQUEST", "runs_per_month"),
         ({"priorities": [1, 1]}, finetree.InvalidArgument, "INVALID_REQUEST", "priorities"),
         ({"serving": [9]}, finetree.InvalidArgument, "INVALID_REQUEST", "serving"),
@@ -186,8 +194,8 @@ async def test_an_alias_of_a_model_is_known_without_hardware_too(recommender, es
             "ACCELERATOR_NOT_FOUND",
             "",
         ),
-        (on_gpu(24, policy="evidence-9"), finetree.NotFound, "POLICY_NOT_FOUND", ""),
-        (on_gpu(24, budget_usd_month=-5), finetree.InvalidArgument, "INVALID_REQUEST", "budget_usd_month"),
+        (on_gpu(24, rule_pack="evidence-9"), finetree.NotFound, "RULE_PACK_NOT_FOUND", ""),
+        (on_gpu(24, budget_per_month=usd(-5)), finetree.InvalidArgument, "INVALID_REQUEST", "budget_per_month"),
         (on_gpu(-24), finetree.InvalidArgument, "INVALID_REQUEST", "hardware.unknown_accelerator.marketed_memory_gb"),
         (
             on_gpu(24, dataset_profile={"examples": 9, "token_lengths": [{"upper_bound": 9}, {"upper_bound": 8}]}),

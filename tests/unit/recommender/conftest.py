@@ -6,8 +6,8 @@ from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.estimator.values import Catalogue, Evidence, FitState, Model, Priced, Refused
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.request.inputs import Inputs, normalize
+from finetree_recommender.rule_pack.pack import builtin_packs
 from google.protobuf import json_format
 
 GIB = 2**30
@@ -35,8 +35,9 @@ def priced(fit, needs=1.0, has=8.0, seconds=100.0, cost=1.0):
     """An estimate; memory in GiB, cost in USD."""
     point = evidence_pb2.Interval(low=needs * GIB, expected=needs * GIB, high=needs * GIB)
     time = evidence_pb2.Interval(low=seconds, expected=seconds, high=seconds)
-    money = evidence_pb2.Interval(low=cost, expected=cost, high=cost)
-    return Priced(FitState(fit), point, int(has * GIB), time, money, "USD", 100)
+    amount = evidence_pb2.Interval(low=cost, expected=cost, high=cost)
+    money = evidence_pb2.MoneyInterval(amount=amount, currency_code="USD")
+    return Priced(FitState(fit), point, int(has * GIB), time, money, 100)
 
 
 @pytest.fixture(scope="session")

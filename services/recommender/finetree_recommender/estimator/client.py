@@ -164,8 +164,7 @@ def priced(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> Priced | R
         device_bytes=memory.device_bytes,
         usable_bytes=memory.usable_device_bytes,
         total_seconds=time.total_seconds if time.HasField("total_seconds") else None,
-        cost=cost.amount if cost.HasField("amount") else None,
-        currency=cost.currency_code,
+        cost=cost.total if cost.HasField("total") else None,
         optimizer_steps=answer.optimizer_steps,
         trainable=answer.trainable_parameters,
     )

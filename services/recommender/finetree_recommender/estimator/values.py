@@ -44,8 +44,7 @@ class Priced:
     usable_bytes: int
     total_seconds: evidence_pb2.Interval | None
     """None where the number of rows is unknown, as is then the cost."""
-    cost: evidence_pb2.Interval | None
-    currency: str
+    cost: evidence_pb2.MoneyInterval | None
     optimizer_steps: int
     trainable: int = 0
     """Parameters that are trained; 0 when unknown."""

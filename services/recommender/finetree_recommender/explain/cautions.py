@@ -13,9 +13,9 @@ from finetree_recommender.explain import cautions_recipe, rental_offers, unmet_l
 from finetree_recommender.explain.reasons import caution_code, warnings
 from finetree_recommender.explain.thresholds import NOT_PRICED
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import Pack
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.request.inputs import Inputs
+from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Caution
 
 ESTIMATOR_UNAVAILABLE = "ESTIMATOR_UNAVAILABLE"

@@ -9,10 +9,10 @@ from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
-from finetree_recommender.policy.schema.recipe import Row
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.recipe.draft import BATCH, SEQUENCE, sequence_length
 from finetree_recommender.recipe.tables import tables_of
+from finetree_recommender.rule_pack.schema.recipe import Row
 from finetree_recommender.trace import Caution
 
 _RATE = "training.learning_rate"
@@ -67,7 +67,7 @@ def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caut
 def retrieval(situation: Situation, method: Method | None) -> Iterator[Caution]:
     """That what is to be known may be looked up instead."""
     rule = situation.pack.rules.retrieval
-    if rule is not None and method is not None and situation.answers.task_kind == "KNOWLEDGE":
+    if rule is not None and method is not None and situation.answers.task_domain == "KNOWLEDGE":
         text = "for questions of fact, retrieval did better than fine-tuning where both were compared: try it first, "
         yield Caution("RETRIEVAL_FIRST", f"{text}or with this; what is to be learned needs several wordings", rule.id)
 

@@ -30,7 +30,7 @@ class Figures:
     quality_percent: evidence_pb2.Interval
     device_bytes: evidence_pb2.Interval | None = None
     total_seconds: evidence_pb2.Interval | None = None
-    cost_usd: evidence_pb2.Interval | None = None
+    cost: evidence_pb2.MoneyInterval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,17 @@ def _dominates(dimensions: Sequence[_Dimension], one: Method, other: Method) -> 
 
 def _dimensions(figures: Mapping[Method, Figures]) -> list[_Dimension]:
     """Figures that every method has: comparing some by more than others would let them dominate in a circle."""
+    currencies = {item.cost.currency_code for item in figures.values() if item.cost is not None}
+
+    def cost(item: Figures) -> evidence_pb2.Interval | None:
+        # Amounts in several currencies cannot be compared.
+        return item.cost.amount if item.cost is not None and len(currencies) == 1 else None
+
     columns: tuple[tuple[bool, bool, Callable[[Figures], evidence_pb2.Interval | None]], ...] = (
         (True, True, lambda item: item.quality_percent),
         (False, False, lambda item: item.device_bytes),
         (False, False, lambda item: item.total_seconds),
-        (False, False, lambda item: item.cost_usd),
+        (False, False, cost),
     )
     found = []
     for more_is_better, together, read in columns:

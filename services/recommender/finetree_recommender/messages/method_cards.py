@@ -7,15 +7,16 @@ from finetree_api.recommender.v1 import method_card_pb2
 from finetree_api.types.v1 import evidence_pb2
 from google.protobuf import json_format
 
+from finetree_recommender.decision.limits import USD
 from finetree_recommender.decision.prior_figures import SECONDS, quality
 from finetree_recommender.messages.methods import number
 from finetree_recommender.messages.questionnaire import questionnaire
 from finetree_recommender.method import TRAINABLE_HERE, Method
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.cards import Card, Figure
-from finetree_recommender.policy.schema.cards import Guide as Parameter
-from finetree_recommender.policy.schema.content import Choice, Finding, HardwareEntry, Situation
-from finetree_recommender.policy.schema.rules import CautionRule
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.cards import Card, Figure
+from finetree_recommender.rule_pack.schema.cards import Guide as Parameter
+from finetree_recommender.rule_pack.schema.content import Choice, Finding, HardwareEntry, Situation
+from finetree_recommender.rule_pack.schema.rules import CautionRule
 
 
 def cards(pack: Pack, methods: Iterable[Method]) -> list[method_card_pb2.MethodCard]:
@@ -93,7 +94,7 @@ def _hardware(pack: Pack, entry: HardwareEntry) -> method_card_pb2.HardwareRow:
     if entry.hours is not None:
         row.total_seconds.CopyFrom(_point(pack, entry.source, entry.hours * SECONDS))
     if entry.usd_month is not None:
-        row.cost_usd_month.CopyFrom(_point(pack, entry.source, entry.usd_month))
+        row.cost_per_month.CopyFrom(_usd(pack, entry.source, entry.usd_month))
     return row
 
 
@@ -104,13 +105,13 @@ def _reference_cost(pack: Pack, method: Method) -> method_card_pb2.ReferenceCost
         method_card_pb2.DatasetCost(
             examples=examples,
             total_seconds=_point(pack, times.source, hours * SECONDS),
-            cost_usd=_point(pack, times.price_source, hours * price),
+            cost=_usd(pack, times.price_source, hours * price),
         )
         for examples, hours in zip(times.examples, times.hours[method], strict=True)
     ]
     return method_card_pb2.ReferenceCost(
         accelerator=next(item.accelerator for item in content.reference_gpus if item.method is method),
-        usd_per_hour=_point(pack, times.price_source, price),
+        price_per_hour=_usd(pack, times.price_source, price),
         rows=rows,
         basis=content.basis,
     )
@@ -172,6 +173,10 @@ def _situation(pack: Pack, item: Situation) -> method_card_pb2.Situation:
 
 def _point(pack: Pack, source: str, value: float) -> evidence_pb2.Interval:
     return _interval(pack, source, value, value, value)
+
+
+def _usd(pack: Pack, source: str, value: float) -> evidence_pb2.MoneyInterval:
+    return evidence_pb2.MoneyInterval(amount=_point(pack, source, value), currency_code=USD)
 
 
 def _interval(pack: Pack, source: str, low: float | None, expected: float, high: float | None) -> evidence_pb2.Interval:

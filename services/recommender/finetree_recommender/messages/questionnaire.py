@@ -5,10 +5,10 @@ from finetree_api.recommender.v1 import rule_pack_pb2
 from google.protobuf import json_format
 
 from finetree_recommender.messages.methods import number
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.rules import Option, Question
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.rules import Option, Question
 
-REQUEST_FIELDS = {"memory": "hardware", "budget": "budget_usd_month"}
+REQUEST_FIELDS = {"memory": "hardware", "budget": "budget_per_month"}
 """Fields of a request that answers are read from, where they have another name."""
 
 

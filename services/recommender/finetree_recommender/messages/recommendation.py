@@ -2,16 +2,16 @@
 """The reply of Recommend; nothing is decided here."""
 
 from finetree_api.recommender.v1 import recommendation_pb2
-from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2
 
 from finetree_recommender.estimator.values import FitState, Priced
 from finetree_recommender.explain.assessment import Assessment
 from finetree_recommender.explain.counterfactuals import Counterfactual, Gap
-from finetree_recommender.explain.other_policies import OtherVerdict
+from finetree_recommender.explain.other_packs import OtherVerdict
 from finetree_recommender.messages.methods import number
 from finetree_recommender.messages.summary import headline, paragraph
-from finetree_recommender.policy.pack import Pack
 from finetree_recommender.recommend import Recommendation
+from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Caution, Step
 
 
@@ -39,7 +39,7 @@ def recommendation(answer: Recommendation) -> recommendation_pb2.RecommendRespon
         other_packs=[_other(other, verdict.rule_id) for other in answer.others],
         revision=answer.revision,
         plan_digest=answer.plan_digest,
-        estimate=_estimate(answer.priced) if answer.priced is not None else None,
+        estimate=_estimate(answer, answer.priced) if answer.priced is not None else None,
         summary=paragraph(answer),
         sharpen=map(_unknown_input, answer.gaps),
     )
@@ -70,7 +70,7 @@ def _assessment(item: Assessment) -> recommendation_pb2.MethodAssessment:
         quality_percent=figures.quality_percent,
         device_bytes=figures.device_bytes,
         total_seconds=figures.total_seconds,
-        cost_usd=figures.cost_usd,
+        cost=figures.cost,
         on_pareto_frontier=item.on_frontier,
         dominated_by=number(item.dominated_by),
     )
@@ -98,7 +98,7 @@ def _confidence(answer: Recommendation) -> recommendation_pb2.VerdictConfidence:
     found = answer.confidence
     return recommendation_pb2.VerdictConfidence(
         level=evidence_pb2.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.level}"),
-        factors=found.factors,
+        factors=[check_pb2.Remark(code=item.code, message=item.message) for item in found.factors],
         score=found.score,
         definition=found.definition,
         robustness=found.robustness,
@@ -108,7 +108,7 @@ def _confidence(answer: Recommendation) -> recommendation_pb2.VerdictConfidence:
 
 def _other(other: OtherVerdict, rule_id: str) -> recommendation_pb2.OtherPackVerdict:
     return recommendation_pb2.OtherPackVerdict(
-        policy=other.pack.rules.id,
+        rule_pack=other.pack.rules.id,
         method=number(other.method),
         reason=other.reason,
         agrees=other.agrees,
@@ -118,16 +118,25 @@ def _other(other: OtherVerdict, rule_id: str) -> recommendation_pb2.OtherPackVer
     )
 
 
-def _estimate(priced: Priced) -> estimate_summary_pb2.EstimateSummary:
+def _estimate(answer: Recommendation, priced: Priced) -> estimate_summary_pb2.EstimateSummary:
+    evidence = answer.situation.evidence
     return estimate_summary_pb2.EstimateSummary(
         device_bytes=priced.device_bytes,
         usable_device_bytes=priced.usable_bytes,
+        fit=_FITS[priced.fit],
         total_seconds=priced.total_seconds,
-        cost_amount=priced.cost,
-        currency_code=priced.currency,
-        fits=priced.fit is FitState.FITS,
+        cost=priced.cost,
         optimizer_steps=priced.optimizer_steps,
+        revision=evidence.revision if evidence is not None else None,
     )
+
+
+_FITS = {
+    FitState.FITS: estimate_summary_pb2.FIT_VERDICT_FITS,
+    FitState.TIGHT: estimate_summary_pb2.FIT_VERDICT_TIGHT,
+    FitState.DOES_NOT_FIT: estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT,
+    FitState.UNKNOWN: estimate_summary_pb2.FIT_VERDICT_UNSPECIFIED,
+}
 
 
 def _unknown_input(gap: Gap) -> recommendation_pb2.UnknownInput:

@@ -71,14 +71,19 @@ def _columns(answer: Recommendation) -> list[_Column]:
     timed = any(item.figures.total_seconds is not None for item in answer.methods)
     price_missing = "unknown: there is no price for this hardware" if timed else rows_missing
     quality = "% of full fine-tuning"
+    currency = next((cost.currency_code for item in answer.methods if (cost := item.figures.cost) is not None), "USD")
     return [
         _Column(
             "Quality", quality, 1, lambda m: m.figures.quality_percent, "unknown", "more is better", from_zero=False
         ),
         _Column("Device memory", "GiB", GIB, lambda m: m.figures.device_bytes, "unknown without the estimator"),
         _Column("Time", unit, scale, lambda m: m.figures.total_seconds, rows_missing),
-        _Column("Cost", "USD", 1, lambda m: m.figures.cost_usd, price_missing),
+        _Column("Cost", currency, 1, _cost, price_missing),
     ]
+
+
+def _cost(item: Assessment) -> evidence_pb2.Interval | None:
+    return item.figures.cost.amount if item.figures.cost is not None else None
 
 
 def _time_unit(answer: Recommendation) -> tuple[str, float]:

@@ -13,8 +13,8 @@ from finetree_recommender.pictures.mermaid import mermaid
 from finetree_recommender.pictures.path import Way, mark
 from finetree_recommender.pictures.text import text
 from finetree_recommender.pictures.tree_svg import tree_svg
-from finetree_recommender.policy.pack import Pack
 from finetree_recommender.recommend import Recommendation
+from finetree_recommender.rule_pack.pack import Pack
 
 SVG_TYPE = "image/svg+xml"
 _FORMATS: dict[int, tuple[str, Callable[[Graph, Way], str]]] = {

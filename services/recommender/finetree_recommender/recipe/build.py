@@ -9,13 +9,13 @@ from finetree_api.types.v1 import check_pb2, run_spec_pb2
 from finetree_runtime.runspec.resolve import resolve_spec
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import UNKNOWN
-from finetree_recommender.policy.fields import assign
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.recipe import Adaptation, Computed, Value
 from finetree_recommender.recipe.draft import SEQUENCE, device_of, draft, drafts, sequence_length
 from finetree_recommender.recipe.tables import Rule, value_range
 from finetree_recommender.request.inputs import Inputs
+from finetree_recommender.rule_pack.answers import UNKNOWN
+from finetree_recommender.rule_pack.fields import assign
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.recipe import Adaptation, Computed, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method
             _adapt(drawn.spec, rule)
         fallbacks = [_adapt(run_spec_pb2.RunSpec(), rule) for rule in (() if unlimited else rules)]
         found[method] = estimate_pb2.EstimateRunRequest(
-            spec=drawn.spec, fallbacks=fallbacks, dataset_profile=inputs.profile
+            spec=drawn.spec, fallbacks=fallbacks, dataset_profile=inputs.profile, matrix_rates=inputs.matrix_rates
         )
     return found
 
@@ -77,7 +77,7 @@ def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None,
     # The source of an empty method message, as `full: {}` is.
     chosen = check_pb2.SettingSource(field_path=method.field, rule_id="verdict", reason="the recommended method")
     sources[method.field] = chosen
-    resolved = resolve_spec(drawn.spec, profile=inputs.profile)
+    resolved = resolve_spec(drawn.spec, profile=inputs.profile, matrix_rates=inputs.matrix_rates)
     return Recipe(resolved.spec, tuple(sources.get(item.field_path, item) for item in resolved.sources))
 
 

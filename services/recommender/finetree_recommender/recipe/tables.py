@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from finetree_api.types.v1 import run_spec_pb2
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import UNKNOWN, Answers
-from finetree_recommender.policy.fields import assign, path_for, value_of
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.recipe import BatchStart, Computed, Row, Table, Value
+from finetree_recommender.rule_pack.answers import UNKNOWN, Answers
+from finetree_recommender.rule_pack.fields import assign, path_for, value_of
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.recipe import BatchStart, Computed, Row, Table, Value
 
 RANK = "lora.rank"
 

@@ -11,8 +11,8 @@ from finetree_runtime.runspec import device_names
 from finetree_runtime.runspec.device_names import canonical
 
 from finetree_recommender.estimator.values import Accelerator, Catalogue
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.rules import MemoryClass
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.rules import MemoryClass
 from finetree_recommender.trace import Caution
 
 # What follows a name where one card, or one series, is sold with several memories: "-ti", "-16gb", "-pcie", "-ada".
@@ -98,7 +98,10 @@ def _unsupported(name: str, entry: Accelerator | None) -> str:
 def _foreign(hardware: hardware_pb2.Hardware, gb: float, unsupported: str, pack: Pack) -> Device:
     """Another maker's accelerator, of which the memory counts: what is said holds for a GPU of this size."""
     name, _, _ = unsupported.partition(":")
-    found = hardware_pb2.Hardware(count=hardware.count, sharding=hardware.sharding, nodes=hardware.nodes)
+    found = hardware_pb2.Hardware()
+    found.CopyFrom(hardware)
+    found.ClearField("accelerator")
+    found.ClearField("unknown_accelerator")
     text = f"{unsupported}; this suite trains on NVIDIA's GPUs and on CPUs"
     if not gb:
         text += (
@@ -166,7 +169,8 @@ def _as(hardware: hardware_pb2.Hardware, entry: Accelerator, count: int, *cautio
     found = hardware_pb2.Hardware()
     found.CopyFrom(hardware)
     found.accelerator = entry.name or hardware.accelerator
-    found.count = hardware.count or count
+    if count and not hardware.HasField("count"):
+        found.count = count
     return Device(found, entry.marketed_gb, entry=entry, cautions=cautions)
 
 

@@ -12,12 +12,12 @@ from finetree_runtime.runspec.defaults import suggested_sequence_length
 
 from finetree_recommender.estimator.values import Catalogue, Model
 from finetree_recommender.formatting import decimal
-from finetree_recommender.policy.answers import CPU, PRIORITY_OF, UNKNOWN, WORD_OF, Answers
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.limits import Bracket
 from finetree_recommender.request.echo import Echoed, echo
 from finetree_recommender.request.hardware import Device, memory_class, read_device
-from finetree_recommender.request.limits import Limits, deadline_seconds, month_budget, stated_limits
+from finetree_recommender.request.limits import Limits, max_seconds, month_budget, stated_budget, stated_limits
+from finetree_recommender.rule_pack.answers import CPU, PRIORITY_OF, UNKNOWN, WORD_OF, Answers
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.limits import Bracket
 from finetree_recommender.trace import Caution
 
 
@@ -47,7 +47,7 @@ class Inputs:
 
     def on_offer(self) -> "Inputs":
         """Leave the limits to offers to rent: they say what this model takes, the pack's hours what 7B models do."""
-        return replace(self, limits=replace(self.limits, deadline_seconds=None, run_usd=None), offered=True)
+        return replace(self, limits=replace(self.limits, max_seconds=None, run_usd=None), offered=True)
 
     @property
     def stated_limits(self) -> Limits:
@@ -109,6 +109,11 @@ class Inputs:
         return suggested_sequence_length(self.profile)
 
     @property
+    def matrix_rates(self) -> hardware_pb2.MatrixRates | None:
+        """Measured rates of the CPU that would train; None where they are unknown."""
+        return self.request.matrix_rates if self.request.HasField("matrix_rates") else None
+
+    @property
     def examples(self) -> int | None:
         """Rows of the dataset."""
         return self.profile.examples if self.profile is not None else None
@@ -147,7 +152,7 @@ def _answers(request: recommendation_pb2.RecommendRequest, pack: Pack, memory: s
     words = {name: of[getattr(request, name)] for name, of in WORD_OF.items()}
     # A number answers the question that it is about, where nobody else did.
     for name, brackets, number in (
-        ("time", rules.deadlines, deadline_seconds(request)),
+        ("time", rules.durations, max_seconds(request)),
         ("tasks", rules.task_counts, count),
     ):
         if number is not None and words[name] == UNKNOWN:
@@ -203,13 +208,13 @@ def _lengths(profile: training_data_pb2.DatasetProfile | None, pack: Pack) -> It
 
 def _contradictions(request: recommendation_pb2.RecommendRequest, pack: Pack) -> Iterator[Caution]:
     """Inputs that say different things of the same; which of them counts."""
-    runs, month = request.runs_per_month, request.budget_usd_month
-    if request.HasField("budget_usd_month") and request.HasField("budget_usd_run") and runs:
-        needs = request.budget_usd_run * runs
+    run, month, runs = stated_budget(request, "run"), stated_budget(request, "month"), request.runs_per_month
+    if run is not None and month is not None and runs:
+        needs = run * runs
         if needs > month:
-            each, count = decimal(request.budget_usd_run), f"{runs} run{'s' if runs > 1 else ''}"
+            each, count = decimal(run), f"{runs:g} run{'s' if runs > 1 else ''}"
             text = f"{count} of {each} USD: {decimal(needs)} USD a month, whose budget is {decimal(month)}"
-            yield Caution("INPUTS_DISAGREE", f"{text}: a run may cost {month / runs:.2f} USD", "demand.budget")
+            yield Caution("INPUTS_DISAGREE", f"{text}: a run may cost {month / runs:.2f} USD", "limit.budget")
     counted = next((i for i in pack.rules.task_counts if request.task_count and i.holds(request.task_count)), None)
     single = request.tasks == recommendation_pb2.TASK_VARIETY_SINGLE
     if counted is not None and request.tasks and single != (counted.implies == "SINGLE"):

@@ -10,9 +10,9 @@ from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.estimator.values import Catalogue, Evidence, Model
 from finetree_recommender.explain import cautions
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.recommend import conclude
 from finetree_recommender.request.inputs import normalize
+from finetree_recommender.rule_pack.pack import builtin_packs
 
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
 WEEKS = evidence_pb2.Interval(low=6e5, expected=12e5, high=2e6)
@@ -40,7 +40,7 @@ def sampled(count: int, of: int) -> dict[str, Any]:
 
 
 ON_24, FULL, LORA = {"hardware": GPU24}, {"full": "FITS"}, {"lora": "FITS"}
-FACTS = {"task_kind": "TASK_KIND_KNOWLEDGE"}
+FACTS = {"task_domain": "TASK_DOMAIN_KNOWLEDGE"}
 EIGHT = {"hardware": {**GPU24, "count": 8}}
 LONG, LONGER = rows(400, 100, bounds=(3000, 8192)), rows(9, bounds=(9000,))
 CUT = {"qlora": "DOES_NOT_FIT DOES_NOT_FIT DOES_NOT_FIT FITS"}
@@ -131,7 +131,7 @@ def test_a_run_of_weeks_is_told_with_what_would_make_it_shorter(pack, read, evid
         (({"time": "TIME_NEED_DAYS"}, 1e6), None),
         (({}, 1e6), None),
         # A deadline is a limit, held against the figures by itself.
-        (({"time": "TIME_NEED_MINUTES", "deadline": "9001s"}, 9000), None),
+        (({"time": "TIME_NEED_MINUTES", "max_duration": "9001s"}, 9000), None),
     ],
 )
 def test_a_run_slower_than_was_wished_for_is_told_with_what_is_quickest(pack, read, evidence, asked, words):

@@ -17,7 +17,7 @@ def around(expected, share=0.1):
 
 
 def figures(quality, memory, time, cost=None, share=0.1):
-    money = around(cost, share) if cost is not None else None
+    money = evidence_pb2.MoneyInterval(amount=around(cost, share), currency_code="USD") if cost is not None else None
     return Figures(around(quality, 0.01), around(memory, share), around(time, share), money)
 
 

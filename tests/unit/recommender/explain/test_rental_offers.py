@@ -14,7 +14,14 @@ from finetree_recommender.method import Method
 from finetree_recommender.recommend import conclude
 from finetree_recommender.request.inputs import normalize
 from finetree_recommender.request.limits import Limits
+from finetree_runtime.money import to_money
 from google.protobuf import json_format
+
+
+def usd(amount: float) -> dict[str, Any]:
+    """A Money in proto JSON."""
+    return json_format.MessageToDict(to_money(amount, "USD"))
+
 
 CATALOGUE = Catalogue(
     {"large": Accelerator(192, native_bf16=True), "old": Accelerator(192, native_bf16=False)},
@@ -30,12 +37,13 @@ def request(**fields: Any):
 
 def offered(accelerator, amount, term=catalog_pb2.PRICE_TERM_ON_DEMAND):
     price = catalog_pb2.Price(
-        accelerator=accelerator, provider="somewhere", term=term, hourly_price=4.0, currency_code="USD", price_id="p"
+        accelerator=accelerator, provider="somewhere", term=term, hourly_price=to_money(4.0, "USD"), price_id="p"
     )
     hours = evidence_pb2.Interval(low=1, expected=amount / 4, high=9)
-    cost = evidence_pb2.Interval(low=1, expected=amount, high=99)
+    ends = evidence_pb2.Interval(low=1, expected=amount, high=99)
+    cost = evidence_pb2.MoneyInterval(amount=ends, currency_code="USD")
     return estimate_pb2.Offer(
-        price=price, count=1, hours=hours, amount=cost, verdict=estimate_summary_pb2.FIT_VERDICT_FITS
+        price=price, count=1, hours=hours, cost=cost, verdict=estimate_summary_pb2.FIT_VERDICT_FITS
     )
 
 
@@ -89,7 +97,7 @@ def test_offers_that_may_be_taken_away_and_gpus_without_bfloat16_are_passed_over
     (offer,) = rental_offers.offers(
         pack, request(), CATALOGUE, {Method.LORA: answer, Method.FULL: estimate_pb2.Estimate()}
     )
-    assert (offer.method, offer.accelerator, offer.amount.expected) == (Method.LORA, "large", 3)
+    assert (offer.method, offer.accelerator, offer.cost.amount.expected) == (Method.LORA, "large", 3)
 
 
 @pytest.mark.parametrize(
@@ -109,10 +117,14 @@ def test_the_rules_method_comes_first_then_what_is_better_or_clearly_cheaper(pac
 @pytest.mark.parametrize(
     ("limits", "told", "words"),
     [
-        ({"budget_usd_run": 30}, [Method.LORA, Method.FULL], ["", "over the budget of 30.00 USD"]),
-        ({"budget_usd_run": 15}, [Method.QLORA, Method.LORA, Method.FULL], ["", "over the budget of 15.00 USD"]),
-        ({"deadline": "10800s"}, [Method.QLORA, Method.LORA, Method.FULL], ["", "past the deadline of 3.0 h"]),
-        ({"budget_usd_run": 15, "deadline": "3600s"}, [Method.LORA], ["15.00 USD and past the deadline of 60 min"]),
+        ({"budget_per_run": usd(30)}, [Method.LORA, Method.FULL], ["", "over the budget of 30.00 USD"]),
+        ({"budget_per_run": usd(15)}, [Method.QLORA, Method.LORA, Method.FULL], ["", "over the budget of 15.00 USD"]),
+        ({"max_duration": "10800s"}, [Method.QLORA, Method.LORA, Method.FULL], ["", "over the time limit of 3.0 h"]),
+        (
+            {"budget_per_run": usd(15), "max_duration": "3600s"},
+            [Method.LORA],
+            ["15.00 USD and over the time limit of 60 min"],
+        ),
     ],
 )
 def test_offers_are_held_against_the_limits_of_a_run(pack, limits, told, words):
@@ -128,12 +140,12 @@ def test_offers_are_held_against_the_limits_of_a_run(pack, limits, told, words):
     # The playbook's hours of 7B models say nothing beside prices of this model.
     assert answer.decision.method is Method.LORA
     by_method = {item.method: item for item in answer.methods}
-    assert by_method[Method.LORA].figures.cost_usd.expected == 20
+    assert by_method[Method.LORA].figures.cost.amount.expected == 20
     assert by_method[Method.LORA].figures.total_seconds.expected == 5 * 3600
-    assert (by_method[Method.PREFIX].figures.cost_usd, by_method[Method.PREFIX].dominated_by) == (None, None)
+    assert (by_method[Method.PREFIX].figures.cost, by_method[Method.PREFIX].dominated_by) == (None, None)
     assert not by_method[Method.PREFIX].on_frontier
-    assert not [flip for flip in answer.counterfactuals if flip.field_path in ("budget_usd_run", "deadline")]
-    assert not {"OVER_BUDGET", "OVER_DEADLINE"} & {r.code for item in answer.methods for r in item.reasons}
+    assert not [flip for flip in answer.counterfactuals if flip.field_path in ("budget_per_run", "max_duration")]
+    assert not {"OVER_BUDGET", "OVER_MAX_DURATION"} & {r.code for item in answer.methods for r in item.reasons}
 
 
 def test_where_nothing_keeps_to_the_limits_the_cheapest_comes_first(pack):

@@ -9,8 +9,16 @@ from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.explain import cautions
 from finetree_recommender.formatting import money, time
 from finetree_recommender.messages.summary import headline, paragraph
-from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.recommend import conclude
+from finetree_recommender.rule_pack.pack import builtin_packs
+from finetree_runtime.money import to_money
+from google.protobuf import json_format
+
+
+def usd(amount: float) -> dict[str, Any]:
+    """A Money in proto JSON."""
+    return json_format.MessageToDict(to_money(amount, "USD"))
+
 
 GPU16 = {"unknown_accelerator": {"marketed_memory_gb": 16}}
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
@@ -98,7 +106,7 @@ def test_without_estimates_it_says_so(pack, read):
 def test_what_would_decide_is_asked_for_and_nothing_else(pack, read, evidence):
     words = paragraph(told(pack, read, None))
     assert "To be surer, say what there is to train on, how long a run may take and what it may cost." in words
-    answered = {"budget_usd_month": 300, "quality": "QUALITY_NEED_IMPORTANT", "time": "TIME_NEED_HOURS"}
+    answered = {"budget_per_month": usd(300), "quality": "QUALITY_NEED_IMPORTANT", "time": "TIME_NEED_HOURS"}
     known = told(pack, read, evidence(lora="FITS"), hardware=GPU24, tasks="TASK_VARIETY_SIMILAR", **answered)
     assert "To be surer" not in paragraph(known)
 

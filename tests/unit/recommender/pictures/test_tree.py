@@ -22,11 +22,18 @@ from finetree_recommender.pictures.path import Way, passed
 from finetree_recommender.pictures.svg import Rectangle
 from finetree_recommender.pictures.tree import render
 from finetree_recommender.pictures.tree_svg import lay_out
-from finetree_recommender.policy.pack import Pack, builtin_packs
-from finetree_recommender.policy.schema.rules import Node, Tree
 from finetree_recommender.recommend import conclude
 from finetree_recommender.request.inputs import Inputs, normalize
+from finetree_recommender.rule_pack.pack import Pack, builtin_packs
+from finetree_recommender.rule_pack.schema.rules import Node, Tree
+from finetree_runtime.money import to_money
 from google.protobuf import json_format
+
+
+def usd(amount: float) -> dict[str, Any]:
+    """A Money in proto JSON."""
+    return json_format.MessageToDict(to_money(amount, "USD"))
+
 
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
 HARDWARE = [
@@ -50,7 +57,7 @@ def requests():
         given = {"hardware": hardware, "quality": quality, "time": time, "tasks": tasks}
         yield {name: value for name, value in given.items() if value is not None}
     for use_case, budget, time in itertools.product((1, 2, 3), (None, 10, 5000), (None, 2, 3)):
-        given = {"use_case": use_case, "budget_usd_month": budget, "time": time}
+        given = {"use_case": use_case, "budget_per_month": usd(budget) if budget else None, "time": time}
         yield {name: value for name, value in given.items() if value is not None}
     for hardware, experience, serving in itertools.product(HARDWARE, (None, 1), (None, 1)):
         given = {"hardware": hardware, "experience": experience, "serving": [serving] if serving else None, "time": 2}
@@ -89,9 +96,9 @@ def test_a_way_by_estimates_is_marked_too(pack, evidence):
 def test_a_wish_that_passed_a_method_over_is_marked(pack, evidence):
     small = {"unknown_accelerator": {"marketed_memory_gb": 8}}
     answer = conclude(pack, asked(pack, hardware=small, serving=[1]), evidence(prefix="FITS", qlora="FITS"))
-    assert "demands" in {step.stage for step in answer.trace}
+    assert "limits" in {step.stage for step in answer.trace}
     drawn = render(pack, answer, picture_pb2.PICTURE_FORMAT_TEXT)
-    marked = {line.rule_id for node in drawn.nodes if node.id == "demands" for line in node.lines if line.taken}
+    marked = {line.rule_id for node in drawn.nodes if node.id == "limits" for line in node.lines if line.taken}
     assert marked == {"serving.vllm.prefix"}
 
 

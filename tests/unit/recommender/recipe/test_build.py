@@ -10,6 +10,12 @@ from finetree_runtime.runspec.conflicts import combination_problem
 from finetree_runtime.runspec.resolve import optimizer_steps, resolve_spec, set_paths
 
 CPU = {"cpu": {"cores": 2, "memory_bytes": 16 * 2**30}}
+
+
+def rates(bf16: float) -> dict[str, float]:
+    return {"bf16_flops_per_second": bf16, "fp32_flops_per_second": 1e12}
+
+
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
 
 
@@ -74,12 +80,12 @@ def test_the_batch_shrinks_until_there_are_100_steps(pack, read, examples, batch
 
 @pytest.mark.parametrize(("examples", "batch"), [(100000, 16), (9999, 4), (1992, 4), (480, 4), (100, 2), (10, 1)])
 def test_new_knowledge_from_little_data_gets_a_small_batch(pack, read, examples, batch):
-    spec = spec_of(pack, read(dataset_profile=profile(examples), task_kind=recommendation_pb2.TASK_DOMAIN_KNOWLEDGE))
+    spec = spec_of(pack, read(dataset_profile=profile(examples), task_domain=recommendation_pb2.TASK_DOMAIN_KNOWLEDGE))
     assert spec.training.effective_batch_size == batch
 
 
 def test_new_knowledge_from_unknown_data_gets_the_usual_batch(pack, read):
-    assert spec_of(pack, read(task_kind=recommendation_pb2.TASK_DOMAIN_KNOWLEDGE)).training.effective_batch_size == 16
+    assert spec_of(pack, read(task_domain=recommendation_pb2.TASK_DOMAIN_KNOWLEDGE)).training.effective_batch_size == 16
 
 
 def test_full_fine_tuning_starts_from_a_larger_batch(pack, read):
@@ -109,25 +115,23 @@ def test_sequences_keep_99_percent_of_the_rows_whole(pack, read, lengths, length
 
 
 @pytest.mark.parametrize(
-    ("hardware", "native", "precision"),
+    ("fields", "native", "precision"),
     [
-        (GPU24, None, training_pb2.PRECISION_BF16),
-        ({"accelerator": "l4"}, True, training_pb2.PRECISION_BF16),
-        ({"accelerator": "t4"}, False, training_pb2.PRECISION_FP16_MIXED),
-        (CPU, None, training_pb2.PRECISION_BF16),
-        ({"cpu": {"bf16_flops_per_second": 1.2e12, "fp32_flops_per_second": 1e12}}, None, training_pb2.PRECISION_BF16),
-        ({"cpu": {"bf16_flops_per_second": 1.1e12, "fp32_flops_per_second": 1e12}}, None, training_pb2.PRECISION_FP32),
+        ({"hardware": GPU24}, None, training_pb2.PRECISION_BF16),
+        ({"hardware": {"accelerator": "l4"}}, True, training_pb2.PRECISION_BF16),
+        ({"hardware": {"accelerator": "t4"}}, False, training_pb2.PRECISION_FP16_MIXED),
+        ({"hardware": CPU}, None, training_pb2.PRECISION_BF16),
+        ({"hardware": CPU, "matrix_rates": rates(1.2e12)}, None, training_pb2.PRECISION_BF16),
+        ({"hardware": CPU, "matrix_rates": rates(1.1e12)}, None, training_pb2.PRECISION_FP32),
     ],
 )
-def test_precision_follows_the_hardware(pack, hardware, native, precision):
+def test_precision_follows_the_hardware(pack, fields, native, precision):
     from finetree_recommender.estimator.values import Accelerator, Catalogue
     from finetree_recommender.request.inputs import normalize
     from google.protobuf import json_format
 
-    request = json_format.ParseDict(
-        {"model": {"name": "m"}, "hardware": hardware}, recommendation_pb2.RecommendRequest()
-    )
-    known = {} if native is None else {hardware["accelerator"]: Accelerator(16, native)}
+    request = json_format.ParseDict({"model": {"name": "m"}, **fields}, recommendation_pb2.RecommendRequest())
+    known = {} if native is None else {fields["hardware"]["accelerator"]: Accelerator(16, native)}
     inputs = normalize(request, pack, Catalogue(accelerators=known))
     assert spec_of(pack, inputs).precision == precision
 
@@ -191,7 +195,7 @@ def test_every_recipe_is_complete_consistent_and_sourced(pack, read, method, pro
         profile=profile_name,
         dataset_profile=profile(700, (64, 600), (200, 100)),
         evaluation={"split_fraction": 0.1, "metrics": ["METRIC_EXACT_MATCH"], "before_training": True},
-        ownership={"owned": {"tariff_per_kwh": 0.3}},
+        ownership={"owned": {"price_per_kwh": {"currency_code": "USD", "nanos": 300_000_000}}},
     )
     for adapted in range(len(build.adaptations(pack, inputs, method)) + 1):
         built = build.build(pack, inputs, method, parameters=135_000_000, adapted=adapted)
@@ -207,7 +211,7 @@ def test_every_recipe_is_complete_consistent_and_sourced(pack, read, method, pro
 
 
 def test_numbers_lie_inside_their_stated_range(pack, read):
-    from finetree_recommender.policy.fields import value_of
+    from finetree_recommender.rule_pack.fields import value_of
 
     for method in Method:
         for examples in (10, 100, 5000, 50000, 500000):
@@ -227,7 +231,9 @@ def test_numbers_lie_inside_their_stated_range(pack, read):
     ],
 )  # fmt: skip
 def test_the_evidence_profile_sizes_the_rank(pack, read, task, examples, rank):
-    inputs = read(profile="RECIPE_PROFILE_EVIDENCE", task_kind=f"TASK_KIND_{task}", dataset_profile=profile(examples))
+    inputs = read(
+        profile="RECIPE_PROFILE_EVIDENCE", task_domain=f"TASK_DOMAIN_{task}", dataset_profile=profile(examples)
+    )
     lora = spec_of(pack, inputs).lora
     assert (lora.rank, lora.alpha) == (rank, 2 * rank)
     assert not lora.rank_stabilized
