@@ -18,7 +18,7 @@ COMMANDS: dict[str, str] = {
     "data": "finetree_cli.commands.data:data",
     "datasets": "finetree_cli.commands.datasets:datasets",
     "methods": "finetree_cli.commands.methods:methods",
-    "policies": "finetree_cli.commands.policies:policies",
+    "packs": "finetree_cli.commands.packs:packs",
     "models": "finetree_cli.commands.models:models",
     "gpus": "finetree_cli.commands.gpus:gpus",
     "calibration": "finetree_cli.commands.calibration:calibration",

@@ -19,7 +19,7 @@ from finetree_cli.errors import BadInput, GateFailed
 
 if TYPE_CHECKING:
     from finetree import FinetreeError
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import estimate_pb2
 
     from finetree_cli.backends.estimator import Estimator
     from finetree_cli.output import Output
@@ -37,7 +37,7 @@ STDIN = "-"
 class _Chunk:
     """Lines that are answered in one call: line number and request, or the line's own error."""
 
-    lines: "list[tuple[int, estimator_pb2.EstimateRunRequest | FinetreeError]]" = field(default_factory=list)
+    lines: "list[tuple[int, estimate_pb2.EstimateRunRequest | FinetreeError]]" = field(default_factory=list)
     size: int = 0
 
     @property
@@ -93,15 +93,15 @@ def _skip_line(stream: BinaryIO) -> int:
     return skipped
 
 
-def _request(line: bytes) -> "estimator_pb2.EstimateRunRequest | FinetreeError":
+def _request(line: bytes) -> "estimate_pb2.EstimateRunRequest | FinetreeError":
     from finetree import FinetreeError, InvalidSpec
     from finetree.spec import message_from_dict
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import estimate_pb2
 
     if len(line) > MAX_LINE_BYTES:
         return InvalidSpec(f"the line is longer than {MAX_LINE_BYTES} bytes")
     try:
-        return message_from_dict(estimator_pb2.EstimateRunRequest, json.loads(line, object_pairs_hook=_once_each))
+        return message_from_dict(estimate_pb2.EstimateRunRequest, json.loads(line, object_pairs_hook=_once_each))
     except FinetreeError as error:
         return error
     except RecursionError:

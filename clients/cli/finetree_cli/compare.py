@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from finetree import FinetreeError
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import estimate_pb2
     from finetree_api.types.v1 import run_spec_pb2
 
     from finetree_cli.backends.estimator import Estimator
@@ -25,12 +25,12 @@ class Cell:
 
     method: str
     accelerator: str
-    estimate: "estimator_pb2.Estimate | None" = None
+    estimate: "estimate_pb2.Estimate | None" = None
     error: "FinetreeError | None" = None
 
 
 def compare(
-    request: "estimator_pb2.EstimateRunRequest",
+    request: "estimate_pb2.EstimateRunRequest",
     estimator: "Estimator",
     *,
     methods: Sequence[str],
@@ -57,7 +57,7 @@ def compare(
     return found
 
 
-def accelerators_of(request: "estimator_pb2.EstimateRunRequest", given: Sequence[str]) -> tuple[str, ...]:
+def accelerators_of(request: "estimate_pb2.EstimateRunRequest", given: Sequence[str]) -> tuple[str, ...]:
     """Return the accelerators to compare: those given, else the request's own and the default ones."""
     own = request.spec.hardware.accelerator
     return tuple(given) or tuple(dict.fromkeys([*([own] if own else []), *ACCELERATORS]))
@@ -69,13 +69,14 @@ def _parts(keys: list[str]) -> Iterator[list[str]]:
 
 
 def _changed(
-    request: "estimator_pb2.EstimateRunRequest", method: str, accelerator: str
-) -> "estimator_pb2.EstimateRunRequest":
-    from finetree_api.estimator.v1 import estimator_pb2
+    request: "estimate_pb2.EstimateRunRequest", method: str, accelerator: str
+) -> "estimate_pb2.EstimateRunRequest":
 
-    changed = estimator_pb2.EstimateRunRequest()
+    from finetree_api.estimator.v1 import estimate_pb2
+
+    changed = estimate_pb2.EstimateRunRequest()
     changed.CopyFrom(request)
-    changed.view = estimator_pb2.ESTIMATE_VIEW_BASIC
+    changed.view = estimate_pb2.ESTIMATE_VIEW_BASIC
     _set_method(changed.spec, method)
     if changed.spec.hardware.accelerator != accelerator:
         changed.spec.hardware.accelerator = accelerator
@@ -86,16 +87,16 @@ def _changed(
 
 def _set_method(spec: "run_spec_pb2.RunSpec", method: str) -> None:
     """Set the method with its own defaults; LoRA and QLoRA keep each other's adapter settings."""
-    from finetree_api.types.v1 import run_spec_pb2 as rs
+    from finetree_api.types.v1 import method_pb2, training_pb2
 
     present = spec.WhichOneof("method")
     if method == "prefix":
         # Prefix tuning does not work with gradient checkpointing: another method's setting does not apply.
-        spec.gradient_checkpointing = rs.GRADIENT_CHECKPOINTING_OFF
+        spec.gradient_checkpointing = training_pb2.GRADIENT_CHECKPOINTING_OFF
     if present == method:
         return
     spec.training.ClearField("learning_rate")
-    lora = rs.Lora()
+    lora = method_pb2.Lora()
     lora.CopyFrom(spec.qlora.lora if present == "qlora" else spec.lora)
     if method == "lora":
         spec.lora.CopyFrom(lora)

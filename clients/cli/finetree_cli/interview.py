@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from finetree_cli.errors import BadInput
 
 if TYPE_CHECKING:
-    from finetree_api.recommender.v1 import recommender_pb2
+    from finetree_api.recommender.v1 import recommendation_pb2, rule_pack_pb2
 
     from finetree_cli.output import Output
 
@@ -15,8 +15,8 @@ KEYS = "a number or a word; Enter: don't know; b: back; q: quit"
 
 
 def interview(
-    policy: "recommender_pb2.GetPolicyResponse",
-    request: "recommender_pb2.RecommendRequest",
+    policy: "rule_pack_pb2.GetRulePackResponse",
+    request: "recommendation_pb2.RecommendRequest",
     out: "Output",
     source: TextIO | None = None,
 ) -> None:
@@ -33,7 +33,7 @@ def interview(
             request.MergeFrom(option.request)
 
 
-def _answered(request: "recommender_pb2.RecommendRequest", path: str) -> bool:
+def _answered(request: "recommendation_pb2.RecommendRequest", path: str) -> bool:
     """Tell whether an option of the command answers the question."""
     return any(field.name == path.partition(".")[0] for field, _ in request.ListFields())
 
@@ -41,16 +41,16 @@ def _answered(request: "recommender_pb2.RecommendRequest", path: str) -> bool:
 class _Interview:
     """State of an interview. It prints on stderr, since stdout has the answer."""
 
-    def __init__(self, questions: "list[recommender_pb2.PolicyQuestion]", out: "Output", source: TextIO) -> None:
+    def __init__(self, questions: "list[rule_pack_pb2.Question]", out: "Output", source: TextIO) -> None:
         self._questions = questions
         self._out = out
         self._source = source
         self._read = 0
         self._ended = False
 
-    def run(self) -> "list[recommender_pb2.PolicyOption | None]":
+    def run(self) -> "list[rule_pack_pb2.QuestionOption | None]":
         """Return the chosen options in the order of the questions; None for an unknown answer."""
-        chosen: list[recommender_pb2.PolicyOption | None] = []
+        chosen: list[rule_pack_pb2.QuestionOption | None] = []
         while True:
             if len(chosen) < len(self._questions):
                 answer = self._ask(len(chosen))
@@ -81,7 +81,7 @@ class _Interview:
                 return found
             self._out.say(f"{line!r} is not an option: {KEYS}")
 
-    def _confirm(self, chosen: "list[recommender_pb2.PolicyOption | None]") -> Any:
+    def _confirm(self, chosen: "list[rule_pack_pb2.QuestionOption | None]") -> Any:
         self._out.say("\nYour answers:")
         for question, option in zip(self._questions, chosen, strict=True):
             self._out.say(f"  {question.text} {option.label if option is not None else 'not known'}")
@@ -114,13 +114,13 @@ _BACK = object()
 """Answer that goes back to the previous question."""
 
 
-def _line(number: int, option: "recommender_pb2.PolicyOption") -> str:
+def _line(number: int, option: "rule_pack_pb2.QuestionOption") -> str:
     badge = f"  [{option.badge}]" if option.badge else ""
     tooltip = f" - {option.tooltip}" if option.tooltip else ""
     return f"   {number}) {option.label}{badge}{tooltip}"
 
 
-def _find(question: "recommender_pb2.PolicyQuestion", line: str) -> "recommender_pb2.PolicyOption | None":
+def _find(question: "rule_pack_pb2.Question", line: str) -> "rule_pack_pb2.QuestionOption | None":
     """Find the option by its number, value or label, or by the first letters of exactly one label."""
     if line.isdecimal() and 1 <= int(line) <= len(question.options):
         return question.options[int(line) - 1]

@@ -9,14 +9,14 @@ from finetree_cli.render.transfer import transfer
 
 if TYPE_CHECKING:
     from finetree import Client
-    from finetree_api.types.v1 import run_spec_pb2
+    from finetree_api.types.v1 import training_data_pb2
 
     from finetree_cli.jobfile.job import JobFile
     from finetree_cli.options.command import Settings
 
 
 def upload(
-    settings: "Settings", client: "Client", path: Path, reading: "run_spec_pb2.DatasetReading | None" = None
+    settings: "Settings", client: "Client", path: Path, reading: "training_data_pb2.DatasetReading | None" = None
 ) -> str:
     """Upload a file and return the resource name of its dataset; the same content gives the same dataset.
 
@@ -42,7 +42,7 @@ def upload_job_data(settings: "Settings", client: "Client", job: "JobFile", flag
         path = flag or named.get(field_path)
         if path is None:
             continue
-        source = job.request.spec.evaluation.dataset if "." in field_path else job.request.spec.dataset
+        source = job.spec.evaluation.dataset if "." in field_path else job.spec.dataset
         reading = source.reading if source.HasField("reading") else None
         dataset = source.name = upload(settings, client, path, reading)
         settings.out.say(f"{path} is dataset {dataset}")

@@ -68,4 +68,4 @@ def test_reset_without_a_device_or_all_deletes_nothing(observed, capsys, words):
     code, out, err = run(capsys, "calibration", "reset", *words)
     assert (code, out) == (2, "")
     assert "--all" in err
-    assert len(observed.answers.plans.observations) == 2
+    assert len(observed.estimator.observations) == 2

@@ -8,7 +8,7 @@ import pytest
 from finetree import Client
 from finetree.testing import Script, Suite
 from finetree_api.trainer.v1 import dataset_pb2, event_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 from finetree_cli import __main__ as entry
 
 ROWS = b'{"prompt": "a", "completion": "b"}\n'
@@ -18,17 +18,17 @@ SPANS = [
 ]
 
 
-def report(split="train", **groups) -> event_pb2.DatasetReport:  # noqa: ANN003 - row groups by name
+def report(split=training_data_pb2.SPLIT_TRAIN, **groups) -> event_pb2.DatasetReport:  # noqa: ANN003 - row groups by name
     made = event_pb2.DatasetReport(
         split=split,
-        row_schema="prompt_completion",
+        row_format=training_data_pb2.ROW_FORMAT_PROMPT_COMPLETION,
         rows=100,
         longest_row_tokens=70,
         suggested_sequence_length=64,
         target_tokens=900,
         example_row=1,
         example_spans=SPANS,
-        template_source="tokenizer",
+        template_source=event_pb2.TEMPLATE_SOURCE_TOKENIZER,
         percentiles=event_pb2.TokenPercentiles(p50=20, p90=40, p95=50, p99=64, max=70),
         special_tokens=event_pb2.SpecialTokens(eos_token="<end>", pad_is_eos=True, rows_that_learn_to_end=100),
     )
@@ -47,7 +47,7 @@ def server() -> Iterator[Suite]:
 @pytest.fixture
 def suite(server, monkeypatch) -> Suite:
     monkeypatch.setenv("FINETREE_ADDRESS", server.address)
-    held = report("evaluation", leaked=(2, [4, 9]), leaked_prompts=(3, [4, 5, 9]))
+    held = report(training_data_pb2.SPLIT_EVALUATION, leaked=(2, [4, 9]), leaked_prompts=(3, [4, 5, 9]))
     reports = (report(truncated=(5, [1, 2, 3, 4, 5]), without_target=(1, [3])), held)
     server.trainer.script = Script(steps=1, reports=reports)
     return server
@@ -103,9 +103,9 @@ def test_how_a_file_is_read_is_the_job_s(suite, file, capsys):
     words = ("--file-format", "jsonl", "--column", "prompt=prompt", "--skip-bad-rows")
     _, out, _ = run(capsys, "data", "check", file, "--model", "small", *words, "--json")
     with Client(suite.address) as client:
-        reading = client.get_job(json.loads(out)["job"]).spec.dataset.reading
-    assert (reading.file_format, reading.columns.prompt) == (run_spec_pb2.FILE_FORMAT_JSONL, "prompt")
-    assert reading.bad_rows == run_spec_pb2.BAD_ROWS_SKIP
+        reading = client.get_job(json.loads(out)["job"]).prepare.dataset.reading
+    assert (reading.file_format, reading.columns.prompt) == (training_data_pb2.FILE_FORMAT_JSONL, "prompt")
+    assert reading.bad_rows == training_data_pb2.BAD_ROWS_SKIP
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_a_leak_fails_where_held_out_rows_are_given(suite, file, capsys, thresho
     assert run(capsys, "data", "check", file, "--model", "small", "--fail-on", threshold)[0] == 2
 
 
-def test_the_notes_of_a_report_are_printed(suite, file, capsys):
+def test_the_remarks_of_a_report_are_printed(suite, file, capsys):
     reading = report()
-    reading.notes.append('Read as chat: turns from "messages". Not read: id.')
+    reading.remarks.add(code="COLUMNS_READ", message='Read as chat: turns from "messages". Not read: id.')
     suite.trainer.script = Script(steps=1, reports=(reading,))
     _, out, _ = run(capsys, "data", "check", file, "--model", "small")
     assert 'Read as chat: turns from "messages". Not read: id.' in out
@@ -165,8 +165,10 @@ def test_a_job_that_fails_is_no_verdict_on_the_data(suite, file, capsys):
 
 def test_rows_are_shown_as_the_model_sees_them(suite, file, capsys):
     suite.datasets.preview = [
-        dataset_pb2.PreviewRow(split="train", row=1, tokens=6, target_tokens=2, spans=SPANS),
-        dataset_pb2.PreviewRow(split="train", row=2, tokens=60, truncated=True, dropped=True, spans=SPANS),
+        dataset_pb2.PreviewRow(split=training_data_pb2.SPLIT_TRAIN, row=1, tokens=6, target_tokens=2, spans=SPANS),
+        dataset_pb2.PreviewRow(
+            split=training_data_pb2.SPLIT_TRAIN, row=2, tokens=60, truncated=True, dropped=True, spans=SPANS
+        ),
     ]
     name = json.loads(run(capsys, "datasets", "upload", file, "--json")[1])["name"]
     code, out, _ = run(capsys, "data", "preview", name)

@@ -185,7 +185,7 @@ def test_prices_are_listed(run):
     assert out.count("fake/rtx-4090/") == 2
     code, out, _ = run("prices", "list", "--term", "on-demand", "--json")
     (price,) = json.loads(out)["prices"]
-    assert price["hourly_price"] == 0.5
+    assert price["hourly_price"] == {"currency_code": "USD", "nanos": 500_000_000}
     assert json.loads(run("prices", "list", "--accelerator", "t4", "--json")[1]) == {"prices": []}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from finetree import Client
 from finetree.testing import Suite
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_cli import __main__ as entry
 
 ASK = ("recommend", "--model", "small", "--cpu")
@@ -49,7 +49,7 @@ def asked(monkeypatch) -> list[Any]:
     seen: list[Any] = []
     recommend = Client.recommend
 
-    def remember(client: Client, request: rec.RecommendRequest) -> rec.RecommendResponse:
+    def remember(client: Client, request: recommendation_pb2.RecommendRequest) -> recommendation_pb2.RecommendResponse:
         seen.append(request)
         return recommend(client, request)
 
@@ -114,14 +114,14 @@ def test_what_cannot_be_drawn_is_refused(run, words, fact):
 @pytest.mark.parametrize(
     ("answers", "quality"),
     [
-        ("1\n\n", rec.QUALITY_NEED_CRITICAL),
-        ("experimental\n\n", rec.QUALITY_NEED_EXPERIMENTAL),
-        ("exp\n\n", rec.QUALITY_NEED_EXPERIMENTAL),
-        ("\n\n", rec.QUALITY_NEED_UNSPECIFIED),
-        ("9\nnonsense\n2\n\n", rec.QUALITY_NEED_EXPERIMENTAL),
-        ("1\nb\n2\n\n", rec.QUALITY_NEED_EXPERIMENTAL),
-        ("b\n1\n", rec.QUALITY_NEED_CRITICAL),
-        ("1", rec.QUALITY_NEED_CRITICAL),
+        ("1\n\n", recommendation_pb2.QUALITY_NEED_CRITICAL),
+        ("experimental\n\n", recommendation_pb2.QUALITY_NEED_EXPERIMENTAL),
+        ("exp\n\n", recommendation_pb2.QUALITY_NEED_EXPERIMENTAL),
+        ("\n\n", recommendation_pb2.QUALITY_NEED_UNSPECIFIED),
+        ("9\nnonsense\n2\n\n", recommendation_pb2.QUALITY_NEED_EXPERIMENTAL),
+        ("1\nb\n2\n\n", recommendation_pb2.QUALITY_NEED_EXPERIMENTAL),
+        ("b\n1\n", recommendation_pb2.QUALITY_NEED_CRITICAL),
+        ("1", recommendation_pb2.QUALITY_NEED_CRITICAL),
     ],
 )
 def test_answers_on_stdin_become_inputs(run, asked, answers, quality):
@@ -135,7 +135,7 @@ def test_answers_on_stdin_become_inputs(run, asked, answers, quality):
 def test_a_question_that_a_flag_answers_is_not_asked(run, asked):
     code, _, said = run(*ASK, "--quality", "maximum", "--interactive", answers="\n")
     assert code == 0
-    assert asked[0].quality == rec.QUALITY_NEED_MAXIMUM
+    assert asked[0].quality == recommendation_pb2.QUALITY_NEED_MAXIMUM
     assert "How important is quality?" not in said
 
 

@@ -130,7 +130,7 @@ async def test_the_report_travels_to_a_real_address(tmp_path):
             job = await talk.train()
             await talk.events(job.name)
             async with asyncio.timeout(8):
-                while not suite.answers.plans.observations:  # noqa: ASYNC110 - another thread takes it
+                while not suite.estimator.observations:  # noqa: ASYNC110 - another thread takes it
                     await asyncio.sleep(0.01)
-        assert list(suite.answers.plans.observations) == [(job.name, 1)]
+        assert list(suite.estimator.observations) == [(job.name, 1)]
         await estimator.close()

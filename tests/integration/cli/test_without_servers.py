@@ -30,8 +30,8 @@ def run(suite, monkeypatch, capsys, tmp_path):
     [
         ("recommender", RECOMMENDED),
         ("recommender", ("methods",)),
-        ("recommender", ("methods", "prefix", "--policy", "evidence-1")),
-        ("recommender", ("policies", "list")),
+        ("recommender", ("methods", "prefix", "--rule-pack", "evidence-1")),
+        ("recommender", ("packs", "list")),
         ("estimator", ESTIMATED),
         ("estimator", ("gpus", "rtx-40")),
         ("estimator", ("models", "list", "--catalogue")),

@@ -16,7 +16,7 @@ from finetree_cli.errors import ExitCode
     [
         [],
         ["fly"],
-        ["recommend", "--deadline", "soon"],
+        ["recommend", "--max-duration", "soon"],
         ["recommend", "--serve", "ollama,tgi"],
         ["recommend", "--model", "m", "--quality", "divine"],
         ["jobs", "list", "--limit", "0"],
@@ -29,7 +29,7 @@ from finetree_cli.errors import ExitCode
         ["estimate", "/nowhere/job.yaml"],
         ["estimate", "--method", "lora"],
         ["recommend", "--model", "m", "--gpu", "a", "--cpu"],
-        ["recommend", "--model", "m", "--price", "p", "--tariff", "1"],
+        ["recommend", "--model", "m", "--price", "p", "--price-per-kwh", "1"],
     ],
     ids=" ".join,
 )

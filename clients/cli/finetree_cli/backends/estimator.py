@@ -4,7 +4,7 @@
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from finetree_cli.backends.discovery import runs_locally
 from finetree_cli.backends.local_process import LocalService
@@ -13,44 +13,41 @@ from finetree_cli.options.model_folder import model_root
 
 if TYPE_CHECKING:
     from finetree import FinetreeError
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import catalog_pb2, check_plan_pb2, estimate_pb2
 
     from finetree_cli.options.command import Settings
-
-PAGE_SIZE = 1000
-"""Largest page that the contract allows."""
 
 
 class Estimator(Protocol):
     """The estimator's rpcs, as the SDK's Client has them. Every method raises FinetreeError."""
 
-    def estimate(self, request: "estimator_pb2.EstimateRunRequest", /) -> "estimator_pb2.Estimate":
+    def estimate(self, request: "estimate_pb2.EstimateRunRequest", /) -> "estimate_pb2.Estimate":
         """Call EstimateRun."""
         ...
 
     def estimate_batch(
-        self, rows: "Mapping[str, estimator_pb2.EstimateRunRequest]", /
-    ) -> "dict[str, estimator_pb2.Estimate | FinetreeError]":
+        self, rows: "Mapping[str, estimate_pb2.EstimateRunRequest]", /
+    ) -> "dict[str, estimate_pb2.Estimate | FinetreeError]":
         """Call BatchEstimateRuns; a row that fails has its exception."""
         ...
 
     def check_plan(
-        self, run: "estimator_pb2.EstimateRunRequest", policy: "estimator_pb2.PlanPolicy", /
-    ) -> "estimator_pb2.CheckPlanResponse":
+        self, run: "estimate_pb2.EstimateRunRequest", policy: "check_plan_pb2.PlanPolicy", /
+    ) -> "check_plan_pb2.CheckPlanResponse":
         """Call CheckPlan."""
         ...
 
-    def list_models(self, prefix: str = "", /) -> "Iterable[estimator_pb2.Model]":
+    def list_models(self, prefix: str = "", /) -> "Iterable[catalog_pb2.Model]":
         """Call ListModels for all pages."""
         ...
 
-    def list_accelerators(self, prefix: str = "", /) -> "Iterable[estimator_pb2.Accelerator]":
+    def list_accelerators(self, prefix: str = "", /) -> "Iterable[catalog_pb2.Accelerator]":
         """Call ListAccelerators for all pages."""
         ...
 
     def list_prices(
         self, accelerator: str = "", /, *, provider: str = "", term: str | int = 0
-    ) -> "Iterable[estimator_pb2.Price]":
+    ) -> "Iterable[catalog_pb2.Price]":
         """Call ListPrices for all pages; `term` is a number of PriceTerm or its short name."""
         ...
 
@@ -95,15 +92,15 @@ class LocalEstimator(LocalService):
         flags = [] if price_book is None else ["--price-book", str(price_book)]
         super().__init__("estimator", flags, model_root(model))
 
-    def estimate(self, request: "estimator_pb2.EstimateRunRequest") -> "estimator_pb2.Estimate":
+    def estimate(self, request: "estimate_pb2.EstimateRunRequest") -> "estimate_pb2.Estimate":
         """Call EstimateRun."""
         from finetree_api.estimator.v1 import estimator_pb2 as pb
 
         return self.call("EstimateRun", request, pb.EstimateRunResponse()).estimate
 
     def estimate_batch(
-        self, rows: "Mapping[str, estimator_pb2.EstimateRunRequest]"
-    ) -> "dict[str, estimator_pb2.Estimate | FinetreeError]":
+        self, rows: "Mapping[str, estimate_pb2.EstimateRunRequest]"
+    ) -> "dict[str, estimate_pb2.Estimate | FinetreeError]":
         """Call BatchEstimateRuns; a row that fails has its exception."""
         from finetree import error_of_status
         from finetree_api.estimator.v1 import estimator_pb2 as pb
@@ -118,45 +115,36 @@ class LocalEstimator(LocalService):
         }
 
     def check_plan(
-        self, run: "estimator_pb2.EstimateRunRequest", policy: "estimator_pb2.PlanPolicy"
-    ) -> "estimator_pb2.CheckPlanResponse":
+        self, run: "estimate_pb2.EstimateRunRequest", policy: "check_plan_pb2.PlanPolicy"
+    ) -> "check_plan_pb2.CheckPlanResponse":
         """Call CheckPlan."""
-        from finetree_api.estimator.v1 import estimator_pb2 as pb
+        from finetree_api.estimator.v1 import check_plan_pb2 as pb
 
         return self.call("CheckPlan", pb.CheckPlanRequest(run=run, policy=policy), pb.CheckPlanResponse())
 
-    def list_models(self, prefix: str = "") -> "Iterator[estimator_pb2.Model]":
+    def list_models(self, prefix: str = "") -> "Iterator[catalog_pb2.Model]":
         """Call ListModels for all pages."""
-        from finetree_api.estimator.v1 import estimator_pb2 as pb
+        from finetree_api.estimator.v1 import catalog_pb2 as pb
 
-        for page in self._pages("ListModels", pb.ListModelsRequest(prefix=prefix), pb.ListModelsResponse):
+        for page in self.pages("ListModels", pb.ListModelsRequest(prefix=prefix), pb.ListModelsResponse):
             yield from page.models
 
-    def list_accelerators(self, prefix: str = "") -> "Iterator[estimator_pb2.Accelerator]":
+    def list_accelerators(self, prefix: str = "") -> "Iterator[catalog_pb2.Accelerator]":
         """Call ListAccelerators for all pages."""
-        from finetree_api.estimator.v1 import estimator_pb2 as pb
+        from finetree_api.estimator.v1 import catalog_pb2 as pb
 
         request = pb.ListAcceleratorsRequest(prefix=prefix)
-        for page in self._pages("ListAccelerators", request, pb.ListAcceleratorsResponse):
+        for page in self.pages("ListAccelerators", request, pb.ListAcceleratorsResponse):
             yield from page.accelerators
 
     def list_prices(
         self, accelerator: str = "", *, provider: str = "", term: str | int = 0
-    ) -> "Iterator[estimator_pb2.Price]":
+    ) -> "Iterator[catalog_pb2.Price]":
         """Call ListPrices for all pages."""
-        from finetree_api.estimator.v1 import estimator_pb2 as pb
+        from finetree_api.estimator.v1 import catalog_pb2 as pb
 
         number = pb.PriceTerm.Value(f"PRICE_TERM_{term.upper()}") if isinstance(term, str) else term
         request = pb.ListPricesRequest(accelerator=accelerator, provider=provider)
         request.term = number  # type: ignore[assignment]  # an open enum takes any number
-        for page in self._pages("ListPrices", request, pb.ListPricesResponse):
+        for page in self.pages("ListPrices", request, pb.ListPricesResponse):
             yield from page.prices
-
-    def _pages(self, rpc: str, request: Any, response: type[Any]) -> Iterator[Any]:
-        request.page_size = PAGE_SIZE
-        while True:
-            page = self.call(rpc, request, response())
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token

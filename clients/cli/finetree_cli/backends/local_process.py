@@ -12,9 +12,9 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
 from finetree_cli.errors import BadInput, CliError, NotAvailable
 
@@ -27,6 +27,8 @@ HEADER = struct.Struct(">BI")
 """Header of each message, as gRPC frames them: one byte (see `STATUS`) and the length in bytes."""
 STATUS = 1
 """First byte of a frame that holds a google.rpc.Status; 0 before a request or a response."""
+PAGE_SIZE = 1000
+"""Largest page that the contract allows."""
 STOP_SECONDS = 5.0
 """Longest wait for a process to end after its input has ended."""
 
@@ -67,6 +69,16 @@ class LocalService:
             raise error_of_status(status_pb2.Status.FromString(content))
         response.ParseFromString(content)
         return response
+
+    def pages(self, rpc: str, request: Any, response: type[Any]) -> Iterator[Any]:
+        """Call a list rpc page by page and yield each response."""
+        request.page_size = PAGE_SIZE
+        while True:
+            page = self.call(rpc, request, response())
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,7 @@
 """The recommender as commands see it: a server, or the installed recommender in a child process."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +12,7 @@ from finetree_cli.options.model_folder import model_root
 
 if TYPE_CHECKING:
     from finetree import Client
-    from finetree_api.recommender.v1 import recommender_pb2
+    from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, rule_pack_pb2
 
     from finetree_cli.options.command import Settings
 
@@ -20,39 +20,39 @@ if TYPE_CHECKING:
 class Recommender(Protocol):
     """The recommender's rpcs, as the SDK's Client has them. Every method raises FinetreeError."""
 
-    def recommend(self, request: "recommender_pb2.RecommendRequest", /) -> "recommender_pb2.RecommendResponse":
+    def recommend(self, request: "recommendation_pb2.RecommendRequest", /) -> "recommendation_pb2.RecommendResponse":
         """Call Recommend."""
         ...
 
     def render_decision_tree(
-        self, request: "recommender_pb2.RecommendRequest", /, *, picture_format: int
-    ) -> "recommender_pb2.RenderDecisionTreeResponse":
+        self, request: "recommendation_pb2.RecommendRequest", /, *, picture_format: int
+    ) -> "picture_pb2.RenderDecisionTreeResponse":
         """Call RenderDecisionTree with a number of PictureFormat."""
         ...
 
     def render_frontier(
-        self, request: "recommender_pb2.RecommendRequest", /
-    ) -> "recommender_pb2.RenderFrontierResponse":
+        self, request: "recommendation_pb2.RecommendRequest", /
+    ) -> "picture_pb2.RenderFrontierResponse":
         """Call RenderFrontier."""
         ...
 
-    def get_policy(self, name: str, /) -> "recommender_pb2.GetPolicyResponse":
-        """Call GetPolicy; an empty name is the default rule pack."""
+    def get_rule_pack(self, name: str, /) -> "rule_pack_pb2.GetRulePackResponse":
+        """Call GetRulePack; an empty name is the default rule pack."""
         ...
 
-    def list_policies(self) -> "list[recommender_pb2.Policy]":
-        """Call ListPolicies."""
+    def list_rule_packs(self) -> "Iterable[rule_pack_pb2.RulePack]":
+        """Call ListRulePacks for all pages."""
         ...
 
-    def get_method(self, method: int, /, *, policy: str) -> "recommender_pb2.MethodCard":
+    def get_method(self, method: int, /, *, rule_pack: str) -> "method_card_pb2.MethodCard":
         """Call GetMethod with a number of Method."""
         ...
 
-    def list_methods(self, *, policy: str) -> "list[recommender_pb2.MethodCard]":
+    def list_methods(self, *, rule_pack: str) -> "list[method_card_pb2.MethodCard]":
         """Call ListMethods and return the cards."""
         ...
 
-    def method_guide(self, *, policy: str) -> "recommender_pb2.Guide":
+    def method_guide(self, *, rule_pack: str) -> "method_card_pb2.Guide":
         """Call ListMethods and return the guide beside the cards."""
         ...
 
@@ -92,57 +92,58 @@ class LocalRecommender(LocalService):
     def __init__(self, model: Path | None = None) -> None:
         super().__init__("recommender", variables=model_root(model))
 
-    def recommend(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RecommendResponse":
+    def recommend(self, request: "recommendation_pb2.RecommendRequest") -> "recommendation_pb2.RecommendResponse":
         """Call Recommend."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+        from finetree_api.recommender.v1 import recommendation_pb2 as pb
 
         return self.call("Recommend", request, pb.RecommendResponse())
 
     def render_decision_tree(
-        self, request: "recommender_pb2.RecommendRequest", *, picture_format: int
-    ) -> "recommender_pb2.RenderDecisionTreeResponse":
+        self, request: "recommendation_pb2.RecommendRequest", *, picture_format: int
+    ) -> "picture_pb2.RenderDecisionTreeResponse":
         """Call RenderDecisionTree."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+        from finetree_api.recommender.v1 import picture_pb2 as pb
 
         question = pb.RenderDecisionTreeRequest(request=request)
         question.format = picture_format  # type: ignore[assignment]  # an open enum takes any number
         return self.call("RenderDecisionTree", question, pb.RenderDecisionTreeResponse())
 
-    def render_frontier(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RenderFrontierResponse":
+    def render_frontier(self, request: "recommendation_pb2.RecommendRequest") -> "picture_pb2.RenderFrontierResponse":
         """Call RenderFrontier."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+        from finetree_api.recommender.v1 import picture_pb2 as pb
 
         return self.call("RenderFrontier", pb.RenderFrontierRequest(request=request), pb.RenderFrontierResponse())
 
-    def get_policy(self, name: str) -> "recommender_pb2.GetPolicyResponse":
-        """Call GetPolicy."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+    def get_rule_pack(self, name: str) -> "rule_pack_pb2.GetRulePackResponse":
+        """Call GetRulePack."""
+        from finetree_api.recommender.v1 import rule_pack_pb2 as pb
 
-        return self.call("GetPolicy", pb.GetPolicyRequest(policy=name), pb.GetPolicyResponse())
+        return self.call("GetRulePack", pb.GetRulePackRequest(rule_pack=name), pb.GetRulePackResponse())
 
-    def list_policies(self) -> "list[recommender_pb2.Policy]":
-        """Call ListPolicies."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+    def list_rule_packs(self) -> "Iterator[rule_pack_pb2.RulePack]":
+        """Call ListRulePacks for all pages."""
+        from finetree_api.recommender.v1 import rule_pack_pb2 as pb
 
-        return list(self.call("ListPolicies", pb.ListPoliciesRequest(), pb.ListPoliciesResponse()).policies)
+        for page in self.pages("ListRulePacks", pb.ListRulePacksRequest(), pb.ListRulePacksResponse):
+            yield from page.rule_packs
 
-    def get_method(self, method: int, *, policy: str) -> "recommender_pb2.MethodCard":
+    def get_method(self, method: int, *, rule_pack: str) -> "method_card_pb2.MethodCard":
         """Call GetMethod."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+        from finetree_api.recommender.v1 import method_card_pb2 as pb
 
-        request = pb.GetMethodRequest(policy=policy)
+        request = pb.GetMethodRequest(rule_pack=rule_pack)
         request.method = method  # type: ignore[assignment]  # an open enum takes any number
         return self.call("GetMethod", request, pb.GetMethodResponse()).method
 
-    def list_methods(self, *, policy: str) -> "list[recommender_pb2.MethodCard]":
+    def list_methods(self, *, rule_pack: str) -> "list[method_card_pb2.MethodCard]":
         """Call ListMethods and return the cards."""
-        return list(self._methods(policy).methods)
+        return list(self._methods(rule_pack).methods)
 
-    def method_guide(self, *, policy: str) -> "recommender_pb2.Guide":
+    def method_guide(self, *, rule_pack: str) -> "method_card_pb2.Guide":
         """Call ListMethods and return the guide beside the cards."""
-        return self._methods(policy).guide
+        return self._methods(rule_pack).guide
 
-    def _methods(self, policy: str) -> "recommender_pb2.ListMethodsResponse":
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+    def _methods(self, rule_pack: str) -> "method_card_pb2.ListMethodsResponse":
+        from finetree_api.recommender.v1 import method_card_pb2 as pb
 
-        return self.call("ListMethods", pb.ListMethodsRequest(policy=policy), pb.ListMethodsResponse())
+        return self.call("ListMethods", pb.ListMethodsRequest(rule_pack=rule_pack), pb.ListMethodsResponse())

@@ -14,16 +14,15 @@ from finetree_cli.options.command import Command, Settings, pass_settings, take_
 from finetree_cli.options.plan_request import PlanFlags
 from finetree_cli.options.program import ProgramFlags, program_options
 from finetree_cli.options.spec import OwnershipFlags, ownership_options
-from finetree_cli.options.types import Amount, Whole
+from finetree_cli.options.types import Amount, MoneyAmount, Whole
 
 if TYPE_CHECKING:
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import check_plan_pb2
 
     from finetree_cli.jobfile.job import JobFile
     from finetree_cli.jobfile.policy import Policy
 
 LEVELS = ("low", "medium", "high")
-OTHER_CURRENCY = "limits on the command line are in US dollars: put the limit in a file (--policy) with currency_code"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +43,15 @@ class CheckFlags:
 @click.command(
     cls=Command,
     examples=(
-        "finetree check job.yaml --max-cost-usd 50 --max-hours 8 --accelerator rtx-4090",
+        "finetree check job.yaml --max-cost 50 --max-hours 8 --accelerator rtx-4090",
         "finetree check job.yaml --fits --examples 5000 --tokens 2000000 --fail-on undecided",
         "finetree check job.yaml --policy policy.yaml --output github",
         "finetree check job.yaml --max-memory-gib 24 --json | jq .verdict",
     ),
 )
 @click.argument("file")
-@click.option("--max-cost-usd", type=Amount(), metavar="USD", help="Highest cost of the run.")
-@click.option("--max-monthly-cost-usd", type=Amount(), metavar="USD", help="Highest cost of a month's runs.")
+@click.option("--max-cost", type=MoneyAmount(), metavar="AMOUNT", help="Highest cost of the run: 50 or '50 EUR'.")
+@click.option("--max-monthly-cost", type=MoneyAmount(), metavar="AMOUNT", help="Highest cost of a month's runs.")
 @click.option("--max-hours", type=Amount(), metavar="H", help="Longest time.")
 @click.option("--max-memory-gib", type=Amount(), metavar="GIB", help="Highest peak memory of a device.")
 @click.option("--fits", is_flag=True, help="The run must fit in its hardware's memory.")
@@ -71,11 +70,10 @@ class CheckFlags:
 @click.option("--count", type=Whole(1), metavar="N", help="Number of devices in place of the job's.")
 @click.option("--runs-per-month", type=Amount(), metavar="N", help="Runs in a month, for the monthly cost.")
 @click.option("--examples", type=Whole(1), metavar="N", help="Number of rows, where the job has no data.")
-@click.option("--tokens", type=Whole(), default=0, metavar="N", help="With --examples: tokens of all rows.")
+@click.option("--tokens", type=Whole(1), metavar="N", help="With --examples: tokens of all rows.")
 @click.option(
     "--target-fraction",
-    type=Amount(),
-    default=0.0,
+    type=Amount(1),
     metavar="0..1",
     help="With --examples: share of the tokens that enter the loss.",
 )
@@ -136,8 +134,8 @@ def _check(settings: Settings, file: str, flags: CheckFlags) -> None:
 
 
 def _with_positions(
-    call: "Callable[[], estimator_pb2.CheckPlanResponse]", job: "JobFile", policy: "Policy"
-) -> "estimator_pb2.CheckPlanResponse":
+    call: "Callable[[], check_plan_pb2.CheckPlanResponse]", job: "JobFile", policy: "Policy"
+) -> "check_plan_pb2.CheckPlanResponse":
     """Call the estimator; a refusal of values names file and line in the job or in the policy."""
     from finetree import FinetreeError
 
@@ -156,18 +154,17 @@ def _with_positions(
         if found:
             text = f"{policy.file} has a limit that cannot be checked"
             raise BadInput(text, remedy=error.remedy, reason=error.reason, problems=found) from cause
-        if error.reason == "CURRENCY_UNKNOWN":
-            text = of_limits[0].description.partition(";")[0]
-            flag = "--max-cost-usd" if policy.message.HasField("max_cost") else "--max-monthly-cost-usd"
-            raise BadInput(f"{flag}: {text}", remedy=OTHER_CURRENCY, reason=error.reason) from cause
-        raise cause from None  # limits of flags are in no file
+        if flag := policy.flag(of_limits[0].field):
+            text = f"{flag}: {of_limits[0].description}"
+            raise BadInput(text, remedy=error.remedy, reason=error.reason) from cause
+        raise cause from None
 
 
-def _failure(answer: "estimator_pb2.CheckPlanResponse", fail_on: str) -> CliError | None:
+def _failure(answer: "check_plan_pb2.CheckPlanResponse", fail_on: str) -> CliError | None:
     """Return the error to exit with; None if every limit passes."""
-    from finetree_api.types.v1 import evidence_pb2 as ev
+    from finetree_api.types.v1 import check_pb2
 
-    bad = {ev.CHECK_VERDICT_FAIL} | ({ev.CHECK_VERDICT_UNDECIDED} if fail_on == "undecided" else set())
+    bad = {check_pb2.CHECK_VERDICT_FAIL} | ({check_pb2.CHECK_VERDICT_UNDECIDED} if fail_on == "undecided" else set())
     rules = ", ".join(check.rule_id for check in answer.checks if check.verdict in bad)
     if not rules:
         return None
@@ -177,7 +174,7 @@ def _failure(answer: "estimator_pb2.CheckPlanResponse", fail_on: str) -> CliErro
 
 def _show(
     settings: Settings,
-    answer: "estimator_pb2.CheckPlanResponse",
+    answer: "check_plan_pb2.CheckPlanResponse",
     failure: CliError | None,
     *,
     job: "JobFile",

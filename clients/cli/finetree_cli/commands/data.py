@@ -13,7 +13,7 @@ from finetree_cli.options.types import Label, Threshold
 if TYPE_CHECKING:
     from finetree import Client, Job
     from finetree_api.trainer.v1 import event_pb2
-    from finetree_api.types.v1 import run_spec_pb2
+    from finetree_api.types.v1 import training_data_pb2
 
     from finetree_cli.render.trainer.dataset import Found
 
@@ -91,30 +91,29 @@ def check(
     The file is uploaded (the same content once) and tokenised by a PREPARE job; a second check of the same content
     reuses the result. Exits with 2 if the data is malformed, with row and field, and with 3 if a --fail-on applies.
     """
-    from finetree_api.types.v1 import run_spec_pb2
+    from finetree_api.trainer.v1 import job_pb2
+    from finetree_api.types.v1 import training_data_pb2, training_pb2
 
     from finetree_cli.options.spec import model_source
     from finetree_cli.output import short_name
     from finetree_cli.render.trainer import dataset
 
-    spec = run_spec_pb2.RunSpec(model=model_source(model))
-    spec.training.loss_tokens = run_spec_pb2.LossTokens.Value(f"LOSS_TOKENS_{learn.upper().replace('-', '_')}")
-    if sequence_length is not None:
-        spec.training.sequence_length = sequence_length
+    loss_tokens = training_pb2.LossTokens.Value(f"LOSS_TOKENS_{learn.upper().replace('-', '_')}")
+    task = job_pb2.PrepareTask(model=model_source(model), sequence_length=sequence_length, loss_tokens=loss_tokens)
     if any(name in ("leak", "prompt-leak") for name, _ in thresholds) and held_out is None:
         raise BadInput("--fail-on leak needs held-out rows", remedy="add --eval FILE")
-    _set_reading(spec.dataset.reading, columns, skip_bad_rows=skip_bad_rows)
+    _set_reading(task.dataset.reading, columns, skip_bad_rows=skip_bad_rows)
     if file_format is not None:
-        spec.dataset.reading.file_format = run_spec_pb2.FileFormat.Value(f"FILE_FORMAT_{file_format.upper()}")
+        task.dataset.reading.file_format = training_data_pb2.FileFormat.Value(f"FILE_FORMAT_{file_format.upper()}")
     if held_out is not None:
-        spec.evaluation.dataset.reading.CopyFrom(spec.dataset.reading)
+        task.evaluation_dataset.reading.CopyFrom(task.dataset.reading)
     with settings.client() as client:
-        _set_source(settings, client, spec.dataset, file, on_server=on_server)
+        _set_source(settings, client, task.dataset, file, on_server=on_server)
         if held_out is not None:
-            _set_source(settings, client, spec.evaluation.dataset, held_out, on_server=on_server)
-        job = client.create_job(spec, kind="PREPARE", display_name=f"check {Path(file).name}")
+            _set_source(settings, client, task.evaluation_dataset, held_out, on_server=on_server)
+        job = client.create_job(task, display_name=f"check {Path(file).name}"[:256])
         reports = _reports(settings, job)
-        source = spec.dataset.name or spec.dataset.path
+        source = task.dataset.name or task.dataset.path
     found = dataset.findings(reports, dict(thresholds))
     if settings.out.json:
         settings.out.document(dataset.document(source, job.name, reports, found))
@@ -125,7 +124,7 @@ def check(
 
 
 def _set_source(
-    settings: Settings, client: "Client", source: "run_spec_pb2.DatasetSource", file: str, *, on_server: bool
+    settings: Settings, client: "Client", source: "training_data_pb2.DatasetSource", file: str, *, on_server: bool
 ) -> None:
     from finetree_cli.uploads import upload
 
@@ -136,18 +135,18 @@ def _set_source(
 
 
 def _set_reading(
-    reading: "run_spec_pb2.DatasetReading", columns: tuple[tuple[str, str], ...], *, skip_bad_rows: bool
+    reading: "training_data_pb2.DatasetReading", columns: tuple[tuple[str, str], ...], *, skip_bad_rows: bool
 ) -> None:
     """Set how a file is read. Raises BadInput for an unknown part of a row."""
-    from finetree_api.types.v1 import run_spec_pb2
+    from finetree_api.types.v1 import training_data_pb2
 
-    parts = run_spec_pb2.DatasetColumns.DESCRIPTOR.fields_by_name
+    parts = training_data_pb2.DatasetColumns.DESCRIPTOR.fields_by_name
     for part, name in columns:
         if part not in parts:
             raise BadInput(f"--column: unknown part {part!r}", remedy=f"the parts are: {', '.join(parts)}")
         setattr(reading.columns, part, name)
     if skip_bad_rows:
-        reading.bad_rows = run_spec_pb2.BAD_ROWS_SKIP
+        reading.bad_rows = training_data_pb2.BAD_ROWS_SKIP
 
 
 def _reports(settings: Settings, job: "Job") -> "list[event_pb2.DatasetReport]":
@@ -205,7 +204,7 @@ def preview(settings: Settings, /, *, dataset: str, job: str, only: str | None, 
         raise BadInput("give either a dataset or --job", remedy="`finetree datasets list` lists the datasets")
     finding = only.replace("-", "_") if only else 0
     with settings.client() as client:
-        pages = client.preview_dataset(dataset, job=job, finding=finding, split=split or "", page_size=min(limit, 100))
+        pages = client.preview_dataset(dataset, job=job, finding=finding, split=split or 0, page_size=min(limit, 100))
         rows = list(islice(pages, limit))
     if settings.out.json:
         settings.out.document({"rows": [as_dict(row) for row in rows]})

@@ -29,8 +29,8 @@ from finetree_cli.options.types import Names, Whole
 
 if TYPE_CHECKING:
     from finetree import Client
-    from finetree_api.estimator.v1 import estimator_pb2
-    from finetree_api.types.v1 import run_spec_pb2
+    from finetree_api.estimator.v1 import estimate_pb2
+    from finetree_api.types.v1 import model_pb2, run_spec_pb2
 
     from finetree_cli.render.chart.memory import Row
 
@@ -149,7 +149,9 @@ def estimate(settings: Settings, /, file: str | None, **flags: Any) -> None:
 
 
 def _estimate(settings: Settings, file: str | None, flags: EstimateFlags) -> None:
-    from finetree_api.estimator.v1 import estimator_pb2
+
+    from finetree_api.estimator.v1 import estimate_pb2
+    from finetree_api.types.v1 import estimate_summary_pb2
 
     from finetree_cli.backends.estimator import open_estimator
     from finetree_cli.jobfile.error_positions import with_positions
@@ -165,14 +167,14 @@ def _estimate(settings: Settings, file: str | None, flags: EstimateFlags) -> Non
         job = read_job(file) if file is not None else None
         request = _request(client, job, flags)
         if flags.full_view:
-            request.view = estimator_pb2.ESTIMATE_VIEW_FULL
+            request.view = estimate_pb2.ESTIMATE_VIEW_FULL
         with with_positions(job):
             answer = estimator.estimate(request)
     if settings.out.json:
         settings.out.message(answer)
         return
     show(settings.out, answer)
-    if answer.fit.verdict == estimator_pb2.FIT_VERDICT_DOES_NOT_FIT and not flags.full_view:
+    if answer.fit.verdict == estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT and not flags.full_view:
         settings.out.say("--full lists changes that would fit; `finetree recommend` gives a recipe that fits")
 
 
@@ -235,25 +237,28 @@ def _chart_writer(path: Path | None) -> "Callable[[str, Sequence[Row]], None] | 
     return write
 
 
-def _model_name(model: "run_spec_pb2.ModelSource") -> str:
+def _model_name(model: "model_pb2.ModelSource") -> str:
     return model.name or model.hub.id or model.path or "model"
 
 
-def _request(client: "Client", job: JobFile | None, flags: EstimateFlags) -> "estimator_pb2.EstimateRunRequest":
-    from finetree_api.estimator.v1 import estimator_pb2
+def _request(client: "Client", job: JobFile | None, flags: EstimateFlags) -> "estimate_pb2.EstimateRunRequest":
 
-    request = estimator_pb2.EstimateRunRequest()
+    from finetree_api.estimator.v1 import estimate_pb2
+
+    request = estimate_pb2.EstimateRunRequest()
     if job is not None:
-        request.spec.CopyFrom(job.request.spec)
+        request.spec.CopyFrom(job.spec)
     _change_spec(request.spec, flags, from_file=job is not None)
     machine = hardware(flags.hardware, client)
     if machine is not None:
-        request.spec.hardware.CopyFrom(machine)
+        request.spec.hardware.CopyFrom(machine.hardware)
+        if machine.matrix_rates is not None:
+            request.matrix_rates.CopyFrom(machine.matrix_rates)
     owner = ownership(flags.ownership)
     if owner is not None:
         request.spec.ownership.CopyFrom(owner)
     _add_data(client, request, flags.data)
-    set_program(request, flags.program)
+    set_program(request.spec, flags.program)
     return request
 
 
@@ -283,7 +288,7 @@ def _change_spec(spec: "run_spec_pb2.RunSpec", flags: EstimateFlags, *, from_fil
             setattr(spec.training, name, value)
 
 
-def _add_data(client: "Client", request: "estimator_pb2.EstimateRunRequest", flags: DataFlags) -> None:
+def _add_data(client: "Client", request: "estimate_pb2.EstimateRunRequest", flags: DataFlags) -> None:
     known = data(flags, client)
     if known.dataset is not None:
         request.spec.dataset.CopyFrom(known.dataset)

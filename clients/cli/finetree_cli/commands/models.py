@@ -79,14 +79,11 @@ def pull(settings: Settings, model: str) -> None:
     Files that are there already are not fetched again, and an interrupted download is resumed. The token for gated
     models is a setting of the trainer (hub_token). With --json, stdout has one event of the job on each line.
     """
-    from finetree_api.types.v1 import run_spec_pb2
-
     from finetree_cli.follow import follow
     from finetree_cli.options.spec import model_source
 
-    spec = run_spec_pb2.RunSpec(model=model_source(model))
     with settings.client() as client:
-        follow(settings, client.create_job(spec, kind="PREPARE", display_name=f"pull {model}"[:256]))
+        follow(settings, client.prepare(model=model_source(model), display_name=f"pull {model}"[:256]))
     if not settings.out.json:
         settings.out.say(f"{model} is ready")
 

@@ -24,12 +24,13 @@ from finetree_cli.options.spec import (
     ownership,
     ownership_options,
 )
-from finetree_cli.options.types import Duration, Names, Whole
+from finetree_cli.options.types import Amount, Duration, MoneyAmount, Names, Whole
 
 if TYPE_CHECKING:
     from finetree import Client
-    from finetree_api.recommender.v1 import recommender_pb2
+    from finetree_api.recommender.v1 import recommendation_pb2
     from google.protobuf import duration_pb2
+    from google.type import money_pb2
 
     from finetree_cli.backends.recommender import Recommender
 
@@ -38,13 +39,13 @@ QUALITY = {"maximum": 1, "critical": 2, "important": 3, "acceptable": 4, "experi
 TIME = {"days": 1, "hours": 2, "minutes": 3}
 TASKS = {"single": 1, "similar": 2, "many": 3}
 USE_CASE = {"enterprise": 1, "startup": 2, "research": 3}
-TASK_KIND = {"style": 1, "classification": 2, "chat": 3, "code": 4, "math": 5, "knowledge": 6}
+TASK_DOMAIN = {"style": 1, "classification": 2, "chat": 3, "code": 4, "math": 5, "knowledge": 6}
 PROFILE = {"playbook": 1, "evidence": 2}
 TREES = {"text": 1, "mermaid": 2, "svg": 3}
 FILE = click.Path(dir_okay=False, path_type=Path)
 BEHAVIOR = {"minor": 1, "moderate": 2, "significant": 3}
 EXPERIENCE = {"beginner": 1, "intermediate": 2, "expert": 3}
-SERVING = {"vllm": 1, "ollama": 2, "llama.cpp": 3, "transformers": 4}
+SERVING = {"vllm": 1, "ollama": 2, "llama.cpp": 3, "transformers": 4, "finetree": 5}
 PRIORITY = {"quality": 1, "speed": 2, "cost": 3, "memory": 4, "simplicity": 5, "modularity": 6}
 
 
@@ -60,19 +61,19 @@ class RecommendFlags:
     time: str | None
     tasks: str | None
     use_case: str | None
-    task_kind: str | None
+    task_domain: str | None
     behavior: str | None
     experience: str | None
-    budget: float | None
-    budget_run: float | None
-    runs_per_month: int
-    deadline: float | None
-    task_count: int
+    budget_per_month: "money_pb2.Money | None"
+    budget_per_run: "money_pb2.Money | None"
+    runs_per_month: float | None
+    max_duration: float | None
+    task_count: int | None
     serve: tuple[str, ...]
     priority: tuple[str, ...]
     can_rent: bool | None
     recipe: str | None
-    policy: str
+    rule_pack: str
     explain: bool
     interactive: bool
     tree: str | None
@@ -87,8 +88,8 @@ class RecommendFlags:
     examples=(
         "finetree recommend --model llama-3.1-8b --gpu rtx-4090 --quality important",
         "finetree recommend --model smollm2-135m-instruct --this-machine --output job.yaml",
-        "finetree recommend --gpu-memory 16 --deadline 8h --serve vllm --priority quality",
-        "finetree recommend --model qwen2.5-7b --gpu-memory 16 --tasks many --budget 200 --json | jq .verdict",
+        "finetree recommend --gpu-memory 16 --max-duration 8h --serve vllm --priority quality",
+        "finetree recommend --model qwen2.5-7b --gpu-memory 16 --budget-per-month 200 --json | jq .verdict",
         "finetree recommend --model llama-3.1-8b --gpu rtx-4090 --explain --frontier methods.svg",
         "finetree recommend --interactive",
         "finetree recommend --gpu-memory 8 --tree svg --tree-output tree.svg",
@@ -105,14 +106,14 @@ class RecommendFlags:
 @choice("--time", TIME, "Time available for a run.")
 @choice("--tasks", TASKS, "How many tasks share the model.")
 @choice("--use-case", USE_CASE, "Kind of organisation.")
-@choice("--task-kind", TASK_KIND, "What the model is to learn.")
+@choice("--task-domain", TASK_DOMAIN, "What the model is to learn.")
 @choice("--behavior", BEHAVIOR, "How much the model's behaviour is to change.")
 @choice("--experience", EXPERIENCE, "Your experience with fine-tuning.")
-@click.option("--budget", type=float, metavar="USD", help="Budget for a month.")
-@click.option("--budget-run", type=float, metavar="USD", help="Budget for one run.")
-@click.option("--runs-per-month", type=Whole(), default=0, metavar="N", help="Runs in a month.")
-@click.option("--deadline", type=Duration(), metavar="DURATION", help="Longest time for one run, such as 8h.")
-@click.option("--task-count", type=Whole(), default=0, metavar="N", help="Number of tasks, and so adapters, to serve.")
+@click.option("--budget-per-month", type=MoneyAmount(), metavar="USD", help="Budget for the runs of a month.")
+@click.option("--budget-per-run", type=MoneyAmount(), metavar="USD", help="Budget for one run.")
+@click.option("--runs-per-month", type=Amount(), metavar="N", help="Runs in a month.")
+@click.option("--max-duration", type=Duration(), metavar="DURATION", help="Longest time for one run, such as 8h.")
+@click.option("--task-count", type=Whole(1), metavar="N", help="Number of tasks, and so adapters, to serve.")
 @click.option(
     "--serve",
     type=Names(tuple(SERVING)),
@@ -130,7 +131,7 @@ class RecommendFlags:
 @click.option("--can-rent/--cannot-rent", default=None, help="Whether hardware can be rented.")
 @ownership_options
 @choice("--recipe", PROFILE, "Source of the recipe's values. [default: playbook]")
-@click.option("--policy", default="", metavar="NAME", help="Rule pack. [default: playbook-1]")
+@click.option("--rule-pack", default="", metavar="NAME", help="Rule pack. [default: playbook-1]")
 @click.option("--explain", is_flag=True, help="Show everything: rules, sources, recipe, and what would change it.")
 @click.option("--interactive", is_flag=True, help="Ask the rule pack's questions; answers come from stdin, one a line.")
 @click.option("--tree", type=click.Choice(tuple(TREES)), help="Draw the decision tree with this request's path marked.")
@@ -169,7 +170,7 @@ def recommend(settings: Settings, /, **flags: Any) -> None:
     _show(settings, response, explain=given.explain)
 
 
-def _ask(settings: Settings, flags: RecommendFlags) -> "recommender_pb2.RecommendResponse | None":
+def _ask(settings: Settings, flags: RecommendFlags) -> "recommendation_pb2.RecommendResponse | None":
     """Ask the recommender and write the pictures; None if the decision tree itself is the answer."""
     from finetree_cli.backends.recommender import open_recommender
 
@@ -182,7 +183,7 @@ def _ask(settings: Settings, flags: RecommendFlags) -> "recommender_pb2.Recommen
         if flags.interactive:
             from finetree_cli.interview import interview
 
-            interview(recommender.get_policy(request.policy), request, settings.out)
+            interview(recommender.get_rule_pack(request.rule_pack), request, settings.out)
         if flags.tree is not None and flags.tree_output is None:
             _show_tree(settings, recommender, request, flags.tree)
             return None
@@ -195,7 +196,7 @@ def _ask(settings: Settings, flags: RecommendFlags) -> "recommender_pb2.Recommen
     return response
 
 
-def _show(settings: Settings, response: "recommender_pb2.RecommendResponse", *, explain: bool) -> None:
+def _show(settings: Settings, response: "recommendation_pb2.RecommendResponse", *, explain: bool) -> None:
     if settings.out.json:
         settings.out.message(response)
     elif explain:
@@ -209,7 +210,7 @@ def _show(settings: Settings, response: "recommender_pb2.RecommendResponse", *, 
 
 
 def _show_tree(
-    settings: Settings, recommender: "Recommender", request: "recommender_pb2.RecommendRequest", word: str
+    settings: Settings, recommender: "Recommender", request: "recommendation_pb2.RecommendRequest", word: str
 ) -> None:
     """Print the decision tree; with --json also its nodes, edges and marks."""
     drawn = recommender.render_decision_tree(request, picture_format=TREES[word])
@@ -219,14 +220,16 @@ def _show_tree(
         settings.out.text(drawn.content.rstrip("\n"))
 
 
-def _request(client: "Client", flags: RecommendFlags) -> "recommender_pb2.RecommendRequest":
-    from finetree_api.recommender.v1 import recommender_pb2
+def _request(client: "Client", flags: RecommendFlags) -> "recommendation_pb2.RecommendRequest":
+
+    from finetree_api.recommender.v1 import recommendation_pb2
 
     machine = hardware(flags.hardware, client)
     known = data(flags.data, client)
-    return recommender_pb2.RecommendRequest(
+    return recommendation_pb2.RecommendRequest(
         model=model_source(flags.model) if flags.model else None,
-        hardware=machine,
+        hardware=machine.hardware if machine is not None else None,
+        matrix_rates=machine.matrix_rates if machine is not None else None,
         dataset=known.dataset,
         dataset_profile=known.profile,
         evaluation=known.evaluation,
@@ -235,14 +238,14 @@ def _request(client: "Client", flags: RecommendFlags) -> "recommender_pb2.Recomm
         quality=enum_value(QUALITY, flags.quality),
         time=enum_value(TIME, flags.time),
         tasks=enum_value(TASKS, flags.tasks),
-        budget_usd_month=flags.budget,
+        budget_per_month=flags.budget_per_month,
         can_rent=flags.can_rent,
         use_case=enum_value(USE_CASE, flags.use_case),
-        task_kind=enum_value(TASK_KIND, flags.task_kind),
+        task_domain=enum_value(TASK_DOMAIN, flags.task_domain),
         profile=enum_value(PROFILE, flags.recipe),
-        policy=flags.policy,
-        deadline=_duration(flags.deadline),
-        budget_usd_run=flags.budget_run,
+        rule_pack=flags.rule_pack,
+        max_duration=_duration(flags.max_duration),
+        budget_per_run=flags.budget_per_run,
         runs_per_month=flags.runs_per_month,
         task_count=flags.task_count,
         behavior_change=enum_value(BEHAVIOR, flags.behavior),
@@ -258,7 +261,7 @@ def _duration(seconds: float | None) -> "duration_pb2.Duration | None":
     return duration_pb2.Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9)) if seconds is not None else None
 
 
-def write_job(path: Path, response: "recommender_pb2.RecommendResponse") -> None:
+def write_job(path: Path, response: "recommendation_pb2.RecommendResponse") -> None:
     """Write the recommended recipe as a job file, each value with its reason. Raises BadInput."""
     from finetree_cli.jobfile.yaml_writer import to_yaml
 

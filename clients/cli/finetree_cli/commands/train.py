@@ -11,7 +11,7 @@ from finetree_cli.options.types import Duration, Label
 
 if TYPE_CHECKING:
     from finetree import Client, Job
-    from finetree_api.types.v1 import run_spec_pb2
+    from finetree_api.types.v1 import model_pb2
 
     from finetree_cli.jobfile.job import JobFile
 
@@ -60,9 +60,9 @@ def train(
 
     job = read_job(file)
     if name:
-        job.request.display_name = name
+        job.template.display_name = name
     for key, value in labels:
-        job.request.labels[key] = value
+        job.template.labels[key] = value
     with settings.client() as client:
         upload_job_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
         if check:
@@ -79,33 +79,30 @@ def train(
 def create(
     settings: Settings, client: "Client", job: "JobFile", *, request_id: str = "", timeout: float | None = None
 ) -> "Job":
-    """Create the job; prepare its model first if it is not prepared."""
+    """Create the job; if it trains and its model is not prepared, prepare the model first."""
     from finetree import FailedPrecondition
 
     from finetree_cli.jobfile.error_positions import with_positions
 
     with with_positions(job):
         try:
-            return client.create_job(job.request, request_id=request_id)
+            return client.create_job(job.template, request_id=request_id)
         except FailedPrecondition as error:
             if error.reason != "MODEL_NOT_PREPARED":
                 raise
-    prepare(settings, client, job.request.spec.model, timeout=timeout)
+    prepare(settings, client, job.spec.model, timeout=timeout)
     with with_positions(job):
-        return client.create_job(job.request, request_id=request_id)
+        return client.create_job(job.template, request_id=request_id)
 
 
 def prepare(
-    settings: Settings, client: "Client", model: "run_spec_pb2.ModelSource", *, timeout: float | None = None
+    settings: Settings, client: "Client", model: "model_pb2.ModelSource", *, timeout: float | None = None
 ) -> None:
-    """Prepare a model by a PREPARE job, and follow it."""
-    from finetree_api.types.v1 import run_spec_pb2
-
+    """Prepare a model, and follow the job that does."""
     from finetree_cli.follow import follow
 
     settings.out.say("preparing the model")
-    spec = run_spec_pb2.RunSpec(model=model)
-    follow(settings, client.create_job(spec, kind="PREPARE", display_name="prepare model"), timeout=timeout)
+    follow(settings, client.prepare(model=model, display_name="prepare model"), timeout=timeout)
 
 
 def _check(settings: Settings, client: "Client", job: "JobFile") -> None:
@@ -113,7 +110,7 @@ def _check(settings: Settings, client: "Client", job: "JobFile") -> None:
     from finetree_cli.render.trainer.jobs import refuse_failed_checks, show_plan
 
     with with_positions(job):
-        plan = client.validate_job(job.request)
+        plan = client.validate_job(job.template)
     if settings.out.json:
         settings.out.message(plan)
     else:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.recommender.v1 import recommender_pb2
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 
 from finetree_cli.demo.dataset import MIN_COUNTRIES
@@ -25,9 +25,9 @@ class Outcome:
     """Results of the demo; `see` collects them from the events of the training job."""
 
     job: str
-    recommendation: recommender_pb2.RecommendResponse
-    estimate: estimator_pb2.Estimate
-    machine: trainer_pb2.GetCapacityResponse
+    recommendation: recommendation_pb2.RecommendResponse
+    estimate: estimate_pb2.Estimate
+    machine: capacity_pb2.GetCapacityResponse
     countries: int
     spec: run_spec_pb2.RunSpec = field(default_factory=run_spec_pb2.RunSpec)
     """Spec of the job as the trainer has it."""
@@ -35,7 +35,7 @@ class Outcome:
     samples: list[event_pb2.Sample] = field(default_factory=list)
     seqs: list[int] = field(default_factory=list)
     last_event: str = ""
-    artifacts: Sequence[job_pb2.Artifact] = ()
+    artifacts: Sequence[artifact_pb2.Artifact] = ()
     folders: dict[str, Path] = field(default_factory=dict)
     """Local folder of each artifact by its name."""
 
@@ -61,7 +61,7 @@ class Outcome:
             "actual": {
                 "device_bytes": summary.peak_memory_bytes,
                 "total_seconds": summary.total_seconds,
-                "phase_seconds": dict(summary.phase_seconds),
+                "phases": [as_dict(phase) for phase in summary.phases],
                 "optimizer_steps": summary.steps,
                 "processed_tokens": summary.processed_tokens,
                 "median_step_seconds": summary.median_step_seconds,
@@ -89,14 +89,14 @@ class Outcome:
             "total_seconds": _interval(estimate.time.total_seconds),
             "optimizer_steps": estimate.optimizer_steps,
         }
-        if estimate.cost.HasField("amount"):
-            found["cost_amount"] = _interval(estimate.cost.amount)
-            found["currency_code"] = estimate.cost.currency_code
+        if estimate.cost.HasField("total"):
+            found["cost"] = _interval(estimate.cost.total.amount)
+            found["currency_code"] = estimate.cost.total.currency_code
         return found
 
-    def _artifact(self, artifact: job_pb2.Artifact) -> dict[str, Any]:
+    def _artifact(self, artifact: artifact_pb2.Artifact) -> dict[str, Any]:
         folder = self.folders.get(artifact.name)
-        kind = units.word(job_pb2.ArtifactKind, artifact.kind)
+        kind = units.word(artifact_pb2.ArtifactKind, artifact.kind)
         return {"name": artifact.name, "kind": kind, "path": str(folder or ""), "size_bytes": artifact.size_bytes}
 
 
@@ -135,7 +135,7 @@ def _show_text(out: Output, outcome: Outcome) -> None:
     ]
     out.table(["", ">Estimated", ">Actual"], rows)
     for artifact in outcome.artifacts:
-        kind = units.word(job_pb2.ArtifactKind, artifact.kind)
+        kind = units.word(artifact_pb2.ArtifactKind, artifact.kind)
         out.text(f"{kind}: {outcome.folders.get(artifact.name, artifact.name)}")
 
 

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from finetree_api.trainer.v1 import trainer_pb2
+from finetree_api.trainer.v1 import capacity_pb2
 
 from finetree_cli.demo.dataset import MIN_COUNTRIES, available
 from finetree_cli.render import units
@@ -25,7 +25,7 @@ class Size:
     reason: str
 
 
-def choose(capacity: trainer_pb2.GetCapacityResponse, asked: int | None) -> Size:
+def choose(capacity: capacity_pb2.GetCapacityResponse, asked: int | None) -> Size:
     """Choose the number of countries: in proportion to the rate above the reference, at least the minimum.
 
     With a GPU, all of them: they take less than a minute.
@@ -33,9 +33,10 @@ def choose(capacity: trainer_pb2.GetCapacityResponse, asked: int | None) -> Size
     everything = len(available())
     if asked is not None:
         return Size(asked, "as requested")
-    if any(device.hardware.WhichOneof("device") != "cpu" for device in capacity.devices):
+    if any(device.hardware.WhichOneof("device") != "cpu" for node in capacity.nodes for device in node.devices):
         return Size(everything, "all of them: this machine has a GPU")
-    rate = max(capacity.host_bf16_flops_per_second, capacity.host_fp32_flops_per_second)
+    rates = [node.matrix_rates for node in capacity.nodes]
+    rate = max((max(each.bf16_flops_per_second, each.fp32_flops_per_second) for each in rates), default=0.0)
     if rate == 0:
         return Size(MIN_COUNTRIES, "the minimum: this machine's matrix rate is not known")
     wanted = int(MIN_COUNTRIES * rate / REFERENCE_RATE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Job files: a RunSpec or a JobRequest as strict proto JSON, written as YAML or JSON."""
+"""Job files: a JobTemplate, or only its RunSpec, as strict proto JSON written in YAML or JSON."""
 
 import re
 import sys
@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING
 from finetree_cli.errors import BadInput, FileProblem, Position
 
 if TYPE_CHECKING:
-    from finetree_api.trainer.v1 import trainer_pb2
+    from finetree_api.trainer.v1 import job_pb2
+    from finetree_api.types.v1 import run_spec_pb2
     from yaml.nodes import Node
 
 MAX_FILE_BYTES = 1 << 20
 """Largest job file in bytes; real ones have about 2 kB."""
 STDIN = "-"
 """Name of the standard input in place of a file."""
+SPEC = "train.spec."
+"""Path of the RunSpec's settings in a JobTemplate."""
+TEMPLATE_KEYS = frozenset(
+    ("display_name", "train", "prepare", "export", "limits", "deadline", "suspended", "labels", "annotations", "spec")
+)
+"""Top-level keys that make a file a JobTemplate; none is a RunSpec's. `spec` is refused there with its right place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +40,23 @@ class LocalData:
 class JobFile:
     """A job file without mistakes."""
 
-    request: "trainer_pb2.JobRequest"
+    template: "job_pb2.JobTemplate"
     file: str
     """Name of the file in messages."""
     positions: dict[str, Position]
-    """Position of each value by its path in a JobRequest ("spec.training.epochs")."""
+    """Position of each value by its path in a JobTemplate ("train.spec.training.epochs")."""
+    short: bool = True
+    """Whether the file is the RunSpec alone: messages then leave "train.spec." out of paths."""
+
+    @property
+    def spec(self) -> "run_spec_pb2.RunSpec":
+        """Return the run; changes of it are changes of the job. Raises BadInput for a job that does not train."""
+        if self.template.WhichOneof("task") != "train":
+            raise BadInput(f"{self.file}: the job does not train", remedy="this command needs a job with `train`")
+        return self.template.train.spec
 
     def position_of(self, field_path: str) -> Position:
-        """Return the position of a JobRequest path, or of the nearest setting around it."""
+        """Return the position of a JobTemplate path, or of the nearest setting around it."""
         path = field_path
         while path and path not in self.positions:
             path = re.sub(r"(\.|^)[^.\[]*$|\[[^\[]*$", "", path)
@@ -51,15 +67,17 @@ class JobFile:
         found = []
         for field, text in violations:
             path = field.removeprefix("job.").removeprefix("run.")
-            shown = path if "spec" in self.positions else path.removeprefix("spec.")
+            path = f"train.{path}" if path.startswith("spec.") else path
+            shown = path.removeprefix(SPEC) if self.short else path
             found.append(FileProblem(self.position_of(path), shown, text))
         return found
 
     def local_data(self) -> list[LocalData]:
         """List the datasets that are given by path and exist on this machine; relative paths begin at the job file."""
-        spec = self.request.spec
+        if self.template.WhichOneof("task") != "train":
+            return []
         beside = Path.cwd() if self.file == "<stdin>" else Path(self.file).parent
-        named = [("dataset", spec.dataset), ("evaluation.dataset", spec.evaluation.dataset)]
+        named = [("dataset", self.spec.dataset), ("evaluation.dataset", self.spec.evaluation.dataset)]
         given = [(path, beside / source.path) for path, source in named if source.WhichOneof("source") == "path"]
         return [LocalData(path, file) for path, file in given if file.is_file()]
 
@@ -76,22 +94,23 @@ def read_job(name: str) -> JobFile:
 
 def parse_job(text: str, file: str) -> JobFile:
     """Parse the text of a job file; `file` is its name in messages. Raises BadInput."""
-    from finetree_api.trainer.v1 import trainer_pb2
+    from finetree_api.trainer.v1 import job_pb2
 
     from finetree_cli.jobfile.yaml_reader import YamlReader
 
-    request = trainer_pb2.JobRequest()
+    template = job_pb2.JobTemplate()
     reader = YamlReader(file)
     root = compose(text, file)
-    if _is_request(root):
-        reader.read(root, request)
+    short = not _is_template(root)
+    if short:
+        template.train.spec.SetInParent()
+        reader.read(root, template.train.spec)
+        reader.positions = {SPEC + path: position for path, position in reader.positions.items()}
     else:
-        request.spec.SetInParent()
-        reader.read(root, request.spec)
-        reader.positions = {f"spec.{path}": position for path, position in reader.positions.items()}
+        reader.read(root, template)
     if reader.problems:
         raise _invalid(file, reader.problems)
-    return JobFile(request, file, reader.positions)
+    return JobFile(template, file, reader.positions, short)
 
 
 def read_text(name: str) -> tuple[str, str]:
@@ -141,11 +160,11 @@ def compose(text: str, file: str) -> "Node":
     return root
 
 
-def _is_request(root: "Node") -> bool:
-    """Tell whether the top level is a JobRequest (it has a spec) and not a RunSpec."""
+def _is_template(root: "Node") -> bool:
+    """Tell whether the top level is a JobTemplate and not a RunSpec."""
     from yaml.nodes import MappingNode
 
-    return isinstance(root, MappingNode) and any(key.value == "spec" for key, _ in root.value)
+    return isinstance(root, MappingNode) and any(key.value in TEMPLATE_KEYS for key, _ in root.value)
 
 
 def _invalid(file: str, problems: Sequence[FileProblem]) -> BadInput:

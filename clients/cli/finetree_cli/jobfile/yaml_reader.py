@@ -10,8 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -25,6 +24,7 @@ _WRITTEN_AS_TEXT = {
     "google.protobuf.Timestamp": "a time such as 2026-07-01T12:00:00Z",
     "google.protobuf.Duration": "a duration such as 3600s",
 }
+_MONEY = "google.type.Money"
 
 
 @dataclass(slots=True)
@@ -35,6 +35,8 @@ class YamlReader:
     positions: dict[str, Position] = field(default_factory=dict)
     """Position of each value's key, by the value's proto path."""
     problems: list[FileProblem] = field(default_factory=list)
+    _root: Any = None
+    """Descriptor of the file's top message, in which a misplaced key is looked up."""
 
     def read(self, node: Node, message: Message, path: str = "") -> None:
         """Fill `message` from a mapping; `path` is the message's proto path in the file."""
@@ -42,13 +44,14 @@ class YamlReader:
             self.report(node, path, f"expected settings (key: value), got {found(node)}")
             return
         descriptor: Any = message.DESCRIPTOR  # protobuf has two classes of descriptors, alike in all but their types
+        self._root = self._root or descriptor
         fields: dict[str, Any] = {name: item for item in descriptor.fields for name in (item.name, item.json_name)}
         seen: dict[str, Position] = {}
         for key, value in node.value:
             known = fields.get(str(key.value)) if isinstance(key, ScalarNode) else None
             if known is None:
                 name = str(key.value)
-                self.report(key, _join(path, name), _unknown_key(name, descriptor))
+                self.report(key, _join(path, name), self._unknown_key(name, descriptor, path))
                 continue
             position = self.position(key)
             if not self._is_repeat(known, key, path, seen):
@@ -64,6 +67,18 @@ class YamlReader:
         """Add a problem, up to `MAX_PROBLEMS`."""
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(FileProblem(self.position(node), path, message))
+
+    def _unknown_key(self, key: str, descriptor: Any, path: str) -> str:
+        """Explain an unknown key: a similar name, its place further in or elsewhere in the file, or the names here."""
+        names = [item.name for item in descriptor.fields]
+        close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+        if close:
+            return f"unknown setting; did you mean {close[0]}?"
+        inside = _find(key, descriptor)
+        elsewhere = _join(path, inside) if inside else _find(key, self._root)
+        if elsewhere:
+            return f"unknown setting here; it belongs at {elsewhere}"
+        return f"unknown setting; the settings here are {', '.join(names)}"
 
     def _is_repeat(self, known: FieldDescriptor, key: Node, path: str, seen: dict[str, Position]) -> bool:
         """Report a key that is given twice, and a second member of a oneof."""
@@ -98,13 +113,26 @@ class YamlReader:
 
     def _set_message(self, target: Message, node: Node, path: str) -> None:
         form = _WRITTEN_AS_TEXT.get(target.DESCRIPTOR.full_name)
+        if target.DESCRIPTOR.full_name == _MONEY and isinstance(node, ScalarNode):
+            self._set_money(target, node, path)
+            return
         if form is None:
             self.read(node, target, path)
             return
+        from google.protobuf import json_format
+
         try:
             json_format.Parse(json.dumps(node.value if isinstance(node, ScalarNode) else None), target)
         except json_format.ParseError:
             self.report(node, path, f"expected {form}, got {found(node)}")
+
+    def _set_money(self, target: Any, node: ScalarNode, path: str) -> None:
+        from finetree.money import parse_money
+
+        try:
+            target.CopyFrom(parse_money(str(node.value)))
+        except ValueError:
+            self.report(node, path, f"expected an amount such as 50 USD or 0.30 EUR, got {found(node)}")
 
     def _set_list(self, message: Message, known: FieldDescriptor, node: Node, path: str) -> None:
         if not isinstance(node, SequenceNode):
@@ -153,27 +181,16 @@ class YamlReader:
         return value
 
 
-def _unknown_key(key: str, descriptor: Descriptor) -> str:
-    names = [item.name for item in descriptor.fields]
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    if close:
-        return f"unknown setting; did you mean {close[0]}?"
-    elsewhere = _find(key)
-    if elsewhere:
-        return f"unknown setting here; it belongs at {elsewhere}"
-    return f"unknown setting; the settings here are {', '.join(names)}"
-
-
-def _find(key: str) -> str:
-    """Find the path of a RunSpec's setting by its name, breadth first; "" without one."""
-    from finetree_api.types.v1 import run_spec_pb2
-
-    queue: list[tuple[str, Descriptor]] = [("", run_spec_pb2.RunSpec.DESCRIPTOR)]
-    for path, descriptor in queue:
-        for item in descriptor.fields:
+def _find(key: str, descriptor: Any) -> str:
+    """Find the path of a setting by its name, breadth first; "" without one."""
+    queue: list[tuple[str, Any]] = [("", descriptor)]
+    seen = {descriptor.full_name}
+    for path, kind in queue:
+        for item in kind.fields:
             if key in (item.name, item.json_name):
                 return _join(path, item.name)
-            if item.message_type is not None:
+            if item.message_type is not None and item.message_type.full_name not in seen:
+                seen.add(item.message_type.full_name)
                 queue.append((_join(path, item.name), item.message_type))
     return ""
 

@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree.money import format_money, parse_money
+from finetree_api.types.v1 import check_pb2, run_spec_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
@@ -14,7 +15,7 @@ COMMENT_COLUMN = 44
 
 
 def to_yaml(
-    spec: run_spec_pb2.RunSpec, sources: Iterable[evidence_pb2.SettingSource] = (), header: Iterable[str] = ()
+    spec: run_spec_pb2.RunSpec, sources: Iterable[check_pb2.SettingSource] = (), header: Iterable[str] = ()
 ) -> str:
     """Write a spec as YAML that `jobfile.job.parse_job` reads back to an equal spec; `header` lines are comments."""
     reasons = {source.field_path: _reason(source) for source in sources}
@@ -29,6 +30,8 @@ def _mapping(message: Message, path: str, indent: int, reasons: dict[str, str]) 
         head = f"{' ' * indent}{known.name}:"
         if known.is_repeated:
             yield from _list(known, value, head, reasons.get(at, ""))
+        elif text := _as_text(known, value):
+            yield _commented(f"{head} {text}", reasons.get(at, ""))
         elif known.message_type is not None:
             body = list(_mapping(value, at, indent + 2, reasons))
             yield _commented(head if body else f"{head} {{}}", reasons.get(at, ""))
@@ -51,6 +54,17 @@ def _list(known: FieldDescriptor, values: Any, head: str, reason: str) -> Iterat
         yield from body[1:]
 
 
+def _as_text(known: FieldDescriptor, value: Any) -> str:
+    """Write a message that has a form as text: an amount of money. "" for any other."""
+    if known.message_type is None or known.message_type.full_name != "google.type.Money":
+        return ""
+    text = format_money(value)
+    try:
+        return text if parse_money(text) == value else ""
+    except ValueError:  # no currency: such an amount is written as a message
+        return ""
+
+
 def _scalar(known: FieldDescriptor, value: Any) -> str:
     if known.enum_type is not None:
         named = known.enum_type.values_by_number.get(value)
@@ -70,7 +84,7 @@ def _text(value: str) -> str:
     return value if is_name else json.dumps(value, ensure_ascii=False)
 
 
-def _reason(source: evidence_pb2.SettingSource) -> str:
+def _reason(source: check_pb2.SettingSource) -> str:
     """Return reason, range and source: "usual [recipe.clip]; 0.3 to 1; torchtune, clip_grad_norm"."""
     rule = f" [{source.rule_id}]" if source.rule_id else ""
     low, high = (

@@ -10,7 +10,7 @@ from finetree_cli.options.program import ProgramFlags, set_program
 from finetree_cli.options.spec import OwnershipFlags, ownership
 
 if TYPE_CHECKING:
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import estimate_pb2
 
     from finetree_cli.jobfile.job import JobFile
     from finetree_cli.output import Output
@@ -24,17 +24,18 @@ class PlanFlags:
     count: int | None = None
     runs_per_month: float | None = None
     examples: int | None = None
-    tokens: int = 0
-    target_fraction: float = 0.0
+    tokens: int | None = None
+    target_fraction: float | None = None
 
 
 def plan_request(
     job: "JobFile", out: "Output", *, plan: PlanFlags, owner: OwnershipFlags, program: ProgramFlags
-) -> "estimator_pb2.EstimateRunRequest":
+) -> "estimate_pb2.EstimateRunRequest":
     """Build the request for a job file's run with the flags' changes; `out` says how many rows were counted."""
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import estimate_pb2
+    from finetree_api.types.v1 import training_data_pb2
 
-    request = estimator_pb2.EstimateRunRequest(spec=job.request.spec, runs_per_month=plan.runs_per_month or 0.0)
+    request = estimate_pb2.EstimateRunRequest(spec=job.spec, runs_per_month=plan.runs_per_month)
     if plan.accelerator:
         request.spec.hardware.accelerator = plan.accelerator
     if plan.count:
@@ -43,16 +44,17 @@ def plan_request(
     if owned is not None:
         request.spec.ownership.CopyFrom(owned)
     if plan.examples is not None:
-        profile = request.dataset_profile
-        profile.examples, profile.total_tokens = plan.examples, plan.tokens
-        profile.target_fraction = plan.target_fraction
+        profile = training_data_pb2.DatasetProfile(
+            examples=plan.examples, total_tokens=plan.tokens, target_fraction=plan.target_fraction
+        )
+        request.dataset_profile.CopyFrom(profile)
     else:
         _count_local_rows(job, out, request)
-    set_program(request, program)
+    set_program(request.spec, program)
     return request
 
 
-def _count_local_rows(job: "JobFile", out: "Output", request: "estimator_pb2.EstimateRunRequest") -> None:
+def _count_local_rows(job: "JobFile", out: "Output", request: "estimate_pb2.EstimateRunRequest") -> None:
     """Count the rows of the job file's local data files. Their tokens are left to the estimator's assumptions."""
     targets = {"dataset": request.dataset_profile, "evaluation.dataset": request.evaluation_profile}
     for item in job.local_data():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.types.v1 import run_spec_pb2
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,10 +22,10 @@ CACHES = ("kept", "emptied", "expandable")
 
 @dataclass(frozen=True, slots=True)
 class ProgramFlags:
-    """The training program; None and False leave the request's own value."""
+    """The training program; None and False leave the spec's own value."""
 
     program: str | None = None
-    compiled: bool = False
+    compile: bool = False
     sharding_library: str | None = None
     allocator_cache: str | None = None
 
@@ -39,12 +39,12 @@ def program_options(command: F) -> F:
             help="Training program: transformers also for its Trainer, TRL and PEFT; axolotl also for LLaMA-Factory. "
             "[default: finetree]",
         ),
-        click.option("--compiled", is_flag=True, help="The program compiles its layers (torch.compile)."),
+        click.option("--compile", is_flag=True, help="The program compiles its layers (torch.compile)."),
         click.option("--sharding-library", type=click.Choice(LIBRARIES), help="What shards the weights over GPUs."),
         click.option(
             "--allocator-cache",
             type=click.Choice(CACHES),
-            help="PyTorch's cache of freed memory: kept, emptied between steps, or in expandable segments.",
+            help="PyTorch's cache of freed memory: kept, emptied after each step, or in expandable segments.",
         ),
     )
     for option in reversed(options):
@@ -52,18 +52,18 @@ def program_options(command: F) -> F:
     return command
 
 
-def set_program(request: "estimator_pb2.EstimateRunRequest", flags: ProgramFlags) -> None:
-    """Set the given flags in a request."""
-    from finetree_api.estimator.v1 import estimator_pb2 as pb
+def set_program(spec: "run_spec_pb2.RunSpec", flags: ProgramFlags) -> None:
+    """Set the given flags in a spec."""
+    from finetree_api.types.v1 import training_pb2 as tr
 
     if flags.program:
-        request.program = pb.TrainingProgram.Value(_name("TRAINING_PROGRAM", flags.program))
-    if flags.compiled:
-        request.compiled = True
+        spec.program.program = tr.TrainingProgram.Value(_name("TRAINING_PROGRAM", flags.program))
+    if flags.compile:
+        spec.program.compile = True
     if flags.sharding_library:
-        request.sharding_library = pb.ShardingLibrary.Value(_name("SHARDING_LIBRARY", flags.sharding_library))
+        spec.program.sharding_library = tr.ShardingLibrary.Value(_name("SHARDING_LIBRARY", flags.sharding_library))
     if flags.allocator_cache:
-        request.allocator_cache = pb.AllocatorCache.Value(_name("ALLOCATOR_CACHE", flags.allocator_cache))
+        spec.program.allocator_cache = tr.AllocatorCache.Value(_name("ALLOCATOR_CACHE", flags.allocator_cache))
 
 
 def _name(prefix: str, word: str) -> str:

@@ -9,12 +9,13 @@ import click
 
 from finetree_cli.errors import BadInput
 from finetree_cli.options.model_folder import model_folder
-from finetree_cli.options.types import MOST, Amount, Whole
+from finetree_cli.options.types import MOST, Amount, MoneyAmount, Whole
 
 if TYPE_CHECKING:
     from finetree import Client
-    from finetree_api.trainer.v1 import trainer_pb2
-    from finetree_api.types.v1 import run_spec_pb2
+    from finetree_api.trainer.v1 import capacity_pb2
+    from finetree_api.types.v1 import hardware_pb2, model_pb2, training_data_pb2, training_pb2
+    from google.type import money_pb2
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,8 +32,8 @@ class HardwareFlags:
     cpu: bool = False
     this_machine: bool = False
     count: int | None = None
-    cores: int = 0
-    memory_gb: float = 0.0
+    cores: int | None = None
+    memory_gb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +43,17 @@ class DataFlags:
     dataset: str | None = None
     eval_dataset: str | None = None
     examples: int | None = None
-    tokens: int = 0
-    target_fraction: float = 0.0
+    tokens: int | None = None
+    target_fraction: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OwnershipFlags:
-    """Ownership: hardware rented at a price, or owned with a tariff and a power."""
+    """Ownership: hardware rented at a price, or owned with a price of electricity and a power."""
 
     price: str | None = None
-    tariff: float | None = None
-    watts: float = 0.0
-    currency: str = ""
+    price_per_kwh: "money_pb2.Money | None" = None
+    watts: float | None = None
 
 
 def hardware_options(command: F) -> F:
@@ -65,10 +65,8 @@ def hardware_options(command: F) -> F:
         click.option("--cpu", is_flag=True, help="A machine without a GPU."),
         click.option("--this-machine", is_flag=True, help="The trainer's machine, with measured matrix rates."),
         click.option("--gpus", "count", type=Whole(1), metavar="N", help="Number of GPUs. [default: 1]"),
-        click.option("--cores", type=Whole(), default=0, metavar="N", help="With --cpu: number of cores."),
-        click.option(
-            "--memory-gb", type=Amount(MOST / 1e9), default=0.0, metavar="GB", help="With --cpu: memory of the machine."
-        ),
+        click.option("--cores", type=Whole(1), metavar="N", help="With --cpu: number of cores."),
+        click.option("--memory-gb", type=Amount(MOST / 1e9), metavar="GB", help="With --cpu: memory of the machine."),
     )
 
 
@@ -79,11 +77,10 @@ def data_options(command: F) -> F:
         click.option("--dataset", metavar="NAME", help="A dataset of `finetree datasets list`."),
         click.option("--eval-dataset", metavar="NAME", help="A held-out dataset to evaluate on."),
         click.option("--examples", type=Whole(), metavar="N", help="Number of rows, where there is no dataset yet."),
-        click.option("--tokens", type=Whole(), default=0, metavar="N", help="With --examples: tokens of all rows."),
+        click.option("--tokens", type=Whole(1), metavar="N", help="With --examples: tokens of all rows."),
         click.option(
             "--target-fraction",
-            type=float,
-            default=0.0,
+            type=Amount(1),
             metavar="0..1",
             help="With --examples: share of the tokens that enter the loss.",
         ),
@@ -95,27 +92,39 @@ def ownership_options(command: F) -> F:
     return _add(
         command,
         click.option("--price", metavar="ID", help="Rented at this price of `finetree prices list`; '': the cheapest."),
-        click.option("--tariff", type=float, metavar="PER_KWH", help="Owned: price of a kilowatt-hour."),
-        click.option("--watts", type=float, default=0.0, help="Owned: power of the machine under load."),
-        click.option("--currency", default="", metavar="CODE", help="Currency of --tariff. [default: USD]"),
+        click.option(
+            "--price-per-kwh",
+            type=MoneyAmount(),
+            metavar="AMOUNT",
+            help="Owned: price of a kilowatt-hour, such as '0.30 EUR'; US dollars without a currency.",
+        ),
+        click.option("--watts", type=Amount(), help="Owned: power of the whole machine under load."),
     )
 
 
-def model_source(name: str) -> "run_spec_pb2.ModelSource":
+def model_source(name: str) -> "model_pb2.ModelSource":
     """Convert --model: a catalogue name, a hub id ("organisation/name" with an optional "@revision"), or a folder."""
-    from finetree_api.types.v1 import run_spec_pb2
+    from finetree_api.types.v1 import model_pb2
 
     if (folder := model_folder(name)) is not None:
-        return run_spec_pb2.ModelSource(path=folder.name)
+        return model_pb2.ModelSource(path=folder.name)
     if "/" not in name:
-        return run_spec_pb2.ModelSource(name=name)
+        return model_pb2.ModelSource(name=name)
     hub, _, revision = name.partition("@")
-    return run_spec_pb2.ModelSource(hub=run_spec_pb2.HubModel(id=hub, revision=revision))
+    return model_pb2.ModelSource(hub=model_pb2.HubModel(id=hub, revision=revision))
 
 
-def hardware(flags: HardwareFlags, client: "Client") -> "run_spec_pb2.Hardware | None":
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Hardware of a request, and the measured rates that go with it."""
+
+    hardware: "hardware_pb2.Hardware"
+    matrix_rates: "hardware_pb2.MatrixRates | None" = None
+
+
+def hardware(flags: HardwareFlags, client: "Client") -> Machine | None:
     """Convert the hardware flags; None without any. Asks the trainer for --this-machine. Raises BadInput."""
-    from finetree_api.types.v1 import run_spec_pb2 as rs
+    from finetree_api.types.v1 import hardware_pb2 as hw
 
     given = {
         "--gpu": flags.gpu is not None or flags.gpu_memory is not None,
@@ -127,15 +136,15 @@ def hardware(flags: HardwareFlags, client: "Client") -> "run_spec_pb2.Hardware |
         raise BadInput(f"{' and '.join(chosen)} exclude each other", remedy="keep one of them")
     _refuse_unused(flags, chosen)
     if flags.this_machine:
-        return machine_hardware(client.capacity(wait_for_rate=RATE_WAIT_SECONDS))
+        return this_machine(client.capacity(wait_for_rate=RATE_WAIT_SECONDS))
     if flags.gpu_memory is not None:
-        unknown = rs.UnknownAccelerator(marketed_memory_gb=flags.gpu_memory, name=flags.gpu or "")
-        return rs.Hardware(unknown_accelerator=unknown, count=flags.count or 0)
+        unknown = hw.UnknownAccelerator(marketed_memory_gb=flags.gpu_memory, name=flags.gpu or "")
+        return Machine(hw.Hardware(unknown_accelerator=unknown, count=flags.count))
     if flags.gpu is not None:
-        return rs.Hardware(accelerator=flags.gpu, count=flags.count or 0)
+        return Machine(hw.Hardware(accelerator=flags.gpu, count=flags.count))
     if flags.cpu:
-        memory = round(flags.memory_gb * 1e9)
-        return rs.Hardware(cpu=rs.CpuDevice(cores=flags.cores, memory_bytes=memory))
+        memory = round(flags.memory_gb * 1e9) if flags.memory_gb is not None else None
+        return Machine(hw.Hardware(cpu=hw.CpuDevice(cores=flags.cores, memory_bytes=memory)))
     return None
 
 
@@ -143,78 +152,69 @@ def _refuse_unused(flags: HardwareFlags, chosen: list[str]) -> None:
     """Refuse flags of hardware that is not given: they would have no effect."""
     if flags.count and chosen != ["--gpu"]:
         raise BadInput("--gpus needs a GPU", remedy="name it: --gpu NAME or --gpu-memory GB")
-    stray = [flag for flag, value in (("--cores", flags.cores), ("--memory-gb", flags.memory_gb)) if value]
+    stray = [flag for flag, value in (("--cores", flags.cores), ("--memory-gb", flags.memory_gb)) if value is not None]
     if stray and chosen != ["--cpu"]:
         text = f"{' and '.join(stray)} need{'s' if len(stray) == 1 else ''} --cpu"
         raise BadInput(text, remedy="add --cpu, or give the memory of a GPU with --gpu-memory GB")
 
 
-def machine_hardware(capacity: "trainer_pb2.GetCapacityResponse") -> "run_spec_pb2.Hardware":
-    """Return the trainer's device that a job would take: a GPU if there is one, else the CPU with measured rates."""
-    from finetree_api.types.v1 import run_spec_pb2 as rs
-
-    if not capacity.devices:
+def this_machine(capacity: "capacity_pb2.GetCapacityResponse") -> Machine:
+    """Return the trainer's device that a job would take: a GPU if there is one, else a CPU with its measured rates."""
+    devices = [(device, node) for node in capacity.nodes for device in node.devices]
+    if not devices:
         raise BadInput("the trainer has no device to train on", reason="NO_SUCH_DEVICE")
-    best = min(capacity.devices, key=lambda device: device.hardware.WhichOneof("device") == "cpu")
-    found = rs.Hardware()
-    found.CopyFrom(best.hardware)
-    if found.WhichOneof("device") == "cpu":
-        cpu = found.cpu
-        cpu.bf16_flops_per_second = cpu.bf16_flops_per_second or capacity.host_bf16_flops_per_second
-        cpu.fp32_flops_per_second = cpu.fp32_flops_per_second or capacity.host_fp32_flops_per_second
-        cpu.model_name = cpu.model_name or capacity.host_cpu_name
-    return found
+    device, node = min(devices, key=lambda pair: pair[0].hardware.WhichOneof("device") == "cpu")
+    is_cpu = device.hardware.WhichOneof("device") == "cpu"
+    return Machine(device.hardware, node.matrix_rates if is_cpu and node.HasField("matrix_rates") else None)
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
     """Data of a request; None is not given."""
 
-    dataset: "run_spec_pb2.DatasetSource | None" = None
-    profile: "run_spec_pb2.DatasetProfile | None" = None
-    evaluation: "run_spec_pb2.Evaluation | None" = None
-    evaluation_profile: "run_spec_pb2.DatasetProfile | None" = None
+    dataset: "training_data_pb2.DatasetSource | None" = None
+    profile: "training_data_pb2.DatasetProfile | None" = None
+    evaluation: "training_pb2.Evaluation | None" = None
+    evaluation_profile: "training_data_pb2.DatasetProfile | None" = None
 
 
 def data(flags: DataFlags, client: "Client") -> Data:
     """Convert the data flags; the trainer gives the profiles of named datasets. Raises BadInput."""
-    from finetree_api.types.v1 import run_spec_pb2 as rs
+    from finetree_api.types.v1 import training_data_pb2, training_pb2
 
     if flags.dataset and flags.examples is not None:
         raise BadInput("--dataset and --examples exclude each other", remedy="keep one of them")
-    if flags.examples is None and (flags.tokens or flags.target_fraction):
-        stray = "--tokens" if flags.tokens else "--target-fraction"
+    if flags.examples is None and (flags.tokens is not None or flags.target_fraction is not None):
+        stray = "--tokens" if flags.tokens is not None else "--target-fraction"
         raise BadInput(f"{stray} needs --examples", remedy="give the number of rows: --examples N")
     dataset = profile = evaluation = evaluation_profile = None
     if flags.dataset:
         found = client.get_dataset(flags.dataset)
-        dataset, profile = rs.DatasetSource(name=found.name), found.profile
+        dataset, profile = training_data_pb2.DatasetSource(name=found.name), found.profile
     elif flags.examples is not None:
-        profile = rs.DatasetProfile(
+        profile = training_data_pb2.DatasetProfile(
             examples=flags.examples, total_tokens=flags.tokens, target_fraction=flags.target_fraction
         )
     if flags.eval_dataset:
         held_out = client.get_dataset(flags.eval_dataset)
-        evaluation = rs.Evaluation(dataset=rs.DatasetSource(name=held_out.name), before_training=True)
+        evaluation = training_pb2.Evaluation(
+            dataset=training_data_pb2.DatasetSource(name=held_out.name), before_training=True
+        )
         evaluation_profile = held_out.profile
     return Data(dataset, profile, evaluation, evaluation_profile)
 
 
-def ownership(flags: OwnershipFlags) -> "run_spec_pb2.Ownership | None":
+def ownership(flags: OwnershipFlags) -> "hardware_pb2.Ownership | None":
     """Convert the ownership flags; None without any. Raises BadInput."""
-    from finetree_api.types.v1 import run_spec_pb2 as rs
+    from finetree_api.types.v1 import hardware_pb2 as hw
 
-    if flags.price is not None and flags.tariff is not None:
-        raise BadInput(
-            "--price and --tariff exclude each other", remedy="--price is for rented hardware, --tariff for owned"
-        )
-    if flags.currency and flags.tariff is None:
-        raise BadInput("--currency needs --tariff", remedy="give the price of a kilowatt-hour, or leave --currency out")
+    if flags.price is not None and flags.price_per_kwh is not None:
+        remedy = "--price is for rented hardware, --price-per-kwh for owned"
+        raise BadInput("--price and --price-per-kwh exclude each other", remedy=remedy)
     if flags.price is not None:
-        return rs.Ownership(rented=rs.RentedHardware(price_id=flags.price))
-    if flags.tariff is not None or flags.watts:
-        owned = rs.OwnedHardware(tariff_per_kwh=flags.tariff or 0.0, watts=flags.watts, currency_code=flags.currency)
-        return rs.Ownership(owned=owned)
+        return hw.Ownership(rented=hw.RentedHardware(price_id=flags.price))
+    if flags.price_per_kwh is not None or flags.watts is not None:
+        return hw.Ownership(owned=hw.OwnedHardware(price_per_kwh=flags.price_per_kwh, watts=flags.watts))
     return None
 
 

@@ -3,9 +3,13 @@
 
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from google.type import money_pb2
+
 
 MOST = (1 << 53) - 1
 """Largest whole number in the contract."""
@@ -84,6 +88,22 @@ class Amount(click.ParamType[float]):
             limits = "of at least 0" if self._most == math.inf else f"from 0 to {self._most:,.0f}"
             self.fail(f"{value!r} is no number {limits}", param, ctx)
         return number
+
+
+class MoneyAmount(click.ParamType["money_pb2.Money"]):
+    """An amount of money: "50" (in US dollars), "0.30 EUR"."""
+
+    name = "money"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "money_pb2.Money":
+        """Return the amount."""
+        from finetree.money import parse_money
+
+        text = str(value).strip()
+        try:
+            return parse_money(text if text[-1:].isalpha() else f"{text} USD")
+        except ValueError:
+            self.fail(f"{value!r} is no amount; write 50 (US dollars) or '0.30 EUR'", param, ctx)
 
 
 class Names(click.ParamType[tuple[str, ...]]):

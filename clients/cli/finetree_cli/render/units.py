@@ -2,9 +2,13 @@
 """Format numbers with their units."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from finetree.money import to_float
 from finetree_api.types.v1 import evidence_pb2
+
+if TYPE_CHECKING:
+    from google.type import money_pb2
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -36,8 +40,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def money(amount: float, currency: str) -> str:
-    """Format an amount of money: "$0.0021", "$12.40"."""
+def money(amount: "money_pb2.Money") -> str:
+    """Format a google.type.Money: "$12.40"."""
+    return amount_of(to_float(amount), amount.currency_code)
+
+
+def amount_of(amount: float, currency: str) -> str:
+    """Format an amount in a currency: "$0.0021", "$12.40"."""
     symbol = _SYMBOLS.get(currency, f"{currency} " if currency else "")
     return f"{symbol}{amount:.2f}" if amount >= 0.1 or amount == 0 else f"{symbol}{amount:.2g}"
 
@@ -67,10 +76,16 @@ def duration_range(interval: evidence_pb2.Interval) -> str:
     return f"{duration(interval.expected)} ({duration(interval.low)} to {duration(interval.high)})"
 
 
-def money_range(interval: evidence_pb2.Interval, currency: str) -> str:
+def expected_money(interval: evidence_pb2.MoneyInterval) -> str:
+    """Format the expected amount of money."""
+    return amount_of(interval.amount.expected, interval.currency_code)
+
+
+def money_range(interval: evidence_pb2.MoneyInterval) -> str:
     """Format an amount of money with its range."""
-    ends = f"{money(interval.low, currency)} to {money(interval.high, currency)}"
-    return f"{money(interval.expected, currency)} ({ends})"
+    amount, currency = interval.amount, interval.currency_code
+    ends = f"{amount_of(amount.low, currency)} to {amount_of(amount.high, currency)}"
+    return f"{amount_of(amount.expected, currency)} ({ends})"
 
 
 def word(enum: Any, number: int) -> str:

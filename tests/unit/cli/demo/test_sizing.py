@@ -2,16 +2,16 @@
 """The size of the demo's dataset."""
 
 import pytest
-from finetree_api.trainer.v1 import trainer_pb2
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.trainer.v1 import capacity_pb2
+from finetree_api.types.v1 import hardware_pb2
 from finetree_cli.demo import dataset, sizing
 
 
-def capacity(bf16: float, **device: str) -> trainer_pb2.GetCapacityResponse:
-    hardware = rs.Hardware(**(device or {"cpu": rs.CpuDevice(cores=2)}))
-    return trainer_pb2.GetCapacityResponse(
-        devices=[trainer_pb2.Device(hardware=hardware)], host_bf16_flops_per_second=bf16, host_cpu_name="A CPU"
-    )
+def capacity(bf16: float, **device: str) -> capacity_pb2.GetCapacityResponse:
+    hardware = hardware_pb2.Hardware(**(device or {"cpu": hardware_pb2.CpuDevice(cores=2)}))
+    rates = hardware_pb2.MatrixRates(bf16_flops_per_second=bf16 or None)
+    node = capacity_pb2.Node(devices=[capacity_pb2.Device(hardware=hardware)], matrix_rates=rates)
+    return capacity_pb2.GetCapacityResponse(nodes=[node])
 
 
 @pytest.mark.parametrize(

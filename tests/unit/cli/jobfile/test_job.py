@@ -24,26 +24,38 @@ evaluation:
 """
 
 
-def test_a_whole_request_is_read():
-    text = "display_name: try\nspec: {model: {name: m}, full: {}}\nlimits: {duration: 3600s}\nlabels: {team: search}\n"
-    request = parse_job(text, "job.yaml").request
-    assert request.limits.duration.seconds == 3600
-    assert dict(request.labels) == {"team": "search"}
-    assert request.spec.WhichOneof("method") == "full"
+def test_a_whole_job_is_read():
+    text = (
+        "display_name: try\ntrain: {spec: {model: {name: m}, full: {}}}\n"
+        "limits: {max_duration: 3600s, max_cost: 5 EUR}\nlabels: {team: search}\n"
+    )
+    job = parse_job(text, "job.yaml")
+    assert job.template.limits.max_duration.seconds == 3600
+    assert (job.template.limits.max_cost.units, job.template.limits.max_cost.currency_code) == (5, "EUR")
+    assert dict(job.template.labels) == {"team": "search"}
+    assert job.spec.WhichOneof("method") == "full"
+
+
+def test_a_job_that_does_not_train_has_no_spec():
+    job = parse_job("prepare: {model: {name: m}}\n", "job.yaml")
+    assert job.template.prepare.model.name == "m"
+    assert job.local_data() == []
+    with pytest.raises(BadInput, match=r"job\.yaml"):
+        _ = job.spec
 
 
 @pytest.mark.parametrize("numbers_as_text", [True, False])
 def test_json_is_read_as_well(numbers_as_text):
-    spec = parse_job(RIGHT, "job.yaml").request.spec
+    spec = parse_job(RIGHT, "job.yaml").spec
     document = to_json(spec)
     if numbers_as_text:
-        document["lora"]["rank"] = "8"  # as proto JSON writes int64
-    assert parse_job(json.dumps(document, indent="\t"), "job.json").request.spec == spec
+        document["lora"]["rank"] = "8"
+    assert parse_job(json.dumps(document, indent="\t"), "job.json").spec == spec
 
 
 def test_a_servers_violations_are_placed():
     file = parse_job(RIGHT, "job.yaml")
-    found = file.problems([("job.spec.training.learning_rate", "too high"), ("spec.lora.alpha", "too low")])
+    found = file.problems([("job.train.spec.training.learning_rate", "too high"), ("run.spec.lora.alpha", "too low")])
     assert [str(item) for item in found] == [
         "job.yaml:8:3: training.learning_rate: too high",
         "job.yaml:5:1: lora.alpha: too low",
@@ -74,3 +86,9 @@ def test_a_file_that_cannot_be_read(tmp_path, content, expected):
         path.write_bytes(content)
     with pytest.raises(BadInput, match=expected):
         read_job(str(path))
+
+
+def test_problems_of_a_whole_job_have_whole_paths():
+    file = parse_job("train:\n  spec: {model: {name: m}, lora: {rank: 8}}\n", "job.yaml")
+    (problem,) = file.problems([("job.train.spec.lora.rank", "too high")])
+    assert (problem.position.line, problem.field_path) == (2, "train.spec.lora.rank")

@@ -2,9 +2,13 @@
 """Limits from options and policy files."""
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import check_plan_pb2 as pb
+from finetree_api.types.v1 import check_pb2, evidence_pb2
 from finetree_cli.errors import BadInput
-from finetree_cli.jobfile.policy import LimitFlags, read_policy
+from finetree_cli.jobfile.policy import FLAGS, LimitFlags, read_policy
+from google.type import money_pb2
+
+FIVE_DOLLARS = money_pb2.Money(currency_code="USD", units=5)
 
 
 @pytest.fixture
@@ -17,73 +21,98 @@ def policy_file(tmp_path):
     return write
 
 
-def test_flags_become_limits_in_the_contracts_units():
+def limits(policy: pb.PlanPolicy) -> dict[str, pb.PolicyLimit]:
+    return {pb.PolicyMetric.Name(limit.metric).removeprefix("POLICY_METRIC_"): limit for limit in policy.limits}
+
+
+def test_options_become_limits_in_the_contracts_units():
     flags = LimitFlags(
-        max_cost_usd=50.0,
-        max_monthly_cost_usd=200.0,
+        max_cost=FIVE_DOLLARS,
+        max_monthly_cost=money_pb2.Money(currency_code="EUR", units=200),
         max_hours=8.0,
         max_memory_gib=24.0,
         fits=True,
         max_energy_kwh=3.0,
-        max_carbon_kg=1.5,
+        max_carbon_kg=0.0,
         min_confidence="medium",
     )
-    assert read_policy(None, flags).message == pb.PlanPolicy(
-        max_cost=50,
-        currency_code="USD",
-        max_monthly_cost=200,
-        max_seconds=28800,
-        max_device_bytes=24 << 30,
-        must_fit=True,
-        max_energy_kwh=3,
-        max_carbon_kg=1.5,
-        min_confidence=pb.CONFIDENCE_LEVEL_MEDIUM,
+    found = limits(read_policy(None, flags).message)
+    assert found["COST"].max_money == FIVE_DOLLARS
+    assert found["MONTHLY_COST"].max_money.currency_code == "EUR"
+    assert found["DURATION_SECONDS"].max == 28800
+    assert found["DEVICE_BYTES"].max == 24 << 30
+    assert found["ENERGY_KWH"].max == 3
+    assert found["CARBON_KG"].WhichOneof("bound") == "max", "a limit of 0 is a limit"
+    assert found["FIT"].WhichOneof("bound") is None
+    assert found["CONFIDENCE"].min_confidence == evidence_pb2.CONFIDENCE_LEVEL_MEDIUM
+
+
+def test_every_metric_has_an_option():
+    assert set(FLAGS) == {name.removeprefix("POLICY_METRIC_") for name, number in pb.PolicyMetric.items() if number}
+
+
+def test_a_file_has_the_limits_with_enums_and_money_as_text(policy_file):
+    file = policy_file(
+        "limits:\n"
+        "  - {metric: cost, max_money: 0.30 EUR}\n"
+        "  - {metric: POLICY_METRIC_FIT, severity: warning}\n"
+        "  - {metric: confidence, min_confidence: high}\n"
     )
+    cost, fit, confidence = read_policy(file, LimitFlags()).message.limits
+    assert cost.max_money == money_pb2.Money(currency_code="EUR", nanos=300_000_000)
+    assert (fit.metric, fit.severity) == (pb.POLICY_METRIC_FIT, check_pb2.SEVERITY_WARNING)
+    assert confidence.min_confidence == evidence_pb2.CONFIDENCE_LEVEL_HIGH
 
 
-def test_flags_win_over_the_file(policy_file):
-    file = policy_file("max_cost: 10\nmax_seconds: 60\nmust_fit: true\n")
-    found = read_policy(file, LimitFlags(max_cost_usd=5.0)).message
-    assert (found.max_cost, found.max_seconds, found.must_fit) == (5, 60, True)
-
-
-def test_a_limit_of_nothing_is_a_limit():
-    assert read_policy(None, LimitFlags(max_carbon_kg=0.0)).message.HasField("max_carbon_kg")
+def test_options_replace_the_files_limit_of_the_same_metric(policy_file):
+    file = policy_file(
+        "limits:\n  - {metric: cost, max_money: 10 USD}\n  - {metric: duration_seconds, max: 60}\n  - {metric: fit}\n"
+    )
+    found = read_policy(file, LimitFlags(max_cost=FIVE_DOLLARS, max_energy_kwh=1)).message
+    assert [limit.metric for limit in found.limits] == [
+        pb.POLICY_METRIC_COST,
+        pb.POLICY_METRIC_DURATION_SECONDS,
+        pb.POLICY_METRIC_FIT,
+        pb.POLICY_METRIC_ENERGY_KWH,
+    ]
+    assert found.limits[0].max_money == FIVE_DOLLARS
+    assert found.limits[1].max == 60
 
 
 @pytest.mark.parametrize(
-    ("content", "flags", "reason", "fact"),
+    ("content", "reason", "fact"),
     [
-        (None, LimitFlags(), "POLICY_EMPTY", "--max-cost-usd"),
-        ("currency_code: EUR\n", LimitFlags(), "POLICY_EMPTY", "--policy"),
-        ("max_costs: 1\n", LimitFlags(), "POLICY_FILE_INVALID", "policy.yaml:1:1: max_costs: "),
-        ("max_cost: [1]\n", LimitFlags(), "POLICY_FILE_INVALID", "policy.yaml:1:11: max_cost: "),
-        ("max_cost: 1\nmax_cost: 2\n", LimitFlags(), "POLICY_FILE_INVALID", "policy.yaml:2:1: max_cost: "),
-        ("max_cost: .nan\n", LimitFlags(), "POLICY_FILE_INVALID", "policy.yaml:1:11: max_cost: "),
-        ("a: [\n", LimitFlags(), "POLICY_FILE_INVALID", "not YAML"),
-        ("max_cost: 1\ncurrency_code: EUR\n", LimitFlags(max_cost_usd=1.0), "CURRENCY_UNKNOWN", "EUR"),
+        (None, "POLICY_EMPTY", "--max-cost"),
+        ("limits: []\n", "POLICY_EMPTY", "--policy"),
+        ("limit: []\n", "POLICY_FILE_INVALID", "policy.yaml:1:1: limit: "),
+        ("limits:\n  - {metric: cost, max: [1]}\n", "POLICY_FILE_INVALID", "policy.yaml:2:25: limits[0].max: "),
+        ("limits:\n  - {metric: price}\n", "POLICY_FILE_INVALID", "policy.yaml:2:14: limits[0].metric: "),
+        ("limits:\n  - {metric: cost, max_money: 5}\n", "POLICY_FILE_INVALID", "limits[0].max_money: "),
+        ("limits:\n  - {metric: cost, max: 5, max_money: 5 USD}\n", "POLICY_FILE_INVALID", "limits[0].max_money: "),
+        ("limits:\n  - {metric: carbon_kg, max: .nan}\n", "POLICY_FILE_INVALID", "limits[0].max: "),
+        ("a: [\n", "POLICY_FILE_INVALID", "not YAML"),
     ],
 )
-def test_an_invalid_policy_is_refused_with_its_position(policy_file, content, flags, reason, fact):
+def test_an_invalid_policy_is_refused_with_its_position(policy_file, content, reason, fact):
     with pytest.raises(BadInput) as caught:
-        read_policy(None if content is None else policy_file(content), flags)
+        read_policy(None if content is None else policy_file(content), LimitFlags())
     error = caught.value
     assert error.reason == reason
     assert fact in " ".join([error.message, error.remedy, *map(str, error.problems)])
 
 
-@pytest.mark.parametrize(
-    ("content", "flags", "line"),
-    [
-        ("must_fit: true\nmax_cost: 5\ncurrency_code: EUR\n", LimitFlags(), 3),
-        ("must_fit: true\nmax_cost: 5\n", LimitFlags(), 2),  # in US dollars, the default
-        ("must_fit: true\n", LimitFlags(max_cost_usd=5.0), None),
-        ("max_cost: 5\n", LimitFlags(max_cost_usd=6.0), None),
-    ],
-)
-def test_a_currency_is_refused_where_it_is_stated(policy_file, content, flags, line):
-    problem = read_policy(policy_file(content), flags).problem("policy.currency_code", "limits are in USD")
-    assert (problem.position.line if problem is not None else None) == line
+def test_a_violation_names_the_line_or_the_option(policy_file):
+    file = policy_file("limits:\n  - {metric: fit}\n  - {metric: cost, max_money: 1 EUR}\n")
+    policy = read_policy(file, LimitFlags(max_hours=0.0))
+    for path in ("policy.limits[1].max_money", "policy.limits[1]", "policy.limits[1].max"):
+        problem = policy.problem(path, "in another currency")
+        assert problem is not None
+        assert problem.position.line == 3
+    assert policy.problem("policy.limits[2].max", "must be positive") is None
+    assert policy.flag("policy.limits[2].max") == "--max-hours"
+    replaced = read_policy(file, LimitFlags(max_cost=FIVE_DOLLARS))
+    assert replaced.problem("policy.limits[1].max_money", "in another currency") is None
+    assert replaced.flag("policy.limits[1].max_money") == "--max-cost"
 
 
 def test_a_file_without_an_end_is_no_policy():

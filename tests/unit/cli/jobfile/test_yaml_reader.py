@@ -2,7 +2,7 @@
 """Values of a job file by the types of their fields, and mistakes with their positions."""
 
 import pytest
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import method_pb2, training_pb2
 from finetree_cli.errors import BadInput, FileProblem
 from finetree_cli.jobfile.job import parse_job
 
@@ -30,10 +30,10 @@ def problems(text: str) -> tuple[FileProblem, ...]:
 
 
 def test_a_spec_is_read_with_the_types_of_its_fields():
-    spec = parse_job(RIGHT, "job.yaml").request.spec
+    spec = parse_job(RIGHT, "job.yaml").spec
     assert spec.training.learning_rate == 5e-4, "YAML 1.1 alone would read text here"
     assert list(spec.lora.target_modules) == ["q_proj", "v_proj"], "lowerCamelCase is proto JSON too"
-    assert list(spec.evaluation.metrics) == [rs.METRIC_LOSS, rs.METRIC_EXACT_MATCH]
+    assert list(spec.evaluation.metrics) == [training_pb2.METRIC_LOSS, training_pb2.METRIC_EXACT_MATCH]
     assert not spec.training.HasField("seed")
 
 
@@ -42,12 +42,12 @@ def test_a_name_may_leave_out_what_all_names_of_its_enum_begin_with(written):
     text = (
         f"gradient_checkpointing: off\ntraining: {{schedule: {written}, packing: on}}\nqlora: {{quantization: nf4}}\n"
     )
-    spec = parse_job(text, "job.yaml").request.spec
+    spec = parse_job(text, "job.yaml").spec
 
-    assert spec.training.schedule == rs.SCHEDULE_COSINE
-    assert spec.gradient_checkpointing == rs.GRADIENT_CHECKPOINTING_OFF
-    assert spec.training.packing == rs.PACKING_ON
-    assert spec.qlora.quantization == rs.QUANTIZATION_NF4
+    assert spec.training.schedule == training_pb2.SCHEDULE_COSINE
+    assert spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_OFF
+    assert spec.training.packing == training_pb2.PACKING_ON
+    assert spec.qlora.quantization == method_pb2.QUANTIZATION_NF4
 
 
 WRONG = {
@@ -67,7 +67,7 @@ WRONG = {
     "fraction for a whole number": ("lora:\n  rank: 8.5\n", (2, 9, "lora.rank"), "'8.5'"),
     "not a number": ("lora: {alpha: .nan}\n", (1, 15, "lora.alpha"), "'.nan'"),
     "infinite": ("lora: {alpha: inf}\n", (1, 15, "lora.alpha"), "'inf'"),
-    "beyond int64": ("lora: {rank: 99999999999999999999}\n", (1, 14, "lora.rank"), "out of range"),
+    "beyond int32": ("lora: {rank: 99999999999}\n", (1, 14, "lora.rank"), "out of range"),
     "yes for true": ("lora: {rank_stabilized: yes}\n", (1, 25, "lora.rank_stabilized"), "true or false"),
     "number for text": ("model: {name: 135}\n", (1, 15, "model.name"), "quotes"),
     "key twice": (
@@ -89,16 +89,23 @@ WRONG = {
         "'METRIC_F1'; use one of loss, exact_match, token_accuracy",
     ),
     "wrong duration": (
-        "spec: {model: {name: m}}\nlimits:\n  duration: soon\n",
-        (3, 13, "limits.duration"),
+        "train: {spec: {model: {name: m}}}\nlimits:\n  max_duration: soon\n",
+        (3, 17, "limits.max_duration"),
         "such as 3600s",
     ),
     "unknown key inside a request": (
-        "spec:\n  model: {name: m}\n  lora: {rnk: 8}\n",
-        (3, 10, "spec.lora.rnk"),
+        "train:\n spec:\n  model: {name: m}\n  lora: {rnk: 8}\n",
+        (4, 10, "train.spec.lora.rnk"),
         "did you mean rank?",
     ),
-    "label twice": ("spec: {model: {name: m}}\nlabels:\n  a: b\n  a: c\n", (4, 3, "labels.a"), "line 3"),
+    "money without a currency": (
+        "ownership: {owned: {price_per_kwh: 0.3}}\n",
+        (1, 36, "ownership.owned.price_per_kwh"),
+        "0.30 EUR",
+    ),
+    "setting of another level": ("train: {model: {name: m}}\n", (1, 9, "train.model"), "train.spec.model"),
+    "spec without its task": ("spec: {model: {name: m}}\n", (1, 1, "spec"), "train.spec"),
+    "label twice": ("train: {spec: {model: {name: m}}}\nlabels:\n  a: b\n  a: c\n", (4, 3, "labels.a"), "line 3"),
     "empty": ("# nothing\n", (1, 1, ""), "model"),
     "a list": ("- model\n", (1, 1, ""), "a list"),
     "not YAML": ("model: {name: m\nlora: 1\n", (2, 5, ""), "not YAML"),

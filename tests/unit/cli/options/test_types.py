@@ -5,7 +5,7 @@ import math
 
 import click
 import pytest
-from finetree_cli.options.types import MOST, Amount, Duration, Names, Whole
+from finetree_cli.options.types import MOST, Amount, Duration, MoneyAmount, Names, Whole
 
 
 @pytest.mark.parametrize("word", ["-1", "nan", "inf", "many", "", "1_0", "\u0661", " 1", "1e400"])
@@ -41,3 +41,11 @@ def test_names_are_listed_once_and_known():
     for word in ("a,c", ",", ""):
         with pytest.raises(click.BadParameter):
             Names(("a", "b")).convert(word, None, None)
+
+
+@pytest.mark.parametrize("word", ["", "much", "5 EURO", "5 eur x", "EUR", "nan"])
+def test_an_amount_of_money_has_a_number_and_a_currency(word):
+    money = MoneyAmount().convert("5.25", None, None)
+    assert (money.units, money.nanos, money.currency_code) == (5, 250_000_000, "USD")
+    with pytest.raises(click.BadParameter):
+        MoneyAmount().convert(word, None, None)

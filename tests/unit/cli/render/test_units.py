@@ -4,6 +4,7 @@
 import pytest
 from finetree_api.trainer.v1 import job_pb2
 from finetree_cli.render import units
+from google.type import money_pb2
 
 
 @pytest.mark.parametrize(
@@ -18,10 +19,10 @@ from finetree_cli.render import units
         (units.duration(125), "2 min 5 s"),
         (units.duration(12_000), "3 h 20 min"),
         (units.duration(187_200), "2 d 4 h"),
-        (units.money(0.00214, "USD"), "$0.0021"),
-        (units.money(12.4, "EUR"), "€12.40"),
-        (units.money(0.4, "USD"), "$0.40"),
-        (units.money(0, "CHF"), "CHF 0.00"),
+        (units.amount_of(0.00214, "USD"), "$0.0021"),
+        (units.money(money_pb2.Money(currency_code="EUR", units=12, nanos=400_000_000)), "€12.40"),
+        (units.amount_of(0.4, "USD"), "$0.40"),
+        (units.amount_of(0, "CHF"), "CHF 0.00"),
         (units.count(134_515_008), "135 M"),
         (units.count(812), "812"),
         (units.count(9999), "9999"),

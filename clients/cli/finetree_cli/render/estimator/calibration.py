@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration replies as text: correction factors and the observed runs behind them."""
 
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.estimator.v1 import calibration_pb2
+from finetree_api.types.v1 import evidence_pb2, method_pb2
 
 from finetree_cli.output import Output
 from finetree_cli.render import units
@@ -10,7 +10,7 @@ from finetree_cli.render import units
 NONE = "-"
 
 
-def show_calibration(out: Output, found: estimator_pb2.GetCalibrationResponse) -> None:
+def show_calibration(out: Output, found: calibration_pb2.GetCalibrationResponse) -> None:
     """Print the factors by device, then the observed runs."""
     if not found.entries:
         out.text("No observed runs yet.")
@@ -39,11 +39,11 @@ def factor(interval: evidence_pb2.Interval) -> str:
     return f"x{interval.expected:.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
-def _point(point: estimator_pb2.CalibrationPoint) -> tuple[str, ...]:
+def _point(point: calibration_pb2.CalibrationPoint) -> tuple[str, ...]:
     return (
         point.job.rpartition("/")[2],
         point.device,
-        point.method,
+        units.word(method_pb2.Method, point.method),
         _seconds(point.measured_step_seconds),
         _seconds(point.predicted_step_seconds),
         _size(point.measured_device_bytes),

@@ -4,7 +4,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import estimate_summary_pb2
 
 from finetree_cli.compare import Cell
 from finetree_cli.errors import of_service_error
@@ -69,8 +70,8 @@ def _time_and_cost(cell: Cell) -> tuple[str, str]:
     time = cost = NONE
     if found is not None and found.HasField("time"):
         time = units.duration(found.time.total_seconds.expected)
-    if found is not None and found.cost.HasField("amount"):
-        cost = units.money(found.cost.amount.expected, found.cost.currency_code)
+    if found is not None and found.cost.HasField("total"):
+        cost = units.expected_money(found.cost.total)
     return time, cost
 
 
@@ -78,6 +79,6 @@ def _why(cell: Cell) -> str:
     return cell.error.reason or cell.error.code if cell.error is not None else NONE
 
 
-def fit(estimate: pb.Estimate) -> str:
+def fit(estimate: estimate_pb2.Estimate) -> str:
     """Format the verdict."""
-    return units.word(pb.FitVerdict, estimate.fit.verdict)
+    return units.word(estimate_summary_pb2.FitVerdict, estimate.fit.verdict)

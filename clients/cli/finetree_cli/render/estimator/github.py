@@ -8,11 +8,11 @@ own escapeData and escapeProperty (actions/toolkit, packages/core/src/command.ts
 import os
 from pathlib import Path
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.estimator.v1 import check_plan_pb2
+from finetree_api.types.v1 import check_pb2
 
 from finetree_cli.errors import BadInput, Position
-from finetree_cli.jobfile.job import JobFile
+from finetree_cli.jobfile.job import SPEC, JobFile
 from finetree_cli.output import Output
 from finetree_cli.render.estimator.check import revision, setting, verdict
 
@@ -23,14 +23,14 @@ _DATA = {"%": "%25", "\r": "%0D", "\n": "%0A"}
 _PROPERTY = {**_DATA, ":": "%3A", ",": "%2C"}
 
 
-def show(out: Output, answer: pb.CheckPlanResponse, job: JobFile, *, failed: bool) -> None:
+def show(out: Output, answer: check_plan_pb2.CheckPlanResponse, job: JobFile, *, failed: bool) -> None:
     """Print an annotation for each limit that does not pass, and append the summary."""
     for check in answer.checks:
-        if check.verdict == ev.CHECK_VERDICT_PASS:
+        if check.verdict == check_pb2.CHECK_VERDICT_PASS:
             continue
-        is_error = check.verdict == ev.CHECK_VERDICT_FAIL or failed
-        position = job.position_of(f"spec.{check.field_path}")
-        text = f"{check.help}; passes with {setting(check.fix)}" if check.HasField("fix") else check.help
+        is_error = check.verdict == check_pb2.CHECK_VERDICT_FAIL or failed
+        position = job.position_of(SPEC + check.field_path)
+        text = f"{check.message}; passes with {setting(check.fix)}" if check.HasField("fix") else check.message
         title = f"{check.rule_id}: {verdict(check.verdict)}"
         out.text(_command("error" if is_error else "warning", text, position, title))
     _append(out, table(answer))
@@ -45,7 +45,7 @@ def annotate_problems(out: Output, error: BadInput, file: str) -> None:
         out.text(_command("error", error.message, Position(file, 1, 1), error.reason))
 
 
-def table(answer: pb.CheckPlanResponse) -> str:
+def table(answer: check_plan_pb2.CheckPlanResponse) -> str:
     """Format the checks as Markdown."""
     lines = [
         f"### finetree check: {verdict(answer.verdict)}",
@@ -53,7 +53,7 @@ def table(answer: pb.CheckPlanResponse) -> str:
         "| Limit | Verdict | Prediction |",
         "| --- | --- | --- |",
     ]
-    lines += [f"| `{check.rule_id}` | {verdict(check.verdict)} | {_cell(check.help)} |" for check in answer.checks]
+    lines += [f"| `{check.rule_id}` | {verdict(check.verdict)} | {_cell(check.message)} |" for check in answer.checks]
     if answer.remedies:
         lines += ["", "All limits would pass with one of:", ""]
     for remedy in answer.remedies:

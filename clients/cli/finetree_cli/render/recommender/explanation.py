@@ -3,8 +3,8 @@
 
 from collections.abc import Iterator
 
-from finetree_api.recommender.v1 import recommender_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import check_pb2, evidence_pb2
 
 from finetree_cli.output import Output
 from finetree_cli.render import units
@@ -21,7 +21,7 @@ REVISIONS = ("pack", "engine", "catalogue", "price_book", "calibration")
 _HASH_LETTERS = 12
 
 
-def show_explanation(out: Output, response: pb.RecommendResponse) -> None:
+def show_explanation(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
     """Print every part of a recommendation."""
     show_head(out, response)
     _show_inputs(out, response)
@@ -41,7 +41,7 @@ def source(provenance: evidence_pb2.Provenance) -> str:
     return ", ".join(part for part in (provenance.source, provenance.locator, provenance.date) if part) or NONE
 
 
-def _show_inputs(out: Output, response: pb.RecommendResponse) -> None:
+def _show_inputs(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
     known = [(item.field_path, item.value) for item in response.inputs if item.known]
     unknown = [item.field_path for item in response.inputs if not item.known]
     out.table(["Input", "Value"], known, title="Inputs")
@@ -52,7 +52,7 @@ def _show_inputs(out: Output, response: pb.RecommendResponse) -> None:
     out.text()
 
 
-def _show_trace(out: Output, response: pb.RecommendResponse) -> None:
+def _show_trace(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
     rows = []
     for number, step in enumerate(response.trace, 1):
         overruled = f" (overrides {step.overruled_rule_id})" if step.overruled_rule_id else ""
@@ -62,11 +62,11 @@ def _show_trace(out: Output, response: pb.RecommendResponse) -> None:
     out.table([">#", "Stage", "Rule", "Inputs read", "Outcome", "Source"], rows, title="Decision")
 
 
-def _show_methods(out: Output, response: pb.RecommendResponse) -> None:
+def _show_methods(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
     rows = [
         (
             method_name(item.method),
-            units.word(pb.MethodVerdict, item.verdict),
+            units.word(recommendation_pb2.MethodVerdict, item.verdict),
             *_figures(item),
             _frontier(item),
         )
@@ -75,21 +75,21 @@ def _show_methods(out: Output, response: pb.RecommendResponse) -> None:
     columns = ["Method", "Verdict", "Quality", "Memory", "Time", "Cost", "Frontier"]
     out.table(columns, rows, title="Methods")
     for item in response.methods:
-        out.text(f"{method_name(item.method)}: {units.word(pb.MethodVerdict, item.verdict)}")
+        out.text(f"{method_name(item.method)}: {units.word(recommendation_pb2.MethodVerdict, item.verdict)}")
         for reason in item.reasons:
             out.bullet(f"{reason.message} [{reason.code}, rule {reason.rule_id}]")
     out.text()
 
 
-def _figures(item: pb.MethodAssessment) -> Iterator[str]:
+def _figures(item: recommendation_pb2.MethodAssessment) -> Iterator[str]:
     """Format the expected values, each with its interval."""
     yield _with_range(item, "quality_percent", lambda value: f"{value:.0f} %")
     yield _with_range(item, "device_bytes", units.size)
     yield _with_range(item, "total_seconds", units.duration)
-    yield _with_range(item, "cost_usd", lambda value: units.money(value, "USD"))
+    yield units.money_range(item.cost) if item.HasField("cost") else NONE
 
 
-def _with_range(item: pb.MethodAssessment, field: str, words: "units.Words") -> str:
+def _with_range(item: recommendation_pb2.MethodAssessment, field: str, words: "units.Words") -> str:
     if not item.HasField(field):  # type: ignore[arg-type]  # the field's name is one of this message's
         return NONE
     interval: evidence_pb2.Interval = getattr(item, field)
@@ -98,13 +98,13 @@ def _with_range(item: pb.MethodAssessment, field: str, words: "units.Words") -> 
     return f"{words(interval.expected)} ({words(interval.low)} to {words(interval.high)})"
 
 
-def _frontier(item: pb.MethodAssessment) -> str:
+def _frontier(item: recommendation_pb2.MethodAssessment) -> str:
     if item.on_pareto_frontier:
         return "on it"
     return f"dominated by {method_name(item.dominated_by)}" if item.dominated_by else NONE
 
 
-def _show_cautions(out: Output, response: pb.RecommendResponse) -> None:
+def _show_cautions(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
     if not response.cautions:
         return
     out.heading("Cautions")
@@ -114,7 +114,7 @@ def _show_cautions(out: Output, response: pb.RecommendResponse) -> None:
     out.text()
 
 
-def _show_changes(out: Output, response: pb.RecommendResponse) -> None:
+def _show_changes(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
     """Print the smallest changes of one input that lead to another verdict."""
     rows = [
         (
@@ -136,14 +136,14 @@ def _show_changes(out: Output, response: pb.RecommendResponse) -> None:
         out.text()
 
 
-def _show_confidence(out: Output, confidence: pb.Confidence) -> None:
-    level = units.word(pb.ConfidenceLevel, confidence.level)
+def _show_confidence(out: Output, confidence: recommendation_pb2.VerdictConfidence) -> None:
+    level = units.word(evidence_pb2.ConfidenceLevel, confidence.level)
     score = f" ({confidence.score:.2f} of 1)" if confidence.definition else ""
     out.heading(f"Confidence: {level}{score}")
     if confidence.abstained:
         out.paragraph("No rule covers these inputs: the verdict is a default.")
     for factor in confidence.factors:
-        out.bullet(factor)
+        out.bullet(factor.message)
     if confidence.definition:
         out.paragraph(confidence.definition)
     if confidence.robustness:
@@ -151,22 +151,22 @@ def _show_confidence(out: Output, confidence: pb.Confidence) -> None:
     out.text()
 
 
-def _show_other_packs(out: Output, response: pb.RecommendResponse) -> None:
+def _show_other_packs(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
     rows = [
-        (item.policy, method_name(item.method), "agrees" if item.agrees else "differs", item.reason or NONE)
+        (item.rule_pack, method_name(item.method), "agrees" if item.agrees else "differs", item.reason or NONE)
         for item in response.other_packs
     ]
     if rows:
         out.table(["Rule pack", "Method", "", "Why"], rows, title="Other rule packs")
 
 
-def _show_recipe(out: Output, response: pb.RecommendResponse) -> None:
+def _show_recipe(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
     from finetree_cli.output import as_dict
 
     if not response.HasField("spec"):
         return
     sources = {item.field_path: item for item in response.setting_sources}
-    nothing = evidence_pb2.SettingSource()
+    nothing = check_pb2.SettingSource()
     rows = []
     for path, value in flat(as_dict(response.spec)).items():
         item = sources.get(path, nothing)
@@ -175,7 +175,7 @@ def _show_recipe(out: Output, response: pb.RecommendResponse) -> None:
     out.table(["Setting", "Value", "Range", "Why", "Source"], rows, title="Recipe")
 
 
-def limits(item: evidence_pb2.SettingSource) -> str:
+def limits(item: check_pb2.SettingSource) -> str:
     """Format the recommended range of a setting."""
     if not (item.HasField("min") or item.HasField("max")):
         return NONE
@@ -184,7 +184,7 @@ def limits(item: evidence_pb2.SettingSource) -> str:
     return f"{low} to {high}".strip()
 
 
-def _show_revision(out: Output, response: pb.RecommendResponse) -> None:
+def _show_revision(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
     rows = []
     for name in REVISIONS:
         part: evidence_pb2.RevisionComponent = getattr(response.revision, name)

@@ -3,8 +3,8 @@
 
 from collections.abc import Sequence
 
-from finetree_api.recommender.v1 import recommender_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import method_card_pb2
+from finetree_api.types.v1 import evidence_pb2
 
 from finetree_cli.output import Output
 from finetree_cli.render import units
@@ -13,7 +13,7 @@ from finetree_cli.render.recommender.recommendation import method_name
 NONE = "-"
 
 
-def show_methods(out: Output, cards: Sequence[pb.MethodCard], guide: pb.Guide) -> None:
+def show_methods(out: Output, cards: Sequence[method_card_pb2.MethodCard], guide: method_card_pb2.Guide) -> None:
     """Print the methods as a table, the hardware chart, and the method for typical situations."""
     rows = [
         (
@@ -36,7 +36,7 @@ def show_methods(out: Output, cards: Sequence[pb.MethodCard], guide: pb.Guide) -
         out.table(["Situation", "Method", "Why"], situations)
 
 
-def show_card(out: Output, card: pb.MethodCard) -> None:
+def show_card(out: Output, card: method_card_pb2.MethodCard) -> None:
     """Print one method in full."""
     words = [word for word in (_stars(card), card.efficiency_label, *card.badges) if word]
     out.text(f"{card.title}  {' · '.join(dict.fromkeys(words))}".rstrip())
@@ -54,11 +54,11 @@ def show_card(out: Output, card: pb.MethodCard) -> None:
         out.table(["Published result", ">Value", "Source"], rows)
 
 
-def _stars(card: pb.MethodCard) -> str:
+def _stars(card: method_card_pb2.MethodCard) -> str:
     return "!" if card.warning else "*" * card.stars
 
 
-def _figure(card: pb.MethodCard, name: str) -> str:
+def _figure(card: method_card_pb2.MethodCard, name: str) -> str:
     return next((figure.text for figure in card.figures if figure.name == name), NONE)
 
 
@@ -69,12 +69,12 @@ def _show_list(out: Output, title: str, items: Sequence[str]) -> None:
         out.text(f"  - {item}")
 
 
-def _advice(item: pb.Advice) -> str:
+def _advice(item: method_card_pb2.Advice) -> str:
     pointer = f"; consider {' or '.join(method_name(method) for method in item.redirects)}" if item.redirects else ""
     return f"{item.text}{pointer}"
 
 
-def _show_figures(out: Output, card: pb.MethodCard) -> None:
+def _show_figures(out: Output, card: method_card_pb2.MethodCard) -> None:
     rows = [(item.label, item.text, item.note, _source(item.provenance)) for item in card.figures]
     if card.HasField("quality_percent"):
         found = card.quality_percent
@@ -85,7 +85,7 @@ def _show_figures(out: Output, card: pb.MethodCard) -> None:
         out.table(["Figure", ">Value", "Note", "Source"], rows)
 
 
-def _show_hardware(out: Output, found: Sequence[pb.HardwareRow]) -> None:
+def _show_hardware(out: Output, found: Sequence[method_card_pb2.HardwareRow]) -> None:
     rows = [
         (
             item.accelerator,
@@ -101,28 +101,28 @@ def _show_hardware(out: Output, found: Sequence[pb.HardwareRow]) -> None:
         out.table(["GPU", ">Memory", "Method", ">A run", ">A month", "Note"], rows)
 
 
-def _month(item: pb.HardwareRow) -> str:
-    if not item.HasField("cost_usd_month"):
+def _month(item: method_card_pb2.HardwareRow) -> str:
+    if not item.HasField("cost_per_month"):
         return NONE
-    return f"{units.money(item.cost_usd_month.expected, 'USD')}{' or more' if item.cost_open_ended else ''}"
+    return f"{units.expected_money(item.cost_per_month)}{' or more' if item.cost_open_ended else ''}"
 
 
-def _show_costs(out: Output, found: pb.ReferenceCost) -> None:
+def _show_costs(out: Output, found: method_card_pb2.ReferenceCost) -> None:
     rows = [
         (
             units.count(item.examples),
             units.duration(item.total_seconds.expected),
-            units.money(item.cost_usd.expected, "USD"),
+            units.expected_money(item.cost),
         )
         for item in found.rows
     ]
     if rows:
-        price = units.money(found.usd_per_hour.expected, "USD")
+        price = units.expected_money(found.price_per_hour)
         out.text(f"On {found.accelerator} at {price} an hour; {found.basis}")
         out.table([">Examples", ">Time", ">Cost"], rows)
 
 
-def _show_parameters(out: Output, found: Sequence[pb.ParameterGuide]) -> None:
+def _show_parameters(out: Output, found: Sequence[method_card_pb2.ParameterGuide]) -> None:
     rows = [(item.field_path, item.default_value, item.help) for item in found]
     if rows:
         out.table(["Parameter", "Default", "Effect"], rows)
@@ -140,5 +140,5 @@ def _show_parameters(out: Output, found: Sequence[pb.ParameterGuide]) -> None:
             out.table([item.field_path, "Meaning", "Use for", "Note"], choices)
 
 
-def _source(found: ev.Provenance) -> str:
+def _source(found: evidence_pb2.Provenance) -> str:
     return f"{found.source}, {found.locator}" if found.locator else found.source

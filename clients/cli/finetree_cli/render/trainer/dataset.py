@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 from finetree_api.trainer.v1 import dataset_pb2, event_pb2
+from finetree_api.types.v1 import training_data_pb2
 
 from finetree_cli.output import Output, as_dict, plain
+from finetree_cli.render import units
 
 BAR = 30
 """Width in columns of the longest bar of a histogram."""
@@ -40,7 +42,7 @@ def findings(reports: Iterable[event_pb2.DatasetReport], allowed: Mapping[str, f
             ("no-target", report.without_target),
             ("duplicates", report.duplicates),
         ]
-        if report.split == "evaluation":
+        if report.split == training_data_pb2.SPLIT_EVALUATION:
             # The training split's report has the same rows.
             groups += [("leak", report.leaked), ("prompt-leak", report.leaked_prompts)]
         for name, group in groups:
@@ -48,7 +50,7 @@ def findings(reports: Iterable[event_pb2.DatasetReport], allowed: Mapping[str, f
             # The split's number of rows excludes the skipped ones.
             rows = report.rows + (group.count if name == "skipped" else 0)
             failed = limit is not None and group.count > limit * rows
-            found.append(Found(name, report.split, group.count, rows, tuple(group.rows), failed))
+            found.append(Found(name, split(report.split), group.count, rows, tuple(group.rows), failed))
     return found
 
 
@@ -74,11 +76,11 @@ def show(out: Output, reports: Sequence[event_pb2.DatasetReport], found: Sequenc
             out.text(_line(one))
     for report in reports:
         for bad in report.bad_rows:
-            out.text(plain(f"{report.split} row {bad.row}{', ' * bool(bad.field)}{bad.field}: {bad.problem}"))
+            out.text(plain(f"{split(report.split)} row {bad.row}{', ' * bool(bad.field)}{bad.field}: {bad.problem}"))
     if not any(one.count for one in found):
         out.text("No row is skipped, truncated, without a target, or duplicated.")
-    for note in reports[0].notes if reports else ():
-        out.text(plain(note))
+    for remark in reports[0].remarks if reports else ():
+        out.text(plain(remark.message))
     for report in reports[:1]:
         _show_lengths(out, report)
         _show_reading(out, report)
@@ -91,7 +93,12 @@ def _numbers(report: event_pb2.DatasetReport) -> tuple[str, ...]:
     ranks = report.percentiles
     counts = (report.rows, report.profile.examples, report.profile.total_tokens, report.target_tokens)
     lengths = (ranks.p50, ranks.p90, ranks.p95, ranks.p99, report.longest_row_tokens)
-    return report.split, report.row_schema, *map(str, counts), *map(str, lengths)
+    return (
+        split(report.split),
+        units.word(training_data_pb2.RowFormat, report.row_format),
+        *map(str, counts),
+        *map(str, lengths),
+    )
 
 
 _WORDS = {
@@ -127,7 +134,11 @@ def _show_lengths(out: Output, report: event_pb2.DatasetReport) -> None:
 
 def _show_reading(out: Output, report: event_pb2.DatasetReport) -> None:
     special, rows = report.special_tokens, report.rows
-    template = "the tokenizer's" if report.template_source == "tokenizer" else "none; the parts of a row are joined"
+    template = (
+        "the tokenizer's"
+        if report.template_source == event_pb2.TEMPLATE_SOURCE_TOKENIZER
+        else "none; the parts of a row are joined"
+    )
     out.text(f"Chat template: {template}")
     bos = repr(special.bos_token) if special.bos_token else "none"
     odd = f"; {special.rows_without_one_bos} rows do not begin with exactly one" if special.rows_without_one_bos else ""
@@ -136,12 +147,17 @@ def _show_reading(out: Output, report: event_pb2.DatasetReport) -> None:
     out.text(f"EOS token: {special.eos_token!r}{shared}; a target in {special.rows_that_learn_to_end} of {rows} rows")
 
 
+def split(number: int) -> str:
+    """Format a split."""
+    return units.word(training_data_pb2.Split, number)
+
+
 def show_row(out: Output, row: dataset_pb2.PreviewRow) -> None:
     """Print a row of a preview."""
     facts = [f"{row.tokens} tokens", f"{row.target_tokens} targets"]
     facts += [word for word, holds in (("truncated", row.truncated), ("skipped", row.dropped)) if holds]
     facts += ["no target tokens"] * row.no_target + ["abridged here"] * row.shortened
-    out.text(f"{row.split} row {row.row}: {', '.join(facts)}")
+    out.text(f"{split(row.split)} row {row.row}: {', '.join(facts)}")
     out.styled(marked(row.spans))
     out.text()
 

@@ -115,7 +115,8 @@ class BarView:
         elif payload == "phase_progress":
             at = event.phase_progress
             done, total = (at.done, at.total) if at.total else (round(at.fraction * 100), 100)
-            self._move(at.phase, done, total, at.unit if at.total else "")
+            unit = units.word(event_pb2.ProgressUnit, at.unit) if at.total and at.unit else ""
+            self._move(at.phase, done, total, unit)
         else:
             line = text(event)
             if line:

@@ -220,7 +220,7 @@ class MethodCard(_message.Message):
     efficiency: Global___EfficiencyLevel.ValueType
     """How it trades quality for resources."""
     efficiency_label: _builtins.str
-    """The same in the pack's words, for a badge."""
+    """`efficiency` in the pack's words, for a badge."""
     warning: _builtins.bool
     """Whether the pack warns of it where it gives others stars."""
     @_builtins.property
@@ -657,7 +657,7 @@ class Situation(_message.Message):
 
     @_builtins.property
     def request(self) -> _recommendation_pb2.RecommendRequest:
-        """The same as a request, without a model: Recommend answers it."""
+        """The situation as a request, without a model: Recommend answers it."""
 
     @_builtins.property
     def settings(self) -> _run_spec_pb2.RunSpec:

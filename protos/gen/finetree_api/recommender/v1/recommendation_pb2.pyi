@@ -637,7 +637,7 @@ class UnknownInput(_message.Message):
     changing_share: _builtins.float
     """Share of its possible answers that would change the verdict, above 0 to 1."""
     message: _builtins.str
-    """The same in one line for people."""
+    """Which answers would change the verdict, to what; one line for people."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_method_pb2.Method.ValueType]:
         """Methods that they would lead to. Empty: some of them leave nothing that trains."""

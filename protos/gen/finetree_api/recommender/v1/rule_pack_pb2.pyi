@@ -429,7 +429,7 @@ class PackRule(_message.Message):
     """Reference to a source as the pack writes it, for example "playbook L152". Empty: none."""
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
-        """The same source, read. Unset: none."""
+        """`source`, resolved. Unset: none."""
 
     def __init__(
         self,

@@ -28,30 +28,30 @@ class _ArtifactKind:
 class _ArtifactKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ArtifactKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ARTIFACT_KIND_UNSPECIFIED: _ArtifactKind.ValueType  # 0
-    """Not stated."""
+    """Another kind: files to download, such as the rows of a preview."""
     ARTIFACT_KIND_ADAPTER: _ArtifactKind.ValueType  # 1
-    """A PEFT adapter folder."""
+    """An adapter: a PEFT folder, or bottleneck layers for this suite's loader."""
     ARTIFACT_KIND_MODEL: _ArtifactKind.ValueType  # 2
-    """A transformers model folder."""
+    """A transformers model folder with its tokenizer."""
     ARTIFACT_KIND_REPORT: _ArtifactKind.ValueType  # 3
     """A report in JSON."""
 
 class ArtifactKind(_ArtifactKind, metaclass=_ArtifactKindEnumTypeWrapper):
-    """What an artifact is."""
+    """What an artifact is, and so what loads it."""
 
 ARTIFACT_KIND_UNSPECIFIED: ArtifactKind.ValueType  # 0
-"""Not stated."""
+"""Another kind: files to download, such as the rows of a preview."""
 ARTIFACT_KIND_ADAPTER: ArtifactKind.ValueType  # 1
-"""A PEFT adapter folder."""
+"""An adapter: a PEFT folder, or bottleneck layers for this suite's loader."""
 ARTIFACT_KIND_MODEL: ArtifactKind.ValueType  # 2
-"""A transformers model folder."""
+"""A transformers model folder with its tokenizer."""
 ARTIFACT_KIND_REPORT: ArtifactKind.ValueType  # 3
 """A report in JSON."""
 Global___ArtifactKind: _TypeAlias = ArtifactKind  # noqa: Y015
 
 @_typing.final
 class ArtifactBase(_message.Message):
-    """Base that an adapter belongs to."""
+    """Base model that an adapter belongs to; on another one it does not work."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -59,11 +59,11 @@ class ArtifactBase(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     hub_id: _builtins.str
-    """Hub id."""
+    """"organization/name" on the hub. Empty: unknown."""
     revision: _builtins.str
-    """Hub revision; empty when unknown."""
+    """Commit of the hub. Empty: unknown."""
     fingerprint: _builtins.str
-    """Fingerprint of its configuration and weights."""
+    """SHA-256 over its configuration and weights. Empty: not computed."""
     def __init__(
         self,
         *,
@@ -81,7 +81,7 @@ Global___ArtifactBase: _TypeAlias = ArtifactBase  # noqa: Y015
 
 @_typing.final
 class Compatibility(_message.Message):
-    """Whether a server loads an artifact."""
+    """Whether a program loads an artifact, tried on names and shapes of its tensors."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -91,9 +91,9 @@ class Compatibility(_message.Message):
     server: _serving_pb2.ServingTarget.ValueType
     """The program that would serve it."""
     loads: _builtins.bool
-    """Whether it loads the artifact."""
+    """Whether all tensors found their place."""
     reason: _builtins.str
-    """Why not; empty when it does."""
+    """Why not, one line for people. Empty: it loads."""
     def __init__(
         self,
         *,
@@ -120,13 +120,13 @@ class ArtifactFile(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Path inside the artifact."""
+    """Path inside the artifact, with "/"."""
     size_bytes: _builtins.int
     """Size in bytes."""
     sha256: _builtins.str
-    """SHA-256 in lower-case hex."""
+    """SHA-256 of its content, 64 hex digits in small letters."""
     media_type: _builtins.str
-    """Media type."""
+    """Media type; "application/octet-stream" where the ending tells none."""
     def __init__(
         self,
         *,
@@ -145,7 +145,7 @@ Global___ArtifactFile: _TypeAlias = ArtifactFile  # noqa: Y015
 
 @_typing.final
 class Artifact(_message.Message):
-    """Something that a job made."""
+    """Something that a job made. It is complete and never changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -161,34 +161,34 @@ class Artifact(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"projects/{project}/jobs/{job}/artifacts/{artifact}"."""
+    """"projects/{project}/jobs/{job}/artifacts/{artifact}", for example …/adapter."""
     kind: Global___ArtifactKind.ValueType
     """What it is."""
     sha256: _builtins.str
-    """SHA-256 of its manifest in lower-case hex."""
+    """SHA-256 of its manifest, which holds the hashes of all files; 64 hex digits in small letters."""
     size_bytes: _builtins.int
-    """Size of all files in bytes."""
+    """Size of all files together, bytes."""
     peft_type: _builtins.str
-    """PEFT type, for example "LORA"."""
+    """peft_type of its adapter_config.json, for example "LORA". Empty: it is no PEFT adapter."""
     attempt: _builtins.int
     """Attempt that made it."""
     plan_digest: _builtins.str
-    """Hash of the plan that it came from."""
+    """Digest of the plan that it came from. Empty: nothing was trained, or there was no estimate."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactFile]:
-        """Files."""
+        """In the order of their paths; these and no others can be downloaded."""
 
     @_builtins.property
     def base(self) -> Global___ArtifactBase:
-        """Base that it belongs to."""
+        """Base model that it belongs to."""
 
     @_builtins.property
     def compat(self) -> _containers.RepeatedCompositeFieldContainer[Global___Compatibility]:
-        """Servers that load it."""
+        """Programs that were tried. Empty: none was."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was made."""
+        """When the service registered it, on the service's clock."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ Global___Artifact: _TypeAlias = Artifact  # noqa: Y015
 
 @_typing.final
 class ListArtifactsRequest(_message.Message):
-    """Request of ListArtifacts."""
+    """Looks for the artifacts of a job. One read of the database."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -223,11 +223,11 @@ class ListArtifactsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """The job."""
+    """The job, "projects/{project}/jobs/{job}" or the id alone."""
     page_size: _builtins.int
-    """Largest page; 0 means 50, at most 1000."""
+    """Most artifacts of a page. 0: 50."""
     page_token: _builtins.str
-    """Token of the previous page."""
+    """next_page_token of the page before, with the same parent. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -245,17 +245,17 @@ Global___ListArtifactsRequest: _TypeAlias = ListArtifactsRequest  # noqa: Y015
 
 @_typing.final
 class ListArtifactsResponse(_message.Message):
-    """Response of ListArtifacts."""
+    """One page of artifacts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token of the next page. Empty: this is the last one."""
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]:
-        """Artifacts."""
+        """In the order of their ids. Empty: the job has made none, or not yet."""
 
     def __init__(
         self,
@@ -273,7 +273,7 @@ Global___ListArtifactsResponse: _TypeAlias = ListArtifactsResponse  # noqa: Y015
 
 @_typing.final
 class DownloadArtifactRequest(_message.Message):
-    """Request of DownloadArtifact."""
+    """Asks for one file of an artifact, or a part of it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -282,13 +282,13 @@ class DownloadArtifactRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The artifact."""
+    """"projects/{project}/jobs/{job}/artifacts/{artifact}"."""
     path: _builtins.str
-    """File of the artifact."""
+    """ArtifactFile.path of the file. Any other is refused with FILE_NOT_FOUND."""
     offset: _builtins.int
-    """First byte."""
+    """First byte. The file's size gives no bytes; beyond it: OFFSET_BEYOND_END."""
     limit: _builtins.int
-    """How many bytes; 0 means to the end."""
+    """How many bytes at most. 0: to the end."""
     def __init__(
         self,
         *,
@@ -307,7 +307,7 @@ Global___DownloadArtifactRequest: _TypeAlias = DownloadArtifactRequest  # noqa: 
 
 @_typing.final
 class DownloadArtifactResponse(_message.Message):
-    """A piece of a file."""
+    """A piece of a file. The first message has the file and no bytes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -315,12 +315,12 @@ class DownloadArtifactResponse(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """Bytes."""
+    """Bytes of the file, at most 256 KiB."""
     offset: _builtins.int
-    """Position of the bytes."""
+    """Position of the piece in the file, bytes."""
     @_builtins.property
     def file(self) -> Global___ArtifactFile:
-        """The file; in the first message."""
+        """The file with its hash, to compare with what arrives. In the first message only."""
 
     def __init__(
         self,

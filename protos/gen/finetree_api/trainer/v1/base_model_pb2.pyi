@@ -28,25 +28,25 @@ class _BaseModelOrigin:
 class _BaseModelOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BaseModelOrigin.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BASE_MODEL_ORIGIN_UNSPECIFIED: _BaseModelOrigin.ValueType  # 0
-    """Not stated."""
+    """Never answered."""
     BASE_MODEL_ORIGIN_HUB: _BaseModelOrigin.ValueType  # 1
-    """A model hub."""
+    """A PREPARE job downloaded it from a model hub."""
     BASE_MODEL_ORIGIN_WHEEL: _BaseModelOrigin.ValueType  # 2
-    """A Python package."""
+    """A PREPARE job converted it from an installed Python package."""
     BASE_MODEL_ORIGIN_PATH: _BaseModelOrigin.ValueType  # 3
-    """A folder of the operator's, under a model root."""
+    """A folder of the operator's, under a model root; it cannot be deleted by an rpc."""
 
 class BaseModelOrigin(_BaseModelOrigin, metaclass=_BaseModelOriginEnumTypeWrapper):
     """Where a base model came from."""
 
 BASE_MODEL_ORIGIN_UNSPECIFIED: BaseModelOrigin.ValueType  # 0
-"""Not stated."""
+"""Never answered."""
 BASE_MODEL_ORIGIN_HUB: BaseModelOrigin.ValueType  # 1
-"""A model hub."""
+"""A PREPARE job downloaded it from a model hub."""
 BASE_MODEL_ORIGIN_WHEEL: BaseModelOrigin.ValueType  # 2
-"""A Python package."""
+"""A PREPARE job converted it from an installed Python package."""
 BASE_MODEL_ORIGIN_PATH: BaseModelOrigin.ValueType  # 3
-"""A folder of the operator's, under a model root."""
+"""A folder of the operator's, under a model root; it cannot be deleted by an rpc."""
 Global___BaseModelOrigin: _TypeAlias = BaseModelOrigin  # noqa: Y015
 
 class _BaseModelState:
@@ -56,9 +56,9 @@ class _BaseModelState:
 class _BaseModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BaseModelState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BASE_MODEL_STATE_UNSPECIFIED: _BaseModelState.ValueType  # 0
-    """Not stated."""
+    """Never answered."""
     BASE_MODEL_STATE_READY: _BaseModelState.ValueType  # 1
-    """It can be trained."""
+    """Complete: it can be trained."""
     BASE_MODEL_STATE_PARTIAL: _BaseModelState.ValueType  # 2
     """Its download was cut; a PREPARE job goes on with it."""
 
@@ -66,9 +66,9 @@ class BaseModelState(_BaseModelState, metaclass=_BaseModelStateEnumTypeWrapper):
     """State of a base model."""
 
 BASE_MODEL_STATE_UNSPECIFIED: BaseModelState.ValueType  # 0
-"""Not stated."""
+"""Never answered."""
 BASE_MODEL_STATE_READY: BaseModelState.ValueType  # 1
-"""It can be trained."""
+"""Complete: it can be trained."""
 BASE_MODEL_STATE_PARTIAL: BaseModelState.ValueType  # 2
 """Its download was cut; a PREPARE job goes on with it."""
 Global___BaseModelState: _TypeAlias = BaseModelState  # noqa: Y015
@@ -96,30 +96,30 @@ class BaseModel(_message.Message):
     origin: Global___BaseModelOrigin.ValueType
     """Where it came from."""
     state: Global___BaseModelState.ValueType
-    """State."""
+    """Whether it can be trained."""
     hub_id: _builtins.str
-    """Hub id; empty when unknown."""
+    """"organization/name" on the hub. Empty: unknown."""
     revision: _builtins.str
-    """Commit of the hub; empty when unknown."""
+    """Commit of the hub. Empty: unknown."""
     size_bytes: _builtins.int
-    """Size of its files in bytes."""
+    """Size of its files so far, bytes."""
     model_type: _builtins.str
-    """Architecture, as its config.json names it ("llama"); empty when unknown."""
+    """model_type of its config.json, for example "llama". Empty: unknown."""
     max_positions: _builtins.int
-    """Longest sequence in tokens, as its config.json says it; 0 when it does not."""
+    """Longest sequence in tokens, as its config.json says it. 0: it does not."""
     vocab_size: _builtins.int
-    """Rows of its embedding table, as its config.json says it; 0 when it does not."""
+    """Rows of its embedding table, as its config.json says it. 0: it does not."""
     @_builtins.property
     def source(self) -> _model_pb2.ModelSource:
         """How a spec names it."""
 
     @_builtins.property
     def refs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Branches and tags that were this commit when they were last asked for."""
+        """Branches and tags that were this commit when they were last asked for. Empty: none, or it is from no hub."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was put here."""
+        """When its folder last changed, on the machine's clock."""
 
     def __init__(
         self,
@@ -147,16 +147,16 @@ Global___BaseModel: _TypeAlias = BaseModel  # noqa: Y015
 
 @_typing.final
 class ListBaseModelsRequest(_message.Message):
-    """Request of ListBaseModels."""
+    """Looks for base models. Reads all model folders at every call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Largest page; 0 means 50, at most 1000."""
+    """Most models of a page. 0: 50."""
     page_token: _builtins.str
-    """Token of the previous page."""
+    """next_page_token of the page before. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -173,17 +173,17 @@ Global___ListBaseModelsRequest: _TypeAlias = ListBaseModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListBaseModelsResponse(_message.Message):
-    """Response of ListBaseModels."""
+    """One page of base models."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BASE_MODELS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token of the next page. Empty: this is the last one."""
     @_builtins.property
     def base_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseModel]:
-        """Base models in the order of their names."""
+        """In the order of their names."""
 
     def __init__(
         self,
@@ -201,13 +201,15 @@ Global___ListBaseModelsResponse: _TypeAlias = ListBaseModelsResponse  # noqa: Y0
 
 @_typing.final
 class GetBaseModelRequest(_message.Message):
-    """Request of GetBaseModel."""
+    """Asks for one base model. Reads all model folders."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"models/{model}", or a hub id, or a hub id with "@" and a commit, the beginning of one, a branch or a tag."""
+    """"models/{model}", or a hub id, or a hub id with "@" and a commit, at least its first 7 digits, a branch or a tag.
+    One that fits several is refused with MODEL_AMBIGUOUS.
+    """
     def __init__(
         self,
         *,
@@ -223,14 +225,14 @@ Global___GetBaseModelRequest: _TypeAlias = GetBaseModelRequest  # noqa: Y015
 
 @_typing.final
 class GetBaseModelResponse(_message.Message):
-    """Response of GetBaseModel."""
+    """One base model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def base_model(self) -> Global___BaseModel:
-        """The base model."""
+        """As it is on the disk at the moment of the call."""
 
     def __init__(
         self,
@@ -247,7 +249,7 @@ Global___GetBaseModelResponse: _TypeAlias = GetBaseModelResponse  # noqa: Y015
 
 @_typing.final
 class DeleteBaseModelRequest(_message.Message):
-    """Request of DeleteBaseModel."""
+    """A base model to delete, complete or partial."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -275,14 +277,14 @@ Global___DeleteBaseModelRequest: _TypeAlias = DeleteBaseModelRequest  # noqa: Y0
 
 @_typing.final
 class DeleteBaseModelResponse(_message.Message):
-    """Response of DeleteBaseModel."""
+    """The model is gone from the disk."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def base_model(self) -> Global___BaseModel:
-        """What was deleted."""
+        """As it was before."""
 
     def __init__(
         self,

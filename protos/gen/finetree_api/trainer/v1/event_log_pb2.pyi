@@ -29,7 +29,7 @@ class _EventOrder:
 class _EventOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventOrder.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EVENT_ORDER_UNSPECIFIED: _EventOrder.ValueType  # 0
-    """Oldest first."""
+    """As EVENT_ORDER_ASCENDING."""
     EVENT_ORDER_ASCENDING: _EventOrder.ValueType  # 1
     """Oldest first."""
     EVENT_ORDER_DESCENDING: _EventOrder.ValueType  # 2
@@ -39,7 +39,7 @@ class EventOrder(_EventOrder, metaclass=_EventOrderEnumTypeWrapper):
     """Order of a list of events."""
 
 EVENT_ORDER_UNSPECIFIED: EventOrder.ValueType  # 0
-"""Oldest first."""
+"""As EVENT_ORDER_ASCENDING."""
 EVENT_ORDER_ASCENDING: EventOrder.ValueType  # 1
 """Oldest first."""
 EVENT_ORDER_DESCENDING: EventOrder.ValueType  # 2
@@ -48,7 +48,7 @@ Global___EventOrder: _TypeAlias = EventOrder  # noqa: Y015
 
 @_typing.final
 class StartNow(_message.Message):
-    """Start at the newest event."""
+    """Start after the newest event: only what happens from now on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -65,7 +65,7 @@ Global___StartNow: _TypeAlias = StartNow  # noqa: Y015
 
 @_typing.final
 class WatchJobRequest(_message.Message):
-    """Request of WatchJob."""
+    """Asks for the events of a job as they come. Holds a stream open; what was missed is read from the log."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -80,18 +80,22 @@ class WatchJobRequest(_message.Message):
     MAX_STEP_EVENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The job."""
+    """"projects/{project}/jobs/{job}" or the id alone."""
     cursor: _builtins.str
-    """After a cursor."""
+    """After the place of a cursor from a WatchJobResponse of this job: how a client goes on after a break."""
     after_seq: _builtins.int
-    """After a number."""
+    """After the event of this number. 0: from the first one. Beyond the newest: FUTURE_SEQ."""
     min_level: _event_pb2.EventLevel.ValueType
-    """Only events at least this important."""
+    """Only events at least this important. Terminal is INFO, of a failed job ERROR, and is left out like any other.
+    Unspecified: all, EVENT_LEVEL_DEBUG too.
+    """
     max_step_events_per_second: _builtins.int
-    """Highest rate of step metrics; 0 means all. Those left out are reported as skipped ranges."""
+    """Highest rate of StepMetrics events by their event_time; those left out are reported as skipped ranges. 0: all."""
     @_builtins.property
     def after_time(self) -> _timestamp_pb2.Timestamp:
-        """After a time."""
+        """After the events up to this time, on the service's clock (JobEvent.event_time). Before the job: from the first
+        event; after its newest event: only what happens from now on.
+        """
 
     @_builtins.property
     def now(self) -> Global___StartNow:
@@ -99,15 +103,17 @@ class WatchJobRequest(_message.Message):
 
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.EventKind.ValueType]:
-        """Only these kinds; empty means all. The cursor moves over what is left out."""
+        """Only these kinds; the cursor moves over what is left out. Without EVENT_KIND_TERMINAL the stream ends without a
+        Terminal event. Empty: all.
+        """
 
     @_builtins.property
     def min_interval(self) -> _duration_pb2.Duration:
-        """Least time between two batches; nothing is lost."""
+        """Least time between two batches, 0 to 60 s; nothing is lost. Unset: none."""
 
     @_builtins.property
     def heartbeat(self) -> _duration_pb2.Duration:
-        """Longest silence; unset means 10 seconds."""
+        """Longest silence: after it a batch without events is sent. 0.1 to 60 s. Unset: 10 s."""
 
     def __init__(
         self,
@@ -135,7 +141,7 @@ Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
 
 @_typing.final
 class WatchJobResponse(_message.Message):
-    """A batch of events."""
+    """A batch of events, at most about 64 KiB unless a single event is larger."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -146,22 +152,24 @@ class WatchJobResponse(_message.Message):
     MIN_SEQ_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Where to go on."""
+    """Opaque place after this batch, for WatchJobRequest.cursor. Valid also after a restart of the service."""
     min_seq: _builtins.int
-    """Oldest number that retention will keep."""
+    """Oldest number that will be left after the next cut of retention, an hour at most ahead; 1: no cut is announced. A
+    watcher behind it must hurry.
+    """
     last_seq: _builtins.int
-    """Newest number in the log."""
+    """Newest number in the log: how far behind this watcher is."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """Events in order; empty for a heartbeat."""
+        """In the order of their numbers. Empty: a heartbeat, or a cursor that moved over what the filters left out."""
 
     @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp:
-        """The service's clock."""
+        """When the batch was sent, on the service's clock."""
 
     @_builtins.property
     def skipped(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkippedRange]:
-        """Ranges of step metrics that were left out because the request asked for fewer."""
+        """At most one range: step metrics that were left out since the batch before, since the request asked for fewer."""
 
     def __init__(
         self,
@@ -183,7 +191,7 @@ Global___WatchJobResponse: _TypeAlias = WatchJobResponse  # noqa: Y015
 
 @_typing.final
 class SkippedRange(_message.Message):
-    """Step metrics that were left out."""
+    """Step metrics that were left out. Other events between them are not."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -194,15 +202,15 @@ class SkippedRange(_message.Message):
     MAX_LOSS_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     first_seq: _builtins.int
-    """First number."""
+    """Number of the first one."""
     last_seq: _builtins.int
-    """Last number."""
+    """Number of the last one."""
     min_loss: _builtins.float
-    """Lowest loss."""
+    """Lowest loss among them, nats. 0: none was finite."""
     mean_loss: _builtins.float
-    """Mean loss."""
+    """Mean of the finite losses among them, nats. 0: none was finite."""
     max_loss: _builtins.float
-    """Highest loss."""
+    """Highest loss among them, nats. 0: none was finite."""
     count: _builtins.int
     """How many events."""
     def __init__(
@@ -225,7 +233,7 @@ Global___SkippedRange: _TypeAlias = SkippedRange  # noqa: Y015
 
 @_typing.final
 class ListEventsRequest(_message.Message):
-    """Request of ListEvents."""
+    """Looks for events of a job. All filters must hold at once. Narrow filters over a long log read more of it for a page."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,26 +247,28 @@ class ListEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The job."""
+    """"projects/{project}/jobs/{job}" or the id alone."""
     order: Global___EventOrder.ValueType
-    """Order."""
+    """Which end of the log comes first."""
     after_seq: _builtins.int
-    """Only events after this number; 0 means all."""
+    """Only events after this number; one whose successor is no longer kept is refused with EVENTS_EXPIRED, one beyond the
+    newest with FUTURE_SEQ. 0: all that are kept.
+    """
     before_seq: _builtins.int
-    """Only events before this number; 0 means all."""
+    """Only events before this number. 0: no such limit."""
     min_level: _event_pb2.EventLevel.ValueType
-    """Only events at least this important."""
+    """Only events at least this important. Unspecified: all, EVENT_LEVEL_DEBUG too."""
     page_size: _builtins.int
-    """Largest page; 0 means 100, at most 1000."""
+    """Most events of a page. 0: 100."""
     page_token: _builtins.str
-    """Token of the previous page."""
+    """next_page_token of the page before, with the same filters and order. Empty: the first page."""
     @_builtins.property
     def after_time(self) -> _timestamp_pb2.Timestamp:
-        """Only events after this time."""
+        """Only events after this time, on the service's clock. Unset: no such limit."""
 
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.EventKind.ValueType]:
-        """Only these kinds; empty means all."""
+        """Only these kinds. Empty: all."""
 
     def __init__(
         self,
@@ -283,17 +293,17 @@ Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
 
 @_typing.final
 class ListEventsResponse(_message.Message):
-    """Response of ListEvents."""
+    """One page of events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token of the next page. Empty: this is the last one; of a live job more events may follow."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """Events in the order asked for."""
+        """In the order asked for. Empty: none passes the filters."""
 
     def __init__(
         self,

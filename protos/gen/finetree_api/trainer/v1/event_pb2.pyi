@@ -36,29 +36,29 @@ class _EventLevel:
 class _EventLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventLevel.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EVENT_LEVEL_UNSPECIFIED: _EventLevel.ValueType  # 0
-    """INFO."""
+    """In a filter: every level. An event always has one of the others."""
     EVENT_LEVEL_DEBUG: _EventLevel.ValueType  # 1
-    """Detail."""
+    """Detail, such as log lines of libraries."""
     EVENT_LEVEL_INFO: _EventLevel.ValueType  # 2
-    """Normal."""
+    """The ordinary course of a job."""
     EVENT_LEVEL_WARNING: _EventLevel.ValueType  # 3
-    """Worth a look."""
+    """Worth a look: the job goes on, but may not do what was meant."""
     EVENT_LEVEL_ERROR: _EventLevel.ValueType  # 4
-    """An error."""
+    """The job failed, or will."""
 
 class EventLevel(_EventLevel, metaclass=_EventLevelEnumTypeWrapper):
     """How important an event is."""
 
 EVENT_LEVEL_UNSPECIFIED: EventLevel.ValueType  # 0
-"""INFO."""
+"""In a filter: every level. An event always has one of the others."""
 EVENT_LEVEL_DEBUG: EventLevel.ValueType  # 1
-"""Detail."""
+"""Detail, such as log lines of libraries."""
 EVENT_LEVEL_INFO: EventLevel.ValueType  # 2
-"""Normal."""
+"""The ordinary course of a job."""
 EVENT_LEVEL_WARNING: EventLevel.ValueType  # 3
-"""Worth a look."""
+"""Worth a look: the job goes on, but may not do what was meant."""
 EVENT_LEVEL_ERROR: EventLevel.ValueType  # 4
-"""An error."""
+"""The job failed, or will."""
 Global___EventLevel: _TypeAlias = EventLevel  # noqa: Y015
 
 class _EventKind:
@@ -68,81 +68,81 @@ class _EventKind:
 class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EVENT_KIND_UNSPECIFIED: _EventKind.ValueType  # 0
-    """Unknown to this client."""
+    """Refused in a filter. In an event: a payload that is newer than this client."""
     EVENT_KIND_STATE_CHANGED: _EventKind.ValueType  # 1
-    """StateChanged."""
+    """StateChanged, by the service."""
     EVENT_KIND_QUEUE_CHANGED: _EventKind.ValueType  # 2
-    """QueueChanged."""
+    """QueueChanged, by the service, for the first 20 places of the queue."""
     EVENT_KIND_PHASE_PROGRESS: _EventKind.ValueType  # 3
-    """PhaseProgress."""
+    """PhaseProgress, several times in each phase but TRAIN, whose progress is in StepMetrics."""
     EVENT_KIND_DATASET_REPORT: _EventKind.ValueType  # 4
-    """DatasetReport."""
+    """DatasetReport, one for each split, after tokenizing."""
     EVENT_KIND_PREFLIGHT_REPORT: _EventKind.ValueType  # 5
-    """PreflightReport."""
+    """PreflightReport, once in an attempt, before its first step."""
     EVENT_KIND_ATTEMPT_STARTED: _EventKind.ValueType  # 6
-    """AttemptStarted."""
+    """AttemptStarted, once in an attempt that trains."""
     EVENT_KIND_STEP_METRICS: _EventKind.ValueType  # 7
-    """StepMetrics."""
+    """StepMetrics, one for each optimizer step."""
     EVENT_KIND_EVAL_METRICS: _EventKind.ValueType  # 8
-    """EvalMetrics."""
+    """EvalMetrics, one for each evaluation."""
     EVENT_KIND_SAMPLE: _EventKind.ValueType  # 9
-    """Sample."""
+    """Sample, as many as Evaluation.samples asks for, at the end."""
     EVENT_KIND_CHECKPOINT_SAVED: _EventKind.ValueType  # 10
-    """CheckpointSaved."""
+    """CheckpointSaved, once the checkpoint is durable."""
     EVENT_KIND_CHECKPOINT_FAILED: _EventKind.ValueType  # 11
-    """CheckpointFailed."""
+    """CheckpointFailed; training goes on."""
     EVENT_KIND_BATCH_SIZE_CHANGED: _EventKind.ValueType  # 12
-    """BatchSizeChanged."""
+    """BatchSizeChanged, when memory ran out and the step is repeated in smaller micro-batches."""
     EVENT_KIND_FORECAST: _EventKind.ValueType  # 13
-    """Forecast."""
+    """Forecast, about ten times in a training."""
     EVENT_KIND_ARTIFACT_READY: _EventKind.ValueType  # 14
-    """ArtifactReady."""
+    """ArtifactReady, once the artifact can be downloaded."""
     EVENT_KIND_LOG_LINE: _EventKind.ValueType  # 15
-    """LogLine."""
+    """LogLine of the worker or its libraries."""
     EVENT_KIND_ALERT: _EventKind.ValueType  # 16
-    """Alert."""
+    """Alert: something that a person should know."""
     EVENT_KIND_TERMINAL: _EventKind.ValueType  # 17
-    """Terminal."""
+    """Terminal, once, as the last event."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
-    """Kind of an event, for filters. It mirrors the payload."""
+    """Kind of an event, for filters. It names the payload."""
 
 EVENT_KIND_UNSPECIFIED: EventKind.ValueType  # 0
-"""Unknown to this client."""
+"""Refused in a filter. In an event: a payload that is newer than this client."""
 EVENT_KIND_STATE_CHANGED: EventKind.ValueType  # 1
-"""StateChanged."""
+"""StateChanged, by the service."""
 EVENT_KIND_QUEUE_CHANGED: EventKind.ValueType  # 2
-"""QueueChanged."""
+"""QueueChanged, by the service, for the first 20 places of the queue."""
 EVENT_KIND_PHASE_PROGRESS: EventKind.ValueType  # 3
-"""PhaseProgress."""
+"""PhaseProgress, several times in each phase but TRAIN, whose progress is in StepMetrics."""
 EVENT_KIND_DATASET_REPORT: EventKind.ValueType  # 4
-"""DatasetReport."""
+"""DatasetReport, one for each split, after tokenizing."""
 EVENT_KIND_PREFLIGHT_REPORT: EventKind.ValueType  # 5
-"""PreflightReport."""
+"""PreflightReport, once in an attempt, before its first step."""
 EVENT_KIND_ATTEMPT_STARTED: EventKind.ValueType  # 6
-"""AttemptStarted."""
+"""AttemptStarted, once in an attempt that trains."""
 EVENT_KIND_STEP_METRICS: EventKind.ValueType  # 7
-"""StepMetrics."""
+"""StepMetrics, one for each optimizer step."""
 EVENT_KIND_EVAL_METRICS: EventKind.ValueType  # 8
-"""EvalMetrics."""
+"""EvalMetrics, one for each evaluation."""
 EVENT_KIND_SAMPLE: EventKind.ValueType  # 9
-"""Sample."""
+"""Sample, as many as Evaluation.samples asks for, at the end."""
 EVENT_KIND_CHECKPOINT_SAVED: EventKind.ValueType  # 10
-"""CheckpointSaved."""
+"""CheckpointSaved, once the checkpoint is durable."""
 EVENT_KIND_CHECKPOINT_FAILED: EventKind.ValueType  # 11
-"""CheckpointFailed."""
+"""CheckpointFailed; training goes on."""
 EVENT_KIND_BATCH_SIZE_CHANGED: EventKind.ValueType  # 12
-"""BatchSizeChanged."""
+"""BatchSizeChanged, when memory ran out and the step is repeated in smaller micro-batches."""
 EVENT_KIND_FORECAST: EventKind.ValueType  # 13
-"""Forecast."""
+"""Forecast, about ten times in a training."""
 EVENT_KIND_ARTIFACT_READY: EventKind.ValueType  # 14
-"""ArtifactReady."""
+"""ArtifactReady, once the artifact can be downloaded."""
 EVENT_KIND_LOG_LINE: EventKind.ValueType  # 15
-"""LogLine."""
+"""LogLine of the worker or its libraries."""
 EVENT_KIND_ALERT: EventKind.ValueType  # 16
-"""Alert."""
+"""Alert: something that a person should know."""
 EVENT_KIND_TERMINAL: EventKind.ValueType  # 17
-"""Terminal."""
+"""Terminal, once, as the last event."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 class _ProgressUnit:
@@ -154,13 +154,13 @@ class _ProgressUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Progress
     PROGRESS_UNIT_UNSPECIFIED: _ProgressUnit.ValueType  # 0
     """Nothing: only the share is known."""
     PROGRESS_UNIT_BYTES: _ProgressUnit.ValueType  # 1
-    """Bytes."""
+    """Bytes, of a download or a file."""
     PROGRESS_UNIT_ROWS: _ProgressUnit.ValueType  # 2
-    """Rows."""
+    """Rows of a dataset."""
     PROGRESS_UNIT_STEPS: _ProgressUnit.ValueType  # 3
     """Optimizer steps."""
     PROGRESS_UNIT_TENSORS: _ProgressUnit.ValueType  # 4
-    """Tensors."""
+    """Tensors of a model."""
 
 class ProgressUnit(_ProgressUnit, metaclass=_ProgressUnitEnumTypeWrapper):
     """What a phase counts."""
@@ -168,13 +168,13 @@ class ProgressUnit(_ProgressUnit, metaclass=_ProgressUnitEnumTypeWrapper):
 PROGRESS_UNIT_UNSPECIFIED: ProgressUnit.ValueType  # 0
 """Nothing: only the share is known."""
 PROGRESS_UNIT_BYTES: ProgressUnit.ValueType  # 1
-"""Bytes."""
+"""Bytes, of a download or a file."""
 PROGRESS_UNIT_ROWS: ProgressUnit.ValueType  # 2
-"""Rows."""
+"""Rows of a dataset."""
 PROGRESS_UNIT_STEPS: ProgressUnit.ValueType  # 3
 """Optimizer steps."""
 PROGRESS_UNIT_TENSORS: ProgressUnit.ValueType  # 4
-"""Tensors."""
+"""Tensors of a model."""
 Global___ProgressUnit: _TypeAlias = ProgressUnit  # noqa: Y015
 
 class _TemplateSource:
@@ -184,21 +184,21 @@ class _TemplateSource:
 class _TemplateSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TemplateSource.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TEMPLATE_SOURCE_UNSPECIFIED: _TemplateSource.ValueType  # 0
-    """Not stated."""
+    """Rows were not rendered: no tokenizer was used."""
     TEMPLATE_SOURCE_TOKENIZER: _TemplateSource.ValueType  # 1
     """The tokenizer's own."""
     TEMPLATE_SOURCE_NONE: _TemplateSource.ValueType  # 2
-    """None: rows are joined as they are."""
+    """None: prompt and completion, or text, are joined as they are."""
 
 class TemplateSource(_TemplateSource, metaclass=_TemplateSourceEnumTypeWrapper):
     """Where a chat template comes from."""
 
 TEMPLATE_SOURCE_UNSPECIFIED: TemplateSource.ValueType  # 0
-"""Not stated."""
+"""Rows were not rendered: no tokenizer was used."""
 TEMPLATE_SOURCE_TOKENIZER: TemplateSource.ValueType  # 1
 """The tokenizer's own."""
 TEMPLATE_SOURCE_NONE: TemplateSource.ValueType  # 2
-"""None: rows are joined as they are."""
+"""None: prompt and completion, or text, are joined as they are."""
 Global___TemplateSource: _TypeAlias = TemplateSource  # noqa: Y015
 
 class _AttemptReason:
@@ -208,7 +208,7 @@ class _AttemptReason:
 class _AttemptReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ATTEMPT_REASON_UNSPECIFIED: _AttemptReason.ValueType  # 0
-    """Not stated."""
+    """Never answered."""
     ATTEMPT_REASON_FIRST: _AttemptReason.ValueType  # 1
     """It is the first one."""
     ATTEMPT_REASON_RECOVERED: _AttemptReason.ValueType  # 2
@@ -220,7 +220,7 @@ class AttemptReason(_AttemptReason, metaclass=_AttemptReasonEnumTypeWrapper):
     """Why an attempt started."""
 
 ATTEMPT_REASON_UNSPECIFIED: AttemptReason.ValueType  # 0
-"""Not stated."""
+"""Never answered."""
 ATTEMPT_REASON_FIRST: AttemptReason.ValueType  # 1
 """It is the first one."""
 ATTEMPT_REASON_RECOVERED: AttemptReason.ValueType  # 2
@@ -231,7 +231,7 @@ Global___AttemptReason: _TypeAlias = AttemptReason  # noqa: Y015
 
 @_typing.final
 class JobEvent(_message.Message):
-    """An event. A client skips payloads that it does not know; the cursor still moves."""
+    """An event. A client skips payloads that it does not know; the cursor still moves. An event never changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -264,32 +264,32 @@ class JobEvent(_message.Message):
     ALERT_FIELD_NUMBER: _builtins.int
     TERMINAL_FIELD_NUMBER: _builtins.int
     job: _builtins.str
-    """Job."""
+    """Resource name of the job."""
     job_uid: _builtins.str
     """UUIDv7 of the job."""
     seq: _builtins.int
-    """Number: 1, 2, 3 … per job, without a gap."""
+    """Number in the job's log: 1, 2, 3 …, without a gap, never reused."""
     attempt: _builtins.int
-    """Attempt; a step goes back only when it grows."""
+    """Attempt that it belongs to; a step goes back only when it grows. 0: before the first."""
     kind: Global___EventKind.ValueType
-    """Kind, for filters."""
+    """Names the payload, for filters."""
     level: Global___EventLevel.ValueType
     """How important it is."""
     message: _builtins.str
-    """One line for people."""
+    """The event in one line for people."""
     state: _job_pb2.JobState.ValueType
     """State of the job after this event."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
-        """When the service stored it, on the service's clock."""
+        """When the service stored it, on the service's clock; never goes back within a job."""
 
     @_builtins.property
     def elapsed(self) -> _duration_pb2.Duration:
-        """Time since the attempt started."""
+        """Time since the attempt started, on the service's clock. Unset: before the first attempt."""
 
     @_builtins.property
     def worker_time(self) -> _timestamp_pb2.Timestamp:
-        """When the worker made it, on the worker's clock; unset for the service's own events."""
+        """When the worker made it, on the worker's clock. Unset for the service's own events."""
 
     @_builtins.property
     def state_changed(self) -> Global___StateChanged:
@@ -305,31 +305,31 @@ class JobEvent(_message.Message):
 
     @_builtins.property
     def dataset_report(self) -> Global___DatasetReport:
-        """What the data is."""
+        """What the rows are, and what becomes of them."""
 
     @_builtins.property
     def preflight_report(self) -> Global___PreflightReport:
-        """What was checked before training."""
+        """What was checked before the first step."""
 
     @_builtins.property
     def attempt_started(self) -> Global___AttemptStarted:
-        """An attempt started."""
+        """An attempt starts to train."""
 
     @_builtins.property
     def step_metrics(self) -> Global___StepMetrics:
-        """An optimizer step."""
+        """An optimizer step was taken."""
 
     @_builtins.property
     def eval_metrics(self) -> Global___EvalMetrics:
-        """An evaluation."""
+        """The model was measured on held-out rows."""
 
     @_builtins.property
     def sample(self) -> Global___Sample:
-        """An answer before and after."""
+        """An answer before and after training."""
 
     @_builtins.property
     def checkpoint_saved(self) -> Global___CheckpointSaved:
-        """A checkpoint was saved."""
+        """A checkpoint is durable."""
 
     @_builtins.property
     def checkpoint_failed(self) -> Global___CheckpointFailed:
@@ -337,15 +337,15 @@ class JobEvent(_message.Message):
 
     @_builtins.property
     def batch_size_changed(self) -> Global___BatchSizeChanged:
-        """The micro-batch changed."""
+        """The micro-batch was made smaller."""
 
     @_builtins.property
     def forecast(self) -> Global___Forecast:
-        """What remains."""
+        """What remains, in time and cost."""
 
     @_builtins.property
     def artifact_ready(self) -> Global___ArtifactReady:
-        """An artifact is there."""
+        """An artifact can be downloaded."""
 
     @_builtins.property
     def log_line(self) -> Global___LogLine:
@@ -353,7 +353,7 @@ class JobEvent(_message.Message):
 
     @_builtins.property
     def alert(self) -> Global___Alert:
-        """Something to look at."""
+        """Something that a person should know."""
 
     @_builtins.property
     def terminal(self) -> Global___Terminal:
@@ -403,7 +403,7 @@ Global___JobEvent: _TypeAlias = JobEvent  # noqa: Y015
 
 @_typing.final
 class StateChanged(_message.Message):
-    """The state changed."""
+    """The job went from one state to another."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -411,12 +411,12 @@ class StateChanged(_message.Message):
     CURRENT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     previous: _job_pb2.JobState.ValueType
-    """State before."""
+    """State before; unspecified in a job's first event."""
     current: _job_pb2.JobState.ValueType
-    """State now."""
+    """State from now on."""
     @_builtins.property
     def reason(self) -> _job_pb2.StateReason:
-        """Why."""
+        """Why it changed."""
 
     def __init__(
         self,
@@ -435,16 +435,16 @@ Global___StateChanged: _TypeAlias = StateChanged  # noqa: Y015
 
 @_typing.final
 class QueueChanged(_message.Message):
-    """The place in the queue changed."""
+    """A waiting job has another place, or waits for something else."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     POSITION_FIELD_NUMBER: _builtins.int
     BLOCKED_BY_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """Position, from 1."""
+    """Position among the jobs that wait for the same device, from 1."""
     blocked_by: _builtins.str
-    """What it waits for, in words."""
+    """What it waits for, one line for people."""
     def __init__(
         self,
         *,
@@ -461,7 +461,7 @@ Global___QueueChanged: _TypeAlias = QueueChanged  # noqa: Y015
 
 @_typing.final
 class PhaseProgress(_message.Message):
-    """A phase goes on."""
+    """How far a phase of an attempt is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -471,13 +471,13 @@ class PhaseProgress(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
     phase: _job_pb2.JobPhase.ValueType
-    """Phase."""
+    """What the attempt is doing."""
     fraction: _builtins.float
-    """Share of the phase, 0 to 1."""
+    """Share of the phase, 0 to 1. 1: it is over."""
     done: _builtins.int
-    """Done so far, in the unit below; 0 when unknown."""
+    """Done so far, in `unit`. 0: nothing, or not counted."""
     total: _builtins.int
-    """In all, in the unit below; 0 when unknown."""
+    """In all, in `unit`. 0: not counted."""
     unit: Global___ProgressUnit.ValueType
     """Unit of done and total."""
     def __init__(
@@ -499,17 +499,17 @@ Global___PhaseProgress: _TypeAlias = PhaseProgress  # noqa: Y015
 
 @_typing.final
 class RowGroup(_message.Message):
-    """Rows that share a fate, with the first of their numbers."""
+    """Rows that share a finding, with the numbers of the first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COUNT_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """How many rows."""
+    """How many rows; 0 for none."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Row numbers in their file, from 1; the first 100 at most."""
+        """Row numbers in their file, from 1, ascending; the first 100 at most."""
 
     def __init__(
         self,
@@ -527,7 +527,7 @@ Global___RowGroup: _TypeAlias = RowGroup  # noqa: Y015
 
 @_typing.final
 class BadRow(_message.Message):
-    """A row that was left out since it is wrong."""
+    """A row that was left out since it cannot be used."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -538,11 +538,11 @@ class BadRow(_message.Message):
     row: _builtins.int
     """Its number, from 1: the line in a file of lines, else its place among the rows."""
     field: _builtins.str
-    """Where in it, for example "messages[2].content"; empty for the whole row."""
+    """Where in it, for example "messages[2].content". Empty: the whole row."""
     problem: _builtins.str
-    """What is wrong."""
+    """What is wrong, one line for people."""
     reason: _builtins.str
-    """Stable reason, for example "MALFORMED_ROW"."""
+    """An ErrorReason without its prefix, for example "MALFORMED_ROW"."""
     def __init__(
         self,
         *,
@@ -561,7 +561,7 @@ Global___BadRow: _TypeAlias = BadRow  # noqa: Y015
 
 @_typing.final
 class DatasetReport(_message.Message):
-    """What the data is."""
+    """What a split's rows are, and what becomes of them in training."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -593,19 +593,21 @@ class DatasetReport(_message.Message):
     row_format: _training_data_pb2.RowFormat.ValueType
     """What the rows hold."""
     suggested_sequence_length: _builtins.int
-    """Sequence length that would keep 99 % of the rows whole."""
+    """Sequence length in tokens that would keep 99 % of the rows whole."""
     rendered_example: _builtins.str
-    """A row as the model sees it."""
+    """A row as the model reads it, template and special tokens included; up to 4,000 characters. Empty: nothing was
+    rendered.
+    """
     target_tokens: _builtins.int
-    """Tokens that are learned."""
+    """Tokens that are learned in one pass over the rows."""
     split: _training_data_pb2.Split.ValueType
     """Part of the data that it is about."""
     longest_row_tokens: _builtins.int
-    """Longest row in tokens."""
+    """Longest row in tokens, before any cut."""
     rows: _builtins.int
-    """Rows of the split, with those that are left out."""
+    """Rows of the split, those that are left out included."""
     sequence_length: _builtins.int
-    """Sequence length that rows are cut to; 0 when nothing is cut."""
+    """Sequence length in tokens that rows are cut to. 0: nothing is cut."""
     example_row: _builtins.int
     """Row number of the rendered example."""
     template_source: Global___TemplateSource.ValueType
@@ -618,7 +620,7 @@ class DatasetReport(_message.Message):
     """How the file is compressed."""
     @_builtins.property
     def profile(self) -> _training_data_pb2.DatasetProfile:
-        """Profile counted with the model's tokenizer."""
+        """Rows that are used, with their lengths: counted with the model's tokenizer if `exact`."""
 
     @_builtins.property
     def truncated(self) -> Global___RowGroup:
@@ -626,15 +628,15 @@ class DatasetReport(_message.Message):
 
     @_builtins.property
     def without_target(self) -> Global___RowGroup:
-        """Rows that were left out since nothing of them can be learned."""
+        """Rows that were left out since nothing that is left of them can be learned."""
 
     @_builtins.property
     def duplicates(self) -> Global___RowGroup:
-        """Rows that occur more than once."""
+        """Rows that repeat an earlier one; they are trained on all the same."""
 
     @_builtins.property
     def leaked(self) -> Global___RowGroup:
-        """Held-out rows that training shows too."""
+        """Held-out rows that are training rows too: what is measured on them says little."""
 
     @_builtins.property
     def percentiles(self) -> Global___TokenPercentiles:
@@ -642,30 +644,30 @@ class DatasetReport(_message.Message):
 
     @_builtins.property
     def leaked_prompts(self) -> Global___RowGroup:
-        """Held-out rows whose prompt training shows too, those of `leaked` among them."""
+        """Held-out rows whose prompt is a training row's too, those of `leaked` among them."""
 
     @_builtins.property
     def example_spans(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.TextSpan]:
-        """The rendered example, with the learned tokens marked."""
+        """The rendered example in spans that are learned or not."""
 
     @_builtins.property
     def special_tokens(self) -> Global___SpecialTokens:
-        """What begins and ends a row."""
+        """What begins and ends rows. Unset: no tokenizer was used."""
 
     @_builtins.property
     def skipped(self) -> Global___RowGroup:
-        """Rows that were left out since they are wrong, where the policy is to skip them, since something is empty in them, or
-        since the file itself marks them as nothing to learn.
+        """Rows that were left out since they cannot be used: BAD_ROWS_SKIP, something empty in them, or marked by the file
+        itself as nothing to learn. Unset: none.
         """
 
     @_builtins.property
     def bad_rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___BadRow]:
-        """The first of them, with what is wrong; at most 32."""
+        """The first 32 of them at most, with what is wrong."""
 
     @_builtins.property
     def remarks(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Remark]:
-        """How the rows were read: the columns that were taken and those that were not, and what was decided where
-        a file leaves a choice, such as that the chosen answers of preference pairs are learned.
+        """How the rows were read: the columns that were taken and those that were not, and what was decided where a file
+        leaves a choice, such as that the chosen answers of preference pairs are learned.
         """
 
     def __init__(
@@ -707,7 +709,7 @@ Global___DatasetReport: _TypeAlias = DatasetReport  # noqa: Y015
 
 @_typing.final
 class TokenPercentiles(_message.Message):
-    """Lengths of rows in tokens by rank: a share of the rows is at most so long (nearest rank)."""
+    """Lengths of rows in tokens by nearest rank."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -717,15 +719,15 @@ class TokenPercentiles(_message.Message):
     P99_FIELD_NUMBER: _builtins.int
     MAX_FIELD_NUMBER: _builtins.int
     p50: _builtins.int
-    """Half of the rows."""
+    """Half of the rows are at most so long."""
     p90: _builtins.int
-    """90 %."""
+    """90 % of the rows are at most so long."""
     p95: _builtins.int
-    """95 %."""
+    """95 % of the rows are at most so long."""
     p99: _builtins.int
-    """99 %."""
+    """99 % of the rows are at most so long."""
     max: _builtins.int
-    """All."""
+    """The longest row."""
     def __init__(
         self,
         *,
@@ -745,7 +747,7 @@ Global___TokenPercentiles: _TypeAlias = TokenPercentiles  # noqa: Y015
 
 @_typing.final
 class SpecialTokens(_message.Message):
-    """What begins and ends a row."""
+    """Which special tokens begin and end rows, and whether they are where they should be."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -756,15 +758,17 @@ class SpecialTokens(_message.Message):
     PAD_TOKEN_FIELD_NUMBER: _builtins.int
     PAD_IS_EOS_FIELD_NUMBER: _builtins.int
     bos_token: _builtins.str
-    """Token that every row begins with; empty when the model wants none."""
+    """Token that every row begins with. Empty: the model wants none."""
     rows_without_one_bos: _builtins.int
-    """Rows that do not begin with exactly one of it; 0 is as it should be."""
+    """Rows that do not begin with exactly one of it; anything but 0 is a fault of the template."""
     eos_token: _builtins.str
     """Token that ends a sequence."""
     rows_that_learn_to_end: _builtins.int
-    """Rows that are not cut and whose last learned token is one that ends a turn or a sequence."""
+    """Rows that are not cut and whose last learned token ends a turn or a sequence. Without any, the model does not learn
+    to stop.
+    """
     pad_token: _builtins.str
-    """Token that fills up a batch; empty when the tokenizer names none."""
+    """Token that fills up a batch. Empty: the tokenizer names none."""
     pad_is_eos: _builtins.bool
     """Whether filling up and ending are one token. It is learned all the same where it ends a row."""
     def __init__(
@@ -787,7 +791,7 @@ Global___SpecialTokens: _TypeAlias = SpecialTokens  # noqa: Y015
 
 @_typing.final
 class PreflightReport(_message.Message):
-    """What was checked before training."""
+    """The largest micro-batch, run before the first step: whether its memory is enough."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -797,16 +801,16 @@ class PreflightReport(_message.Message):
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     FREE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
-    """Rows of the largest micro-batch, which was run before the first step; 0 where none was run."""
+    """Rows of that micro-batch. 0: none was run."""
     tokens: _builtins.int
-    """Its tokens."""
+    """Its tokens, padding included."""
     peak_memory_bytes: _builtins.int
-    """Highest memory of the device or process up to its end, bytes; 0 where the system does not tell."""
+    """Highest memory of the device or process up to its end, bytes. 0: the system does not tell."""
     free_memory_bytes: _builtins.int
-    """Memory that was free after it, bytes; 0 where the system does not tell."""
+    """Memory that was free after it, bytes. 0: the system does not tell."""
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Check]:
-        """The checks."""
+        """"memory.largest_micro_batch": the measured peak against what the device has."""
 
     def __init__(
         self,
@@ -827,7 +831,7 @@ Global___PreflightReport: _TypeAlias = PreflightReport  # noqa: Y015
 
 @_typing.final
 class AttemptStarted(_message.Message):
-    """An attempt started."""
+    """An attempt begins to train: model and rows are loaded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -857,18 +861,20 @@ class AttemptStarted(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     restored_step: _builtins.int
-    """Step that it starts from; 0 for the beginning."""
+    """Optimizer step of the checkpoint that it resumes from. 0: from the beginning."""
     reason: Global___AttemptReason.ValueType
-    """Why it started."""
+    """Why there is this attempt."""
     engine: _builtins.str
-    """What placed it, for example "local"."""
+    """What placed it: "local"."""
     @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Placement]:
-        """Where it runs."""
+        """Devices that it runs on."""
 
     @_builtins.property
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Execution plan: library versions, threads, machine type."""
+        """Execution plan by name: library versions, threads, machine type, precision, parameters. Equal plans on a CPU give
+        bit-equal results.
+        """
 
     def __init__(
         self,
@@ -889,7 +895,7 @@ Global___AttemptStarted: _TypeAlias = AttemptStarted  # noqa: Y015
 
 @_typing.final
 class StepMetrics(_message.Message):
-    """An optimizer step."""
+    """One optimizer step."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -911,44 +917,46 @@ class StepMetrics(_message.Message):
     COST_SO_FAR_FIELD_NUMBER: _builtins.int
     PADDING_FRACTION_FIELD_NUMBER: _builtins.int
     step: _builtins.int
-    """Optimizer step, from 1."""
+    """Number of the step, from 1."""
     total_steps: _builtins.int
-    """Optimizer steps in all."""
+    """Optimizer steps of the whole run."""
     loss: _builtins.float
-    """Mean loss per learned token; unset when it was not finite."""
+    """Mean cross entropy for each learned token of the step, nats. Unset: it was not finite."""
     non_finite: _builtins.bool
-    """Whether the loss or the gradient was not finite."""
+    """Whether loss or gradient was not finite, so that no weight was changed."""
     learning_rate: _builtins.float
-    """Learning rate."""
+    """Learning rate of this step."""
     tokens_per_second: _builtins.float
-    """Processed tokens per second."""
+    """Processed tokens per second, median of the recent steps."""
     grad_norm: _builtins.float
-    """Global gradient norm before clipping; unset when it was not finite."""
+    """Global L2 norm of the gradients before clipping. Unset: it was not finite."""
     memory_bytes: _builtins.int
-    """Memory of the device or process now, bytes."""
+    """Memory of the device or process after the step, bytes."""
     peak_memory_bytes: _builtins.int
-    """Peak memory of the device or process so far, bytes."""
+    """Highest memory of the device or process in this attempt so far, bytes."""
     epoch: _builtins.float
-    """Epoch, with its fraction."""
+    """Passes over the rows so far, with their fraction."""
     processed_tokens: _builtins.int
-    """Tokens processed so far."""
+    """Tokens processed so far in the run, padding excluded."""
     target_tokens: _builtins.int
-    """Learned tokens so far."""
+    """Learned tokens so far in the run."""
     step_seconds: _builtins.float
-    """Seconds of this step."""
+    """Wall-clock seconds of this step."""
     padding_fraction: _builtins.float
     """Share of the token places computed in this step that held no token of a row, 0 to 1."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceMetrics]:
-        """Devices, where there are any."""
+        """Numbers of each accelerator. Empty on a CPU, and where the driver does not tell."""
 
     @_builtins.property
     def eta_seconds(self) -> _evidence_pb2.Interval:
-        """Seconds that remain."""
+        """Seconds that remain to the end of the attempt, from the recent steps. Unset for the first 2 steps of an attempt."""
 
     @_builtins.property
     def cost_so_far(self) -> _money_pb2.Money:
-        """Cost so far; unset while the job has no price."""
+        """Hourly price times the time that the run's optimizer steps have taken, those before a resume included. Unset: the
+        job has no price.
+        """
 
     def __init__(
         self,
@@ -988,7 +996,7 @@ Global___StepMetrics: _TypeAlias = StepMetrics  # noqa: Y015
 
 @_typing.final
 class DeviceMetrics(_message.Message):
-    """Numbers of one accelerator."""
+    """One look at an accelerator, by its driver."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -999,17 +1007,17 @@ class DeviceMetrics(_message.Message):
     POWER_WATTS_FIELD_NUMBER: _builtins.int
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
-    """Node of the device."""
+    """Node.name of the device's node."""
     device_id: _builtins.str
-    """Id of the device on it, for example "cuda:0"."""
+    """Device.id on that node, for example "cuda:0"."""
     utilization_percent: _builtins.float
-    """Utilisation in percent."""
+    """Share of the time that a kernel ran, 0 to 100 %."""
     used_bytes: _builtins.int
-    """Memory in use, bytes."""
+    """Memory in use by all programs, bytes."""
     power_watts: _builtins.float
-    """Power in watts."""
+    """Power in watts. 0: the driver does not tell."""
     temperature_celsius: _builtins.float
-    """Temperature in degrees Celsius."""
+    """Temperature of the chip in degrees Celsius. 0: the driver does not tell."""
     def __init__(
         self,
         *,
@@ -1030,7 +1038,7 @@ Global___DeviceMetrics: _TypeAlias = DeviceMetrics  # noqa: Y015
 
 @_typing.final
 class EvalMetrics(_message.Message):
-    """An evaluation."""
+    """One evaluation on the held-out rows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1043,21 +1051,21 @@ class EvalMetrics(_message.Message):
     NON_FINITE_FIELD_NUMBER: _builtins.int
     TOKEN_ACCURACY_FIELD_NUMBER: _builtins.int
     step: _builtins.int
-    """Optimizer step; 0 before training."""
+    """Optimizer step after which it was made. 0: the base model."""
     loss: _builtins.float
-    """Mean loss per learned token; unset when not measured or not finite."""
+    """Mean cross entropy for each learned token, nats. Unset: not measured or not finite."""
     perplexity: _builtins.float
-    """Perplexity; unset when not measured or not finite."""
+    """Exponential of the loss. Unset: not measured or not finite."""
     exact_match: _builtins.float
-    """Exact match, 0 to 1; unset when not measured."""
+    """Share of prompts that were answered exactly, 0 to 1. Unset: none was asked."""
     examples: _builtins.int
-    """Rows that were evaluated."""
+    """Prompts that were asked; where none was, rows that were scored."""
     seconds: _builtins.float
-    """Seconds that it took."""
+    """Wall-clock seconds that it took."""
     non_finite: _builtins.bool
-    """Whether a number was not finite."""
+    """Whether the loss was not finite."""
     token_accuracy: _builtins.float
-    """Share of the learned tokens that the model finds most probable, 0 to 1; unset when not measured."""
+    """Share of the learned tokens that the model finds most probable, 0 to 1. Unset: not measured."""
     def __init__(
         self,
         *,
@@ -1095,7 +1103,7 @@ Global___EvalMetrics: _TypeAlias = EvalMetrics  # noqa: Y015
 
 @_typing.final
 class Sample(_message.Message):
-    """An answer before and after training."""
+    """A held-out prompt with the model's greedy answers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1105,15 +1113,15 @@ class Sample(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     EXACT_MATCH_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """What was asked."""
+    """Last turn before the answer."""
     expected: _builtins.str
-    """What was expected."""
+    """Answer of the dataset."""
     before: _builtins.str
-    """Answer before training; empty when not asked."""
+    """Answer before training. Empty: not asked, or an empty answer."""
     after: _builtins.str
-    """Answer after training; empty when not asked yet."""
+    """Answer after training. Empty: an empty answer."""
     exact_match: _builtins.bool
-    """Whether the answer after training is the expected one."""
+    """Whether the answer after training is the expected one, surrounding whitespace aside."""
     def __init__(
         self,
         *,
@@ -1133,7 +1141,7 @@ Global___Sample: _TypeAlias = Sample  # noqa: Y015
 
 @_typing.final
 class CheckpointSaved(_message.Message):
-    """A checkpoint was saved."""
+    """A checkpoint is durable: an attempt can resume from it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1146,15 +1154,15 @@ class CheckpointSaved(_message.Message):
     name: _builtins.str
     """"projects/{project}/jobs/{job}/checkpoints/{step}"."""
     step: _builtins.int
-    """Optimizer step."""
+    """Optimizer step that it was saved after."""
     size_bytes: _builtins.int
-    """Size in bytes."""
+    """Size of all its files, bytes."""
     sha256: _builtins.str
-    """SHA-256 of its manifest in lower-case hex."""
+    """SHA-256 of its manifest, which holds the hashes of all files; 64 hex digits in small letters."""
     best: _builtins.bool
-    """Whether it is the best so far."""
+    """Whether the evaluation at this step is the best so far."""
     seconds: _builtins.float
-    """Seconds that it took."""
+    """Wall-clock seconds that it took."""
     def __init__(
         self,
         *,
@@ -1175,16 +1183,16 @@ Global___CheckpointSaved: _TypeAlias = CheckpointSaved  # noqa: Y015
 
 @_typing.final
 class CheckpointFailed(_message.Message):
-    """A checkpoint could not be saved."""
+    """A checkpoint could not be saved; training goes on, and the one before it is intact."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     STEP_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     step: _builtins.int
-    """Optimizer step."""
+    """Optimizer step after which it was tried."""
     reason: _builtins.str
-    """Stable reason, for example "DISK_FULL"."""
+    """An ErrorReason without its prefix, for example "DISK_FULL"."""
     def __init__(
         self,
         *,
@@ -1201,7 +1209,7 @@ Global___CheckpointFailed: _TypeAlias = CheckpointFailed  # noqa: Y015
 
 @_typing.final
 class BatchSizeChanged(_message.Message):
-    """The micro-batch changed."""
+    """The micro-batch was made smaller; the effective batch, and so the result, is as it was."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1212,17 +1220,17 @@ class BatchSizeChanged(_message.Message):
     PREVIOUS_ROWS_FIELD_NUMBER: _builtins.int
     CURRENT_ROWS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
-    """Optimizer step."""
+    """Optimizer step that is repeated with it."""
     previous: _builtins.int
     """Tokens of a micro-batch before, at most."""
     current: _builtins.int
-    """Tokens of a micro-batch now, at most."""
+    """Tokens of a micro-batch from now on, at most."""
     reason: _builtins.str
-    """Why, for example "OUT_OF_MEMORY"."""
+    """"OUT_OF_MEMORY" in this version."""
     previous_rows: _builtins.int
-    """Rows of a micro-batch before, at most; 0 with packing, where tokens alone bound it."""
+    """Rows of a micro-batch before, at most. 0 with packing, where tokens alone bound it."""
     current_rows: _builtins.int
-    """Rows of a micro-batch now, at most; 0 with packing."""
+    """Rows of a micro-batch from now on, at most. 0 with packing."""
     def __init__(
         self,
         *,
@@ -1243,7 +1251,7 @@ Global___BatchSizeChanged: _TypeAlias = BatchSizeChanged  # noqa: Y015
 
 @_typing.final
 class Forecast(_message.Message):
-    """What remains."""
+    """What remains of an attempt, from its own measured steps."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1252,15 +1260,15 @@ class Forecast(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def eta_seconds(self) -> _evidence_pb2.Interval:
-        """Seconds that remain."""
+        """Seconds that remain to the end of the attempt, with 80 % coverage."""
 
     @_builtins.property
     def total_seconds(self) -> _evidence_pb2.Interval:
-        """Total seconds of the attempt."""
+        """Seconds of the whole attempt."""
 
     @_builtins.property
     def cost(self) -> _evidence_pb2.MoneyInterval:
-        """Cost of the whole job; unset while it has no price."""
+        """Cost of the whole attempt. Unset: the job has no price."""
 
     def __init__(
         self,
@@ -1279,14 +1287,14 @@ Global___Forecast: _TypeAlias = Forecast  # noqa: Y015
 
 @_typing.final
 class ArtifactReady(_message.Message):
-    """An artifact is there."""
+    """An artifact is complete and can be downloaded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ARTIFACT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def artifact(self) -> _artifact_pb2.Artifact:
-        """The artifact."""
+        """As ListArtifacts has it."""
 
     def __init__(
         self,
@@ -1303,16 +1311,16 @@ Global___ArtifactReady: _TypeAlias = ArtifactReady  # noqa: Y015
 
 @_typing.final
 class LogLine(_message.Message):
-    """A line of the worker's log."""
+    """A line of the worker's log. Secrets and paths of the service are not in it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LOGGER_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     logger: _builtins.str
-    """Logger."""
+    """Name of the logger, for example "transformers"."""
     text: _builtins.str
-    """Text."""
+    """The line; with a traceback it has several."""
     def __init__(
         self,
         *,
@@ -1329,16 +1337,16 @@ Global___LogLine: _TypeAlias = LogLine  # noqa: Y015
 
 @_typing.final
 class Alert(_message.Message):
-    """Something to look at."""
+    """Something that a person should know; the job goes on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Stable code, for example "NON_FINITE_LOSS"."""
+    """Stable code in UPPER_SNAKE_CASE, for example "NON_FINITE_LOSS" or "EARLY_STOPPED"."""
     message: _builtins.str
-    """One line for people."""
+    """What happened and what to do, one line for people."""
     def __init__(
         self,
         *,
@@ -1367,16 +1375,16 @@ class Terminal(_message.Message):
     state: _job_pb2.JobState.ValueType
     """SUCCEEDED, FAILED or CANCELLED."""
     failure_category: _job_pb2.FailureCategory.ValueType
-    """Whose fault it was."""
+    """Whose fault it was; unspecified unless it failed."""
     retryable: _builtins.bool
-    """Whether another try may succeed."""
+    """Whether the same job may succeed in another try, without any change."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why it failed."""
+        """Why it failed, with google.rpc.ErrorInfo. Unset: it has not failed."""
 
     @_builtins.property
     def summary(self) -> Global___RunSummary:
-        """Numbers at the end."""
+        """Numbers at the end of the last attempt. Unset: it did not get so far."""
 
     def __init__(
         self,
@@ -1404,9 +1412,9 @@ class PhaseDuration(_message.Message):
     PHASE_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     phase: _job_pb2.JobPhase.ValueType
-    """Phase."""
+    """Each phase at most once."""
     seconds: _builtins.float
-    """Seconds."""
+    """Wall-clock seconds."""
     def __init__(
         self,
         *,
@@ -1423,7 +1431,7 @@ Global___PhaseDuration: _TypeAlias = PhaseDuration  # noqa: Y015
 
 @_typing.final
 class RunSummary(_message.Message):
-    """Numbers at the end of a run."""
+    """Numbers at the end of the last attempt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1440,30 +1448,30 @@ class RunSummary(_message.Message):
     STOPPED_EARLY_FIELD_NUMBER: _builtins.int
     BEST_STEP_FIELD_NUMBER: _builtins.int
     first_loss: _builtins.float
-    """Loss of the first step."""
+    """Loss of its first step whose loss was finite, nats. Unset: none was."""
     final_loss: _builtins.float
-    """Loss of the last steps, mean of up to ten."""
+    """Mean loss of its last steps, up to ten, nats. Unset: none was finite."""
     exact_match_before: _builtins.float
-    """Exact match before."""
+    """Exact match of the base model, 0 to 1. Unset: not measured."""
     exact_match_after: _builtins.float
-    """Exact match after."""
+    """Exact match of the newest evaluation, 0 to 1. Unset: not measured."""
     peak_memory_bytes: _builtins.int
-    """Peak memory of the device or process, bytes."""
+    """Highest memory of the device (on a CPU: of the process) of all steps, bytes."""
     total_seconds: _builtins.float
-    """Seconds of the attempt."""
+    """Wall-clock seconds of the attempt."""
     processed_tokens: _builtins.int
-    """Tokens processed."""
+    """Tokens processed, padding excluded."""
     steps: _builtins.int
-    """Optimizer steps taken."""
+    """Optimizer steps that the attempt took; those of earlier attempts are not among them."""
     median_step_seconds: _builtins.float
-    """Median seconds of a step."""
+    """Median seconds of its steps. 0: it took none."""
     stopped_early: _builtins.bool
-    """Whether training ended before its last step since the evaluation loss no longer fell."""
+    """Whether early stopping ended the training before its last step."""
     best_step: _builtins.int
-    """Step whose weights are published; 0 means the last one."""
+    """Step whose weights are published. 0: the last one."""
     @_builtins.property
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseDuration]:
-        """Durations of the attempt's phases, in order."""
+        """In the order in which they began."""
 
     def __init__(
         self,

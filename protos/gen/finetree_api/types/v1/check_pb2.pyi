@@ -238,7 +238,7 @@ class Check(_message.Message):
 
     @_builtins.property
     def base(self) -> _evidence_pb2.Interval:
-        """The same number of the plan that this one is compared with, in `unit`. Unset: nothing is compared."""
+        """This number in the plan that it is compared with, in `unit`. Unset: nothing is compared."""
 
     @_builtins.property
     def fix(self) -> Global___SpecPatch:

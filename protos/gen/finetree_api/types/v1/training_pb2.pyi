@@ -207,7 +207,7 @@ class _GradientCheckpointing:
 class _GradientCheckpointingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GradientCheckpointing.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     GRADIENT_CHECKPOINTING_UNSPECIFIED: _GradientCheckpointing.ValueType  # 0
-    """FULL on a GPU, except with a prefix; OFF on a CPU."""
+    """FULL on a GPU, except with prefix tuning; else OFF."""
     GRADIENT_CHECKPOINTING_OFF: _GradientCheckpointing.ValueType  # 1
     """All activations are kept."""
     GRADIENT_CHECKPOINTING_FULL: _GradientCheckpointing.ValueType  # 2
@@ -219,7 +219,7 @@ class GradientCheckpointing(_GradientCheckpointing, metaclass=_GradientCheckpoin
     """Whether activations are recomputed in the backward pass: less memory for about a third more compute."""
 
 GRADIENT_CHECKPOINTING_UNSPECIFIED: GradientCheckpointing.ValueType  # 0
-"""FULL on a GPU, except with a prefix; OFF on a CPU."""
+"""FULL on a GPU, except with prefix tuning; else OFF."""
 GRADIENT_CHECKPOINTING_OFF: GradientCheckpointing.ValueType  # 1
 """All activations are kept."""
 GRADIENT_CHECKPOINTING_FULL: GradientCheckpointing.ValueType  # 2
@@ -456,7 +456,8 @@ class Training(_message.Message):
     """
     sequence_length: _builtins.int
     """Longest row in tokens; longer ones are truncated at the end. Unset: what keeps 99 % of the rows whole, rounded up
-    to 64, or 2048 where lengths are unknown; at most the model's longest sequence. Beyond that: SEQUENCE_TOO_LONG.
+    to 64; where only their mean length is known twice that, if it is above 2048; else 2048; at most the model's
+    longest sequence. Beyond that: SEQUENCE_TOO_LONG.
     """
     packing: Global___Packing.ValueType
     """Whether rows share a sequence."""

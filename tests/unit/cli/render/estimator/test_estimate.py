@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Estimates as text."""
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
 from finetree_cli.output import Output
 from finetree_cli.render.estimator import estimate
 
 
 def test_remedies_sizes_hardware_and_offers_are_shown(capsys):
-    found = pb.Estimate(
-        remedies=[pb.Remedy(summary="recompute activations: about 13.5 GiB, fits")],
-        largest=pb.LargestThatFits(sequence_length=320),
-        smallest_hardware=[pb.HardwareOption(accelerator="l40s", count=2, usable_device_bytes=44 << 30)],
+    found = estimate_pb2.Estimate(
+        remedies=[estimate_pb2.Remedy(summary="recompute activations: about 13.5 GiB, fits")],
+        largest=estimate_pb2.LargestThatFits(sequence_length=320),
+        smallest_hardware=[estimate_pb2.HardwareOption(accelerator="l40s", count=2, usable_device_bytes=44 << 30)],
     )
     found.smallest_hardware[0].device_bytes.expected = 40 << 30
-    price = pb.Price(price_id="x/l4", accelerator="l4", provider="x", term=pb.PRICE_TERM_ON_DEMAND, currency_code="USD")
+    price = catalog_pb2.Price(price_id="x/l4", accelerator="l4", provider="x", term=catalog_pb2.PRICE_TERM_ON_DEMAND)
     for _ in range(5):
         offer = found.offers.add(price=price, count=2)
         offer.hours.expected = 1.5
-        offer.amount.low, offer.amount.expected, offer.amount.high = 1, 2, 4
+        offer.cost.currency_code = "USD"
+        offer.cost.amount.low, offer.cost.amount.expected, offer.cost.amount.high = 1, 2, 4
     estimate.show_what_fits(Output(), found)
-    estimate.show_what_fits(Output(), pb.Estimate())
+    estimate.show_what_fits(Output(), estimate_pb2.Estimate())
 
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
@@ -33,10 +34,10 @@ def test_remedies_sizes_hardware_and_offers_are_shown(capsys):
 
 def test_what_is_unknown_is_left_out_and_no_zero(capsys):
     runs = [
-        pb.EvidenceRow(description="a", peak_bytes=1 << 30),
-        pb.EvidenceRow(description="b", tokens_per_second=4665),
+        estimate_pb2.MeasuredRun(description="a", peak_bytes=1 << 30),
+        estimate_pb2.MeasuredRun(description="b", tokens_per_second=4665),
     ]
-    found = pb.Estimate(nearest_evidence=runs, trainable_parameters=8, total_parameters=135_000_000)
+    found = estimate_pb2.Estimate(nearest_runs=runs, trainable_parameters=8, total_parameters=135_000_000)
     estimate.show_time(Output(), found)
     estimate.show(Output(), found)
 

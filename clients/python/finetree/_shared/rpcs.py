@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every rpc: its path, its messages and its deadline."""
+"""The rpcs of the three services: path, message types and default deadline of each."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
 QUICK = 10.0
-# A recommendation prices five methods, and creating a job resolves and prices its spec: they wait for another service.
+"""Seconds of a call that one service answers by itself."""
 ASKS_ANOTHER = 30.0
+"""Seconds of a call whose service waits for another one, as a recommendation and a new job wait for the estimator."""
 SEGMENT = 60.0
+"""Seconds of a call that moves or deletes files."""
 
 
 @dataclass(frozen=True, slots=True)
-class Method(Generic[Q, R]):
-    """An rpc. `timeout` is its default deadline in seconds; None: it streams, and silence is what ends it."""
+class Rpc(Generic[Q, R]):
+    """An rpc. `timeout` is its default deadline in seconds; None for streams, which end by silence."""
 
     service: Service
     path: str
@@ -33,11 +35,9 @@ class Method(Generic[Q, R]):
     timeout: float | None
 
 
-def _of(
-    service: Service, name: str, request: type[Q], response: type[R], timeout: float | None = QUICK
-) -> Method[Q, R]:
+def _of(service: Service, name: str, request: type[Q], response: type[R], timeout: float | None = QUICK) -> Rpc[Q, R]:
     path = f"/finetree_api.{service}.v1.{service.capitalize()}Service/{name}"
-    return Method(service, path, request, response, timeout)
+    return Rpc(service, path, request, response, timeout)
 
 
 RECOMMEND = _of(
@@ -51,31 +51,27 @@ RENDER_DECISION_TREE = _of(
     ASKS_ANOTHER,
 )
 RENDER_FRONTIER = _of(
-    "recommender",
-    "RenderFrontier",
-    picture_pb2.RenderFrontierRequest,
-    picture_pb2.RenderFrontierResponse,
-    ASKS_ANOTHER,
+    "recommender", "RenderFrontier", picture_pb2.RenderFrontierRequest, picture_pb2.RenderFrontierResponse, ASKS_ANOTHER
 )
 LIST_METHODS = _of(
     "recommender", "ListMethods", method_card_pb2.ListMethodsRequest, method_card_pb2.ListMethodsResponse
 )
 GET_METHOD = _of("recommender", "GetMethod", method_card_pb2.GetMethodRequest, method_card_pb2.GetMethodResponse)
-LIST_POLICIES = _of(
-    "recommender", "ListPolicies", rule_pack_pb2.ListRulePacksRequest, rule_pack_pb2.ListRulePacksResponse
+LIST_RULE_PACKS = _of(
+    "recommender", "ListRulePacks", rule_pack_pb2.ListRulePacksRequest, rule_pack_pb2.ListRulePacksResponse
 )
-GET_POLICY = _of("recommender", "GetPolicy", rule_pack_pb2.GetRulePackRequest, rule_pack_pb2.GetRulePackResponse)
+GET_RULE_PACK = _of("recommender", "GetRulePack", rule_pack_pb2.GetRulePackRequest, rule_pack_pb2.GetRulePackResponse)
 RECOMMENDER_INFO = _of(
     "recommender", "GetServerInfo", recommender_pb2.GetServerInfoRequest, recommender_pb2.GetServerInfoResponse
 )
 
 ESTIMATE_RUN = _of("estimator", "EstimateRun", estimate_pb2.EstimateRunRequest, estimator_pb2.EstimateRunResponse)
-BATCH_ESTIMATE = _of(
+BATCH_ESTIMATE_RUNS = _of(
     "estimator",
     "BatchEstimateRuns",
     estimator_pb2.BatchEstimateRunsRequest,
     estimator_pb2.BatchEstimateRunsResponse,
-    30.0,
+    ASKS_ANOTHER,
 )
 LIST_MODELS = _of("estimator", "ListModels", catalog_pb2.ListModelsRequest, catalog_pb2.ListModelsResponse)
 LIST_ACCELERATORS = _of(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job of the fake trainer: its event log, and the job as the log leaves it."""
+"""A job of the fake trainer: its event log, and the state that follows from it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
 
 from finetree.testing.script import Script, changed, terminal
+from finetree.testing.values import make_plan
 
 ENDED = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED}
 FILES = {"adapter_config.json": 0, "adapter_model.safetensors": 300_000, "tokenizer/vocab.txt": 20_000, "empty.txt": 0}
@@ -28,12 +29,15 @@ class FakeJob:
             name=f"{request.parent or 'projects/default'}/jobs/{uid}",
             uid=uid,
             display_name=given.display_name,
-            kind=given.kind or job_pb2.TASK_KIND_TRAIN,
-            spec=given.spec,
+            train=given.train if given.HasField("train") else None,
+            prepare=given.prepare if given.HasField("prepare") else None,
+            export=given.export if given.HasField("export") else None,
+            limits=given.limits if given.HasField("limits") else None,
             labels=given.labels,
             annotations=given.annotations,
-            plan_digest=given.plan_digest,
-            recommendation_json=given.recommendation_json,
+            suspended=given.suspended,
+            trace_context=given.trace_context,
+            plan_digest=_digest(given),
             request_id=request.request_id,
             oldest_seq=1,
         )
@@ -44,12 +48,17 @@ class FakeJob:
         self.advance(script.hold_at)
 
     @property
+    def kind(self) -> job_pb2.TaskKind.ValueType:
+        """Kind of the job's task."""
+        return job_pb2.TaskKind.Value(f"TASK_KIND_{(self.message.WhichOneof('task') or 'unspecified').upper()}")
+
+    @property
     def ended(self) -> bool:
         """Whether its Terminal event is stored."""
         return self.message.state in ENDED
 
     def advance(self, count: int | None) -> None:
-        """Store so many of the coming events, all of them for None."""
+        """Store `count` of the coming events, all of them for None."""
         stored = 0
         while (count is None or stored < count) and not self.ended:
             event = next(self._coming, None)
@@ -59,20 +68,19 @@ class FakeJob:
             stored += 1
 
     def cancel(self) -> None:
-        """End it, unless it has ended."""
+        """Cancel the job, unless it has ended."""
         if not self.ended:
             self._store(changed(self.message.state, job_pb2.JOB_STATE_CANCELLING))
             self._store(terminal("CANCELLED", 0))
 
     def artifacts(self) -> list[artifact_pb2.Artifact]:
-        """What it has made so far."""
+        """List the artifacts made so far."""
         ready = [event.artifact_ready.artifact for event in self.log if event.HasField("artifact_ready")]
         return list(ready)
 
     def _store(self, event: event_pb2.JobEvent) -> None:
         event.job, event.job_uid = self.message.name, self.message.uid
         event.seq, event.attempt = len(self.log) + 1, 1
-        event.type = f"finetree.job.{event.WhichOneof('payload')}"
         event.event_time.FromNanoseconds(time.time_ns())
         event.state = event.state or self.message.state
         self.log.append(event)
@@ -107,6 +115,13 @@ class FakeJob:
                 attempt=1,
             )
         ]
+
+
+def _digest(template: job_pb2.JobTemplate) -> str:
+    if not template.HasField("train"):
+        return ""
+    approved = template.train.approved_plan.digest
+    return approved or make_plan(template.train.spec).digest
 
 
 def _contents(seed: str) -> Iterator[tuple[str, bytes]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree policies` without a server: the recommender's own program checks a pack file."""
+"""`finetree packs` without a server: the recommender's own program checks a pack file."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ def pack(tmp_path) -> Path:
 
 
 def test_a_valid_pack_is_shown_with_its_hash(pack):
-    ran = finetree("policies", "check", str(pack), "--json")
+    ran = finetree("packs", "check", str(pack), "--json")
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     assert (found["id"], found["extends"]) == ("house", "playbook-1")
@@ -47,7 +47,7 @@ def test_a_valid_pack_is_shown_with_its_hash(pack):
 
 def test_a_broken_pack_ends_with_2_and_names_line_and_rule(pack, here):
     pack.write_text(HOUSE + "cautions:\n  - {id: ours, method: FULL, when: {}, message: m}\n", encoding="utf-8")
-    ran = here("policies", "check", str(pack))
+    ran = here("packs", "check", str(pack))
     assert ran.returncode == 2
     assert "house.yaml: line 6: rule ours: " in ran.stderr
     assert not ran.stdout
@@ -58,5 +58,5 @@ def test_a_pack_may_extend_one_beside_it(pack, tmp_path, here):
     folder.mkdir()
     (folder / "base.yaml").write_text(HOUSE.replace("id: house", "id: base"), encoding="utf-8")
     pack.write_text(HOUSE.replace("playbook-1", "base"), encoding="utf-8")
-    assert here("policies", "check", str(pack)).returncode == 2
-    assert here("policies", "check", str(pack), "--beside", str(folder)).returncode == 0
+    assert here("packs", "check", str(pack)).returncode == 2
+    assert here("packs", "check", str(pack), "--beside", str(folder)).returncode == 0

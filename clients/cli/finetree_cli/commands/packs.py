@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree policies`: the rule packs of the recommender."""
+"""`finetree packs`: the rule packs of the recommender."""
 
 import json
 import subprocess
@@ -13,45 +13,45 @@ from finetree_cli.errors import BadInput, CliError
 from finetree_cli.options.command import Group, Settings, pass_settings
 
 
-@click.group(cls=Group, examples=("finetree policies list", "finetree policies check house.yaml"))
-def policies() -> None:
+@click.group(cls=Group, examples=("finetree packs list", "finetree packs check house.yaml"))
+def packs() -> None:
     """List, show and check the rule packs that recommendations follow."""
 
 
-@policies.command("list", examples=("finetree policies list", "finetree policies list --json | jq -r '.policies[].id'"))
+@packs.command("list", examples=("finetree packs list", "finetree packs list --json | jq -r '.rule_packs[].id'"))
 @pass_settings
-def list_policies(settings: Settings) -> None:
+def list_packs(settings: Settings) -> None:
     """List the rule packs: the built-in ones, and those of the recommender's folder with the errors in them."""
     from finetree_cli.backends.recommender import open_recommender
     from finetree_cli.output import as_dict
-    from finetree_cli.render.recommender.policies import show_list
+    from finetree_cli.render.recommender.rule_packs import show_list
 
-    with settings.client() as client, open_recommender(settings, client, "ListPolicies") as recommender:
-        found = recommender.list_policies()
+    with settings.client() as client, open_recommender(settings, client, "ListRulePacks") as recommender:
+        found = list(recommender.list_rule_packs())
     if settings.out.json:
-        settings.out.document({"policies": [as_dict(item) for item in found]})
+        settings.out.document({"rule_packs": [as_dict(item) for item in found]})
     else:
         show_list(settings.out, found)
 
 
-@policies.command(
+@packs.command(
     "show",
     examples=(
-        "finetree policies show evidence-1",
-        "finetree policies show playbook-1 --yaml",
-        "finetree policies show --json | jq '.questions[].text'",
+        "finetree packs show evidence-1",
+        "finetree packs show playbook-1 --yaml",
+        "finetree packs show --json | jq '.questions[].text'",
     ),
 )
 @click.argument("name", default="")
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print the pack's file.")
 @pass_settings
-def show_policy(settings: Settings, name: str, *, as_yaml: bool) -> None:
+def show_pack(settings: Settings, name: str, *, as_yaml: bool) -> None:
     """Show a rule pack: questions, rules with their sources, and how contradictions were resolved."""
     from finetree_cli.backends.recommender import open_recommender
-    from finetree_cli.render.recommender.policies import show
+    from finetree_cli.render.recommender.rule_packs import show
 
-    with settings.client() as client, open_recommender(settings, client, "GetPolicy") as recommender:
-        found = recommender.get_policy(name)
+    with settings.client() as client, open_recommender(settings, client, "GetRulePack") as recommender:
+        found = recommender.get_rule_pack(name)
     if settings.out.json:
         settings.out.message(found)
     elif as_yaml:
@@ -60,7 +60,7 @@ def show_policy(settings: Settings, name: str, *, as_yaml: bool) -> None:
         show(settings.out, found)
 
 
-@policies.command("check", examples=("finetree policies check house.yaml", "finetree policies check house.yaml --json"))
+@packs.command("check", examples=("finetree packs check house.yaml", "finetree packs check house.yaml --json"))
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--beside",
@@ -83,9 +83,9 @@ def _check(file: Path, beside: Path | None) -> dict[str, Any]:
     from finetree_cli.backends.local_process import require_installed
 
     require_installed("recommender")
-    command = [sys.executable, "-P", "-m", "finetree_recommender", "--policy-check", str(file)]
+    command = [sys.executable, "-P", "-m", "finetree_recommender", "--rule-pack-check", str(file)]
     if beside is not None:
-        command += ["--policy-dir", str(beside)]
+        command += ["--rule-pack-dir", str(beside)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode == 0:
         found: dict[str, Any] = json.loads(ended.stdout)

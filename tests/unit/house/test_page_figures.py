@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's figures are those of the results that are committed: whoever measures anew writes them anew."""
+"""Figures in docs/ are those of the committed results."""
 
 import json
 import re
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[3]
-README, ACCURACY, ESTIMATES = (
+RESULTS_PAGE, ACCURACY, ESTIMATES = (
     re.sub(r"\s+", " ", (ROOT / name).read_text(encoding="utf-8"))
-    for name in ("README.md", "docs/accuracy.md", "docs/estimates.md")
+    for name in ("docs/results.md", "docs/accuracy.md", "docs/estimates.md")
 )
 RESULTS = ROOT / "benchmarks/results"
 
@@ -25,12 +25,12 @@ def result(name: str, *keys: str) -> Any:
 
 
 def percent(share, digits=0):
-    """A share as the README has it."""
+    """A share as the pages have it."""
     return f"{100 * share:.{digits}f} %"
 
 
 def estimated():
-    """What the README says of the estimator's accuracy."""
+    """The estimator's accuracy."""
     fit, other = result("estimator/accuracy.json", "fit"), result("estimator/other_sources.json")
     checked = result("estimator/accuracy.json", "validation", "memory · all")
     memory, speed, fast = fit["memory · all"], fit["speed · all"], other["other_rows"]["tables"]["speed · all"]
@@ -67,7 +67,7 @@ def tabled():
 
 
 def compared():
-    """What it says of other estimators on rows that nobody fitted on: of those that answer most, the closest."""
+    """Other estimators on rows that nobody fitted on: of those that answer most, the closest."""
     everything = result("estimator/peers.json", "elsewhere", "memory", "one card")
     ours = everything.pop("finetree")["peer"]
     most = {name: each for name, each in everything.items() if each["peer"]["n"] > ours["n"] / 2}
@@ -83,13 +83,13 @@ def errors(*scores: dict[str, float]) -> list[list[str]]:
 
 
 def recommended():
-    """What it says of the recommender's speed."""
+    """The recommender's speed."""
     milliseconds = result("recommender/speed.json", "with_estimator", "new", "p50_ms")
     yield f"with its prices takes {milliseconds:.0f} ms in the median"
 
 
 def trained():
-    """What it says of the worker's speed beside other trainers."""
+    """The worker's speed beside other trainers."""
     methods = {each["method"]: each for each in result("worker/against_trl.json", "methods")}
     assert all(each["same_curve"] for name, each in methods.items() if name != "adapter")  # which claims no loss
     ratio = {name: f"{each['ratio']:.2f}" for name, each in methods.items()}
@@ -131,5 +131,5 @@ def test_the_page_on_estimates_says_the_same():
 
 
 @pytest.mark.parametrize("words", [*estimated(), *compared(), *recommended(), *trained()])
-def test_a_figure_of_the_readme_is_the_measured_one(words):
-    assert words in README
+def test_a_figure_of_the_page_on_results_is_the_measured_one(words):
+    assert words in RESULTS_PAGE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From typed functions to gRPC handlers: errors become google.rpc.Status, calls are recorded, faults are injected."""
+"""gRPC handlers from typed functions: errors become google.rpc.Status, calls are recorded, faults are injected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from finetree._shared.methods import Method, Q, R
+from finetree._shared.rpcs import Q, R, Rpc
 from finetree._shared.status import DETAILS, SERVER_VERSION
 from finetree._version import __version__
 from finetree.errors import FinetreeError
@@ -19,8 +19,8 @@ HELD_POLL = 0.02
 NO_DEADLINE = 1e7
 
 
-class Wire(grpc.GenericRpcHandler):
-    """Functions by rpc. A function raises a FinetreeError to fail its call."""
+class Handlers(grpc.GenericRpcHandler):
+    """Functions by rpc; one that raises a FinetreeError fails its call."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -30,7 +30,7 @@ class Wire(grpc.GenericRpcHandler):
         """Find the handler of a call."""
         return self._handlers.get(handler_call_details.method)
 
-    def unary(self, method: Method[Q, R], function: Callable[[Q], R]) -> None:
+    def unary(self, method: Rpc[Q, R], function: Callable[[Q], R]) -> None:
         """Serve an rpc of one request and one answer."""
 
         def handle(request: Q, context: grpc.ServicerContext) -> R:
@@ -40,7 +40,7 @@ class Wire(grpc.GenericRpcHandler):
             handle, method.request.FromString, method.response.SerializeToString
         )
 
-    def upload(self, method: Method[Q, R], function: Callable[[Iterator[Q]], R]) -> None:
+    def upload(self, method: Rpc[Q, R], function: Callable[[Iterator[Q]], R]) -> None:
         """Serve an rpc of a client stream."""
 
         def handle(requests: Iterator[Q], context: grpc.ServicerContext) -> R:
@@ -50,7 +50,7 @@ class Wire(grpc.GenericRpcHandler):
             handle, method.request.FromString, method.response.SerializeToString
         )
 
-    def stream(self, method: Method[Q, R], function: Callable[[Q, grpc.ServicerContext], Iterator[R]]) -> None:
+    def stream(self, method: Rpc[Q, R], function: Callable[[Q, grpc.ServicerContext], Iterator[R]]) -> None:
         """Serve an rpc of a server stream."""
 
         def handle(request: Q, context: grpc.ServicerContext) -> Iterator[R]:
@@ -64,7 +64,7 @@ class Wire(grpc.GenericRpcHandler):
             handle, method.request.FromString, method.response.SerializeToString
         )
 
-    def _guarded(self, method: Method[Any, Any], context: grpc.ServicerContext, run: Callable[[], R]) -> R:
+    def _guarded(self, method: Rpc[Any, Any], context: grpc.ServicerContext, run: Callable[[], R]) -> R:
         try:
             self._arrive(method, context)
             answer = run()
@@ -74,7 +74,7 @@ class Wire(grpc.GenericRpcHandler):
         context.set_trailing_metadata(((SERVER_VERSION, __version__),))
         return answer
 
-    def _arrive(self, method: Method[Any, Any], context: grpc.ServicerContext) -> None:
+    def _arrive(self, method: Rpc[Any, Any], context: grpc.ServicerContext) -> None:
         metadata = dict(context.invocation_metadata())
         # Without a deadline grpc gives 9e18 seconds, not None as it documents.
         left = context.time_remaining() or 0.0
@@ -96,7 +96,15 @@ def abort(context: grpc.ServicerContext, error: FinetreeError) -> None:
     details: list[Any] = [
         error_details_pb2.ErrorInfo(reason=error.reason or error.code, domain="finetree", metadata=error.metadata)
     ]
-    if error.violations:
+    if error.violations and error.code == "FAILED_PRECONDITION":
+        unmet = [
+            error_details_pb2.PreconditionFailure.Violation(
+                type=error.reason, subject=each.field, description=each.description
+            )
+            for each in error.violations
+        ]
+        details.append(error_details_pb2.PreconditionFailure(violations=unmet))
+    elif error.violations:
         fields = [
             error_details_pb2.BadRequest.FieldViolation(field=each.field, description=each.description)
             for each in error.violations
