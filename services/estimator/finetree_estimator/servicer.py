@@ -213,7 +213,7 @@ def _full(answer: Answer, state: State) -> pb.Estimate:
     return full_message(
         answer,
         state.revision,
-        nearest=measured_runs.nearest_evidence(measured_runs.case_of(parsed.run)),
+        nearest=measured_runs.nearest_runs(measured_runs.case_of(parsed.run)),
         remedies=remedies.search(parsed, knowledge, answer.correction),
         largest=largest.search(parsed, answer.correction),
         smallest_hardware=hardware.smallest(parsed, knowledge, calibration),

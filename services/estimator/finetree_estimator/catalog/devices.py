@@ -77,7 +77,7 @@ def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
         float32_flops=_fp32_flops(entry),
         cache_bytes=entry.cache_bytes,
         context_bytes=c.CUDA_CONTEXTS.get(entry.segment, c.CUDA_CONTEXT),
-        sources=(Source(kind, "accelerators", entry.name, entry.date),),
+        sources=(Source(kind, "accelerators", entry.name, date=entry.date),),
         notes=tuple(_notes(entry, fp32=fp32)),
     )
 
@@ -124,7 +124,7 @@ def by_memory_class(marketed_gb: float) -> Device:
         watts=twin.watts,
         link_bandwidth=twin.link_bandwidth,
         cache_bytes=twin.cache_bytes,
-        sources=(Source(Kind.COMPUTED, "accelerators", f"class of {twin.name}", twin.date),),
+        sources=(Source(Kind.COMPUTED, "accelerators", f"class of {twin.name}", date=twin.date),),
         notes=(f"the accelerator is not named: speed and power are those of {twin.display_name}",),
     )
 

@@ -22,6 +22,16 @@ class Parameters:
     total: int = field(init=False)
     """All of them."""
 
+    @property
+    def outside_layers(self) -> int:
+        """Parameters of embeddings and output head."""
+        return self.embeddings + self.lm_head
+
+    @property
+    def in_layers(self) -> int:
+        """Parameters of everything else; the last norm counts with the layers."""
+        return self.total - self.outside_layers
+
     def __post_init__(self) -> None:
         layers = self.attention + self.mlp + self.router + self.norms + self.extra
         object.__setattr__(self, "total", self.embeddings + layers + self.lm_head)

@@ -27,7 +27,8 @@ class Factor:
         expected = interval.expected * self.value
         low = expected * math.exp(-self._width(interval.expected / interval.low)) if interval.low > 0 else 0.0
         high = expected * math.exp(self._width(interval.high / interval.expected))
-        return Interval(low, expected, high, together(interval.sources, sources), interval.coverage)
+        joined = together(interval.sources, sources)
+        return Interval(low, expected, high, sources=joined, coverage=interval.coverage)
 
     def _width(self, ratio: float) -> float:
         own = math.log(max(1.0, ratio))
@@ -47,7 +48,7 @@ class Correction:
     @property
     def source(self) -> Source:
         """What the corrected numbers rest on besides the formulas."""
-        return Source(Kind.MEASURED, "observed-runs", self.device, self.date)
+        return Source(Kind.MEASURED, "observed-runs", self.device, date=self.date)
 
     def notes(self) -> list[str]:
         """One line for people for each factor."""

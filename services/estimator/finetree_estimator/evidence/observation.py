@@ -16,7 +16,6 @@ from finetree_runtime.errors import DomainError, InvalidArgument, invalid_field
 from finetree_estimator.evidence.calibration import Point
 from finetree_estimator.intervals import BeyondLimitError, Interval
 from finetree_estimator.memory.peak import COUNTED, Memory
-from finetree_estimator.methods.base import name_of
 from finetree_estimator.run import Run
 from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge, device_key, model_family
@@ -118,7 +117,7 @@ def _point(
         attempt=observation.attempt,
         device=device,
         family=family,
-        method=name_of(run.method),
+        method=run.method.name,
         predicted_step=prediction.times.step.expected if prediction.times is not None else 0.0,
         measured_step=observation.step_seconds if timed else 0.0,
         counted_bytes=counted,

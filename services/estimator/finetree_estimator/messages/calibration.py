@@ -63,7 +63,7 @@ def _entry(entry: Entry) -> pb.CalibrationEntry:
 
 def _interval(factor: Factor, correction: Correction) -> ev.Interval:
     low, expected, high = interval_of(factor)
-    return interval_message(Interval(low, expected, high, (correction.source,)))
+    return interval_message(Interval(low, expected, high, sources=(correction.source,)))
 
 
 def _point(point: Point, *, odd: bool) -> pb.CalibrationPoint:

@@ -61,7 +61,7 @@ def price_message(quote: Quote) -> pb.Price:
         hourly_price=quote.hourly,
         currency_code=quote.currency,
         min_count=quote.min_count,
-        provenance=provenance_message(Source(Kind.PUBLISHED, quote.source, quote.price_id, quote.date)),
+        provenance=provenance_message(Source(Kind.PUBLISHED, quote.source, quote.price_id, date=quote.date)),
     )
 
 

@@ -11,6 +11,7 @@ from finetree_runtime.runspec.resolve import optimizer_steps, resolve_spec, spec
 
 from finetree_estimator.run import Run
 from finetree_estimator.spec import settings
+from finetree_estimator.spec.method import read_method
 from finetree_estimator.spec.resolve import Knowledge, read_device, read_model, read_payment
 
 
@@ -38,13 +39,12 @@ def parse_request(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Parse
         path = f"spec.{problem.field_path}"
         raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
     program = settings.training_program(request, spec)
-    # An allocator that expands its segments leaves nothing unused, so that the spread of row lengths does not matter.
-    rows = settings.training_rows(spec, profile, spec.training.sequence_length, spread=program.cache != "expandable")
+    rows = settings.training_rows(spec, profile, spec.training.sequence_length)
     steps = optimizer_steps(spec, rows.count) if rows is not None else 0
     sizes = settings.number_sizes(spec, program)
     run = Run(
         shape=model.shape,
-        method=settings.read_method(spec, model.shape),
+        method=read_method(spec, model.shape),
         program=program,
         device=read_device(spec.hardware, fp32=settings.is_fp32(spec)),
         devices=settings.device_count(spec),

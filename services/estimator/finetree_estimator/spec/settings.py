@@ -7,18 +7,6 @@ from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import invalid_field
 
-from finetree_estimator.catalog.architecture import Shape
-from finetree_estimator.methods.base import (
-    Bottleneck,
-    Full,
-    LoraAdapters,
-    Method,
-    Prefix,
-    QuantizedLora,
-    UnknownTargetError,
-    preset_targets,
-    target_linears,
-)
 from finetree_estimator.programs import (
     AXOLOTL,
     FINETREE,
@@ -32,8 +20,8 @@ from finetree_estimator.programs import (
     unraised,
     variant,
 )
-from finetree_estimator.rows import from_profile
 from finetree_estimator.run import EvaluationPlan, Rows
+from finetree_estimator.spec.row_lengths import rows_of
 
 OPTIMIZERS = {
     rs.OPTIMIZER_ADAMW: "adamw",
@@ -54,12 +42,6 @@ SHARDINGS = {
     rs.SHARDING_OPTIMIZER: "optimizer",
     rs.SHARDING_GRADIENTS: "gradients",
     rs.SHARDING_FULL: "full",
-}
-_PRESETS = {
-    rs.TARGET_PRESET_ALL_LINEAR: "all-linear",
-    rs.TARGET_PRESET_ATTENTION: "attention",
-    rs.TARGET_PRESET_QUERY_VALUE: "query-value",
-    rs.TARGET_PRESET_MLP: "mlp",
 }
 _PROGRAMS = {
     pb.TRAINING_PROGRAM_UNSPECIFIED: FINETREE,
@@ -165,64 +147,12 @@ def _require_worker(request: pb.EstimateRunRequest) -> None:
         raise invalid_field("sharding_library", text)
 
 
-def read_method(spec: rs.RunSpec, shape: Shape) -> Method:
-    """The method of a resolved spec, checked against the shape. Raises InvalidArgument."""
-    kind = spec.WhichOneof("method")
-    if kind == "full":
-        if spec.full.frozen_layers >= shape.layers:
-            text = f"leaves nothing to train: the model has {shape.layers} layers"
-            raise invalid_field("spec.full.frozen_layers", text)
-        return Full(spec.full.frozen_layers)
-    if kind == "prefix":
-        return Prefix(spec.prefix.virtual_tokens)
-    if kind == "adapter":
-        places = 2 if spec.adapter.placement == rs.ADAPTER_PLACEMENT_HOULSBY else 1
-        return Bottleneck(spec.adapter.bottleneck_size, places)
-    if kind == "lora":
-        return _lora(spec.lora, shape, "spec.lora")
-    stored = spec.qlora.quantization
-    return QuantizedLora(
-        _lora(spec.qlora.lora, shape, "spec.qlora.lora"),
-        bits=8 if stored == rs.QUANTIZATION_INT8 else 4,
-        double=spec.qlora.double_quantization,
-        grouped=stored == rs.QUANTIZATION_GPTQ_INT4,
-    )
-
-
-def _lora(given: rs.Lora, shape: Shape, path: str) -> LoraAdapters:
-    targets = tuple(given.target_modules) or _preset(given, shape, path)
-    try:
-        found = target_linears(shape, targets)
-    except UnknownTargetError as error:
-        names = ", ".join(preset_targets(shape, "all-linear", experts=True))
-        text = f"the model has no linear layer {error.name!r}; it has {names}"
-        raise invalid_field(f"{path}.target_modules", text) from error
-    if given.weight_decomposed and any(part.routed for part in found):
-        text = "does not go with adapters of experts, which are stacked parameters and no layers"
-        raise invalid_field(f"{path}.weight_decomposed", text)
-    return LoraAdapters(given.rank, targets, given.dropout, given.weight_decomposed)
-
-
-def _preset(given: rs.Lora, shape: Shape, path: str) -> tuple[str, ...]:
-    preset = _PRESETS[given.targets]
-    targets = preset_targets(shape, preset, experts=given.include_experts)
-    if not targets:
-        text = f"the preset {preset} has no module in this model, whose MLP is experts alone: set include_experts"
-        raise invalid_field(f"{path}.targets", text)
-    return targets
-
-
-def training_rows(
-    spec: rs.RunSpec, profile: rs.DatasetProfile | None, sequence_length: int, *, spread: bool = False
-) -> Rows | None:
-    """Rows that a run trains on, cut at a sequence length in tokens; None where their number is unknown.
-
-    `spread` asks for how their lengths are spread, which decides what an allocator leaves unused, and no verdict.
-    """
+def training_rows(spec: rs.RunSpec, profile: rs.DatasetProfile | None, sequence_length: int) -> Rows | None:
+    """Rows that a run trains on, cut at a sequence length in tokens; None where their number is unknown."""
     if profile is None or profile.examples == 0:
         return None
     share = 1.0 - _split_fraction(spec.evaluation)
-    return _rows(spec, profile, sequence_length, share=share, spread=spread)
+    return _rows(spec, profile, sequence_length, share=share)
 
 
 def held_out_rows(request: pb.EstimateRunRequest, spec: rs.RunSpec, profile: rs.DatasetProfile | None) -> Rows | None:
@@ -255,8 +185,6 @@ def _split_fraction(wanted: rs.Evaluation) -> float:
     return 0.0 if wanted.HasField("dataset") else wanted.split_fraction
 
 
-def _rows(
-    spec: rs.RunSpec, profile: rs.DatasetProfile, sequence_length: int, *, share: float = 1.0, spread: bool = False
-) -> Rows:
+def _rows(spec: rs.RunSpec, profile: rs.DatasetProfile, sequence_length: int, *, share: float = 1.0) -> Rows:
     learns_all = spec.training.loss_tokens == rs.LOSS_TOKENS_ALL
-    return from_profile(profile, sequence_length=sequence_length, learns_all=learns_all, share=share, spread=spread)
+    return rows_of(profile, sequence_length=sequence_length, learns_all=learns_all, share=share)

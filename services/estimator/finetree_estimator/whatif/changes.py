@@ -10,7 +10,6 @@ from finetree_runtime.runspec.paths import canonical
 from finetree_runtime.runspec.resolve import resolve_spec
 from google.protobuf import json_format
 
-from finetree_estimator.methods.base import trainable_parameters
 from finetree_estimator.spec.parse import ParsedRequest
 
 SHORTEST = 128
@@ -68,7 +67,7 @@ def applicable(parsed: ParsedRequest) -> list[Change]:
     """Changes of a run that may lower its memory, in no particular order."""
     spec = parsed.spec
     found = [*_kernels(spec), *_micro_batch(spec), *_checkpointing(spec), *_sequence(spec), *_base(spec)]
-    found += [*_optimizer(parsed), *_in_backward(parsed), *_precision(spec)]
+    found += [*_optimizer(parsed), *_in_backward(parsed), *_precision(parsed)]
     found += [*_sharding(parsed), *_devices(parsed), *_method(spec)]
     return found
 
@@ -138,7 +137,7 @@ def _base(spec: rs.RunSpec) -> Iterator[Change]:
 def _optimizer(parsed: ParsedRequest) -> Iterator[Change]:
     """8-bit states, where the states are large; a CPU has no kernels for them."""
     run, spec = parsed.run, parsed.spec
-    states = 2 * run.master_bytes * trainable_parameters(run.method, run.shape)
+    states = 2 * run.master_bytes * run.method.trainable_parameters(run.shape)
     if _on_cpu(spec) or states < LARGE_STATES * run.device.usable_bytes:
         return
     if spec.optimizer == rs.OPTIMIZER_ADAMW:
@@ -151,7 +150,7 @@ def _optimizer(parsed: ParsedRequest) -> Iterator[Change]:
 def _in_backward(parsed: ParsedRequest) -> Iterator[Change]:
     """Updates in the backward pass: a batch is then one micro-batch, and its gradients are never clipped together."""
     run, spec = parsed.run, parsed.spec
-    if spec.WhichOneof("method") != "full" or spec.optimizer_in_backward:
+    if not run.method.trains_base or spec.optimizer_in_backward:
         return
     for level, rows in enumerate(sorted({run.micro_batch, 1}, reverse=True), start=1):
         values: dict[str, Any] = {_IN_BACKWARD: True}
@@ -168,10 +167,11 @@ def _in_backward(parsed: ParsedRequest) -> Iterator[Change]:
         yield _change(_IN_BACKWARD, values, text, level=level, harm=9 + 3 * level, excludes=excludes)
 
 
-def _precision(spec: rs.RunSpec) -> Iterator[Change]:
+def _precision(parsed: ParsedRequest) -> Iterator[Change]:
+    spec = parsed.spec
     if spec.precision == rs.PRECISION_FP32:
         yield _one("precision", "PRECISION_BF16", "16-bit weights and compute", harm=10)
-    elif spec.precision == rs.PRECISION_BF16_MIXED and spec.WhichOneof("method") == "full":
+    elif spec.precision == rs.PRECISION_BF16_MIXED and parsed.run.method.trains_base:
         yield _one("precision", "PRECISION_BF16", "no float32 master weights", harm=13)
 
 

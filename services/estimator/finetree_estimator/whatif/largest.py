@@ -64,7 +64,7 @@ def lengthened(parsed: ParsedRequest, length: int) -> Run:
     """The run with another sequence length: other rows are cut, of those that are held out too."""
     run, rows = parsed.run, training_rows(parsed.spec, parsed.profile, length)
     held = run.evaluation.rows
-    plan = run.evaluation if held is None else run.evaluation._replace(rows=_cut(held, run.sequence_length, length))
+    plan = run.evaluation if held is None else replace(run.evaluation, rows=_cut(held, run.sequence_length, length))
     return replace(run, sequence_length=length, rows=rows, evaluation=plan)
 
 

@@ -5,11 +5,11 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_estimator.intervals import Interval, Kind, Source
 from finetree_estimator.messages.provenance import interval_message, optional_interval
 
-SOURCE = Source(Kind.PUBLISHED, "a paper", "table 3", "2026-07")
+SOURCE = Source(Kind.PUBLISHED, "a paper", "table 3", date="2026-07")
 
 
 def test_an_interval_carries_its_numbers_and_sources():
-    message = interval_message(Interval(0.0, 0.5, 1e15, (SOURCE,), 0.8))
+    message = interval_message(Interval(0.0, 0.5, 1e15, sources=(SOURCE,), coverage=0.8))
 
     assert (message.low, message.expected, message.high, message.coverage) == (0.0, 0.5, 1e15, 0.8)
     assert list(message.provenance) == [
@@ -19,7 +19,7 @@ def test_an_interval_carries_its_numbers_and_sources():
 
 def test_sources_are_cut_at_the_contracts_limits():
     many = tuple(Source(Kind.MEASURED, f"source {number} " + "y" * 300, "x" * 300) for number in range(40))
-    message = interval_message(Interval(1.0, 2.0, 4.0, many))
+    message = interval_message(Interval(1.0, 2.0, 4.0, sources=many))
 
     assert len(message.provenance) == 32
     assert {(len(each.source), len(each.locator)) for each in message.provenance} == {(256, 256)}

@@ -3,14 +3,16 @@ import json
 
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_estimator import rows
 from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.names import GIB
 from finetree_estimator.catalog.price_book import Owned, Rented
-from finetree_estimator.methods.base import Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
-from finetree_estimator.run import Run, Stretch
+from finetree_estimator.methods.adapter import Adapter
+from finetree_estimator.methods.full import Full
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.prefix import Prefix
+from finetree_estimator.methods.qlora import Qlora
+from finetree_estimator.run import Run
 from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import InvalidArgument, NotFound
@@ -40,10 +42,10 @@ def run(text: str = "", knowledge: Knowledge = KNOWLEDGE, **parts: object) -> Ru
     [
         ({"full": {}}, Full),
         ({"full": {"frozen_layers": 3}}, Full),
-        ({"lora": {"rank": 4}}, LoraAdapters),
-        ({"qlora": {"quantization": "QUANTIZATION_INT8"}}, QuantizedLora),
+        ({"lora": {"rank": 4}}, Lora),
+        ({"qlora": {"quantization": "QUANTIZATION_INT8"}}, Qlora),
         ({"prefix": {"virtual_tokens": 30}}, Prefix),
-        ({"adapter": {"placement": "ADAPTER_PLACEMENT_HOULSBY"}}, Bottleneck),
+        ({"adapter": {"placement": "ADAPTER_PLACEMENT_HOULSBY"}}, Adapter),
     ],
 )
 def test_each_method_is_read(parts, method):
@@ -56,7 +58,7 @@ def test_deepspeed_keeps_float32_beside_16_bit_weights_on_one_device_too():
     parts = {"full": {}, "precision": "PRECISION_BF16", "model": {"name": "llama-3-8b"}}
     parts["hardware"] = {"accelerator": "a100-80gb", "count": 1}
 
-    plain, deepspeed = (run(text % library, **parts).recipe for library in ("UNSPECIFIED", "DEEPSPEED"))
+    plain, deepspeed = (run(text % library, **parts) for library in ("UNSPECIFIED", "DEEPSPEED"))
 
     assert [(each.weight_bytes, each.compute_bytes, each.master_bytes) for each in (plain, deepspeed)] == [
         (2, 2, 2),
@@ -127,70 +129,14 @@ def test_a_profile_inside_the_spec_is_used():
     assert parse_request(pb.EstimateRunRequest(spec=spec), KNOWLEDGE).run.rows.count == 50
 
 
-def test_buckets_are_cut_at_the_sequence_length():
-    profile = rs.DatasetProfile(examples=30, target_fraction=0.25)
-    profile.token_lengths.add(upper_bound=100, count=10)
-    profile.token_lengths.add(upper_bound=300, count=20)
-    found = rows.from_profile(profile, sequence_length=150, learns_all=False)
-
-    assert found.longest == 150
-    assert found.mean == pytest.approx((10 * 50.5 + 20 * 150) / 30)
-    assert found.target_fraction == 0.25
-
-
-def test_how_lengths_are_spread():
-    """Evenly within a bucket, around the mean that the total of tokens gives it; what is cut lies at the limit."""
-    profile = rs.DatasetProfile(examples=40)
-    for upper, count in ((100, 10), (300, 20), (500, 10)):
-        profile.token_lengths.add(upper_bound=upper, count=count)
-    full = rs.DatasetProfile(examples=10, total_tokens=1000)
-    full.token_lengths.add(upper_bound=100, count=10)
-
-    def spread_of(profile: rs.DatasetProfile) -> tuple[Stretch, ...]:
-        return rows.from_profile(profile, sequence_length=200, learns_all=True, spread=True).stretches
-
-    spread = spread_of(profile)
-
-    beyond = 0.5 * 100 / 199 + 0.25
-    assert [tuple(stretch) for stretch in spread] == [
-        (1, 100, 0.25),
-        (101, 200, pytest.approx(0.75 - beyond)),
-        (200, 200, pytest.approx(beyond)),
-    ]
-    assert spread_of(full) == ((100, 100, 1.0),)
-    assert spread_of(rs.DatasetProfile(examples=10)) == ()
-
-
-def test_the_spread_is_read_where_an_allocator_keeps_what_it_leaves_over():
-    text = '{"dataset_profile": {"examples": 9, "token_lengths": [{"upper_bound": 90, "count": 9}]}, "program": "%s"}'
-
-    assert run(text % "TRAINING_PROGRAM_TRANSFORMERS").rows.stretches == ((1, 90, 1.0),)
-    assert run(text % "TRAINING_PROGRAM_FINETREE").rows.stretches == ()
-
-
 def test_trl_leaves_a_quantised_base_as_it_was_loaded():
     """Its SFTTrainer calls no prepare_model_for_kbit_training since 2025-12; a float32 base under autocast is said."""
     asked = '{"program": "TRAINING_PROGRAM_TRANSFORMERS"}'
     whole, chunked = (run(asked, qlora={}, loss_kernel=f"LOSS_KERNEL_{kind}") for kind in ("FULL_LOGITS", "CHUNKED"))
     mixed = run(asked, qlora={}, loss_kernel="LOSS_KERNEL_CHUNKED", precision="PRECISION_BF16_MIXED")
 
-    assert (whole.recipe.raised, chunked.recipe.raised) == (True, False)
+    assert (whole.raises_base, chunked.raises_base) == (True, False)
     assert mixed.weight_bytes == 4
-
-
-def test_the_total_of_tokens_corrects_the_buckets():
-    profile = rs.DatasetProfile(examples=10, total_tokens=800)
-    profile.token_lengths.add(upper_bound=100, count=10)
-
-    assert rows.from_profile(profile, sequence_length=512, learns_all=True).mean == pytest.approx(80)
-
-
-def test_without_buckets_the_mean_or_the_limit_counts():
-    mean = rows.from_profile(rs.DatasetProfile(examples=10, total_tokens=800), sequence_length=512, learns_all=True)
-    limit = rows.from_profile(rs.DatasetProfile(examples=10), sequence_length=512, learns_all=True)
-
-    assert (mean.mean, mean.longest, mean.longest_known, mean.mean_known) == (80, 512, False, True)
-    assert (limit.mean, limit.longest_known, limit.mean_known) == (512, False, False)
 
 
 def test_devices():

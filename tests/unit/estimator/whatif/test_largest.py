@@ -7,7 +7,12 @@ from finetree_estimator.catalog import prices
 from finetree_estimator.estimate import fit_of
 from finetree_estimator.memory import peak
 from finetree_estimator.memory.fit import Verdict
-from finetree_estimator.methods.base import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
+from finetree_estimator.methods.adapter import Adapter
+from finetree_estimator.methods.full import Full
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.prefix import Prefix
+from finetree_estimator.methods.qlora import Qlora
+from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.run import Rows
 from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge
@@ -17,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 KNOWLEDGE = Knowledge(prices.packaged())
-LORA = LoraAdapters(8, PRESETS["all-linear"], 0.1)
+LORA = Lora(8, PRESETS["all-linear"], 0.1)
 LENGTHS = [*range(8, 513, 8), *range(576, 131_073, 64)]
 MIXED = {"examples": 5000, "token_lengths": [{"upper_bound": 64, "count": 4000}, {"upper_bound": 4096, "count": 1000}]}
 
@@ -130,11 +135,13 @@ def test_of_a_device_of_unknown_memory_nothing_is_said():
 @given(
     settings_=st.fixed_dictionaries(
         {
-            "method": st.sampled_from([Full(), LORA, QuantizedLora(LORA), Prefix(20), Bottleneck(64)]),
+            "method": st.sampled_from([Full(), LORA, Qlora.of(LORA), Prefix(20), Adapter(64)]),
             "packing": st.booleans(),
             "checkpointing": st.booleans(),
             "eager_attention": st.booleans(),
-            "rows": st.sampled_from([None, Rows(1000, 200.0, 45_000.0, 512, 0.5)]),
+            "rows": st.sampled_from(
+                [None, Rows(count=1000, mean=200.0, mean_square=45_000.0, longest=512, target_fraction=0.5)]
+            ),
         }
     ),
     rows=st.tuples(st.integers(1, 63), st.integers(1, 63)),

@@ -5,40 +5,52 @@ from collections.abc import Iterable, Iterator
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_estimator.run import Rows, Stretch
+from finetree_estimator.run import LengthRange, Rows
 
 
-def from_profile(
-    profile: rs.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float = 1.0, spread: bool = False
-) -> Rows:
-    """Lengths of the share of a dataset's rows that a run sees.
+def rows_of(profile: rs.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float = 1.0) -> Rows:
+    """Lengths in tokens of the share of a dataset's rows that a run sees.
 
     A bucket's rows are taken to lie in its middle; the total of tokens, where given, corrects that. Without buckets
-    all rows have the mean length, without a total the sequence length. How the lengths are spread is said where
-    `spread` asks for it: it takes as long as everything else.
+    all rows have the mean length, without a total the sequence length.
     """
     examples, total_tokens, fraction = profile.examples, profile.total_tokens, profile.target_fraction
     count = max(1, round(examples * share))
     target = 1.0 if learns_all or fraction == 0 else fraction
-    buckets = list(_buckets(profile)) if profile.token_lengths else ()
-    rows = sum([number for _, _, number in buckets]) if buckets else 0
+    buckets = list(_buckets(profile))
+    rows = sum(number for _, _, number in buckets)
     if rows == 0:
         mean = total_tokens / examples if total_tokens else float(sequence_length)
         mean = min(max(mean, 1.0), float(sequence_length))
         # The longest row is unknown: memory is that of rows at the limit.
-        longest_known, mean_known = False, total_tokens > 0
-        return Rows(count, mean, mean * mean, sequence_length, target, longest_known, mean_known)
+        return Rows(
+            count=count,
+            mean=mean,
+            mean_square=mean * mean,
+            longest=sequence_length,
+            target_fraction=target,
+            longest_known=False,
+            mean_known=total_tokens > 0,
+        )
     middle = sum(length * number for length, _, number in buckets) / rows
     scale = total_tokens / examples / middle if total_tokens else 1.0
     lengths = [(min(length * scale, float(upper), float(sequence_length)), number) for length, upper, number in buckets]
     longest = min(max(upper for _, upper, number in buckets if number), sequence_length)
     mean = sum(length * number for length, number in lengths) / rows
     square = sum(length * length * number for length, number in lengths) / rows
-    stretches = tuple(_stretches(buckets, scale, sequence_length, rows)) if spread else ()
-    return Rows(count, max(mean, 1.0), max(square, 1.0), longest, target, stretches=stretches)
+    return Rows(
+        count=count,
+        mean=max(mean, 1.0),
+        mean_square=max(square, 1.0),
+        longest=longest,
+        target_fraction=target,
+        length_ranges=tuple(_length_ranges(buckets, scale, sequence_length, rows)),
+    )
 
 
-def _stretches(buckets: Iterable[tuple[float, int, int]], scale: float, limit: int, rows: int) -> Iterator[Stretch]:
+def _length_ranges(
+    buckets: Iterable[tuple[float, int, int]], scale: float, limit: int, rows: int
+) -> Iterator[LengthRange]:
     """The buckets, each spread as far below its mean length as it reaches above it; what is beyond the limit is cut."""
     lower, cut = 0, 0.0
     for middle, upper, number in buckets:
@@ -48,10 +60,10 @@ def _stretches(buckets: Iterable[tuple[float, int, int]], scale: float, limit: i
             continue
         inside = 1.0 if upper <= limit else max(0.0, limit - shortest) / max(1.0, upper - shortest)
         if inside:
-            yield Stretch(shortest, float(min(upper, limit)), inside * number / rows)
+            yield LengthRange(shortest, float(min(upper, limit)), inside * number / rows)
         cut += (1 - inside) * number / rows
     if cut:
-        yield Stretch(float(limit), float(limit), cut)
+        yield LengthRange(float(limit), float(limit), cut)
 
 
 def _buckets(profile: rs.DatasetProfile) -> Iterator[tuple[float, int, int]]:

@@ -10,7 +10,10 @@ from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.devices import known
 from finetree_estimator.catalog.models import model
 from finetree_estimator.memory import peak as memory
-from finetree_estimator.methods.base import PRESETS, Full, LoraAdapters, Prefix
+from finetree_estimator.methods.full import Full
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.prefix import Prefix
+from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.programs import TRANSFORMERS
 from finetree_estimator.run import Rows, Run
 from finetree_estimator.timing import phases
@@ -29,7 +32,7 @@ def method(row):
         return Full()
     if row["method"] == "prefix":
         return Prefix(int(row["virtual_tokens"]))
-    return LoraAdapters(int(row["rank"]), PRESETS[row["targets"]])
+    return Lora(int(row["rank"]), PRESETS[row["targets"]])
 
 
 def run_of(row) -> Run:
@@ -46,7 +49,7 @@ def run_of(row) -> Run:
         batch=micro * int(row["accumulation"] or 4),
         sequence_length=length,
         packing=False,
-        rows=Rows(20_000, mean, mean * mean, length, 1.0),
+        rows=Rows(count=20_000, mean=mean, mean_square=mean * mean, longest=length, target_fraction=1.0),
         steps=1,
         weight_bytes=2,
         compute_bytes=2,

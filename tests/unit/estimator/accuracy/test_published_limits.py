@@ -4,7 +4,7 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[3] / "benchmarks" / "estimator"))
+sys.path.append(str(Path(__file__).parents[4] / "benchmarks" / "estimator"))
 
 from published_limits import answers
 

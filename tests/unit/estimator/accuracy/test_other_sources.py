@@ -11,7 +11,7 @@ from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.server.validation import validate
 
-sys.path.append(str(Path(__file__).parents[3] / "benchmarks" / "estimator"))
+sys.path.append(str(Path(__file__).parents[4] / "benchmarks" / "estimator"))
 
 from other_rows import OtherRow, other_rows
 from whole_runs import foretold, request, whole_runs

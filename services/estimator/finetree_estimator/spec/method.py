@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The method of a resolved RunSpec: each message of its oneof as the method that the formulas see."""
+
+from collections.abc import Callable
+
+from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_runtime.errors import invalid_field
+
+from finetree_estimator.catalog.architecture import Shape
+from finetree_estimator.methods.adapter import Adapter
+from finetree_estimator.methods.base import Method
+from finetree_estimator.methods.full import Full
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.prefix import Prefix
+from finetree_estimator.methods.qlora import Qlora
+from finetree_estimator.methods.targets import UnknownTargetError, preset_targets, target_linears
+
+_PRESETS = {
+    rs.TARGET_PRESET_ALL_LINEAR: "all-linear",
+    rs.TARGET_PRESET_ATTENTION: "attention",
+    rs.TARGET_PRESET_QUERY_VALUE: "query-value",
+    rs.TARGET_PRESET_MLP: "mlp",
+}
+
+
+def read_method(spec: rs.RunSpec, shape: Shape) -> Method:
+    """The method of a resolved spec, checked against the shape. Raises InvalidArgument."""
+    return READERS[str(spec.WhichOneof("method"))](spec, shape)
+
+
+def _full(spec: rs.RunSpec, shape: Shape) -> Full:
+    if spec.full.frozen_layers >= shape.layers:
+        text = f"leaves nothing to train: the model has {shape.layers} layers"
+        raise invalid_field("spec.full.frozen_layers", text)
+    return Full(spec.full.frozen_layers)
+
+
+def _lora(spec: rs.RunSpec, shape: Shape) -> Lora:
+    return _adapters(spec.lora, shape, "spec.lora")
+
+
+def _qlora(spec: rs.RunSpec, shape: Shape) -> Qlora:
+    stored = spec.qlora.quantization
+    return Qlora.of(
+        _adapters(spec.qlora.lora, shape, "spec.qlora.lora"),
+        bits=8 if stored == rs.QUANTIZATION_INT8 else 4,
+        double_quantized=spec.qlora.double_quantization,
+        gptq=stored == rs.QUANTIZATION_GPTQ_INT4,
+    )
+
+
+def _prefix(spec: rs.RunSpec, shape: Shape) -> Prefix:  # noqa: ARG001  # as all readers
+    return Prefix(spec.prefix.virtual_tokens)
+
+
+def _adapter(spec: rs.RunSpec, shape: Shape) -> Adapter:  # noqa: ARG001  # as all readers
+    places = 2 if spec.adapter.placement == rs.ADAPTER_PLACEMENT_HOULSBY else 1
+    return Adapter(spec.adapter.bottleneck_size, places)
+
+
+READERS: dict[str, Callable[[rs.RunSpec, Shape], Method]] = {
+    Full.name: _full,
+    Lora.name: _lora,
+    Qlora.name: _qlora,
+    Prefix.name: _prefix,
+    Adapter.name: _adapter,
+}
+"""How each message of RunSpec.method is read, by its field."""
+
+
+def _adapters(given: rs.Lora, shape: Shape, path: str) -> Lora:
+    targets = tuple(given.target_modules) or _preset(given, shape, path)
+    try:
+        found = target_linears(shape, targets)
+    except UnknownTargetError as error:
+        names = ", ".join(preset_targets(shape, "all-linear", experts=True))
+        text = f"the model has no linear layer {error.name!r}; it has {names}"
+        raise invalid_field(f"{path}.target_modules", text) from error
+    if given.weight_decomposed and any(part.routed for part in found):
+        text = "does not go with adapters of experts, which are stacked parameters and no layers"
+        raise invalid_field(f"{path}.weight_decomposed", text)
+    return Lora(given.rank, targets, given.dropout, weight_decomposed=given.weight_decomposed)
+
+
+def _preset(given: rs.Lora, shape: Shape, path: str) -> tuple[str, ...]:
+    preset = _PRESETS[given.targets]
+    targets = preset_targets(shape, preset, experts=given.include_experts)
+    if not targets:
+        text = f"the preset {preset} has no module in this model, whose MLP is experts alone: set include_experts"
+        raise invalid_field(f"{path}.targets", text)
+    return targets
