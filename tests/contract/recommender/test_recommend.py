@@ -6,7 +6,7 @@ from typing import Any
 import finetree
 import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
-from finetree_api.types.v1 import estimate_summary_pb2, method_pb2, training_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, hardware_pb2, method_pb2, training_pb2
 from finetree_runtime.money import to_money
 from finetree_runtime.runspec.resolve import set_paths
 from google.protobuf import json_format
@@ -17,6 +17,7 @@ def usd(amount: float) -> dict[str, Any]:
     return json_format.MessageToDict(to_money(amount, "USD"))
 
 
+EUROS = usd(5) | {"currencyCode": "EUR"}
 GIB = 2**30
 CPU = {
     "cpu": {
@@ -182,7 +183,7 @@ async def test_an_alias_of_a_model_is_known_without_hardware_too(recommender, es
         ({"hardware": {"accelerator": "rtx-9999"}}, finetree.NotFound, "ACCELERATOR_NOT_FOUND", ""),
         ({"max_duration": "0s"}, finetree.InvalidArgument, "INVALID_REQUEST", "max_duration"),
         ({"budget_per_run": usd(-1)}, finetree.InvalidArgument, "INVALID_REQUEST", "budget_per_run"),
-        ({"budget_per_run": usd(5) | {"currencyCode": "EUR"}}, finetree.InvalidArgument, "CURRENCY_MISMATCH", "budget_per_run"),
+        ({"budget_per_run": EUROS}, finetree.InvalidArgument, "CURRENCY_MISMATCH", "budget_per_run"),
         ({"runs_per_month": -1}, finetree.InvalidArgument, "INVALID_REQUEST", "runs_per_month"),
         ({"priorities": [1, 1]}, finetree.InvalidArgument, "INVALID_REQUEST", "priorities"),
         ({"serving": [9]}, finetree.InvalidArgument, "INVALID_REQUEST", "serving"),
