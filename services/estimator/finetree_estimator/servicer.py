@@ -6,9 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.estimator.v1 import estimator_pb2_grpc
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.estimator.v1 import (
+    calibration_pb2,
+    catalog_pb2,
+    check_plan_pb2,
+    estimate_pb2,
+    estimator_pb2,
+    estimator_pb2_grpc,
+)
+from finetree_api.types.v1 import evidence_pb2, server_pb2
 from finetree_runtime.errors import DomainError, FailedPrecondition, invalid_field, to_status
 from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server.identity import distribution_version
@@ -47,7 +53,7 @@ class State:
 
     knowledge: Knowledge
     calibration: Calibration
-    revision: ev.Revision
+    revision: evidence_pb2.Revision
 
     @classmethod
     def of(cls, knowledge: Knowledge, calibration: Calibration) -> "State":
@@ -72,110 +78,124 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         self._tokens = PageTokens(page_token_key)
         self._max_request_bytes = max_request_bytes
 
-    async def EstimateRun(self, request: pb.EstimateRunRequest, context: Any) -> pb.EstimateRunResponse:
+    async def EstimateRun(
+        self, request: estimate_pb2.EstimateRunRequest, context: Any
+    ) -> estimator_pb2.EstimateRunResponse:
         """Estimate one run."""
-        return pb.EstimateRunResponse(estimate=await self._estimate(request))
+        return estimator_pb2.EstimateRunResponse(estimate=await self._estimate(request))
 
     async def BatchEstimateRuns(
-        self, request: pb.BatchEstimateRunsRequest, context: Any
-    ) -> pb.BatchEstimateRunsResponse:
+        self, request: estimator_pb2.BatchEstimateRunsRequest, context: Any
+    ) -> estimator_pb2.BatchEstimateRunsResponse:
         """Estimate many runs; a row that fails carries its own status."""
         _check_keys(row.key for row in request.rows)
         results = []
         for number, row in enumerate(request.rows):
             results.append(await self._row(number, row))
             await asyncio.sleep(0)  # other calls get their turn: a batch may take seconds
-        return pb.BatchEstimateRunsResponse(results=results)
+        return estimator_pb2.BatchEstimateRunsResponse(results=results)
 
-    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+    async def ListModels(self, request: catalog_pb2.ListModelsRequest, context: Any) -> catalog_pb2.ListModelsResponse:
         """List the models of the catalogue."""
         entries, token = self._page(request, "models", models(), _model_names)
-        return pb.ListModelsResponse(models=map(catalog.model_message, entries), next_page_token=token)
+        return catalog_pb2.ListModelsResponse(models=map(catalog.model_message, entries), next_page_token=token)
 
     async def ListAccelerators(
         self,
-        request: pb.ListAcceleratorsRequest,
+        request: catalog_pb2.ListAcceleratorsRequest,
         context: Any,
-    ) -> pb.ListAcceleratorsResponse:
+    ) -> catalog_pb2.ListAcceleratorsResponse:
         """List the accelerators of the catalogue."""
         entries, token = self._page(request, "accelerators", accelerators(), lambda entry: (entry.name,))
         messages = [catalog.accelerator_message(entry, self._state().knowledge.prices) for entry in entries]
-        return pb.ListAcceleratorsResponse(accelerators=messages, next_page_token=token)
+        return catalog_pb2.ListAcceleratorsResponse(accelerators=messages, next_page_token=token)
 
-    async def ListPrices(self, request: pb.ListPricesRequest, context: Any) -> pb.ListPricesResponse:
+    async def ListPrices(self, request: catalog_pb2.ListPricesRequest, context: Any) -> catalog_pb2.ListPricesResponse:
         """List the quotes of the price book."""
         state = self._state()
         quotes = catalog.select_prices(state.knowledge.prices, request)
         scope = f"prices/{request.accelerator}/{request.provider}/{request.term}"
         entries, token = self._cut(scope, quotes, request.page_size, request.page_token)
         prices = map(catalog.price_message, entries)
-        return pb.ListPricesResponse(prices=prices, next_page_token=token, price_book=state.revision.price_book)
+        return catalog_pb2.ListPricesResponse(
+            prices=prices, next_page_token=token, price_book=state.revision.price_book
+        )
 
-    async def CheckPlan(self, request: pb.CheckPlanRequest, context: Any) -> pb.CheckPlanResponse:
+    async def CheckPlan(
+        self, request: check_plan_pb2.CheckPlanRequest, context: Any
+    ) -> check_plan_pb2.CheckPlanResponse:
         """Hold a run against limits."""
         return await asyncio.to_thread(self.check, request)
 
     async def ReportObservation(
-        self, request: pb.ReportObservationRequest, context: Any
-    ) -> pb.ReportObservationResponse:
+        self, request: calibration_pb2.ReportObservationRequest, context: Any
+    ) -> calibration_pb2.ReportObservationResponse:
         """Take what a run measured."""
         accepted = await self._learning().report(request)
-        return pb.ReportObservationResponse(accepted=accepted, calibration=self._state().revision.calibration)
+        return calibration_pb2.ReportObservationResponse(
+            accepted=accepted, calibration=self._state().revision.calibration
+        )
 
-    async def GetCalibration(self, request: pb.GetCalibrationRequest, context: Any) -> pb.GetCalibrationResponse:
+    async def GetCalibration(
+        self, request: calibration_pb2.GetCalibrationRequest, context: Any
+    ) -> calibration_pb2.GetCalibrationResponse:
         """Say what was learned from observed runs."""
         return calibration_messages.calibration_message(request, self._state().calibration, self._tokens)
 
-    async def ResetCalibration(self, request: pb.ResetCalibrationRequest, context: Any) -> pb.ResetCalibrationResponse:
+    async def ResetCalibration(
+        self, request: calibration_pb2.ResetCalibrationRequest, context: Any
+    ) -> calibration_pb2.ResetCalibrationResponse:
         """Forget what was learned."""
         device = calibration_messages.device_name(request.device, self._state().calibration)
-        removed = await self._learning().reset(device)
-        return pb.ResetCalibrationResponse(removed=removed, calibration=self._state().revision.calibration)
+        removed = await self._learning().reset(device, request.request_id)
+        return calibration_pb2.ResetCalibrationResponse(removed=removed, calibration=self._state().revision.calibration)
 
-    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
+    async def GetServerInfo(
+        self, request: estimator_pb2.GetServerInfoRequest, context: Any
+    ) -> estimator_pb2.GetServerInfoResponse:
         """Say what this server is."""
         limits = {"max_batch_rows": MAX_BATCH_ROWS, "max_request_bytes": self._max_request_bytes}
-        server = ev.ServerInfo(
+        server = server_pb2.ServerInfo(
             service=NAME,
             version=distribution_version(NAME),
             api_revisions=["v1"],
             features=(*FEATURES, "calibration") if self._learner is not None else FEATURES,
             limits=limits,
         )
-        return pb.GetServerInfoResponse(server=server, revision=self._state().revision)
+        return estimator_pb2.GetServerInfoResponse(server=server, revision=self._state().revision)
 
-    def estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
+    def estimate(self, request: estimate_pb2.EstimateRunRequest) -> estimate_pb2.Estimate:
         """The answer to a validated request. Raises DomainError."""
         state = self._state()
         if request.HasField("pinned"):
             _check_pins(request.pinned, state.revision)
         answer = answer_request(request, state.knowledge, state.calibration)
-        if request.view == pb.ESTIMATE_VIEW_SUMMARY:
+        if request.view == estimate_pb2.ESTIMATE_VIEW_SUMMARY:
             return summary_message(answer, state.revision)
-        if request.view == pb.ESTIMATE_VIEW_FULL:
+        if request.view == estimate_pb2.ESTIMATE_VIEW_FULL:
             return _full(answer, state)
         return basic_message(answer, state.revision)
 
-    def check(self, request: pb.CheckPlanRequest) -> pb.CheckPlanResponse:
+    def check(self, request: check_plan_pb2.CheckPlanRequest) -> check_plan_pb2.CheckPlanResponse:
         """The answer to a validated CheckPlan request. Raises DomainError."""
         state = self._state()
         if request.run.HasField("pinned"):
             _check_pins(request.run.pinned, state.revision)
         return check_plan_response(check_plan(request, state.knowledge, state.calibration), state.revision)
 
-    async def _estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
+    async def _estimate(self, request: estimate_pb2.EstimateRunRequest) -> estimate_pb2.Estimate:
         """The answer to a validated request; searches run in a thread, so that they do not hold the event loop."""
-        if request.view == pb.ESTIMATE_VIEW_FULL:
+        if request.view == estimate_pb2.ESTIMATE_VIEW_FULL:
             return await asyncio.to_thread(self.estimate, request)
         return self.estimate(request)
 
-    async def _row(self, number: int, row: pb.BatchEstimateRow) -> pb.BatchEstimateResult:
+    async def _row(self, number: int, row: estimator_pb2.BatchEstimateRow) -> estimator_pb2.BatchEstimateResult:
         """The result of one row of a batch."""
         try:
             validate(row.request, path=f"rows[{number}].request")
-            return pb.BatchEstimateResult(key=row.key, estimate=await self._estimate(row.request))
+            return estimator_pb2.BatchEstimateResult(key=row.key, estimate=await self._estimate(row.request))
         except DomainError as error:
-            return pb.BatchEstimateResult(key=row.key, error=to_status(error))
+            return estimator_pb2.BatchEstimateResult(key=row.key, error=to_status(error))
 
     def _state(self) -> State:
         """The present state; a new one after the learner has learned."""
@@ -191,7 +211,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     def _page(
         self,
-        request: pb.ListModelsRequest | pb.ListAcceleratorsRequest,
+        request: catalog_pb2.ListModelsRequest | catalog_pb2.ListAcceleratorsRequest,
         what: str,
         entries: Sequence[Entry],
         names: Callable[[Entry], tuple[str, ...]],
@@ -207,7 +227,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         return found[start:end], self._tokens.issue(scope, str(end)) if end < len(found) else ""
 
 
-def _full(answer: Answer, state: State) -> pb.Estimate:
+def _full(answer: Answer, state: State) -> estimate_pb2.Estimate:
     """The FULL view: what would fit, and where it is cheap."""
     parsed, knowledge, calibration = answer.parsed, state.knowledge, state.calibration
     return full_message(
@@ -230,7 +250,7 @@ def _check_keys(keys: Iterable[str]) -> None:
         seen.add(key)
 
 
-def _check_pins(pinned: ev.Revision, present: ev.Revision) -> None:
+def _check_pins(pinned: evidence_pb2.Revision, present: evidence_pb2.Revision) -> None:
     """Refuse a pinned revision that this program does not have; the rule pack is the recommender's and passes."""
     for name in ("engine", "catalogue", "price_book", "calibration"):
         wanted, have = getattr(pinned, name), getattr(present, name)

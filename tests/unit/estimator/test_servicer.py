@@ -5,7 +5,7 @@ import asyncio
 import threading
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2, estimator_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
@@ -37,12 +37,14 @@ REFUSED = 7
 
 
 def request(document):
-    return json_format.ParseDict(document, pb.EstimateRunRequest())
+    return json_format.ParseDict(document, estimate_pb2.EstimateRunRequest())
 
 
 def batch(documents):
-    rows = [pb.BatchEstimateRow(key=str(number), request=request(each)) for number, each in enumerate(documents)]
-    return pb.BatchEstimateRunsRequest(rows=rows)
+    rows = [
+        estimator_pb2.BatchEstimateRow(key=str(number), request=request(each)) for number, each in enumerate(documents)
+    ]
+    return estimator_pb2.BatchEstimateRunsRequest(rows=rows)
 
 
 def alone(servicer, asked):
@@ -66,7 +68,7 @@ async def test_each_row_of_a_batch_is_answered_as_it_is_alone():
     assert [result.key for result in results] == [str(number) for number in range(len(ROWS))]
     for number, (document, result) in enumerate(zip(ROWS, results, strict=True)):
         expected = alone(servicer, request(document))
-        if isinstance(expected, pb.Estimate):
+        if isinstance(expected, estimate_pb2.Estimate):
             assert result.estimate == expected
         else:
             assert without_row(result.error, number) == expected
@@ -115,8 +117,8 @@ async def full_row(servicer):
 
 
 async def check(servicer):
-    document = {"run": LORA, "policy": {"max_device_bytes": 1}}
-    await servicer.CheckPlan(json_format.ParseDict(document, pb.CheckPlanRequest()), None)
+    document = {"run": LORA, "policy": {"limits": [{"metric": "POLICY_METRIC_DEVICE_BYTES", "max": 1}]}}
+    await servicer.CheckPlan(json_format.ParseDict(document, check_plan_pb2.CheckPlanRequest()), None)
 
 
 @pytest.mark.parametrize("call", [full_view, full_row, check])

@@ -35,7 +35,7 @@ def parts(book: PriceBook, calibration: Part) -> dict[str, Part]:
     return {
         "engine": _engine(),
         "catalogue": _catalogue(),
-        "price_book": Part(book.book_id, book.sha256, book.date),
+        "price_book": Part(book.book_id, book.sha256, _day(book.date)),
         "calibration": calibration,
     }
 
@@ -58,4 +58,9 @@ def _engine() -> Part:
 def _catalogue() -> Part:
     digest = hashlib.sha256(b"".join(map(raw, CATALOGUE))).hexdigest()
     date = max([entry.date for entry in models()] + [entry.date for entry in accelerators()])
-    return Part(f"catalogue-{date}", digest, date)
+    return Part(f"catalogue-{date}", digest, _day(date))
+
+
+def _day(date: str) -> str:
+    """The first day of a year, a month or a day in ISO 8601: the contract dates a revision by a day."""
+    return date + "-01" * ((10 - len(date)) // 3) if date else ""

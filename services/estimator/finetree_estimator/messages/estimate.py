@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """An estimate as a message, in each of its views."""
 
-import json
 from collections.abc import Iterable
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2
+from finetree_runtime.money import to_money
 from finetree_runtime.runspec.digest import plan_digest
+from google.protobuf import json_format, struct_pb2
 
 from finetree_estimator.cost import Cost
 from finetree_estimator.evidence.confidence import Confidence
@@ -14,7 +15,12 @@ from finetree_estimator.evidence.measured_runs import Near
 from finetree_estimator.memory.fit import Fit, Verdict
 from finetree_estimator.memory.peak import Memory
 from finetree_estimator.messages.catalog import price_message, term_value
-from finetree_estimator.messages.provenance import interval_message, optional_interval, provenance_message
+from finetree_estimator.messages.provenance import (
+    interval_message,
+    money_interval,
+    optional_interval,
+    provenance_message,
+)
 from finetree_estimator.timing.phases import Times
 from finetree_estimator.whatif.changes import Patch
 from finetree_estimator.whatif.fallbacks import Answer
@@ -24,11 +30,11 @@ from finetree_estimator.whatif.playbook_comparison import Compared, compare
 from finetree_estimator.whatif.remedies import Remedy
 
 
-def summary_message(answer: Answer, revision: ev.Revision) -> pb.Estimate:
+def summary_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_pb2.Estimate:
     """The SUMMARY view: totals alone."""
     estimate, run = answer.estimate, answer.parsed.run
-    message = pb.Estimate(
-        memory=pb.MemoryEstimate(
+    message = estimate_pb2.Estimate(
+        memory=estimate_pb2.MemoryEstimate(
             device_bytes=interval_message(estimate.memory.device), usable_device_bytes=run.device.usable_bytes
         ),
         fit=_fit(estimate.fit),
@@ -41,24 +47,24 @@ def summary_message(answer: Answer, revision: ev.Revision) -> pb.Estimate:
     if estimate.times is not None:
         message.time.total_seconds.CopyFrom(interval_message(estimate.times.total))
     if estimate.cost is not None and estimate.cost.amount is not None:
-        message.cost.amount.CopyFrom(interval_message(estimate.cost.amount))
-        message.cost.currency_code = estimate.cost.currency
+        message.cost.total.amount.CopyFrom(interval_message(estimate.cost.amount))
+        message.cost.total.currency_code = estimate.cost.currency
     return message
 
 
-def basic_message(answer: Answer, revision: ev.Revision) -> pb.Estimate:
+def basic_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_pb2.Estimate:
     """The BASIC view: everything that is computed without a search."""
     estimate, parsed = answer.estimate, answer.parsed
     examples = parsed.profile.examples if parsed.profile is not None else 0
     figures = compare(parsed.run, estimate, examples=examples, runs_per_month=parsed.request.runs_per_month)
-    message = pb.Estimate(
+    message = estimate_pb2.Estimate(
         resolved_spec=parsed.spec,
         memory=_memory(estimate.memory, parsed.run.device.usable_bytes),
         fit=_fit(estimate.fit),
         trainable_parameters=estimate.trainable_parameters,
         total_parameters=estimate.total_parameters,
         optimizer_steps=estimate.optimizer_steps,
-        notes=estimate.notes,
+        remarks=map(_remark, estimate.notes),
         revision=revision,
         plan_digest=plan_digest(parsed.spec, parsed.profile, revision),
         confidence=_confidence(estimate.confidence),
@@ -75,38 +81,40 @@ def basic_message(answer: Answer, revision: ev.Revision) -> pb.Estimate:
 
 def full_message(
     answer: Answer,
-    revision: ev.Revision,
+    revision: evidence_pb2.Revision,
     *,
     nearest: Iterable[Near],
     remedies: Iterable[Remedy],
     largest: Largest | None,
     smallest_hardware: Iterable[Option],
     offers: Iterable[Offer],
-) -> pb.Estimate:
+) -> estimate_pb2.Estimate:
     """The FULL view: the BASIC one, and what searches found."""
     message = basic_message(answer, revision)
-    found = pb.Estimate(
-        nearest_evidence=map(_evidence_row, nearest),
+    found = estimate_pb2.Estimate(
+        nearest_runs=map(_measured_run, nearest),
         remedies=map(_remedy, remedies),
         smallest_hardware=map(_hardware_option, smallest_hardware),
         offers=map(_offer, offers),
     )
     if largest is not None:
         found.largest.CopyFrom(
-            pb.LargestThatFits(micro_batch_size=largest.micro_batch, sequence_length=largest.sequence_length)
+            estimate_pb2.LargestThatFits(micro_batch_size=largest.micro_batch, sequence_length=largest.sequence_length)
         )
     message.MergeFrom(found)
     return message
 
 
-def patch_message(patch: Patch) -> ev.SpecPatch:
+def patch_message(patch: Patch) -> check_pb2.SpecPatch:
     """A new value of one field of a RunSpec."""
-    return ev.SpecPatch(field_path=patch.path, json_value=json.dumps(patch.value), summary=patch.summary)
+    return check_pb2.SpecPatch(
+        field_path=patch.path, value=json_format.ParseDict(patch.value, struct_pb2.Value()), summary=patch.summary
+    )
 
 
-def _remedy(remedy: Remedy) -> pb.Remedy:
+def _remedy(remedy: Remedy) -> estimate_pb2.Remedy:
     """Changes that make a run fit, with the device peak after them."""
-    return pb.Remedy(
+    return estimate_pb2.Remedy(
         patches=[patch_message(patch) for change in remedy.changes for patch in change.patches],
         device_bytes=interval_message(remedy.peak),
         verdict=verdict_value(remedy.verdict),
@@ -114,9 +122,9 @@ def _remedy(remedy: Remedy) -> pb.Remedy:
     )
 
 
-def _hardware_option(option: Option) -> pb.HardwareOption:
+def _hardware_option(option: Option) -> estimate_pb2.HardwareOption:
     """Hardware on which a run fits."""
-    return pb.HardwareOption(
+    return estimate_pb2.HardwareOption(
         accelerator=option.accelerator,
         count=option.count,
         sharding=option.sharding,
@@ -126,9 +134,9 @@ def _hardware_option(option: Option) -> pb.HardwareOption:
     )
 
 
-def _evidence_row(near: Near) -> pb.EvidenceRow:
+def _measured_run(near: Near) -> estimate_pb2.MeasuredRun:
     """A measured run and how far it is."""
-    return pb.EvidenceRow(
+    return estimate_pb2.MeasuredRun(
         description=near.row.description,
         peak_bytes=near.row.peak_bytes,
         tokens_per_second=near.row.tokens_per_second,
@@ -137,27 +145,27 @@ def _evidence_row(near: Near) -> pb.EvidenceRow:
     )
 
 
-def _offer(offer: Offer) -> pb.Offer:
+def _offer(offer: Offer) -> estimate_pb2.Offer:
     """A quote with the run on it."""
-    return pb.Offer(
+    return estimate_pb2.Offer(
         price=price_message(offer.quote),
         count=offer.devices,
         hours=interval_message(offer.hours),
-        amount=interval_message(offer.amount),
+        cost=money_interval(offer.amount, offer.quote.currency),
         verdict=verdict_value(offer.verdict),
     )
 
 
-def verdict_value(verdict: Verdict) -> pb.FitVerdict.ValueType:
+def verdict_value(verdict: Verdict) -> estimate_summary_pb2.FitVerdict.ValueType:
     """Whether a run fits, as the contract has it."""
-    return pb.FitVerdict.Value(f"FIT_VERDICT_{verdict.name}")
+    return estimate_summary_pb2.FitVerdict.Value(f"FIT_VERDICT_{verdict.name}")
 
 
-def _memory(memory: Memory, usable_bytes: int) -> pb.MemoryEstimate:
-    return pb.MemoryEstimate(
+def _memory(memory: Memory, usable_bytes: int) -> estimate_pb2.MemoryEstimate:
+    return estimate_pb2.MemoryEstimate(
         components=[
-            pb.MemoryComponent(
-                kind=pb.MemoryComponentKind.Value(f"MEMORY_COMPONENT_KIND_{kind.name}"),
+            estimate_pb2.MemoryComponent(
+                kind=estimate_pb2.MemoryComponentKind.Value(f"MEMORY_COMPONENT_KIND_{kind.name}"),
                 label=kind.value,
                 bytes=interval_message(interval),
             )
@@ -171,8 +179,8 @@ def _memory(memory: Memory, usable_bytes: int) -> pb.MemoryEstimate:
     )
 
 
-def _fit(fit: Fit) -> pb.Fit:
-    return pb.Fit(
+def _fit(fit: Fit) -> estimate_pb2.Fit:
+    return estimate_pb2.Fit(
         verdict=verdict_value(fit.verdict),
         headroom_bytes=fit.headroom_bytes,
         summary=fit.summary,
@@ -180,11 +188,12 @@ def _fit(fit: Fit) -> pb.Fit:
     )
 
 
-def _times(times: Times) -> pb.TimeEstimate:
-    return pb.TimeEstimate(
+def _times(times: Times) -> estimate_pb2.TimeEstimate:
+    return estimate_pb2.TimeEstimate(
         phases=[
-            pb.TimePhase(
-                kind=pb.TimePhaseKind.Value(f"TIME_PHASE_KIND_{phase.name}"), seconds=interval_message(seconds)
+            estimate_pb2.TimePhase(
+                kind=estimate_pb2.TimePhaseKind.Value(f"TIME_PHASE_KIND_{phase.name}"),
+                seconds=interval_message(seconds),
             )
             for phase, seconds in times.phases
         ],
@@ -194,37 +203,36 @@ def _times(times: Times) -> pb.TimeEstimate:
     )
 
 
-def _cost(cost: Cost) -> pb.CostEstimate:
-    return pb.CostEstimate(
-        amount=optional_interval(cost.amount),
-        currency_code=cost.currency,
+def _cost(cost: Cost) -> estimate_pb2.CostEstimate:
+    return estimate_pb2.CostEstimate(
+        total=money_interval(cost.amount, cost.currency),
+        monthly=money_interval(cost.monthly, cost.currency),
         energy_kwh=optional_interval(cost.energy_kwh),
-        monthly_amount=optional_interval(cost.monthly),
         carbon_kg=optional_interval(cost.carbon_kg),
         price_id=cost.price_id,
         provider=cost.provider,
         price_date=cost.price_date,
-        hourly_price=cost.hourly,
+        hourly_price=to_money(cost.hourly, cost.currency) if cost.currency else None,
         region=cost.region,
-        term=term_value(cost.term) if cost.term is not None else pb.PRICE_TERM_UNSPECIFIED,
+        term=term_value(cost.term) if cost.term is not None else catalog_pb2.PRICE_TERM_UNSPECIFIED,
     )
 
 
-def _confidence(found: Confidence) -> pb.Confidence:
-    return pb.Confidence(
-        memory=pb.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.memory.name}"),
-        time=pb.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.time.name}"),
+def _confidence(found: Confidence) -> estimate_pb2.EstimateConfidence:
+    return estimate_pb2.EstimateConfidence(
+        memory=evidence_pb2.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.memory.name}"),
+        time=evidence_pb2.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.time.name}"),
         memory_distance=found.memory_distance,
         time_distance=found.time_distance,
-        reasons=found.reasons,
+        reasons=map(_remark, found.reasons),
     )
 
 
-def _playbook_figure(compared: Compared) -> pb.PlaybookFigure:
+def _playbook_figure(compared: Compared) -> estimate_pb2.PlaybookFigure:
     """A figure of the playbook beside the computed one."""
     figure, stated = compared.figure, compared.figure.stated
-    return pb.PlaybookFigure(
-        kind=pb.PlaybookFigureKind.Value(f"PLAYBOOK_FIGURE_KIND_{stated.kind.name}"),
+    return estimate_pb2.PlaybookFigure(
+        kind=estimate_pb2.PlaybookFigureKind.Value(f"PLAYBOOK_FIGURE_KIND_{stated.kind.name}"),
         value=figure.value,
         stated_for=stated.stated_for,
         provenance=provenance_message(stated.source),
@@ -233,3 +241,7 @@ def _playbook_figure(compared: Compared) -> pb.PlaybookFigure:
         computed=optional_interval(compared.computed),
         note=compared.note,
     )
+
+
+def _remark(text: str) -> check_pb2.Remark:
+    return check_pb2.Remark(code="NOTE", message=text)

@@ -3,8 +3,8 @@
 
 from dataclasses import dataclass
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import run_spec_pb2, training_data_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument, invalid_field
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
 from finetree_runtime.runspec.resolve import optimizer_steps, resolve_spec, spec_profile
@@ -19,26 +19,28 @@ from finetree_estimator.spec.resolve import Knowledge, read_device, read_model, 
 class ParsedRequest:
     """A request, its RunSpec with every default filled in, and the run that they describe."""
 
-    request: pb.EstimateRunRequest
+    request: estimate_pb2.EstimateRunRequest
     """Not to be changed."""
-    spec: rs.RunSpec
+    spec: run_spec_pb2.RunSpec
     """A copy of the request's spec."""
-    profile: rs.DatasetProfile | None
+    profile: training_data_pb2.DatasetProfile | None
     """What is known of the training data; None where nothing is."""
     run: Run
 
 
-def parse_request(request: pb.EstimateRunRequest, knowledge: Knowledge) -> ParsedRequest:
+def parse_request(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge) -> ParsedRequest:
     """Resolve a validated request. Raises InvalidArgument and NotFound with the reasons that the rpc documents."""
     _require(request.spec)
     profile = request.dataset_profile if request.HasField("dataset_profile") else spec_profile(request.spec)
     model = read_model(request.spec.model, knowledge)
-    spec = resolve_spec(request.spec, profile=profile, positions=model.shape.max_positions).spec
-    problem = combination_problem(spec) or sequence_problem(spec, model.shape.max_positions)
+    rates = request.matrix_rates if request.HasField("matrix_rates") else None
+    positions = model.shape.max_positions
+    spec = resolve_spec(request.spec, profile=profile, positions=positions, matrix_rates=rates).spec
+    problem = combination_problem(spec) or sequence_problem(spec, positions)
     if problem is not None:
         path = f"spec.{problem.field_path}"
         raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
-    program = settings.training_program(request, spec)
+    program = settings.training_program(spec)
     rows = settings.training_rows(spec, profile, spec.training.sequence_length)
     steps = optimizer_steps(spec, rows.count) if rows is not None else 0
     sizes = settings.number_sizes(spec, program)
@@ -46,14 +48,14 @@ def parse_request(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Parse
         shape=model.shape,
         method=read_method(spec, model.shape),
         program=program,
-        device=read_device(spec.hardware, fp32=settings.is_fp32(spec)),
+        device=read_device(spec.hardware, fp32=settings.is_fp32(spec), matrix_rates=rates),
         devices=settings.device_count(spec),
         nodes=max(1, spec.hardware.nodes),
         sharding=settings.SHARDINGS[spec.hardware.sharding],
         micro_batch=spec.training.micro_batch_size,
         batch=spec.training.effective_batch_size,
         sequence_length=spec.training.sequence_length,
-        packing=spec.training.packing == rs.PACKING_ON,
+        packing=spec.training.packing == training_pb2.PACKING_ON,
         rows=rows,
         steps=steps,
         weight_bytes=sizes.weight,
@@ -62,9 +64,9 @@ def parse_request(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Parse
         optimizer=settings.OPTIMIZERS[spec.optimizer],
         optimizer_in_backward=spec.optimizer_in_backward,
         checkpointing=spec.gradient_checkpointing
-        in (rs.GRADIENT_CHECKPOINTING_FULL, rs.GRADIENT_CHECKPOINTING_OFFLOADED),
-        offloaded=spec.gradient_checkpointing == rs.GRADIENT_CHECKPOINTING_OFFLOADED,
-        eager_attention=spec.attention == rs.ATTENTION_KERNEL_EAGER,
+        in (training_pb2.GRADIENT_CHECKPOINTING_FULL, training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED),
+        offloaded=spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED,
+        eager_attention=spec.attention == training_pb2.ATTENTION_KERNEL_EAGER,
         loss=settings.LOSSES[spec.loss_kernel],
         evaluation=settings.evaluation_plan(spec.evaluation, settings.held_out_rows(request, spec, profile), steps),
         checkpoints=max(0, steps - 1) // spec.checkpoints.every_steps,
@@ -76,16 +78,16 @@ def parse_request(request: pb.EstimateRunRequest, knowledge: Knowledge) -> Parse
     return ParsedRequest(request, spec, profile, run)
 
 
-def with_spec(request: pb.EstimateRunRequest, spec: rs.RunSpec) -> pb.EstimateRunRequest:
+def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSpec) -> estimate_pb2.EstimateRunRequest:
     """A copy of the request with another spec, and without fallbacks."""
-    changed = pb.EstimateRunRequest()
+    changed = estimate_pb2.EstimateRunRequest()
     changed.CopyFrom(request)
     changed.ClearField("fallbacks")
     changed.spec.CopyFrom(spec)
     return changed
 
 
-def _require(spec: rs.RunSpec) -> None:
+def _require(spec: run_spec_pb2.RunSpec) -> None:
     """Refuse a spec without what has no default."""
     if spec.WhichOneof("method") is None:
         raise invalid_field("spec.method", "choose one of full, lora, qlora, prefix and adapter")

@@ -4,8 +4,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, model_pb2, run_spec_pb2
 from finetree_runtime.errors import InvalidArgument, NotFound, invalid_field
+from finetree_runtime.money import to_float
 from finetree_runtime.runspec import device_names
 
 from finetree_estimator.catalog import devices, hf_config, unknown_models
@@ -17,7 +18,7 @@ from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.families import ALIASES
 from finetree_estimator.catalog.hf_config import Described
 from finetree_estimator.catalog.models import model as catalogue_model
-from finetree_estimator.catalog.names import UnknownNameError, is_currency
+from finetree_estimator.catalog.names import UnknownNameError
 from finetree_estimator.catalog.price_book import Owned, PriceBook, Quote, Rented
 from finetree_estimator.catalog.projections import LAYOUTS
 
@@ -32,7 +33,7 @@ class Knowledge:
     model_root: Path | None = None
 
 
-def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
+def read_model(model: model_pb2.ModelSource, knowledge: Knowledge) -> Described:
     """Dimensions of the base model, and what was guessed. Raises NotFound (MODEL_NOT_FOUND) and InvalidArgument."""
     source = model.WhichOneof("source")
     if source == "shape":
@@ -47,16 +48,21 @@ def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
         raise NotFound("MODEL_NOT_FOUND", text, metadata={"model": name}) from error
 
 
-def read_device(hardware: rs.Hardware, *, fp32: bool) -> Device:
-    """What a run trains on. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED)."""
+def read_device(
+    hardware: hardware_pb2.Hardware, *, fp32: bool, matrix_rates: hardware_pb2.MatrixRates | None = None
+) -> Device:
+    """What a run trains on. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED).
+
+    `matrix_rates` are what was measured of the CPU that trains, if it was.
+    """
     kind = hardware.WhichOneof("device")
     if kind == "cpu":
-        cpu = hardware.cpu
+        cpu, rates = hardware.cpu, matrix_rates or hardware_pb2.MatrixRates()
         return devices.processor(
             name=cpu.model_name,
             cores=cpu.cores,
             memory_bytes=cpu.memory_bytes,
-            measured_flops=cpu.fp32_flops_per_second if fp32 else cpu.bf16_flops_per_second,
+            measured_flops=rates.fp32_flops_per_second if fp32 else rates.bf16_flops_per_second,
         )
     if kind == "unknown_accelerator":
         return devices.by_memory_class(hardware.unknown_accelerator.marketed_memory_gb)
@@ -105,7 +111,7 @@ def _not_supported(what: str) -> InvalidArgument:
     return InvalidArgument("ACCELERATOR_NOT_SUPPORTED", f"{path}: {text}", violations=[(path, text)])
 
 
-def device_key(hardware: rs.Hardware) -> str:
+def device_key(hardware: hardware_pb2.Hardware) -> str:
     """What runs on equal devices have in common: the catalogue's name, or a processor's name and its cores.
 
     "" where neither is known. Raises UnknownNameError for an accelerator that the catalogue does not have.
@@ -117,7 +123,7 @@ def device_key(hardware: rs.Hardware) -> str:
     return f"{name}, {hardware.cpu.cores} cores" if kind == "cpu" and name and hardware.cpu.cores else ""
 
 
-def model_family(model: rs.ModelSource) -> str:
+def model_family(model: model_pb2.ModelSource) -> str:
     """Family of a model of the catalogue; "" for any other."""
     name = model.name or model.hub.id
     try:
@@ -126,7 +132,7 @@ def model_family(model: rs.ModelSource) -> str:
         return ""
 
 
-def read_payment(spec: rs.RunSpec, book: PriceBook) -> Owned | Rented | None:
+def read_payment(spec: run_spec_pb2.RunSpec, book: PriceBook) -> Owned | Rented | None:
     """How a run is paid; None where no price is known. Raises InvalidArgument and NotFound (PRICE_NOT_FOUND).
 
     A named accelerator without terms is taken as rented at the lowest price of the book for so many devices.
@@ -139,15 +145,12 @@ def read_payment(spec: rs.RunSpec, book: PriceBook) -> Owned | Rented | None:
     return quote.terms() if quote is not None else None
 
 
-def _owned(owned: rs.OwnedHardware) -> Owned:
-    currency = owned.currency_code.upper() or "USD"
-    if not is_currency(currency):
-        text = f"{owned.currency_code!r} is no ISO 4217 code such as USD"
-        raise invalid_field("spec.ownership.owned.currency_code", text)
-    return Owned(owned.tariff_per_kwh, currency, owned.watts)
+def _owned(owned: hardware_pb2.OwnedHardware) -> Owned:
+    """Terms of owned hardware: its electricity, which costs nothing where no price is given."""
+    return Owned(to_float(owned.price_per_kwh), owned.price_per_kwh.currency_code or "USD", owned.watts)
 
 
-def _given_shape(given: rs.ModelShape) -> Described:
+def _given_shape(given: model_pb2.ModelShape) -> Described:
     family = ALIASES.get(given.family, given.family)
     shape = Shape(
         hidden=given.hidden_size,

@@ -3,20 +3,23 @@
 
 from collections.abc import Iterable, Iterator
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import training_data_pb2
 
 from finetree_estimator.run import LengthRange, Rows
 
 
-def rows_of(profile: rs.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float = 1.0) -> Rows:
+def rows_of(
+    profile: training_data_pb2.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float = 1.0
+) -> Rows:
     """Lengths in tokens of the share of a dataset's rows that a run sees.
 
     A bucket's rows are taken to lie in its middle; the total of tokens, where given, corrects that. Without buckets
     all rows have the mean length, without a total the sequence length.
     """
-    examples, total_tokens, fraction = profile.examples, profile.total_tokens, profile.target_fraction
+    examples, total_tokens = profile.examples, profile.total_tokens
     count = max(1, round(examples * share))
-    target = 1.0 if learns_all or fraction == 0 else fraction
+    # Where the share of learned tokens is unknown, all of them are taken as learned.
+    target = profile.target_fraction if profile.HasField("target_fraction") and not learns_all else 1.0
     buckets = list(_buckets(profile))
     rows = sum(number for _, _, number in buckets)
     if rows == 0:
@@ -66,7 +69,7 @@ def _length_ranges(
         yield LengthRange(float(limit), float(limit), cut)
 
 
-def _buckets(profile: rs.DatasetProfile) -> Iterator[tuple[float, int, int]]:
+def _buckets(profile: training_data_pb2.DatasetProfile) -> Iterator[tuple[float, int, int]]:
     """Middle, upper bound and number of rows of each bucket."""
     lower = 0
     for bucket in sorted(profile.token_lengths, key=lambda item: item.upper_bound):

@@ -5,8 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2
 from finetree_runtime.errors import DomainError
 
 from finetree_estimator.catalog.accelerators import accelerators
@@ -20,7 +19,7 @@ from finetree_estimator.timing.phases import Phase
 from finetree_estimator.whatif import hardware, policy, remedies
 from finetree_estimator.whatif.changes import Patch, apply_patches
 from finetree_estimator.whatif.fallbacks import Answer, answer_request
-from finetree_estimator.whatif.policy import Finding, Verdict
+from finetree_estimator.whatif.policy import Finding, Limit, Metric, Verdict
 
 MAX_DEVICES = 8
 """Devices up to which more of them are proposed: those of one machine."""
@@ -30,8 +29,8 @@ MAX_REMEDIES = 4
 """Remedies that an answer holds."""
 ALIKE = 2
 """Of those, how many may begin with a change to the same setting: four accelerators would hide everything else."""
-CONFIDENCE = "policy.min_confidence"
-"""The limit that has no number to come near to."""
+GROWING = (Metric.COST, Metric.MONTHLY_COST, Metric.DURATION_SECONDS, Metric.ENERGY_KWH, Metric.CARBON_KG)
+"""Metrics that grow with the length of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Trial:
 class Search:
     """Tries alternatives to a run that was answered."""
 
-    limits: pb.PlanPolicy
+    limits: tuple[Limit, ...]
     answer: Answer
     knowledge: Knowledge
     calibration: Calibration = EMPTY
@@ -98,7 +97,7 @@ class Search:
         changed = with_spec(request, apply_patches(request.spec, alternative.patches))
         try:
             other = answer_request(changed, self.knowledge, self.calibration)
-            found = {finding.rule.rule_id: finding for finding in policy.findings(self.limits, other)}
+            found = {finding.rule_id: finding for finding in policy.findings(self.limits, other)}
         except DomainError:
             return None
         if other.estimate.fit.verdict is not fit.Verdict.FITS and alternative.patches[0].path.startswith("hardware."):
@@ -118,15 +117,19 @@ class Search:
         yield from shorter_runs(self.limits, self.answer)
 
     def _too_large(self) -> bool:
+        """Whether the peak may exceed a limit of the policy, or the device that it is to fit."""
         peak, usable = self.answer.estimate.memory.device.high, self.answer.parsed.run.device.usable_bytes
-        limited = self.limits.HasField("max_device_bytes") and peak > self.limits.max_device_bytes
-        return limited or (self.limits.must_fit and 0 < usable < peak)
+        must_fit = any(limit.metric is Metric.FIT for limit in self.limits)
+        return peak > (self._device_bytes() or math.inf) or (must_fit and 0 < usable < peak)
+
+    def _device_bytes(self) -> int:
+        """The policy's limit of a device's peak; 0 where it has none."""
+        return next((int(limit.bound) for limit in self.limits if limit.metric is Metric.DEVICE_BYTES), 0)
 
     def _lighter(self) -> Iterator[Alternative]:
         """Changes after which the run fits, or stays below the policy's limit."""
         parsed, correction = self.answer.parsed, self.answer.correction
-        limit = self.limits.max_device_bytes if self.limits.HasField("max_device_bytes") else 0
-        found = remedies.search(parsed, self.knowledge, correction, limit_bytes=limit)
+        found = remedies.search(parsed, self.knowledge, correction, limit_bytes=self._device_bytes())
         if not found and (least := remedies.furthest(parsed, self.knowledge, correction)) is not None:
             found = [least]  # it will not do either, but says how far the limit is
         for remedy in found:
@@ -144,7 +147,7 @@ class Search:
             if spec.hardware.nodes > 1:
                 patches.append(Patch("hardware.nodes", 1, "in one machine"))
             if option.count > 1:
-                name = rs.Sharding.Name(option.sharding)
+                name = hardware_pb2.Sharding.Name(option.sharding)
                 text = f"{name.removeprefix('SHARDING_').lower()} sharding"
                 patches.append(Patch("hardware.sharding", name, text))
             yield Alternative(tuple(patches), _said(patch.summary for patch in patches))
@@ -187,12 +190,12 @@ class Search:
             count *= 2
 
 
-def movable(spec: rs.RunSpec) -> bool:
+def movable(spec: run_spec_pb2.RunSpec) -> bool:
     """Whether other hardware is proposed: not to whoever owns some, nor in place of a CPU."""
     return bool(spec.hardware.accelerator) and not spec.ownership.HasField("owned")
 
 
-def shorter_runs(limits: pb.PlanPolicy, answer: Answer) -> Iterator[Alternative]:
+def shorter_runs(limits: tuple[Limit, ...], answer: Answer) -> Iterator[Alternative]:
     """Fewer epochs or steps, so that even the upper end of what grows with them is within its limit."""
     times, training = answer.estimate.times, answer.parsed.spec.training
     share = min(_shares(limits, answer), default=1.0)
@@ -214,22 +217,13 @@ def shorter_runs(limits: pb.PlanPolicy, answer: Answer) -> Iterator[Alternative]
         yield _single(Patch("training.epochs", epochs, text))
 
 
-def _shares(limits: pb.PlanPolicy, answer: Answer) -> Iterator[float]:
+def _shares(limits: Iterable[Limit], answer: Answer) -> Iterator[float]:
     """Of each limit that grows with the length of a run: the share of the upper end that it allows."""
-    cost, times = answer.estimate.cost, answer.estimate.times
-    if cost is None or times is None:
-        return
-    predicted = {
-        "max_cost": cost.amount,
-        "max_monthly_cost": cost.monthly or cost.amount,
-        "max_seconds": times.total,
-        "max_energy_kwh": cost.energy_kwh,
-        "max_carbon_kg": cost.carbon_kg,
-    }
-    for field, limit in limits.ListFields():
-        number = predicted.get(field.name)
-        if number is not None and number.high > 0:
-            yield float(limit) / number.high
+    for limit in limits:
+        if limit.metric in GROWING:
+            number = policy.predicted(limit.metric, answer.estimate)
+            if number is not None and number.high > 0:
+                yield limit.bound / number.high
 
 
 def best(trials: Iterable[Trial]) -> list[Trial]:
@@ -254,13 +248,13 @@ def why_none(found: Iterable[Finding], trials: list[Trial], *, hardware_tried: b
 
 def _obstacle(finding: Finding, trials: list[Trial]) -> str:
     """What stands in the way of one limit."""
-    rule_id = finding.rule.rule_id
+    rule_id = finding.rule_id
     if finding.measured is None:
-        return f"{rule_id} cannot be told, {finding.help}"
+        return f"{rule_id} cannot be decided: {finding.message}"
     for trial in trials:
         if trial.keeps(rule_id):
             return f"{rule_id} passes {_by(trial)}, but then {_others(trial)}"
-    if rule_id == CONFIDENCE:
+    if finding.limit.metric is Metric.CONFIDENCE:
         return f"{rule_id} depends on how near measured runs are, and none is nearer then"
     return f"{rule_id} {_nearest(finding, trials)}"
 
@@ -278,23 +272,23 @@ def _others(trial: Trial) -> str:
 
 def _nearest(finding: Finding, trials: list[Trial]) -> str:
     """The lowest upper end that was reached, and what with."""
-    rule_id, write = finding.rule.rule_id, finding.rule.text
+    rule_id, write = finding.rule_id, finding.limit.write
     reached = [(_excess(finding), "as it is", finding)]
     reached += [(_excess(trial.findings[rule_id]), _by(trial), trial.findings[rule_id]) for trial in trials]
     _, how, nearest = min(reached, key=lambda item: item[0])
     if nearest.measured is None:
-        return f"cannot be told, {nearest.help}"
-    return f"may still take {write(nearest.measured.high)} {how}, limit {write(nearest.limit)}"
+        return f"cannot be decided: {nearest.message}"
+    return f"may still take {write(nearest.measured.high)} {how}, limit {write(nearest.bound or 0.0)}"
 
 
 def _excess(finding: Finding) -> float:
     """The upper end as a share of the limit; without end where it is unknown or nothing is allowed."""
-    if finding.measured is None or not finding.limit:
-        return float("inf") if finding.measured is None else finding.measured.high
-    return finding.measured.high / finding.limit
+    if finding.measured is None:
+        return math.inf
+    return finding.measured.high / finding.bound if finding.bound else finding.measured.high
 
 
-def _rented_on(spec: rs.RunSpec, accelerator: str, price_id: str = "") -> list[Patch]:
+def _rented_on(spec: run_spec_pb2.RunSpec, accelerator: str, price_id: str = "") -> list[Patch]:
     """Another accelerator or offer; empty means the usual one, and takes back the price that was chosen."""
     patches: list[Patch] = []
     if accelerator != spec.hardware.accelerator:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.runspec.paths import canonical
 from finetree_runtime.runspec.resolve import resolve_spec
 from google.protobuf import json_format
@@ -72,9 +72,9 @@ def applicable(parsed: ParsedRequest) -> list[Change]:
     return found
 
 
-def apply_patches(spec: rs.RunSpec, patches: Iterable[Patch]) -> rs.RunSpec:
+def apply_patches(spec: run_spec_pb2.RunSpec, patches: Iterable[Patch]) -> run_spec_pb2.RunSpec:
     """A copy of a spec with patches made, one after the other; a member of a oneof replaces the other."""
-    changed = rs.RunSpec()
+    changed = run_spec_pb2.RunSpec()
     changed.CopyFrom(spec)
     for patch in patches:
         value = patch.value
@@ -84,17 +84,17 @@ def apply_patches(spec: rs.RunSpec, patches: Iterable[Patch]) -> rs.RunSpec:
     return changed
 
 
-def _kernels(spec: rs.RunSpec) -> Iterator[Change]:
-    if spec.attention == rs.ATTENTION_KERNEL_EAGER:
+def _kernels(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
+    if spec.attention == training_pb2.ATTENTION_KERNEL_EAGER:
         yield _one("attention", "ATTENTION_KERNEL_SDPA", "attention that stores no scores", harm=1)
-    if spec.loss_kernel == rs.LOSS_KERNEL_FULL_LOGITS:
+    if spec.loss_kernel == training_pb2.LOSS_KERNEL_FULL_LOGITS:
         text = "logits only where something is learned"
         yield _one("loss_kernel", "LOSS_KERNEL_COMPLETION_ONLY", text, harm=1)
-    if spec.loss_kernel != rs.LOSS_KERNEL_FUSED:
+    if spec.loss_kernel != training_pb2.LOSS_KERNEL_FUSED:
         yield _one("loss_kernel", "LOSS_KERNEL_FUSED", "a fused loss kernel", level=2, harm=5)
 
 
-def _micro_batch(spec: rs.RunSpec) -> Iterator[Change]:
+def _micro_batch(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
     """Half, a quarter and so on, and one row: more micro-steps, each less efficient."""
     size = spec.training.micro_batch_size
     smaller = sorted({size >> step for step in range(1, STEPS + 1)} - {0} | {1} - {size}, reverse=True)
@@ -103,18 +103,18 @@ def _micro_batch(spec: rs.RunSpec) -> Iterator[Change]:
         yield _one(_MICRO_BATCH, rows, text, level=level, harm=1 + level)
 
 
-def _checkpointing(spec: rs.RunSpec) -> Iterator[Change]:
+def _checkpointing(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
     path, now = _CHECKPOINTING, spec.gradient_checkpointing
-    if spec.WhichOneof("method") == "prefix" or now == rs.GRADIENT_CHECKPOINTING_OFFLOADED:
+    if spec.WhichOneof("method") == "prefix" or now == training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED:
         return
-    if now == rs.GRADIENT_CHECKPOINTING_OFF:
+    if now == training_pb2.GRADIENT_CHECKPOINTING_OFF:
         yield _one(path, "GRADIENT_CHECKPOINTING_FULL", "recompute activations", harm=6)
     if not _on_cpu(spec):
         text = "recompute activations, layer inputs on the host"
         yield _one(path, "GRADIENT_CHECKPOINTING_OFFLOADED", text, level=2, harm=9)
 
 
-def _sequence(spec: rs.RunSpec) -> Iterator[Change]:
+def _sequence(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
     for level in range(1, STEPS + 1):
         length = spec.training.sequence_length >> level
         if length < SHORTEST:
@@ -123,14 +123,14 @@ def _sequence(spec: rs.RunSpec) -> Iterator[Change]:
         yield _one("training.sequence_length", length, text, level=level, harm=20 + 3 * (level - 1))
 
 
-def _base(spec: rs.RunSpec) -> Iterator[Change]:
+def _base(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
     """A quantized base can be quantized further."""
     if spec.WhichOneof("method") != "qlora":
         return
-    if spec.qlora.quantization == rs.QUANTIZATION_INT8:
+    if spec.qlora.quantization == method_pb2.QUANTIZATION_INT8:
         values = {"qlora.quantization": "QUANTIZATION_NF4", "qlora.double_quantization": True}
         yield _change("qlora.quantization", values, "4 bits in place of 8", harm=10)
-    elif not spec.qlora.double_quantization and spec.qlora.quantization != rs.QUANTIZATION_GPTQ_INT4:
+    elif not spec.qlora.double_quantization and spec.qlora.quantization != method_pb2.QUANTIZATION_GPTQ_INT4:
         yield _one("qlora.double_quantization", value=True, summary="double quantisation", harm=1)
 
 
@@ -140,9 +140,9 @@ def _optimizer(parsed: ParsedRequest) -> Iterator[Change]:
     states = 2 * run.master_bytes * run.method.trainable_parameters(run.shape)
     if _on_cpu(spec) or states < LARGE_STATES * run.device.usable_bytes:
         return
-    if spec.optimizer == rs.OPTIMIZER_ADAMW:
+    if spec.optimizer == training_pb2.OPTIMIZER_ADAMW:
         yield _one("optimizer", "OPTIMIZER_ADAMW_8BIT", "8-bit optimizer states", harm=7)
-    if spec.optimizer in (rs.OPTIMIZER_ADAMW, rs.OPTIMIZER_ADAMW_8BIT):
+    if spec.optimizer in (training_pb2.OPTIMIZER_ADAMW, training_pb2.OPTIMIZER_ADAMW_8BIT):
         text = "8-bit optimizer states that spill to the host"
         yield _one("optimizer", "OPTIMIZER_PAGED_ADAMW_8BIT", text, level=2, harm=8)
 
@@ -169,9 +169,9 @@ def _in_backward(parsed: ParsedRequest) -> Iterator[Change]:
 
 def _precision(parsed: ParsedRequest) -> Iterator[Change]:
     spec = parsed.spec
-    if spec.precision == rs.PRECISION_FP32:
+    if spec.precision == training_pb2.PRECISION_FP32:
         yield _one("precision", "PRECISION_BF16", "16-bit weights and compute", harm=10)
-    elif spec.precision == rs.PRECISION_BF16_MIXED and parsed.run.method.trains_base:
+    elif spec.precision == training_pb2.PRECISION_BF16_MIXED and parsed.run.method.trains_base:
         yield _one("precision", "PRECISION_BF16", "no float32 master weights", harm=13)
 
 
@@ -179,13 +179,13 @@ def _sharding(parsed: ParsedRequest) -> Iterator[Change]:
     if parsed.run.devices == 1:
         return
     kinds = (
-        (rs.SHARDING_OPTIMIZER, 2, "optimizer states spread over the devices (ZeRO-1)"),
-        (rs.SHARDING_GRADIENTS, 3, "gradients and optimizer states spread over the devices (ZeRO-2)"),
-        (rs.SHARDING_FULL, 6, "everything spread over the devices (FSDP, ZeRO-3)"),
+        (hardware_pb2.SHARDING_OPTIMIZER, 2, "optimizer states spread over the devices (ZeRO-1)"),
+        (hardware_pb2.SHARDING_GRADIENTS, 3, "gradients and optimizer states spread over the devices (ZeRO-2)"),
+        (hardware_pb2.SHARDING_FULL, 6, "everything spread over the devices (FSDP, ZeRO-3)"),
     )
     for kind, harm, text in kinds:
         if kind > parsed.spec.hardware.sharding:
-            yield _one(_SHARDING, rs.Sharding.Name(kind), text, level=kind, harm=harm)
+            yield _one(_SHARDING, hardware_pb2.Sharding.Name(kind), text, level=kind, harm=harm)
 
 
 def _devices(parsed: ParsedRequest) -> Iterator[Change]:
@@ -200,7 +200,7 @@ def _devices(parsed: ParsedRequest) -> Iterator[Change]:
         count, level = 2 * count, level + 1
 
 
-def _method(spec: rs.RunSpec) -> Iterator[Change]:
+def _method(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
     """A smaller base first, then another method, which brings its own learning rate."""
     method = spec.WhichOneof("method")
     if method == "lora" and not _on_cpu(spec):
@@ -222,7 +222,7 @@ def _method(spec: rs.RunSpec) -> Iterator[Change]:
 
 def _learning_rate(method: str) -> float:
     """The suite's learning rate of a method: that of all weights is ten times too low for adapters."""
-    spec = rs.RunSpec()
+    spec = run_spec_pb2.RunSpec()
     getattr(spec, method).SetInParent()
     return resolve_spec(spec).spec.training.learning_rate
 
@@ -246,5 +246,5 @@ def _change(
     return Change(group, level=level, harm=harm, summary=summary, patches=patches, excludes=excludes)
 
 
-def _on_cpu(spec: rs.RunSpec) -> bool:
+def _on_cpu(spec: run_spec_pb2.RunSpec) -> bool:
     return spec.hardware.WhichOneof("device") == "cpu"

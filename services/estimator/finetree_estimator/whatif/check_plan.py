@@ -4,7 +4,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_runtime.errors import DomainError, invalid_field
 
 from finetree_estimator.evidence.calibration import EMPTY, Calibration
@@ -13,7 +13,7 @@ from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif.alternatives import Search, Trial, best, movable, why_none
 from finetree_estimator.whatif.changes import Patch
 from finetree_estimator.whatif.fallbacks import Answer, answer_request
-from finetree_estimator.whatif.policy import Finding, Verdict, findings, overall, require_limit
+from finetree_estimator.whatif.policy import Finding, Verdict, findings, overall, read_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +32,28 @@ class PlanCheck:
     """Why there is none, in one line; empty where there are some, or none is needed."""
 
 
-def check_plan(request: pb.CheckPlanRequest, knowledge: Knowledge, calibration: Calibration = EMPTY) -> PlanCheck:
+def check_plan(
+    request: check_plan_pb2.CheckPlanRequest, knowledge: Knowledge, calibration: Calibration = EMPTY
+) -> PlanCheck:
     """Hold a run against a policy.
 
     Raises:
-        DomainError: What the estimate of the run raises, its paths below `run`; POLICY_EMPTY, CURRENCY_UNKNOWN.
+        DomainError: What the estimate of the run raises, its paths below `run`; CURRENCY_MISMATCH.
     """
-    require_limit(request.policy)
     if request.run.fallbacks:
         raise invalid_field("run.fallbacks", "a plan is one run: take over what is meant into its spec")
     run = with_spec(request.run, request.run.spec)
-    run.view = pb.ESTIMATE_VIEW_BASIC
+    run.view = estimate_pb2.ESTIMATE_VIEW_BASIC
     try:
         answer = answer_request(run, knowledge, calibration)
     except DomainError as error:
         raise _below("run", error) from error
-    found = tuple(findings(request.policy, answer))
+    limits = read_limits(request.policy)
+    found = tuple(findings(limits, answer))
     verdict = overall(found)
-    if verdict is Verdict.PASS:
+    if all(finding.verdict is Verdict.PASS for finding in found):
         return PlanCheck(verdict, answer, found, {}, (), "")
-    trials = Search(request.policy, answer, knowledge, calibration).trials()
+    trials = Search(limits, answer, knowledge, calibration).trials()
     remedies = tuple(best(trials))
     no_remedy = "" if remedies else why_none(found, trials, hardware_tried=movable(run.spec))
     return PlanCheck(verdict, answer, found, _fixes(found, trials), remedies, no_remedy)
@@ -62,7 +64,7 @@ def _fixes(found: Iterable[Finding], trials: list[Trial]) -> dict[str, Patch]:
     single = [trial for trial in trials if len(trial.alternative.patches) == 1]
     fixes: dict[str, Patch] = {}
     for finding in found:
-        rule_id = finding.rule.rule_id
+        rule_id = finding.rule_id
         if finding.verdict is not Verdict.PASS:
             patches = (trial.alternative.patches[0] for trial in single if trial.keeps(rule_id))
             fixes.update((rule_id, patch) for patch in [next(patches, None)] if patch is not None)

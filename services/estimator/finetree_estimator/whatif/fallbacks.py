@@ -4,8 +4,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import run_spec_pb2
 from finetree_runtime.errors import invalid_field
 from finetree_runtime.server.validation import validate
 
@@ -32,16 +32,18 @@ class Answer:
     fallbacks_taken: int
 
 
-def answer_request(request: pb.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration = EMPTY) -> Answer:
+def answer_request(
+    request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration = EMPTY
+) -> Answer:
     """Estimate a request's run, or the first fallback that fits.
 
     Raises DomainError as `parse_request` does, for the run and for each fallback that is tried, and InvalidArgument for
     a run whose numbers are too large to be written.
     """
     parsed, taken = _choose(request, knowledge, calibration)
-    correction = correction_for(request, parsed.request.spec, calibration)
+    correction = correction_for(parsed.spec, calibration)
     # A SUMMARY has numbers alone: notes and reasons for people are not made.
-    told = request.view != pb.ESTIMATE_VIEW_SUMMARY
+    told = request.view != estimate_pb2.ESTIMATE_VIEW_SUMMARY
     try:
         estimate = engine.estimate(parsed.run, correction, told=told)
     except BeyondLimitError as error:
@@ -50,7 +52,7 @@ def answer_request(request: pb.EstimateRunRequest, knowledge: Knowledge, calibra
 
 
 def _choose(
-    request: pb.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration
+    request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration
 ) -> tuple[ParsedRequest, int]:
     """The run that is answered, and how many fallbacks it has taken over.
 
@@ -78,13 +80,13 @@ def _verdict(parsed: ParsedRequest, calibration: Calibration) -> Verdict:
     """Whether a run fits; where weights and optimizer states alone are too large no peak is computed."""
     if engine.exceeds(parsed.run):
         return Verdict.DOES_NOT_FIT
-    correction = correction_for(parsed.request, parsed.request.spec, calibration)
+    correction = correction_for(parsed.spec, calibration)
     return engine.fit_of(parsed.run, correction)[1].verdict
 
 
-def _changed(request: pb.EstimateRunRequest) -> Iterator[pb.EstimateRunRequest]:
+def _changed(request: estimate_pb2.EstimateRunRequest) -> Iterator[estimate_pb2.EstimateRunRequest]:
     """The request with its first fallback, with its first two, and so on. Raises InvalidArgument."""
-    spec = rs.RunSpec()
+    spec = run_spec_pb2.RunSpec()
     spec.CopyFrom(request.spec)
     for number, fallback in enumerate(request.fallbacks):
         spec.MergeFrom(fallback)

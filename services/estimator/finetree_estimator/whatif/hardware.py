@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2
 from finetree_runtime.errors import DomainError
 
 from finetree_estimator import constants as c
@@ -48,7 +48,7 @@ class Option:
     verdict: Verdict
 
     @property
-    def sharding(self) -> rs.Sharding.ValueType:
+    def sharding(self) -> hardware_pb2.Sharding.ValueType:
         """What the devices share: everything, where there are several."""
         return sharding_of(self.count)
 
@@ -64,9 +64,9 @@ class Offer:
     verdict: Verdict
 
 
-def sharding_of(count: int) -> rs.Sharding.ValueType:
+def sharding_of(count: int) -> hardware_pb2.Sharding.ValueType:
     """What so many devices share in an option."""
-    return rs.SHARDING_FULL if count > 1 else rs.SHARDING_REPLICATED
+    return hardware_pb2.SHARDING_FULL if count > 1 else hardware_pb2.SHARDING_REPLICATED
 
 
 def smallest(parsed: ParsedRequest, knowledge: Knowledge, calibration: Calibration = EMPTY) -> list[Option]:
@@ -95,7 +95,7 @@ def _smallest(
 ) -> Option | None:
     """The first accelerator of which as many as a run has do."""
     share = NEAR_OBSERVED if calibration.points else NEAR
-    correction = correction_for(there.request, there.request.spec, calibration)
+    correction = correction_for(there.spec, calibration)
     near = share * (fit_of(there.run, correction)[1].peak.high - CONTEXTS)
     for entry in entries:
         if entry.usable_bytes < near:
@@ -165,22 +165,26 @@ def moved(parsed: ParsedRequest, entry: AcceleratorEntry, knowledge: Knowledge) 
     if parsed.run.device.is_cpu:
         spec = _on(parsed.request.spec, entry)
         return replace(parse_request(with_spec(parsed.request, spec), knowledge).run, payment=None)
-    device = read_device(rs.Hardware(accelerator=entry.name), fp32=is_fp32(parsed.spec))
+    device = read_device(hardware_pb2.Hardware(accelerator=entry.name), fp32=is_fp32(parsed.spec))
     return replace(parsed.run, device=device, payment=None)
 
 
 def correction_on(parsed: ParsedRequest, entry: AcceleratorEntry, calibration: Calibration) -> Correction:
     """What observed runs correct in an estimate of the run on another accelerator."""
-    spec = rs.RunSpec(model=parsed.spec.model, hardware=rs.Hardware(accelerator=entry.name))
-    return correction_for(parsed.request, spec, calibration)
+    spec = run_spec_pb2.RunSpec(
+        model=parsed.spec.model,
+        hardware=hardware_pb2.Hardware(accelerator=entry.name),
+        program=parsed.spec.program,
+    )
+    return correction_for(spec, calibration)
 
 
-def _on(spec: rs.RunSpec, entry: AcceleratorEntry, count: int = 0) -> rs.RunSpec:
+def _on(spec: run_spec_pb2.RunSpec, entry: AcceleratorEntry, count: int = 0) -> run_spec_pb2.RunSpec:
     """The spec for so many accelerators of one kind, at any price."""
-    changed = rs.RunSpec()
+    changed = run_spec_pb2.RunSpec()
     changed.CopyFrom(spec)
     changed.ClearField("ownership")
-    hardware = rs.Hardware(accelerator=entry.name)
+    hardware = hardware_pb2.Hardware(accelerator=entry.name)
     if count:
         hardware.count, hardware.sharding = count, sharding_of(count)
     changed.hardware.CopyFrom(hardware)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimate_pb2
 from finetree_estimator.catalog.devices import processor
 from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.prices import packaged
@@ -115,7 +115,7 @@ def test_every_peak_of_the_committed_measurements_comes_out():
     """35 runs of the worker on a CPU: methods, precisions, row lengths, checkpointing, evaluations."""
     wrong = {}
     for case in json.loads(CPU_MEMORY.read_text())["cases"]:
-        request, measured = pb.EstimateRunRequest(), case["measured"]
+        request, measured = estimate_pb2.EstimateRunRequest(), case["measured"]
         json_format.ParseDict({"spec": case["spec"], "dataset_profile": measured["rows"]}, request)
         found = memory.estimate(parse_request(request, Knowledge(packaged())).run)
         allocated, process = found.allocated.expected, found.device

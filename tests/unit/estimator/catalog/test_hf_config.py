@@ -3,7 +3,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import model_pb2
 from finetree_estimator.catalog import hf_config
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.consistency import contradiction
@@ -95,7 +95,7 @@ def test_only_the_text_model_of_a_multimodal_one_is_counted_and_noted():
 
 def test_the_note_reaches_the_answer(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"model_type": "mystery"}))
-    source = json_format.ParseDict({"path": "."}, rs.ModelSource())
+    source = json_format.ParseDict({"path": "."}, model_pb2.ModelSource())
 
     assert "mystery" in read_model(source, Knowledge(packaged(), tmp_path)).notes[0]
 
@@ -168,7 +168,7 @@ def test_a_path_that_no_file_system_has_is_not_found(tmp_path, path):
 
 def test_a_broken_file_is_an_error_of_the_field_that_names_it(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"vocab_size": []}))
-    source = json_format.ParseDict({"path": "."}, rs.ModelSource())
+    source = json_format.ParseDict({"path": "."}, model_pb2.ModelSource())
 
     with pytest.raises(InvalidArgument, match="vocab_size") as caught:
         read_model(source, Knowledge(packaged(), tmp_path))

@@ -6,7 +6,8 @@ import statistics
 from dataclasses import replace
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import training_pb2
 from finetree_estimator import constants as c
 from finetree_estimator.catalog import prices
 from finetree_estimator.estimate import fit_of
@@ -180,15 +181,15 @@ def test_searches_find_the_same_whatever_the_cache_holds():
                 "training": {"sequence_length": 2048, "packing": "PACKING_OFF"},
                 "loss_kernel": "LOSS_KERNEL_FULL_LOGITS",
                 "hardware": {"accelerator": "h100"},
+                "program": {"program": "TRAINING_PROGRAM_TRANSFORMERS"},
             },
             "dataset_profile": {"examples": 5000, "token_lengths": [{"upper_bound": 2048, "count": 5000}]},
-            "program": "TRAINING_PROGRAM_TRANSFORMERS",
             "view": "ESTIMATE_VIEW_FULL",
         },
-        pb.EstimateRunRequest(),
+        estimate_pb2.EstimateRunRequest(),
     )
     kept = servicer.estimate(request)
-    request.allocator_cache = pb.ALLOCATOR_CACHE_EXPANDABLE
+    request.spec.program.allocator_cache = training_pb2.ALLOCATOR_CACHE_EXPANDABLE
     expanding = servicer.estimate(request)
 
     assert kept.memory.reserved_bytes.expected > 1.2 * expanding.memory.reserved_bytes.expected

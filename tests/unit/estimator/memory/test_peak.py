@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.models import model
@@ -99,18 +99,19 @@ def test_without_logits_recomputed_layers_leave_less_over(make_run):
 )
 def test_unsloths_longest_rows_fill_the_cards_that_they_were_published_for(name, card, longest):
     """Its README's context lengths: QLoRA of rank 32 on all linear layers, a row at a time, its own checkpointing."""
-    lora = rs.Lora(rank=32, dropout=0.0, target_modules=ALL)
-    spec = rs.RunSpec(
-        model=rs.ModelSource(name=name),
-        qlora=rs.Qlora(lora=lora, quantization=rs.QUANTIZATION_NF4, double_quantization=True),
-        training=rs.Training(micro_batch_size=1, effective_batch_size=1, sequence_length=longest),
-        gradient_checkpointing=rs.GRADIENT_CHECKPOINTING_OFFLOADED,
-        loss_kernel=rs.LOSS_KERNEL_FUSED,
-        optimizer=rs.OPTIMIZER_ADAMW_8BIT,
-        precision=rs.PRECISION_BF16,
-        hardware=rs.Hardware(accelerator=card),
+    lora = method_pb2.Lora(rank=32, dropout=0.0, target_modules=ALL)
+    spec = run_spec_pb2.RunSpec(
+        model=model_pb2.ModelSource(name=name),
+        qlora=method_pb2.Qlora(lora=lora, quantization=method_pb2.QUANTIZATION_NF4, double_quantization=True),
+        training=training_pb2.Training(micro_batch_size=1, effective_batch_size=1, sequence_length=longest),
+        gradient_checkpointing=training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED,
+        loss_kernel=training_pb2.LOSS_KERNEL_FUSED,
+        optimizer=training_pb2.OPTIMIZER_ADAMW_8BIT,
+        precision=training_pb2.PRECISION_BF16,
+        hardware=hardware_pb2.Hardware(accelerator=card),
     )
-    request = pb.EstimateRunRequest(spec=spec, program=pb.TRAINING_PROGRAM_UNSLOTH)
+    spec.program.program = training_pb2.TRAINING_PROGRAM_UNSLOTH
+    request = estimate_pb2.EstimateRunRequest(spec=spec)
     peak = EstimatorServicer(Knowledge(prices.packaged())).estimate(request).memory.device_bytes
 
     assert peak.expected == pytest.approx(accelerator(card).usable_bytes, rel=0.1)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intervals and sources as messages."""
 
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 from finetree_estimator.intervals import Interval, Kind, Source
 from finetree_estimator.messages.provenance import interval_message, optional_interval
 
@@ -13,7 +13,9 @@ def test_an_interval_carries_its_numbers_and_sources():
 
     assert (message.low, message.expected, message.high, message.coverage) == (0.0, 0.5, 1e15, 0.8)
     assert list(message.provenance) == [
-        ev.Provenance(kind=ev.PROVENANCE_KIND_PUBLISHED, source="a paper", locator="table 3", date="2026-07")
+        evidence_pb2.Provenance(
+            kind=evidence_pb2.PROVENANCE_KIND_PUBLISHED, source="a paper", locator="table 3", date="2026-07"
+        )
     ]
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import model_pb2, run_spec_pb2
 from finetree_estimator.catalog.models import model
 from finetree_estimator.methods.adapter import Adapter
 from finetree_estimator.methods.full import Full
@@ -39,13 +39,13 @@ def test_trainable_parameters_are_exact(shape, method, parameters):
 
 
 def test_every_method_of_the_contract_is_known_and_read():
-    fields = [field.name for field in rs.RunSpec.DESCRIPTOR.oneofs_by_name["method"].fields]
+    fields = [field.name for field in run_spec_pb2.RunSpec.DESCRIPTOR.oneofs_by_name["method"].fields]
 
     assert list(METHODS) == list(READERS) == fields
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_read_with_its_defaults(name):
-    spec = resolve_spec(rs.RunSpec(model=rs.ModelSource(name="llama-3.2-3b"), **{name: {}})).spec
+    spec = resolve_spec(run_spec_pb2.RunSpec(model=model_pb2.ModelSource(name="llama-3.2-3b"), **{name: {}})).spec
 
     assert type(read_method(spec, LLAMA)) is METHODS[name]

@@ -4,7 +4,7 @@
 import json
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimate_pb2
 from finetree_estimator import estimate as engine
 from finetree_estimator.catalog.prices import packaged
 from finetree_estimator.memory.fit import Verdict
@@ -30,12 +30,12 @@ def asked(*changes: object, view="ESTIMATE_VIEW_BASIC", **spec: object):
         "fallbacks": list(changes),
         "view": view,
     }
-    return json_format.ParseDict(document, pb.EstimateRunRequest())
+    return json_format.ParseDict(document, estimate_pb2.EstimateRunRequest())
 
 
 def merged(request, taken):
     """The request with its first fallbacks made part of the spec, as a client would ask it."""
-    same = pb.EstimateRunRequest()
+    same = estimate_pb2.EstimateRunRequest()
     same.CopyFrom(request)
     for change in request.fallbacks[:taken]:
         same.spec.MergeFrom(change)

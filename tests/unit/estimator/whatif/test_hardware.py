@@ -4,8 +4,8 @@
 from dataclasses import replace
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.accelerators import accelerator, accelerators
 from finetree_estimator.catalog.price_book import PriceBook, Quote, Rented, Term
@@ -26,16 +26,18 @@ KNOWLEDGE = Knowledge(prices.packaged())
 
 def case(name, method="lora", **more: object):
     spec = {"model": {"name": name}, method: {}, "hardware": {"accelerator": "t4"}} | more
-    request = json_format.ParseDict({"spec": spec, "dataset_profile": {"examples": 1000}}, pb.EstimateRunRequest())
+    request = json_format.ParseDict(
+        {"spec": spec, "dataset_profile": {"examples": 1000}}, estimate_pb2.EstimateRunRequest()
+    )
     return request, parse_request(request, KNOWLEDGE)
 
 
 def on(request, name, count):
     """Memory and fit of the run on other hardware, as the whole estimate has them; None where it is refused."""
-    changed = pb.EstimateRunRequest()
+    changed = estimate_pb2.EstimateRunRequest()
     changed.CopyFrom(request)
     changed.spec.ClearField("ownership")
-    changed.spec.hardware.CopyFrom(rs.Hardware(accelerator=name, count=count, sharding=sharding_of(count)))
+    changed.spec.hardware.CopyFrom(hardware_pb2.Hardware(accelerator=name, count=count, sharding=sharding_of(count)))
     try:
         return fit_of(parse_request(changed, KNOWLEDGE).run)
     except DomainError:
@@ -98,7 +100,7 @@ def test_of_a_memory_class_the_cheapest_for_its_speed_is_named():
 
 
 def price_for_speed(name):
-    return KNOWLEDGE.prices.typical(name) / accelerator(name).training_flops or float("inf")
+    return (KNOWLEDGE.prices.typical(name) or float("inf")) / accelerator(name).training_flops
 
 
 def test_a_run_on_a_cpu_is_not_sent_to_an_accelerator():
@@ -114,8 +116,8 @@ def test_where_nothing_is_large_enough_there_is_no_option():
     assert smallest(parsed, KNOWLEDGE) == []
 
 
-CPU = rs.Hardware(cpu=rs.CpuDevice(cores=8, memory_bytes=64 << 30))
-PROFILE = rs.DatasetProfile(examples=5000, total_tokens=1_000_000)
+CPU = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=8, memory_bytes=64 << 30))
+PROFILE = training_data_pb2.DatasetProfile(examples=5000, total_tokens=1_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -123,31 +125,40 @@ def servicer():
     return EstimatorServicer(KNOWLEDGE)
 
 
-@pytest.mark.parametrize("hardware", [CPU, rs.Hardware(accelerator="l40s")], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("hardware", [CPU, hardware_pb2.Hardware(accelerator="l40s")], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("method", ["full", "lora", "qlora", "prefix", "adapter"])
 def test_an_offer_costs_what_its_spec_is_answered(servicer, method, hardware):
     """On a GPU activations are recomputed by default, which takes a third longer and is none of a CPU's settings."""
-    spec = rs.RunSpec(
-        model=rs.ModelSource(name="qwen2.5-1.5b"), training=rs.Training(sequence_length=512), hardware=hardware
+    spec = run_spec_pb2.RunSpec(
+        model=model_pb2.ModelSource(name="qwen2.5-1.5b"),
+        training=training_pb2.Training(sequence_length=512),
+        hardware=hardware,
     )
     getattr(spec, method).SetInParent()
-    answer = servicer.estimate(pb.EstimateRunRequest(spec=spec, dataset_profile=PROFILE, view=pb.ESTIMATE_VIEW_FULL))
+    answer = servicer.estimate(
+        estimate_pb2.EstimateRunRequest(spec=spec, dataset_profile=PROFILE, view=estimate_pb2.ESTIMATE_VIEW_FULL)
+    )
 
     assert answer.offers
     for offer in answer.offers:
-        spec.hardware.CopyFrom(rs.Hardware(accelerator=offer.price.accelerator))
+        spec.hardware.CopyFrom(hardware_pb2.Hardware(accelerator=offer.price.accelerator))
         spec.ownership.rented.price_id = offer.price.price_id
-        there = servicer.estimate(pb.EstimateRunRequest(spec=spec, dataset_profile=PROFILE))
-        assert there.cost.amount.expected == pytest.approx(offer.amount.expected)
+        there = servicer.estimate(estimate_pb2.EstimateRunRequest(spec=spec, dataset_profile=PROFILE))
+        assert there.cost.total.amount.expected == pytest.approx(offer.cost.amount.expected)
 
 
 def test_where_the_settings_do_not_go_nothing_is_offered(servicer):
     """Rows that a CPU may have, and weights of float32, which no quoted card has room for."""
-    spec = rs.RunSpec(
-        model=rs.ModelSource(name="llama-3.1-405b"), full=rs.FullFineTuning(), precision=rs.PRECISION_FP32, hardware=CPU
+    spec = run_spec_pb2.RunSpec(
+        model=model_pb2.ModelSource(name="llama-3.1-405b"),
+        full=method_pb2.FullFineTuning(),
+        precision=training_pb2.PRECISION_FP32,
+        hardware=CPU,
     )
     spec.hardware.cpu.memory_bytes = 64 << 40
-    answer = servicer.estimate(pb.EstimateRunRequest(spec=spec, dataset_profile=PROFILE, view=pb.ESTIMATE_VIEW_FULL))
+    answer = servicer.estimate(
+        estimate_pb2.EstimateRunRequest(spec=spec, dataset_profile=PROFILE, view=estimate_pb2.ESTIMATE_VIEW_FULL)
+    )
 
     assert not answer.offers
 
@@ -166,8 +177,10 @@ def search(run, *quotes: Quote) -> list[hardware.Offer]:
 
 def answer(run):
     """The run as the answer to a request in the same precision."""
-    spec = rs.RunSpec(precision=rs.PRECISION_FP32 if run.compute_bytes == 4 else rs.PRECISION_BF16)
-    request = pb.EstimateRunRequest(spec=spec)
+    spec = run_spec_pb2.RunSpec(
+        precision=training_pb2.PRECISION_FP32 if run.compute_bytes == 4 else training_pb2.PRECISION_BF16
+    )
+    request = estimate_pb2.EstimateRunRequest(spec=spec)
     return Answer(ParsedRequest(request, spec, None, run), UNCORRECTED, estimate(run), 0)
 
 

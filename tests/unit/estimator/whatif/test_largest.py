@@ -2,7 +2,7 @@
 from dataclasses import replace
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimate_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.estimate import fit_of
 from finetree_estimator.memory import peak
@@ -29,7 +29,9 @@ MIXED = {"examples": 5000, "token_lengths": [{"upper_bound": 64, "count": 4000},
 
 def case(spec, profile=None):
     body = {"spec": {"model": {"name": "llama-3.2-1b"}, "hardware": {"accelerator": "t4"}} | spec}
-    request = json_format.ParseDict(body | ({"dataset_profile": profile} if profile else {}), pb.EstimateRunRequest())
+    request = json_format.ParseDict(
+        body | ({"dataset_profile": profile} if profile else {}), estimate_pb2.EstimateRunRequest()
+    )
     return request, parse_request(request, KNOWLEDGE)
 
 
@@ -65,7 +67,7 @@ def test_applied_to_the_spec_they_fit_and_the_next_ones_do_not():
         ("sequence_length", found.sequence_length, 64),
     ):
         for size, inside in ((value, True), (value + more, False)):
-            changed = pb.EstimateRunRequest()
+            changed = estimate_pb2.EstimateRunRequest()
             changed.CopyFrom(request)
             setattr(changed.spec.training, field, size)
             assert fits(parse_request(changed, KNOWLEDGE).run) is inside

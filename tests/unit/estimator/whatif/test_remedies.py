@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
-import json
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, run_spec_pb2, training_data_pb2
 from finetree_estimator import estimate as engine
 from finetree_estimator.catalog import prices
 from finetree_estimator.memory import peak
@@ -26,7 +25,7 @@ KEPT = {"gradient_checkpointing": "GRADIENT_CHECKPOINTING_OFF"}
 
 
 def request_of(spec, **parts: object):
-    return json_format.ParseDict({"spec": spec, "dataset_profile": ROWS} | parts, pb.EstimateRunRequest())
+    return json_format.ParseDict({"spec": spec, "dataset_profile": ROWS} | parts, estimate_pb2.EstimateRunRequest())
 
 
 def found_for(spec, **options: int):
@@ -40,9 +39,11 @@ def run_of(model: str, accelerator: str, method: str = "lora", count: int = 1, *
     return {"model": {"name": model}, method: {}, "hardware": hardware} | KEPT | more
 
 
-def patched(spec: rs.RunSpec, message: pb.Remedy) -> rs.RunSpec:
+def patched(spec: run_spec_pb2.RunSpec, message: estimate_pb2.Remedy) -> run_spec_pb2.RunSpec:
     """The spec with a reply's patches made, as a client makes them."""
-    return apply_patches(spec, [Patch(each.field_path, json.loads(each.json_value), "") for each in message.patches])
+    return apply_patches(
+        spec, [Patch(each.field_path, json_format.MessageToDict(each.value), "") for each in message.patches]
+    )
 
 
 WASTEFUL = {
@@ -79,9 +80,11 @@ def test_the_service_says_of_the_patched_spec_what_the_remedy_promised(spec):
     for remedy in estimate.remedies:
         changed = patched(estimate.resolved_spec, remedy)
         assert combination_problem(resolve_spec(changed).spec) is None
-        after = SERVICER.estimate(pb.EstimateRunRequest(spec=changed, dataset_profile=rs.DatasetProfile(**ROWS)))
+        after = SERVICER.estimate(
+            estimate_pb2.EstimateRunRequest(spec=changed, dataset_profile=training_data_pb2.DatasetProfile(**ROWS))
+        )
         assert after.memory.device_bytes == remedy.device_bytes
-        assert after.fit.verdict == remedy.verdict == pb.FIT_VERDICT_FITS
+        assert after.fit.verdict == remedy.verdict == estimate_summary_pb2.FIT_VERDICT_FITS
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_patches_to_a_spec_that_leaves_much_open_do_what_was_promised(spec):
         asked.spec.CopyFrom(patched(asked.spec, remedy))
         after = SERVICER.estimate(asked)
         assert after.memory.device_bytes == remedy.device_bytes
-        assert after.fit.verdict == remedy.verdict == pb.FIT_VERDICT_FITS
+        assert after.fit.verdict == remedy.verdict == estimate_summary_pb2.FIT_VERDICT_FITS
 
 
 @pytest.mark.parametrize("spec", CASES, ids=IDS)
@@ -113,7 +116,9 @@ def test_no_part_of_a_remedy_does_on_its_own(spec):
     for remedy in search(parsed, KNOWLEDGE):
         for rest in itertools.combinations(remedy.changes, len(remedy.changes) - 1):
             part = apply_patches(parsed.spec, (patch for change in rest for patch in change.patches))
-            run = parse_request(pb.EstimateRunRequest(spec=part, dataset_profile=parsed.profile), KNOWLEDGE).run
+            run = parse_request(
+                estimate_pb2.EstimateRunRequest(spec=part, dataset_profile=parsed.profile), KNOWLEDGE
+            ).run
             assert engine.fit_of(run)[1].verdict is not remedy.verdict
 
 
@@ -138,7 +143,7 @@ def test_each_change_alone_is_a_spec_that_can_be_estimated(spec):
         changed = apply_patches(parsed.spec, change.patches)
         assert changed != parsed.spec
         assert combination_problem(resolve_spec(changed).spec) is None
-        parse_request(pb.EstimateRunRequest(spec=changed, dataset_profile=parsed.profile), KNOWLEDGE)
+        parse_request(estimate_pb2.EstimateRunRequest(spec=changed, dataset_profile=parsed.profile), KNOWLEDGE)
 
 
 def test_the_first_remedy_is_the_least_harmful_that_there_is():
@@ -147,7 +152,7 @@ def test_the_first_remedy_is_the_least_harmful_that_there_is():
     singles = []
     for change in changes:
         spec = apply_patches(parsed.spec, change.patches)
-        run = parse_request(pb.EstimateRunRequest(spec=spec, dataset_profile=parsed.profile), KNOWLEDGE).run
+        run = parse_request(estimate_pb2.EstimateRunRequest(spec=spec, dataset_profile=parsed.profile), KNOWLEDGE).run
         if engine.fit_of(run)[1].verdict is found[0].verdict:
             singles.append(change)
 
