@@ -40,7 +40,7 @@ async def test_a_card_holds_what_a_dashboard_shows(client):
         assert names == ["memory_percent", "speed_factor", "trainable_percent", "cost_level", *names[4:]]
         assert all(figure.label and figure.text and figure.provenance.locator for figure in card.figures)
         assert [row.examples for row in card.reference_cost.rows] == [100, 1000, 10000, 100000]
-        assert all(row.cost_usd.provenance for row in card.reference_cost.rows)
+        assert all(row.cost.amount.provenance for row in card.reference_cost.rows)
         assert card.reference_cost.accelerator
         assert card.advice
         assert all(item.text and item.rule_id and item.provenance.locator for item in card.advice)
