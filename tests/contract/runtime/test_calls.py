@@ -243,8 +243,18 @@ async def test_the_authenticator_decides_and_names_the_caller(program, connect, 
 
 async def test_a_request_over_the_size_limit_is_refused(program, connect):
     async with serving(program.build(program.Settings(max_request_bytes=1024))) as address, connect(address) as client:
-        rows = [estimator_pb2.BatchEstimateRow(key=f"{i:0100}") for i in range(20)]
+        rows = [estimator_pb2.BatchEstimateRow(key=f"{i:0100}") for i in range(15)]
         request = estimator_pb2.BatchEstimateRunsRequest(rows=rows)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await client.estimator.BatchEstimateRuns(request, timeout=WAIT)
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert 1024 < request.ByteSize() < 2048 + 1024
+        error, details = await failure(client.estimator.BatchEstimateRuns(request, timeout=WAIT))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details["ErrorInfo"].reason == "REQUEST_TOO_LARGE"
+    assert details["ErrorInfo"].metadata["limit_bytes"] == "1024"
+
+
+async def test_messages_of_a_stream_have_a_limit_of_their_own(program, connect):
+    settings = program.Settings(max_request_bytes=1024, max_stream_message_bytes=4096)
+    async with serving(program.build(settings)) as address, connect(address) as client:
+        large = dataset_pb2.WriteDatasetRequest(name="d", data=b"x" * 3000)
+        reply = await client.trainer.WriteDataset(iter([large]), timeout=WAIT)
+        assert reply.dataset.committed_bytes == 1
