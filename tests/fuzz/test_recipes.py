@@ -24,6 +24,7 @@ from finetree_recommender.recommend import Recommender
 from finetree_recommender.rule_pack.pack import builtin_packs
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import validate
+from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.planner import Planner
 from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub
@@ -61,6 +62,7 @@ def planner(folder) -> Planner:
     estimator: Any = Known()
     devices = [
         Device(
+            "here",
             f"cuda:{index}",
             hardware_pb2.Hardware(accelerator=card.name, count=1),
             card.name,
@@ -68,21 +70,12 @@ def planner(folder) -> Planner:
         )
         for index, card in enumerate(CARDS)
     ]
-    devices.append(
-        Device(
-            "cpu", hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=8, memory_bytes=32 << 30)), "CPU", 32 << 30
-        )
-    )
+    cpu = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=8, memory_bytes=32 << 30), count=1)
+    devices.append(Device("here", "cpu", cpu, "CPU", 32 << 30))
     datasets: Any = None  # rows come from a path
-    return Planner(
-        models=Models(folder / "models", ()),
-        datasets=datasets,
-        data_roots=(str(folder),),
-        layout=Layout(folder),
-        found=devices,
-        estimator=estimator,
-        rates=lambda: (0.0, 0.0),
-    )
+    layout = Layout(folder)
+    inputs = Inputs(Models(layout.models, ()), datasets, layout=layout, data_roots=(str(folder),), estimator=estimator)
+    return Planner(inputs, devices=devices, estimator=estimator, rates=lambda: None)
 
 
 def requests(policy: str, folder: Path) -> Iterator[recommendation_pb2.RecommendRequest]:
@@ -161,9 +154,8 @@ async def taken(
     except DomainError as error:
         raise AssertionError(f"{error.reason}: {error}\n{request}") from None
     assert plan.kind == job_pb2.TASK_KIND_TRAIN
-    assert (
-        plan.spec.WhichOneof("method") == method_pb2.Method.Name(reply.verdict.method).removeprefix("METHOD_").lower()
-    )
+    method = method_pb2.Method.Name(reply.verdict.method).removeprefix("METHOD_").lower()
+    assert plan.task.spec.WhichOneof("method") == method
     request_of = estimate_pb2.EstimateRunRequest(spec=reply.spec)
     if request.HasField("dataset_profile"):
         request_of.dataset_profile.CopyFrom(request.dataset_profile)

@@ -193,8 +193,8 @@ def _leaf_words(case: Case) -> str:
 def _lost(case: Case) -> Iterator[Reason]:
     choice = case.decision.choice
     if not case.feasible:
-        # Where physics was the gate, the estimate has said it already.
-        if case.pack.rules.gate.physics is None or case.priced is None:
+        # Where physics was the gate, an estimate that does not fit has said it already.
+        if case.pack.rules.gate.physics is None or case.priced is None or case.priced.fit is FitState.UNKNOWN:
             yield _gated(case)
         if choice.passage.upgrade and case.decision.method is not None:
             yield Reason("LESS_PREFERRED", f"{case.decision.method} comes first here", choice.rule_id)

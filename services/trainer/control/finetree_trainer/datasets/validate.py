@@ -5,11 +5,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
+from finetree_data import contract
 from finetree_data.bad_rows import Fault, describe, empty
 from finetree_data.columns.resolve import mapping_for
-from finetree_data.contract import dataset_format, row_schema
 from finetree_data.errors import DatasetError, RowError
 from finetree_data.files.content import PARQUET
 from finetree_data.files.parquet_footer import Footer, read_footer
@@ -35,10 +34,10 @@ TARGET_FRACTION = 0.5
 class ValidatedFile:
     """A file of which every row that was read is valid or may be skipped."""
 
-    schema: dataset_pb2.RowSchema.ValueType
-    profile: run_spec_pb2.DatasetProfile
-    format: dataset_pb2.DatasetFormat.ValueType = dataset_pb2.DATASET_FORMAT_JSONL
-    packing: str = ""
+    file_format: training_data_pb2.FileFormat.ValueType
+    compression: training_data_pb2.Compression.ValueType
+    row_format: training_data_pb2.RowFormat.ValueType
+    profile: training_data_pb2.DatasetProfile
 
 
 def validate_file(file: Path, reading: Reading | None = None) -> ValidatedFile:
@@ -79,8 +78,12 @@ def _validate_rows(file: RowFile) -> ValidatedFile:
     file.left_out.finish(lengths.rows)
     if file.layout is None or file.file_format is None:
         raise empty(file.skipped)
-    schema, found = row_schema(file.layout), dataset_format(file.file_format)
-    return ValidatedFile(schema, lengths.profile(share), found, file.compression)
+    return ValidatedFile(
+        file_format=contract.file_format(file.file_format),
+        compression=contract.compression(file.compression),
+        row_format=contract.row_format(file.layout),
+        profile=lengths.profile(share),
+    )
 
 
 def _is_parquet(file: Path, reading: Reading) -> bool:
@@ -99,13 +102,18 @@ def _validate_footer(footer: Footer, reading: Reading) -> ValidatedFile:
     if not footer.rows:
         raise empty()
     tokens = max(footer.rows, round(footer.content_bytes / CHARACTERS_PER_TOKEN))
-    profile = run_spec_pb2.DatasetProfile(
+    profile = training_data_pb2.DatasetProfile(
         examples=footer.rows,
         total_tokens=tokens,
         target_fraction=1.0 if layout is Layout.TEXT else TARGET_FRACTION,
         exact=False,
     )
-    return ValidatedFile(row_schema(layout), profile, dataset_pb2.DATASET_FORMAT_PARQUET)
+    return ValidatedFile(
+        file_format=training_data_pb2.FILE_FORMAT_PARQUET,
+        compression=training_data_pb2.COMPRESSION_NONE,
+        row_format=contract.row_format(layout),
+        profile=profile,
+    )
 
 
 def _wrong_rows(faults: list[Fault], reading: Reading) -> InvalidArgument:
@@ -146,13 +154,13 @@ class _TokenLengths:
         shift = max(0, tokens.bit_length() - 4)
         self._buckets[-(-tokens >> shift) << shift] += 1
 
-    def profile(self, share: float) -> run_spec_pb2.DatasetProfile:
+    def profile(self, share: float) -> training_data_pb2.DatasetProfile:
         """The profile of a file of which the given share was read."""
         lengths = [
-            run_spec_pb2.TokenLengthBucket(upper_bound=bound, count=round(count / share))
+            training_data_pb2.TokenLengthBucket(upper_bound=bound, count=round(count / share))
             for bound, count in sorted(self._buckets.items())
         ]
-        return run_spec_pb2.DatasetProfile(
+        return training_data_pb2.DatasetProfile(
             examples=round(self.rows / share),
             token_lengths=lengths,
             total_tokens=round(self._total / share),
