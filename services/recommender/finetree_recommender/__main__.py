@@ -10,7 +10,7 @@ from finetree_runtime.config.settings import SettingsError, load_or_exit
 from finetree_runtime.server import oneshot
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.service import Service, run
-from google.protobuf import json_format, message_factory
+from google.protobuf import json_format
 
 from finetree_recommender.estimator.client import EstimatorClient
 from finetree_recommender.estimator.subprocess import EstimatorProgram
@@ -52,12 +52,11 @@ def answer_once(settings: Settings) -> int:
     library = _library(settings)
     with EstimatorProgram() as program:
         servicer = RecommenderServicer(Recommender(library, EstimatorClient(program, ONCE_SECONDS)), library)
-        method = SERVICE_DESCRIPTOR.methods_by_name[settings.once_method]
-        rpc = oneshot.Rpc(
-            message_factory.GetMessageClass(method.input_type),
-            message_factory.GetMessageClass(method.output_type),
-            getattr(servicer, method.name),
-            settings.max_request_bytes,
+        rpc = oneshot.Rpc.of(
+            SERVICE_DESCRIPTOR,
+            settings.once_method,
+            servicer=servicer,
+            max_request_bytes=settings.max_request_bytes,
         )
         return oneshot.run(rpc, settings.once_format, oneshot.Streams.standard())
 

@@ -8,7 +8,7 @@ import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import estimate_summary_pb2, hardware_pb2, method_pb2, training_pb2
 from finetree_runtime.money import to_money
-from finetree_runtime.runspec.resolve import set_paths
+from finetree_runtime.runspec.paths import set_paths
 from google.protobuf import json_format
 
 
