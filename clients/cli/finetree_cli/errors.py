@@ -239,6 +239,7 @@ _REMEDIES: dict[str, str] = {
     "ACCELERATOR_NOT_FOUND": "`finetree gpus` lists the known names",
     "DATASET_NOT_FOUND": "`finetree datasets list` lists the datasets",
     "MODEL_NOT_PREPARED": "`finetree models pull` fetches it, and so does `finetree train` without --check",
+    "RULE_PACK_NOT_FOUND": "`finetree packs list` lists the rule packs",
     "JOB_NOT_FOUND": "`finetree jobs list` lists the jobs",
     "REQUEST_ID_REUSED": "the request id belongs to another job; leave --request-id out",
 }

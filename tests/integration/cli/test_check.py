@@ -87,7 +87,7 @@ def test_an_undecided_plan_is_3_only_when_asked_for(folder, here):
     [
         (["job.yaml"], "POLICY_EMPTY", "--max-cost"),
         (["job.yaml", "--max-hours", "soon"], "USAGE", "soon"),
-        (["job.yaml", "--max-hours", "0"], "INVALID_REQUEST", "--max-hours"),
+        (["job.yaml", "--max-cost", "-1"], "INVALID_REQUEST", "--max-cost"),
         (["job.yaml", "--fits", "--tokens", "9" * 30], "USAGE", "whole number"),
         (["nowhere.yaml", "--fits"], "JOB_FILE_UNREADABLE", "nowhere.yaml"),
         (["job.yaml", "--fits", "--accelerator", "rtx-9999"], "ACCELERATOR_NOT_FOUND", "did you mean"),

@@ -22,7 +22,7 @@ def new_row():
             "uid": uid,
             "project": "p",
             "owner": "me",
-            "kind": job_pb2.JOB_KIND_TRAIN,
+            "task": job_pb2.TASK_KIND_TRAIN,
             "state": job_pb2.JOB_STATE_UNSPECIFIED,
             "suspended": False,
             "attempt": 0,
@@ -35,7 +35,7 @@ def new_row():
             "end_time": 0,
             "dataset_uid": "",
             "evaluation_uid": "",
-            "snapshot": job_pb2.Job(kind=job_pb2.JOB_KIND_TRAIN).SerializeToString(),
+            "snapshot": b"",
             "record": job_pb2.Job(uid=uid).SerializeToString(),
         }
         return jobs.JobRow(**(fields | changes))

@@ -8,7 +8,7 @@ from finetree_cli.options.command import Group, Settings, pass_settings
 
 @click.group(cls=Group, examples=("finetree calibration show", "finetree calibration reset rtx-4090"))
 def calibration() -> None:
-    """Show or delete the corrections that the estimator derives from observed runs."""
+    """Show or delete the estimator's calibration."""
 
 
 @calibration.command(

@@ -9,7 +9,7 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 @click.command(cls=Command, examples=("finetree capacity", "finetree capacity --json | jq .host_bf16_flops_per_second"))
 @pass_settings
 def capacity(settings: Settings) -> None:
-    """Show the trainer's devices, their free memory, the running jobs and the queue."""
+    """Show the trainer's devices and queue."""
     from finetree_cli.render.trainer.capacity import show_capacity
 
     with settings.client() as client:

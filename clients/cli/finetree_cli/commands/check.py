@@ -90,11 +90,12 @@ class CheckFlags:
 )
 @pass_settings
 def check(settings: Settings, /, file: str, **flags: Any) -> None:
-    """Check the plan of FILE (a job file, or - for stdin) against limits.
+    """Check a job against limits, as a gate in a pipeline.
 
-    Exits with 0 if every limit passes and with 3 if one fails. A limit inside the predicted range is undecided: it
-    fails only with --fail-on undecided. Without an address, the installed estimator runs in a child process and nothing
-    is sent anywhere; its answer is the server's. The same input, catalogue and prices give the same answer.
+    FILE is a job file, or - for stdin. Exits with 0 if every limit passes and with 3 if one fails. A limit inside the
+    predicted range is undecided: it fails only with --fail-on undecided. Without an address, the installed estimator
+    runs in a child process and nothing is sent anywhere; its answer is the server's. The same input, catalogue and
+    prices give the same answer.
     """
     given = CheckFlags(
         limits=take_flags(LimitFlags, flags),

@@ -45,7 +45,7 @@ def data() -> None:
     "--sequence-length", type=click.IntRange(1), metavar="N", help="Longest row in tokens; longer ones are truncated."
 )
 @click.option(
-    "--learn",
+    "--loss-tokens",
     type=click.Choice(LOSS_TOKENS),
     default=LOSS_TOKENS[0],
     show_default=True,
@@ -79,7 +79,7 @@ def check(
     model: str,
     held_out: str | None,
     sequence_length: int | None,
-    learn: str,
+    loss_tokens: str,
     thresholds: tuple[tuple[str, float], ...],
     columns: tuple[tuple[str, str], ...],
     file_format: str | None,
@@ -98,8 +98,8 @@ def check(
     from finetree_cli.output import short_name
     from finetree_cli.render.trainer import dataset
 
-    loss_tokens = training_pb2.LossTokens.Value(f"LOSS_TOKENS_{learn.upper().replace('-', '_')}")
-    task = job_pb2.PrepareTask(model=model_source(model), sequence_length=sequence_length, loss_tokens=loss_tokens)
+    targets = training_pb2.LossTokens.Value(f"LOSS_TOKENS_{loss_tokens.upper().replace('-', '_')}")
+    task = job_pb2.PrepareTask(model=model_source(model), sequence_length=sequence_length, loss_tokens=targets)
     if any(name in ("leak", "prompt-leak") for name, _ in thresholds) and held_out is None:
         raise BadInput("--fail-on leak needs held-out rows", remedy="add --eval FILE")
     _set_reading(task.dataset.reading, columns, skip_bad_rows=skip_bad_rows)

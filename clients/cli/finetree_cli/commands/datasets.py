@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group, examples=("finetree datasets upload train.jsonl", "finetree datasets list"))
 def datasets() -> None:
-    """Upload training data, and list, show and delete datasets."""
+    """Upload, list, show and delete datasets."""
 
 
 @datasets.command("list", examples=("finetree datasets list", "finetree datasets list --json | jq '.datasets[].name'"))

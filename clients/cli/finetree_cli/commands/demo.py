@@ -17,7 +17,7 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for jobs and data.")
 @pass_settings
 def demo(settings: Settings, countries: int | None, data_dir: Path | None) -> None:
-    """Run the whole suite on a small task: recommend, estimate, train, evaluate.
+    """Run the whole suite on a small task.
 
     Starts the three services on this machine, trains SmolLM2-135M-Instruct on country codes with the recommended method
     and recipe, and evaluates it before and after on held-out questions. With --json, stdout has one object: method,

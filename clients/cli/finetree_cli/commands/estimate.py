@@ -123,10 +123,10 @@ class EstimateFlags:
 @click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
 @pass_settings
 def estimate(settings: Settings, /, file: str | None, **flags: Any) -> None:
-    """Estimate memory, time and cost of a run; options override FILE (a job file, or - for stdin).
+    """Estimate memory, time and cost of a run.
 
-    Without an address, and if no estimator is running, the installed estimator answers in a child process; its answer
-    is the server's.
+    Options override FILE (a job file, or - for stdin). Without an address, and if no estimator is running, the
+    installed estimator answers in a child process; its answer is the server's.
 
     With --requests, each line of the file is answered by one line, {"estimate": …} or {"error": {"code", "reason",
     "message", "line"}}; a line that fails does not affect the others, and the exit code is 0 unless --strict is given.

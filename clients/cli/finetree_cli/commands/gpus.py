@@ -10,7 +10,10 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 @click.argument("prefix", default="")
 @pass_settings
 def gpus(settings: Settings, prefix: str) -> None:
-    """List the GPUs of the catalogue whose name begins with PREFIX."""
+    """List the GPUs of the catalogue.
+
+    PREFIX is the beginning of their names.
+    """
     from finetree_cli.backends.estimator import open_estimator
     from finetree_cli.output import as_dict
     from finetree_cli.render.estimator.catalogue import show_accelerators

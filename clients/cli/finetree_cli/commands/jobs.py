@@ -21,26 +21,37 @@ STATES = (
     "cancelled",
 )
 
+TASKS = ("train", "prepare", "export")
+
 
 @click.group(cls=Group, examples=("finetree jobs list --state running", "finetree jobs watch JOB"))
 def jobs() -> None:
-    """List, follow and cancel jobs, and download their artifacts."""
+    """List, follow, cancel and download jobs."""
 
 
 @jobs.command(
     "list",
     examples=(
         "finetree jobs list --state queued --state running",
-        "finetree jobs list --label team=search --json | jq '.jobs[].name'",
+        "finetree jobs list --task train --label team=search --json | jq '.jobs[].name'",
     ),
 )
 @click.option(
     "--state", "states", type=click.Choice(STATES), multiple=True, help="Only in this state; may be repeated."
 )
+@click.option("--task", "tasks", type=click.Choice(TASKS), multiple=True, help="Only with this task; may be repeated.")
 @click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="Only with this label.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Largest number of jobs.")
 @pass_settings
-def list_jobs(settings: Settings, states: tuple[str, ...], labels: tuple[tuple[str, str], ...], limit: int) -> None:
+def list_jobs(
+    settings: Settings,
+    /,
+    *,
+    states: tuple[str, ...],
+    tasks: tuple[str, ...],
+    labels: tuple[tuple[str, str], ...],
+    limit: int,
+) -> None:
     """List jobs, newest first."""
     from itertools import islice
 
@@ -48,7 +59,7 @@ def list_jobs(settings: Settings, states: tuple[str, ...], labels: tuple[tuple[s
     from finetree_cli.render.trainer.jobs import show_list
 
     with settings.client() as client:
-        pages = client.list_jobs(states=states, labels=dict(labels), page_size=min(limit, 1000))
+        pages = client.list_jobs(states=states, tasks=tasks, labels=dict(labels), page_size=min(limit, 1000))
         found = list(islice(pages, limit))
     if settings.out.json:
         settings.out.document({"jobs": [as_dict(job) for job in found]})

@@ -11,9 +11,10 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 @click.option("--rule-pack", default="", metavar="NAME", help="Rule pack. [default: playbook-1]")
 @pass_settings
 def methods(settings: Settings, method: str | None, rule_pack: str) -> None:
-    """Describe the five fine-tuning methods, or METHOD in detail.
+    """Describe the five fine-tuning methods.
 
-    With --json, the list also has the rule pack's questionnaire, its hardware chart and its examples.
+    METHOD shows one of them in detail. With --json, the list also has the rule pack's questionnaire, its hardware chart
+    and its examples.
     """
     from finetree_api.types.v1 import method_pb2
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     ),
 )
 def models() -> None:
-    """Fetch base models, and manage those on the trainer's machine."""
+    """Fetch, list, show and delete base models."""
 
 
 @models.command(

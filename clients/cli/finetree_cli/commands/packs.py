@@ -15,7 +15,7 @@ from finetree_cli.options.command import Group, Settings, pass_settings
 
 @click.group(cls=Group, examples=("finetree packs list", "finetree packs check house.yaml"))
 def packs() -> None:
-    """List, show and check the rule packs that recommendations follow."""
+    """List, show and check the recommender's rule packs."""
 
 
 @packs.command("list", examples=("finetree packs list", "finetree packs list --json | jq -r '.rule_packs[].id'"))

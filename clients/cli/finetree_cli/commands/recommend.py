@@ -146,10 +146,11 @@ class RecommendFlags:
 @click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
 @pass_settings
 def recommend(settings: Settings, /, **flags: Any) -> None:
-    """Recommend a fine-tuning method and its recipe, with the reason for each step and value.
+    """Recommend a fine-tuning method and a complete recipe.
 
-    Without an address, and if no recommender is running, the installed recommender answers in a child process; its
-    answer is the server's. The same input, rule pack and estimator give the same answer.
+    Each step and each value has its reason. Without an address, and if no recommender is running, the installed
+    recommender answers in a child process; its answer is the server's. The same input, rule pack and estimator give the
+    same answer.
     """
     given = RecommendFlags(
         hardware=take_flags(HardwareFlags, flags),

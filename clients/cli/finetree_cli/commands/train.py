@@ -49,11 +49,11 @@ def train(
     request_id: str,
     check: bool,
 ) -> None:
-    """Train the job of FILE (a job file, or - for stdin).
+    """Train a job file, and follow the job.
 
-    A dataset that FILE gives by a path on this machine is uploaded first; so are --data and --eval-data. A model that
-    is not prepared yet is prepared first. Ctrl-C stops watching, not the job. With --json, stdout has one event on each
-    line; with --detach, the job; with --check, the plan.
+    FILE is a job file, or - for stdin. A dataset that it gives by a path on this machine is uploaded first; so are
+    --data and --eval-data. A model that is not prepared yet is prepared first. Ctrl-C stops watching, not the job. With
+    --json, stdout has one event on each line; with --detach, the job; with --check, the plan.
     """
     from finetree_cli.jobfile.job import read_job
     from finetree_cli.uploads import upload_job_data

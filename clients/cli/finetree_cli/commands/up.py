@@ -52,10 +52,10 @@ class Ports(click.ParamType[Mapping[str, int]]):
 )
 @pass_settings
 def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int]) -> None:
-    """Start estimator, recommender and trainer on this machine; Ctrl-C stops them.
+    """Start the three services on this machine.
 
-    The default data folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json, stdout has one line
-    once all are ready: {"services": [{"name", "address", "pid", "log"}], "data_dir"}.
+    Ctrl-C stops them. The default data folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json,
+    stdout has one line once all are ready: {"services": [{"name", "address", "pid", "log"}], "data_dir"}.
     """
     from finetree_cli.backends.suite import Suite, default_data_dir
 

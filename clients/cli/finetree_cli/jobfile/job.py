@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Job files: a JobTemplate, or only its RunSpec, as strict proto JSON written in YAML or JSON."""
 
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,10 +56,7 @@ class JobFile:
 
     def position_of(self, field_path: str) -> Position:
         """Return the position of a JobTemplate path, or of the nearest setting around it."""
-        path = field_path
-        while path and path not in self.positions:
-            path = re.sub(r"(\.|^)[^.\[]*$|\[[^\[]*$", "", path)
-        return self.positions.get(path, Position(self.file, 1, 1))
+        return nearest(self.positions, field_path) or Position(self.file, 1, 1)
 
     def problems(self, violations: Sequence[tuple[str, str]]) -> list[FileProblem]:
         """Add positions in this file to a server's violations (request path, text)."""
@@ -80,6 +76,14 @@ class JobFile:
         named = [("dataset", self.spec.dataset), ("evaluation.dataset", self.spec.evaluation.dataset)]
         given = [(path, beside / source.path) for path, source in named if source.WhichOneof("source") == "path"]
         return [LocalData(path, file) for path, file in given if file.is_file()]
+
+
+def nearest(positions: Mapping[str, Position], field_path: str) -> Position | None:
+    """Return the position of a path, or of the nearest value around it; None if there is none."""
+    path = field_path
+    while path and path not in positions:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    return positions.get(path)
 
 
 def read_job(name: str) -> JobFile:

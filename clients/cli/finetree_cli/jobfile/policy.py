@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from finetree_cli.errors import BadInput, FileProblem, Position
+from finetree_cli.jobfile.job import compose, nearest, read_text
 
 if TYPE_CHECKING:
     from finetree_api.estimator.v1 import check_plan_pb2
@@ -54,8 +55,9 @@ class Policy:
     def problem(self, path: str, text: str) -> FileProblem | None:
         """Add the position in the file to a service's violation of a limit; None for a limit of an option."""
         name = path.removeprefix("policy.")
-        limit = re.match(r"limits\[\d+\]", name)
-        position = self.positions.get(name) or self.positions.get(limit[0] if limit else "")
+        # `limits` itself has a position too, but a limit that an option has replaced or added is none of the file's.
+        own = {place: found for place, found in self.positions.items() if place.startswith("limits[")}
+        position = nearest(own, name)
         return FileProblem(position, name, text) if position is not None else None
 
     def flag(self, path: str) -> str:
@@ -91,7 +93,6 @@ def _empty() -> Policy:
 
 
 def _read(name: str) -> Policy:
-    from finetree_cli.jobfile.job import compose, read_text
     from finetree_cli.jobfile.yaml_reader import YamlReader
 
     found = _empty()

@@ -123,7 +123,7 @@ class Command(click.Command):
         shared: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):  # arguments are in the usage line
                 (shared if parameter.name in SHARED else own).append(record)
         for title, records in (("Options", own), ("Options of every command", shared)):
             if records:

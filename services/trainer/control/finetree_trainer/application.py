@@ -26,6 +26,7 @@ from finetree_trainer.joblog.list import EventLister
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
+from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
@@ -36,7 +37,7 @@ from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.locate import Models
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.host import Host
-from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.scheduling.queue import Holder, JobQueue
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.database import Store
@@ -75,35 +76,28 @@ class Application:
         self._claim_folder()
         self._store = _open_store(self._layout)
         self._log = EventLog(self._store)
-        found = devices.discover(settings.cpu_slots, settings.cpu_threads)
-        self._host = Host(self._store, found, measured_while_idle=settings.prewarm)
+        self._node = devices.discover(settings.cpu_slots, settings.cpu_threads)
+        self._host = Host(self._store, self._node, measured_while_idle=settings.prewarm)
         await self._host.load()
         estimator = self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
-        servicer = self._build(found, estimator)
+        servicer = self._build(estimator)
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
         await self._recover()
         workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, self._on_profile)
         self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
-        self._run_background(ObservationReporter(self._log, estimator))
+        self._run_background(ObservationReporter(self._log, estimator, self._host.rates))
 
-    def _build(self, found: list[devices.Device], estimator: Estimator) -> TrainerServicer:
+    def _build(self, estimator: Estimator) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
         settings, log, layout = self._settings, self._log, self._layout
         models = Models(layout.models, settings.model_roots)
         limits = Limits(settings.max_upload_bytes, settings.max_project_bytes, settings.disk_reserve_bytes)
         datasets = Datasets(self._store, log.clock, layout, limits)
-        tasks = TaskBuilder(log, models, datasets, devices=found, settings=settings)
-        self._queue = JobQueue(log, found)
+        tasks = TaskBuilder(log, models, datasets, devices=self._node.devices, settings=settings)
+        self._queue = JobQueue(log, self._node.devices)
         self._supervisor = Supervisor(log, tasks, settings, self._queue.release)
-        planner = Planner(
-            models=models,
-            datasets=datasets,
-            layout=layout,
-            data_roots=settings.data_roots,
-            found=found,
-            estimator=estimator,
-            rates=self._host.rates,
-        )
+        inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
+        planner = Planner(inputs, devices=self._node.devices, estimator=estimator, rates=self._host.rates)
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
         self._time_limits = TimeLimits(log, jobs)
@@ -114,7 +108,7 @@ class Application:
             lister=EventLister(log),
             artifacts=Artifacts(log, layout),
             previews=Previews(log, layout),
-            base_models=BaseModels(self._store, models),
+            base_models=BaseModels(self._store, log.clock, models),
             host=self._host,
             queue=self._queue,
             tokens=PageTokens(settings.page_token_key.reveal()),
@@ -161,9 +155,10 @@ class Application:
     async def _recover(self) -> None:
         """Take over the jobs and attempts that an earlier run of the service left."""
         rows = await self._store.read(lambda connection: job_store.in_states(connection, states.LIVE))
-        kinds = {row.uid: row.kind for row in rows}
-        for attempt in await self._supervisor.adopt():
-            self._queue.hold(attempt.slot, attempt.job_uid, kinds.get(attempt.job_uid, 0))
+        by_uid = {row.uid: row for row in rows}
+        for worker in await self._supervisor.adopt(self._node.name):
+            row = by_uid.get(worker.job)
+            self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         self._queue.recover(rows)
         self._time_limits.recover(rows)
         for row in rows:

@@ -46,5 +46,6 @@ class Settings(ServiceSettings):
     event_retention: Duration = setting(
         90 * 86400.0, "How long the events of ended jobs are kept; each job keeps its newest."
     )
+    max_request_bytes: int = setting(512 * 1024, "Most bytes of a request message, pieces of an upload excepted.")
     # A piece of an upload is up to 1 MiB, with a name and an offset.
-    max_request_bytes: int = setting(2 * 1024**2, "Most bytes of a request message.")
+    max_stream_message_bytes: int = setting(2 * 1024**2, "Most bytes of a piece of an upload.")

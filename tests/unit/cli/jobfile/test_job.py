@@ -5,8 +5,8 @@ import json
 
 import pytest
 from finetree.json import to_json
-from finetree_cli.errors import BadInput
-from finetree_cli.jobfile.job import MAX_FILE_BYTES, parse_job, read_job
+from finetree_cli.errors import BadInput, Position
+from finetree_cli.jobfile.job import MAX_FILE_BYTES, nearest, parse_job, read_job
 
 RIGHT = """\
 # A comment.
@@ -92,3 +92,23 @@ def test_problems_of_a_whole_job_have_whole_paths():
     file = parse_job("train:\n  spec: {model: {name: m}, lora: {rank: 8}}\n", "job.yaml")
     (problem,) = file.problems([("job.train.spec.lora.rank", "too high")])
     assert (problem.position.line, problem.field_path) == (2, "train.spec.lora.rank")
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("a[1].b", 3),
+        ("a[1].b.c", 3),
+        ("a[1].x", 2),
+        ("a[0]", 1),
+        ("a", 1),
+        ("a.x[2].y", 1),
+        ("b", None),
+        ("", None),
+        ('a["x]y"]', 1),
+    ],
+)
+def test_the_nearest_value_around_a_path_is_found(path, line):
+    positions = {"a": 1, "a[1]": 2, "a[1].b": 3}
+    found = nearest({key: Position("f", number, 1) for key, number in positions.items()}, path)
+    assert (found.line if found is not None else None) == line

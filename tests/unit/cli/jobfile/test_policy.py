@@ -104,7 +104,7 @@ def test_an_invalid_policy_is_refused_with_its_position(policy_file, content, re
 def test_a_violation_names_the_line_or_the_option(policy_file):
     file = policy_file("limits:\n  - {metric: fit}\n  - {metric: cost, max_money: 1 EUR}\n")
     policy = read_policy(file, LimitFlags(max_hours=0.0))
-    for path in ("policy.limits[1].max_money", "policy.limits[1]", "policy.limits[1].max"):
+    for path in ("policy.limits[1].max_money.currency_code", "policy.limits[1]", "policy.limits[1].max"):
         problem = policy.problem(path, "in another currency")
         assert problem is not None
         assert problem.position.line == 3

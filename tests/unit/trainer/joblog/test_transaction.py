@@ -37,7 +37,7 @@ def test_an_event_is_completed_with_what_the_service_knows(new_row):
     assert (event.seq, event.attempt, event.job) == (1, 3, "projects/p/jobs/j1")
     assert event.elapsed.ToMilliseconds() == 1500
     assert event.event_time.ToMicroseconds() == 2_500_000
-    assert event.type == "finetree.job.checkpoint_failed"
+    assert event.kind == event_pb2.EVENT_KIND_CHECKPOINT_FAILED
     assert event.level == event_pb2.EVENT_LEVEL_WARNING
 
 

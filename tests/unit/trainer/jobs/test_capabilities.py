@@ -2,37 +2,45 @@
 """The control plane refuses exactly what the worker cannot run: the two rooms never import each other, tests may."""
 
 import pytest
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.runspec.resolve import resolve_spec
 from finetree_trainer.jobs import capabilities
+from finetree_trainer.jobs.capabilities import CAPABILITIES
 from finetree_worker import choices, plan_from_task
 
 WORKER = {
+    "qlora.quantization": choices.QUANTIZATIONS,
     "precision": choices.PRECISIONS,
     "optimizer": choices.OPTIMIZERS,
     "attention": choices.ATTENTION,
     "gradient_checkpointing": choices.CHECKPOINTING,
     "loss_kernel": choices.LOSS_KERNELS,
-    "qlora.quantization": choices.QUANTIZATIONS,
-    "hardware.sharding": (run_spec_pb2.SHARDING_REPLICATED,),
 }
+FIXED = {
+    "hardware.sharding": hardware_pb2.SHARDING_REPLICATED,
+    "program.program": training_pb2.TRAINING_PROGRAM_FINETREE,
+    "program.sharding_library": training_pb2.SHARDING_LIBRARY_FSDP2,
+    "program.allocator_cache": training_pb2.ALLOCATOR_CACHE_EXPANDABLE,
+}
+"""Settings of which the worker has one value, and never asks."""
 
 
-@pytest.mark.parametrize("name", sorted(capabilities.SETTINGS))
-def test_a_setting_has_the_values_that_the_worker_takes(name):
-    assert set(capabilities.SETTINGS[name]) == set(WORKER[name]) - {0}
+@pytest.mark.parametrize("path", sorted(capabilities.ENUM_SETTINGS))
+def test_a_setting_has_the_values_that_the_worker_takes(path):
+    values = set(getattr(CAPABILITIES, capabilities.ENUM_SETTINGS[path]))
+    assert values == (set(WORKER[path]) - {0} if path in WORKER else {FIXED[path]})
 
 
 def test_a_metric_of_the_contract_is_one_that_the_worker_measures():
-    assert set(choices.METRICS) == set(run_spec_pb2.Metric.values()) - {0}
+    assert set(choices.METRICS) == set(training_pb2.Metric.values()) - {0}
 
 
 def test_the_methods_are_those_of_the_worker():
-    assert set(capabilities.METHODS) == set(plan_from_task.ARTIFACT_FOLDERS)
+    assert set(capabilities.methods()) == set(plan_from_task.ARTIFACT_FOLDERS)
 
 
-@pytest.mark.parametrize("method", capabilities.METHODS)
+@pytest.mark.parametrize("method", capabilities.methods())
 def test_the_suite_s_defaults_can_be_run(method):
     spec = run_spec_pb2.RunSpec()
     getattr(spec, method).SetInParent()
@@ -42,15 +50,38 @@ def test_the_suite_s_defaults_can_be_run(method):
     capabilities.require_settings(resolved)
 
 
+def test_every_unsupported_setting_is_a_path_of_a_spec():
+    for path in (*CAPABILITIES.unsupported_settings, *capabilities.ENUM_SETTINGS):
+        message = run_spec_pb2.RunSpec.DESCRIPTOR
+        for name in path.split("."):
+            field = message.fields_by_name[name]
+            message = field.message_type
+
+
 @pytest.mark.parametrize(
     ("asked", "path"),
     [
-        (run_spec_pb2.RunSpec(optimizer_in_backward=True), "job.spec.optimizer_in_backward"),
+        (run_spec_pb2.RunSpec(optimizer_in_backward=True), "job.train.spec.optimizer_in_backward"),
         (
-            run_spec_pb2.RunSpec(hardware=run_spec_pb2.Hardware(sharding=run_spec_pb2.SHARDING_FULL)),
-            "job.spec.hardware.sharding",
+            run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(sharding=hardware_pb2.SHARDING_FULL)),
+            "job.train.spec.hardware.sharding",
         ),
-        (run_spec_pb2.RunSpec(hardware=run_spec_pb2.Hardware(nodes=2)), "job.spec.hardware.nodes"),
+        (run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(nodes=2)), "job.train.spec.hardware.nodes"),
+        (run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(count=2)), "job.train.spec.hardware.count"),
+        (
+            run_spec_pb2.RunSpec(program=training_pb2.ProgramSettings(program=training_pb2.TRAINING_PROGRAM_LITGPT)),
+            "job.train.spec.program.program",
+        ),
+        (
+            run_spec_pb2.RunSpec(program=training_pb2.ProgramSettings(compile=True)),
+            "job.train.spec.program.compile",
+        ),
+        (
+            run_spec_pb2.RunSpec(
+                program=training_pb2.ProgramSettings(allocator_cache=training_pb2.ALLOCATOR_CACHE_EMPTIED)
+            ),
+            "job.train.spec.program.allocator_cache",
+        ),
     ],
 )
 def test_what_can_only_be_priced_is_refused_by_its_name(asked, path):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from finetree_api.trainer.v1 import job_pb2
+from finetree_runtime.money import to_money
 from finetree_trainer.jobs.time_limits import broken_limit, has_limits
 
 
@@ -12,14 +13,14 @@ def test_each_limit_is_named_when_it_is_passed():
     assert not broken_limit(record, live, 100)
     assert "deadline" in broken_limit(record, live, 101)
     record = job_pb2.Job()
-    record.limits.duration.FromMicroseconds(50)
+    record.limits.max_duration.FromMicroseconds(50)
     assert not broken_limit(record, live, 10**15)
     live.start_time.FromMicroseconds(100)
     assert not broken_limit(record, live, 150)
     assert "longest duration" in broken_limit(record, live, 151)
     record = job_pb2.Job()
-    record.limits.cost = 2.0
-    live.cost.amount = 2.0
+    record.limits.max_cost.CopyFrom(to_money(2.0, "EUR"))
+    live.cost.amount.CopyFrom(to_money(2.0, "EUR"))
     assert not broken_limit(record, live, 0)
-    live.cost.amount = 2.01
+    live.cost.amount.CopyFrom(to_money(2.01, "EUR"))
     assert "cost" in broken_limit(record, live, 0)

@@ -12,7 +12,7 @@ def test_a_request_id_belongs_to_one_request_of_a_project(store):
         return store.submit(lambda connection: request_ids.claim(connection, key, resource, now=1)).result()
 
     assert claim() is None
-    assert claim(resource="r2") == "r1"
+    assert claim(resource="r2").resource == "r1"
     assert claim(project="q", resource="r3") is None
     for other in ({"body": "other"}, {"method": "CreateDataset"}):
         with pytest.raises(AlreadyExists) as error:

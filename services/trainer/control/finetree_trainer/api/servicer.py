@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """TrainerService: each rpc reads its request, calls the domain, and builds its reply. Nothing is decided here."""
 
-import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_api.trainer.v1 import base_model_pb2, dataset_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_api.trainer.v1 import (
+    artifact_pb2,
+    base_model_pb2,
+    capacity_pb2,
+    dataset_pb2,
+    event_log_pb2,
+    job_pb2,
+    trainer_pb2,
+    trainer_pb2_grpc,
+)
 from finetree_runtime.errors import invalid_field
 from finetree_runtime.ids import ResourceName, parse_child, parse_name, parse_parent
 from finetree_runtime.paging import PageTokens, page_size
@@ -20,10 +28,11 @@ from finetree_trainer.joblog.list import EventLister, requested_kinds
 from finetree_trainer.joblog.watch import Filter, Watches
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.artifacts import Artifacts
-from finetree_trainer.jobs.jobs import Jobs
+from finetree_trainer.jobs.jobs import Jobs, cancel_key
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.store.request_ids import RequestKey, body_hash
 
 SERVICE = "finetree_api.trainer.v1.TrainerService"
 """Full name of the service."""
@@ -95,13 +104,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: dataset_pb2.PreviewDatasetRequest, context_: Any
     ) -> dataset_pb2.PreviewDatasetResponse:
         """Show rows as training sees them."""
-        if bool(request.name) == bool(request.job):
-            raise invalid_field("name", "name either a dataset, or a PREPARE job in `job`")
-        subject = _uid(request.job, "jobs", "job") if request.job else _uid(request.name, "datasets")
-        scope = _scope("PreviewDataset", subject, request, "page_token", "page_size", "name", "job")
+        named = request.WhichOneof("source") == "dataset"
+        subject = _uid(request.dataset, "datasets", "dataset") if named else _uid(request.job, "jobs", "job")
+        scope = _scope("PreviewDataset", subject, request, "page_token", "page_size", "dataset", "job")
         # Later pages are of the first page's job, also when a newer one has succeeded meanwhile.
         job, _, offset = (self.tokens.read(scope, request.page_token) or "").partition(":")
-        if not job and not request.job:
+        if named and not job:
             await self.datasets.get(subject)
             job = await self.previews.newest(subject)
         job = job or subject
@@ -131,31 +139,29 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: base_model_pb2.DeleteBaseModelRequest, context_: Any
     ) -> base_model_pb2.DeleteBaseModelResponse:
         """Delete a base model that no job needs."""
-        return base_model_pb2.DeleteBaseModelResponse(base_model=await self.base_models.delete(request.name))
+        body = body_hash(request, "request_id")
+        key = RequestKey(context.principal().project, request.request_id, "DeleteBaseModel", body)
+        return base_model_pb2.DeleteBaseModelResponse(base_model=await self.base_models.delete(request.name, key))
 
-    async def ValidateJob(self, request: trainer_pb2.ValidateJobRequest, context_: Any) -> Any:
-        """Resolve a job without creating it."""
-        plan = await self.jobs.validate(_parent(request.parent), request.job)
-        response = trainer_pb2.ValidateJobResponse(
-            resolved_spec=plan.spec,
-            setting_sources=plan.sources,
-            checks=plan.checks,
-            plan_digest=plan.digest,
-            notes=plan.notes,
+    async def ValidateJob(
+        self, request: trainer_pb2.ValidateJobRequest, context_: Any
+    ) -> trainer_pb2.ValidateJobResponse:
+        """Plan a job without creating it."""
+        planned = await self.jobs.validate(_parent(request.parent), request.job)
+        task = planned.task
+        return trainer_pb2.ValidateJobResponse(
+            train=task if isinstance(task, job_pb2.TrainTask) else None,
+            prepare=task if isinstance(task, job_pb2.PrepareTask) else None,
+            checks=planned.checks,
+            estimate=planned.estimate,
+            plan=planned.plan,
+            remarks=planned.remarks,
         )
-        if plan.estimate is not None:
-            response.estimate.CopyFrom(plan.estimate)
-        return response
 
     async def CreateJob(self, request: trainer_pb2.CreateJobRequest, context_: Any) -> trainer_pb2.CreateJobResponse:
         """Create a job."""
-        job = await self.jobs.create(
-            _parent(request.parent),
-            context.principal().name,
-            request.job,
-            request_id=request.request_id,
-            validate_only=request.validate_only,
-        )
+        project, owner = _parent(request.parent), context.principal().name
+        job = await self.jobs.create(project, owner, request.job, request_id=request.request_id)
         context.bind(job=job.uid)
         return trainer_pb2.CreateJobResponse(job=job)
 
@@ -169,7 +175,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         scope = _scope("ListJobs", project, request, "page_token", "page_size", "parent")
         before = self.tokens.read(scope, request.page_token) or ""
         found = await self.jobs.page(
-            project, before=before, limit=size + 1, states=list(request.states), labels=dict(request.labels)
+            project,
+            before=before,
+            limit=size + 1,
+            states_=list(request.states),
+            tasks=list(request.tasks),
+            labels=dict(request.labels),
         )
         token = self.tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
         return trainer_pb2.ListJobsResponse(jobs=found[:size], next_page_token=token)
@@ -177,11 +188,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def CancelJob(self, request: trainer_pb2.CancelJobRequest, context_: Any) -> trainer_pb2.CancelJobResponse:
         """Ask a job to stop."""
         save = request.mode == trainer_pb2.CANCEL_MODE_CHECKPOINT
-        return trainer_pb2.CancelJobResponse(job=await self.jobs.cancel(_uid(request.name, "jobs"), save=save))
+        name = parse_name(request.name, "jobs", project=context.principal().project)
+        job = await self.jobs.cancel(name.id, save=save, key=cancel_key(name.project, request))
+        return trainer_pb2.CancelJobResponse(job=job)
 
     async def WatchJob(
-        self, request: trainer_pb2.WatchJobRequest, context_: Any
-    ) -> AsyncIterator[trainer_pb2.WatchJobResponse]:
+        self, request: event_log_pb2.WatchJobRequest, context_: Any
+    ) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
         """Stream a job's events."""
         uid = _uid(request.name, "jobs")
         context.bind(job=uid)
@@ -196,7 +209,9 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         async for batch in self.watches.watch(uid, after, chosen, context.principal().name):
             yield batch
 
-    async def ListEvents(self, request: trainer_pb2.ListEventsRequest, context_: Any) -> trainer_pb2.ListEventsResponse:
+    async def ListEvents(
+        self, request: event_log_pb2.ListEventsRequest, context_: Any
+    ) -> event_log_pb2.ListEventsResponse:
         """List events, in either order."""
         uid = _uid(request.name, "jobs")
         scope = _scope("ListEvents", uid, request, "page_token", "page_size", "name")
@@ -204,11 +219,11 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         size = page_size(request.page_size, default=100)
         found, reached = await self.lister.page(uid, request, position=int(position or 0), limit=size)
         token = self.tokens.issue(scope, str(reached)) if reached else ""
-        return trainer_pb2.ListEventsResponse(events=found, next_page_token=token)
+        return event_log_pb2.ListEventsResponse(events=found, next_page_token=token)
 
     async def ListArtifacts(
-        self, request: trainer_pb2.ListArtifactsRequest, context_: Any
-    ) -> trainer_pb2.ListArtifactsResponse:
+        self, request: artifact_pb2.ListArtifactsRequest, context_: Any
+    ) -> artifact_pb2.ListArtifactsResponse:
         """List the artifacts of a job."""
         uid, size = _uid(request.parent, "jobs", "parent"), page_size(request.page_size)
         scope = f"ListArtifacts/{uid}"
@@ -216,20 +231,27 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         found = await self.artifacts.page(uid, after=after, limit=size + 1)
         token = self.tokens.issue(scope, found[size - 1][0]) if len(found) > size else ""
         shown = [artifact for _, artifact in found[:size]]
-        return trainer_pb2.ListArtifactsResponse(artifacts=shown, next_page_token=token)
+        return artifact_pb2.ListArtifactsResponse(artifacts=shown, next_page_token=token)
 
     async def DownloadArtifact(
-        self, request: trainer_pb2.DownloadArtifactRequest, context_: Any
-    ) -> AsyncIterator[trainer_pb2.DownloadArtifactResponse]:
+        self, request: artifact_pb2.DownloadArtifactRequest, context_: Any
+    ) -> AsyncIterator[artifact_pb2.DownloadArtifactResponse]:
         """Stream a file of an artifact."""
         job, artifact = parse_child(request.name, "jobs", "artifacts", project=context.principal().project)
         async for piece in self.artifacts.read(job.id, artifact, request.path, request.offset, request.limit):
             yield piece
 
-    async def GetCapacity(self, request: trainer_pb2.GetCapacityRequest, context_: Any) -> Any:
-        """Report devices, queue and limits."""
+    async def GetCapacity(
+        self, request: capacity_pb2.GetCapacityRequest, context_: Any
+    ) -> capacity_pb2.GetCapacityResponse:
+        """Report machines, queue, limits and what the server trains."""
         await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
-        return await self.host.capacity(self.queue, self.limits)
+        return capacity_pb2.GetCapacityResponse(
+            nodes=[await self.host.describe(self.queue)],
+            queue_length=len(self.queue),
+            limits=self.limits,
+            capabilities=capabilities.CAPABILITIES,
+        )
 
     async def GetServerInfo(self, request: trainer_pb2.GetServerInfoRequest, context_: Any) -> Any:
         """Report the server's version, features and limits."""
@@ -247,11 +269,7 @@ def _uid(text: str, collection: str, field_path: str = "name") -> str:
 
 def _scope(method: str, subject: str, request: Any, *without: str) -> str:
     """What a page token is bound to: one list with one set of filters."""
-    body = type(request)()
-    body.CopyFrom(request)
-    for name in without:
-        body.ClearField(name)
-    return f"{method}/{subject}/{hashlib.sha256(body.SerializeToString(deterministic=True)).hexdigest()}"
+    return f"{method}/{subject}/{body_hash(request, *without)}"
 
 
 async def _pieces(

@@ -6,12 +6,13 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from finetree_api.trainer.v1 import worker_pb2, worker_pb2_grpc
-from finetree_runtime.errors import DomainError, NotFound
+from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
+from finetree_runtime.errors import DomainError, FailedPrecondition, NotFound, Unauthenticated, to_status
 from finetree_runtime.server.logging import get_logger
-from grpc import StatusCode, aio
+from grpc import aio
+from grpc_status import rpc_status
 
 from finetree_trainer.clock import duration
 from finetree_trainer.disk import private_folder
@@ -52,18 +53,15 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         """Serve one stream of a worker, from its Hello on."""
         hello = (await anext(request_iterator)).hello
         if hello.protocol_version != PROTOCOL_VERSION:
-            await context.abort(
-                StatusCode.FAILED_PRECONDITION, f"PROTOCOL_VERSION: this service speaks {PROTOCOL_VERSION}"
-            )
+            text = f"This service has version {PROTOCOL_VERSION} of the protocol, the worker {hello.protocol_version}."
+            await _abort(context, FailedPrecondition("PROTOCOL_VERSION_MISMATCH", text))
         try:
             worker, welcome = await self._welcome(hello)
         except FencedError as fenced:
             yield worker_pb2.AttachResponse(fenced=worker_pb2.Fenced(current_attempt=fenced.current_attempt))
             return
         if worker is None:
-            await context.abort(
-                StatusCode.UNAUTHENTICATED, "WORKER_TOKEN_INVALID: this service does not know this worker"
-            )
+            await _abort(context, Unauthenticated("WORKER_TOKEN_INVALID", "This service does not know the worker."))
         yield worker_pb2.AttachResponse(welcome=welcome)
         session = Session()
         self._supervisor.on_attach(worker, session)
@@ -81,7 +79,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             heartbeat_interval=duration(self._settings.worker_heartbeat),
             orphan_grace=duration(self._settings.orphan_grace),
         )
-        if hello.task_kind == worker_pb2.TASK_KIND_IDLE:
+        if not hello.job:
             worker = self._supervisor.worker_with_token(hello.token)
             task = await self._supervisor.task_for(worker) if worker is not None else None
             if task is not None:
@@ -153,3 +151,9 @@ async def serve(servicer: WorkerServicer, socket: Path) -> aio.Server:
     await server.start()
     await asyncio.to_thread(socket.chmod, 0o600)
     return server
+
+
+async def _abort(context: _Context, error: DomainError) -> NoReturn:
+    """End a stream with an error and its ErrorInfo."""
+    status = rpc_status.to_status(to_status(error))
+    await context.abort(status.code, status.details, status.trailing_metadata)

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
 from finetree_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection
@@ -54,7 +53,7 @@ class Datasets:
             same = datasets.by_content(connection, project, new.sha256)
             known = request_ids.claim(connection, key, (same or new).uid, now=new.create_time)
             if known is not None:
-                return _require_row(datasets.load(connection, known))
+                return _require_row(datasets.load(connection, known.resource))
             if same is not None:
                 return same
             self._require_room(connection, new)
@@ -122,9 +121,8 @@ class Datasets:
             user = jobs.user_of_dataset(connection, uid, states.LIVE)
             if user is not None:
                 text = f"{user.name} needs this dataset; wait for it or cancel it."
-                raise FailedPrecondition(
-                    "DATASET_IN_USE", text, metadata={"job": user.name}, violations=[(user.name, text)]
-                )
+                violations = [(user.name, text, "DATASET_IN_USE")]
+                raise FailedPrecondition("DATASET_IN_USE", text, metadata={"job": user.name}, violations=violations)
             datasets.remove(connection, uid)
             return "" if datasets.count_of_content(connection, row.sha256) else row.sha256
 
@@ -160,8 +158,7 @@ class Datasets:
             name=str(ResourceName(project, "datasets", uid)),
             uid=uid,
             display_name=request.display_name,
-            format=request.format,
-            reading=_requested_reading(request),
+            reading=request.reading if request.reading.ByteSize() else None,
             size_bytes=request.size_bytes,
             sha256=request.sha256,
             created_by=owner,
@@ -188,22 +185,7 @@ def to_message(row: DatasetRow) -> dataset_pb2.Dataset:
     message.state = dataset_pb2.DATASET_STATE_READY if row.ready else dataset_pb2.DATASET_STATE_UPLOADING
     message.committed_bytes = row.size_bytes if row.ready else row.committed_bytes
     message.update_time.CopyFrom(timestamp(row.update_time))
-    message.etag = f"{row.update_time:x}"
     return message
-
-
-def _requested_reading(request: dataset_pb2.CreateDatasetRequest) -> run_spec_pb2.DatasetReading | None:
-    """The request's settings for reading the file; of its format hint, only what the content may not show."""
-    reading = run_spec_pb2.DatasetReading()
-    reading.CopyFrom(request.reading)
-    reading.file_format = reading.file_format or _HINTS.get(request.format, run_spec_pb2.FILE_FORMAT_UNSPECIFIED)
-    return reading if reading.ByteSize() else None
-
-
-_HINTS = {
-    dataset_pb2.DATASET_FORMAT_CSV: run_spec_pb2.FILE_FORMAT_CSV,
-    dataset_pb2.DATASET_FORMAT_TSV: run_spec_pb2.FILE_FORMAT_TSV,
-}
 
 
 def _require_row(row: DatasetRow | None) -> DatasetRow:
@@ -216,7 +198,7 @@ def _require_row(row: DatasetRow | None) -> DatasetRow:
 
 def _too_large(size: int, limit: int, what: str) -> ResourceExhausted:
     text = f"size_bytes: {size} bytes; {what} may have {limit}."
-    violations = [("size_bytes", text)]
+    violations = [("size_bytes", text, "DATASET_TOO_LARGE")]
     return ResourceExhausted("DATASET_TOO_LARGE", text, metadata={"limit": str(limit)}, violations=violations)
 
 

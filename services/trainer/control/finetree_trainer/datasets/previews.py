@@ -7,7 +7,7 @@ Only workers have tokenizers, so the service cannot make a preview itself.
 import asyncio
 from pathlib import Path
 
-from finetree_api.trainer.v1 import dataset_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, job_pb2
 from finetree_runtime.errors import FailedPrecondition
 from google.protobuf import json_format
 from sqlalchemy import Connection
@@ -40,7 +40,7 @@ class Previews:
         """Find the newest job that has a preview of a dataset (a uid). Raises FailedPrecondition NO_PREVIEW."""
         found = await self._log.store.read(
             lambda connection: artifacts.newest_job_with(
-                connection, ARTIFACT, dataset=dataset, kind=job_pb2.JOB_KIND_PREPARE
+                connection, ARTIFACT, dataset=dataset, task=job_pb2.TASK_KIND_PREPARE
             )
         )
         if found is None:
@@ -66,7 +66,7 @@ class Previews:
             raise _no_preview(
                 "this job has no preview, or its dataset was deleted; name a PREPARE job that has read a dataset"
             )
-        file = self._layout.artifacts(job, job_pb2.Artifact.FromString(record).attempt) / ARTIFACT / FILE
+        file = self._layout.artifacts(job, artifact_pb2.Artifact.FromString(record).attempt) / ARTIFACT / FILE
         try:
             return await asyncio.to_thread(_read, file, request, offset, limit)
         except FileNotFoundError:

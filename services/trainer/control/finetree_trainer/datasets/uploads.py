@@ -6,13 +6,12 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 from finetree_data.contract import to_reading
-from finetree_data.options import FileFormat, Reading
+from finetree_data.options import Reading
 from finetree_runtime.errors import DomainError, InvalidArgument, OutOfRange
 from sqlalchemy import Connection
 
@@ -115,17 +114,20 @@ class Uploads:
         part, content = self._layout.upload_file(row.uid), self._layout.dataset_file(row.sha256)
         file = part if part.exists() else content
         record = dataset_pb2.Dataset.FromString(row.record)
+        reading = to_reading(record.reading, name=record.display_name[:100])
         try:
-            valid = await asyncio.to_thread(_verify, file, row.sha256, _reading_of(record))
+            valid = await asyncio.to_thread(_verify, file, row.sha256, reading)
         except InvalidArgument as error:
             await self._reject(row, remove=error.reason != "HASH_MISMATCH")
             raise
         if file is part:
             await asyncio.to_thread(move_durably, part, content)
-        record.row_schema, record.format, record.packing = valid.schema, valid.format, valid.packing
+        record.file_format, record.row_format = valid.file_format, valid.row_format
+        record.compression = valid.compression
         record.profile.CopyFrom(valid.profile)
-        if valid.format == dataset_pb2.DATASET_FORMAT_TEXT:
-            record.reading.file_format = run_spec_pb2.FILE_FORMAT_TEXT  # which the content alone does not show
+        if valid.file_format not in _SHOWN_BY_CONTENT:
+            # Found by the name: whoever reads the file later has its content alone.
+            record.reading.file_format = valid.file_format
         row.record, row.ready, row.update_time = record.SerializeToString(), True, self._clock()
         await self._store.write(
             lambda connection: datasets.make_ready(connection, row.uid, row.record, now=row.update_time)
@@ -147,10 +149,11 @@ class Uploads:
         await asyncio.to_thread(self._layout.upload_file(row.uid).unlink, missing_ok=True)
 
 
-def _reading_of(record: dataset_pb2.Dataset) -> Reading:
-    """The options for reading a dataset's file; a hint of plain text yields to JSON lines or a table in it."""
-    named = FileFormat.TEXT if record.format == dataset_pb2.DATASET_FORMAT_TEXT else None
-    return replace(to_reading(record.reading, name=record.display_name[:100]), named=named)
+_SHOWN_BY_CONTENT = (
+    training_data_pb2.FILE_FORMAT_JSONL,
+    training_data_pb2.FILE_FORMAT_JSON,
+    training_data_pb2.FILE_FORMAT_PARQUET,
+)
 
 
 def _verify(file: Path, sha256: str, reading: Reading) -> validate.ValidatedFile:
@@ -159,7 +162,10 @@ def _verify(file: Path, sha256: str, reading: Reading) -> validate.ValidatedFile
     if found != sha256:
         text = "does not match the uploaded bytes; upload them again from offset 0"
         raise InvalidArgument(
-            "HASH_MISMATCH", f"sha256 {text}.", metadata={"sha256": found}, violations=[("sha256", text)]
+            "HASH_MISMATCH",
+            f"sha256 {text}.",
+            metadata={"sha256": found},
+            violations=[("sha256", text, "HASH_MISMATCH")],
         )
     return validate.validate_file(file, reading)
 

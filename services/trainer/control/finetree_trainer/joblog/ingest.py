@@ -3,13 +3,15 @@
 
 from collections.abc import Iterable
 
-from finetree_api.trainer.v1 import dataset_pb2, event_pb2, job_pb2, worker_pb2
+from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_pb2, job_pb2
+from finetree_api.types.v1 import training_data_pb2
+from finetree_api.worker.v1 import worker_pb2
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog.log import FencedError
 from finetree_trainer.joblog.transaction import Transaction
-from finetree_trainer.store import artifacts, attempts, datasets, reports
+from finetree_trainer.store import artifacts, attempts, datasets, observation_reports
 
 MAX_EVENT_BYTES = 1024 * 1024
 """Largest event that is logged; a larger one is replaced by an Alert, since no watcher could receive it."""
@@ -58,7 +60,7 @@ def _add_event(transaction: Transaction, connection: Connection, event: event_pb
         return
     if event.ByteSize() > MAX_EVENT_BYTES:
         text = f"An event of {event.ByteSize()} bytes ({payload}) was too large for the log and was left out."
-        event = event_pb2.JobEvent(alert=event_pb2.Alert(code="EVENT_TOO_LARGE", text=text), message=text)
+        event = event_pb2.JobEvent(alert=event_pb2.Alert(code="EVENT_TOO_LARGE", message=text), message=text)
     if payload == "phase_progress":
         _enter_phase(transaction, event.phase_progress.phase)
     elif payload == "step_metrics":
@@ -76,7 +78,7 @@ def _enter_phase(transaction: Transaction, phase: int) -> None:
         transaction.move(job_pb2.JOB_STATE_RUNNING, "TRAINING", "Training.")
 
 
-def _register_artifact(transaction: Transaction, connection: Connection, artifact: job_pb2.Artifact) -> None:
+def _register_artifact(transaction: Transaction, connection: Connection, artifact: artifact_pb2.Artifact) -> None:
     short = artifact.name.rpartition("/")[2]
     artifact.name = f"{transaction.row.name}/artifacts/{short}"
     artifact.attempt = transaction.row.attempt
@@ -88,17 +90,21 @@ def _register_artifact(transaction: Transaction, connection: Connection, artifac
 
 
 def _keep_profile(transaction: Transaction, connection: Connection, report: event_pb2.DatasetReport) -> None:
-    """Store the token counts of a PREPARE task, made with the model's tokenizer, as the dataset's own profile.
+    """Store the profile that a PREPARE task has counted as the dataset's own, unless it is less exact.
 
     A TRAIN task's report is left out: it counts the rows that remain after its split and truncation.
     """
-    if transaction.row.kind != job_pb2.JOB_KIND_PREPARE or not report.HasField("profile"):
+    if transaction.row.task != job_pb2.TASK_KIND_PREPARE or not report.HasField("profile"):
         return
-    uid = transaction.row.dataset_uid if report.split == "train" else transaction.row.evaluation_uid
+    uid = (
+        transaction.row.dataset_uid if report.split == training_data_pb2.SPLIT_TRAIN else transaction.row.evaluation_uid
+    )
     row = datasets.load(connection, uid) if uid else None
     if row is None or not row.ready:
         return
     record = dataset_pb2.Dataset.FromString(row.record)
+    if record.profile.exact and not report.profile.exact:
+        return
     record.profile.CopyFrom(report.profile)
     datasets.make_ready(connection, uid, record.SerializeToString(), now=transaction.now)
 
@@ -110,8 +116,8 @@ def _add_outcome(
     match outcome.kind:
         case worker_pb2.OUTCOME_KIND_SUCCEEDED:
             transaction.finish(job_pb2.JOB_STATE_SUCCEEDED, "DONE", "The task is complete.", summary=summary)
-            if transaction.row.kind == job_pb2.JOB_KIND_TRAIN and summary is not None:
-                reports.create(connection, transaction.row.uid, attempt, now=transaction.now)
+            if transaction.row.task == job_pb2.TASK_KIND_TRAIN and summary is not None:
+                observation_reports.create(connection, transaction.row.uid, attempt, now=transaction.now)
         case worker_pb2.OUTCOME_KIND_FAILED:
             reason, remedy = _reason_and_remedy(outcome.error)
             transaction.finish(
@@ -137,5 +143,5 @@ def _reason_and_remedy(error: status_pb2.Status) -> tuple[str, str]:
     for detail in error.details:
         info = error_details_pb2.ErrorInfo()
         if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):
-            return info.reason or "TASK_FAILED", info.metadata.get("remedy", "")
-    return "TASK_FAILED", ""
+            return info.reason or "WORKER_FAILED", info.metadata.get("remedy", "")
+    return "WORKER_FAILED", ""

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable
 
-from finetree_api.trainer.v1 import event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2
 from finetree_runtime.errors import invalid_field
 from sqlalchemy import Connection
 
@@ -21,7 +21,7 @@ class EventLister:
         self._log = log
 
     async def page(
-        self, uid: str, request: trainer_pb2.ListEventsRequest, *, position: int, limit: int
+        self, uid: str, request: event_log_pb2.ListEventsRequest, *, position: int, limit: int
     ) -> tuple[list[event_pb2.JobEvent], int]:
         """List at most `limit` events; also return the number of the last one if there may be more, else 0.
 
@@ -31,7 +31,7 @@ class EventLister:
 
 
 def _page(
-    connection: Connection, uid: str, request: trainer_pb2.ListEventsRequest, position: int, limit: int
+    connection: Connection, uid: str, request: event_log_pb2.ListEventsRequest, position: int, limit: int
 ) -> tuple[list[event_pb2.JobEvent], int]:
     row = jobs.load_hot(connection, uid)
     if row is None:
@@ -45,7 +45,7 @@ def _page(
         moment = request.after_time.ToMicroseconds()
         after = max(after, events.seq_before_time(connection, uid, moment, last_seq=row.last_seq))
     before = request.before_seq or row.last_seq + 1
-    reader = _descending if request.order == trainer_pb2.EVENT_ORDER_DESCENDING else _ascending
+    reader = _descending if request.order == event_log_pb2.EVENT_ORDER_DESCENDING else _ascending
     found = reader(connection, uid, request, (after, before, position), limit + 1)
     return found[:limit], (found[limit - 1].seq if len(found) > limit else 0)
 
@@ -63,7 +63,7 @@ def requested_kinds(kinds: Iterable[int]) -> int:
 
 
 def _ascending(
-    connection: Connection, uid: str, request: trainer_pb2.ListEventsRequest, bounds: tuple[int, int, int], count: int
+    connection: Connection, uid: str, request: event_log_pb2.ListEventsRequest, bounds: tuple[int, int, int], count: int
 ) -> list[event_pb2.JobEvent]:
     after, before, position = bounds
     after = max(after, position)
@@ -75,7 +75,7 @@ def _ascending(
 
 
 def _descending(
-    connection: Connection, uid: str, request: trainer_pb2.ListEventsRequest, bounds: tuple[int, int, int], count: int
+    connection: Connection, uid: str, request: event_log_pb2.ListEventsRequest, bounds: tuple[int, int, int], count: int
 ) -> list[event_pb2.JobEvent]:
     after, before, position = bounds
     before = min(before, position or before)

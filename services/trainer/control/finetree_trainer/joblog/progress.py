@@ -27,22 +27,22 @@ PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
 """Share of a PREPARE job that each phase stands for in a progress bar."""
 
 
-def fraction(kind: int, phase: int, within: float) -> float:
+def fraction(task: int, phase: int, within: float) -> float:
     """Share of the whole job that is done when `phase` is done to `within` (0 to 1)."""
     done = 0.0
-    for known, share in PREPARE_SHARES if kind == job_pb2.JOB_KIND_PREPARE else TRAIN_SHARES:
+    for known, share in PREPARE_SHARES if task == job_pb2.TASK_KIND_PREPARE else TRAIN_SHARES:
         if known == phase:
             return min(1.0, done + share * min(1.0, max(0.0, within)))
         done += share
     return 0.0
 
 
-def update(snapshot: job_pb2.Job, event: event_pb2.JobEvent) -> None:
-    """Bring the changing part of a job up to date with an event. `snapshot.kind` must be set."""
+def update(snapshot: job_pb2.Job, event: event_pb2.JobEvent, task: int) -> None:
+    """Bring the changing part of a job with a task (a TaskKind) up to date with an event."""
     match event.WhichOneof("payload"):
         case "phase_progress":
             snapshot.progress.phase = event.phase_progress.phase
-            _advance(snapshot, event.phase_progress.phase, event.phase_progress.fraction)
+            _advance(snapshot, fraction(task, event.phase_progress.phase, event.phase_progress.fraction))
         case "step_metrics":
             _step(snapshot, event.step_metrics)
         case "eval_metrics":
@@ -52,22 +52,22 @@ def update(snapshot: job_pb2.Job, event: event_pb2.JobEvent) -> None:
         case "forecast":
             snapshot.progress.eta_seconds.CopyFrom(event.forecast.eta_seconds)
         case "attempt_started":
-            snapshot.devices[:] = list(event.attempt_started.devices)
             snapshot.progress.step = event.attempt_started.restored_step
         case "terminal" if event.terminal.state == job_pb2.JOB_STATE_SUCCEEDED:
             snapshot.progress.fraction = 1.0
             snapshot.progress.ClearField("eta_seconds")
 
 
-def _advance(snapshot: job_pb2.Job, phase: int, within: float) -> None:
-    snapshot.progress.fraction = max(snapshot.progress.fraction, fraction(snapshot.kind, phase, within))
+def _advance(snapshot: job_pb2.Job, done: float) -> None:
+    snapshot.progress.fraction = max(snapshot.progress.fraction, done)
 
 
 def _step(snapshot: job_pb2.Job, step: event_pb2.StepMetrics) -> None:
     progress, metrics = snapshot.progress, snapshot.metrics
     progress.phase = job_pb2.JOB_PHASE_TRAIN
     progress.step, progress.total_steps = step.step, step.total_steps
-    _advance(snapshot, job_pb2.JOB_PHASE_TRAIN, step.step / max(1, step.total_steps))
+    within = step.step / max(1, step.total_steps)
+    _advance(snapshot, fraction(job_pb2.TASK_KIND_TRAIN, job_pb2.JOB_PHASE_TRAIN, within))
     if step.HasField("eta_seconds"):
         progress.eta_seconds.CopyFrom(step.eta_seconds)
     if step.HasField("loss"):
@@ -75,8 +75,8 @@ def _step(snapshot: job_pb2.Job, step: event_pb2.StepMetrics) -> None:
     metrics.learning_rate = step.learning_rate
     metrics.tokens_per_second = step.tokens_per_second
     metrics.peak_memory_bytes = max(metrics.peak_memory_bytes, step.peak_memory_bytes)
-    if step.cost_so_far:
-        snapshot.cost.amount = step.cost_so_far
+    if step.HasField("cost_so_far"):
+        snapshot.cost.amount.CopyFrom(step.cost_so_far)
 
 
 def _evaluation(snapshot: job_pb2.Job, evaluation: event_pb2.EvalMetrics) -> None:

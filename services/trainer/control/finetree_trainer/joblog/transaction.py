@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One change of a job: the events that are added, the state it goes to, and the numbers that follow from them."""
 
+from collections.abc import Iterable
+
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from google.rpc import status_pb2
 
@@ -55,9 +57,8 @@ class Transaction:
         if row.attempt_started:
             event.elapsed.FromMicroseconds(max(0, self.now - row.attempt_started))
         event.kind = event_pb2.EventKind.ValueType(_KINDS.get(payload, 0))
-        event.type = event.type or f"finetree.job.{payload}"
         event.level = event.level or _LEVELS.get(payload, event_pb2.EVENT_LEVEL_INFO)
-        progress.update(self.snapshot, event)
+        progress.update(self.snapshot, event, self.row.task)
         self.events.append(event)
 
     def move(self, state: job_pb2.JobState.ValueType, code: str, text: str, remedy: str = "") -> None:
@@ -85,6 +86,7 @@ class Transaction:
         """Go to a terminal state and log the job's one Terminal event; nothing can be added after it."""
         self.move(state, code, text, remedy)
         self.row.end_time = self.now
+        self.snapshot.ClearField("placements")
         self.snapshot.failure_category = category
         if error is not None:
             self.snapshot.error.CopyFrom(error)
@@ -95,13 +97,19 @@ class Transaction:
         self.add(event_pb2.JobEvent(terminal=terminal, message=text, level=level))
         self._closed = True
 
-    def begin_attempt(self) -> int:
-        """Count a new attempt and start its clock; return its number."""
+    def begin_attempt(self, placements: Iterable[job_pb2.Placement]) -> int:
+        """Count a new attempt, place it on devices and start its clock; return its number."""
         self.row.attempt += 1
         self.row.attempt_started = self.now
+        self.snapshot.placements.extend(placements)
         if not self.snapshot.HasField("start_time"):
             self.snapshot.start_time.CopyFrom(timestamp(self.now))
         return self.row.attempt
+
+    def recover(self, code: str, text: str) -> None:
+        """Have the job wait for another attempt after one whose process is dead."""
+        self.snapshot.ClearField("placements")
+        self.move(job_pb2.JOB_STATE_RECOVERING, code, text)
 
     def flush(self) -> bool:
         """Write the snapshot back into the row; return whether there is anything to store."""

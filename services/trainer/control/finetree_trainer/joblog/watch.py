@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from finetree_api.trainer.v1 import event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2
 from finetree_runtime.errors import ResourceExhausted, Unavailable
 
 from finetree_trainer.joblog import cursor
@@ -39,7 +39,7 @@ class _StepSampler:
         self._gap = 1_000_000 / per_second if per_second else 0.0
         self._last = -math.inf
         self._losses: list[float] = []
-        self._range: trainer_pb2.SkippedRange | None = None
+        self._range: event_log_pb2.SkippedRange | None = None
 
     def keeps(self, event: event_pb2.JobEvent) -> bool:
         """Return whether an event is sent; the loss of one that is not is kept for the summary."""
@@ -50,14 +50,14 @@ class _StepSampler:
             self._last = now
             return True
         if self._range is None:
-            self._range = trainer_pb2.SkippedRange(first_seq=event.seq)
+            self._range = event_log_pb2.SkippedRange(first_seq=event.seq)
         self._range.last_seq = event.seq
         self._range.count += 1
         if event.step_metrics.HasField("loss"):
             self._losses.append(event.step_metrics.loss)
         return False
 
-    def take(self) -> list[trainer_pb2.SkippedRange]:
+    def take(self) -> list[event_log_pb2.SkippedRange]:
         """Return what was left out since the last call."""
         skipped, self._range = self._range, None
         if skipped is None:
@@ -84,7 +84,7 @@ class Watches:
         if not self._stop.done():
             self._stop.set_result(None)
 
-    async def start(self, request: trainer_pb2.WatchJobRequest, uid: str) -> int:
+    async def start(self, request: event_log_pb2.WatchJobRequest, uid: str) -> int:
         """Find the number after which a request begins. Raises the errors that WatchJob documents."""
         row = await self._log.row(uid)
         match request.WhichOneof("start"):
@@ -109,7 +109,7 @@ class Watches:
 
     async def watch(
         self, uid: str, after: int, chosen: Filter, principal: str
-    ) -> AsyncIterator[trainer_pb2.WatchJobResponse]:
+    ) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
         """Batches after number `after` until the Terminal event; an empty batch is a heartbeat that moves the cursor.
 
         Raises ResourceExhausted TOO_MANY_WATCHERS, and Unavailable SERVER_STOPPING after the last cursor on `drain`.
@@ -124,7 +124,7 @@ class Watches:
             if not self._open[principal]:
                 del self._open[principal]
 
-    async def _batches(self, uid: str, after: int, chosen: Filter) -> AsyncIterator[trainer_pb2.WatchJobResponse]:
+    async def _batches(self, uid: str, after: int, chosen: Filter) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
         sampler = _StepSampler(chosen.steps_per_second)
         sent = -math.inf
         while True:
@@ -150,8 +150,8 @@ class Watches:
 
     def _response(
         self, uid: str, after: int, last_seq: int, shown: list[event_pb2.JobEvent], sampler: _StepSampler
-    ) -> trainer_pb2.WatchJobResponse:
-        response = trainer_pb2.WatchJobResponse(
+    ) -> event_log_pb2.WatchJobResponse:
+        response = event_log_pb2.WatchJobResponse(
             events=shown,
             cursor=cursor.encode(self._log.store.log_epoch, uid, after),
             skipped=sampler.take(),

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2
 from finetree_runtime.errors import NotFound, OutOfRange
 
 from finetree_trainer.joblog.log import EventLog
@@ -22,15 +22,15 @@ class Artifacts:
     def __init__(self, log: EventLog, layout: Layout) -> None:
         self._log, self._layout = log, layout
 
-    async def page(self, uid: str, *, after: str, limit: int) -> list[tuple[str, job_pb2.Artifact]]:
+    async def page(self, uid: str, *, after: str, limit: int) -> list[tuple[str, artifact_pb2.Artifact]]:
         """List artifacts of a job by their short names, after `after`. Raises NotFound JOB_NOT_FOUND."""
         await self._log.row(uid)
         found = await self._log.store.read(lambda connection: artifacts.page(connection, uid, after=after, limit=limit))
-        return [(name, job_pb2.Artifact.FromString(record)) for name, record in found]
+        return [(name, artifact_pb2.Artifact.FromString(record)) for name, record in found]
 
     async def read(
         self, uid: str, artifact: str, path: str, offset: int, limit: int
-    ) -> AsyncIterator[trainer_pb2.DownloadArtifactResponse]:
+    ) -> AsyncIterator[artifact_pb2.DownloadArtifactResponse]:
         """Read a file of an artifact from `offset`, `limit` bytes of it (0: to the end).
 
         Only files that the artifact's manifest lists can be read. Raises NotFound ARTIFACT_NOT_FOUND or FILE_NOT_FOUND,
@@ -41,7 +41,7 @@ class Artifacts:
             raise NotFound(
                 "ARTIFACT_NOT_FOUND", f"There is no artifact {artifact!r}; ListArtifacts shows the ones that exist."
             )
-        described = job_pb2.Artifact.FromString(record)
+        described = artifact_pb2.Artifact.FromString(record)
         entry = next((file for file in described.files if file.path == path), None)
         folder = self._layout.artifacts(uid, described.attempt) / artifact
         file = folder / path
@@ -53,12 +53,12 @@ class Artifacts:
             text = f"offset {offset} is beyond the file's {entry.size_bytes} bytes."
             raise OutOfRange("OFFSET_BEYOND_END", text, metadata={"size_bytes": str(entry.size_bytes)})
         left = min(limit or entry.size_bytes, entry.size_bytes - offset)
-        yield trainer_pb2.DownloadArtifactResponse(offset=offset, file=entry)
+        yield artifact_pb2.DownloadArtifactResponse(offset=offset, file=entry)
         while left > 0:
             chunk = await asyncio.to_thread(_read, file, offset, min(CHUNK_BYTES, left))
             if not chunk:
                 raise NotFound("FILE_NOT_FOUND", f"The file {path[:80]!r} was cut short on the server.")
-            yield trainer_pb2.DownloadArtifactResponse(chunk=chunk, offset=offset)
+            yield artifact_pb2.DownloadArtifactResponse(chunk=chunk, offset=offset)
             offset, left = offset + len(chunk), left - len(chunk)
 
 

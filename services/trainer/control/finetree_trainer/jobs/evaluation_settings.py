@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings that act on evaluations while training: without any evaluations they would silently never act."""
 
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import run_spec_pb2, training_pb2
 from finetree_runtime.errors import invalid_field
 
-_SPEC = "job.spec"
+_SPEC = "job.train.spec"
 _NEEDS_STEPS = "needs evaluation.every_steps: set after how many optimizer steps to evaluate"
 _NEEDS_ROWS = "needs held-out rows: set evaluation.dataset or evaluation.split_fraction"
 
@@ -27,7 +27,7 @@ def require_evaluations(spec: run_spec_pb2.RunSpec) -> None:
         raise invalid_field(f"{_SPEC}.evaluation.early_stopping_min_delta", text)
 
 
-def _require_held_out(evaluation: run_spec_pb2.Evaluation, path: str, reason: str) -> None:
+def _require_held_out(evaluation: training_pb2.Evaluation, path: str, reason: str) -> None:
     if not evaluation.every_steps:
         raise invalid_field(f"{_SPEC}.{path}", _NEEDS_STEPS, reason)
     if not (evaluation.HasField("dataset") or evaluation.split_fraction):
@@ -42,6 +42,6 @@ def _require_measured(spec: run_spec_pb2.RunSpec) -> None:
         raise invalid_field(path, text)
     if not evaluation.every_steps:
         raise invalid_field(path, _NEEDS_STEPS)
-    exact = run_spec_pb2.METRIC_EXACT_MATCH
+    exact = training_pb2.METRIC_EXACT_MATCH
     if evaluation.best_by == exact and exact not in evaluation.metrics:
         raise invalid_field(path, "is METRIC_EXACT_MATCH, which is not among evaluation.metrics; add it there")

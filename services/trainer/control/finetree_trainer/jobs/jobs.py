@@ -13,7 +13,7 @@ from finetree_trainer.disk import require_space
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import Transaction
-from finetree_trainer.jobs.planner import Plan, Planner
+from finetree_trainer.jobs.planner import PlannedJob, Planner
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import datasets, jobs, request_ids
@@ -21,8 +21,8 @@ from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.request_ids import RequestKey, body_hash
 from finetree_trainer.workers.supervisor import Supervisor
 
-_OMITTED_IN_LISTS = ("setting_sources", "recommendation_json")
-"""Large fields of a job that a list does not contain."""
+_OMITTED_IN_LISTS = ("setting_sources", "approved_plan", "recommendation")
+"""Large fields of a TrainTask that a list of jobs does not contain."""
 
 
 class Jobs:
@@ -34,29 +34,20 @@ class Jobs:
         self._log, self._planner, self._queue = log, planner, queue
         self._supervisor, self._settings = supervisor, settings
 
-    async def validate(self, project: str, request: trainer_pb2.JobRequest) -> Plan:
+    async def validate(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         """Plan a job without creating it. Raises what `create` raises."""
-        return await self._planner.plan(project, request)
+        return await self._planner.plan(project, template)
 
-    async def create(
-        self, project: str, owner: str, request: trainer_pb2.JobRequest, *, request_id: str, validate_only: bool = False
-    ) -> job_pb2.Job:
-        """Create a job; it is durable when this returns. The same request id and body always return the same job.
-
-        With `validate_only` nothing is created, and the returned job has no name.
-        """
-        key = RequestKey(project, request_id, "CreateJob", body_hash(request, "trace_context"))
+    async def create(self, project: str, owner: str, template: job_pb2.JobTemplate, *, request_id: str) -> job_pb2.Job:
+        """Create a job; it is durable when this returns. The same request id and body always return the same job."""
+        key = RequestKey(project, request_id, "CreateJob", body_hash(template, "trace_context"))
         # Asked before planning, whose inputs may no longer exist.
         existing = await self._log.store.read(lambda connection: _job_of_request(connection, key))
         if existing is not None:
             return self.to_message(existing)
-        plan = await self._planner.plan(project, request)
-        record = self._record(project, owner, request, plan)
+        planned = await self._planner.plan(project, template)
+        record = self._record(project, owner, template, planned)
         record.request_id = request_id
-        if validate_only:
-            record.ClearField("name")
-            record.ClearField("uid")
-            return record
         require_space(self._settings.data_dir, self._settings.disk_reserve_bytes)
 
         def make(connection: Connection, now: int) -> Transaction | JobRow:
@@ -65,8 +56,8 @@ class Jobs:
                 return known
             request_ids.claim(connection, key, record.uid, now=now)
             self._require_place(connection)
-            _require_datasets(connection, plan)
-            return _insert(connection, record, plan, owner=owner, project=project, now=now)
+            _require_datasets(connection, planned)
+            return _insert(connection, record, planned, project=project, now=now)
 
         return self.to_message(await self._log.create(make))
 
@@ -81,35 +72,52 @@ class Jobs:
         return self.to_message(await self._log.row(uid))
 
     async def page(
-        self, project: str, *, before: str, limit: int, states: Sequence[int], labels: Mapping[str, str]
+        self,
+        project: str,
+        *,
+        before: str,
+        limit: int,
+        states_: Sequence[int],
+        tasks: Sequence[int],
+        labels: Mapping[str, str],
     ) -> list[job_pb2.Job]:
         """List jobs of a project, newest first, older than the uid `before`."""
         rows = await self._log.store.read(
-            lambda connection: jobs.page(connection, project, before=before, limit=limit, states=states, labels=labels)
+            lambda connection: jobs.page(
+                connection, project, before=before, limit=limit, states=states_, tasks=tasks, labels=labels
+            )
         )
         found = [self.to_message(row) for row in rows]
         for job in found:
-            for name in _OMITTED_IN_LISTS:
-                job.ClearField(name)  # type: ignore[arg-type]  # names from the tuple above
+            if job.WhichOneof("task") == "train":
+                for name in _OMITTED_IN_LISTS:
+                    job.train.ClearField(name)  # type: ignore[arg-type]  # names from the tuple above
         return found
 
-    async def cancel(self, uid: str, *, save: bool, why: str = "Cancelled on request.") -> job_pb2.Job:
-        """Ask a job to stop, with a checkpoint first if `save`. A job that has ended stays as it is."""
+    async def cancel(
+        self, uid: str, *, save: bool, why: str = "Cancelled on request.", key: RequestKey | None = None
+    ) -> job_pb2.Job:
+        """Ask a job to stop, with a checkpoint first if `save`. A job that has ended stays as it is.
 
-        def decide(transaction: Transaction, _connection: Connection) -> None:
-            if transaction.finished:
-                return
+        A request that was answered before, by its key, changes nothing. Raises NotFound JOB_NOT_FOUND, AlreadyExists
+        REQUEST_ID_REUSED.
+        """
+
+        def decide(transaction: Transaction, connection: Connection) -> bool:
+            repeated = key is not None and request_ids.claim(connection, key, uid, now=transaction.now) is not None
+            if repeated or transaction.finished:
+                return False
             transaction.row.cancel_requested = transaction.row.cancel_requested or transaction.now
             transaction.changed = True
-            if transaction.row.state in states.WITH_WORKER:
-                if transaction.row.state != job_pb2.JOB_STATE_CANCELLING:
-                    transaction.move(job_pb2.JOB_STATE_CANCELLING, "CANCEL_REQUESTED", why)
-            else:
+            if transaction.row.state not in states.WITH_WORKER:
                 transaction.finish(job_pb2.JOB_STATE_CANCELLED, "CANCELLED", why)
+            elif transaction.row.state != job_pb2.JOB_STATE_CANCELLING:
+                transaction.move(job_pb2.JOB_STATE_CANCELLING, "CANCEL_REQUESTED", why)
+            return True
 
-        row = (await self._log.change(uid, decide)).row
-        if row.state == job_pb2.JOB_STATE_CANCELLING:
-            self._supervisor.cancel(uid, row.attempt, save=save)
+        change = await self._log.change(uid, decide)
+        if change.result and change.row.state == job_pb2.JOB_STATE_CANCELLING:
+            self._supervisor.cancel(uid, change.row.attempt, save=save)
         return await self.get(uid)
 
     def to_message(self, row: JobRow) -> job_pb2.Job:
@@ -123,54 +131,47 @@ class Jobs:
         job.update_time.CopyFrom(timestamp(row.update_time))
         if row.end_time:
             job.end_time.CopyFrom(timestamp(row.end_time))
-        job.etag = f"{row.attempt:x}-{row.last_seq:x}-{row.update_time:x}"
         position = self._queue.position(row.uid)
         job.queue_position, job.blocked_by = position.number, position.blocked_by
         return job
 
-    def _record(self, project: str, owner: str, request: trainer_pb2.JobRequest, plan: Plan) -> job_pb2.Job:
+    def _record(self, project: str, owner: str, template: job_pb2.JobTemplate, planned: PlannedJob) -> job_pb2.Job:
         uid = str(uuid7())
+        training = isinstance(planned.task, job_pb2.TrainTask)
         record = job_pb2.Job(
             name=str(ResourceName(project, "jobs", uid)),
             uid=uid,
-            display_name=request.display_name,
-            kind=plan.kind,
-            spec=plan.spec,
-            setting_sources=plan.sources,
-            recommendation_json=request.recommendation_json,
-            plan_digest=plan.digest,
-            trace_context=request.trace_context,
-            suspended=request.suspended,
-            labels=dict(request.labels),
-            annotations=dict(request.annotations),
+            display_name=template.display_name,
+            train=planned.task if isinstance(planned.task, job_pb2.TrainTask) else None,
+            prepare=planned.task if isinstance(planned.task, job_pb2.PrepareTask) else None,
+            estimate=planned.estimate,
+            plan_digest=planned.plan.digest if planned.plan else "",
+            limits=template.limits if template.HasField("limits") else None,
+            deadline=template.deadline if template.HasField("deadline") else None,
+            trace_context=template.trace_context,
+            suspended=template.suspended,
+            labels=dict(template.labels),
+            annotations=dict(template.annotations),
             created_by=owner,
             create_time=timestamp(self._log.clock()),
         )
-        record.base.hub_id = plan.model.hub_id
-        if plan.kind == job_pb2.JOB_KIND_TRAIN:
-            # A PREPARE job asks the hub anew what a branch is.
-            record.base.revision = plan.model.revision
-        if plan.estimate is not None:
-            record.estimate.CopyFrom(plan.estimate)
-            record.cost.currency_code = plan.estimate.currency_code
-        if request.HasField("limits"):
-            record.limits.CopyFrom(request.limits)
-        if request.HasField("deadline"):
-            record.deadline.CopyFrom(request.deadline)
+        if planned.model is not None:
+            record.base.hub_id = planned.model.hub_id
+            if training:
+                # A PREPARE job asks the hub anew which commit a branch is.
+                record.base.revision = planned.model.revision
         return record
 
 
-def _insert(
-    connection: Connection, record: job_pb2.Job, plan: Plan, *, owner: str, project: str, now: int
-) -> Transaction:
-    snapshot = job_pb2.Job(kind=record.kind)
-    if record.cost.currency_code:
+def _insert(connection: Connection, record: job_pb2.Job, planned: PlannedJob, *, project: str, now: int) -> Transaction:
+    snapshot = job_pb2.Job()
+    if record.estimate.HasField("cost"):
         snapshot.cost.basis = "hourly price of the estimate times the job's running time"
     row = JobRow(
         uid=record.uid,
         project=project,
-        owner=owner,
-        kind=record.kind,
+        owner=record.created_by,
+        task=planned.kind,
         state=job_pb2.JOB_STATE_UNSPECIFIED,
         suspended=record.suspended,
         attempt=0,
@@ -181,14 +182,14 @@ def _insert(
         create_time=now,
         update_time=now,
         end_time=0,
-        dataset_uid=plan.data.uid if plan.data else "",
-        evaluation_uid=plan.evaluation.uid if plan.evaluation else "",
+        dataset_uid=planned.data.uid if planned.data else "",
+        evaluation_uid=planned.evaluation.uid if planned.evaluation else "",
         record=record.SerializeToString(),
         snapshot=snapshot.SerializeToString(),
     )
     jobs.create(connection, row, dict(record.labels))
     transaction = Transaction(row, now)
-    transaction.move(job_pb2.JOB_STATE_QUEUED, "WAITING_FOR_DEVICE", f"Waits for {plan.device.id}.")
+    transaction.move(job_pb2.JOB_STATE_QUEUED, "WAITING_FOR_DEVICE", f"Waits for {planned.device}.")
     return transaction
 
 
@@ -197,17 +198,22 @@ def _job_of_request(connection: Connection, key: RequestKey) -> JobRow | None:
 
     Raises AlreadyExists REQUEST_ID_REUSED, FailedPrecondition JOB_DELETED.
     """
-    uid = request_ids.find(connection, key)
-    if uid is None:
+    answered = request_ids.find(connection, key)
+    if answered is None:
         return None
-    row = jobs.load(connection, uid)
+    row = jobs.load(connection, answered.resource)
     if row is None:
         raise FailedPrecondition("JOB_DELETED", "This request made a job that was deleted; use a new request_id.")
     return row
 
 
-def _require_datasets(connection: Connection, plan: Plan) -> None:
-    """Raise FailedPrecondition DATASET_NOT_READY unless the datasets of a plan still exist."""
-    for data in (plan.data, plan.evaluation):
+def cancel_key(project: str, request: trainer_pb2.CancelJobRequest) -> RequestKey:
+    """What makes two requests of CancelJob the same one."""
+    return RequestKey(project, request.request_id, "CancelJob", body_hash(request, "request_id"))
+
+
+def _require_datasets(connection: Connection, planned: PlannedJob) -> None:
+    """Raise FailedPrecondition DATASET_NOT_READY unless the datasets of a job still exist."""
+    for data in (planned.data, planned.evaluation):
         if data is not None and data.uid and datasets.load(connection, data.uid) is None:
             raise FailedPrecondition("DATASET_NOT_READY", "The dataset was deleted meanwhile; upload it again.")

@@ -5,6 +5,7 @@ import asyncio
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import DomainError
+from finetree_runtime.money import to_decimal
 from finetree_runtime.server.logging import get_logger
 
 from finetree_trainer.joblog import states
@@ -62,7 +63,8 @@ class TimeLimits:
 
 def has_limits(record: job_pb2.Job) -> bool:
     """Return whether a job has a limit that can end it before its work is done."""
-    return record.HasField("deadline") or bool(record.limits.cost) or record.limits.HasField("duration")
+    limits = record.limits
+    return record.HasField("deadline") or limits.HasField("max_duration") or limits.HasField("max_cost")
 
 
 def broken_limit(record: job_pb2.Job, snapshot: job_pb2.Job, now: int) -> str:
@@ -72,10 +74,13 @@ def broken_limit(record: job_pb2.Job, snapshot: job_pb2.Job, now: int) -> str:
     """
     if record.HasField("deadline") and now > record.deadline.ToMicroseconds():
         return "The job's deadline has passed."
-    duration = record.limits.duration.ToMicroseconds()
-    if duration and snapshot.HasField("start_time") and now - snapshot.start_time.ToMicroseconds() > duration:
-        return "The job has reached its longest duration."
-    cost, limit = snapshot.cost, record.limits.cost
-    if limit and cost.amount > limit:
-        return f"The job has cost {cost.amount:.4g} {cost.currency_code}; its limit is {limit:g}."
+    limits = record.limits
+    if limits.HasField("max_duration") and snapshot.HasField("start_time"):
+        ran = now - snapshot.start_time.ToMicroseconds()
+        if ran > limits.max_duration.ToMicroseconds():
+            return "The job has reached its longest duration."
+    if limits.HasField("max_cost") and snapshot.cost.HasField("amount"):
+        cost, most = to_decimal(snapshot.cost.amount), to_decimal(limits.max_cost)
+        if cost > most:
+            return f"The job has cost {cost:.4g} {limits.max_cost.currency_code}; its limit is {most:.4g}."
     return ""

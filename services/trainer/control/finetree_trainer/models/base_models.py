@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from finetree_api.trainer.v1 import base_model_pb2, job_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import model_pb2
 from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
 from finetree_runtime.ids import uuid7
 from sqlalchemy import Connection
 
-from finetree_trainer.clock import timestamp
+from finetree_trainer.clock import Clock, timestamp
 from finetree_trainer.disk import uninterrupted
 from finetree_trainer.joblog import states
 from finetree_trainer.models import hub, locate
-from finetree_trainer.store import jobs
+from finetree_trainer.store import jobs, request_ids
 from finetree_trainer.store.database import Store
+from finetree_trainer.store.request_ids import RequestKey
 
 COLLECTION = "models/"
 """How the name of a base model begins."""
@@ -39,8 +40,8 @@ class FoundModel:
 class BaseModels:
     """Lists, finds and deletes base models."""
 
-    def __init__(self, store: Store, models_: locate.Models) -> None:
-        self._store, self._models = store, models_
+    def __init__(self, store: Store, clock: Clock, models: locate.Models) -> None:
+        self._store, self._clock, self._models = store, clock, models
 
     async def all(self) -> list[base_model_pb2.BaseModel]:
         """List every base model, by name."""
@@ -53,40 +54,52 @@ class BaseModels:
         """
         return _pick(await asyncio.to_thread(self._scan), name).message
 
-    async def delete(self, name: str) -> base_model_pb2.BaseModel:
-        """Delete a base model. Raises what `get` raises, and FailedPrecondition MODEL_IN_USE and MODEL_NOT_OURS."""
+    async def delete(self, name: str, key: RequestKey) -> base_model_pb2.BaseModel:
+        """Delete a base model, and return it; a repeated request, by its key, gets the same answer.
+
+        Raises what `get` raises, FailedPrecondition MODEL_IN_USE and MODEL_NOT_OURS, AlreadyExists REQUEST_ID_REUSED.
+        """
+        answered = await self._store.read(lambda connection: request_ids.find(connection, key))
+        if answered is not None:
+            return base_model_pb2.BaseModel.FromString(answered.reply)
         found = _pick(await asyncio.to_thread(self._scan), name)
         if found.message.origin == base_model_pb2.BASE_MODEL_ORIGIN_PATH:
             text = f"{found.message.name} is under one of the operator's model roots; remove it there."
-            raise FailedPrecondition("MODEL_NOT_OURS", text, violations=[(found.message.name, text)])
+            raise FailedPrecondition("MODEL_NOT_OURS", text, violations=[(found.message.name, text, "MODEL_NOT_OURS")])
+        await uninterrupted(self._remove(found, key))
+        return found.message
+
+    async def _remove(self, found: FoundModel, key: RequestKey) -> None:
         trash = self._models.folder / f".{uuid7()}.deleted"
+        now = self._clock()
 
         def work(connection: Connection) -> None:
             # This thread creates the jobs, too: none that needs the model can be created in between.
             self._require_unused(connection, found)
+            reply = found.message.SerializeToString()
+            if request_ids.claim(connection, key, found.message.name, now=now, reply=reply) is not None:
+                return
             if found.folder.exists():
                 found.folder.rename(trash)
 
-        await uninterrupted(self._remove(work, trash, found.folder.parent))
-        return found.message
-
-    async def _remove(self, work: Any, trash: Path, parent: Path) -> None:
         await self._store.write(work)
-        await asyncio.to_thread(_clear, trash, parent)
+        await asyncio.to_thread(_clear, trash, found.folder.parent)
 
     def _require_unused(self, connection: Connection, found: FoundModel) -> None:
         for row in jobs.in_states(connection, states.LIVE):
             record = job_pb2.Job.FromString(row.record)
+            preparing = record.WhichOneof("task") == "prepare"
+            source = record.prepare.model if preparing else record.train.spec.model
+            if source.WhichOneof("source") is None:
+                continue
             try:
-                model = self._models.relocate(record.spec.model, record.base)
+                model = self._models.relocate(source, record.base)
             except DomainError:
                 continue
-            preparing = record.kind == job_pb2.JOB_KIND_PREPARE and model.home == found.folder.parent
-            if model.folder == found.folder or preparing:
+            if model.folder == found.folder or (preparing and model.home == found.folder.parent):
                 text = f"{row.name} needs {found.message.name}; wait for it or cancel it."
-                raise FailedPrecondition(
-                    "MODEL_IN_USE", text, metadata={"job": row.name}, violations=[(row.name, text)]
-                )
+                violations = [(row.name, text, "MODEL_IN_USE")]
+                raise FailedPrecondition("MODEL_IN_USE", text, metadata={"job": row.name}, violations=violations)
 
     def _scan(self) -> list[FoundModel]:
         found = [*self._of_wheels(), *self._of_hub(), *self._under_roots()]
@@ -96,7 +109,7 @@ class BaseModels:
         for known in locate.KNOWN:
             folder = self._models.folder / known.name
             if (folder / "config.json").is_file():
-                source = run_spec_pb2.ModelSource(name=known.name)
+                source = model_pb2.ModelSource(name=known.name)
                 yield _found(folder, known.name, base_model_pb2.BASE_MODEL_ORIGIN_WHEEL, source, known.hub_id)
 
     def _of_hub(self) -> Iterator[FoundModel]:
@@ -107,7 +120,7 @@ class BaseModels:
                 if not hub.COMMIT.fullmatch(commit):
                     continue
                 hub_id = str(_json(folder / "manifest.json").get("hub_id", "")) or home.name.replace("--", "/", 1)
-                source = run_spec_pb2.ModelSource(hub=run_spec_pb2.HubModel(id=hub_id, revision=commit))
+                source = model_pb2.ModelSource(hub=model_pb2.HubModel(id=hub_id, revision=commit))
                 name = f"{home.name}@{commit}"
                 found = _found(folder, name, base_model_pb2.BASE_MODEL_ORIGIN_HUB, source, hub_id)
                 found.message.revision = commit
@@ -120,7 +133,7 @@ class BaseModels:
             for folder in _folders(Path(root).expanduser()):
                 if folder.name not in seen and (folder / "config.json").is_file():
                     seen.add(folder.name)
-                    source = run_spec_pb2.ModelSource(path=folder.name)
+                    source = model_pb2.ModelSource(path=folder.name)
                     hub_id = locate.hub_id_in(folder / "config.json")
                     name = f"path:{folder.name}"
                     yield _found(folder, name, base_model_pb2.BASE_MODEL_ORIGIN_PATH, source, hub_id)

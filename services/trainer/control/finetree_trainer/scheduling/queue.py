@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue: jobs wait in the order of their creation for a slot of their device."""
+"""The queue: jobs wait in the order of their creation for slots of the devices that they can run on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -7,16 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
-from finetree_runtime.errors import DomainError
+from finetree_runtime.errors import DomainError, to_status
 from finetree_runtime.server.logging import get_logger
-from google.rpc import status_pb2
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
-from finetree_trainer.scheduling import devices
-from finetree_trainer.scheduling.devices import Device
+from finetree_trainer.scheduling.devices import CPU, Device, Slot, matching
 from finetree_trainer.store.jobs import JobRow
 
 ANNOUNCED_POSITIONS = 20
@@ -31,31 +29,53 @@ class Position:
     blocked_by: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The devices that a job needs: their kind, for people, how many, and the ids of those that it can run on.
+
+    `candidates` is empty for a job whose devices no longer exist: it waits.
+    """
+
+    kind: str
+    count: int
+    candidates: frozenset[tuple[str, str]]
+
+    def overlaps(self, other: "Demand") -> bool:
+        """Return whether two jobs compete for a device."""
+        return bool(self.candidates & other.candidates) or self.kind == other.kind
+
+
 @dataclass(slots=True)
 class _Waiting:
-    uid: str
-    device: str
-    suspended: bool
-    kind: int
+    row: JobRow
+    demand: Demand
     announced: Position = Position()
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The job that holds a slot."""
+
+    uid: str
+    name: str
+    task: int
 
 
 class JobQueue:
     """Starts waiting jobs, oldest first, as slots become free.
 
-    `start(uid, slot)` begins an attempt and returns whether it did; `prewarm` is called when a worker should load its
+    `start(uid, slots)` begins an attempt and returns whether it did; `prewarm` is called when a worker should load its
     libraries for the next job.
     """
 
-    def __init__(self, log: EventLog, found: list[Device]) -> None:
+    def __init__(self, log: EventLog, devices: Iterable[Device]) -> None:
         self._log = log
-        self._devices = {device.id: device for device in found}
-        self._holders: dict[str, str] = {slot: "" for device in found for slot in device.slot_ids()}
-        self._kinds: dict[str, int] = {}
-        self._wanted: dict[str, str] = {}
+        self._devices = list(devices)
+        self._holders: dict[Slot, Holder | None] = {slot: None for device in self._devices for slot in device.slots()}
+        self._demands: dict[str, Demand] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._wake = asyncio.Event()
-        self.start: Callable[[str, str], Awaitable[bool]] | None = None
+        self.start: Callable[[str, tuple[Slot, ...]], Awaitable[bool]] | None = None
         self.prewarm: Callable[[], None] = lambda: None
         log.listeners.append(self._on_change)
 
@@ -67,40 +87,39 @@ class JobQueue:
     def _on_change(self, row: JobRow) -> None:
         """Queue a job that waits now, and drop one that no longer does."""
         if row.record:
-            self._wanted[row.uid] = self._device_for(job_pb2.Job.FromString(row.record))
+            self._demands[row.uid] = self._demand_of(job_pb2.Job.FromString(row.record))
         if row.state in states.TERMINAL:
-            self._wanted.pop(row.uid, None)
+            self._demands.pop(row.uid, None)
         if row.state not in states.WAITING:
             if self._waiting.pop(row.uid, None) is not None:
                 self._wake.set()
             return
         waiting = self._waiting.get(row.uid)
         if waiting is None:
-            self._waiting[row.uid] = _Waiting(row.uid, self._wanted[row.uid], row.suspended, row.kind)
+            self._waiting[row.uid] = _Waiting(row, self._demands[row.uid])
             # Ids grow with time, so sorted by them the queue is in the order of creation, recovering jobs included.
             self._waiting = dict(sorted(self._waiting.items()))
             self._wake.set()
-        elif waiting.suspended != row.suspended:
-            waiting.suspended = row.suspended
+        elif waiting.row.suspended != row.suspended:
+            waiting.row = row
             self._wake.set()
 
-    def _device_for(self, record: job_pb2.Job) -> str:
-        """The device of a job; a job whose device no longer exists waits under the name that it asked for."""
+    def _demand_of(self, record: job_pb2.Job) -> Demand:
+        if record.WhichOneof("task") != "train":
+            return _demand([device for device in self._devices if device.id == CPU], 1)
+        hardware = record.train.spec.hardware
         try:
-            return devices.choose(list(self._devices.values()), record.spec.hardware).id
+            return _demand(matching(self._devices, hardware), max(1, hardware.count))
         except DomainError:
-            return record.spec.hardware.accelerator
+            return Demand(hardware.accelerator or CPU, hardware.count, frozenset())
 
-    def hold(self, slot: str, uid: str, kind: int) -> None:
-        """Mark a slot as held by a job."""
-        self._holders[slot] = uid
-        self._kinds[uid] = kind
+    def hold(self, slots: Iterable[Slot], holder: Holder) -> None:
+        """Mark slots as held by a job."""
+        self._holders |= dict.fromkeys(slots, holder)
 
-    def release(self, slot: str) -> None:
-        """Free a slot whose process is proven dead."""
-        if slot in self._holders:
-            self._kinds.pop(self._holders[slot], None)
-            self._holders[slot] = ""
+    def release(self, slots: Iterable[Slot]) -> None:
+        """Free the slots of a process that is proven dead."""
+        self._holders |= {slot: None for slot in slots if slot in self._holders}
         self._wake.set()
 
     def wake(self) -> None:
@@ -108,7 +127,7 @@ class JobQueue:
         self._wake.set()
 
     def position(self, uid: str) -> Position:
-        """A job's place in the queue of its device."""
+        """A job's place among the jobs that wait for the same devices."""
         waiting = self._waiting.get(uid)
         if waiting is None:
             return Position()
@@ -116,16 +135,16 @@ class JobQueue:
         for other in self._waiting.values():
             if other is waiting:
                 break
-            number += other.device == waiting.device and not other.suspended
+            number += not other.row.suspended and other.demand.overlaps(waiting.demand)
         return Position(number, self._blocked_by(waiting, number))
 
     def __len__(self) -> int:
         """Jobs that wait."""
         return len(self._waiting)
 
-    def running_on(self, device: str) -> list[str]:
-        """Jobs that hold a slot of a device."""
-        return [uid for slot, uid in self._holders.items() if uid and devices.device_of(slot) == device]
+    def running_on(self, device: Device) -> list[str]:
+        """Names of the jobs that hold a slot of a device."""
+        return [holder.name for slot in device.slots() if (holder := self._holders[slot]) is not None]
 
     async def run(self) -> None:
         """Start jobs until cancelled."""
@@ -137,30 +156,40 @@ class JobQueue:
             await self._wake.wait()
 
     def _maybe_prewarm(self) -> None:
-        free = any(not holder for holder in self._holders.values())
+        holders = self._holders.values()
         # A PREPARE job is short and often followed by a TRAIN job: ten seconds of imports fit beside it.
-        short = all(kind == job_pb2.JOB_KIND_PREPARE for kind in self._kinds.values())
-        if free or short:
+        if any(holder is None or holder.task == job_pb2.TASK_KIND_PREPARE for holder in holders):
             self.prewarm()
 
     async def _start_all(self) -> None:
         for waiting in list(self._waiting.values()):
-            slot = None if waiting.suspended else self._free_slot(waiting.device)
-            if slot is None or waiting.uid not in self._waiting:
+            row = waiting.row
+            slots = () if row.suspended else self._free_slots(waiting.demand)
+            if not slots or row.uid not in self._waiting:
                 continue
-            self.hold(slot, waiting.uid, waiting.kind)
-            if not await self._begin(waiting, slot):
-                self.release(slot)
+            self.hold(slots, Holder(row.uid, row.name, row.task))
+            if not await self._begin(row.uid, slots):
+                self.release(slots)
 
-    async def _begin(self, waiting: _Waiting, slot: str) -> bool:
+    def _free_slots(self, demand: Demand) -> tuple[Slot, ...]:
+        """Free slots for a job, one of each device; none when it cannot have all that it needs."""
+        free: dict[tuple[str, str], Slot] = {}
+        for slot, holder in self._holders.items():
+            place = slot.node, slot.device
+            if holder is None and place in demand.candidates:
+                free.setdefault(place, slot)
+        chosen = tuple(free.values())[: demand.count]
+        return chosen if len(chosen) == demand.count else ()
+
+    async def _begin(self, uid: str, slots: tuple[Slot, ...]) -> bool:
         assert self.start is not None  # noqa: S101 - set when the service is put together
         try:
-            return await self.start(waiting.uid, slot)
+            return await self.start(uid, slots)
         except DomainError as refusal:
-            await self._fail(waiting.uid, refusal)
+            await self._fail(uid, refusal)
         except Exception as error:  # noqa: BLE001 - one job that cannot start must not stop the queue
-            get_logger().error("job_not_started", job=waiting.uid, exc_info=error)
-            self._waiting.pop(waiting.uid, None)
+            get_logger().error("job_not_started", job=uid, exc_info=error)
+            self._waiting.pop(uid, None)
         return False
 
     async def _fail(self, uid: str, refusal: DomainError) -> None:
@@ -173,27 +202,27 @@ class JobQueue:
                     job_pb2.JOB_STATE_FAILED,
                     refusal.reason,
                     refusal.message,
-                    error=status_pb2.Status(code=refusal.code, message=refusal.message),
+                    error=to_status(refusal),
                     category=job_pb2.FAILURE_CATEGORY_CAPACITY if full else job_pb2.FAILURE_CATEGORY_USER,
                     retryable=refusal.retry_delay is not None,
                 )
 
         await self._log.change(uid, decide)
 
-    def _free_slot(self, device: str) -> str | None:
-        slots = self._devices[device].slot_ids() if device in self._devices else []
-        return next((slot for slot in slots if not self._holders[slot]), None)
-
     def _blocked_by(self, waiting: _Waiting, number: int) -> str:
-        if waiting.suspended:
+        if waiting.row.suspended:
             return "suspended: the job is not queued yet"
-        running = len(self.running_on(waiting.device))
-        return f"{number - 1} jobs ahead and {running} running on {waiting.device}"
+        demand = waiting.demand
+        running = sum(
+            holder is not None and (slot.node, slot.device) in demand.candidates
+            for slot, holder in self._holders.items()
+        )
+        return f"{number - 1} jobs ahead and {running} running on {demand.kind}"
 
     async def _announce_positions(self) -> None:
         changed: list[tuple[_Waiting, Position]] = []
         for waiting in list(self._waiting.values())[:ANNOUNCED_POSITIONS]:
-            position = self.position(waiting.uid)
+            position = self.position(waiting.row.uid)
             if position != waiting.announced:
                 changed.append((waiting, position))
         await asyncio.gather(*(self._announce(waiting, position) for waiting, position in changed))
@@ -209,4 +238,8 @@ class JobQueue:
 
         # Ended meanwhile, or the disk is full: a place in the queue is worth neither an error nor a retry.
         with suppress(DomainError, FinishedError):
-            await self._log.change(waiting.uid, decide)
+            await self._log.change(waiting.row.uid, decide)
+
+
+def _demand(candidates: list[Device], count: int) -> Demand:
+    return Demand(candidates[0].kind, count, frozenset((device.node, device.id) for device in candidates))

@@ -30,10 +30,10 @@ def page(connection: Connection, job: str, *, after: str, limit: int) -> list[tu
     return [(row.artifact, bytes(row.record)) for row in found]
 
 
-def newest_job_with(connection: Connection, artifact: str, *, dataset: str, kind: int) -> str | None:
-    """The uid of the newest job of a kind on a dataset that has an artifact of this name."""
+def newest_job_with(connection: Connection, artifact: str, *, dataset: str, task: int) -> str | None:
+    """The uid of the newest job with a task on a dataset that has an artifact of this name."""
     jobs = schema.jobs.c
     query = select(jobs.uid).join(schema.artifacts, _artifacts.job_uid == jobs.uid)
-    query = query.where(jobs.dataset_uid == dataset, jobs.kind == kind, _artifacts.artifact == artifact)
+    query = query.where(jobs.dataset_uid == dataset, jobs.task == task, _artifacts.artifact == artifact)
     found = connection.execute(query.order_by(jobs.uid.desc()).limit(1)).scalar()
     return str(found) if found is not None else None

@@ -18,7 +18,10 @@ ENDED = "ENDED"
 
 @dataclass(slots=True)
 class AttemptRow:
-    """A row of `attempts`. `worker` names the process's folder, whose lock tells whether it lives."""
+    """A row of `attempts`. `worker` names the process's folder, whose lock shows whether it is alive.
+
+    `slots` are the ids of the slots that the attempt holds, separated by commas.
+    """
 
     job_uid: str
     attempt: int
@@ -26,7 +29,7 @@ class AttemptRow:
     worker: str
     worker_token_hash: str
     pid: int
-    slot: str
+    slots: str
     acknowledged: int = 0
     last_heartbeat: int = 0
     started: int = 0
@@ -102,6 +105,6 @@ def note_cause(connection: Connection, uid: str, attempt: int, cause: str) -> No
 
 
 def renew_token(connection: Connection, uid: str, attempt: int, token_hash: str) -> None:
-    """Give an open attempt another secret: the old one was lost with the service that had made it."""
+    """Give an open attempt another secret: the old one was lost with the service that made it."""
     chosen = (_attempts.job_uid == uid) & (_attempts.attempt == attempt) & (_attempts.ended == 0)
     connection.execute(update(schema.attempts).where(chosen).values(token_hash=token_hash))

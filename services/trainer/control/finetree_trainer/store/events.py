@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from finetree_api.trainer.v1 import event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2
 from finetree_runtime.errors import FailedPrecondition
 from sqlalchemy import Connection, text
 
@@ -85,7 +85,7 @@ def append(
         raise StaleWriterError(row.uid)
     if not events:
         return
-    payload = trainer_pb2.ListEventsResponse(events=events).SerializeToString()
+    payload = event_log_pb2.ListEventsResponse(events=events).SerializeToString()
     times = events[0].event_time.ToMicroseconds(), events[-1].event_time.ToMicroseconds()
     block = {"uid": row.uid, "first_seq": events[0].seq, "last_seq": events[-1].seq, "shard": shard_of(row.uid)}
     block |= {"attempt": row.attempt, "kinds": kinds_mask(event.kind for event in events)}
@@ -164,4 +164,4 @@ def _decode(crc: int, payload: bytes) -> Sequence[event_pb2.JobEvent]:
         raise FailedPrecondition(
             "EVENTS_DAMAGED", "A block of the event log is damaged on disk; restore the trainer's data from a backup."
         )
-    return trainer_pb2.ListEventsResponse.FromString(payload).events
+    return event_log_pb2.ListEventsResponse.FromString(payload).events

@@ -14,12 +14,12 @@ _jobs = schema.jobs.c
 
 @dataclass(slots=True)
 class JobRow:
-    """A row of `jobs`. Times are microseconds since 1970, 0 for never."""
+    """A row of `jobs`. `task` is a TaskKind; times are microseconds since 1970, 0 for never."""
 
     uid: str
     project: str
     owner: str
-    kind: int
+    task: int
     state: int
     suspended: bool
     attempt: int
@@ -71,7 +71,7 @@ def load(connection: Connection, uid: str) -> JobRow | None:
 
 
 def load_hot(connection: Connection, uid: str) -> JobRow | None:
-    """The job of a uid without its record: what a change of it needs."""
+    """The job of a uid without its record: enough to change it."""
     found = connection.execute(select(*_HOT).where(_jobs.uid == uid)).first()
     return _row(found) if found is not None else None
 
@@ -83,6 +83,7 @@ def page(
     before: str,
     limit: int,
     states: Sequence[int] = (),
+    tasks: Sequence[int] = (),
     labels: Mapping[str, str] | None = None,
 ) -> list[JobRow]:
     """Jobs of a project, newest first, with uids below `before` ("" means all): uids grow with time."""
@@ -91,6 +92,8 @@ def page(
         query = query.where(_jobs.uid < before)
     if states:
         query = query.where(_jobs.state.in_(states))
+    if tasks:
+        query = query.where(_jobs.task.in_(tasks))
     for key, value in (labels or {}).items():
         label = schema.job_labels.c
         matching = select(label.job_uid).where(and_(label.key == key, label.value == value))

@@ -3,6 +3,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 from finetree_runtime.errors import AlreadyExists
 from google.protobuf.message import Message
@@ -32,14 +33,25 @@ def body_hash(request: Message, *without: str) -> str:
     return hashlib.sha256(body.SerializeToString(deterministic=True)).hexdigest()
 
 
-def find(connection: Connection, key: RequestKey) -> str | None:
-    """The resource that the same request has made; None for a new request.
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What an earlier request under the same id has made or changed.
+
+    `reply` is empty where the reply can be built from the resource.
+    """
+
+    resource: str
+    reply: bytes = b""
+
+
+def find(connection: Connection, key: RequestKey) -> Answered | None:
+    """What the same request has made or changed before; None for a new request.
 
     Raises AlreadyExists REQUEST_ID_REUSED when the id belongs to another request.
     """
     if not key.request_id:
         return None
-    query = select(_ids.method, _ids.body_hash, _ids.resource)
+    query = select(_ids.method, _ids.body_hash, _ids.resource, _ids.reply)
     found = connection.execute(query.where(_ids.project == key.project, _ids.request_id == key.request_id)).first()
     if found is None:
         return None
@@ -49,18 +61,18 @@ def find(connection: Connection, key: RequestKey) -> str | None:
             f"request_id {key.request_id!r} belongs to another request; take a new one.",
             metadata={"request_id": key.request_id, "resource": found.resource},
         )
-    return str(found.resource)
+    return Answered(str(found.resource), bytes(found.reply))
 
 
-def claim(connection: Connection, key: RequestKey, resource: str, *, now: int) -> str | None:
-    """Bind a new request's id to the resource that it makes; return the resource of a repeated one instead.
+def claim(connection: Connection, key: RequestKey, resource: str, *, now: int, reply: bytes = b"") -> Answered | None:
+    """Bind a new request's id to what it makes or changes; return what a repeated one has done before instead.
 
     Raises AlreadyExists REQUEST_ID_REUSED when the id belongs to another request.
     """
     found = find(connection, key)
     if found is None and key.request_id:
-        values = {"project": key.project, "request_id": key.request_id, "method": key.method}
-        values |= {"body_hash": key.body_hash, "resource": resource}
+        values: dict[str, Any] = {"project": key.project, "request_id": key.request_id, "method": key.method}
+        values |= {"body_hash": key.body_hash, "resource": resource, "reply": reply}
         connection.execute(insert(schema.request_ids), values | {"create_time": now})
     return found
 

@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_data import journal
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
@@ -74,7 +75,7 @@ def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, 
         ended = f"The worker of attempt {dead.attempt} ended: {dead.ending}."
         code = "WORKER_INTERRUPTED" if cause == attempts.INTERRUPTED else "WORKER_LOST"
         text = f"{ended} The next one goes on from the newest checkpoint."
-        transaction.move(job_pb2.JOB_STATE_RECOVERING, code, text)
+        transaction.recover(code, text)
     else:
         _fail(transaction, dead)
 

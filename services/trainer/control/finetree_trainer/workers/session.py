@@ -6,8 +6,9 @@ import hashlib
 import secrets
 from dataclasses import dataclass, field
 
-from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.worker.v1 import worker_pb2
 
+from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.workers.process import Process
 
 
@@ -72,7 +73,7 @@ class Worker:
     process: Process | None
     job: str = ""
     attempt: int = 0
-    slot: str = ""
+    slots: tuple[Slot, ...] = ()
     task: worker_pb2.Task | None = None
     session: Session | None = None
     attached: asyncio.Event = field(default_factory=asyncio.Event)

@@ -4,10 +4,12 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_runtime.errors import DomainError
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server.logging import get_logger
@@ -18,7 +20,7 @@ from finetree_trainer.joblog import ingest, states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.layout import Layout
-from finetree_trainer.scheduling.devices import device_of
+from finetree_trainer.scheduling.devices import Slot, placements
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts
 from finetree_trainer.workers.process import Liveness, Process, liveness, worker_environment
@@ -37,10 +39,10 @@ TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; no
 
 
 class Supervisor:
-    """All workers of this service. `on_released(slot)` is called when a slot's process is proven dead."""
+    """All workers of this service. `on_released(slots)` is called when the process that held them is proven dead."""
 
     def __init__(
-        self, log: EventLog, tasks: TaskBuilder, settings: Settings, on_released: Callable[[str], None]
+        self, log: EventLog, tasks: TaskBuilder, settings: Settings, on_released: Callable[[Sequence[Slot]], None]
     ) -> None:
         self._log, self._tasks, self._settings = log, tasks, settings
         self._on_released = on_released
@@ -54,8 +56,8 @@ class Supervisor:
 
     # ------------------------------------------------------------------------------------------------- start
 
-    async def adopt(self) -> list[attempts.AttemptRow]:
-        """Take over the attempts that an earlier run of the service left open; they keep their slots."""
+    async def adopt(self, node: str) -> list[Worker]:
+        """Take over the attempts that an earlier run of the service left open on this node; they keep their slots."""
         rows = await self._log.store.read(attempts.open_attempts)
         for row in rows:
             folder = self._layout.workers / row.worker
@@ -65,7 +67,8 @@ class Supervisor:
                 process=None,
                 job=row.job_uid,
                 attempt=row.attempt,
-                slot=row.slot,
+                # The machine may have another name than it had then; its devices are the same.
+                slots=tuple(replace(Slot.parse(text), node=node) for text in row.slots.split(",")),
             )
             self._workers[worker.id] = worker
             match liveness(folder):
@@ -77,23 +80,23 @@ class Supervisor:
                 case Liveness.UNKNOWN:
                     self._spawn(self._wait_for_lease(worker, row.last_heartbeat or row.started))
         self._spawn(asyncio.to_thread(remove_stale_folders, self._layout.workers, {row.worker for row in rows}))
-        return rows
+        return list(self._workers.values())
 
-    async def start(self, uid: str, slot: str) -> bool:
-        """Begin the next attempt of a waiting job on a slot; return False when the job no longer waits.
+    async def start(self, uid: str, slots: tuple[Slot, ...]) -> bool:
+        """Begin the next attempt of a waiting job on free slots; return False when the job no longer waits.
 
         Raises NotFound for inputs of the job that no longer exist.
         """
         worker = self._idle_worker() or self._launch(measure=False)
         token = new_token()
-        device = device_of(slot)
-        task = await self._tasks.build(uid, device)
+        task = await self._tasks.build(uid, slots)
+        devices = ", ".join(slot.device for slot in slots)
 
         def begin(transaction: Transaction, connection: Connection) -> int:
             if transaction.row.state not in states.WAITING or transaction.row.cancel_requested:
                 return 0
-            attempt = transaction.begin_attempt()
-            transaction.move(job_pb2.JOB_STATE_PREPARING, "STARTING", f"Attempt {attempt} starts on {device}.")
+            attempt = transaction.begin_attempt(placements(slots))
+            transaction.move(job_pb2.JOB_STATE_PREPARING, "STARTING", f"Attempt {attempt} starts on {devices}.")
             row = attempts.AttemptRow(
                 job_uid=uid,
                 attempt=attempt,
@@ -101,7 +104,7 @@ class Supervisor:
                 worker=worker.id,
                 worker_token_hash=worker.token_hash,
                 pid=worker.process.pid if worker.process else 0,
-                slot=slot,
+                slots=",".join(map(str, slots)),
                 started=transaction.now,
             )
             attempts.create(connection, row)
@@ -110,7 +113,7 @@ class Supervisor:
         attempt = (await self._log.change(uid, begin)).result
         if not attempt:
             return False
-        worker.job, worker.attempt, worker.slot = uid, attempt, slot
+        worker.job, worker.attempt, worker.slots = uid, attempt, slots
         self._assign(worker, task, token)
         return True
 
@@ -166,7 +169,7 @@ class Supervisor:
         """The task of a worker, built again when an earlier run of the service gave it; None for an idle worker."""
         if worker.job and worker.task is None:
             token = new_token()
-            task = await self._tasks.build(worker.job, device_of(worker.slot))
+            task = await self._tasks.build(worker.job, worker.slots)
             worker.task = self._tasks.assign(task, worker.attempt, token)
             uid, attempt, hashed = worker.job, worker.attempt, token_hash(token)
             await self._log.store.write(lambda connection: attempts.renew_token(connection, uid, attempt, hashed))
@@ -275,7 +278,7 @@ class Supervisor:
         if keep_in is not None:
             dead = DeadAttempt(worker.job, worker.attempt, keep_in, ending)
             await close_attempt(self._log, dead, retries=self._settings.system_retries)
-            self._on_released(worker.slot)
+            self._on_released(worker.slots)
         elif not self._stopping:
             get_logger().warning("idle_worker_ended", worker=worker.id, ending=ending)
         await asyncio.to_thread(remove_folder, self._layout.workers / worker.id, keep_in)

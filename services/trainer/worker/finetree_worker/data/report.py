@@ -70,9 +70,9 @@ def add_reading(report: event_pb2.DatasetReport, found: Found) -> None:
     report.remarks.extend(remark_message(remark) for remark in found.remarks)
     if found.skipped:
         report.skipped.count = found.skipped
-        report.skipped.rows.extend(fault.number for fault in found.bad_rows)
-    for fault in found.bad_rows:
-        report.bad_rows.add(row=fault.number, field=fault.field[:200], problem=fault.problem[:400], reason=fault.reason)
+        report.skipped.rows.extend(bad.number for bad in found.bad_rows)
+    for bad in found.bad_rows:
+        report.bad_rows.add(row=bad.number, field=bad.field[:200], problem=bad.problem[:400], reason=bad.reason)
 
 
 def rows_report(source: RowSource, kind: SplitKind.ValueType) -> event_pb2.DatasetReport:

@@ -12,7 +12,7 @@ from typing import IO, Any, overload
 import numpy as np
 import torch
 from finetree_api.types.v1 import training_data_pb2
-from finetree_data.bad_rows import Fault
+from finetree_data.bad_rows import BadRow
 from finetree_data.options import FileFormat
 from finetree_data.remarks import Remark
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class Found:
     file_format: FileFormat = FileFormat.JSONL
     compression: str = ""
     skipped: int = 0
-    bad_rows: tuple[Fault, ...] = ()
+    bad_rows: tuple[BadRow, ...] = ()
     remarks: tuple[Remark, ...] = ()
 
 
@@ -274,7 +274,7 @@ def open_table(folder: Path) -> TokenTable:
             file_format=FileFormat(kept["file_format"]),
             compression=kept["compression"],
             skipped=kept["skipped"],
-            bad_rows=tuple(Fault(**fault) for fault in kept["bad_rows"]),
+            bad_rows=tuple(BadRow(**row) for row in kept["bad_rows"]),
             remarks=tuple(Remark(**remark) for remark in kept["remarks"]),
         )
         return TokenTable(found, **{name: stored.get_tensor(name) for name in _TYPES})
