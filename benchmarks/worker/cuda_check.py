@@ -207,7 +207,7 @@ def measured(case: Case, model: Path, hardware: dict[str, Any], *, steps: int, d
 def predicted(case: Case, rows: dict[str, Any], hardware: dict[str, Any], steps: int) -> dict[str, float]:
     """The estimator's peaks of the same spec in bytes."""
     from finetree_estimator import estimate as engine
-    from finetree_estimator.catalog.prices import packaged
+    from finetree_estimator.catalog.price_book import packaged
     from finetree_estimator.spec.parse import parse_request
     from finetree_estimator.spec.resolve import Knowledge
     from google.protobuf import json_format
