@@ -7,7 +7,6 @@ LoRA has: a projection that is fused with others gets one adapter, not one for e
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import lru_cache
 
 
 class Role(Enum):
@@ -133,7 +132,6 @@ def ends_with(path: str, name: str) -> bool:
     return path == name or path.endswith(f".{name}")
 
 
-@lru_cache(maxsize=1024)
 def roles_of(name: str) -> frozenset[Role]:
     """What the modules of this name compute in any family: for models whose family is unknown."""
     modules = [module for known in LAYOUTS.values() for module in known.attention + known.mlp]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from finetree_estimator import constants as c
-from finetree_estimator.catalog.architecture import layer_kinds
 from finetree_estimator.catalog.parameters import linear_weights, routed_weights
 from finetree_estimator.methods.base import FEW_MEASURED, Setup
 from finetree_estimator.methods.lora import Lora
@@ -151,7 +150,7 @@ class Qlora(Lora):
         shape, passes = setup.shape, 3 if setup.checkpointing else 2
         numbers = sum(
             kind.layers * sum(used_copies(shape, part) * (part.d_in + part.d_out) for part in kind.linears)
-            for kind in layer_kinds(shape)
+            for kind in shape.layer_kinds
         )
         return adapters + float(passes * (4 + setup.compute_bytes) * numbers)
 
