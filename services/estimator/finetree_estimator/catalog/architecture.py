@@ -66,13 +66,6 @@ class Shape:
     guessed: bool = False
     """Whether a family was named that nobody here knows: what dimensions do not tell is then a Llama's."""
 
-    @cached_property
-    def layer_kinds(self) -> "tuple[LayerKind, ...]":
-        """The decoder layers from the lowest up: one kind, or two where a mixture's lowest layers are dense."""
-        dense = min(self.dense_layers, self.layers) if self.experts else 0
-        spans = ((0, dense, False), (dense, self.layers, self.experts > 0))
-        return tuple(_kind(self, first, end, mixture=mixture) for first, end, mixture in spans if end > first)
-
     @property
     def q_width(self) -> int:
         """Features of all query heads."""
@@ -87,6 +80,13 @@ class Shape:
     def mlp_copies(self) -> int:
         """Experts of a layer; 1 in a dense model."""
         return max(1, self.experts)
+
+    @cached_property
+    def layer_kinds(self) -> "tuple[LayerKind, ...]":
+        """The decoder layers from the lowest up: one kind, or two where a mixture's lowest layers are dense."""
+        dense = min(self.dense_layers, self.layers) if self.experts else 0
+        spans = ((0, dense, False), (dense, self.layers, self.experts > 0))
+        return tuple(_kind(self, first, end, mixture=mixture) for first, end, mixture in spans if end > first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +121,6 @@ class LayerKind:
     def total(self) -> int:
         """Parameters of one layer."""
         return self.attention + self.mlp + self.router + self.norms + self.extra
-
-
-def linears(shape: Shape) -> tuple[Linear, ...]:
-    """Projections of a decoder layer (of the most common kind) in forward order, routers left out."""
-    return max(shape.layer_kinds, key=lambda kind: kind.layers).linears
 
 
 def width(shape: Shape, role: Role, intermediate: int) -> tuple[int, int]:

@@ -12,9 +12,6 @@ from enum import Enum
 class Role(Enum):
     """What a projection computes."""
 
-    # Enum's own hashes the name, in Python; members are single, so their identity will do.
-    __hash__ = object.__hash__
-
     QUERY = "query"
     KEY = "key"
     VALUE = "value"
@@ -134,5 +131,8 @@ def ends_with(path: str, name: str) -> bool:
 
 def roles_of(name: str) -> frozenset[Role]:
     """What the modules of this name compute in any family: for models whose family is unknown."""
-    modules = [module for known in LAYOUTS.values() for module in known.attention + known.mlp]
-    return frozenset(role for path, role in modules if ends_with(path, name))
+    return frozenset(role for path, role in _MODULES if ends_with(path, name))
+
+
+_MODULES = frozenset(module for known in LAYOUTS.values() for module in known.attention + known.mlp)
+"""Paths of the projections of all families."""

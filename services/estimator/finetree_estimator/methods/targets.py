@@ -93,7 +93,8 @@ def _named(shape: Shape, kind: LayerKind, name: str) -> list[Linear]:
     if own or shape.family in LAYOUTS:
         return own
     # The family is unknown: a name of any other family says what the module computes.
-    roles = [role for role in Role if role in roles_of(name) and _possible(role, shape)]
+    known = roles_of(name)
+    roles = [role for role in Role if role in known and _possible(role, shape)]
     return [Linear(name, role, *width(shape, role, shape.intermediate)) for role in roles]
 
 
