@@ -18,7 +18,7 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_pb2
 from finetree_api.worker.v1 import worker_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import InvalidArgument
@@ -137,7 +137,7 @@ class Trainer:
 def test_every_cell_trains_or_is_refused_by_all_with_one_reason(
     method: str, base: Path, rows: Path, tmp_path: Path, quiet: Any
 ) -> None:
-    estimator = EstimatorServicer(Knowledge(prices.packaged()))
+    estimator = EstimatorServicer(Knowledge(price_book.packaged()))
     trainer, refused = Trainer(quiet), 0
     for cell in CELLS:
         spec = spec_of(method, cell)
