@@ -12,7 +12,6 @@ from finetree_runtime.errors import DomainError
 from finetree_runtime.server import oneshot
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.service import Service, run
-from google.protobuf import message_factory
 
 from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.price_book import PriceBook
@@ -45,12 +44,11 @@ def main() -> int:
         print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201 - a program's last words
         return 2
     if settings.once:
-        method = estimator_pb2.DESCRIPTOR.services_by_name["EstimatorService"].methods_by_name[settings.once_method]
-        rpc = oneshot.Rpc(
-            message_factory.GetMessageClass(method.input_type),
-            message_factory.GetMessageClass(method.output_type),
-            getattr(servicer, settings.once_method),
-            settings.max_request_bytes,
+        rpc = oneshot.Rpc.of(
+            estimator_pb2.DESCRIPTOR.services_by_name["EstimatorService"],
+            settings.once_method,
+            servicer=servicer,
+            max_request_bytes=settings.max_request_bytes,
         )
         return oneshot.run(rpc, settings.once_format, oneshot.Streams.standard())
     service = Service(NAME, distribution_version(NAME), settings)

@@ -21,6 +21,7 @@ from finetree_estimator.memory import peak
 from finetree_estimator.memory.fit import Fit, judge
 from finetree_estimator.memory.fragmentation import left_over, with_left_over
 from finetree_estimator.memory.peak import Memory
+from finetree_estimator.remarks import Remark
 from finetree_estimator.run import Run
 from finetree_estimator.timing import phases
 from finetree_estimator.timing.phases import Phase, Times
@@ -45,13 +46,13 @@ class Estimate:
     total_parameters: int
     optimizer_steps: int
     confidence: Confidence
-    notes: tuple[str, ...]
+    remarks: tuple[Remark, ...]
 
 
 def estimate(run: Run, correction: Correction = UNCORRECTED, *, told: bool = True) -> Estimate:
     """Memory, fit, time and cost of a run, corrected by what observed runs of its device say. Raises BeyondLimitError.
 
-    Without `told`, what is for people is left out: notes and the reasons of the confidence.
+    Without `told`, what is for people is left out: remarks and the reasons of the confidence.
     """
     confidence = confidence_in(run, correction, reasons=told)
     memory, fit = _memory(run, correction, confidence.memory_distance)
@@ -66,7 +67,7 @@ def estimate(run: Run, correction: Correction = UNCORRECTED, *, told: bool = Tru
         total_parameters=count(run.shape).total,
         optimizer_steps=run.steps,
         confidence=confidence,
-        notes=tuple(_notes(run, correction, memory, fit, times)) if told else (),
+        remarks=tuple(_remarks(run, correction, memory, fit, times)) if told else (),
     )
 
 
@@ -115,34 +116,45 @@ def _guard(what: str, *values: float) -> None:
             raise BeyondLimitError(what)
 
 
-def _notes(run: Run, correction: Correction, memory: Memory, fit: Fit, times: Times | None) -> Iterator[str]:
-    """Remarks for people: what was guessed or unknown, why intervals are wide, and what is worth changing."""
-    yield from run.notes
-    yield from run.device.notes
-    yield from correction.notes()
-    if run.rows is None or run.steps == 0:
-        yield "time and cost are left out: the number of rows is unknown (give dataset_profile.examples)"
-    if run.rows is None or not run.rows.longest_known:
-        yield "the longest row is unknown: memory is that of full micro-batches"
-    if run.rows is not None and not run.rows.mean_known:
-        yield "row lengths are unknown: time is that of rows at the limit"
-    yield from run.method.notes(run)
+def _remarks(run: Run, correction: Correction, memory: Memory, fit: Fit, times: Times | None) -> Iterator[Remark]:
+    """What was guessed or unknown, why intervals are wide, and what is worth changing."""
+    yield from run.remarks
+    yield from run.device.remarks
+    yield from correction.remarks()
+    yield from _row_remarks(run)
+    yield from run.method.remarks(run)
     if run.devices > 1:
-        yield "several devices: few runs of the kind were published, and networks differ: intervals are wider"
-    yield from _memory_notes(run, memory, fit)
+        text = "few runs on several devices were published, and networks differ: intervals are wider"
+        yield Remark("DEVICES_RARELY_MEASURED", text, "spec.hardware.count")
+    yield from _memory_remarks(run, memory, fit)
     if times is not None and run.checkpoints and (share := _saving_share(times)) > MUCH_SAVING:
-        yield f"writing {run.checkpoints} checkpoints takes {share:.0%} of the time: raise checkpoints.every_steps"
+        text = f"writing {run.checkpoints} checkpoints takes {share:.0%} of the time: raise checkpoints.every_steps"
+        yield Remark("CHECKPOINTS_SLOW", text, "spec.checkpoints.every_steps")
 
 
-def _memory_notes(run: Run, memory: Memory, fit: Fit) -> Iterator[str]:
+def _row_remarks(run: Run) -> Iterator[Remark]:
+    if run.rows is None or run.steps == 0:
+        text = "time and cost are left out: the number of rows is unknown (give dataset_profile.examples)"
+        yield Remark("ROWS_UNKNOWN", text, "dataset_profile.examples")
+    if run.rows is None or not run.rows.longest_known:
+        text = "the longest row is unknown: memory is that of full micro-batches"
+        yield Remark("LONGEST_ROW_UNKNOWN", text, "dataset_profile.token_lengths")
+    if run.rows is not None and not run.rows.mean_known:
+        text = "row lengths are unknown: time is that of rows as long as the sequence length"
+        yield Remark("ROW_LENGTHS_UNKNOWN", text, "dataset_profile.total_tokens")
+
+
+def _memory_remarks(run: Run, memory: Memory, fit: Fit) -> Iterator[Remark]:
     usable, expected = run.device.usable_bytes, memory.device.expected
     if not run.on_cpu and usable and FULL_CARD * usable < expected <= usable:
-        yield "above 92 % of the device the allocator frees its cache and retries: slower, but it may run"
+        text = "above 92 % of the device's memory the allocator frees its cache and retries: slower, but it may run"
+        yield Remark("DEVICE_NEARLY_FULL", text, "spec.hardware")
     if expected > MUCH_LEFT_OVER * fit.peak.expected:
         left = (expected - fit.peak.expected) / 1024**3
-        text = f"{left:.1f} GiB of what is reserved are blocks of shorter rows that longer ones cannot use"
+        text = f"{left:.1f} GiB of what is reserved are blocks of shorter rows that longer rows cannot use"
         remedy = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True avoids them"
-        yield f"{text}; they are given back where the device is full, and {remedy}"
+        text = f"{text}; they are freed where the device is full, and {remedy}"
+        yield Remark("FRAGMENTATION", text, "spec.program.allocator_cache")
 
 
 def _saving_share(times: Times) -> float:

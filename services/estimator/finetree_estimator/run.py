@@ -12,6 +12,7 @@ from finetree_estimator.catalog.parameters import Parameters, count
 from finetree_estimator.catalog.price_book import Owned, Rented
 from finetree_estimator.methods.base import Method
 from finetree_estimator.programs import FINETREE, Program
+from finetree_estimator.remarks import Remark
 
 
 class LengthRange(NamedTuple):
@@ -118,7 +119,7 @@ class Run:
     checkpoints: int = 0
     """Checkpoints written during the run."""
     payment: Owned | Rented | None = None
-    notes: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
     """What had to be guessed of the model."""
     runs_per_month: float = 0.0
     """0 when it is not known."""

@@ -50,10 +50,12 @@ def answer_once(settings: Settings) -> int:
     library = _library(settings)
     with EstimatorProgram() as program:
         servicer = RecommenderServicer(Recommender(library, EstimatorClient(program, ONCE_SECONDS)), library)
-        method = settings.once_method
-        answer = getattr(servicer, method)
-        request, response = (getattr(recommender_pb2, f"{method}{end}") for end in ("Request", "Response"))
-        rpc = oneshot.Rpc(request, response, answer, settings.max_request_bytes)
+        rpc = oneshot.Rpc.of(
+            recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"],
+            settings.once_method,
+            servicer=servicer,
+            max_request_bytes=settings.max_request_bytes,
+        )
         return oneshot.run(rpc, settings.once_format, oneshot.Streams.standard())
 
 

@@ -133,16 +133,11 @@ async def test_bytes_that_are_no_message_are_the_callers_fault(program, connect)
     assert details["ErrorInfo"].reason == "MALFORMED_REQUEST"
 
 
-async def test_a_handler_in_bytes_gives_bytes_and_is_surrounded_as_any_other(program, connect):
+async def test_a_unary_call_has_a_time_limit(program, connect):
     async with serving(program.build(program.Settings(max_call_time=0.2))) as address, connect(address) as client:
-        raw = client.channel.unary_unary(f"/{program.ESTIMATOR}/CheckPlan")
-        call = raw(b"\xff\xff\xff", metadata=[("x-request-id", "ci-17")], timeout=WAIT)
-        assert await call == b"\xff\xff\xff"
-        assert dict(await call.trailing_metadata())["x-request-id"] == "ci-17"
-        _, refused = await failure(raw(b"", timeout=WAIT))
-        error, _ = await failure(client.channel.unary_unary(f"/{program.ESTIMATOR}/ListPrices")(b"", timeout=WAIT))
-    assert refused["ErrorInfo"].reason == "NO_BYTES"
+        error, details = await failure(client.estimator.ListPrices(catalog_pb2.ListPricesRequest(), timeout=WAIT))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert details["ErrorInfo"].reason == "CALL_TIME_LIMIT"
 
 
 @pytest.mark.parametrize("prefix", ["", "missing", "crash"])

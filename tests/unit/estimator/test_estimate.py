@@ -34,6 +34,6 @@ def mixed(make_run):
 
 
 def test_the_remedy_is_told(mixed):
-    told, silent = estimate(mixed).notes, estimate(replace(mixed, program=EXPANDABLE)).notes
-    assert any("expandable_segments:True" in note for note in told)
-    assert not any("expandable_segments" in note for note in silent)
+    told, silent = estimate(mixed).remarks, estimate(replace(mixed, program=EXPANDABLE)).remarks
+    assert ["expandable_segments:True" in remark.message for remark in told if remark.code == "FRAGMENTATION"] == [True]
+    assert "FRAGMENTATION" not in {remark.code for remark in silent}

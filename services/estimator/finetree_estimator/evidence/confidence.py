@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction, Factor
 from finetree_estimator.evidence.measured_runs import Near, case_of, measured, nearest
@@ -24,12 +25,13 @@ from finetree_estimator.evidence.similarity import (
     tokens_of,
 )
 from finetree_estimator.methods.registry import METHODS
+from finetree_estimator.remarks import Remark
 from finetree_estimator.run import Run
 
 NEAR = 0.15
 """Largest distance of high confidence: another program of the same formulas, or three times the size."""
 MIDDLE = 0.45
-"""Largest distance of medium confidence: another method or a quantised base, and little else."""
+"""Largest distance of medium confidence: another method or a quantized base, and little else."""
 OBSERVED_ENOUGH = 3
 """Observed runs of a device from which on it counts as measured: a median of fewer can be spoilt by one."""
 WORTH_SAYING = 0.05
@@ -57,7 +59,7 @@ class Confidence:
     time: Level
     memory_distance: float
     time_distance: float
-    reasons: tuple[str, ...]
+    reasons: tuple[Remark, ...]
 
 
 def confidence_in(run: Run, correction: Correction = UNCORRECTED, *, reasons: bool = True) -> Confidence:
@@ -104,17 +106,22 @@ def level(distance: float) -> Level:
     return Level.MEDIUM if distance <= MIDDLE else Level.LOW
 
 
-def _reasons(case: Case, memory: Near, time: Near, of_memory: Weights, of_time: Weights) -> tuple[str, ...]:
-    """Lines on what differs from the runs whose peak and whose speed are nearest; what both share is said once."""
+def _reasons(case: Case, memory: Near, time: Near, of_memory: Weights, of_time: Weights) -> tuple[Remark, ...]:
+    """What differs from the runs whose peak and whose speed are nearest; what both share is said once."""
     peak = _setting_reasons(case.setting, memory.row.case.setting, of_memory)
     speed = _setting_reasons(case.setting, time.row.case.setting, of_time)
     peak_sizes, speed_sizes = _size_reasons(case, memory, of_memory), _size_reasons(case, time, of_time)
     return (
-        *(line.format(what="peak or speed" if line in speed else "peak") for line in peak),
+        *(_of(remark, "peak or speed" if remark in speed else "peak") for remark in peak),
         *peak_sizes,
-        *(line.format(what="speed") for line in speed if line not in peak),
-        *(line for line in speed_sizes if line not in peak_sizes),
+        *(_of(remark, "speed") for remark in speed if remark not in peak),
+        *(remark for remark in speed_sizes if remark not in peak_sizes),
     )
+
+
+def _of(remark: Remark, what: str) -> Remark:
+    """The remark with what was measured in its place."""
+    return remark._replace(message=remark.message.format(what=what))
 
 
 _METHODS = {method.trained_part: method.described for method in METHODS.values()}
@@ -123,36 +130,75 @@ _CHECKPOINTING = {
     "full": "with checkpointing",
     "offloaded": "with offloaded checkpointing",
 }
-_PHRASES: dict[str, Callable[[Setting], str]] = {
-    "method": lambda setting: f"of {_METHODS[setting.method]}",
-    "bits": lambda setting: f"of a {setting.bits}-bit base" if setting.bits else "of an unquantised base",
-    "checkpointing": lambda setting: _CHECKPOINTING[setting.checkpointing],
-    "accelerator": lambda setting: f"on {setting.accelerator or 'this accelerator'}",
-    "devices": lambda setting: f"on {setting.devices} devices" if setting.devices > 1 else "on one device",
-    "sharding": lambda setting: f"with sharding {setting.sharding}",
-    "nodes": lambda setting: "on several machines" if setting.nodes > 1 else "on one machine",
-    "program": lambda setting: f"of {setting.program}",
-    "mixture": lambda setting: "of a mixture of experts" if setting.mixture else "of a dense model",
-    "eager": lambda setting: "with eager attention" if setting.eager else "with fused attention",
-    "guessed": lambda setting: "of a guessed architecture" if setting.guessed else "of a known architecture",
+
+
+class Respect(NamedTuple):
+    """How a respect in which runs differ is named."""
+
+    code: str
+    """First part of a remark's code."""
+    field_path: str
+    phrase: Callable[[Setting], str]
+    """A setting in words that follow "a run"."""
+
+
+_RESPECTS = {
+    "method": Respect("METHOD", "spec", lambda setting: f"of {_METHODS[setting.method]}"),
+    "bits": Respect(
+        "BASE_BITS",
+        "spec.qlora.quantization",
+        lambda setting: f"of a {setting.bits}-bit base" if setting.bits else "of an unquantized base",
+    ),
+    "checkpointing": Respect(
+        "CHECKPOINTING", "spec.gradient_checkpointing", lambda setting: _CHECKPOINTING[setting.checkpointing]
+    ),
+    "accelerator": Respect(
+        "ACCELERATOR", "spec.hardware.accelerator", lambda setting: f"on {setting.accelerator or 'this accelerator'}"
+    ),
+    "devices": Respect(
+        "DEVICE_COUNT",
+        "spec.hardware.count",
+        lambda setting: f"on {setting.devices} devices" if setting.devices > 1 else "on one device",
+    ),
+    "sharding": Respect("SHARDING", "spec.hardware.sharding", lambda setting: f"with sharding {setting.sharding}"),
+    "nodes": Respect(
+        "NODE_COUNT",
+        "spec.hardware.nodes",
+        lambda setting: "on several machines" if setting.nodes > 1 else "on one machine",
+    ),
+    "program": Respect("PROGRAM", "spec.program.program", lambda setting: f"of {setting.program}"),
+    "mixture": Respect(
+        "EXPERTS", "spec.model", lambda setting: "of a mixture of experts" if setting.mixture else "of a dense model"
+    ),
+    "eager": Respect(
+        "ATTENTION",
+        "spec.attention",
+        lambda setting: "with eager attention" if setting.eager else "with fused attention",
+    ),
+    "guessed": Respect(
+        "ARCHITECTURE",
+        "spec.model",
+        lambda setting: "of a guessed architecture" if setting.guessed else "of a known architecture",
+    ),
 }
 
 
-def _setting_reasons(mine: Setting, other: Setting, weights: Weights) -> tuple[str, ...]:
-    """A line for each respect in which the nearest measured run differs; whether any such run was measured is said.
+def _setting_reasons(mine: Setting, other: Setting, weights: Weights) -> list[Remark]:
+    """One for each respect in which the nearest measured run differs, and whether any such run was measured.
 
-    {what} stands for what was measured.
+    {what} in a message stands for what was measured.
     """
-    lines = []
+    found = []
     for name, term in setting_terms(mine, other, weights).items():
         if term < WORTH_SAYING:
             continue
-        phrase = _PHRASES[name]
+        code, path, phrase = _RESPECTS[name]
         if getattr(mine, name) in _measured_values(name, peaks=weights.by_peak):
-            lines.append(f"the nearest measured {{what}} is {phrase(other)}, this run is {phrase(mine)}")
+            text = f"the nearest measured {{what}} is {phrase(other)}, this run is {phrase(mine)}"
+            found.append(Remark(f"{code}_DIFFERS", text, path))
         else:
-            lines.append(f"no measured {{what}} is {phrase(mine)}")
-    return tuple(lines)
+            found.append(Remark(f"{code}_NOT_MEASURED", f"no measured {{what}} is {phrase(mine)}", path))
+    return found
 
 
 def _measured_values(name: str, *, peaks: bool) -> frozenset[object]:
@@ -160,15 +206,17 @@ def _measured_values(name: str, *, peaks: bool) -> frozenset[object]:
     return frozenset(getattr(row.case.setting, name) for row in measured(peaks=peaks))
 
 
-def _size_reasons(case: Case, near: Near, weights: Weights) -> list[str]:
-    """A line for each size in which the nearest measured run differs much."""
-    other, lines = near.row.case, []
+def _size_reasons(case: Case, near: Near, weights: Weights) -> list[Remark]:
+    """One for each size in which the nearest measured run differs much."""
+    other, found = near.row.case, []
     terms = size_terms(case, other, weights)
     if terms["parameters"] >= WORTH_SAYING:
         ours, theirs = math.exp(case.parameters) / 1e9, math.exp(other.parameters) / 1e9
-        lines.append(f"the model has {ours:.3g} billion parameters, the nearest measured one {theirs:.3g}")
+        text = f"the model has {ours:.3g} billion parameters, the nearest measured one {theirs:.3g}"
+        found.append(Remark("MODEL_SIZE_DIFFERS", text, "spec.model"))
     if terms["tokens"] >= WORTH_SAYING:
         ours, theirs = math.exp(tokens_of(case, weights)), math.exp(tokens_of(other, weights))
         which = "largest" if weights.by_peak else "average"
-        lines.append(f"the {which} micro-batch has {ours:,.0f} tokens, the nearest measured one {theirs:,.0f}")
-    return lines
+        text = f"the {which} micro-batch has {ours:,.0f} tokens, the nearest measured one {theirs:,.0f}"
+        found.append(Remark("MICRO_BATCH_DIFFERS", text, "spec.training.micro_batch_size"))
+    return found

@@ -2,9 +2,11 @@
 """What observed runs change in an estimate: factors on the step time and on the memory that is not counted exactly."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from finetree_estimator.intervals import Interval, Kind, Source, together
+from finetree_estimator.remarks import Remark
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,16 @@ class Correction:
         """What the corrected numbers rest on besides the formulas."""
         return Source(Kind.MEASURED, "observed-runs", self.device, date=self.date)
 
-    def notes(self) -> list[str]:
-        """One line for people for each factor."""
-        told = (("step time", self.step_time), ("memory that is not counted exactly", self.memory))
-        return [
-            f"{what} is multiplied by {factor.value:.3g}, learned from {factor.observations} runs on {self.device}"
-            for what, factor in told
-            if factor.observations
-        ]
+    def remarks(self) -> Iterator[Remark]:
+        """One for each factor."""
+        factors = (
+            ("STEP_TIME_CORRECTED", "step time", self.step_time),
+            ("MEMORY_CORRECTED", "memory that is not counted exactly", self.memory),
+        )
+        for code, what, factor in factors:
+            if factor.observations:
+                learned = f"learned from {factor.observations} runs on {self.device}"
+                yield Remark(code, f"{what} is multiplied by {factor.value:.3g}, {learned}", "spec.hardware")
 
 
 UNCORRECTED = Correction()

@@ -21,6 +21,7 @@ from finetree_estimator.messages.provenance import (
     optional_interval,
     provenance_message,
 )
+from finetree_estimator.remarks import Remark
 from finetree_estimator.timing.phases import Times
 from finetree_estimator.whatif.changes import Patch
 from finetree_estimator.whatif.fallbacks import Answer
@@ -64,7 +65,7 @@ def basic_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_p
         trainable_parameters=estimate.trainable_parameters,
         total_parameters=estimate.total_parameters,
         optimizer_steps=estimate.optimizer_steps,
-        remarks=map(_remark, estimate.notes),
+        remarks=map(_remark, estimate.remarks),
         revision=revision,
         plan_digest=plan_digest(parsed.spec, parsed.profile, revision),
         confidence=_confidence(estimate.confidence),
@@ -243,5 +244,5 @@ def _playbook_figure(compared: Compared) -> estimate_pb2.PlaybookFigure:
     )
 
 
-def _remark(text: str) -> check_pb2.Remark:
-    return check_pb2.Remark(code="NOTE", message=text)
+def _remark(remark: Remark) -> check_pb2.Remark:
+    return check_pb2.Remark(code=remark.code, message=remark.message, field_path=remark.field_path)

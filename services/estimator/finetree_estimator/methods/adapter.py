@@ -7,6 +7,7 @@ from typing import ClassVar
 from finetree_estimator import constants as c
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.methods.base import FEW_MEASURED, FirstLayer, Method, Setup
+from finetree_estimator.remarks import Remark
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Adapter(Method):
         """
         return 0.07
 
-    def notes(self, setup: Setup) -> tuple[str, ...]:  # noqa: ARG002
+    def remarks(self, setup: Setup) -> tuple[Remark, ...]:  # noqa: ARG002
         """Remarks for people: how little was measured."""
         return (FEW_MEASURED,)
 

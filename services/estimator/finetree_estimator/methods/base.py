@@ -11,8 +11,11 @@ from typing import ClassVar, NamedTuple, Protocol
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.parameters import Parameters, count
 from finetree_estimator.programs import Program
+from finetree_estimator.remarks import Remark
 
-FEW_MEASURED = "few measured runs of this method are public: intervals are wider"
+FEW_MEASURED = Remark(
+    "METHOD_RARELY_MEASURED", "few measured runs of this method are public: intervals are wider", "spec"
+)
 
 
 class Setup(Protocol):
@@ -115,7 +118,7 @@ class Method(ABC):
         """Whether the count of the worker's tensors on a CPU was checked against this method."""
         return True
 
-    def notes(self, setup: Setup) -> tuple[str, ...]:  # noqa: ARG002  # a method may need it
+    def remarks(self, setup: Setup) -> tuple[Remark, ...]:  # noqa: ARG002  # a method may need it
         """Remarks on an estimate of this method, for people."""
         return ()
 

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from finetree_estimator.catalog.architecture import Shape, layer_kinds
+from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.methods.base import Method, Setup
 
@@ -34,7 +34,7 @@ class Full(Method):
         """Parameters that get a gradient: learned positions are trained even where the layers above them are not."""
         if self.frozen_layers == 0:
             return count(shape).total
-        kinds = layer_kinds(shape)
+        kinds = shape.layer_kinds
         layers = sum(kind.total * max(0, min(kind.end, self.frozen_layers) - kind.first) for kind in kinds)
         return count(shape).total - layers - shape.vocab * shape.hidden
 

@@ -8,6 +8,7 @@ from finetree_estimator import constants as c
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.projections import layout
 from finetree_estimator.methods.base import FEW_MEASURED, Method, Setup
+from finetree_estimator.remarks import Remark
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Prefix(Method):
         """Half-width, as a share, of the interval of what is counted: 8 rows were measured."""
         return 0.05
 
-    def notes(self, setup: Setup) -> tuple[str, ...]:  # noqa: ARG002
+    def remarks(self, setup: Setup) -> tuple[Remark, ...]:  # noqa: ARG002
         """Remarks for people: how little was measured."""
         return (FEW_MEASURED,)
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from finetree_estimator import constants as c
-from finetree_estimator.catalog.architecture import layer_kinds
 from finetree_estimator.catalog.parameters import linear_weights, routed_weights
 from finetree_estimator.methods.base import FEW_MEASURED, Setup
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.targets import used_copies
+from finetree_estimator.remarks import Remark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,11 @@ class Qlora(Lora):
         """Whether the count of the worker's tensors on a CPU was checked: with 4-bit bases alone."""
         return self.bits == 4
 
-    def notes(self, setup: Setup) -> tuple[str, ...]:
+    def remarks(self, setup: Setup) -> tuple[Remark, ...]:
         """Remarks for people: how little was measured, and what of a mixture is not packed."""
         if setup.shape.experts and not setup.program.packs_experts:
-            text = "the experts of a mixture stay in 16 bits: quantisation packs linear layers, and they are none"
-            return FEW_MEASURED, text
+            text = "experts stay in 16 bits: bitsandbytes packs linear layers, and experts are stacked parameters"
+            return FEW_MEASURED, Remark("EXPERTS_NOT_QUANTIZED", text, "spec.qlora")
         return (FEW_MEASURED,)
 
     # ------------------------------------------------------------------------------------------------------ weights
@@ -150,7 +150,7 @@ class Qlora(Lora):
         shape, passes = setup.shape, 3 if setup.checkpointing else 2
         numbers = sum(
             kind.layers * sum(used_copies(shape, part) * (part.d_in + part.d_out) for part in kind.linears)
-            for kind in layer_kinds(shape)
+            for kind in shape.layer_kinds
         )
         return adapters + float(passes * (4 + setup.compute_bytes) * numbers)
 

@@ -2,9 +2,8 @@
 """Target modules: which projections of a model carry an adapter, by preset or by name."""
 
 import re
-from functools import lru_cache
 
-from finetree_estimator.catalog.architecture import LayerKind, Linear, Shape, layer_kinds, width
+from finetree_estimator.catalog.architecture import LayerKind, Linear, Shape, width
 from finetree_estimator.catalog.projections import ATTENTION_ROLES, LAYOUTS, LLAMA, Role, ends_with, roles_of
 
 PRESET_ROLES: dict[str, frozenset[Role]] = {
@@ -40,26 +39,23 @@ class UnknownTargetError(ValueError):
         self.name = name
 
 
-@lru_cache(maxsize=1024)
 def preset_targets(shape: Shape, preset: str, *, experts: bool = False) -> tuple[str, ...]:
     """Module names of a preset in this model, in forward order; the stacked experts' only where asked for.
 
     A name is as much of the path's end as tells roles apart ("attn.c_proj" and "mlp.c_proj"). Empty where the model has
     no such module: the MLPs of most mixtures are experts and nothing else.
     """
-    parts = [part for kind in layer_kinds(shape) for part in kind.linears]
+    parts = [part for kind in shape.layer_kinds for part in kind.linears]
     wanted = [part for part in parts if part.role in PRESET_ROLES[preset] and (experts or not part.routed)]
     return tuple(dict.fromkeys(_shortest_name(part, parts) for part in wanted))
 
 
-@lru_cache(maxsize=1024)
 def target_linears(shape: Shape, targets: tuple[str, ...]) -> tuple[Linear, ...]:
     """Projections that carry an adapter in a layer of the most common kind. Raises UnknownTargetError."""
-    common = max(layer_kinds(shape), key=lambda kind: kind.layers)
+    common = max(shape.layer_kinds, key=lambda kind: kind.layers)
     return tuple(part for first, part, _ in adapted(shape, targets) if first == common.first)
 
 
-@lru_cache(maxsize=1024)
 def adapted(shape: Shape, targets: tuple[str, ...]) -> tuple[tuple[int, Linear, int], ...]:
     """Projections that carry an adapter: the first layer of their kind, themselves, and in how many layers of it.
 
@@ -70,7 +66,7 @@ def adapted(shape: Shape, targets: tuple[str, ...]) -> tuple[tuple[int, Linear, 
     for target in targets:
         name, only = _split(target)
         found = False
-        for kind in layer_kinds(shape):
+        for kind in shape.layer_kinds:
             layers = {layer for layer in range(kind.first, kind.end) if only in (None, layer)}
             for part in _named(shape, kind, name) if layers else ():
                 chosen.setdefault((kind.first, part), set()).update(layers)
@@ -97,7 +93,8 @@ def _named(shape: Shape, kind: LayerKind, name: str) -> list[Linear]:
     if own or shape.family in LAYOUTS:
         return own
     # The family is unknown: a name of any other family says what the module computes.
-    roles = [role for role in Role if role in roles_of(name) and _possible(role, shape)]
+    known = roles_of(name)
+    roles = [role for role in Role if role in known and _possible(role, shape)]
     return [Linear(name, role, *width(shape, role, shape.intermediate)) for role in roles]
 
 

@@ -71,7 +71,7 @@ def parse_request(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge
         evaluation=settings.evaluation_plan(spec.evaluation, settings.held_out_rows(request, spec, profile), steps),
         checkpoints=max(0, steps - 1) // spec.checkpoints.every_steps,
         payment=read_payment(spec, knowledge.prices),
-        notes=model.notes,
+        remarks=model.remarks,
         runs_per_month=request.runs_per_month,
         carbon_kg_per_kwh=request.carbon_kg_per_kwh,
     )

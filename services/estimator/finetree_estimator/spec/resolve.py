@@ -21,6 +21,7 @@ from finetree_estimator.catalog.models import model as catalogue_model
 from finetree_estimator.catalog.names import UnknownNameError
 from finetree_estimator.catalog.price_book import Owned, PriceBook, Quote, Rented
 from finetree_estimator.catalog.projections import LAYOUTS
+from finetree_estimator.remarks import Remark
 
 _NO_GPU = {"cpu", "none", "no", "no gpu"}
 
@@ -83,7 +84,8 @@ def _named_device(name: str, *, fp32: bool) -> Device:
     if others := other_memories(name):
         sizes = " and ".join(f"{other.marketed_gb:g} GB ({other.name})" for other in others)
         text = f"{name[:64]!r} is taken for {entry.display_name}; it is sold with {sizes} as well"
-        device = replace(device, notes=(text, *device.notes))
+        remark = Remark("ACCELERATOR_MEMORY_ASSUMED", text, "spec.hardware.accelerator")
+        device = replace(device, remarks=(remark, *device.remarks))
     return device
 
 
@@ -185,8 +187,10 @@ def _given_shape(given: model_pb2.ModelShape) -> Described:
     if not given.head_dim and given.hidden_size % given.attention_heads:
         text = "is needed: hidden_size is no multiple of attention_heads"
         raise invalid_field("spec.model.shape.head_dim", text)
-    guessed = f"the family {family!r} is not known: module names are taken to be a Llama's"
-    return Described(shape, (guessed,) if shape.guessed else ())
+    if not shape.guessed:
+        return Described(shape)
+    text = f"the family {family!r} is not known: module names are taken to be a Llama's"
+    return Described(shape, (Remark("MODEL_FAMILY_UNKNOWN", text, "spec.model.shape.family"),))
 
 
 def _shape_of_path(path: str, root: Path | None) -> Described:

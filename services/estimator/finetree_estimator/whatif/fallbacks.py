@@ -42,7 +42,7 @@ def answer_request(
     """
     parsed, taken = _choose(request, knowledge, calibration)
     correction = correction_for(parsed.spec, calibration)
-    # A SUMMARY has numbers alone: notes and reasons for people are not made.
+    # A SUMMARY has numbers alone: remarks and reasons for people are not made.
     told = request.view != estimate_pb2.ESTIMATE_VIEW_SUMMARY
     try:
         estimate = engine.estimate(parsed.run, correction, told=told)

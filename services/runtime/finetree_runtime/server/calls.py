@@ -33,7 +33,6 @@ from finetree_runtime.errors import (
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server import context, validation
 from finetree_runtime.server.auth import Authenticator
-from finetree_runtime.server.handlers import takes_bytes
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.metrics import CallMetrics
 
@@ -98,10 +97,8 @@ class CallInterceptor(aio.ServerInterceptor):
         if method.startswith(_SIDE_SERVICES):
             behaviour = self._until_closing(inner) if handler.response_streaming else inner
             return factory(behaviour, handler.request_deserializer, handler.response_serializer)
-        if takes_bytes(inner):
-            return factory(self._surrounded(method, "bytes", inner), None, None)
         limit = None if handler.request_streaming else self._max_request_bytes
-        deserialize = _lenient(handler.request_deserializer or bytes, limit)
+        deserialize = _lenient(handler.request_deserializer or bytes, limit)  # None: the request stays bytes
         return factory(self._surrounded(method, kind, inner), deserialize, handler.response_serializer)
 
     async def wait_until_idle(self, seconds: float) -> bool:
@@ -150,9 +147,6 @@ class CallInterceptor(aio.ServerInterceptor):
 
     async def _run(self, kind: str, inner: Behaviour, request: Any, rpc: Context) -> Any:
         """Validate the request and call the servicer's method; only unary calls have a time limit."""
-        if kind == "bytes":
-            answer = inner(request, rpc)
-            return await self._within_limit(answer) if inspect.isawaitable(answer) else answer
         if kind in ("unary", "server_stream"):
             _check(request)
         else:

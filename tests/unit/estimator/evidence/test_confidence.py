@@ -5,7 +5,14 @@ import pytest
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.devices import known
 from finetree_estimator.catalog.models import model
-from finetree_estimator.evidence.confidence import OBSERVED_ENOUGH, Level, confidence_in, memory_spread, time_spread
+from finetree_estimator.evidence.confidence import (
+    OBSERVED_ENOUGH,
+    Confidence,
+    Level,
+    confidence_in,
+    memory_spread,
+    time_spread,
+)
 from finetree_estimator.evidence.corrections import Correction, Factor
 from finetree_estimator.methods.adapter import Adapter
 from finetree_estimator.methods.lora import Lora
@@ -33,6 +40,10 @@ def published(make_run):
     )
 
 
+def said(found: Confidence) -> dict[str, str]:
+    return {reason.code: reason.message for reason in found.reasons}
+
+
 def test_a_published_case_has_high_confidence_and_needs_no_reasons(published):
     found = confidence_in(published)
 
@@ -44,21 +55,21 @@ def test_a_quantised_base_lowers_confidence_and_says_so(published):
     found = confidence_in(replace(published, method=Qlora.of(Lora(4, PRESETS["query-value"]))))
 
     assert (found.memory, found.time) == (Level.MEDIUM, Level.MEDIUM)
-    assert "no measured peak or speed is of a 4-bit base" in found.reasons
+    assert said(found)["BASE_BITS_NOT_MEASURED"] == "no measured peak or speed is of a 4-bit base"
 
 
 def test_a_guessed_architecture_lowers_confidence_and_says_so(published):
     found = confidence_in(replace(published, shape=replace(published.shape, guessed=True)))
 
     assert (found.memory, found.time) == (Level.MEDIUM, Level.MEDIUM)
-    assert "no measured peak or speed is of a guessed architecture" in found.reasons
+    assert "ARCHITECTURE_NOT_MEASURED" in said(found)
 
 
 def test_a_cpu_is_far_from_published_runs_and_says_so(published, cpu):
     found = confidence_in(replace(published, device=cpu, program=FINETREE))
 
     assert (found.memory, found.time) == (Level.LOW, Level.LOW)
-    assert "no measured peak or speed is on cpu" in found.reasons
+    assert said(found)["ACCELERATOR_NOT_MEASURED"] == "no measured peak or speed is on cpu"
 
 
 def test_an_unseen_accelerator_lowers_confidence_in_time_more_than_in_memory(published):
@@ -66,19 +77,20 @@ def test_an_unseen_accelerator_lowers_confidence_in_time_more_than_in_memory(pub
 
     assert found.memory is Level.HIGH
     assert found.time is Level.MEDIUM
-    assert "no measured peak or speed is on this accelerator" in found.reasons
+    assert "ACCELERATOR_NOT_MEASURED" in said(found)
 
 
 def test_a_much_larger_model_is_a_reason(published):
     found = confidence_in(replace(published, shape=model("qwen2.5-0.5b").shape))
 
-    assert any(reason.startswith("the model has 0.494 billion parameters, the nearest") for reason in found.reasons)
+    assert said(found)["MODEL_SIZE_DIFFERS"].startswith("the model has 0.494 billion parameters, the nearest")
 
 
 def test_a_setting_that_was_measured_elsewhere_is_told_with_the_nearest(published):
     found = confidence_in(replace(published, checkpointing=False))
 
-    assert "the nearest measured speed is with checkpointing, this run is without checkpointing" in found.reasons
+    text = "the nearest measured speed is with checkpointing, this run is without checkpointing"
+    assert said(found)["CHECKPOINTING_DIFFERS"] == text
 
 
 def test_each_further_difference_only_adds_distance(published, cpu):
@@ -129,7 +141,7 @@ def test_observed_runs_do_not_make_another_method_known(published):
     found = confidence_in(replace(published, method=Adapter(64)), correction)
 
     assert found.memory is Level.MEDIUM
-    assert "no measured peak or speed is of bottleneck adapters" in found.reasons
+    assert said(found)["METHOD_NOT_MEASURED"] == "no measured peak or speed is of bottleneck adapters"
 
 
 @SPREADS

@@ -158,7 +158,7 @@ def test_devices():
     assert guess.rate_below > cpu.rate_below
     assert unknown.usable_bytes == round(0.98 * 24 * GIB)
     assert unknown.rate_below > known.rate_below
-    assert "not named" in unknown.notes[0]
+    assert [remark.code for remark in unknown.remarks] == ["ACCELERATOR_UNKNOWN"]
 
 
 def test_a_cpu_computes_in_the_faster_format():
@@ -182,8 +182,8 @@ def test_a_device_of_several_memories_is_told_apart():
     vague, clear = run(hardware={"accelerator": "A100"}).device, run(hardware={"accelerator": "a100-80gb"}).device
 
     assert vague.usable_bytes == clear.usable_bytes
-    assert vague.notes[0] == "'A100' is taken for NVIDIA A100 SXM 80GB; it is sold with 40 GB (a100-40gb) as well"
-    assert vague.notes[1:] == clear.notes
+    assert (vague.remarks[0].code, vague.remarks[1:]) == ("ACCELERATOR_MEMORY_ASSUMED", clear.remarks)
+    assert "40 GB (a100-40gb)" in vague.remarks[0].message
 
 
 def test_payment():
@@ -282,8 +282,8 @@ def test_a_shape_says_everything_that_a_model_of_the_catalogue_has():
 def test_an_unknown_family_of_a_shape_is_noted():
     base = {"hidden_size": 64, "layers": 2, "intermediate_size": 8, "attention_heads": 4, "vocab_size": 9}
 
-    assert "'lama'" in run(model={"shape": base | {"family": "lama"}}).notes[0]
-    assert not run(model={"shape": base | {"family": "llama"}}).notes
+    assert "'lama'" in run(model={"shape": base | {"family": "lama"}}).remarks[0].message
+    assert not run(model={"shape": base | {"family": "llama"}}).remarks
 
 
 QWEN = {

@@ -84,7 +84,7 @@ def test_a_summary_has_the_same_numbers_and_no_words():
 
     assert (brief.memory, brief.fit, brief.times, brief.cost) == (told.memory, told.fit, told.times, told.cost)
     assert told.confidence.reasons
-    assert brief.confidence.reasons == brief.notes == ()
+    assert brief.confidence.reasons == brief.remarks == ()
 
 
 def test_a_request_is_never_changed():

@@ -7,7 +7,8 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_recommender.method import Method
 from finetree_recommender.recipe import build
 from finetree_runtime.runspec.conflicts import combination_problem
-from finetree_runtime.runspec.resolve import optimizer_steps, resolve_spec, set_paths
+from finetree_runtime.runspec.paths import set_paths
+from finetree_runtime.runspec.resolve import optimizer_steps, resolve_spec
 
 CPU = {"cpu": {"cores": 2, "memory_bytes": 16 * 2**30}}
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
