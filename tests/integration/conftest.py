@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetree_worker.events.types import Signal
+from finetree_worker.control import Signal
 
 
 class Quiet:

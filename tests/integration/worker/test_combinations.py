@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_pb2
 from finetree_api.worker.v1 import worker_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import InvalidArgument
@@ -28,7 +28,6 @@ from finetree_trainer.jobs import capabilities
 from finetree_worker.control import Steering
 from finetree_worker.data.dataset import load_dataset
 from finetree_worker.errors import PlanError
-from finetree_worker.events import types
 from finetree_worker.models.load import load_tokenizer
 from finetree_worker.plan_from_task import train_plan
 from finetree_worker.training.loop import Loop
@@ -128,14 +127,14 @@ class Trainer:
         _, subject = adapt(plan, copy.deepcopy(self.bases[key]), cpu)
         self.quiet.events.clear()
         Loop(plan, subject, self.rows, self.quiet, Steering(self.quiet)).run(lambda _: None)
-        return [step.loss for step in self.quiet.of(types.StepMetrics)]
+        return [step.loss for step in self.quiet.of(event_pb2.StepMetrics)]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_cell_trains_or_is_refused_by_all_with_one_reason(
     method: str, base: Path, rows: Path, tmp_path: Path, quiet: Any
 ) -> None:
-    estimator = EstimatorServicer(Knowledge(prices.packaged()))
+    estimator = EstimatorServicer(Knowledge(price_book.packaged()))
     trainer, refused = Trainer(quiet), 0
     for cell in CELLS:
         spec = spec_of(method, cell)
