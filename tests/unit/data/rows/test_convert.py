@@ -37,7 +37,7 @@ BAD = {
         {"messages": [{"role": "assistant", "content": "a"}], "tools": [{"name": "\udc00"}]},
         "tools",
     ),
-    "another layout": ({"text": "t"}, ""),
+    "another row format": ({"text": "t"}, ""),
 }
 
 
@@ -46,7 +46,7 @@ def test_a_bad_row_behind_good_ones_is_named_with_its_field(read_objects, name):
     row, field = BAD[name]
     good = (
         {"conversations": [USER, ANSWER]}
-        if "conversations" in row or name == "another layout"
+        if "conversations" in row or name == "another row format"
         else (
             {"instruction": "i", "output": "o"}
             if "instruction" in row
@@ -58,7 +58,7 @@ def test_a_bad_row_behind_good_ones_is_named_with_its_field(read_objects, name):
     with pytest.raises(DatasetError) as error:
         read_objects(good, good, row)
     assert (error.value.row, error.value.field) == (3, field)
-    assert error.value.reason == ("MIXED_FORMATS" if name == "another layout" else "MALFORMED_ROW")
+    assert error.value.reason == ("MIXED_FORMATS" if name == "another row format" else "MALFORMED_ROW")
     rows, found = read_objects(good, row, good, skip_bad_rows=True)
     assert [r.number for r in rows] == [1, 3]
     assert (found.skipped, found.faults[0].number, found.faults[0].field) == (1, 2, field)
