@@ -54,7 +54,7 @@ class RowFile:
         return self.bad_rows.count
 
     @property
-    def faults(self) -> list[BadRow]:
+    def skipped_rows(self) -> list[BadRow]:
         """The first rows that were skipped."""
         return self.bad_rows.listed
 
