@@ -165,7 +165,7 @@ def predicted(case: Case, seen: dict[str, Any]) -> dict[str, float]:
     """What the estimator says of the same spec and rows: components in bytes by name, and the two peaks."""
     from finetree_api.estimator.v1 import estimate_pb2
     from finetree_estimator import estimate as engine
-    from finetree_estimator.catalog.prices import packaged
+    from finetree_estimator.catalog.price_book import packaged
     from finetree_estimator.spec.parse import parse_request
     from finetree_estimator.spec.resolve import Knowledge
     from google.protobuf import json_format

@@ -201,7 +201,7 @@ def predicted(case: Case, rows: dict[str, Any], hardware: dict[str, Any], steps:
     """The estimator's peaks of the same spec in bytes."""
     from finetree_api.estimator.v1 import estimate_pb2
     from finetree_estimator import estimate as engine
-    from finetree_estimator.catalog.prices import packaged
+    from finetree_estimator.catalog.price_book import packaged
     from finetree_estimator.spec.parse import parse_request
     from finetree_estimator.spec.resolve import Knowledge
 

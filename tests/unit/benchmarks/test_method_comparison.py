@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_api.trainer.v1 import event_pb2
-from finetree_estimator.catalog.prices import packaged
+from finetree_estimator.catalog.price_book import packaged
 from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence import observation
 from finetree_estimator.spec.resolve import Knowledge
