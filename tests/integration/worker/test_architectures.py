@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from finetree_api.trainer.v1 import event_pb2
-from finetree_worker import methods
 from finetree_worker.control import Steering
 from finetree_worker.data.dataset import load_dataset
 from finetree_worker.data.packing import collate
+from finetree_worker.events.eta import Eta
 from finetree_worker.methods import adapter
 from finetree_worker.methods.adapter import Adapter, AdapterPlacement
 from finetree_worker.methods.full import Full
@@ -21,7 +21,7 @@ from finetree_worker.methods.prefix import Prefix
 from finetree_worker.methods.qlora import Qlora
 from finetree_worker.models.gguf import base_facts
 from finetree_worker.models.load import load_model, load_tokenizer
-from finetree_worker.plan import BaseModel, Method, Optimization, Plan, Precision, Schedule
+from finetree_worker.plan import BaseModel, DataPlan, Method, Optimization, Plan, Precision, Schedule
 from finetree_worker.tokenize.example import Example
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.loop import Loop
@@ -110,14 +110,14 @@ def plan(base: Path, tmp_path: Path) -> Plan:
         learning_rate=5e-3,
         batch_size=len(rows),
         micro_batch_size=4,
-        sequence_length=64,
         max_steps=2,
         warmup_ratio=0.0,
         schedule=Schedule.CONSTANT,
         precision=Precision.FP32,
     )
     named = base_facts(BaseModel(base, "example/tiny", "main"))
-    return Plan(named, file, LORA, optimization, tmp_path / "work", tmp_path / "artifact")
+    data = DataPlan(file, tmp_path / "work", sequence_length=64)
+    return Plan(named, data, LORA, optimization, tmp_path / "work", tmp_path / "artifact")
 
 
 def reloaded(plan: Plan) -> Any:
@@ -137,12 +137,13 @@ def test_a_method_learns_and_its_artifact_is_the_trained_model(plan: Plan, kind:
     chosen = replace(plan, method=METHODS[kind])
     adapted, subject = adapt(chosen, load(chosen, CPU), CPU)
     tokenizer = load_tokenizer(plan.base.folder)
-    rows = load_dataset(chosen, tokenizer, lambda _: None).train
-    Loop(chosen, subject, rows, quiet, Steering(quiet)).run(lambda _: None)
+    rows = load_dataset(chosen.data, tokenizer, lambda _: None).train
+    eta = Eta(chosen.evaluation, chosen.checkpoints)
+    Loop(chosen, subject, rows, reporter=quiet, steering=Steering(quiet), eta=eta).run(lambda _: None)
     losses = [step.loss for step in quiet.of(event_pb2.StepMetrics)]
     assert losses[-1] < losses[0]
     chosen.artifact.mkdir()
-    methods.save(adapted, tokenizer, chosen.artifact, method=chosen.method, base=chosen.base, dtype=torch.float32)
+    chosen.method.save(adapted, chosen.artifact, base=chosen.base, tokenizer=tokenizer, dtype=torch.float32)
     ids = torch.arange(50)[None]
     with torch.no_grad():
         subject.model.train(mode=False)
