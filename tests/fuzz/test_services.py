@@ -46,17 +46,24 @@ LARGE = {"model": {"shape": SHAPE | {"maxPositionEmbeddings": 4096}}, "full": {}
 ON_CPU = {"prefix": {"virtualTokens": 20}, "hardware": {"cpu": {"cores": 2, "memoryBytes": 1 << 30}}}
 RUNS = [{"spec": spec, "view": "ESTIMATE_VIEW_FULL"} for spec in (GOOD, BESIDE_LORA | LARGE, BESIDE_LORA | ON_CPU)]
 """Runs that fit, that need remedies, and that have no accelerator."""
-LIMITS = {"maxCost": 5, "maxSeconds": 3600, "mustFit": True}
+LIMITS = {
+    "limits": [
+        {"metric": "POLICY_METRIC_COST", "maxMoney": {"currencyCode": "USD", "units": 5}},
+        {"metric": "POLICY_METRIC_DURATION_SECONDS", "max": 3600, "severity": "SEVERITY_WARNING"},
+        {"metric": "POLICY_METRIC_FIT"},
+        {"metric": "POLICY_METRIC_CONFIDENCE", "minConfidence": "CONFIDENCE_LEVEL_LOW"},
+    ]
+}
 TOLD = {"marketedMemoryGb": 16, "name": "RTX 4060"}
 WISHES: dict[str, Any] = {
     "hardware": {"unknownAccelerator": TOLD, "count": 4, "sharding": "SHARDING_FULL"},
     "quality": "QUALITY_NEED_MAXIMUM",
     "tasks": "TASK_VARIETY_SINGLE",
-    "budgetUsdMonth": 50,
-    "budgetUsdRun": 5,
+    "budgetPerMonth": {"currencyCode": "USD", "units": 50},
+    "budgetPerRun": {"currencyCode": "USD", "units": 5},
     "runsPerMonth": 20,
     "taskCount": 3,
-    "deadline": "600s",
+    "maxDuration": "600s",
     "canRent": True,
     "serving": ["SERVING_TARGET_VLLM", "SERVING_TARGET_OLLAMA"],
     "priorities": ["PRIORITY_QUALITY", "PRIORITY_COST"],
@@ -65,6 +72,12 @@ WISHES: dict[str, Any] = {
 }
 """Wishes that contradict one another."""
 MEASURED = {"job": "projects/p/jobs/j", "run": RUNS[0], "stepSeconds": 1, "totalSeconds": 100, "steps": 50}
+JOBS = [
+    {"job": {"train": {"spec": GOOD}, "limits": {"maxDuration": "60s"}}},
+    {"job": {"train": {"spec": GOOD, "approvedPlan": {"spec": GOOD, "digest": f"sha256:{0:064}"}}}},
+    {"job": {"prepare": {"model": {"name": "smollm2-135m-instruct"}, "dataset": {"name": "d"}, "splitFraction": 0.1}}},
+    {"job": {"export": {"artifact": "projects/default/jobs/j/artifacts/a"}}},
+]
 SEEDS: dict[str, list[dict[str, Any]]] = {
     "EstimateRun": RUNS,
     "BatchEstimateRuns": [{"rows": [{"key": str(key), "request": run} for key, run in enumerate(RUNS)]}],
@@ -75,8 +88,8 @@ SEEDS: dict[str, list[dict[str, Any]]] = {
         WISHES,
         WISHES | {key: GOOD[key] for key in ("model", "dataset", "ownership")},
     ],
-    "ValidateJob": [{"job": {"spec": GOOD}}],
-    "CreateJob": [{"job": {"spec": GOOD}}],
+    "ValidateJob": JOBS,
+    "CreateJob": JOBS,
 }
 """Good requests as proto JSON, to be changed here and there."""
 METHODS = [
