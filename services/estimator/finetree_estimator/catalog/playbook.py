@@ -57,9 +57,11 @@ class Figure:
 def figures(method: str, bits: int, examples: int, usable_bytes: int) -> tuple[Figure, ...]:
     """Look up the playbook's figures for a method (full, lora, qlora, prefix or adapter), a dataset and a GPU.
 
-    With `examples` 0 the tables by dataset size are left out; the chart has no row for bottleneck adapters. `bits` are
-    those of a quantized base, else 0.
+    Empty for a method that the playbook does not have. With `examples` 0 the tables by dataset size are left out; the
+    chart has no row for bottleneck adapters. `bits` are those of a quantized base, else 0.
     """
+    if method not in _tables()["hours"]:
+        return ()
     by_size = (_hours(method, examples), _cost(method, examples)) if examples > 0 else ()
     return (*by_size, *_chart(method, usable_bytes), _memory(method, bits))
 
