@@ -55,7 +55,7 @@ def outcome(path: Path, tokenizer: PreTrainedTokenizerBase, columns: Columns | N
     return {
         "outcome": "read",
         "file_format": written,
-        "layout": found_format(file).value,
+        "row_format": found_format(file).value,
         "rows": count,
         "left_out": file.skipped,
         "learned_share": round(learned / tokens, 4),

@@ -56,7 +56,7 @@ def found_in(file: RowFile, *more: Remark) -> Found:
         file_format=file.file_format or FileFormat.JSONL,
         compression=file.compression,
         skipped=file.skipped,
-        bad_rows=tuple(file.faults),
+        bad_rows=tuple(file.skipped_rows),
         remarks=(*file.remarks, *more),
     )
 
