@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The house: few modules in a folder, few rooms in a package, files of a sensible length, and tests that mirror them."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGES = {
+    "estimator": "services/estimator/finetree_estimator",
+    "recommender": "services/recommender/finetree_recommender",
+    "runtime": "services/runtime/finetree_runtime",
+    "trainer": "services/trainer/control/finetree_trainer",
+    "data": "services/trainer/data/finetree_data",
+    "worker": "services/trainer/worker/finetree_worker",
+    "cli": "clients/cli/finetree_cli",
+    "sdk": "clients/python/finetree",
+}
+MAX_MODULES = 12
+"""Modules of a folder, its `__init__` left out: what a reader takes in at a glance."""
+ONE_FILE_EACH = {"clients/cli/finetree_cli/commands": "one file a command"}
+"""Folders that may hold more, and what their files are."""
+MAX_ROOMS = 8
+MAX_LINES = 450
+"""Lines of a file. A subject is not cut in two to stay short, so this is far above what is usual."""
+
+
+def folders(package: str) -> list[Path]:
+    root = ROOT / package
+    return [root, *(path for path in sorted(root.rglob("*")) if path.is_dir() and (path / "__init__.py").exists())]
+
+
+def modules(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("package", PACKAGES.values())
+def test_a_folder_holds_a_dozen_modules_at_most(package):
+    crowded = {
+        str(folder.relative_to(ROOT)): len(modules(folder))
+        for folder in folders(package)
+        if len(modules(folder)) > MAX_MODULES and str(folder.relative_to(ROOT)) not in ONE_FILE_EACH
+    }
+    assert crowded == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES.values())
+def test_a_package_has_three_to_eight_rooms(package):
+    rooms = [path for path in folders(package)[1:] if path.parent == ROOT / package]
+    assert 3 <= len(rooms) <= MAX_ROOMS, [path.name for path in rooms]
+
+
+@pytest.mark.parametrize("package", PACKAGES.values())
+def test_a_file_is_no_longer_than_its_thought(package):
+    long = {
+        str(path.relative_to(ROOT)): count
+        for folder in folders(package)
+        for path in folder.glob("*.py")
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES
+    }
+    assert long == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES.values())
+def test_a_room_says_what_it_holds(package):
+    """An `__init__` without a docstring is a door without a sign."""
+    for folder in folders(package):
+        text = (folder / "__init__.py").read_text(encoding="utf-8")
+        assert '"""' in text and "TODO" not in text, folder.relative_to(ROOT)
+
+
+@pytest.mark.parametrize(("tests", "package"), PACKAGES.items())
+def test_unit_tests_stand_where_their_code_does(tests, package):
+    """tests/unit/<package>/<room>/test_<module>.py, or test_<module>_<aspect>.py; the folder's name will do for all of it."""
+    lost = []
+    for path in sorted((ROOT / "tests/unit" / tests).rglob("test_*.py")):
+        place = path.parent.relative_to(ROOT / "tests/unit" / tests)
+        folder = ROOT / package / place
+        names = {module.stem.lstrip("_") for module in modules(folder)} | {folder.name.lstrip("_")} if folder.is_dir() else set()
+        names |= {child.name.lstrip("_") for child in folder.iterdir() if child.is_dir()} if folder.is_dir() else set()
+        subject = path.stem.removeprefix("test_")
+        if not any(subject == name or subject.startswith(f"{name}_") for name in names):
+            lost.append(str(path.relative_to(ROOT)))
+    assert lost == []
